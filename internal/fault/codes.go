@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fault
+
+// Failed is the code of an error that nothing more is known about.
+const Failed Code = "failed"
+
+// Usage and configuration.
+const (
+	Usage             Code = "usage"
+	ConfigInvalid     Code = "config-invalid"
+	ConfigMissing     Code = "config-missing"
+	ConfigUntrusted   Code = "config-untrusted" // owner or mode
+	VolumeUnknown     Code = "volume-unknown"
+	CipherNotAllowed  Code = "cipher-not-allowed"
+	ConfirmationNeeds Code = "confirmation-needed"
+)
+
+// The key was rejected.
+const (
+	BlobRejected      Code = "blob-rejected" // the hardware's integrity check failed
+	BlobDamaged       Code = "blob-damaged"  // not a blob, or a broken one, seen before the hardware
+	BlobOpenState     Code = "blob-open-state"
+	KeyWrong          Code = "key-wrong" // the key opened, the check says it is another one
+	KeyFileDamaged    Code = "key-file-damaged"
+	KeyLengthMismatch Code = "key-length-mismatch"
+)
+
+// Something is missing in the device, the chip or the kernel.
+const (
+	DeviceMissing     Code = "device-missing"
+	DeviceAmbiguous   Code = "device-ambiguous"
+	DeviceUnsuitable  Code = "device-unsuitable" // too small, read-only, no multiple of the sector
+	DeviceReadOnly    Code = "device-read-only"
+	CAAMMissing       Code = "caam-missing"
+	CAAMNotReady      Code = "caam-not-initialised"
+	CAAMFailed        Code = "caam-failed"
+	CAAMBadArgument   Code = "caam-bad-argument"
+	CipherMissing     Code = "cipher-missing" // tk(cbc(aes)) is not in this kernel
+	DMMissing         Code = "device-mapper-missing"
+	DMCryptMissing    Code = "dm-crypt-missing"
+	KeyringMissing    Code = "keyring-missing"
+	ProgramMissing    Code = "program-missing"
+	ProgramFailed     Code = "program-failed"
+	PermissionMissing Code = "permission-missing" // not root
+)
+
+// Busy.
+const (
+	Busy        Code = "busy"
+	LockHeld    Code = "lock-held" // another imxcrypt works on the volume
+	DeviceInUse Code = "device-in-use"
+	MountBusy   Code = "mount-busy"
+)
+
+// Refused to protect data.
+const (
+	NotEmpty           Code = "device-not-empty"
+	ForeignHeader      Code = "foreign-header"
+	PlaintextFound     Code = "plaintext-filesystem"
+	HeaderMismatch     Code = "header-mismatch"  // header and configuration disagree
+	MappingMismatch    Code = "mapping-mismatch" // a live mapping differs from the wanted one
+	OpenStateRefused   Code = "open-state-refused"
+	InsecureRefused    Code = "insecure-refused" // dev source without being allowed
+	FilesystemMissing  Code = "filesystem-missing"
+	FilesystemWrong    Code = "filesystem-wrong"
+	NotProvisioned     Code = "not-provisioned"
+	FileExists         Code = "file-exists"
+	MountPointMissing  Code = "mount-point-missing"
+	MountPointOccupied Code = "mount-point-occupied"
+	RollbackRefused    Code = "rollback-refused"
+)
+
+// Interrupted, the next run goes on.
+const (
+	Interrupted         Code = "interrupted"
+	ProvisioningStarted Code = "provisioning-unfinished"
+)
+
+// The header.
+const (
+	HeaderDamaged     Code = "header-damaged"
+	HeaderInvalid     Code = "header-invalid"
+	HeaderVersion     Code = "header-version"
+	HeaderRequirement Code = "header-requirement"
+)
+
+// Storage.
+const (
+	IOFailed    Code = "io-failed"
+	StorageFull Code = "storage-full"
+	FileUnsafe  Code = "file-unsafe" // a link, not a regular file, wrong owner, too large
+)

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fault is the catalogue of what can go wrong: every error a person
+// may see carries one of its codes. A code is a stable identifier: programs
+// read it in `status --json`, the command line turns it into an exit code and
+// a remedy, and the troubleshooting page has an entry for each.
+package fault
+
+import "errors"
+
+// Code names one kind of failure, in words joined by hyphens.
+type Code string
+
+// Coder is an error that knows its code. The typed errors of the lower
+// packages implement it.
+type Coder interface {
+	error
+	FaultCode() Code
+}
+
+// Error gives an error that has no type of its own a code and a sentence.
+type Error struct {
+	Code Code
+	// What says what failed and on which object: lower case, no full stop.
+	What string
+	// Err is the cause; nil where What tells everything.
+	Err error
+}
+
+// New returns an error of the given code. err may be nil.
+func New(code Code, what string, err error) *Error {
+	return &Error{Code: code, What: what, Err: err}
+}
+
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return e.What
+	}
+	return e.What + ": " + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// FaultCode makes Error a Coder.
+func (e *Error) FaultCode() Code { return e.Code }
+
+// CodeOf is the code of the outermost coded error in err's tree: whoever wraps
+// an error with a code of their own knows better what it means. It is
+// [Failed] for an error without any code, and empty for nil.
+func CodeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
+	var c Coder
+	if errors.As(err, &c) {
+		return c.FaultCode()
+	}
+	return Failed
+}
+
+// Is tells whether err carries the code as its outermost one.
+func Is(err error, code Code) bool { return CodeOf(err) == code }
