@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import (
+	"fmt"
+
+	"imxcrypt/internal/secret"
+)
+
+// BlackKey is a tagged black key in locked memory. Whoever is handed one owns
+// it and calls Wipe.
+type BlackKey struct {
+	mem       *secret.Buffer
+	wrap      Wrap
+	redKeyLen int
+}
+
+// NewBlackKey checks that mem holds exactly one tagged black key. It takes mem
+// over: it is wiped with the BlackKey, or at once on error, which is an
+// [*Error] of kind Damaged.
+func NewBlackKey(mem *secret.Buffer) (*BlackKey, error) {
+	t, err := readTag(mem.Bytes())
+	if err == nil && !t.isBlackKey() {
+		err = fmt.Errorf("%d bytes around a key of %d are no %s black key, which has %d",
+			t.size(), t.redKeyLen, t.wrap(), BlackKeySize(t.wrap(), int(t.redKeyLen)))
+	}
+	if err != nil {
+		mem.Wipe()
+		return nil, &Error{Op: "parse black key", Kind: Damaged, Reason: err.Error()}
+	}
+	return &BlackKey{mem: mem, wrap: t.wrap(), redKeyLen: int(t.redKeyLen)}, nil
+}
+
+// Bytes is the tagged object as caam-keygen writes it and tk() takes it: in
+// locked memory, valid until Wipe, nil afterwards.
+func (k *BlackKey) Bytes() []byte { return k.mem.Bytes() }
+
+// Len is the size in bytes of the tagged object: the number that belongs in a
+// dm-crypt table. 0 after Wipe.
+func (k *BlackKey) Len() int { return k.mem.Len() }
+
+// RedKeyLen is the length in bytes of the AES key within.
+func (k *BlackKey) RedKeyLen() int { return k.redKeyLen }
+
+// Wrap is what the key is encrypted with.
+func (k *BlackKey) Wrap() Wrap { return k.wrap }
+
+// Wipe overwrites the key. It may be called more than once, and on nil.
+func (k *BlackKey) Wipe() {
+	if k != nil {
+		k.mem.Wipe()
+	}
+}
+
+// String keeps a key that is printed by mistake from showing its content.
+func (k *BlackKey) String() string { return "[black key]" }
+
+// GoString does the same for %#v.
+func (k *BlackKey) GoString() string { return "[black key]" }

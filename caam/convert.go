@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import "fmt"
+
+// Convert makes a current blob out of an older form, and returns a current one
+// as it is. The result opens only where the old one did; import it before
+// trusting it. The sealed bytes are the same in all forms: a header goes in
+// front, and behind, up to the driver's size, zeros that the hardware never
+// reads.
+//
+// The error is an [*Error]: Damaged for what is nothing known, BadArgument for
+// a form that cannot be converted.
+func Convert(data []byte) (Blob, error) {
+	info, err := Inspect(data)
+	if err != nil {
+		return nil, &Error{Op: "convert", Kind: Damaged, Reason: reason(err)}
+	}
+	if info.Form == FormBlob {
+		return ParseBlob(data)
+	}
+	if !info.Convertible {
+		return nil, &Error{Op: "convert", Kind: BadArgument, Reason: fmt.Sprintf("a %s cannot be converted: %s", info.Form, why(info))}
+	}
+	header := oldBlobHeader
+	if info.Form == FormHexBlob {
+		header = len(hexPrefix)
+	}
+	size := BlobSize(info.RedKeyLen)
+	blob := appendTag(make(Blob, 0, size), info.Wrap, info.RedKeyLen, size-tagSize)
+	blob = append(blob, data[header:]...)
+	return append(blob, make([]byte, size-len(blob))...), nil
+}
+
+func why(info Info) string {
+	switch info.Form {
+	case FormBlackKey, FormOldBlackKey:
+		return "it holds no sealed key, only one of this power cycle"
+	default:
+		return "its kernel sealed the ccm black key, nonce and MAC included"
+	}
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import (
+	"fmt"
+	"strings"
+
+	"imxcrypt/internal/fault"
+)
+
+// Kind tells what an [Error] means to whoever has to act on it.
+type Kind string
+
+const (
+	// NoDevice: there is no CAAM to talk to. Err tells the two cases apart:
+	// ENOENT is a missing device node (module not loaded, or no BSP kernel),
+	// ENXIO, ENODEV and ENOTTY a node without that driver behind it.
+	NoDevice Kind = "no device"
+	// NotInitialised: the driver is there but has no job ring (ENODEV).
+	NotInitialised Kind = "not initialised"
+	// NoPermission: the device node may not be opened by this user.
+	NoPermission Kind = "no permission"
+	// NoProgram: caam-keygen is not installed, or cannot be run.
+	NoProgram Kind = "no program"
+	// Rejected: the hardware's integrity check of a blob failed (EBADMSG):
+	// another chip's, another security state's, or damaged.
+	Rejected Kind = "rejected"
+	// Damaged: not a well-formed blob or black key, seen before the hardware.
+	Damaged Kind = "damaged"
+	// Mismatch: the object returned is well-formed but is not what was asked
+	// for, in wrap or in key length.
+	Mismatch Kind = "mismatch"
+	// BadArgument: the request itself cannot be carried out.
+	BadArgument Kind = "bad argument"
+	// Failed: anything else.
+	Failed Kind = "failed"
+)
+
+// Error is every error of this package that a person may see. It never holds
+// key material.
+type Error struct {
+	// Op is what was tried: "open", "create", "import", "parse blob" …
+	Op string
+	// Path is the device node, program or file; empty for bytes in memory.
+	Path string
+	Kind Kind
+	// Reason says in our words what is wrong; may be empty.
+	Reason string
+	// Text is what the kernel, or caam-keygen, said; may be empty.
+	Text string
+	// Err is the cause, for system calls the errno; may be nil.
+	Err error
+}
+
+func (e *Error) Error() string {
+	parts := make([]string, 0, 5)
+	if e.Path != "" {
+		parts = append(parts, e.Path)
+	}
+	parts = append(parts, e.Op)
+	if e.Reason != "" {
+		parts = append(parts, e.Reason)
+	}
+	if e.Err != nil {
+		parts = append(parts, e.Err.Error())
+	}
+	if e.Text != "" {
+		parts = append(parts, fmt.Sprintf("it said %q", e.Text))
+	}
+	if e.Reason == "" && e.Err == nil {
+		parts = append(parts, string(e.Kind))
+	}
+	return strings.Join(parts, ": ")
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// FaultCode makes Error a [fault.Coder].
+func (e *Error) FaultCode() fault.Code {
+	switch e.Kind {
+	case NoDevice:
+		return fault.CAAMMissing
+	case NotInitialised:
+		return fault.CAAMNotReady
+	case NoPermission:
+		return fault.PermissionMissing
+	case NoProgram:
+		return fault.ProgramMissing
+	case Rejected:
+		return fault.BlobRejected
+	case Damaged:
+		return fault.BlobDamaged
+	case Mismatch:
+		return fault.KeyLengthMismatch
+	case BadArgument:
+		return fault.CAAMBadArgument
+	default:
+		return fault.CAAMFailed
+	}
+}

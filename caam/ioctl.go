@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/secret"
+)
+
+// Ioctl is the engine over /dev/caam-keygen. It may be used by several
+// goroutines at once; the driver takes one job ring for each call.
+type Ioctl struct {
+	path string
+	// call issues one ioctl; a field so that tests can be the kernel.
+	call  func(request uint, c *command) error
+	close func() error
+}
+
+// OpenIoctl opens the device node, [DefaultDevice] where path is empty. The
+// error is an [*Error] of kind NoDevice, NoPermission or Failed.
+func OpenIoctl(path string) (*Ioctl, error) {
+	if path == "" {
+		path = DefaultDevice
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	file := os.NewFile(uintptr(fd), path)
+	if st, err := file.Stat(); err != nil || st.Mode()&os.ModeCharDevice == 0 {
+		return nil, errors.Join(&Error{Op: "open", Path: path, Kind: NoDevice, Reason: "no character device", Err: err}, file.Close())
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(&Error{Op: "open", Path: path, Kind: Failed, Err: err}, file.Close())
+	}
+	call := func(request uint, c *command) error {
+		var failed error
+		// Control holds the descriptor open while a Close waits.
+		err := raw.Control(func(fd uintptr) { failed = keygen(fd, request, c) })
+		return errors.Join(failed, err)
+	}
+	return &Ioctl{path: path, call: call, close: file.Close}, nil
+}
+
+// keygen issues the ioctl itself. c escapes to the heap, whose objects do not
+// move, and is kept alive by the conversion in the call; what c points to is
+// mapped memory.
+func keygen(fd uintptr, request uint, c *command) error {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(unsafe.Pointer(c)))
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+			continue
+		}
+		return errno
+	}
+}
+
+func openError(path string, err error) error {
+	e := &Error{Op: "open", Path: path, Kind: Failed, Err: err}
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		e.Kind, e.Reason = NoDevice, "no such device node: the kernel has no caam-keygen driver, or its module is not loaded"
+	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		e.Kind, e.Reason = NoDevice, "there is a device node, but no driver behind it"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		e.Kind = NoPermission
+	}
+	return e
+}
+
+// Close gives the device back. Calls under way are finished first; later ones
+// fail.
+func (d *Ioctl) Close() error { return d.close() }
+
+// Create has the hardware draw a key of keySize bytes (16, 24 or 32) and seal
+// it. The caller owns the BlackKey. The call cannot be interrupted; ctx is
+// looked at before it. The error is an [*Error], or ctx's.
+func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
+	if err := d.checkCreate(w, keySize); err != nil {
+		return nil, nil, err
+	}
+	return d.create(ctx, w, "-s", append(strconv.AppendInt(nil, int64(keySize), 10), 0), keySize)
+}
+
+// CreateFrom seals a key that is given, of 16, 24 or 32 bytes without a zero
+// byte: kernels up to 5.10 take it for a C string and would cut it short. red
+// stays the caller's. Otherwise as [Ioctl.Create].
+func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*BlackKey, Blob, error) {
+	n := red.Len()
+	if err := d.checkCreate(w, n); err != nil {
+		return nil, nil, err
+	}
+	if bytes.IndexByte(red.Bytes(), 0) >= 0 {
+		return nil, nil, d.fail("create", BadArgument, "a key with a zero byte, which some kernels cut short there", nil)
+	}
+	key, blob, err := d.create(ctx, w, "-t", red.Bytes(), n)
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != Mismatch && e.Kind != BadArgument {
+		return key, blob, err
+	}
+	// Those older kernels also run over the end of a key that no NUL follows,
+	// while the newer ones would count a NUL in. So it is only given to those
+	// that came to another length without it.
+	terminated, err := secret.New(n + 1)
+	if err != nil {
+		return nil, nil, d.fail("create", Failed, "", err)
+	}
+	defer terminated.Wipe()
+	copy(terminated.Bytes(), red.Bytes())
+	key, blob, again := d.create(ctx, w, "-t", terminated.Bytes(), n)
+	if again != nil {
+		return nil, nil, e
+	}
+	return key, blob, nil
+}
+
+func (d *Ioctl) checkCreate(w Wrap, keySize int) error {
+	if _, err := ParseWrap(string(w)); err != nil {
+		return d.fail("create", BadArgument, err.Error(), nil)
+	}
+	if !IsAESKeySize(keySize) {
+		return d.fail("create", BadArgument, fmt.Sprintf("key of %d bytes, want 16, 24 or 32", keySize), nil)
+	}
+	return nil
+}
+
+func (d *Ioctl) create(ctx context.Context, w Wrap, mode string, value []byte, keySize int) (*BlackKey, Blob, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	x, err := newExchange()
+	if err != nil {
+		return nil, nil, d.fail("create", Failed, "", err)
+	}
+	defer x.wipe()
+	c := x.createCommand(w, mode, value)
+	if err := d.call(ioctlCreate, c); err != nil {
+		return nil, nil, d.callError("create", err, x.blob())
+	}
+	if c.blobLen > MaxBlobSize {
+		return nil, nil, d.fail("create", Failed, fmt.Sprintf("the driver returned a blob of %d bytes", c.blobLen), nil)
+	}
+	blob, err := ParseBlob(x.blob()[:c.blobLen])
+	if err != nil {
+		return nil, nil, d.fail("create", Failed, "the driver returned a blob that is none: "+reason(err), nil)
+	}
+	key, err := d.takeKey("create", x, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.compare("create", key, w, keySize); err != nil {
+		key.Wipe()
+		return nil, nil, err
+	}
+	if blob.Wrap() != w || blob.RedKeyLen() != keySize {
+		key.Wipe()
+		return nil, nil, d.fail("create", Mismatch, fmt.Sprintf("asked for a %s blob around %d bytes, got %s around %d",
+			w, keySize, blob.Wrap(), blob.RedKeyLen()), nil)
+	}
+	return key, blob, nil
+}
+
+// Import has the hardware open a blob. The caller owns the BlackKey. The error
+// is an [*Error], of kind Rejected if the blob is not this chip's in its
+// present security state, or ctx's.
+func (d *Ioctl) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
+	// Also keeps more than 144 bytes, which would run over the driver's
+	// stack, from ever getting there.
+	blob, err := ParseBlob(blob)
+	if err != nil {
+		return nil, d.fail("import", Damaged, reason(err), nil)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	x, err := newExchange()
+	if err != nil {
+		return nil, d.fail("import", Failed, "", err)
+	}
+	defer x.wipe()
+	c := x.importCommand(blob)
+	if err := d.call(ioctlImport, c); err != nil {
+		return nil, d.callError("import", err, x.key.Bytes())
+	}
+	key, err := d.takeKey("import", x, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.compare("import", key, blob.Wrap(), blob.RedKeyLen()); err != nil {
+		key.Wipe()
+		return nil, err
+	}
+	return key, nil
+}
+
+// takeKey makes a BlackKey of what the driver returned.
+func (d *Ioctl) takeKey(op string, x *exchange, c *command) (*BlackKey, error) {
+	// The addresses in c are the only other reference to the pages.
+	runtime.KeepAlive(x)
+	mem, err := x.takeKey(int(min(c.blackKeyLen, MaxBlackKeySize+1)))
+	if err != nil {
+		return nil, d.fail(op, Failed, fmt.Sprintf("the driver returned a black key of %d bytes", c.blackKeyLen), nil)
+	}
+	key, err := NewBlackKey(mem)
+	if err != nil {
+		return nil, d.fail(op, Failed, "the driver returned a black key that is none: "+reason(err), nil)
+	}
+	return key, nil
+}
+
+func (d *Ioctl) compare(op string, key *BlackKey, w Wrap, keySize int) error {
+	if key.Wrap() == w && key.RedKeyLen() == keySize {
+		return nil
+	}
+	return d.fail(op, Mismatch, fmt.Sprintf("asked for a %s key of %d bytes, got %s of %d", w, keySize, key.Wrap(), key.RedKeyLen()), nil)
+}
+
+func (d *Ioctl) fail(op string, kind Kind, reason string, err error) *Error {
+	return &Error{Op: op, Path: d.path, Kind: kind, Reason: reason, Err: err}
+}
+
+// callError gives an ioctl's errno its meaning (the driver's error paths).
+func (d *Ioctl) callError(op string, err error, text []byte) *Error {
+	e := &Error{Op: op, Path: d.path, Kind: Failed, Err: err, Text: kernelText(text)}
+	switch {
+	case errors.Is(err, os.ErrClosed):
+		e.Reason = "the device was closed"
+	case errors.Is(err, unix.EBADMSG):
+		e.Kind = Rejected
+		e.Reason = "the hardware rejected the blob: made by another chip or in another security state, or damaged"
+	case errors.Is(err, unix.ENODEV):
+		e.Kind, e.Reason = NotInitialised, "the CAAM has no job ring"
+	case errors.Is(err, unix.ENOTTY):
+		e.Kind, e.Reason = NoDevice, "this is no caam-keygen device, or one with another interface"
+	case errors.Is(err, unix.EINVAL) && op == "import":
+		e.Kind, e.Reason = Damaged, "the driver does not accept the blob"
+	case errors.Is(err, unix.EINVAL):
+		e.Kind, e.Reason = BadArgument, "the driver does not accept the request"
+	}
+	return e
+}
