@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"imxcrypt/internal/fault"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flags say how a device is opened.
+type Flags struct {
+	// Write opens for reading and writing.
+	Write bool
+	// Exclusive claims a block device (O_EXCL): it fails with a *BusyError
+	// while the device, its disk or a partition of it is mounted, mapped or
+	// claimed by someone else. Without meaning for a regular file.
+	Exclusive bool
+	// Direct goes past the page cache (O_DIRECT), so that what is read is
+	// what the device holds, and makes each write durable before it returns
+	// (O_DSYNC). A regular file gets O_DSYNC alone: its page cache is the
+	// one everybody sees, and many filesystems know no O_DIRECT.
+	Direct bool
+}
+
+// Device is an open block device or regular file. Its methods may be used by
+// several goroutines at once.
+type Device struct {
+	file    *os.File
+	path    string
+	flags   Flags
+	number  Number
+	isBlock bool
+	size    int64
+	block   int // logical block size
+	ro      bool
+	erase   int64
+	direct  bool
+
+	bounce buffers
+	// rmw keeps writes off the blocks that an unaligned write reads,
+	// changes and writes back: it holds the lock, aligned writes share it.
+	rmw sync.RWMutex
+}
+
+// Open opens a block device or a regular file. Errors are *Error (missing,
+// neither device nor file, read-only, without permission), *BusyError, or
+// carry an errno. The caller owns the Device and closes it.
+func (s System) Open(path string, f Flags) (*Device, error) {
+	// Looked at before it is opened: opening a character device can have
+	// consequences (a tape rewinds, a watchdog starts), a fifo blocks.
+	var before unix.Stat_t
+	if err := unix.Stat(path, &before); err != nil {
+		return nil, openError(path, err)
+	}
+	block, err := kindOf(path, before.Mode)
+	if err != nil {
+		return nil, err
+	}
+
+	mode := unix.O_RDONLY
+	if f.Write {
+		mode = unix.O_RDWR
+	}
+	if f.Direct && f.Write {
+		mode |= unix.O_DSYNC
+	}
+	if f.Direct && block {
+		mode |= unix.O_DIRECT
+	}
+	if f.Exclusive && block {
+		mode |= unix.O_EXCL
+	}
+	file, err := os.OpenFile(path, mode, 0)
+	if err != nil {
+		return nil, s.openFailed(path, numberOf(before.Rdev), f, err)
+	}
+	d := &Device{file: file, path: path, flags: f, isBlock: block, direct: f.Direct && block}
+	if err := d.measure(before); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	if d.isBlock {
+		d.erase = s.eraseSize(d.number)
+	}
+	return d, nil
+}
+
+// kindOf tells a block device from a regular file, and refuses all else.
+func kindOf(path string, mode uint32) (block bool, err error) {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		return true, nil
+	case unix.S_IFREG:
+		return false, nil
+	}
+	return false, &Error{Op: "open", Path: path, Code: fault.DeviceUnsuitable, Err: ErrNotBlock}
+}
+
+// openFailed finds out why an open was refused.
+func (s System) openFailed(path string, n Number, f Flags, err error) error {
+	if errors.Is(err, unix.EBUSY) {
+		// Who it is would be good to know, but is no reason to fail twice.
+		users, _ := s.Users(n)
+		return &BusyError{Path: path, Users: users, Err: bareErrno(err)}
+	}
+	if f.Write && errors.Is(err, unix.EACCES) && s.sysfsReadOnly(n) {
+		return &Error{Op: "open", Path: path, Code: fault.DeviceReadOnly, Err: ErrReadOnly}
+	}
+	return openError(path, err)
+}
+
+// measure fills in what the open descriptor says, and makes sure that it is
+// the same object as was looked at by name.
+func (d *Device) measure(before unix.Stat_t) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d.file.Fd()), &st); err != nil {
+		return openError(d.path, err)
+	}
+	if st.Dev != before.Dev || st.Ino != before.Ino || st.Rdev != before.Rdev || st.Mode&unix.S_IFMT != before.Mode&unix.S_IFMT {
+		return &Error{Op: "open", Path: d.path, Code: fault.FileUnsafe, Err: errors.New("replaced while it was being opened")}
+	}
+	if !d.isBlock {
+		d.size = st.Size
+		d.block = 1
+		d.ro = !d.flags.Write
+		return nil
+	}
+	d.number = numberOf(st.Rdev)
+	var err error
+	if d.size, err = deviceSize(d.file); err != nil {
+		return openError(d.path, fmt.Errorf("ask its size: %w", err))
+	}
+	if d.block, err = logicalBlockSize(d.file); err != nil {
+		return openError(d.path, fmt.Errorf("ask its logical block size: %w", err))
+	}
+	if d.block < 512 || d.block&(d.block-1) != 0 || d.block > bounceSize {
+		return &Error{Op: "open", Path: d.path, Code: fault.DeviceUnsuitable, Err: fmt.Errorf("logical block size of %d bytes", d.block)}
+	}
+	// The kernel counts in 512-byte sectors; a tail smaller than a logical
+	// block can be neither read nor written.
+	d.size -= d.size % int64(d.block)
+	if d.size <= 0 {
+		return &Error{Op: "open", Path: d.path, Code: fault.DeviceUnsuitable, Err: ErrEmpty}
+	}
+	if d.ro, err = deviceReadOnly(d.file); err != nil {
+		return openError(d.path, fmt.Errorf("ask whether it is read-only: %w", err))
+	}
+	// Kernels before 5.5 let a read-only device be opened for writing and
+	// fail at the first write.
+	if d.ro && d.flags.Write {
+		return &Error{Op: "open", Path: d.path, Code: fault.DeviceReadOnly, Err: ErrReadOnly}
+	}
+	return nil
+}
+
+// Path is the path that the device was opened by.
+func (d *Device) Path() string { return d.path }
+
+// Number is the device's number; zero for a regular file.
+func (d *Device) Number() Number { return d.number }
+
+// IsBlock is false for a regular file.
+func (d *Device) IsBlock() bool { return d.isBlock }
+
+// Size is the size in bytes, as it was when the device was opened.
+func (d *Device) Size() int64 { return d.size }
+
+// LogicalBlockSize is the smallest unit in bytes that the device reads and
+// writes; 1 for a regular file.
+func (d *Device) LogicalBlockSize() int { return d.block }
+
+// PreferredEraseSize is the unit in bytes in which the device likes to be
+// erased: the eMMC's own figure, or the discard granularity. 0 is unknown.
+func (d *Device) PreferredEraseSize() int64 { return d.erase }
+
+// ReadOnly tells whether the device refuses writes. A regular file counts as
+// read-only unless it was opened for writing.
+func (d *Device) ReadOnly() bool { return d.ro }
+
+// Close gives the device back. Errors of earlier buffered writes may only
+// show here, so that who wrote without Direct calls Flush first.
+func (d *Device) Close() error {
+	err := d.file.Close()
+	return errors.Join(err, d.bounce.close())
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"imxcrypt/internal/fault"
+
+	"golang.org/x/sys/unix"
+)
+
+// Error is an operation on a device that failed.
+type Error struct {
+	Op   string // as in "open", "read 512 bytes at 1024 of"
+	Path string
+	Code fault.Code
+	// Err is the cause, with its errno.
+	Err error
+}
+
+func (e *Error) Error() string { return e.Op + " " + e.Path + ": " + e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// FaultCode implements fault.Coder.
+func (e *Error) FaultCode() fault.Code { return e.Code }
+
+// Reasons that an Error may wrap, besides an errno.
+var (
+	ErrNotBlock = errors.New("neither a block device nor a regular file")
+	ErrReadOnly = errors.New("device is read-only")
+	ErrEmpty    = errors.New("device has no size")
+	ErrRange    = errors.New("range lies outside of the device")
+)
+
+// BusyError is a device that could not be opened exclusively. errors.Is finds
+// EBUSY in it.
+type BusyError struct {
+	Path  string
+	Users Users
+	Err   error
+}
+
+func (e *BusyError) Error() string {
+	if s := e.Users.String(); s != "" {
+		return fmt.Sprintf("open %s: in use: %s", e.Path, s)
+	}
+	return fmt.Sprintf("open %s: %v: in use by something that neither the list of mounts nor sysfs names", e.Path, e.Err)
+}
+
+func (e *BusyError) Unwrap() error { return e.Err }
+
+// FaultCode implements fault.Coder.
+func (e *BusyError) FaultCode() fault.Code { return fault.DeviceInUse }
+
+// NotFoundError says that nothing answers to a device specification. errors.Is
+// finds fs.ErrNotExist in it.
+type NotFoundError struct {
+	Spec string
+	// Unreadable names the devices that could not be looked at, each with
+	// the reason; the wanted one may be among them.
+	Unreadable []string
+}
+
+func (e *NotFoundError) Error() string {
+	s := fmt.Sprintf("device %q not found", e.Spec)
+	if len(e.Unreadable) > 0 {
+		s += " (could not look at " + strings.Join(e.Unreadable, "; ") + ")"
+	}
+	return s
+}
+
+// Is makes errors.Is(err, fs.ErrNotExist) true.
+func (e *NotFoundError) Is(target error) bool { return target == fs.ErrNotExist }
+
+// FaultCode implements fault.Coder.
+func (e *NotFoundError) FaultCode() fault.Code { return fault.DeviceMissing }
+
+// AmbiguousError says that several devices answer to a specification, so that
+// none is taken.
+type AmbiguousError struct {
+	Spec       string
+	Candidates []string // their paths, sorted
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("device %q is ambiguous: %s all answer to it", e.Spec, strings.Join(e.Candidates, ", "))
+}
+
+// FaultCode implements fault.Coder.
+func (e *AmbiguousError) FaultCode() fault.Code { return fault.DeviceAmbiguous }
+
+// SpecError is a device specification that cannot be understood.
+type SpecError struct{ Spec, Reason string }
+
+func (e *SpecError) Error() string { return fmt.Sprintf("device %q: %s", e.Spec, e.Reason) }
+
+// FaultCode implements fault.Coder.
+func (e *SpecError) FaultCode() fault.Code { return fault.ConfigInvalid }
+
+// openError gives the errno of a failed open its meaning.
+func openError(path string, err error) error {
+	err = bareErrno(err)
+	code := fault.Failed
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV),
+		errors.Is(err, unix.ENOMEDIUM), errors.Is(err, unix.ENOTDIR):
+		code = fault.DeviceMissing
+	case errors.Is(err, unix.EROFS):
+		code = fault.DeviceReadOnly
+	case errors.Is(err, fs.ErrPermission):
+		code = fault.PermissionMissing
+	case errors.Is(err, unix.ELOOP):
+		code = fault.FileUnsafe
+	case errors.Is(err, unix.EIO):
+		code = fault.IOFailed
+	}
+	return &Error{Op: "open", Path: path, Code: code, Err: err}
+}
+
+// bareErrno takes the *fs.PathError off, whose operation and path our own
+// errors tell better.
+func bareErrno(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

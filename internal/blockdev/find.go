@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Find turns a device specification into the path of a device:
+//
+//	/dev/mmcblk2p3       a path to a block device or a regular file
+//	PARTLABEL=, PARTUUID= of a partition, from sysfs or the partition table
+//	LABEL=, UUID=        of a LUKS header or a filesystem
+//
+// A path that would be one of udev's links (/dev/disk/by-partlabel/data) and
+// does not exist is looked up as the property it is named after. Mappings and
+// loop devices are looked at like any other device, a suspended mapping and
+// the private pieces of a volume under rotation are not.
+//
+// Errors are *SpecError, *NotFoundError or *AmbiguousError, or tell why the
+// devices cannot be listed.
+func (s System) Find(ctx context.Context, spec string) (string, error) {
+	tag, value, err := s.parseSpec(spec)
+	if err != nil {
+		return "", err
+	}
+	if tag == tagPath {
+		return value, s.checkPath(spec, value)
+	}
+	nodes, err := s.nodes()
+	if err != nil {
+		return "", err
+	}
+	f := finder{System: s, tag: tag, value: value, nodes: nodes}
+	for _, n := range nodes {
+		if err := ctx.Err(); err != nil {
+			return "", fmt.Errorf("look for device %q: %w", spec, context.Cause(ctx))
+		}
+		if f.matches(n) {
+			f.found = append(f.found, s.path(n))
+		}
+	}
+	slices.Sort(f.found)
+	switch len(f.found) {
+	case 0:
+		return "", &NotFoundError{Spec: spec, Unreadable: f.unreadable}
+	case 1:
+		return f.found[0], nil
+	}
+	return "", &AmbiguousError{Spec: spec, Candidates: f.found}
+}
+
+// Wait is Find that gives a device time to appear: it looks again and again
+// until ctx ends, and then returns the last *NotFoundError, joined with why
+// ctx ended. Every other error returns at once.
+func (s System) Wait(ctx context.Context, spec string) (string, error) {
+	const first, most = 5 * time.Millisecond, 100 * time.Millisecond
+	for pause := first; ; pause = min(2*pause, most) {
+		path, err := s.Find(ctx, spec)
+		var missing *NotFoundError
+		if !errors.As(err, &missing) {
+			return path, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return "", errors.Join(missing, context.Cause(ctx))
+		case <-timer.C:
+		}
+	}
+}
+
+// The properties a device can be asked for by.
+const (
+	tagPath      = ""
+	tagPartLabel = "PARTLABEL"
+	tagPartUUID  = "PARTUUID"
+	tagLabel     = "LABEL"
+	tagUUID      = "UUID"
+)
+
+// udevLinks are the folders of udev's links and the property each stands for.
+var udevLinks = [...]struct{ dir, tag string }{
+	{"disk/by-partlabel", tagPartLabel},
+	{"disk/by-partuuid", tagPartUUID},
+	{"disk/by-label", tagLabel},
+	{"disk/by-uuid", tagUUID},
+}
+
+func (s System) parseSpec(spec string) (tag, value string, err error) {
+	if strings.ContainsAny(spec, "\x00\n") {
+		return "", "", &SpecError{Spec: spec, Reason: "contains a control character"}
+	}
+	if strings.HasPrefix(spec, "/") {
+		path := filepath.Clean(spec)
+		if _, err := os.Lstat(path); err != nil {
+			for _, l := range udevLinks {
+				if name, ok := strings.CutPrefix(path, s.dev(l.dir)+"/"); ok {
+					return l.tag, unescapeUdev(name), nil
+				}
+			}
+		}
+		return tagPath, path, nil
+	}
+	tag, value, ok := strings.Cut(spec, "=")
+	switch {
+	case !ok:
+		return "", "", &SpecError{Spec: spec, Reason: "neither an absolute path nor one of PARTLABEL=, PARTUUID=, LABEL=, UUID="}
+	case tag != tagPartLabel && tag != tagPartUUID && tag != tagLabel && tag != tagUUID:
+		return "", "", &SpecError{Spec: spec, Reason: "is looked up by an unknown property; known are PARTLABEL, PARTUUID, LABEL, UUID"}
+	}
+	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+		value = value[1 : len(value)-1] // as fstab(5) allows
+	}
+	if value == "" {
+		return "", "", &SpecError{Spec: spec, Reason: "has no value"}
+	}
+	return tag, value, nil
+}
+
+// unescapeUdev undoes the \x20 that udev writes for what must not stand in
+// the name of a link.
+func unescapeUdev(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if strings.HasPrefix(s[i:], `\x`) && i+4 <= len(s) {
+			if v, err := strconv.ParseUint(s[i+2:i+4], 16, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+func (s System) checkPath(spec, path string) error {
+	var st unix.Stat_t
+	switch err := unix.Stat(path, &st); {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return &NotFoundError{Spec: spec}
+	case err != nil:
+		return openError(path, err)
+	}
+	_, err := kindOf(path, st.Mode)
+	return err
+}
+
+// finder compares devices with what is asked for.
+type finder struct {
+	System
+	tag, value string
+	nodes      []node
+	found      []string
+	unreadable []string
+	tables     map[string]table
+}
+
+// table is a disk's partition table, read at most once a search.
+type table struct {
+	gpt   []tableEntry
+	mbrID uint32
+}
+
+func (f *finder) matches(n node) bool {
+	switch f.tag {
+	case tagPartLabel:
+		return n.partition > 0 && f.partLabel(n)
+	case tagPartUUID:
+		return n.partition > 0 && strings.EqualFold(f.partUUID(n), f.value)
+	}
+	if !f.worthProbing(n) {
+		return false
+	}
+	id, err := f.probe(n)
+	if err != nil {
+		f.unreadable = append(f.unreadable, fmt.Sprintf("%s: %v", f.path(n), err))
+		return false
+	}
+	if f.tag == tagLabel {
+		return id.label == f.value
+	}
+	return strings.EqualFold(id.uuid, f.value)
+}
+
+// partLabel compares with the kernel's word where that is enough. The kernel
+// shows a name with everything but ASCII replaced or cut, so that any other
+// name has to be read from the table.
+func (f *finder) partLabel(n node) bool {
+	if n.hasPartName && plainName(f.value) {
+		return n.partName == f.value
+	}
+	for _, e := range f.table(n).gpt {
+		if e.number == n.partition {
+			return e.name == f.value
+		}
+	}
+	return n.hasPartName && n.partName == f.value
+}
+
+// plainName tells whether the kernel shows a partition's name unchanged.
+func plainName(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' || c == '!' {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *finder) partUUID(n node) string {
+	if n.partUUID != "" {
+		return n.partUUID
+	}
+	t := f.table(n)
+	for _, e := range t.gpt {
+		if e.number == n.partition {
+			return e.uuid
+		}
+	}
+	if t.mbrID != 0 {
+		return mbrPartUUID(t.mbrID, n.partition)
+	}
+	return ""
+}
+
+// table reads the partition table of the disk that n is a partition of; an
+// unreadable one is noted, and empty.
+func (f *finder) table(n node) table {
+	disk := f.disk(n.name)
+	if t, ok := f.tables[disk]; ok {
+		return t
+	}
+	var t table
+	err := f.withDevice(node{name: disk}, func(d *Device) error {
+		var err error
+		t.gpt, t.mbrID, err = readTable(d, d.Size(), max(d.LogicalBlockSize(), 512))
+		return err
+	})
+	if err != nil && !errors.Is(err, errNoTable) {
+		f.unreadable = append(f.unreadable, fmt.Sprintf("partition table of %s: %v", disk, err))
+	}
+	if f.tables == nil {
+		f.tables = map[string]table{}
+	}
+	f.tables[disk] = t
+	return t
+}
+
+// unprobed are devices that are not worth a look, or harmed or slow at one:
+// memory, the eMMC's replay-protected block (each read an error after a
+// time-out), NAND without bad-block handling, drives, the network.
+var unprobed = [...]string{"ram", "zram", "mtdblock", "fd", "sr", "nbd"}
+
+// worthProbing leaves out what can hold no filesystem of its own.
+func (f *finder) worthProbing(n node) bool {
+	for _, p := range unprobed {
+		if rest, ok := strings.CutPrefix(n.name, p); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
+			return false
+		}
+	}
+	if strings.HasPrefix(n.name, "mmcblk") && strings.HasSuffix(n.name, "rpmb") {
+		return false
+	}
+	// A piece of a stack shows the superblock of the whole.
+	if strings.HasPrefix(n.dmUUID, "CRYPT-SUBDEV-") {
+		return false
+	}
+	if f.suspended(n.name, 0) {
+		f.unreadable = append(f.unreadable, f.path(n)+": suspended")
+		return false
+	}
+	return n.partition > 0 || len(f.partitions(n.name)) == 0
+}
+
+func (f *finder) probe(n node) (id identity, err error) {
+	err = f.withDevice(n, func(d *Device) error {
+		id, err = identify(d, d.Size())
+		return err
+	})
+	return id, err
+}
+
+// withDevice opens a device past the page cache, so that a search neither
+// fills it nor believes what is stale in it.
+func (f *finder) withDevice(n node, do func(*Device) error) error {
+	d, err := f.Open(f.path(n), Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(d), d.Close())
+}

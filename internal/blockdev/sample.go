@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockdev
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+)
+
+const (
+	// edge is what is read whole at either end: headers, tables, backups
+	// of both and the superblocks of all filesystems in use lie there.
+	edge = 1 << 20
+	// sampleBlock is the size of one sample, the page that filesystems and
+	// dm-crypt volumes are written in.
+	sampleBlock = 4096
+	// samples is the number of samples taken in even steps, and again at
+	// places that follow no step: what repeats with a period (block groups,
+	// stripes) can dodge the one, not both.
+	samples = 1024
+	// wholeBelow is the size up to which simply everything is read.
+	wholeBelow = 16 << 20
+)
+
+// Emptiness is what sampling a device found.
+type Emptiness struct {
+	// Empty: all that was read has one value, 0x00 or 0xFF.
+	Empty bool
+	// Fill is the value that the device is filled with, as far as found.
+	Fill byte
+	// Offset in bytes of the first byte found that is not Fill, and its
+	// Value; meaningless when Empty.
+	Offset int64
+	Value  byte
+	// Read is the number of bytes looked at.
+	Read int64
+}
+
+func (e Emptiness) String() string {
+	if e.Empty {
+		return fmt.Sprintf("empty: %d bytes sampled, all 0x%02x", e.Read, e.Fill)
+	}
+	return fmt.Sprintf("not empty: 0x%02x at byte %d", e.Value, e.Offset)
+}
+
+// Sample tells whether a device of size bytes is empty: the first and the last
+// MiB and some 2000 blocks spread over the whole hold nothing but 0x00, or
+// nothing but 0xFF. That no signature is known of what is there would mean
+// nothing: a plain dm-crypt volume shows none. The blocks are the same ones
+// for the same size, so that a result can be had again.
+func Sample(r io.ReaderAt, size int64) (Emptiness, error) { return SampleFrom(r, 0, size) }
+
+// SampleFrom is Sample without the first from bytes: for who recognised an
+// earlier, interrupted run of his own in what stands there.
+func SampleFrom(r io.ReaderAt, from, size int64) (Emptiness, error) {
+	e := Emptiness{Empty: true}
+	if from < 0 || size < 0 {
+		return Emptiness{}, fmt.Errorf("sample from %d to %d: %w", from, size, ErrRange)
+	}
+	if from >= size {
+		return e, nil
+	}
+	buf := make([]byte, edge)
+	if size-from <= wholeBelow {
+		err := e.scan(r, buf, from, size)
+		return e, err
+	}
+	for _, run := range sampleRuns(from, size) {
+		if err := e.scan(r, buf, run[0], run[1]); err != nil {
+			return Emptiness{}, err
+		}
+		if !e.Empty {
+			return e, nil
+		}
+	}
+	return e, nil
+}
+
+// sampleRuns are the ranges to be read, [start, end), in ascending order.
+func sampleRuns(from, size int64) [][2]int64 {
+	lo, hi := from+edge, size-edge-sampleBlock
+	rng := rand.New(rand.NewPCG(uint64(size), uint64(from)))
+	starts := make([]int64, 0, 2*samples)
+	for i := range int64(samples) {
+		starts = append(starts, lo+(hi-lo)/samples*i, lo+rng.Int64N(hi-lo))
+	}
+	for i := range starts {
+		starts[i] -= starts[i] % sampleBlock
+	}
+	slices.Sort(starts)
+	starts = slices.Compact(starts)
+	runs := [][2]int64{{from, from + edge}}
+	for _, s := range starts {
+		runs = append(runs, [2]int64{s, s + sampleBlock})
+	}
+	return append(runs, [2]int64{size - edge, size})
+}
+
+// scan looks at the bytes from..to; the first byte ever looked at decides
+// between 0x00 and 0xFF.
+func (e *Emptiness) scan(r io.ReaderAt, buf []byte, from, to int64) error {
+	for from < to {
+		p := buf[:min(to-from, int64(len(buf)))]
+		n, err := r.ReadAt(p, from)
+		if n < len(p) {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("sample %d bytes at %d: %w", len(p), from, err)
+		}
+		if e.Read == 0 {
+			e.Fill = p[0]
+			if p[0] != 0x00 && p[0] != 0xff {
+				e.Fill = 0x00
+			}
+		}
+		e.Read += int64(len(p))
+		if i := firstOther(p, e.Fill); i >= 0 {
+			e.Empty, e.Offset, e.Value = false, from+int64(i), p[i]
+			return nil
+		}
+		from += int64(len(p))
+	}
+	return nil
+}
+
+// firstOther is the index of the first byte of p that is not fill, or -1.
+func firstOther(p []byte, fill byte) int {
+	for i, b := range p {
+		if b != fill {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fsprobe
+
+import (
+	"bytes"
+	"hash/crc32"
+)
+
+// The superblock of ext2, ext3 and ext4: kernel, fs/ext4/ext4.h, struct
+// ext4_super_block; all little endian. It lies at byte 1024 whatever the
+// block size.
+const (
+	extOffset = 1024
+	extSize   = 1024
+
+	extInodes         = 0x00
+	extBlocksLo       = 0x04
+	extFirstDataBlock = 0x14
+	extLogBlockSize   = 0x18 // block size is 1024 << this
+	extBlocksPerGroup = 0x20
+	extInodesPerGroup = 0x28
+	extMountCount     = 0x34
+	extMaxMountCount  = 0x36
+	extMagicOffset    = 0x38
+	extState          = 0x3a
+	extRevision       = 0x4c
+	extInodeSize      = 0x58
+	extGroupNumber    = 0x5a
+	extCompat         = 0x5c
+	extIncompat       = 0x60
+	extROCompat       = 0x64
+	extUUID           = 0x68
+	extLabel          = 0x78
+	extDescSize       = 0xfe
+	extBlocksHi       = 0x150
+	extChecksumType   = 0x175
+	extBackupGroups   = 0x24c
+	extChecksum       = 0x3fc
+
+	extMagic = 0xef53
+
+	extStateValid = 0x1
+	extStateError = 0x2
+
+	compatHasJournal   = 0x4
+	compatSparseSuper2 = 0x200
+
+	incompatFileType   = 0x2
+	incompatRecover    = 0x4
+	incompatJournalDev = 0x8
+	incompatMetaBG     = 0x10
+	incompat64Bit      = 0x80
+
+	roCompatSparseSuper  = 0x1
+	roCompatLargeFile    = 0x2
+	roCompatBTreeDir     = 0x4
+	roCompatBigAlloc     = 0x200 // groups of clusters, not blocks
+	roCompatMetadataCsum = 0x400
+
+	extCRC32C = 1
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// extSuper is the part of the superblock that matters here.
+type extSuper struct {
+	raw                        []byte
+	blocks, inodes             uint64
+	first                      uint64 // the block that group 0 starts in
+	blockSize                  uint64
+	perGroup, inodesPerGroup   uint64
+	compat, incompat, roCompat uint32
+}
+
+func parseExt(b []byte) extSuper {
+	s := extSuper{
+		raw:            b,
+		blocks:         uint64(le.Uint32(b[extBlocksLo:])),
+		inodes:         uint64(le.Uint32(b[extInodes:])),
+		first:          uint64(le.Uint32(b[extFirstDataBlock:])),
+		perGroup:       uint64(le.Uint32(b[extBlocksPerGroup:])),
+		inodesPerGroup: uint64(le.Uint32(b[extInodesPerGroup:])),
+		compat:         le.Uint32(b[extCompat:]),
+		incompat:       le.Uint32(b[extIncompat:]),
+		roCompat:       le.Uint32(b[extROCompat:]),
+	}
+	if log := le.Uint32(b[extLogBlockSize:]); log <= 6 {
+		s.blockSize = 1024 << log
+	}
+	if s.incompat&incompat64Bit != 0 {
+		s.blocks |= uint64(le.Uint32(b[extBlocksHi:])) << 32
+	}
+	return s
+}
+
+func readExt(src *source) (*Superblock, error) {
+	b, ok, err := src.at(extOffset, extSize)
+	if err != nil {
+		return nil, err
+	}
+	if !ok || le.Uint16(b[extMagicOffset:]) != extMagic {
+		return nil, ErrNone
+	}
+	s := parseExt(b)
+	fstype := s.fstype()
+	if s.incompat&incompatJournalDev != 0 {
+		return nil, ErrNone // a journal of its own device, no filesystem
+	}
+	sb := &Superblock{
+		Type:        fstype,
+		UUID:        formatUUID(b[extUUID:][:16]),
+		Label:       cString(b[extLabel:][:16]),
+		HasChecksum: s.roCompat&roCompatMetadataCsum != 0,
+		BlockSize:   int(s.blockSize),
+		Size:        int64(s.blocks * s.blockSize),
+		NeedsCheck:  s.needsCheck(),
+	}
+	if sb.HasChecksum {
+		if b[extChecksumType] != extCRC32C {
+			return nil, badf(fstype, "unknown checksum type %d", b[extChecksumType])
+		}
+		// The kernel's crc32c leaves out the final inversion.
+		want, got := ^crc32.Checksum(b[:extChecksum], castagnoli), le.Uint32(b[extChecksum:])
+		if want != got {
+			return nil, badf(fstype, "superblock checksum is %#08x, must be %#08x", got, want)
+		}
+		sb.Verified, sb.Proof = true, "superblock checksum"
+	}
+	if err := s.plausible(fstype, src.size); err != nil {
+		return nil, err
+	}
+	if sb.HasChecksum {
+		return sb, nil
+	}
+	if sb.Proof, err = s.confirm(src, fstype); err != nil {
+		return nil, err
+	}
+	sb.Verified = true
+	return sb, nil
+}
+
+// fstype tells the three apart as libblkid does: by features that the older
+// one cannot have.
+func (s extSuper) fstype() string {
+	const ext3Incompat = incompatFileType | incompatRecover | incompatMetaBG
+	const ext3ROCompat = roCompatSparseSuper | roCompatLargeFile | roCompatBTreeDir
+	switch {
+	case s.incompat&^ext3Incompat != 0 || s.roCompat&^ext3ROCompat != 0:
+		return Ext4
+	case s.compat&compatHasJournal != 0:
+		return Ext3
+	}
+	return Ext2
+}
+
+// needsCheck leaves out the time of the last check: boards without a battery
+// boot in 1970.
+func (s extSuper) needsCheck() bool {
+	state := le.Uint16(s.raw[extState:])
+	count, most := le.Uint16(s.raw[extMountCount:]), int16(le.Uint16(s.raw[extMaxMountCount:]))
+	journal := s.compat&compatHasJournal != 0
+	return state&extStateError != 0 ||
+		(!journal && state&extStateValid == 0) ||
+		(most > 0 && count >= uint16(most))
+}
+
+// plausible checks the geometry.
+func (s extSuper) plausible(fstype string, size int64) error {
+	switch {
+	case s.blockSize == 0:
+		return badf(fstype, "block size is out of range")
+	case le.Uint32(s.raw[extRevision:]) > 1:
+		return badf(fstype, "unknown revision %d", le.Uint32(s.raw[extRevision:]))
+	case s.first > 1 || s.first == 1 && s.blockSize != 1024:
+		return badf(fstype, "first data block is %d", s.first)
+	case s.perGroup == 0 || s.perGroup%8 != 0 ||
+		s.perGroup > 8*s.blockSize && s.roCompat&roCompatBigAlloc == 0:
+		return badf(fstype, "%d blocks in a group", s.perGroup)
+	case s.inodesPerGroup == 0 || s.inodesPerGroup > 8*s.blockSize:
+		return badf(fstype, "%d inodes in a group", s.inodesPerGroup)
+	case s.blocks <= s.first || s.blocks > uint64(size)/s.blockSize:
+		return badf(fstype, "%d blocks of %d bytes on a device of %d bytes", s.blocks, s.blockSize, size)
+	case s.inodes != s.groups()*s.inodesPerGroup:
+		return badf(fstype, "%d inodes in %d groups of %d", s.inodes, s.groups(), s.inodesPerGroup)
+	}
+	return nil
+}
+
+func (s extSuper) groups() uint64 {
+	return (s.blocks - s.first + s.perGroup - 1) / s.perGroup
+}
+
+// confirm compares a superblock without a checksum with its first backup, or,
+// in a filesystem too small to have one, with the tables it points to.
+func (s extSuper) confirm(src *source, fstype string) (proof string, err error) {
+	group := uint64(1)
+	if s.compat&compatSparseSuper2 != 0 {
+		group = uint64(le.Uint32(s.raw[extBackupGroups:]))
+	}
+	if group == 0 || group >= s.groups() {
+		return "group descriptor and root directory", s.confirmRoot(src, fstype)
+	}
+	off := int64((s.first + group*s.perGroup) * s.blockSize)
+	b, ok, err := src.at(off, extSize)
+	if err != nil {
+		return "", err
+	}
+	if !ok || le.Uint16(b[extMagicOffset:]) != extMagic {
+		return "", badf(fstype, "no backup superblock at byte %d", off)
+	}
+	c := parseExt(b)
+	same := bytes.Equal(c.raw[extUUID:][:16], s.raw[extUUID:][:16]) &&
+		c.blocks == s.blocks && c.blockSize == s.blockSize && c.first == s.first &&
+		c.perGroup == s.perGroup && c.inodesPerGroup == s.inodesPerGroup &&
+		uint64(le.Uint16(b[extGroupNumber:])) == group&0xffff &&
+		(c.incompat^s.incompat)&^incompatRecover == 0
+	if !same {
+		return "", badf(fstype, "backup superblock at byte %d describes another filesystem", off)
+	}
+	return "backup superblock", nil
+}
+
+// The group descriptor and the inode, from the same header.
+const (
+	extDescMin    = 32
+	extDescBitmap = 0x0 // then the inode bitmap and the inode table, 4 bytes each
+	extInodeMin   = 128
+	extInodeMode  = 0x0
+	extInodeLinks = 0x1a
+	extRootInode  = 2
+	modeDirectory = 0x4000
+	modeTypeMask  = 0xf000
+)
+
+func (s extSuper) confirmRoot(src *source, fstype string) error {
+	b, ok, err := src.at(int64((s.first+1)*s.blockSize), extDescMin)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return badf(fstype, "no group descriptor")
+	}
+	blockBitmap, inodeBitmap, table := uint64(le.Uint32(b[0:])), uint64(le.Uint32(b[4:])), uint64(le.Uint32(b[8:]))
+	for _, at := range []uint64{blockBitmap, inodeBitmap, table} {
+		if at <= s.first || at >= s.blocks {
+			return badf(fstype, "group descriptor points to block %d of %d", at, s.blocks)
+		}
+	}
+	if blockBitmap == inodeBitmap || blockBitmap == table || inodeBitmap == table {
+		return badf(fstype, "group descriptor points twice to one block")
+	}
+	inodeSize := uint64(extInodeMin)
+	if le.Uint32(s.raw[extRevision:]) > 0 {
+		inodeSize = uint64(le.Uint16(s.raw[extInodeSize:]))
+	}
+	if !power2(inodeSize, extInodeMin, s.blockSize) {
+		return badf(fstype, "inodes of %d bytes", inodeSize)
+	}
+	i, ok, err := src.at(int64(table*s.blockSize+(extRootInode-1)*inodeSize), extInodeMin)
+	if err != nil {
+		return err
+	}
+	if !ok || le.Uint16(i[extInodeMode:])&modeTypeMask != modeDirectory || le.Uint16(i[extInodeLinks:]) < 2 {
+		return badf(fstype, "root inode is not a directory")
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fsprobe reads filesystem superblocks: which filesystem, which UUID
+// and label, and whether the superblock proves itself.
+//
+// It is what tells the right key from a wrong one: decrypted with a wrong key,
+// or with a wrong IV mode or sector size, no superblock passes. It is no
+// judgement of the filesystem's health, and what it returns comes from the
+// disk: labels are to be printed quoted.
+package fsprobe
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"imxcrypt/internal/fault"
+)
+
+// The types that Read knows, as mount(8) and mkfs call them.
+const (
+	Ext2  = "ext2"
+	Ext3  = "ext3"
+	Ext4  = "ext4"
+	XFS   = "xfs"
+	Btrfs = "btrfs"
+	F2FS  = "f2fs"
+	VFAT  = "vfat"
+)
+
+// Superblock is what a filesystem says of itself.
+type Superblock struct {
+	Type string
+	// UUID as blkid prints it: lower case with dashes, for vfat the volume
+	// serial as "1A2B-3C4D". Empty if there is none.
+	UUID  string
+	Label string
+	// Verified: the superblock proved itself, by its checksum or, where the
+	// filesystem has none, by agreeing with a second structure that lies
+	// elsewhere on the device. Unverified, it merely looks plausible.
+	Verified bool
+	// HasChecksum tells whether the superblock has a checksum. With
+	// HasChecksum and without Verified, its algorithm is not known here.
+	HasChecksum bool
+	// Proof names what was compared, or why nothing could be: for messages.
+	Proof string
+	// BlockSize is the filesystem's block (cluster, for vfat) in bytes.
+	BlockSize int
+	// Size of the filesystem in bytes.
+	Size int64
+	// NeedsCheck: the filesystem asks for its checker before it is mounted:
+	// errors were recorded, the mount count is reached, or it has no
+	// journal and was not unmounted. A journal that only waits to be
+	// replayed does not count, mounting does that.
+	NeedsCheck bool
+}
+
+// ErrNone says that no filesystem known here is to be seen.
+var ErrNone = errors.New("no known filesystem")
+
+// ChecksumError is a superblock that was recognised and does not prove itself.
+type ChecksumError struct {
+	Type   string
+	Reason string // "superblock checksum is 0x…, must be 0x…"
+}
+
+func (e *ChecksumError) Error() string { return e.Type + ": " + e.Reason }
+
+// FaultCode implements fault.Coder.
+func (e *ChecksumError) FaultCode() fault.Code { return fault.FilesystemWrong }
+
+func badf(fstype, format string, a ...any) error {
+	return &ChecksumError{Type: fstype, Reason: fmt.Sprintf(format, a...)}
+}
+
+// prober reads one family of filesystems. It returns ErrNone when its magic
+// number is not there.
+type prober struct {
+	types []string
+	read  func(*source) (*Superblock, error)
+}
+
+// probers are in the order of how far inside the volume their mark lies, the
+// strictest of a place first: vfat's is the weakest and comes last.
+var probers = [...]prober{
+	{[]string{Ext2, Ext3, Ext4}, readExt},
+	{[]string{F2FS}, readF2FS},
+	{[]string{XFS}, readXFS},
+	{[]string{Btrfs}, readBtrfs},
+	{[]string{VFAT}, readVFAT},
+}
+
+// Known tells whether Read can recognise a filesystem type.
+func Known(fstype string) bool {
+	for _, p := range probers {
+		for _, t := range p.types {
+			if t == fstype {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Read finds the filesystem on a device of size bytes. The error is ErrNone,
+// a *ChecksumError (recognised, but does not prove itself), or what reading
+// returned; it can be wrapped.
+//
+// A damaged superblock of one filesystem does not hide a sound one of another:
+// an old one may have been left in a place that the new one does not use.
+func Read(r io.ReaderAt, size int64) (*Superblock, error) {
+	s := newSource(r, size)
+	first := ErrNone
+	for _, p := range probers {
+		sb, err := p.read(s)
+		switch {
+		case err == nil:
+			return sb, nil
+		case errors.Is(err, ErrNone):
+		case errors.As(err, new(*ChecksumError)):
+			if errors.Is(first, ErrNone) {
+				first = err
+			}
+		default:
+			return nil, err
+		}
+	}
+	return nil, first
+}
+
+// ReadType is Read for who knows what must be there: it looks for that one
+// type alone (ext2, ext3 and ext4 being one family, the Superblock tells which)
+// and, for a filesystem that checksums its superblock, reads a single aligned
+// block of 4096 bytes. An unknown type is ErrNone.
+func ReadType(r io.ReaderAt, size int64, fstype string) (*Superblock, error) {
+	for _, p := range probers {
+		for _, t := range p.types {
+			if t == fstype {
+				return p.read(newSource(r, size))
+			}
+		}
+	}
+	return nil, ErrNone
+}
