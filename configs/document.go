@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// position is a place in the file, counted from 1; zero where unknown.
+type position struct {
+	line, column int
+	null         bool // the value that stands there is null
+}
+
+func positionOf(n *yaml.Node) position {
+	return position{line: n.Line, column: n.Column, null: isNull(n)}
+}
+
+// parseYAML turns the bytes into the tree of the one document in them, or
+// reports why it cannot. JSON is read too, being YAML. TOML is not: a second
+// grammar would need a second set of strict rules.
+func parseYAML(file string, data []byte, r *report) *yaml.Node {
+	switch ext := strings.ToLower(filepath.Ext(file)); ext {
+	case ".toml", ".ini", ".env", ".properties":
+		r.add(position{}, "", "the configuration is YAML, not "+strings.ToUpper(ext[1:]),
+			"write it as YAML or JSON, and name it .yaml")
+		return nil
+	}
+	if !readable(data, r) {
+		return nil
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var document yaml.Node
+	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
+		r.add(position{}, "", "the file is empty", "give at least one volume with name and device")
+		return nil
+	} else if err != nil {
+		syntax(data, err, r)
+		return nil
+	}
+	var second yaml.Node
+	if err := decoder.Decode(&second); err == nil {
+		r.add(positionOf(&second), "", "a second document begins here", "keep one, without --- between")
+		return nil
+	} else if !errors.Is(err, io.EOF) {
+		syntax(data, err, r)
+		return nil
+	}
+	return document.Content[0]
+}
+
+// readable reports bytes that are no text. The YAML reader would take some of
+// them (UTF-16, a byte order mark) and give others a message without a place.
+func readable(data []byte, r *report) bool {
+	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
+		r.add(position{line: 1, column: 1}, "", "the file begins with a byte order mark", "save it as UTF-8 without BOM")
+		return false
+	}
+	for i := 0; i < len(data); {
+		c, size := utf8.DecodeRune(data[i:])
+		control := c < ' ' && c != '\n' && c != '\r' && c != '\t' || c == 0x7f
+		if control || c == utf8.RuneError && size == 1 {
+			reason := "byte " + hexByte(data[i]) + " is no UTF-8 text"
+			if control {
+				reason = "control character " + hexByte(data[i])
+			}
+			r.add(positionAt(data, i), "", reason, "save the file as plain UTF-8 text")
+			return false
+		}
+		i += size
+	}
+	return true
+}
+
+func hexByte(b byte) string {
+	const digits = "0123456789abcdef"
+	return "0x" + string([]byte{digits[b>>4], digits[b&15]})
+}
+
+func positionAt(data []byte, offset int) position {
+	start := bytes.LastIndexByte(data[:offset], '\n') + 1
+	return position{
+		line:   1 + bytes.Count(data[:offset], []byte("\n")),
+		column: 1 + utf8.RuneCount(data[start:offset]),
+	}
+}
+
+// syntax reports what the YAML parser said. It tells at most the line, and the
+// commonest of its messages is about a tab that nobody can see.
+func syntax(data []byte, err error, r *report) {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	var at position
+	if rest, ok := strings.CutPrefix(text, "line "); ok {
+		number, after, _ := strings.Cut(rest, ": ")
+		if n, err := strconv.Atoi(number); err == nil {
+			at.line, text = n, after
+		}
+	}
+	if name, ok := strings.CutPrefix(text, "unknown anchor "); ok {
+		name, _, _ = strings.Cut(name, " ")
+		r.add(at, "", "aliases (*"+strings.Trim(name, "'")+") are not supported", "write the value out")
+		return
+	}
+	if at.line == 0 && !strings.Contains(text, "max depth") {
+		at.line = 1 // the parser leaves the first line out
+	}
+	if tab := tabNear(data, at.line); strings.Contains(text, "cannot start any token") && tab.line > 0 {
+		r.add(tab, "", "a tab is used for indentation", "use spaces")
+		return
+	}
+	r.add(at, "", "not YAML: "+text,
+		"look at this line and those next to it: indentation by spaces, a space after each colon, closed quotes and brackets")
+}
+
+// tabNear finds the first line at or after the one before the given that is
+// indented with a tab.
+func tabNear(data []byte, line int) position {
+	lines := bytes.SplitAfterN(data, []byte("\n"), line+2)
+	for i := max(0, line-2); i < len(lines) && i <= line; i++ {
+		blank := lines[i][:len(lines[i])-len(bytes.TrimLeft(lines[i], " \t"))]
+		if tab := bytes.IndexByte(blank, '\t'); tab >= 0 {
+			return position{line: i + 1, column: tab + 1}
+		}
+	}
+	return position{}
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import "time"
+
+// DefaultPath is where the configuration is looked for when neither --config
+// nor IMXCRYPT_CONFIG names another file.
+const DefaultPath = "/etc/imxcrypt/imxcrypt.yaml"
+
+// Source names where a volume's key comes from.
+type Source string
+
+const (
+	// SourceCAAM keeps the key in the chip's CAAM as a black key.
+	SourceCAAM Source = "caam"
+	// SourceDev keeps the key in a plain file: no protection, for trying out.
+	SourceDev Source = "dev"
+	// SourceTrusted is mainline's trusted keys; refused by this version.
+	SourceTrusted Source = "trusted"
+)
+
+// Wrap names the encryption of a black key. Its values are those of the CAAM
+// driver's own interface.
+type Wrap string
+
+const (
+	// WrapCCM is authenticated: a black key of another power cycle makes every
+	// request fail.
+	WrapCCM Wrap = "ccm"
+	// WrapECB is not: with a black key of another power cycle data is silently
+	// read and written as noise.
+	WrapECB Wrap = "ecb"
+)
+
+// Engine names the way to the CAAM.
+type Engine string
+
+const (
+	// EngineIoctl talks to the driver itself.
+	EngineIoctl Engine = "ioctl"
+	// EngineProgram runs NXP's caam-keygen.
+	EngineProgram Engine = "caam-keygen"
+)
+
+// HeaderOnDevice is the value of [Volume.Header] that places the header at the
+// start of the volume's own device.
+const HeaderOnDevice = "device"
+
+// FilesystemNone is the [Filesystem.Type] of a volume without a filesystem.
+const FilesystemNone = "none"
+
+// Config is a configuration with every default filled in.
+//
+// The tags name the fields as they are written in the file. An int is a plain
+// number there, an int64 a size with its unit, and a section with the option
+// `short` may be written as that one field's value alone.
+type Config struct {
+	// Directory for what imxcrypt keeps outside volume headers, such as the keys
+	// of volumes with source dev. An absolute path; it may be read-only at boot.
+	// Default: /var/lib/imxcrypt.
+	StateDir string `mapstructure:"state_dir"`
+	// Text put before a volume's name to make its mapping's:
+	// /dev/mapper/PREFIXNAME. At most 32 of the characters A-Z, a-z, 0-9, '.',
+	// '_' and '-', starting with a letter or digit. It is part of the mapping's
+	// device-mapper UUID: change it only while the volumes are locked. Default: empty.
+	MappingPrefix string `mapstructure:"mapping_prefix"`
+	// Allows volumes with source dev, whose keys are not protected by anything.
+	// Without it they are refused unless the command line has --allow-insecure.
+	// Default: false.
+	AllowInsecure bool `mapstructure:"allow_insecure"`
+	// How the chip's CAAM is reached.
+	CAAM CAAM `mapstructure:"caam"`
+	// The volumes. Obligatory; `[]` says that there are none.
+	Volumes []Volume `mapstructure:"volumes"`
+
+	file string
+}
+
+// CAAM says how to reach the chip's key hardware. It has no meaning for
+// volumes with another source.
+type CAAM struct {
+	// ioctl: talk to the driver. caam-keygen: run NXP's program of that name, for
+	// BSPs whose driver has another interface. Default: ioctl.
+	Engine Engine `mapstructure:"engine"`
+	// The driver's device node. Default: /dev/caam-keygen.
+	Device string `mapstructure:"device"`
+	// The program of the engine caam-keygen: an absolute path. Default:
+	// /usr/bin/caam-keygen.
+	Program string `mapstructure:"program"`
+	// The directory that the program was built to write to (CAAM_KEYGEN_LOCATION,
+	// or KEYBLOB_LOCATION in older BSPs): an absolute path. Nothing is left there:
+	// the program sees a directory of its own in its place. Default: /data/caam.
+	Location string `mapstructure:"location"`
+}
+
+// Volume is one encrypted block device.
+type Volume struct {
+	// The volume's name, and its header's label. Obligatory. At most 47 of the
+	// characters A-Z, a-z, 0-9, '.', '_' and '-', starting with a letter or digit.
+	Name string `mapstructure:"name"`
+	// The block device that holds the data. Obligatory. An absolute path, or
+	// PARTLABEL=, PARTUUID=, LABEL= or UUID= with a value; found without udev too.
+	// More than one device that fits is an error.
+	Device string `mapstructure:"device"`
+	// Where the key comes from. caam: the chip's CAAM. dev: a plain file under
+	// state_dir, for trying out (allow_insecure). Default: caam.
+	Source Source `mapstructure:"source"`
+	// How the black key is encrypted: ccm fails when the key is not right, ecb
+	// silently reads and writes noise. Only with source caam. Default: ccm.
+	Wrap Wrap `mapstructure:"wrap"`
+	// The plain key's length in bytes. caam: 16, 24 or 32. dev: 32 or 64 (XTS uses
+	// two keys). Default: 32 for caam, 64 for dev.
+	KeySize int `mapstructure:"key_size"`
+	// The cipher in dm-crypt's notation. caam: capi:tk(cbc(aes))-plain64, or with
+	// -plain (same bytes below 2 TiB, for volumes that exist already) or -eboiv
+	// (IVs that cannot be predicted, one more job for the hardware per sector;
+	// only with sector_size 4096). dev: aes-xts-plain64. Default: the first named.
+	Cipher string `mapstructure:"cipher"`
+	// Bytes that are encrypted at a time: 512, 1024, 2048 or 4096. Each sector is a
+	// request to the hardware, so 4096 is fastest. It is fixed when the volume is
+	// provisioned. Default: 4096.
+	SectorSize int `mapstructure:"sector_size"`
+	// device: the header is at the start of the device. Otherwise the absolute
+	// path of a file for it (detached), and the data starts at the device's first
+	// byte. Default: device.
+	Header string `mapstructure:"header"`
+	// Room for the header, in multiples of 4KiB, from 64KiB to 16MiB. Used when the
+	// volume is provisioned. Default: 1MiB.
+	HeaderSize int64 `mapstructure:"header_size"`
+	// Free room between header and data, by which a rotation moves the data, in
+	// multiples of 4KiB, up to 1GiB. On devices over 64MiB it is at least their
+	// preferred erase size. 0MiB leaves none: rotation is then slower. Used when the
+	// volume is provisioned. Default: 1MiB, or 0MiB with a detached header (no
+	// other value is possible there).
+	Gap int64 `mapstructure:"gap"`
+	// Passes discards (TRIM) to the device. Good for flash; shows which sectors
+	// are unused. Default: false.
+	AllowDiscards bool `mapstructure:"allow_discards"`
+	// dm-crypt's optional flags by their names: same_cpu_crypt,
+	// submit_from_crypt_cpus, no_read_workqueue, no_write_workqueue, high_priority.
+	// Measure before using any. Default: none.
+	CryptFlags []string `mapstructure:"crypt_flags"`
+	// Allows provisioning while the chip is open: its master key is then the same
+	// on all chips, and closing the chip makes the volume unreadable for ever.
+	// Default: false.
+	AllowOpenState bool `mapstructure:"allow_open_state"`
+	// Pins the header's UUID: a header with another one is refused, and
+	// provisioning gives the volume this one. Default: empty, any.
+	UUID string `mapstructure:"uuid"`
+	// The filesystem that provisioning makes and opening expects. Its type alone
+	// may be given: `filesystem: xfs`.
+	Filesystem Filesystem `mapstructure:"filesystem,short=type"`
+	// Where the filesystem is mounted. Its path alone may be given: `mount: /data`.
+	// Default: null, not mounted by imxcrypt.
+	Mount Mount `mapstructure:"mount,short=path,null"`
+	// Whether the system cannot do without the volume: if it cannot be opened, boot
+	// fails. Default: true.
+	Required bool `mapstructure:"required"`
+	// How long to wait for the device (and for a header's file) to appear: a number with ms,
+	// s, m or h, up to 1h. 0s does not wait. Default: 10s.
+	Timeout time.Duration `mapstructure:"timeout"`
+}
+
+// Filesystem says what lies in a volume.
+type Filesystem struct {
+	// ext4, f2fs, xfs, btrfs, vfat, or none: the volume is used as a block device.
+	// Default: ext4.
+	Type string `mapstructure:"type"`
+	// The filesystem's label, given by mkfs: at most 16 bytes for ext4, 12 for xfs,
+	// 11 for vfat, 255 for btrfs and f2fs. Default: the volume's name, cut to fit.
+	Label string `mapstructure:"label"`
+	// Options handed to mkfs, each word an item of its own. Options by which the
+	// filesystem would leave the volume, or that imxcrypt sets itself, are refused.
+	// Default: none.
+	Options []string `mapstructure:"options"`
+}
+
+// Mount says where a volume's filesystem is seen. A volume that is not mounted
+// has an empty Path.
+type Mount struct {
+	// The mount point: an absolute path, which must exist. Obligatory where there
+	// is a section mount.
+	Path string `mapstructure:"path"`
+	// Mount options, each an item of its own, as for mount -o. What only fstab
+	// knows (nofail, noauto, x-systemd…) is refused. Default: none.
+	Options []string `mapstructure:"options"`
+}
+
+// Detached tells whether the volume's header lies in a file of its own.
+func (v *Volume) Detached() bool { return v.Header != HeaderOnDevice }
+
+// File is the path the configuration was loaded from, as it was given.
+func (c *Config) File() string { return c.file }
+
+// MappingName is the name of the volume's mapping under /dev/mapper.
+func (c *Config) MappingName(volume string) string { return c.MappingPrefix + volume }
+
+// Volume returns the volume of that name. The error is an
+// [*UnknownVolumeError], with a name that is near if there is one.
+func (c *Config) Volume(name string) (Volume, error) {
+	names := make([]string, len(c.Volumes))
+	for i, v := range c.Volumes {
+		if v.Name == name {
+			return v, nil
+		}
+		names[i] = v.Name
+	}
+	return Volume{}, &UnknownVolumeError{Name: name, Near: nearest(name, names), File: c.file}
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf16"
+)
+
+// maxPartLabel is the length of a GPT partition's name, in UTF-16 units.
+const maxPartLabel = 36
+
+// device judges the form in which a volume's device is named.
+func (v *validator) device(spec, field string) {
+	const remedy = "write a path as in /dev/mmcblk2p3, or PARTLABEL=, PARTUUID=, LABEL= or UUID= with a value"
+	if !v.has(field) {
+		v.problem(field, "is missing", remedy)
+		return
+	}
+	tag, value, tagged := strings.Cut(spec, "=")
+	if strings.HasPrefix(spec, "/") || !tagged {
+		if spec != "" && !strings.HasPrefix(spec, "/") {
+			v.problem(field, quote(spec)+" is neither a path nor a label", remedy)
+			return
+		}
+		if v.absolute(field, spec) && (spec == "/" || spec == "/dev") {
+			v.problem(field, spec+" is a directory", remedy)
+		}
+		return
+	}
+	tags := []string{"PARTLABEL", "PARTUUID", "LABEL", "UUID"}
+	reason := ""
+	switch tag {
+	case "PARTLABEL":
+		if len(utf16.Encode([]rune(value))) > maxPartLabel {
+			reason = "has more than the 36 characters of a partition's name"
+		}
+	case "LABEL":
+		if len(value) > 255 {
+			reason = "is longer than any filesystem's label"
+		}
+	case "PARTUUID":
+		if !isPartUUID(value) {
+			reason = "is neither a GPT partition's UUID nor an MBR one's, as in 1234abcd-03"
+		}
+	case "UUID":
+		if strings.Trim(value, "0123456789abcdefABCDEF-") != "" {
+			reason = "is no UUID"
+		}
+	default:
+		remedy := "write " + oneOf(tags) + ", with = behind it"
+		if near := nearest(tag, tags); near != "" {
+			remedy = "did you mean " + near + "=?"
+		}
+		v.problem(field, quote(spec)+" begins with an unknown word", remedy)
+		return
+	}
+	switch {
+	case value == "":
+		v.problem(field, tag+"= lacks its value", remedy)
+	case strings.Trim(value, `"'`) != value:
+		v.problem(field, "there are quotes inside "+quote(spec), "write "+tag+"="+strings.Trim(value, `"'`))
+	case strings.ContainsFunc(value, unicode.IsControl):
+		v.problem(field, quote(spec)+" holds a control character", remedy)
+	case reason != "":
+		v.problem(field, quote(spec)+" "+reason, remedy)
+	}
+}
+
+// isPartUUID takes the UUID of a GPT partition, or the disk's identifier and
+// the partition's number of an MBR one.
+func isPartUUID(s string) bool {
+	if isUUID(strings.ToLower(s)) {
+		return true
+	}
+	return len(s) == 11 && s[8] == '-' && strings.Trim(s[:8]+s[9:], "0123456789abcdefABCDEF") == ""
+}
+
+// isUUID takes the form that headers hold: 36 characters, small letters.
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		switch i {
+		case 8, 13, 18, 23:
+			if s[i] != '-' {
+				return false
+			}
+		default:
+			if !strings.Contains("0123456789abcdef", s[i:i+1]) {
+				return false
+			}
+		}
+	}
+	return s != "00000000-0000-0000-0000-000000000000"
+}
+
+func uuidRemedy(s string) string {
+	if low := strings.ToLower(s); isUUID(low) {
+		return "write " + low
+	}
+	return "write it as imxcrypt status prints it, or leave it out"
+}
+
+// sameDevice is a form of the spec that is equal for two that certainly mean
+// the same device.
+func sameDevice(spec string) string {
+	if strings.HasPrefix(spec, "UUID=") || strings.HasPrefix(spec, "PARTUUID=") {
+		return strings.ToLower(spec)
+	}
+	return spec
+}
