@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * tk(cbc(aes)) and tk(ecb(aes)): ciphers whose key is a tagged black key.
+ *
+ * setkey looks at the tag only. The key is unwrapped for each request with the
+ * JDKEK of that moment, as the hardware does: one of another power cycle is
+ * accepted, and then fails every request (CCM) or is silently another key (ECB).
+ *
+ * CRYPTO_ALG_ALLOCATES_MEMORY must stay clear: dm-crypt refuses such ciphers. So
+ * a request allocates nothing.
+ */
+#include <crypto/algapi.h>
+#include <crypto/internal/skcipher.h>
+#include <linux/module.h>
+#include "simcaam.h"
+
+struct tk_ctx {
+	struct ring *ring;
+	u32 type;
+	unsigned int red_len;
+	u8 black[BLACK_OBJ_MAX];
+};
+
+struct tk_request {
+	struct ring_stamp stamp;	/* must be first */
+	bool encrypt;
+};
+
+static int tk_setkey(struct crypto_skcipher *tfm, const u8 *key, unsigned int len)
+{
+	struct tk_ctx *ctx = crypto_skcipher_ctx(tfm);
+	struct tag tag;
+	u32 type, red_len, obj_len;
+
+	if (len < TAG_LEN) {
+		pr_err("unable to get tag object header configuration\n");
+		return -EINVAL;
+	}
+	memcpy(&tag, key, TAG_LEN);
+	if (le32_to_cpu(tag.magic) != TAG_MAGIC) {
+		pr_err("unable to get tag object header configuration\n");
+		return -EINVAL;
+	}
+	type = le32_to_cpu(tag.type);
+	if ((type & (TAG_BLACK | TAG_NOT_KEY)) != TAG_BLACK) {
+		pr_err("tagged key provided is not a black key\n");
+		return -EINVAL;
+	}
+	red_len = le32_to_cpu(tag.red_len);
+	obj_len = le32_to_cpu(tag.obj_len);
+	if (red_len != AES_KEYSIZE_128 && red_len != AES_KEYSIZE_192 &&
+	    red_len != AES_KEYSIZE_256)
+		return -EINVAL;
+	if (obj_len != black_obj_len(type, red_len) || len != TAG_LEN + obj_len)
+		return -EINVAL;
+	ctx->type = type;
+	ctx->red_len = red_len;
+	memcpy(ctx->black, key + TAG_LEN, obj_len);
+	return 0;
+}
+
+static int run_cbc(struct ring *ring, struct skcipher_request *req, bool encrypt,
+		   const u8 *red, unsigned int red_len)
+{
+	struct skcipher_request *sub = ring_cbc(ring);
+	int err;
+
+	err = crypto_skcipher_setkey(crypto_skcipher_reqtfm(sub), red, red_len);
+	if (err)
+		return err;
+	skcipher_request_set_callback(sub, 0, NULL, NULL);
+	skcipher_request_set_crypt(sub, req->src, req->dst, req->cryptlen, req->iv);
+	return encrypt ? crypto_skcipher_encrypt(sub) : crypto_skcipher_decrypt(sub);
+}
+
+/* By hand: Debian's ecb(aes) is a module that nobody else here needs. */
+static int run_ecb(struct skcipher_request *req, bool encrypt,
+		   const u8 *red, unsigned int red_len)
+{
+	struct crypto_aes_ctx key;
+	struct skcipher_walk walk;
+	int err;
+
+	err = aes_expandkey(&key, red, red_len);
+	if (!err)
+		err = skcipher_walk_virt(&walk, req, false);
+	while (!err && walk.nbytes) {
+		const u8 *src = walk.src.virt.addr;
+		u8 *dst = walk.dst.virt.addr;
+		unsigned int left = walk.nbytes;
+
+		for (; left >= AES_BLOCK_SIZE; left -= AES_BLOCK_SIZE) {
+			if (encrypt)
+				aes_encrypt(&key, dst, src);
+			else
+				aes_decrypt(&key, dst, src);
+			src += AES_BLOCK_SIZE;
+			dst += AES_BLOCK_SIZE;
+		}
+		err = skcipher_walk_done(&walk, left);
+	}
+	memzero_explicit(&key, sizeof(key));
+	return err;
+}
+
+/* One job, on the ring's thread. */
+int tk_job(struct ring *ring, struct crypto_async_request *base)
+{
+	struct skcipher_request *req = skcipher_request_cast(base);
+	struct crypto_skcipher *tfm = crypto_skcipher_reqtfm(req);
+	struct tk_request *rctx = skcipher_request_ctx(req);
+	struct tk_ctx *ctx = crypto_skcipher_ctx(tfm);
+	u8 red[AES_KEYSIZE_256] __aligned(16);
+	int err;
+
+	err = fault_request();
+	if (err)
+		return err;
+	err = chip_unwrap(ctx->type, ctx->black, red, ctx->red_len);
+	if (err)
+		return err;
+	if (crypto_skcipher_ivsize(tfm))
+		err = run_cbc(ring, req, rctx->encrypt, red, ctx->red_len);
+	else
+		err = run_ecb(req, rctx->encrypt, red, ctx->red_len);
+	memzero_explicit(red, sizeof(red));
+	return err;
+}
+
+static int tk_crypt(struct skcipher_request *req, bool encrypt)
+{
+	struct tk_ctx *ctx = crypto_skcipher_ctx(crypto_skcipher_reqtfm(req));
+	struct tk_request *rctx = skcipher_request_ctx(req);
+
+	if (!req->cryptlen)
+		return 0;
+	if (req->cryptlen % AES_BLOCK_SIZE)
+		return -EINVAL;
+	rctx->encrypt = encrypt;
+	return ring_enqueue(ctx->ring, &req->base);
+}
+
+static int tk_encrypt(struct skcipher_request *req)
+{
+	return tk_crypt(req, true);
+}
+
+static int tk_decrypt(struct skcipher_request *req)
+{
+	return tk_crypt(req, false);
+}
+
+static int tk_tfm_init(struct crypto_skcipher *tfm)
+{
+	struct tk_ctx *ctx = crypto_skcipher_ctx(tfm);
+
+	ctx->ring = ring_get();
+	if (IS_ERR(ctx->ring)) {
+		pr_err("Job Ring Device allocation for transform failed\n");
+		return PTR_ERR(ctx->ring);
+	}
+	crypto_skcipher_set_reqsize(tfm, sizeof(struct tk_request));
+	return 0;
+}
+
+static void tk_tfm_exit(struct crypto_skcipher *tfm)
+{
+	struct tk_ctx *ctx = crypto_skcipher_ctx(tfm);
+
+	ring_put(ctx->ring);
+	memzero_explicit(ctx->black, sizeof(ctx->black));
+}
+
+#define TK_ALG(mode, iv_bytes) {					\
+	.base.cra_name = "tk(" mode "(aes))",				\
+	.base.cra_driver_name = "tk-" mode "-aes-caam",			\
+	.base.cra_priority = 3000,					\
+	.base.cra_flags = CRYPTO_ALG_ASYNC | CRYPTO_ALG_KERN_DRIVER_ONLY,	\
+	.base.cra_blocksize = AES_BLOCK_SIZE,				\
+	.base.cra_ctxsize = sizeof(struct tk_ctx),			\
+	.base.cra_module = THIS_MODULE,					\
+	.init = tk_tfm_init,						\
+	.exit = tk_tfm_exit,						\
+	.setkey = tk_setkey,						\
+	.encrypt = tk_encrypt,						\
+	.decrypt = tk_decrypt,						\
+	.min_keysize = TAG_LEN + RED_MIN,				\
+	.max_keysize = BLACK_MAX,					\
+	.ivsize = iv_bytes,						\
+}
+
+static struct skcipher_alg tk_algs[] = {
+	TK_ALG("cbc", AES_BLOCK_SIZE),
+	TK_ALG("ecb", 0),
+};
+
+int tk_init(void)
+{
+	return crypto_register_skciphers(tk_algs, ARRAY_SIZE(tk_algs));
+}
+
+void tk_exit(void)
+{
+	crypto_unregister_skciphers(tk_algs, ARRAY_SIZE(tk_algs));
+}
