@@ -46,9 +46,12 @@ func OpenIoctl(path string) (*Ioctl, error) {
 	}
 	call := func(request uint, c *command) error {
 		var failed error
-		// Control holds the descriptor open while a Close waits.
-		err := raw.Control(func(fd uintptr) { failed = keygen(fd, request, c) })
-		return errors.Join(failed, err)
+		// Control holds the descriptor open while a Close waits, and fails
+		// only once it is closed.
+		if err := raw.Control(func(fd uintptr) { failed = keygen(fd, request, c) }); err != nil {
+			return os.ErrClosed
+		}
+		return failed
 	}
 	return &Ioctl{path: path, call: call, close: file.Close}, nil
 }
@@ -238,7 +241,7 @@ func (d *Ioctl) callError(op string, err error, text []byte) *Error {
 	e := &Error{Op: op, Path: d.path, Kind: Failed, Err: err, Text: kernelText(text)}
 	switch {
 	case errors.Is(err, os.ErrClosed):
-		e.Reason = "the device was closed"
+		e.Reason = "the device was closed before"
 	case errors.Is(err, unix.EBADMSG):
 		e.Kind = Rejected
 		e.Reason = "the hardware rejected the blob: made by another chip or in another security state, or damaged"
