@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package luks2
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+)
+
+// parseArea parses a whole JSON area. As cryptsetup demands: the text begins at
+// the first byte, a zero byte ends it, and nothing but zeros follows.
+func parseArea(area []byte) (*jsonValue, error) {
+	if len(area) == 0 || area[0] != '{' {
+		return nil, invalid(RuleJSONStart, `the JSON area does not begin with "{"`)
+	}
+	root, used, err := parseJSON(area)
+	if err != nil {
+		return nil, err
+	}
+	rest := area[used:]
+	if len(rest) == 0 {
+		return nil, invalid(RuleJSONTerminated, "no zero byte behind the text")
+	}
+	if i := len(rest) - len(bytes.TrimLeft(rest, "\x00")); i < len(rest) {
+		return nil, invalid(RuleJSONTrailing, "byte %#02x behind the text, at byte %d", rest[i], used+i)
+	}
+	return root, nil
+}
+
+// section is an object of the text together with its path, for messages.
+type section struct {
+	path string
+	v    *jsonValue
+	used map[string]bool
+}
+
+// newSection demands that v is an object.
+func newSection(path string, v *jsonValue) (*section, error) {
+	if v == nil {
+		return nil, invalid(RuleMember, "%s is missing", path)
+	}
+	if v.kind != jsonObject {
+		return nil, invalid(RuleMember, "%s is %s, not object", path, v.kind)
+	}
+	return &section{path: path, v: v, used: map[string]bool{}}, nil
+}
+
+// member is the member of that name and type; it counts as known from then on.
+func (s *section) member(name string, kind jsonKind) (*jsonValue, error) {
+	s.used[name] = true
+	v := s.v.get(name)
+	if v == nil {
+		return nil, invalid(RuleMember, "%s has no %q", s.path, name)
+	}
+	if v.kind != kind {
+		return nil, invalid(RuleMember, "%q of %s is %s, not %s", name, s.path, v.kind, kind)
+	}
+	return v, nil
+}
+
+func (s *section) has(name string) bool { return s.v.get(name) != nil }
+
+func (s *section) string(name string) (string, error) {
+	v, err := s.member(name, jsonString)
+	if err != nil {
+		return "", err
+	}
+	return v.text, nil
+}
+
+func (s *section) object(name string) (*section, error) {
+	v, err := s.member(name, jsonObject)
+	if err != nil {
+		return nil, err
+	}
+	return newSection(s.path+"."+name, v)
+}
+
+// strings is a list of strings; nil when empty.
+func (s *section) strings(name string) ([]string, error) {
+	v, err := s.member(name, jsonArray)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, item := range v.items {
+		if item.kind != jsonString {
+			return nil, invalid(RuleMember, "%q of %s holds %s, not string", name, s.path, item.kind)
+		}
+		list = append(list, item.text)
+	}
+	return list, nil
+}
+
+// uint32 is a JSON number without fraction and exponent.
+func (s *section) uint32(name string) (uint32, error) {
+	v, err := s.member(name, jsonNumber)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(v.text, 10, 32)
+	if err != nil {
+		return 0, invalid(RuleNumber, "%q of %s is %s, not a whole number of 32 bits", name, s.path, v.text)
+	}
+	return uint32(n), nil
+}
+
+// decimal is a number of 64 bits in a string, without sign or leading zeros.
+func (s *section) decimal(name string) (uint64, error) {
+	text, err := s.string(name)
+	if err != nil {
+		return 0, err
+	}
+	if !plainDecimal(text) {
+		return 0, invalid(RuleNumber, "%q of %s is %q, not a number", name, s.path, text)
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, invalid(RuleNumber, "%q of %s is %q, more than 64 bits", name, s.path, text)
+	}
+	return n, nil
+}
+
+// bytes is a decimal that counts bytes of a device: what int64 holds.
+func (s *section) bytes(name string) (int64, error) {
+	n, err := s.decimal(name)
+	if err != nil {
+		return 0, err
+	}
+	if n > math.MaxInt64 {
+		return 0, invalid(RuleNumber, "%q of %s is %d, beyond any device", name, s.path, n)
+	}
+	return int64(n), nil
+}
+
+// extra collects the members that nothing has asked for.
+func (s *section) extra() Members {
+	var m Members
+	for _, member := range s.v.members {
+		if s.used[member.name] {
+			continue
+		}
+		if m == nil {
+			m = Members{}
+		}
+		m[member.name] = appendValue(nil, member.value)
+	}
+	return m
+}
+
+// each calls fn for the numbered objects of a section.
+func (s *section) each(fn func(id string, s *section) error) error {
+	for _, m := range s.v.members {
+		if !plainDecimal(m.name) || len(m.name) > 9 {
+			return invalid(RuleIdentifier, "%s has %q, which is not a number in its plain form", s.path, m.name)
+		}
+		sub, err := newSection(s.path+"."+m.name, m.value)
+		if err != nil {
+			return err
+		}
+		if err := fn(m.name, sub); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func plainDecimal(s string) bool {
+	if s == "" || len(s) > 20 || (len(s) > 1 && s[0] == '0') {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// decodeMetadata turns an area's text into Metadata, and judges everything
+// that is told there. jsonArea is the area's size by the binary header.
+func decodeMetadata(area []byte, at place) (*Metadata, error) {
+	root, err := parseArea(area)
+	if err != nil {
+		return nil, err
+	}
+	top, err := newSection("the header", root)
+	if err != nil {
+		return nil, err
+	}
+	d := decoder{at: at, jsonArea: int64(len(area)), md: &Metadata{
+		Keyslots: map[string]Members{}, Tokens: map[string]Token{},
+		Segments: map[string]Segment{}, Digests: map[string]Digest{},
+	}}
+	for _, step := range []struct {
+		name   string
+		decode func(*section) error
+	}{
+		{"config", d.config},
+		{"keyslots", d.keyslots},
+		{"segments", d.segments},
+		{"tokens", d.tokens},
+		{"digests", d.digests},
+	} {
+		s, err := top.object(step.name)
+		if err != nil {
+			return nil, err
+		}
+		s.path = step.name
+		if err := step.decode(s); err != nil {
+			return nil, err
+		}
+	}
+	d.md.Extra = top.extra()
+	if err := d.validate(); err != nil {
+		return nil, err
+	}
+	return d.md, nil
+}
+
+// decoder carries what the sections need of each other.
+type decoder struct {
+	at       place
+	jsonArea int64
+	md       *Metadata
+	areas    []interval // of the keyslots
+}
+
+// headerArea is the size in bytes of both copies and the keyslots area.
+func (d *decoder) headerArea() int64 {
+	return 2*(d.jsonArea+binarySize) + d.md.Config.KeyslotsSize
+}
+
+func (d *decoder) config(s *section) error {
+	size, err := s.bytes("json_size")
+	if err != nil {
+		return err
+	}
+	if size != d.jsonArea {
+		return invalid(RuleJSONSize, "json_size is %d, the area has %d bytes", size, d.jsonArea)
+	}
+	c := &d.md.Config
+	if c.KeyslotsSize, err = s.bytes("keyslots_size"); err != nil {
+		return err
+	}
+	if err := checkKeyslotsSize(c.KeyslotsSize); err != nil {
+		return err
+	}
+	if s.has("flags") {
+		if c.Flags, err = s.strings("flags"); err != nil {
+			return err
+		}
+		if err := checkWords(RuleConfigFlags, "config.flags", c.Flags); err != nil {
+			return err
+		}
+	}
+	if s.has("requirements") {
+		r, err := s.object("requirements")
+		if err != nil {
+			return err
+		}
+		if r.has("mandatory") {
+			if c.Mandatory, err = r.strings("mandatory"); err != nil {
+				return err
+			}
+			if err := checkWords(RuleRequirements, "config.requirements.mandatory", c.Mandatory); err != nil {
+				return err
+			}
+		}
+		c.RequirementsExtra = r.extra()
+	}
+	c.Extra = s.extra()
+	return nil
+}
+
+func (d *decoder) tokens(s *section) error {
+	return s.each(func(id string, s *section) error {
+		var t Token
+		var err error
+		if t.Type, err = s.string("type"); err != nil {
+			return err
+		}
+		if t.Keyslots, err = d.references(s, "keyslots"); err != nil {
+			return err
+		}
+		// cryptsetup's own type; all others are whoever's made them.
+		if t.Type == "luks2-keyring" && (s.v.get("key_description") == nil || s.v.get("key_description").kind != jsonString) {
+			return invalid(RuleToken, `%s of type "luks2-keyring" has no "key_description"`, s.path)
+		}
+		t.Extra = s.extra()
+		d.md.Tokens[id] = t
+		return nil
+	})
+}
+
+func (d *decoder) digests(s *section) error {
+	return s.each(func(id string, s *section) error {
+		var g Digest
+		var err error
+		if g.Type, err = s.string("type"); err != nil {
+			return err
+		}
+		if g.Keyslots, err = d.references(s, "keyslots"); err != nil {
+			return err
+		}
+		if g.Segments, err = d.references(s, "segments"); err != nil {
+			return err
+		}
+		g.Extra = s.extra()
+		if g.Type == "pbkdf2" {
+			if err := checkPBKDF2Digest(s); err != nil {
+				return err
+			}
+		}
+		d.md.Digests[id] = g
+		return nil
+	})
+}
+
+// references is a list of names of keyslots or segments, each of which exists.
+func (d *decoder) references(s *section, name string) ([]string, error) {
+	list, err := s.strings(name)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool, len(list))
+	for _, id := range list {
+		exists := false
+		switch name {
+		case "keyslots":
+			_, exists = d.md.Keyslots[id]
+		case "segments":
+			_, exists = d.md.Segments[id]
+		}
+		if !exists {
+			return nil, invalid(RuleReference, "%s names %q in %q, which does not exist", s.path, id, name)
+		}
+		if seen[id] {
+			return nil, invalid(RuleReferenceTwice, "%s names %q twice in %q", s.path, id, name)
+		}
+		seen[id] = true
+	}
+	return list, nil
+}
+
+func (d *decoder) segments(s *section) error {
+	return s.each(func(id string, s *section) error {
+		g, err := decodeSegment(s)
+		if err != nil {
+			return err
+		}
+		d.md.Segments[id] = g
+		return nil
+	})
+}
+
+func decodeSegment(s *section) (Segment, error) {
+	var g Segment
+	var err error
+	if g.Type, err = s.string("type"); err != nil {
+		return g, err
+	}
+	if g.Offset, err = s.bytes("offset"); err != nil {
+		return g, err
+	}
+	size, err := s.string("size")
+	if err != nil {
+		return g, err
+	}
+	if size == "dynamic" {
+		g.Size = SizeDynamic
+	} else {
+		if g.Size, err = s.bytes("size"); err != nil {
+			return g, err
+		}
+		if g.Size == 0 {
+			return g, invalid(RuleSegmentBounds, "%s is empty", s.path)
+		}
+		if g.Offset > math.MaxInt64-g.Size {
+			return g, invalid(RuleSegmentBounds, "%s ends beyond any device", s.path)
+		}
+	}
+	if s.has("flags") {
+		if g.Flags, err = s.strings("flags"); err != nil {
+			return g, err
+		}
+	}
+	unit := int64(sectorSize)
+	if g.Type == SegmentCrypt {
+		if unit, err = decodeCrypt(s, &g); err != nil {
+			return g, err
+		}
+	}
+	if g.Offset%unit != 0 || (g.Size != SizeDynamic && g.Size%unit != 0) {
+		return g, invalid(RuleAlignment, "%s begins at %d with size %q: not whole sectors of %d bytes", s.path, g.Offset, size, unit)
+	}
+	g.Extra = s.extra()
+	return g, nil
+}
+
+// decodeCrypt decodes what only crypt segments have, and returns the unit in
+// bytes that the segment must be aligned to.
+func decodeCrypt(s *section, g *Segment) (int64, error) {
+	var err error
+	if g.IVTweak, err = s.decimal("iv_tweak"); err != nil {
+		return 0, err
+	}
+	if g.Encryption, err = s.string("encryption"); err != nil {
+		return 0, err
+	}
+	// The string becomes a word of a dm-crypt table.
+	if !isWord(g.Encryption) {
+		return 0, invalid(RuleSegmentEncryption, `"encryption" of %s is %q, not one word`, s.path, g.Encryption)
+	}
+	n, err := s.uint32("sector_size")
+	if err != nil {
+		return 0, err
+	}
+	switch n {
+	case 512, 1024, 2048, 4096:
+	default:
+		return 0, invalid(RuleSegmentSectorSize, `"sector_size" of %s is %d, not 512, 1024, 2048 or 4096`, s.path, n)
+	}
+	g.SectorSize = int(n)
+	if g.IVTweak%uint64(n/sectorSize) != 0 {
+		// dm-crypt refuses such a table.
+		return 0, invalid(RuleAlignment, `"iv_tweak" of %s is %d, not a whole sector of %d bytes`, s.path, g.IVTweak, n)
+	}
+	if s.has("integrity") {
+		v, err := newSection(s.path+".integrity", s.v.get("integrity"))
+		if err != nil {
+			return 0, err
+		}
+		for _, name := range []string{"type", "journal_encryption", "journal_integrity"} {
+			if _, err := v.string(name); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return int64(n), nil
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package luks2
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Metadata is the content of the JSON area. The keys of its maps are numbers in
+// decimal without leading zeros. Members that this package does not know are
+// kept in the Extra fields and written again.
+type Metadata struct {
+	// Keyslots are cryptsetup's: kept, judged, never made here.
+	Keyslots map[string]Members
+	Tokens   map[string]Token
+	Segments map[string]Segment
+	Digests  map[string]Digest
+	Config   Config
+	Extra    Members
+}
+
+// Token binds something outside the header, a key as a rule, to keyslots.
+type Token struct {
+	Type     string
+	Keyslots []string
+	Extra    Members
+}
+
+// Digest proves that a key is the right one for its segments.
+type Digest struct {
+	Type               string
+	Keyslots, Segments []string
+	Extra              Members
+}
+
+// Segment types and flags of the specification. Segments of other types are
+// kept and held to the rules that all types share.
+const (
+	SegmentCrypt  = "crypt"
+	SegmentLinear = "linear"
+
+	FlagInReencryption = "in-reencryption"
+	flagBackupPrefix   = "backup-"
+)
+
+// SizeDynamic as a segment's size: from its offset to the end of the device.
+const SizeDynamic int64 = -1
+
+// Segment is one run of the device.
+type Segment struct {
+	Type string
+	// Offset and Size are in bytes; Size may be SizeDynamic.
+	Offset, Size int64
+	// The following are for crypt segments.
+	IVTweak    uint64 // number of the first IV, in units of 512 bytes
+	Encryption string // in dm-crypt's notation
+	SectorSize int    // in bytes: 512, 1024, 2048 or 4096
+
+	Flags []string
+	Extra Members
+}
+
+// Backup tells whether the segment only remembers a state before or after a
+// re-encryption, and holds no data itself.
+func (s Segment) Backup() bool {
+	return slices.ContainsFunc(s.Flags, func(f string) bool { return strings.HasPrefix(f, flagBackupPrefix) })
+}
+
+// End is the first byte behind the segment, for one of dynamic size with the
+// given size of the device in bytes.
+func (s Segment) End(deviceSize int64) int64 {
+	if s.Size == SizeDynamic {
+		return deviceSize
+	}
+	return s.Offset + s.Size
+}
+
+// Config holds for the container as a whole.
+type Config struct {
+	// KeyslotsSize is the size in bytes of the area behind the two copies, a
+	// multiple of 4096, at most 128 MiB.
+	KeyslotsSize int64
+	Flags        []string
+	// Mandatory are the requirements that a reader must know; see
+	// [Header.Require].
+	Mandatory         []string
+	RequirementsExtra Members
+	Extra             Members
+}
+
+// SegmentIDs are the segments' names in the order of their numbers, which for
+// those that are no backups is the order on the device, as this package writes
+// them.
+func (m *Metadata) SegmentIDs() []string { return sortedIDs(m.Segments) }
+
+// TokensOfType are the names of the tokens of that type, in the order of their
+// numbers.
+func (m *Metadata) TokensOfType(typ string) []string {
+	return slices.DeleteFunc(sortedIDs(m.Tokens), func(id string) bool { return m.Tokens[id].Type != typ })
+}
+
+// DigestsOf are the names of the digests of a segment, in the order of their
+// numbers.
+func (m *Metadata) DigestsOf(segment string) []string {
+	return slices.DeleteFunc(sortedIDs(m.Digests), func(id string) bool {
+		return !slices.Contains(m.Digests[id].Segments, segment)
+	})
+}
+
+// sortedIDs sorts numbers in decimal: the shorter one is the smaller one.
+func sortedIDs[T any](m map[string]T) []string {
+	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
+		if len(a) != len(b) {
+			return len(a) - len(b)
+		}
+		return strings.Compare(a, b)
+	})
+}
+
+// Members are members of a JSON object, each with the JSON text of its value.
+type Members map[string]json.RawMessage
+
+// Decode fills the fields of the struct that v points to from the members that
+// their `json:"name"` tags name, exactly and with regard to case, which
+// encoding/json does not heed. Fields without a member are left alone, members
+// without a field ignored. The error names the member.
+func (m Members) Decode(v any) error {
+	rv := reflect.ValueOf(v)
+	if rv.Kind() != reflect.Pointer || rv.Elem().Kind() != reflect.Struct {
+		return fmt.Errorf("decode members into %T: want a pointer to a struct", v)
+	}
+	rv = rv.Elem()
+	for i := range rv.NumField() {
+		name := tagName(rv.Type().Field(i))
+		raw, ok := m[name]
+		if name == "" || !ok {
+			continue
+		}
+		if err := json.Unmarshal(raw, rv.Field(i).Addr().Interface()); err != nil {
+			return fmt.Errorf("member %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Set takes over the members of v, a struct or map that encoding/json can
+// write. Members that v does not have are kept.
+func (m *Members) Set(v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	parsed, _, err := parseJSON(text)
+	if err != nil {
+		return err
+	}
+	if parsed.kind != jsonObject {
+		return fmt.Errorf("set members from %T: want an object", v)
+	}
+	if *m == nil {
+		*m = Members{}
+	}
+	for _, member := range parsed.members {
+		(*m)[member.name] = appendValue(nil, member.value)
+	}
+	return nil
+}
+
+func tagName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	if name == "-" || !f.IsExported() {
+		return ""
+	}
+	return name
+}
+
+func (m Members) clone() Members {
+	if m == nil {
+		return nil
+	}
+	c := make(Members, len(m))
+	for n, raw := range m {
+		c[n] = slices.Clone(raw)
+	}
+	return c
+}
+
+// Clone is a deep copy.
+func (m *Metadata) Clone() Metadata {
+	c := Metadata{
+		Keyslots: make(map[string]Members, len(m.Keyslots)),
+		Tokens:   make(map[string]Token, len(m.Tokens)),
+		Segments: make(map[string]Segment, len(m.Segments)),
+		Digests:  make(map[string]Digest, len(m.Digests)),
+		Config:   m.Config,
+		Extra:    m.Extra.clone(),
+	}
+	for id, k := range m.Keyslots {
+		c.Keyslots[id] = k.clone()
+	}
+	for id, t := range m.Tokens {
+		t.Keyslots, t.Extra = slices.Clone(t.Keyslots), t.Extra.clone()
+		c.Tokens[id] = t
+	}
+	for id, s := range m.Segments {
+		s.Flags, s.Extra = slices.Clone(s.Flags), s.Extra.clone()
+		c.Segments[id] = s
+	}
+	for id, d := range m.Digests {
+		d.Keyslots, d.Segments, d.Extra = slices.Clone(d.Keyslots), slices.Clone(d.Segments), d.Extra.clone()
+		c.Digests[id] = d
+	}
+	c.Config.Flags, c.Config.Mandatory = slices.Clone(m.Config.Flags), slices.Clone(m.Config.Mandatory)
+	c.Config.Extra, c.Config.RequirementsExtra = m.Config.Extra.clone(), m.Config.RequirementsExtra.clone()
+	return c
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package luks2
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"unicode/utf8"
+)
+
+// maxForeignBytes is how many bytes of a damaged first binary header may differ
+// from what they should be for it to count as ours. Flipped bits and torn
+// writes stay far below (a torn write changes none: the meaningful bytes are
+// one sector), a filesystem's superblock far above.
+const maxForeignBytes = 64
+
+// overwritten tells whether something else lies where the first copy, which is
+// not usable, should be. A filesystem made over a container leaves the second
+// copy good for a while, and must not be destroyed by "mending" the first.
+func overwritten(r io.ReaderAt, s *scanned) (bool, error) {
+	if s.primary.State == CopyUnreadable {
+		return false, nil // there is nothing left to lose
+	}
+	d := &devReader{r: r, size: s.best.bin.size}
+	buf, err := d.fetch(0, d.size)
+	if err != nil {
+		return false, err
+	}
+	if isBlank(buf) {
+		return false, nil
+	}
+	want := encodeCopy(s.best.bin, nil, false)[:binarySize]
+	differing := 0
+	for i, c := range buf[:binarySize] {
+		switch {
+		case offSeqID <= i && i < offAlgorithm: // number and label may change
+		case offSalt <= i && i < offUUID:
+		case offSubsystem <= i && i < offOffset:
+		case offChecksum <= i && i < offChecksum+lenChecksum:
+		case c != want[i]:
+			differing++
+		}
+	}
+	return differing > maxForeignBytes, nil
+}
+
+// Unfinished tells whether what lies in the first bytes of a device is what an
+// interrupted [Header.Format] leaves on an empty one, and nothing else: no
+// first copy, and of the second one some sectors. size is the device's in
+// bytes; area is how many bytes from the start have been judged (the two
+// copies), so that the caller, who alone can say that the device holds nothing
+// else, knows where to go on.
+func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err error) {
+	d := &devReader{r: r, size: size}
+	first, err := d.fetch(0, min(size, headerSizes[0]))
+	if err != nil {
+		return 0, false, err
+	}
+	if !blankSectors(first) {
+		return 0, false, nil
+	}
+	for _, copySize := range headerSizes {
+		if 2*copySize > size {
+			return 0, false, nil
+		}
+		buf, err := d.fetch(copySize, copySize)
+		if err != nil {
+			return 0, false, err
+		}
+		if blankSectors(buf) {
+			continue // may be the first copy's place for the next size
+		}
+		return 2 * copySize, tornSecondary(buf), nil
+	}
+	return 0, false, nil
+}
+
+// tornSecondary tells whether each sector is either blank or what a second copy
+// has there.
+func tornSecondary(buf []byte) bool {
+	head := buf[:headerUsed]
+	if !isBlank(head) && (string(head[:6]) != magicSecondary ||
+		binary.BigEndian.Uint16(head[offVersion:]) != version ||
+		binary.BigEndian.Uint64(head[offSize:]) != uint64(len(buf)) ||
+		binary.BigEndian.Uint64(head[offOffset:]) != uint64(len(buf))) {
+		return false
+	}
+	if !blankSectors(buf[headerUsed:binarySize]) {
+		return false
+	}
+	for off := binarySize; off < len(buf); off += sectorSize {
+		sector := buf[off : off+sectorSize]
+		if isBlank(sector) {
+			continue
+		}
+		if off == binarySize && sector[0] != '{' {
+			return false
+		}
+		if !isText(bytes.TrimRight(sector, "\x00")) {
+			return false
+		}
+	}
+	return true
+}
+
+// isText: no control characters, and no bytes that UTF-8 never has. A sector's
+// border may cut a character.
+func isText(b []byte) bool {
+	for _, c := range b {
+		if c < 0x20 || c == 0x7f || c == 0xc0 || c == 0xc1 || c > 0xf4 {
+			return false
+		}
+	}
+	// At most three bytes at either end belong to characters cut in half.
+	for cut := 0; cut < utf8.UTFMax && cut < len(b); cut++ {
+		for end := 0; end < utf8.UTFMax && end < len(b)-cut; end++ {
+			if utf8.Valid(b[cut : len(b)-end]) {
+				return true
+			}
+		}
+	}
+	return len(b) == 0
+}
+
+// blankSectors tells whether each sector is as erased storage reads.
+func blankSectors(buf []byte) bool {
+	for len(buf) > 0 {
+		n := min(sectorSize, len(buf))
+		if !isBlank(buf[:n]) {
+			return false
+		}
+		buf = buf[n:]
+	}
+	return true
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package luks2
+
+// Rule names one demand of the format. The names are stable: they appear in
+// `header check` and in the documentation.
+type Rule string
+
+// Rules of the binary header that only damage breaks.
+const (
+	RuleMagic             Rule = "magic"
+	RuleHeaderSize        Rule = "header-size"   // one of nine
+	RuleHeaderOffset      Rule = "header-offset" // the copy says where it lies
+	RuleChecksumAlgorithm Rule = "checksum-algorithm"
+	RuleChecksum          Rule = "checksum"
+	RuleTruncated         Rule = "truncated" // the device ends within the copy
+)
+
+// Rules of the binary header's content.
+const (
+	RuleText       Rule = "text-field" // label, subsystem: terminated, zero behind
+	RuleUUID       Rule = "uuid"
+	RulePadding    Rule = "padding" // unused bytes of the binary header are zero
+	RuleSequence   Rule = "sequence-number"
+	RuleTwoVolumes Rule = "copies-of-two-volumes"
+	RuleDeviceSize Rule = "device-too-small" // header and keyslots area fit the device
+)
+
+// Rules of the JSON text.
+const (
+	RuleJSONStart      Rule = "json-start"      // begins with "{" at once
+	RuleJSONTerminated Rule = "json-terminated" // a zero byte follows
+	RuleJSONTrailing   Rule = "json-trailing"   // and nothing but zeros to the end
+	RuleJSONSyntax     Rule = "json-syntax"     // RFC 8259, UTF-8, no zero byte in a string
+	RuleJSONDuplicate  Rule = "json-duplicate"  // no member twice in an object
+	RuleJSONDepth      Rule = "json-depth"
+	RuleJSONCount      Rule = "json-count" // of values, of all kinds
+	RuleJSONSize       Rule = "json-size"  // the text fits its area, json_size tells the area's size
+)
+
+// Rules of the metadata.
+const (
+	RuleMember            Rule = "member"       // a member is missing or has another type
+	RuleNumber            Rule = "number"       // a number, or a number as a string, is out of range
+	RuleIdentifier        Rule = "identifier"   // object names are numbers: "0", "1" …
+	RuleReference         Rule = "reference"    // keyslot or segment named that does not exist
+	RuleReferenceTwice    Rule = "twice-named"  // the same one named twice in a list
+	RuleConfigSize        Rule = "config-size"  // keyslots_size
+	RuleConfigFlags       Rule = "config-flags" // lists of words
+	RuleRequirements      Rule = "requirements"
+	RuleArea              Rule = "area"         // type, or members its type demands
+	RuleAreaBounds        Rule = "area-bounds"  // inside the keyslots area, not empty
+	RuleAreaOverlap       Rule = "area-overlap" //
+	RuleAlignment         Rule = "alignment"    // offsets and sizes are whole sectors
+	RuleKeyslot           Rule = "keyslot"      // members its type demands
+	RuleDigest            Rule = "digest"       // members its type demands
+	RuleToken             Rule = "token"        // members its type demands
+	RuleSegments          Rule = "segments"     // at least one, numbered without gaps, backups last
+	RuleSegmentEncryption Rule = "encryption"   // a word
+	RuleSegmentSectorSize Rule = "sector-size"  // 512, 1024, 2048 or 4096
+	RuleSegmentDynamic    Rule = "dynamic-size" // only the last one
+	RuleSegmentOverlap    Rule = "segment-overlap"
+	RuleSegmentInHeader   Rule = "segment-in-header"
+	RuleSegmentBounds     Rule = "segment-bounds" // inside the device
+	RuleSegmentDigest     Rule = "segment-digest" // each crypt segment has one
+)
+
+// damage tells whether chance can break the rule; the others are behind a
+// checksum that fits.
+func (r Rule) damage() bool {
+	switch r {
+	case RuleMagic, RuleHeaderSize, RuleHeaderOffset, RuleChecksumAlgorithm, RuleChecksum, RuleTruncated:
+		return true
+	}
+	return false
+}

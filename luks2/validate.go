@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package luks2
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+)
+
+// maxKeyslotsSize is cryptsetup's bound of the keyslots area in bytes.
+const maxKeyslotsSize = 128 << 20
+
+// place says where a header lies and where its data does.
+type place struct {
+	// size of what holds the header, in bytes.
+	size int64
+	kind placeKind
+	// data is the size in bytes of what holds the data; negative: not known.
+	data int64
+}
+
+type placeKind uint8
+
+const (
+	// attached: header and data on one device, so no segment may touch the
+	// header. A header that claims "detached" there would have itself
+	// encrypted and overwritten.
+	attached placeKind = iota
+	detached
+	anywhere
+)
+
+// interval is a run of bytes, end exclusive.
+type interval struct {
+	path       string
+	start, end int64
+}
+
+// firstOverlap finds two intervals that share a byte. It sorts the list.
+func firstOverlap(list []interval) (a, b interval, found bool) {
+	slices.SortFunc(list, func(a, b interval) int { return cmp.Compare(a.start, b.start) })
+	for i := 1; i < len(list); i++ {
+		if list[i].start < list[i-1].end {
+			return list[i-1], list[i], true
+		}
+	}
+	return
+}
+
+// validate judges what takes more than one section to judge.
+func (d *decoder) validate() error {
+	if a, b, found := firstOverlap(d.areas); found {
+		return invalid(RuleAreaOverlap, "%s (%d to %d) and %s (%d to %d)", a.path, a.start, a.end, b.path, b.start, b.end)
+	}
+	if area := d.headerArea(); area > d.at.size {
+		return invalid(RuleDeviceSize, "header and keyslots area take %d bytes, the device has %d", area, d.at.size)
+	}
+	if err := d.validateSegments(); err != nil {
+		return err
+	}
+	return d.validateSegmentDigests()
+}
+
+func (d *decoder) validateSegments() error {
+	segments := d.md.Segments
+	if len(segments) == 0 {
+		return invalid(RuleSegments, "there is no segment")
+	}
+	var regular []interval
+	backup := false
+	for i := range len(segments) {
+		id := strconv.Itoa(i)
+		s, ok := segments[id]
+		if !ok {
+			return invalid(RuleSegments, "segment %s is missing, %d are numbered beyond", id, len(segments)-i)
+		}
+		if s.Backup() {
+			backup = true
+			continue
+		}
+		if backup {
+			return invalid(RuleSegments, "segment %s comes behind a backup segment", id)
+		}
+		regular = append(regular, interval{"segment " + id, s.Offset, s.End(math.MaxInt64)})
+	}
+	if len(regular) == 0 {
+		return invalid(RuleSegments, "there are only backup segments")
+	}
+	for i := range regular[:len(regular)-1] {
+		if segments[strconv.Itoa(i)].Size == SizeDynamic {
+			return invalid(RuleSegmentDynamic, "%s has a dynamic size and is not the last", regular[i].path)
+		}
+	}
+	if a, b, found := firstOverlap(regular); found {
+		return invalid(RuleSegmentOverlap, "%s (%d to %d) and %s (%d to %d)", a.path, a.start, a.end, b.path, b.start, b.end)
+	}
+	// regular is in the order of the device from here on.
+	first, last := regular[0], regular[len(regular)-1]
+	if first.start < d.headerArea() && (first.start > 0 || d.at.kind == attached) {
+		return invalid(RuleSegmentInHeader, "%s begins at %d, the header takes %d bytes", first.path, first.start, d.headerArea())
+	}
+	if d.at.data < 0 {
+		return nil
+	}
+	return checkBounds(last, d.at.data)
+}
+
+// checkBounds: the last segment on the device ends, and has begun, inside it.
+func checkBounds(last interval, data int64) error {
+	if last.end == math.MaxInt64 {
+		if last.start >= data {
+			return invalid(RuleSegmentBounds, "%s begins at %d, the device has %d bytes", last.path, last.start, data)
+		}
+		return nil
+	}
+	if last.end > data {
+		return invalid(RuleSegmentBounds, "%s ends at %d, the device has %d bytes", last.path, last.end, data)
+	}
+	return nil
+}
+
+// validateSegmentDigests: cryptsetup refuses a crypt segment without a digest,
+// backups too.
+func (d *decoder) validateSegmentDigests() error {
+	has := map[string]bool{}
+	for _, g := range d.md.Digests {
+		for _, id := range g.Segments {
+			has[id] = true
+		}
+	}
+	for _, id := range d.md.SegmentIDs() {
+		if d.md.Segments[id].Type == SegmentCrypt && !has[id] {
+			return invalid(RuleSegmentDigest, "crypt segment %s has no digest", id)
+		}
+	}
+	return nil
+}
+
+func checkKeyslotsSize(size int64) error {
+	if size < 0 || size > maxKeyslotsSize || size%4096 != 0 {
+		return invalid(RuleConfigSize, "keyslots_size is %d, not a multiple of 4096 up to %d", size, maxKeyslotsSize)
+	}
+	return nil
+}
+
+func checkWords(rule Rule, what string, list []string) error {
+	seen := make(map[string]bool, len(list))
+	for _, w := range list {
+		if !isWord(w) || seen[w] {
+			return invalid(rule, "%s has %q: empty, no word or twice", what, w)
+		}
+		seen[w] = true
+	}
+	return nil
+}
+
+// isWord: printable ASCII without spaces, not empty.
+func isWord(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return s != ""
+}

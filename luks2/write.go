@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package luks2
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"slices"
+)
+
+// Device is what headers are written to. Flush returns when everything written
+// so far will outlive a loss of power.
+type Device interface {
+	io.ReaderAt
+	io.WriterAt
+	Size() int64 // in bytes
+	Flush() error
+}
+
+// Write puts the header in the place of the one it was read from, with the next
+// sequence number. Wherever it is cut off, a reader afterwards finds the old or
+// the new header:
+//
+//  1. flush: what was read may not have been durable yet
+//  2. where a copy is damaged or older, write it anew from the other; flush.
+//     Without this step the next one could be cut off while it overwrites the
+//     only good copy.
+//  3. write the second copy; flush
+//  4. write the first copy; flush
+//
+// Errors: *InvalidError (the header itself, or what lies on the device),
+// *ConflictError (somebody wrote since it was read), *ForeignError, all of
+// [Read]'s, and the device's own, wrapped. After the last kind the device holds
+// the old or the new header: read it again before another attempt.
+func (h *Header) Write(dev Device) error {
+	at := h.place(dev.Size())
+	next, err := h.next(h.SeqID)
+	if err != nil {
+		return err
+	}
+	text, err := next.encode(at)
+	if err != nil {
+		return err
+	}
+	if err := flush(dev); err != nil {
+		return err
+	}
+	s := scan(dev, at)
+	if s.err != nil {
+		return s.err
+	}
+	if s.best.bin.uuid != h.UUID || s.best.SeqID != h.SeqID || s.best.bin.size != h.copySize {
+		return &ConflictError{WantUUID: h.UUID, HaveUUID: s.best.bin.uuid, WantSeqID: h.SeqID, HaveSeqID: s.best.SeqID}
+	}
+	if _, err := mend(dev, s, false); err != nil {
+		return err
+	}
+	if err := next.writeCopies(dev, text); err != nil {
+		return err
+	}
+	h.SeqID, h.salts = next.SeqID, next.salts
+	return nil
+}
+
+// Format writes the first header of an empty device, or of the file of a
+// detached header, with sequence number 1: second copy, flush, first copy,
+// flush. Cut off, it leaves nothing, or the header, or what [Unfinished]
+// recognises. It does not judge whether the rest of the device is empty; that
+// is the caller's duty.
+//
+// Errors: *ExistsError where there is a LUKS header or remains of one that no
+// interrupted Format explains, *InvalidError, and the device's own, wrapped.
+func (h *Header) Format(dev Device) error {
+	first := h.Clone()
+	first.SeqID = 1
+	at := h.place(dev.Size())
+	text, err := first.encode(at)
+	if err != nil {
+		return err
+	}
+	if err := flush(dev); err != nil {
+		return err
+	}
+	switch s := scan(dev, at); {
+	case errors.Is(s.err, ErrNotLUKS):
+	case s.err == nil:
+		return &ExistsError{}
+	default:
+		if _, unfinished, err := Unfinished(dev, dev.Size()); err != nil {
+			return err
+		} else if !unfinished {
+			return &ExistsError{Err: s.err}
+		}
+	}
+	if err := first.writeCopies(dev, text); err != nil {
+		return err
+	}
+	h.SeqID, h.salts = first.SeqID, first.salts
+	return nil
+}
+
+// Restore writes the header, as a rule one from a backup, whatever lies on the
+// device: also over damage, another header or another generation, all of which
+// are the caller's to judge before. The sequence number becomes higher than
+// any that is there. Where a good header is, a reader finds the old or the new
+// one wherever the write is cut off. The keyslots area is the caller's.
+//
+// Errors: *InvalidError, also where a good header with copies of another size
+// is there, and the device's own, wrapped.
+func (h *Header) Restore(dev Device) error {
+	at := h.place(dev.Size())
+	if err := flush(dev); err != nil {
+		return err
+	}
+	s := scan(dev, place{size: dev.Size(), kind: anywhere, data: -1})
+	if s.err == nil && s.best.bin.size != h.copySize {
+		return invalid(RuleHeaderSize, "the header on the device has copies of %d bytes, the one to restore of %d", s.best.bin.size, h.copySize)
+	}
+	next, err := h.next(max(h.SeqID, s.primary.SeqID, s.secondary.SeqID))
+	if err != nil {
+		return err
+	}
+	text, err := next.encode(at)
+	if err != nil {
+		return err
+	}
+	if s.err == nil {
+		if _, err := mend(dev, s, true); err != nil {
+			return err
+		}
+	}
+	if err := next.writeCopies(dev, text); err != nil {
+		return err
+	}
+	h.SeqID, h.salts = next.SeqID, next.salts
+	return nil
+}
+
+// Mend writes a damaged or older copy anew from the good one, and flushes. It
+// flushes first, so that what the caller acts upon afterwards is durable either
+// way. mended is false when there was nothing to do.
+//
+// Errors: those of [Read], *ForeignError, and the device's own, wrapped.
+func Mend(dev Device) (mended bool, err error) {
+	if err := flush(dev); err != nil {
+		return false, err
+	}
+	s := scan(dev, place{size: dev.Size(), kind: anywhere, data: -1})
+	if s.err != nil {
+		return false, s.err
+	}
+	return mend(dev, s, false)
+}
+
+// mend brings the copy that is not the best one to the same content. force
+// also does so where something else lies there.
+func mend(dev Device, s *scanned, force bool) (bool, error) {
+	if s.copies().Intact() {
+		return false, nil
+	}
+	secondary := s.best == &s.primary
+	if !secondary && !force && s.primary.State != CopyOlder {
+		foreign, err := overwritten(dev, s)
+		if err != nil {
+			return false, err
+		}
+		if foreign {
+			return false, &ForeignError{}
+		}
+	}
+	buf, err := twin(s.best.buf, secondary)
+	if err != nil {
+		return false, err
+	}
+	if err := writeCopy(dev, buf, secondary); err != nil {
+		return false, err
+	}
+	return true, flush(dev)
+}
+
+// twin makes the other copy of a good one: same content and number, a salt of
+// its own.
+func twin(good []byte, secondary bool) ([]byte, error) {
+	var salt [lenSalt]byte
+	if err := newSalt(&salt); err != nil {
+		return nil, err
+	}
+	buf := slices.Clone(good)
+	copy(buf[offMagic:], magicOf(secondary))
+	copy(buf[offSalt:], salt[:])
+	offset := uint64(0)
+	if secondary {
+		offset = uint64(len(buf))
+	}
+	binary.BigEndian.PutUint64(buf[offOffset:], offset)
+	sum := checksum(buf)
+	copy(buf[offChecksum:], sum[:])
+	return buf, nil
+}
+
+// next is a copy of the header with the number after seqID, and a salt for each
+// copy.
+func (h *Header) next(seqID uint64) (*Header, error) {
+	if seqID == math.MaxUint64 {
+		return nil, invalid(RuleSequence, "the sequence number cannot grow any more")
+	}
+	n := h.Clone()
+	n.SeqID = seqID + 1
+	for i := range n.salts {
+		if !isZero(n.salts[i][:]) {
+			continue
+		}
+		if err := newSalt(&n.salts[i]); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// writeCopies: the second one, flush, the first one, flush.
+func (h *Header) writeCopies(dev Device, text []byte) error {
+	for _, secondary := range []bool{true, false} {
+		if err := writeCopy(dev, encodeCopy(h.binary(secondary), text, secondary), secondary); err != nil {
+			return err
+		}
+		if err := flush(dev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeCopy(dev io.WriterAt, buf []byte, secondary bool) error {
+	off, what := int64(0), "write the first copy of the LUKS2 header"
+	if secondary {
+		off, what = int64(len(buf)), "write the second copy of the LUKS2 header"
+	}
+	if _, err := dev.WriteAt(buf, off); err != nil {
+		return &writeError{what, err}
+	}
+	return nil
+}
+
+func flush(dev Device) error {
+	if err := dev.Flush(); err != nil {
+		return &writeError{"flush the LUKS2 header", err}
+	}
+	return nil
+}
