@@ -40,6 +40,7 @@ const (
 	DMMissing         Code = "device-mapper-missing"
 	DMCryptMissing    Code = "dm-crypt-missing"
 	KeyringMissing    Code = "keyring-missing"
+	KeyNotInKeyring   Code = "key-not-in-keyring" // not possessed by the thread that loads the table
 	ProgramMissing    Code = "program-missing"
 	ProgramFailed     Code = "program-failed"
 	PermissionMissing Code = "permission-missing" // not root
@@ -83,6 +84,7 @@ const (
 	HeaderInvalid     Code = "header-invalid"
 	HeaderVersion     Code = "header-version"
 	HeaderRequirement Code = "header-requirement"
+	RotationDamaged   Code = "rotation-damaged" // no valid record, or a journal that fails its digest
 )
 
 // Storage.

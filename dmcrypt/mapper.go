@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dmcrypt
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	devmapper "github.com/anatol/devmapper.go"
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/klog"
+)
+
+// Options are where a Mapper finds things; the zero value is right outside
+// tests.
+type Options struct {
+	// Sys, Proc, Dev and Run are the roots of the kernel's and udev's
+	// filesystems: "/sys", "/proc", "/dev", "/run". The ioctls always go to
+	// the running kernel.
+	Sys, Proc, Dev, Run string
+	// KernelLog is read after a failure: "/dev/kmsg".
+	KernelLog string
+	// RemoveWait is how long Remove waits for somebody who has the mapping
+	// open for a moment, as udev's blkid; 3 s.
+	RemoveWait time.Duration
+	// NodeWait is how long Announce waits for udev's node before it makes one
+	// itself; 3 s.
+	NodeWait time.Duration
+}
+
+const (
+	defaultRemoveWait = 3 * time.Second
+	defaultNodeWait   = 3 * time.Second
+)
+
+// Mapper speaks to the kernel's device-mapper. Its methods may be called from
+// several goroutines, for different mappings.
+type Mapper struct {
+	control *os.File
+	options Options
+	nodes   nodes
+}
+
+// New opens the device-mapper's control device. The error is of the kind
+// ErrNoDeviceMapper where the kernel has none (CONFIG_BLK_DEV_DM, or the
+// module dm-mod is not loaded), ErrPermission where it may not be used.
+func New(o Options) (*Mapper, error) {
+	for _, d := range []struct {
+		where *string
+		path  string
+	}{{&o.Sys, "/sys"}, {&o.Proc, "/proc"}, {&o.Dev, "/dev"}, {&o.Run, "/run"}, {&o.KernelLog, klog.Path}} {
+		if *d.where == "" {
+			*d.where = d.path
+		}
+	}
+	if o.RemoveWait == 0 {
+		o.RemoveWait = defaultRemoveWait
+	}
+	if o.NodeWait == 0 {
+		o.NodeWait = defaultNodeWait
+	}
+	// Not below Dev: the library opens this path, too.
+	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
+	if err != nil {
+		e := &Error{Op: "open the device-mapper", Err: err}
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+			e.Kind = ErrNoDeviceMapper
+		case errors.Is(err, fs.ErrPermission):
+			e.Kind = ErrPermission
+		}
+		return nil, e
+	}
+	return &Mapper{control: control, options: o, nodes: newNodes(o)}, nil
+}
+
+// Close gives up the control device. Mappings stay.
+func (m *Mapper) Close() error { return m.control.Close() }
+
+// Version is the version of the kernel's device-mapper interface.
+func (m *Mapper) Version() (Version, error) {
+	major, minor, patch, err := devmapper.GetVersion()
+	if err != nil {
+		return Version{}, m.failure("ask the version", "", err)
+	}
+	return Version{major, minor, patch}, nil
+}
+
+// Activate makes a mapping: creates it, loads the table and resumes it in
+// private. It returns the new device's number. If anything fails, nothing is
+// left behind.
+//
+// It runs on the calling thread throughout, since dm-crypt looks for the key
+// in that thread's keyrings. A context that is done is noticed between the
+// steps; the ioctls themselves cannot be interrupted.
+//
+// Errors are [*Error]; ErrExists if the name or the UUID is taken, which may
+// be by the very mapping that is wanted: [Mapper.Verify] tells.
+func (m *Mapper) Activate(ctx context.Context, name, uuid string, t Table, readOnly bool) (n Number, err error) {
+	const op = "create the device"
+	if err := ValidateName(name); err != nil {
+		return n, err
+	}
+	if err := ValidateUUID(uuid); err != nil {
+		return n, err
+	}
+	if err := t.Validate(); err != nil {
+		return n, named(err, "load the table", name)
+	}
+	if err := ctx.Err(); err != nil {
+		return n, &Error{Op: op, Name: name, Err: err}
+	}
+	mark := klog.Now(m.options.KernelLog)
+	defer mark.Close()
+
+	if err := devmapper.Create(name, uuid); err != nil {
+		return n, m.createFailed(op, name, uuid, err, &mark)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.discard(ctx, name))
+		}
+	}()
+	if err := m.load(ctx, name, t, readOnly, &mark); err != nil {
+		return n, err
+	}
+	h, err := m.resume(name, Private, 0)
+	if err != nil {
+		return n, m.tableFailed("resume the device", name, t, err, &mark)
+	}
+	return NumberOf(h.Dev), nil
+}
+
+// discard removes a mapping that was never finished; nil if that worked, so
+// that the cause of the failure stands alone.
+func (m *Mapper) discard(ctx context.Context, name string) error {
+	// The context may be why we are here.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.options.RemoveWait)
+	defer cancel()
+	return m.Remove(ctx, name)
+}
+
+// Load puts a table into a mapping's inactive slot; Resume makes it live. Like
+// Activate it stays on the calling thread.
+//
+// The kernel does not compare a table that follows another one with the size
+// of the devices under it; Load does, and reports ErrDeviceTooSmall.
+func (m *Mapper) Load(ctx context.Context, name string, t Table, readOnly bool) error {
+	if err := t.Validate(); err != nil {
+		return named(err, "load the table", name)
+	}
+	if e := m.tooSmall(t); e != nil {
+		return named(e, "load the table", name)
+	}
+	mark := klog.Now(m.options.KernelLog)
+	defer mark.Close()
+	return m.load(ctx, name, t, readOnly, &mark)
+}
+
+func (m *Mapper) load(ctx context.Context, name string, t Table, readOnly bool, mark *klog.Mark) error {
+	const op = "load the table"
+	if err := ctx.Err(); err != nil {
+		return &Error{Op: op, Name: name, Err: err}
+	}
+	tables := make([]devmapper.Table, len(t))
+	for i, target := range t {
+		tables[i] = target.library()
+	}
+	var flags uint32
+	if readOnly {
+		flags = devmapper.ReadOnlyFlag
+	}
+	if err := devmapper.Load(name, flags, tables...); err != nil {
+		return m.tableFailed(op, name, t, err, mark)
+	}
+	return nil
+}
+
+// Clear drops the table in the inactive slot; it is no error if there is none.
+func (m *Mapper) Clear(name string) error {
+	if err := m.do(unix.DM_TABLE_CLEAR, newRequest(name, 0)); err != nil {
+		return m.failure("drop the inactive table", name, err)
+	}
+	return nil
+}
+
+// Announce makes a private mapping public: udev hears of it and makes its
+// links, or, where there is no udev, the node in /dev/mapper is made here. It
+// returns when [Mapper.Node] can be opened. Nothing must be waiting for the
+// mapping meanwhile; it is suspended for an instant, without freezing a
+// filesystem.
+func (m *Mapper) Announce(ctx context.Context, name string) error {
+	if err := m.Suspend(ctx, name, SkipLockFS|NoFlush); err != nil {
+		return err
+	}
+	// Not stopped by the context: a suspended mapping would be left.
+	h, err := m.resume(name, Public, SkipLockFS|NoFlush)
+	if err != nil {
+		return m.failure("resume the device", name, err)
+	}
+	if err := m.nodes.appear(ctx, name, NumberOf(h.Dev)); err != nil {
+		return named(err, "make the node", name)
+	}
+	return nil
+}
+
+// Node is the path of a public mapping.
+func (m *Mapper) Node(name string) string { return filepath.Join(m.options.Dev, unix.DM_DIR, name) }
+
+// DevicePath is a path by which a mapping's device can be opened, also while
+// it is private: devtmpfs' /dev/dm-N, which is there as soon as the device is.
+// Where there is no devtmpfs, a node is made in /dev/mapper.
+func (m *Mapper) DevicePath(name string, n Number) (string, error) {
+	path, err := m.nodes.devicePath(name, n)
+	if err != nil {
+		return "", named(err, "find the device node", name)
+	}
+	return path, nil
+}

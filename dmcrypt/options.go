@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dmcrypt
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// dm-crypt's optional parameters that we use, in the order in which the kernel
+// prints them (crypt_status), with the version of the crypt target that
+// brought each.
+var optionOrder = []struct {
+	name  string
+	since Version
+}{
+	{"allow_discards", Version{1, 11, 0}},
+	{"same_cpu_crypt", Version{1, 14, 0}},
+	{"high_priority", Version{1, 26, 0}},
+	{"submit_from_crypt_cpus", Version{1, 14, 0}},
+	{"no_read_workqueue", Version{1, 22, 0}},
+	{"no_write_workqueue", Version{1, 22, 0}},
+	{"sector_size", Version{1, 17, 0}},
+	{"iv_large_sectors", Version{1, 17, 0}},
+}
+
+// SectorBytes is the device-mapper's unit of lengths and offsets. A crypt
+// mapping's own sector may be larger.
+const SectorBytes = 512
+
+// maxCryptSector is the largest encryption sector of dm-crypt, in bytes.
+const maxCryptSector = 4096
+
+// CryptOptions puts flags (names only: "allow_discards") and the sector size
+// in bytes (0 and 512 alike mean 512) into the form that a Crypt target holds
+// and the kernel echoes. Unknown, repeated or unsupported flags are an error
+// that names the flag.
+func CryptOptions(sectorSize int, flags ...string) ([]string, error) {
+	options := slices.Clone(flags)
+	for _, f := range flags {
+		if strings.HasPrefix(f, "sector_size") {
+			return nil, fmt.Errorf("flag %q: the sector size is not given as a flag", f)
+		}
+	}
+	if sectorSize != 0 {
+		options = append(options, "sector_size:"+strconv.Itoa(sectorSize))
+	}
+	return canonical(options)
+}
+
+// SupportsOption tells whether a crypt target of version v knows an option, by
+// its name without a value. Unknown names are supported by none.
+func SupportsOption(v Version, name string) bool {
+	i := optionRank(name)
+	return i >= 0 && v.Compare(optionOrder[i].since) >= 0
+}
+
+func optionRank(option string) int {
+	name, _, _ := strings.Cut(option, ":")
+	for i, o := range optionOrder {
+		if o.name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// canonical sorts options as the kernel does and drops sector_size:512, which
+// it does not echo.
+func canonical(options []string) ([]string, error) {
+	var out []string
+	seen := map[int]bool{}
+	for _, o := range options {
+		name, value, hasValue := strings.Cut(o, ":")
+		rank := optionRank(o)
+		switch {
+		case name == "integrity" || name == "integrity_key_size":
+			return nil, fmt.Errorf("option %q: dm-integrity is not supported", clip(o))
+		case rank < 0:
+			return nil, fmt.Errorf("option %q is not known", clip(o))
+		case seen[rank]:
+			return nil, fmt.Errorf("option %q is given twice", o)
+		case hasValue != (name == "sector_size"):
+			return nil, fmt.Errorf("option %q: a value is missing or too many", clip(o))
+		}
+		seen[rank] = true
+		if name == "sector_size" {
+			n, err := parseDecimal(value, maxCryptSector)
+			if err != nil {
+				return nil, fmt.Errorf("option %q: %w", clip(o), err)
+			}
+			if n < SectorBytes || n&(n-1) != 0 {
+				return nil, fmt.Errorf("option %q: the sector size is 512, 1024, 2048 or 4096 bytes", o)
+			}
+			if n == SectorBytes {
+				continue
+			}
+		}
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b string) int { return optionRank(a) - optionRank(b) })
+	return out, nil
+}

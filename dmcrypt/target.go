@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dmcrypt
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	devmapper "github.com/anatol/devmapper.go"
+)
+
+// Target is one piece of a table. The types are Crypt, Linear, Fail, Zero,
+// Flakey and, read back only, Unknown.
+type Target interface {
+	// Extent is the piece of the mapped device, in sectors of 512 bytes.
+	Extent() (start, length uint64)
+	// Kind is the target's name: "crypt".
+	Kind() string
+	// Params are the target's parameters in dmsetup's notation, as the
+	// kernel echoes them.
+	Params() string
+
+	validate() error
+	diff(live Target) []string
+	library() devmapper.Table // nil where it cannot be loaded
+}
+
+// Linear shows a piece of another device.
+type Linear struct {
+	Start, Length uint64
+	Device        Number
+	Offset        uint64
+}
+
+// Extent implements Target.
+func (l Linear) Extent() (start, length uint64) { return l.Start, l.Length }
+
+// Kind implements Target.
+func (l Linear) Kind() string { return "linear" }
+
+// Params implements Target.
+func (l Linear) Params() string {
+	return l.Device.String() + " " + strconv.FormatUint(l.Offset, 10)
+}
+
+func (l Linear) validate() error { return validateExtent(l.Device, l.Offset, l.Length) }
+
+func (l Linear) library() devmapper.Table {
+	return devmapper.LinearTable{
+		Start: l.Start * SectorBytes, Length: l.Length * SectorBytes,
+		BackendDevice: l.Device.String(), BackendOffset: l.Offset * SectorBytes,
+	}
+}
+
+func (l Linear) diff(live Target) []string {
+	o, ok := live.(Linear)
+	if !ok {
+		return diffKind(l, live)
+	}
+	var d differences
+	d.extent(l, o)
+	d.add("device", l.Device, o.Device)
+	d.add("offset on the device", l.Offset, o.Offset)
+	return d
+}
+
+// Fail is the target named "error": every request fails with EIO.
+type Fail struct{ Start, Length uint64 }
+
+// Extent implements Target.
+func (f Fail) Extent() (start, length uint64) { return f.Start, f.Length }
+
+// Kind implements Target.
+func (f Fail) Kind() string { return "error" }
+
+// Params implements Target; there are none.
+func (f Fail) Params() string { return "" }
+
+func (f Fail) validate() error { return nil }
+
+func (f Fail) library() devmapper.Table {
+	return devmapper.ErrorTable{Start: f.Start * SectorBytes, Length: f.Length * SectorBytes}
+}
+
+func (f Fail) diff(live Target) []string { return diffPlain(f, live) }
+
+// Zero reads as zeros and drops what is written.
+type Zero struct{ Start, Length uint64 }
+
+// Extent implements Target.
+func (z Zero) Extent() (start, length uint64) { return z.Start, z.Length }
+
+// Kind implements Target.
+func (z Zero) Kind() string { return "zero" }
+
+// Params implements Target; there are none.
+func (z Zero) Params() string { return "" }
+
+func (z Zero) validate() error { return nil }
+
+func (z Zero) library() devmapper.Table {
+	return devmapper.ZeroTable{Start: z.Start * SectorBytes, Length: z.Length * SectorBytes}
+}
+
+func (z Zero) diff(live Target) []string { return diffPlain(z, live) }
+
+// Flakey serves a device for Up seconds and misbehaves for Down seconds, in
+// turns: for tests of what happens on I/O errors.
+type Flakey struct {
+	Start, Length uint64
+	Device        Number
+	Offset        uint64
+	Up, Down      uint32
+	// Options: none (all requests fail), drop_writes, error_writes or
+	// error_reads.
+	Options []string
+}
+
+var flakeyOptions = []string{"error_reads", "drop_writes", "error_writes"}
+
+// Extent implements Target.
+func (f Flakey) Extent() (start, length uint64) { return f.Start, f.Length }
+
+// Kind implements Target.
+func (f Flakey) Kind() string { return "flakey" }
+
+// Params implements Target. The kernel prints the count of options even where
+// there are none.
+func (f Flakey) Params() string {
+	fields := append([]string{
+		f.Device.String(), strconv.FormatUint(f.Offset, 10),
+		strconv.FormatUint(uint64(f.Up), 10), strconv.FormatUint(uint64(f.Down), 10),
+		strconv.Itoa(len(f.Options)),
+	}, f.Options...)
+	return strings.Join(fields, " ")
+}
+
+func (f Flakey) validate() error {
+	for _, o := range f.Options {
+		if !slices.Contains(flakeyOptions, o) {
+			return fmt.Errorf("option %q is not known", clip(o))
+		}
+	}
+	if uint64(f.Up)+uint64(f.Down) == 0 {
+		return fmt.Errorf("both intervals are zero")
+	}
+	return validateExtent(f.Device, f.Offset, f.Length)
+}
+
+func (f Flakey) library() devmapper.Table {
+	return devmapper.FlakeyTable{
+		Start: f.Start * SectorBytes, Length: f.Length * SectorBytes,
+		Device: f.Device.String(), Offset: f.Offset * SectorBytes,
+		UpInterval: uint64(f.Up), DownInterval: uint64(f.Down), Features: f.Options,
+	}
+}
+
+func (f Flakey) diff(live Target) []string {
+	o, ok := live.(Flakey)
+	if !ok {
+		return diffKind(f, live)
+	}
+	var d differences
+	d.extent(f, o)
+	d.add("parameters", f.Params(), o.Params())
+	return d
+}
+
+// Unknown stands for a target of a kind that this package does not load, in a
+// table that somebody else made. Its parameters are not kept: they may hold a
+// key.
+type Unknown struct {
+	Start, Length uint64
+	Name          string
+}
+
+// Extent implements Target.
+func (u Unknown) Extent() (start, length uint64) { return u.Start, u.Length }
+
+// Kind implements Target.
+func (u Unknown) Kind() string { return u.Name }
+
+// Params implements Target; they were not kept.
+func (u Unknown) Params() string { return "" }
+
+func (u Unknown) validate() error {
+	return fmt.Errorf("target %q is not one that can be loaded", u.Name)
+}
+
+func (u Unknown) library() devmapper.Table { return nil }
+
+// diff never finds an Unknown equal to anything, since nobody knows what it
+// does.
+func (u Unknown) diff(live Target) []string {
+	return []string{fmt.Sprintf("target %s is not understood", u.Name)}
+}
+
+// maxSectors bounds starts, lengths and offsets: their bytes fit a signed 64
+// bit number, so that no sum or product below overflows.
+const maxSectors = 1<<63/SectorBytes - 1
+
+func validateExtent(n Number, offset, length uint64) error {
+	if n.IsZero() || n.Major > maxMajor || n.Minor > maxMinor {
+		return fmt.Errorf("device %s is none", n)
+	}
+	if offset > maxSectors || length > maxSectors-offset {
+		return fmt.Errorf("offset %d and length %d in sectors are too large", offset, length)
+	}
+	return nil
+}
