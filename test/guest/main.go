@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Command guest is /init of the virtual machines that the tests boot. It
+// mounts what every program expects, loads modules, finds the virtio-serial
+// port to the host and then does what the host asks (package wire).
+//
+// It is one static program instead of a shell script because a Go start is
+// quicker than a shell's dozen forks on an emulated processor, and because the
+// host needs exit codes, both output streams and signals, exactly.
+package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "guest: only good as the init of a test's virtual machine")
+		os.Exit(2)
+	}
+	if err := run(); err != nil {
+		// The console is all there is. The host sees the port close when the
+		// machine goes down.
+		fmt.Fprintln(os.Stderr, "guest:", err)
+	}
+	powerOff()
+}
+
+func run() error {
+	if err := mountAll(); err != nil {
+		return err
+	}
+	settings, err := readSettings()
+	if err != nil {
+		return err
+	}
+	if err := loadModules(settings); err != nil {
+		return err
+	}
+	port, err := openPort(5 * time.Second)
+	if err != nil {
+		return err
+	}
+	return newServer(port).serve()
+}
+
+func powerOff() {
+	syscall.Sync()
+	if err := syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		fmt.Fprintln(os.Stderr, "guest: power off:", err)
+	}
+	select {} // PID 1 must not end: the kernel would panic
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"imxcrypt/test/guest/wire"
+)
+
+// searchPath is where programs are looked for, as on a Debian root login.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// drainIdle is how long output is still awaited after a process has ended,
+// counted from its last byte: a daemon that it left behind may hold the pipe
+// open for ever.
+const drainIdle = 200 * time.Millisecond
+
+type process struct {
+	id   uint64
+	pid  int
+	done chan struct{} // closed when the process has ended
+}
+
+func environment(extra []string) []string {
+	return append([]string{
+		"PATH=" + searchPath, "HOME=/root", "LC_ALL=C", "TMPDIR=/tmp", "TERM=dumb",
+		// Debian's dmsetup would wait for a udev that is not here.
+		"DM_DISABLE_UDEV=1",
+	}, extra...)
+}
+
+func lookPath(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, dir := range strings.Split(searchPath, ":") {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s: not found in %s", name, searchPath)
+}
+
+func (s *server) start(h wire.Header) {
+	p := &process{id: h.ID, done: make(chan struct{})}
+	if err := s.launch(p, h); err != nil {
+		s.fail(h.ID, err)
+	}
+}
+
+func openStdin(path string) (*os.File, error) {
+	if path == "" {
+		return os.Open(os.DevNull)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(path)
+}
+
+// launch starts the program in a session of its own, so that a signal to the
+// group reaches all it started, and reports its output and end.
+func (s *server) launch(p *process, h wire.Header) error {
+	path, err := lookPath(h.Argv[0])
+	if err != nil {
+		return err
+	}
+	stdin, err := openStdin(h.Stdin)
+	if err != nil {
+		return err
+	}
+	defer stdin.Close()
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer outW.Close()
+	errR, errW, err := os.Pipe()
+	if err != nil {
+		outR.Close()
+		return err
+	}
+	defer errW.Close()
+	began := time.Now()
+	pid, status, err := s.children.start(path, h.Argv, &syscall.ProcAttr{
+		Dir: h.Dir, Env: environment(h.Env),
+		Files: []uintptr{stdin.Fd(), outW.Fd(), errW.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		outR.Close()
+		errR.Close()
+		return fmt.Errorf("start %s: %w", path, err)
+	}
+	p.pid = pid
+	s.mu.Lock()
+	s.processes[p.id] = p
+	s.mu.Unlock()
+	s.send(wire.Header{ID: p.id, Op: wire.Started, PID: pid}, nil)
+
+	var readers sync.WaitGroup
+	readers.Go(func() { s.forward(p, 1, outR) })
+	readers.Go(func() { s.forward(p, 2, errR) })
+	go func() {
+		st := <-status
+		took := time.Since(began)
+		close(p.done)
+		// What the process wrote is in the pipes; wake a reader that waits
+		// for more.
+		outR.SetReadDeadline(time.Now().Add(drainIdle))
+		errR.SetReadDeadline(time.Now().Add(drainIdle))
+		readers.Wait()
+		s.mu.Lock()
+		delete(s.processes, p.id)
+		s.mu.Unlock()
+		end := wire.Header{ID: p.id, Op: wire.Exited, Code: st.ExitStatus(), Micros: took.Microseconds()}
+		if st.Signaled() {
+			end.Killed = int(st.Signal())
+		}
+		s.send(end, nil)
+	}()
+	return nil
+}
+
+// forward sends what the process writes, until the pipe closes or, once the
+// process has ended, nothing comes any more.
+func (s *server) forward(p *process, stream int, f *os.File) {
+	defer f.Close()
+	buffer := make([]byte, wire.MaxPayload)
+	for {
+		n, err := f.Read(buffer)
+		if n > 0 {
+			s.send(wire.Header{ID: p.id, Op: wire.Output, Stream: stream}, buffer[:n])
+		}
+		if err != nil {
+			return
+		}
+		select {
+		case <-p.done:
+			f.SetReadDeadline(time.Now().Add(drainIdle))
+		default:
+		}
+	}
+}
+
+func (s *server) signal(h wire.Header) {
+	p := s.process(h.ID)
+	if p == nil {
+		return // ended meanwhile: the host will read its Exited
+	}
+	target := p.pid
+	if h.Group {
+		target = -p.pid
+	}
+	if err := syscall.Kill(target, syscall.Signal(h.Signal)); err != nil && err != syscall.ESRCH {
+		os.Stderr.WriteString("guest: signal: " + err.Error() + "\n")
+	}
+}

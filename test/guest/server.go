@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/test/guest/wire"
+)
+
+// server answers the host. Frames are read by one goroutine; whatever may
+// block is done by others.
+type server struct {
+	in       io.Reader
+	outMu    sync.Mutex
+	out      io.Writer
+	children *children
+	files    map[uint64]*os.File // being written by Put, the reader's own
+
+	mu        sync.Mutex
+	processes map[uint64]*process
+}
+
+func newServer(p io.ReadWriter) *server {
+	return &server{
+		out:       p,
+		in:        bufio.NewReaderSize(p, wire.MaxPayload),
+		children:  newChildren(),
+		files:     map[uint64]*os.File{},
+		processes: map[uint64]*process{},
+	}
+}
+
+// send reports to the host. An error means that the machine is going down: the
+// reader will see it too.
+func (s *server) send(h wire.Header, payload []byte) {
+	s.outMu.Lock()
+	defer s.outMu.Unlock()
+	if err := wire.Write(s.out, h, payload); err != nil {
+		os.Stderr.WriteString("guest: " + err.Error() + "\n")
+	}
+}
+
+func (s *server) fail(id uint64, err error) {
+	s.send(wire.Header{ID: id, Op: wire.Failed, Error: err.Error()}, nil)
+}
+
+func (s *server) serve() error {
+	go s.children.reap()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return err
+	}
+	s.send(wire.Header{
+		Op: wire.Hello, Kernel: unix.ByteSliceToString(name.Release[:]),
+		Micros: time.Duration(now.Nano()).Microseconds(),
+	}, nil)
+	for {
+		h, payload, err := wire.Read(s.in)
+		if err != nil {
+			return err
+		}
+		switch h.Op {
+		case wire.Start:
+			s.start(h)
+		case wire.Signal:
+			s.signal(h)
+		case wire.Put:
+			s.put(h, payload)
+		case wire.Get:
+			go s.get(h)
+		case wire.Power:
+			return nil
+		}
+	}
+}
+
+func (s *server) process(id uint64) *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.processes[id]
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+// SettingsPath is where the host puts Settings in the initramfs.
+const SettingsPath = "/etc/guest.json"
+
+// Settings tell the agent what to do before it says Hello.
+type Settings struct {
+	// Modules are loaded in this order.
+	Modules []Module `json:"modules"`
+	// Withheld are files removed before anything else, to play a kernel
+	// without some module.
+	Withheld []string `json:"withheld,omitempty"`
+}
+
+// Module is one kernel module: its path in the guest and its parameters,
+// "name=value" separated by spaces.
+type Module struct {
+	Path   string `json:"path"`
+	Params string `json:"params,omitempty"`
+}

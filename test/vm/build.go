@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// moduleRoot is the folder of go.mod, above the folder that go test starts a
+// test in.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == "/" {
+			return "", fmt.Errorf("no go.mod above the working directory")
+		}
+	}
+}
+
+// BuildProgram compiles a main package ("./cmd/imxcrypt") of this module for
+// an architecture of Go's naming, as a release would be, and returns the file.
+func BuildProgram(t TB, pkg, goarch string) string {
+	t.Helper()
+	top, err := moduleRoot()
+	if err != nil {
+		t.Fatalf("build %s: %v", pkg, err)
+	}
+	out := filepath.Join(top, "build/vm/programs", goarch, filepath.Base(pkg))
+	if err := goBuild(context.Background(), top, out, goarch, "build", pkg); err != nil {
+		t.Fatalf("%v", err)
+	}
+	return out
+}
+
+// BuildTest compiles a package's test binary with the tag vm.
+func BuildTest(t TB, pkg, goarch string) string {
+	t.Helper()
+	top, err := moduleRoot()
+	if err != nil {
+		t.Fatalf("build %s: %v", pkg, err)
+	}
+	out := filepath.Join(top, "build/vm/tests", goarch, strings.ReplaceAll(strings.TrimPrefix(pkg, "./"), "/", "-")+".test")
+	if err := goBuild(context.Background(), top, out, goarch, "test", "-c", "-tags=vm", pkg); err != nil {
+		t.Fatalf("%v", err)
+	}
+	return out
+}
+
+// goBuild runs go build or go test -c, static, without debug information.
+func goBuild(ctx context.Context, top, out, goarch, verb string, args ...string) error {
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	words := append([]string{verb, "-trimpath", "-ldflags=-s -w", "-o", out}, args...)
+	cmd := exec.CommandContext(ctx, "go", words...)
+	cmd.Dir = top
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch, "GOARM=7")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s for %s: %w:\n%s", strings.Join(words, " "), goarch, err, text)
+	}
+	return nil
+}
+
+// writeAtomically never leaves half a file in the cache.
+func writeAtomically(file string, data []byte, perm os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(perm)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}
+
+// lockFile waits for the lock on a file between processes.
+func lockFile(name string) (unlock func(), err error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// tail returns the last n lines of a text.
+func tail(text string, n int) string {
+	lines := bytes.Split(bytes.TrimRight([]byte(text), "\n"), []byte("\n"))
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return string(bytes.Join(lines, []byte("\n")))
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"imxcrypt/test/guest/wire"
+)
+
+// TB is the part of testing.TB that is used here, so that programs that are not
+// tests (the demonstration) can drive machines too. Fatalf must not return.
+type TB interface {
+	Helper()
+	Name() string
+	TempDir() string
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Failed() bool
+	Cleanup(func())
+}
+
+// Machine is a virtual machine that is on, or whose power was cut. Its methods
+// end the test if the machine does not do what they say; those of the name Try…
+// return an error instead. They may be used by several goroutines, but those
+// that turn it on or off only by the test's own.
+type Machine struct {
+	t    TB
+	cfg  Config
+	boot int // number of the current boot, from 1
+
+	mu    sync.Mutex
+	guest *guest // nil while off
+	late  int    // disks plugged in since power-on
+}
+
+// Start boots a machine. At the end of the test its power is cut; if the test
+// has failed, the end of its console goes to the test's log.
+func Start(t TB, cfg Config) *Machine {
+	t.Helper()
+	m := &Machine{t: t, cfg: cfg.clone()}
+	t.Cleanup(m.cleanup)
+	m.powerOn()
+	return m
+}
+
+// Restart cuts the power if it is on, applies the changes to the configuration
+// and boots: a power cycle over the same disks.
+func (m *Machine) Restart(changes ...func(*Config)) {
+	m.t.Helper()
+	m.PowerCut()
+	for _, change := range changes {
+		change(&m.cfg)
+	}
+	m.powerOn()
+}
+
+func (m *Machine) powerOn() {
+	m.t.Helper()
+	m.boot++
+	if err := os.MkdirAll(filepath.Dir(m.ConsolePath()), 0o755); err != nil {
+		m.t.Fatalf("vm: %v", err)
+	}
+	os.Remove(m.ConsolePath())
+	g, err := boot(context.Background(), m.cfg, m.ConsolePath())
+	if err != nil {
+		m.t.Fatalf("vm: boot %s: %v\n%s", m.cfg.Arch, err, m.consoleTail())
+	}
+	m.mu.Lock()
+	m.guest, m.late = g, 0
+	m.mu.Unlock()
+	m.t.Logf("vm: %s, kernel %s, ready after %.1f s (%.1f s of the guest's)",
+		m.cfg.Arch, g.kernel, g.booted.Seconds(), g.uptime.Seconds())
+}
+
+// PowerCut takes the power away, without a warning to the guest. What it had
+// written to its disks stays, flushed or not: a cut proves nothing about
+// flushes. It is no error if the machine is off.
+func (m *Machine) PowerCut() {
+	if g := m.off(); g != nil {
+		g.kill()
+	}
+}
+
+// PowerOff lets the guest write back its caches and switch itself off.
+func (m *Machine) PowerOff() {
+	m.t.Helper()
+	g := m.off()
+	if g == nil {
+		return
+	}
+	defer g.kill()
+	if err := g.channel.send(wire.Header{Op: wire.Power}, nil); err != nil {
+		m.t.Fatalf("vm: power off: %v\n%s", err, m.consoleTail())
+	}
+	select {
+	case <-g.ended:
+	case <-time.After(m.cfg.timeout()):
+		m.t.Fatalf("vm: power off: still on after %v\n%s", m.cfg.timeout(), m.consoleTail())
+	}
+}
+
+// off marks the machine as off and returns the guest to end, nil if there is
+// none.
+func (m *Machine) off() *guest {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.guest
+	m.guest = nil
+	return g
+}
+
+// on returns the running guest.
+func (m *Machine) on() (*guest, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.guest == nil {
+		return nil, fmt.Errorf("%w: it is off", ErrGone)
+	}
+	return m.guest, nil
+}
+
+// Arch is the machine's architecture.
+func (m *Machine) Arch() Arch { return m.cfg.Arch }
+
+// Kernel is the release of the guest's kernel, "" while it is off.
+func (m *Machine) Kernel() string {
+	g, err := m.on()
+	if err != nil {
+		return ""
+	}
+	return g.kernel
+}
+
+// BootTime is the host's time from power-on until programs could run.
+func (m *Machine) BootTime() time.Duration {
+	g, err := m.on()
+	if err != nil {
+		return 0
+	}
+	return g.booted
+}
+
+// QMP gives QEMU's monitor a command, such as "system_wakeup", and returns its
+// answer. Arguments may be nil.
+func (m *Machine) QMP(command string, arguments any) json.RawMessage {
+	m.t.Helper()
+	g, err := m.on()
+	if err != nil {
+		m.t.Fatalf("vm: %v", err)
+	}
+	answer, err := g.monitor.command(command, arguments)
+	if err != nil {
+		m.t.Fatalf("vm: %v", err)
+	}
+	return answer
+}
+
+// ConsolePath is the file on the host with the console of the current boot:
+// kernel warnings, and all that was written to /dev/console.
+func (m *Machine) ConsolePath() string {
+	top, err := moduleRoot()
+	if err != nil {
+		m.t.Fatalf("vm: %v", err)
+	}
+	name := strings.Map(func(r rune) rune {
+		if strings.ContainsRune("/\\: \"'*?", r) {
+			return '_'
+		}
+		return r
+	}, m.t.Name())
+	return filepath.Join(top, "build/vm-logs", fmt.Sprintf("%s-%s-boot%d.log", name, m.cfg.Arch, m.boot))
+}
+
+// Console returns the console of the current boot, or the last one.
+func (m *Machine) Console() string {
+	text, err := os.ReadFile(m.ConsolePath())
+	if err != nil {
+		m.t.Fatalf("vm: console: %v", err)
+	}
+	return string(text)
+}
+
+func (m *Machine) consoleTail() string {
+	text, err := os.ReadFile(m.ConsolePath())
+	if err != nil {
+		return "no console: " + err.Error()
+	}
+	return fmt.Sprintf("--- end of the console (%s)\n%s\n---", m.ConsolePath(), tail(string(text), 40))
+}
+
+func (m *Machine) cleanup() {
+	if m.t.Failed() {
+		m.t.Logf("%s", m.consoleTail())
+		if r, err := m.TryRun(context.Background(), Command{Argv: []string{"dmesg"}, Timeout: 10 * time.Second}); err == nil {
+			m.t.Logf("--- end of the kernel log\n%s\n---", tail(r.Stdout, 40))
+		}
+	}
+	m.PowerCut()
+}

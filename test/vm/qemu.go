@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// lateports is the number of free PCIe ports for disks that come late.
+const latePorts = 4
+
+// guest is one run of QEMU, from power-on to the end of the process.
+type guest struct {
+	dir     string // sockets and initramfs
+	cmd     *exec.Cmd
+	output  bytes.Buffer // QEMU's own messages, to be read after ended
+	ended   chan struct{}
+	err     error // of the process, to be read after ended
+	channel *channel
+	monitor *monitor
+	kernel  string
+	booted  time.Duration // host's time from power-on to the agent's hello
+	uptime  time.Duration // guest's time at that moment
+}
+
+// boot starts QEMU and returns when the agent is ready. After an error nothing
+// is left running.
+func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error) {
+	p, err := cfg.Arch.platform()
+	if err != nil {
+		return nil, err
+	}
+	im, err := prepare(ctx, cfg.Arch, p)
+	if err != nil {
+		return nil, err
+	}
+	// Not the test's own folder: the path of a socket has 107 characters.
+	dir, err := os.MkdirTemp("", "vm-")
+	if err != nil {
+		return nil, err
+	}
+	g := &guest{dir: dir, ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			g.kill()
+		}
+	}()
+	initrd := filepath.Join(dir, "initrd")
+	if err := writeInitramfs(ctx, initrd, cfg, im); err != nil {
+		close(g.ended)
+		return nil, err
+	}
+	var sockets [2]*net.UnixListener
+	for i, name := range []string{"agent", "qmp"} {
+		// QEMU connects to us: there is nothing to poll for.
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unix"})
+		if err != nil {
+			close(g.ended)
+			return nil, err
+		}
+		defer l.Close()
+		sockets[i] = l
+	}
+	args, err := arguments(cfg, p, im, initrd, dir, console)
+	if err != nil {
+		close(g.ended)
+		return nil, err
+	}
+	began := time.Now()
+	if err := g.run(p.qemu, args); err != nil {
+		close(g.ended)
+		return nil, err
+	}
+	return g, g.connect(ctx, sockets, began)
+}
+
+func arguments(cfg Config, p platform, im *image, initrd, dir, console string) ([]string, error) {
+	memory, cpus := cfg.Memory, cfg.CPUs
+	if memory == 0 {
+		memory = defaultMemory
+	}
+	if cpus == 0 {
+		cpus = 1
+	}
+	args := append([]string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-accel", "tcg",
+		"-m", strconv.Itoa(memory), "-smp", strconv.Itoa(cpus),
+		"-kernel", im.kernel, "-initrd", initrd,
+		// A panic ends QEMU (-no-reboot) instead of the test's patience.
+		"-append", "console=" + p.console + " quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on " + p.append + " " + cfg.Append,
+		"-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
+		"-chardev", "socket,id=qmp,server=off,path=" + filepath.Join(dir, "qmp"), "-mon", "chardev=qmp,mode=control",
+		"-chardev", "socket,id=agent,server=off,path=" + filepath.Join(dir, "agent"),
+		"-device", "virtio-serial-pci,max_ports=2", "-device", "virtserialport,chardev=agent,name=imxcrypt.guest",
+	}, p.machine...)
+	for i := range latePorts {
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=late%d,chassis=%d,slot=%d", i, i+1, i+1))
+	}
+	for i, d := range cfg.Disks {
+		more, err := d.arguments(i)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, more...)
+	}
+	return append(args, cfg.QEMUArgs...), nil
+}
+
+// run starts QEMU so that it ends with this process, however that ends: a test
+// binary that runs into its time limit cleans nothing up.
+func (g *guest) run(name string, args []string) error {
+	g.cmd = exec.Command(name, args...)
+	g.cmd.Stdout, g.cmd.Stderr = &g.output, &g.output
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		// The signal is tied to the life of the thread that starts the
+		// process, so that thread is kept until the process has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := g.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		g.err = g.cmd.Wait()
+		close(g.ended)
+	}()
+	return <-started
+}
+
+// connect takes QEMU's two connections and waits for the agent.
+func (g *guest) connect(ctx context.Context, sockets [2]*net.UnixListener, began time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Until(began)+bootTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		for _, l := range sockets {
+			l.Close()
+		}
+	})
+	defer stop()
+	go func() {
+		select {
+		case <-g.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	agent, err := sockets[0].Accept()
+	if err != nil {
+		return g.why("QEMU did not open the agent's port", err)
+	}
+	g.channel = newChannel(agent)
+	qmp, err := sockets[1].Accept()
+	if err != nil {
+		return g.why("QEMU did not open its monitor", err)
+	}
+	if g.monitor, err = newMonitor(qmp); err != nil {
+		return g.why("QEMU's monitor", err)
+	}
+	select {
+	case hello, ok := <-g.channel.hello:
+		if !ok {
+			return g.why("the guest ended while booting", ErrGone)
+		}
+		g.kernel, g.booted = hello.Kernel, time.Since(began)
+		g.uptime = time.Duration(hello.Micros) * time.Microsecond
+		return nil
+	case <-ctx.Done():
+		return g.why("the guest did not boot", ctx.Err())
+	}
+}
+
+// bootTimeout is for a machine that shares two cores with much else.
+const bootTimeout = 2 * time.Minute
+
+// why adds QEMU's own words, if it has ended.
+func (g *guest) why(what string, err error) error {
+	select {
+	case <-g.ended:
+		if g.err != nil || g.output.Len() > 0 {
+			return fmt.Errorf("%s: %w: %s", what, errors.Join(ErrGone, g.err), tail(g.output.String(), 10))
+		}
+	case <-time.After(100 * time.Millisecond):
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// kill cuts the power.
+func (g *guest) kill() {
+	if g.cmd != nil && g.cmd.Process != nil {
+		g.cmd.Process.Kill()
+	}
+	<-g.ended
+	g.close()
+}
+
+// close frees what a guest that has ended leaves on the host.
+func (g *guest) close() {
+	if g.channel != nil {
+		g.channel.lose(ErrGone)
+	}
+	if g.monitor != nil {
+		g.monitor.conn.Close()
+	}
+	os.RemoveAll(g.dir)
+}
