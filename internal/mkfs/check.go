@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mkfs
+
+import (
+	"context"
+	"errors"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/program"
+)
+
+// The exit status of fsck programs, fsck(8), e2fsck(8): bits that add up.
+const (
+	fsckCorrected   = 1
+	fsckReboot      = 2 // corrected; says so of a mounted root
+	fsckUncorrected = 4
+	fsckFailed      = 8
+	fsckUsage       = 16
+	fsckCancelled   = 32
+	fsckLibrary     = 128
+)
+
+var fsckArguments = map[string][]string{
+	// -p repairs what is safe without asking and, without -f, only looks
+	// when the superblock asks for it.
+	"ext4": {"-p"},
+	"f2fs": {"-a"},
+	// -w writes each repair at once.
+	"vfat": {"-a", "-w"},
+}
+
+// Check runs a filesystem's checker on a device that is not mounted, and lets
+// it repair what it can repair without asking. repaired tells that it did. For
+// xfs and btrfs it does nothing: they are checked as they are mounted. Errors
+// are *OptionError, or *Error around what the program said.
+func (m Maker) Check(ctx context.Context, fstype, device string) (repaired bool, err error) {
+	t, ok := types[fstype]
+	if !ok {
+		return false, &OptionError{Type: fstype, Option: "type", Reason: "not known"}
+	}
+	if t.fsck == "" {
+		return false, nil
+	}
+	args := append(append([]string(nil), fsckArguments[fstype]...), device)
+	_, err = m.Programs.Run(ctx, t.fsck, args...)
+	op := "check " + fstype + " on " + device
+	var exit *program.ExitError
+	switch {
+	case err == nil:
+		return false, nil
+	case !errors.As(err, &exit) || exit.Cause != nil || exit.Code < 0:
+		return false, runError(op, err)
+	case fstype == "vfat":
+		return vfatOutcome(op, exit)
+	}
+	return outcome(op, exit)
+}
+
+// outcome reads the status of e2fsck and fsck.f2fs.
+func outcome(op string, exit *program.ExitError) (repaired bool, err error) {
+	fail := func(code fault.Code, reason string) (bool, error) {
+		return exit.Code&fsckCorrected != 0, &Error{Op: op, Code: code, Reason: reason, Err: exit}
+	}
+	switch c := exit.Code; {
+	case c&fsckCancelled != 0:
+		return fail(fault.Interrupted, "cancelled")
+	case c&(fsckFailed|fsckUsage|fsckLibrary) != 0:
+		return fail(fault.ProgramFailed, "could not be checked")
+	case c&fsckUncorrected != 0:
+		return fail(fault.ProgramFailed, "damaged beyond what can be repaired without questions; run the checker by hand")
+	case c&^(fsckCorrected|fsckReboot) != 0:
+		return fail(fault.ProgramFailed, "exit status unknown")
+	}
+	return true, nil
+}
+
+// vfatOutcome reads the status of fsck.vfat: 1 is "found and repaired", all
+// else went wrong.
+func vfatOutcome(op string, exit *program.ExitError) (repaired bool, err error) {
+	if exit.Code == 1 {
+		return true, nil
+	}
+	return false, &Error{Op: op, Code: fault.ProgramFailed, Reason: "could not be checked", Err: exit}
+}

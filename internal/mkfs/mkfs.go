@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mkfs makes and checks filesystems by their own programs.
+//
+// The device is always overwritten: whether that may happen is decided before.
+// What the programs have in common here: nothing is asked, and the device is
+// not discarded. A discard through dm-crypt is either ignored or tells what is
+// used, takes seconds on some eMMCs, and leaves noise, not zeros, to be read.
+package mkfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/program"
+)
+
+// Maker makes and checks filesystems. Its zero value is the one to use.
+type Maker struct {
+	Programs program.Runner
+}
+
+// Options of a new filesystem.
+type Options struct {
+	Label string // the limits are the filesystem's: see LabelLimit
+	// UUID in the notation of the filesystem (vfat: "1A2B-3C4D"); "" lets
+	// the program draw one.
+	UUID string
+	// SectorSize in bytes of the device below, 0 if it does not matter. The
+	// filesystem must not use smaller blocks: dm-crypt answers a request
+	// smaller than its sector with an I/O error.
+	SectorSize int
+	// Extra options from the configuration, handed to the program before
+	// the device. They win over what this package chooses.
+	Extra []string
+}
+
+// OptionError is an option that the filesystem cannot have.
+type OptionError struct {
+	Type   string
+	Option string
+	Reason string
+}
+
+func (e *OptionError) Error() string {
+	return fmt.Sprintf("filesystem %s: option %s: %s", e.Type, e.Option, e.Reason)
+}
+
+// FaultCode implements fault.Coder.
+func (e *OptionError) FaultCode() fault.Code { return fault.ConfigInvalid }
+
+// Error is a filesystem that could not be made or checked. It wraps the
+// *program.MissingError or *program.ExitError.
+type Error struct {
+	Op     string // "make ext4 on /dev/mapper/data"
+	Code   fault.Code
+	Reason string // what the exit status means; may be empty
+	Err    error
+}
+
+func (e *Error) Error() string {
+	if e.Reason != "" {
+		return fmt.Sprintf("%s: %s: %v", e.Op, e.Reason, e.Err)
+	}
+	return fmt.Sprintf("%s: %v", e.Op, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// FaultCode implements fault.Coder.
+func (e *Error) FaultCode() fault.Code { return e.Code }
+
+func runError(op string, err error) error {
+	return &Error{Op: op, Code: fault.CodeOf(err), Err: err}
+}
+
+// Known tells whether Make can make a filesystem type.
+func Known(fstype string) bool {
+	_, ok := types[fstype]
+	return ok
+}
+
+// Programs names the programs that make and check a filesystem type. fsck is
+// empty where mounting is all the check there is.
+func Programs(fstype string) (mkfs, fsck string) {
+	t := types[fstype]
+	return t.mkfs, t.fsck
+}
+
+// LabelLimit is the longest label of a filesystem type in bytes, 0 for a type
+// that is not known.
+func LabelLimit(fstype string) int { return types[fstype].label }
+
+// Make makes a filesystem on a device, over whatever is there, and returns
+// when it is durable. Errors are *OptionError, or *Error around what the
+// program said.
+func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error {
+	t, ok := types[fstype]
+	if !ok {
+		return &OptionError{Type: fstype, Option: "type", Reason: "not known"}
+	}
+	args, err := arguments(fstype, o)
+	if err != nil {
+		return err
+	}
+	op := "make " + fstype + " on " + device
+	if _, err := m.Programs.Run(ctx, t.mkfs, append(args, device)...); err != nil {
+		return runError(op, err)
+	}
+	// The programs sync, each in its way; that the device's own cache is
+	// flushed too is not left to them.
+	if err := flush(device); err != nil {
+		return &Error{Op: op, Code: fault.IOFailed, Reason: "flush", Err: err}
+	}
+	return nil
+}
+
+func flush(device string) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

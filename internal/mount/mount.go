@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"imxcrypt/internal/fault"
+
+	"golang.org/x/sys/unix"
+)
+
+// Error is a mount or unmount that the kernel refused.
+type Error struct {
+	Op     string // "mount /dev/mapper/data on /data (ext4)", "unmount /data"
+	Code   fault.Code
+	Reason string // what the errno means here; may be empty
+	Err    error
+}
+
+func (e *Error) Error() string {
+	if e.Reason != "" {
+		return fmt.Sprintf("%s: %v: %s", e.Op, e.Err, e.Reason)
+	}
+	return fmt.Sprintf("%s: %v", e.Op, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// FaultCode implements fault.Coder.
+func (e *Error) FaultCode() fault.Code { return e.Code }
+
+// ErrNotMounted says that nothing is mounted on a target.
+var ErrNotMounted = errors.New("not mounted")
+
+// Mount mounts the filesystem of a device on an existing folder that nothing
+// is mounted on. options are words as in fstab, see ParseOptions. Errors are
+// *OptionError, *TargetError or *Error.
+func Mount(source, target, fstype string, options []string) error {
+	flags, data, err := ParseOptions(options)
+	if err != nil {
+		return err
+	}
+	t, err := Look(target)
+	if err != nil {
+		return err
+	}
+	if err := t.Usable(); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, t.Path, fstype, flags, data); err != nil {
+		code, reason := explainMount(err, fstype)
+		return &Error{Op: fmt.Sprintf("mount %s on %s (%s)", source, target, fstype), Code: code, Reason: reason, Err: err}
+	}
+	return nil
+}
+
+// explainMount says what an errno of mount(2) means when a device is mounted;
+// the rest stands in the kernel's log.
+func explainMount(err error, fstype string) (fault.Code, string) {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return fault.Failed, "this kernel has no " + fstype + ", or its module is not installed"
+	case errors.Is(err, unix.EBUSY):
+		return fault.MountBusy, "the device is in use otherwise"
+	case errors.Is(err, unix.EINVAL):
+		return fault.FilesystemWrong, "no " + fstype + " there, or an option that it does not know"
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES):
+		return fault.DeviceReadOnly, "the device is read-only and the mount is not"
+	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EILSEQ), errors.Is(err, unix.EIO):
+		return fault.IOFailed, "the filesystem or the device is damaged"
+	case errors.Is(err, unix.EPERM):
+		return fault.PermissionMissing, ""
+	case errors.Is(err, unix.ENOENT):
+		return fault.DeviceMissing, ""
+	}
+	return fault.Failed, ""
+}
+
+// Unmount unmounts what is mounted on target; of several mounts the topmost.
+// It wraps ErrNotMounted if there is none, and is a *BusyError that names who
+// keeps it busy. It returns when the filesystem is written out.
+func Unmount(target string) error {
+	t, err := Look(target)
+	if err != nil {
+		return err
+	}
+	if t.Mounted == nil {
+		return &Error{Op: "unmount " + target, Code: fault.Failed, Err: ErrNotMounted}
+	}
+	err = unix.Unmount(t.Path, unix.UMOUNT_NOFOLLOW)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		users, _ := FindUsers(t.Path) // without names it is busy all the same
+		return &BusyError{Target: target, Users: users, Err: err}
+	case errors.Is(err, unix.EINVAL):
+		return &Error{Op: "unmount " + target, Code: fault.Failed, Err: ErrNotMounted}
+	case errors.Is(err, unix.EPERM):
+		return &Error{Op: "unmount " + target, Code: fault.PermissionMissing, Err: err}
+	}
+	return &Error{Op: "unmount " + target, Code: fault.IOFailed, Err: err}
+}
+
+// TargetState is what stands at a mount point.
+type TargetState string
+
+const (
+	TargetFree         TargetState = "free" // a folder that nothing is mounted on
+	TargetMissing      TargetState = "missing"
+	TargetNotDirectory TargetState = "not-a-directory"
+	TargetOccupied     TargetState = "occupied" // something is mounted on it
+)
+
+// Target is a mount point as it was found.
+type Target struct {
+	// Path is the mount point without symbolic links, as mountinfo has it.
+	Path  string
+	State TargetState
+	// Mounted is the topmost mount there; nil unless State is
+	// TargetOccupied.
+	Mounted *Entry
+}
+
+// TargetError is a mount point that cannot be used.
+type TargetError struct{ Target Target }
+
+func (e *TargetError) Error() string {
+	switch e.Target.State {
+	case TargetMissing:
+		return "mount point " + e.Target.Path + " does not exist"
+	case TargetNotDirectory:
+		return "mount point " + e.Target.Path + " is not a folder"
+	}
+	return fmt.Sprintf("mount point %s is occupied by %s (%s)", e.Target.Path, e.Target.Mounted.Source, e.Target.Mounted.Type)
+}
+
+// FaultCode implements fault.Coder.
+func (e *TargetError) FaultCode() fault.Code {
+	if e.Target.State == TargetOccupied {
+		return fault.MountPointOccupied
+	}
+	return fault.MountPointMissing
+}
+
+// Usable is nil for a free target and a *TargetError for any other.
+func (t Target) Usable() error {
+	if t.State == TargetFree {
+		return nil
+	}
+	return &TargetError{Target: t}
+}
+
+// Look finds out what stands at a mount point, which must be an absolute path.
+func Look(target string) (Target, error) { return LookAt("/proc", target) }
+
+// LookAt is Look with another root for /proc.
+func LookAt(proc, target string) (Target, error) {
+	if !filepath.IsAbs(target) {
+		return Target{}, &Error{Op: "look at mount point " + target, Code: fault.Usage, Err: errors.New("not an absolute path")}
+	}
+	t := Target{Path: filepath.Clean(target), State: TargetFree}
+	path, err := filepath.EvalSymlinks(t.Path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		t.State = TargetMissing
+		return t, nil
+	}
+	if err != nil {
+		return Target{}, &Error{Op: "look at mount point " + target, Code: fault.IOFailed, Err: err}
+	}
+	t.Path = path
+	entries, err := ListAt(proc)
+	if err != nil {
+		return Target{}, err
+	}
+	for i := range entries {
+		if entries[i].Target == path {
+			t.State, t.Mounted = TargetOccupied, &entries[i]
+		}
+	}
+	if t.Mounted != nil {
+		return t, nil
+	}
+	if st, err := os.Stat(path); err != nil || !st.IsDir() {
+		t.State = TargetNotDirectory
+	}
+	return t, nil
+}
