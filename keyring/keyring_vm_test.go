@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vm
+
+package keyring_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/keyring"
+)
+
+// inVM: the kernel is the test VM's and has all that the tests need.
+const inVM = true
+
+// Nobody has made keyrings for a process that PID 1 started, as nobody does in
+// an initramfs.
+func TestKeysWorkWithoutAnySession(t *testing.T) {
+	onOwnThread(t, func() {
+		err := keyring.Ring{}.WithLogonKey("test:no-session", payload, func() error {
+			_, err := lookup("test:no-session")
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPremiseUserKeyringIsNotSearched(t *testing.T) {
+	onOwnThread(t, func() {
+		id := add(t, "premise:user", "0123456789abcdef", unix.KEY_SPEC_USER_KEYRING)
+		defer unlink(t, id, unix.KEY_SPEC_USER_KEYRING)
+		_, err := lookup("premise:user")
+		wantErrno(t, "a key in the user's keyring", err, unix.ENOKEY)
+	})
+}
+
+// Changes a limit of the whole machine, so it belongs in the VM, and does not
+// run beside others.
+func TestUsedUpQuotaIsNamed(t *testing.T) {
+	const limit = "/proc/sys/kernel/keys/root_maxbytes"
+	before, err := os.ReadFile(limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(limit, []byte("1\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := os.WriteFile(limit, before, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	onOwnThread(t, func() {
+		err := keyring.Ring{}.WithLogonKey("test:quota", payload, func() error { return nil })
+		wantErrno(t, "with a quota of one byte", err, unix.EDQUOT)
+		if fault.CodeOf(err) != fault.Busy || !strings.Contains(err.Error(), "quota") {
+			t.Errorf("%v, code %s", err, fault.CodeOf(err))
+		}
+	})
+}
