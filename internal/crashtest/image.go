@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package crashtest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+const (
+	pageSize = 4096 // bytes that are copied at the first write to them
+	maxDepth = 16   // layers that a read may have to look through
+)
+
+type page = [pageSize]byte
+
+// Image is a disk in memory that takes only the memory it differs in from the
+// one below it. Its methods may be called from several goroutines. Flush does
+// nothing, so that an Image can serve where a device is wanted.
+type Image struct {
+	size int64
+	fill byte
+
+	mu     sync.RWMutex
+	frozen bool
+	below  *Image // frozen; nil for the lowest layer
+	depth  int
+	pages  map[int64]*page
+}
+
+// NewImage is a disk of size bytes that reads as zeros.
+func NewImage(size int64) *Image { return NewFilledImage(size, 0) }
+
+// NewFilledImage is a disk that reads as erased storage does, 0x00 or 0xFF.
+func NewFilledImage(size int64, fill byte) *Image {
+	return &Image{size: size, fill: fill, pages: map[int64]*page{}}
+}
+
+// Overlay is a new disk with the same content, which costs nothing. The one
+// below cannot be written to any more.
+func (im *Image) Overlay() *Image {
+	im.mu.Lock()
+	im.frozen = true
+	im.mu.Unlock()
+	below := im
+	if im.depth >= maxDepth {
+		below = im.flatten()
+	}
+	return &Image{size: im.size, fill: im.fill, below: below, depth: below.depth + 1, pages: map[int64]*page{}}
+}
+
+// flatten is one frozen layer with the content of all, which share their pages
+// with it.
+func (im *Image) flatten() *Image {
+	flat := &Image{size: im.size, fill: im.fill, frozen: true, pages: map[int64]*page{}}
+	for layer := im; layer != nil; layer = layer.below {
+		for n, p := range layer.pages {
+			if _, ok := flat.pages[n]; !ok {
+				flat.pages[n] = p
+			}
+		}
+	}
+	return flat
+}
+
+// Size is in bytes.
+func (im *Image) Size() int64 { return im.size }
+
+// Flush does nothing.
+func (im *Image) Flush() error { return nil }
+
+// find is the page of that number, nil where it was never written.
+func (im *Image) find(n int64) *page {
+	for layer := im; layer != nil; layer = layer.below {
+		if p, ok := layer.pages[n]; ok {
+			return p
+		}
+	}
+	return nil
+}
+
+// ReadAt reads like a file of the image's size.
+func (im *Image) ReadAt(b []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, errors.New("read before the start of the disk")
+	}
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	want := len(b)
+	if off >= im.size {
+		return 0, io.EOF
+	}
+	b = b[:min(int64(want), im.size-off)]
+	done := 0
+	for done < len(b) {
+		at := off + int64(done)
+		part := b[done:min(len(b), done+int(pageSize-at%pageSize))]
+		if p := im.find(at / pageSize); p != nil {
+			copy(part, p[at%pageSize:])
+		} else {
+			for i := range part {
+				part[i] = im.fill
+			}
+		}
+		done += len(part)
+	}
+	if done < want {
+		return done, io.EOF
+	}
+	return done, nil
+}
+
+// WriteAt writes inside the image's size.
+func (im *Image) WriteAt(b []byte, off int64) (int, error) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.frozen {
+		return 0, errors.New("write to a disk image that has an overlay")
+	}
+	if off < 0 || off+int64(len(b)) > im.size {
+		return 0, fmt.Errorf("write of %d bytes at %d to a disk of %d", len(b), off, im.size)
+	}
+	for done := 0; done < len(b); {
+		at := off + int64(done)
+		n := at / pageSize
+		p, own := im.pages[n]
+		if !own {
+			p = new(page)
+			if old := im.find(n); old != nil {
+				*p = *old
+			} else if im.fill != 0 {
+				for i := range p {
+					p[i] = im.fill
+				}
+			}
+			im.pages[n] = p
+		}
+		done += copy(p[at%pageSize:], b[done:])
+	}
+	return len(b), nil
+}
+
+// Bytes is the whole content.
+func (im *Image) Bytes() []byte {
+	b := make([]byte, im.size)
+	if _, err := im.ReadAt(b, 0); err != nil {
+		panic(err) // the range is the image's own
+	}
+	return b
+}

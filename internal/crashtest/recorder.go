@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package crashtest
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// Kind is what an operation does.
+type Kind uint8
+
+// Kinds of operations.
+const (
+	Write Kind = iota
+	Flush
+	Discard
+)
+
+func (k Kind) String() string { return [...]string{"write", "flush", "discard"}[k] }
+
+// Op is one operation of the log.
+type Op struct {
+	Kind   Kind
+	Disk   *Disk
+	Off    int64 // in bytes; of writes and discards
+	Length int64 // in bytes; of writes and discards
+	data   []byte
+}
+
+func (op Op) String() string {
+	if op.Kind == Flush {
+		return fmt.Sprintf("flush %s", op.Disk.name)
+	}
+	return fmt.Sprintf("%s %s %#x+%#x", op.Kind, op.Disk.name, op.Off, op.Length)
+}
+
+// content is what the bytes from off on, n of them, are after the operation.
+func (op Op) content(off, n int64) []byte {
+	if op.Kind == Discard {
+		return slices.Repeat([]byte{op.Disk.base.fill}, int(n))
+	}
+	return op.data[off-op.Off : off-op.Off+n]
+}
+
+// Recorder logs what is done to its disks, in one order for all of them.
+type Recorder struct {
+	// Before, where set, is asked before each operation, with its number in the
+	// log; an error is returned to the program instead of doing it. Set it
+	// before the run.
+	Before func(n int, op Op) error
+
+	mu    sync.Mutex
+	disks []*Disk
+	log   []Op
+}
+
+// Disk is a recorded disk.
+type Disk struct {
+	name string
+	rec  *Recorder
+	base *Image
+	live *Image
+}
+
+// Record is a recorder with one disk over that image.
+func Record(base *Image) (*Recorder, *Disk) {
+	r := &Recorder{}
+	return r, r.Disk("disk", base)
+}
+
+// Disk adds a disk whose content before the first operation is base, which
+// cannot be written to any more.
+func (r *Recorder) Disk(name string, base *Image) *Disk {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := &Disk{name: name, rec: r, base: base, live: base.Overlay()}
+	r.disks = append(r.disks, d)
+	return d
+}
+
+// Log is what was done so far.
+func (r *Recorder) Log() []Op {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.log)
+}
+
+// do logs and carries out one operation.
+func (r *Recorder) do(op Op, run func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Before != nil {
+		if err := r.Before(len(r.log), op); err != nil {
+			return err
+		}
+	}
+	if err := run(); err != nil {
+		return err
+	}
+	r.log = append(r.log, op)
+	return nil
+}
+
+// Name is the disk's.
+func (d *Disk) Name() string { return d.name }
+
+// Size is in bytes.
+func (d *Disk) Size() int64 { return d.base.size }
+
+// ReadAt reads what the program has written, flushed or not.
+func (d *Disk) ReadAt(b []byte, off int64) (int, error) { return d.live.ReadAt(b, off) }
+
+// WriteAt logs the write. Empty writes are not logged.
+func (d *Disk) WriteAt(b []byte, off int64) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	op := Op{Kind: Write, Disk: d, Off: off, Length: int64(len(b)), data: slices.Clone(b)}
+	err := d.rec.do(op, func() error {
+		_, err := d.live.WriteAt(b, off)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// Flush logs the flush.
+func (d *Disk) Flush() error {
+	return d.rec.do(Op{Kind: Flush, Disk: d}, func() error { return nil })
+}
+
+// Discard logs the discard of length bytes at off; see the package's model.
+func (d *Disk) Discard(off, length int64, _ bool) error {
+	if length == 0 {
+		return nil
+	}
+	op := Op{Kind: Discard, Disk: d, Off: off, Length: length}
+	return d.rec.do(op, func() error {
+		_, err := d.live.WriteAt(op.content(off, length), off)
+		return err
+	})
+}
+
+// Live is the disk as the program left it: what a killed process leaves. The
+// recorder cannot be used any more afterwards, except to enumerate.
+func (d *Disk) Live() *Image { return d.live.Overlay() }
