@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// fenced runs work on a thread of its own, in a mount namespace of its own, in
+// which an empty filesystem in memory lies over dir: what a program writes
+// there is seen by nobody else and gone afterwards. work must stay on its
+// goroutine; children that it starts from there are inside too.
+//
+// The filesystem is ramfs: unlike tmpfs it never goes to swap.
+//
+// Takes CAP_SYS_ADMIN; without it the error is EPERM.
+func fenced(dir string, work func() error) error {
+	return onDoomedThread(func() error { return inside(dir, work) })
+}
+
+// onDoomedThread runs work on a thread that is never used again: a namespace
+// cannot be left, so the thread has to end. That happens when a goroutine ends
+// that is still locked to it.
+func onDoomedThread(work func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot end, and /proc/self is it: its
+			// namespace would be taken for the process's for ever. It is
+			// kept busy while another does the work.
+			defer runtime.UnlockOSThread()
+			result <- onDoomedThread(work)
+			return
+		}
+		result <- work()
+	}()
+	return <-result
+}
+
+func inside(dir string, work func() error) (err error) {
+	// CLONE_FS goes with it, as threads share their root and working
+	// directory otherwise, and gives the thread an umask of its own.
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+		return fmt.Errorf("leave the mount namespace: %w", err)
+	}
+	unix.Umask(0o077)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	at, err := mountPoint(dir)
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("imxcrypt", at, "ramfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount memory over %s: %w", at, err)
+	}
+	defer func() {
+		// The thread's end would do it too, but not be waited for.
+		if e := unix.Unmount(at, unix.MNT_DETACH); e != nil {
+			err = errors.Join(err, fmt.Errorf("unmount %s: %w", at, e))
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return work()
+}
+
+// mountPoint is where memory can be mounted so that dir lies in it: dir
+// itself, or, where that is missing (on a read-only root it cannot be made),
+// an empty directory above it. A directory with something in it is not
+// covered: the program, or its libraries, might be in there.
+func mountPoint(dir string) (string, error) {
+	st, err := os.Stat(dir)
+	switch {
+	case err == nil && st.IsDir():
+		return dir, nil
+	case err == nil:
+		return "", fmt.Errorf("%s is no directory: %w", dir, unix.ENOTDIR)
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	for above := filepath.Dir(dir); above != "/" && above != "."; above = filepath.Dir(above) {
+		names, err := os.ReadDir(above)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if len(names) == 0 {
+			return above, nil
+		}
+		break
+	}
+	return "", fmt.Errorf("%s is missing, and there is no empty directory above it: make it, it stays empty: %w", dir, unix.ENOENT)
+}

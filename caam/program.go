@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/secret"
+)
+
+// DefaultLocation is where NXP's caam-keygen is built to write its files
+// (KEYBLOB_LOCATION); other builds have others.
+const DefaultLocation = "/data/caam"
+
+// Program is the engine that drives NXP's caam-keygen program, for BSPs whose
+// driver speaks another ABI than [Ioctl]. The program leaves black keys in a
+// fixed directory and exits with 0 on nearly every failure, so each call runs
+// it in a mount namespace of its own with memory over that directory, judges
+// by the files it finds there, and takes the black key straight into locked
+// memory. It may be used by several goroutines at once. Takes root.
+type Program struct {
+	path     string
+	location string
+}
+
+// OpenProgram finds the program. path is absolute, or empty for caam-keygen in
+// the fixed PATH; location is the directory the program was built to write to,
+// [DefaultLocation] where empty. The error is an [*Error] of kind NoProgram or
+// BadArgument.
+func OpenProgram(path, location string) (*Program, error) {
+	if location == "" {
+		location = DefaultLocation
+	}
+	if clean := filepath.Clean(location); !filepath.IsAbs(clean) || clean == "/" {
+		return nil, &Error{Op: "open", Path: location, Kind: BadArgument, Reason: "the location of caam-keygen's files is no absolute path of a directory"}
+	}
+	found, err := findProgram(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Program{path: found, location: filepath.Clean(location)}, nil
+}
+
+func findProgram(path string) (string, error) {
+	candidates := []string{path}
+	if path == "" {
+		path = "caam-keygen"
+		candidates = nil
+		for _, dir := range filepath.SplitList(fixedPATH) {
+			candidates = append(candidates, filepath.Join(dir, path))
+		}
+	} else if !filepath.IsAbs(path) {
+		return "", &Error{Op: "open", Path: path, Kind: BadArgument, Reason: "the program's path is not absolute"}
+	}
+	cause := error(unix.ENOENT)
+	for _, file := range candidates {
+		st, err := os.Stat(file)
+		switch {
+		case err != nil:
+			if !errors.Is(err, unix.ENOENT) {
+				cause = err
+			}
+		case !st.Mode().IsRegular() || st.Mode().Perm()&0o111 == 0:
+			cause = unix.EACCES
+		default:
+			return file, nil
+		}
+	}
+	return "", &Error{Op: "open", Path: path, Kind: NoProgram, Reason: "the program is not there, or cannot be run", Err: cause}
+}
+
+// Close does nothing; it makes Program close like [Ioctl].
+func (p *Program) Close() error { return nil }
+
+// The names of the files within the location.
+const (
+	keyName  = "imxcrypt"
+	blobName = keyName + ".bb"
+	inName   = "imxcrypt-import.bb"
+)
+
+// Create is [Ioctl.Create]. When ctx is cancelled the program is ended.
+func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
+	if _, err := ParseWrap(string(w)); err != nil {
+		return nil, nil, p.fail("create", BadArgument, err.Error(), nil)
+	}
+	if !IsAESKeySize(keySize) {
+		return nil, nil, p.fail("create", BadArgument, fmt.Sprintf("key of %d bytes, want 16, 24 or 32", keySize), nil)
+	}
+	var key *BlackKey
+	var blob Blob
+	err := p.fenced(ctx, "create", func() error {
+		defer p.scrub()
+		said, err := p.run(ctx, "create", keyName, string(w), "-s", strconv.Itoa(keySize))
+		if err != nil {
+			return err
+		}
+		if blob, err = p.takeBlob(said); err != nil {
+			return err
+		}
+		key, err = p.takeKey("create", said)
+		return err
+	})
+	if err == nil {
+		err = p.compare("create", key, w, keySize)
+	}
+	if err == nil && (blob.Wrap() != w || blob.RedKeyLen() != keySize) {
+		err = p.fail("create", Mismatch, fmt.Sprintf("asked for a %s blob around %d bytes, got %s around %d", w, keySize, blob.Wrap(), blob.RedKeyLen()), nil)
+	}
+	if err != nil {
+		key.Wipe()
+		return nil, nil, err
+	}
+	return key, blob, nil
+}
+
+// CreateFrom is always refused, as a bad argument: the program takes a red key
+// in its argument vector only, where every process can read it.
+func (p *Program) CreateFrom(context.Context, Wrap, *secret.Buffer) (*BlackKey, Blob, error) {
+	return nil, nil, p.fail("create", BadArgument, "caam-keygen takes a given key in its arguments only, for all to see; the ioctl engine can do it", nil)
+}
+
+// Import is [Ioctl.Import]. The program does not tell a rejected blob from
+// other failures of the hardware; a failure it has no words for is taken for
+// a rejection, which is what it nearly always is.
+func (p *Program) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
+	blob, err := ParseBlob(blob)
+	if err != nil {
+		return nil, p.fail("import", Damaged, reason(err), nil)
+	}
+	var key *BlackKey
+	err = p.fenced(ctx, "import", func() error {
+		defer p.scrub()
+		in := filepath.Join(p.location, inName)
+		if err := os.WriteFile(in, blob, 0o600); err != nil {
+			return p.fail("import", Failed, "hand the blob over", err)
+		}
+		said, err := p.run(ctx, "import", in, keyName)
+		if err != nil {
+			return err
+		}
+		key, err = p.takeKey("import", said)
+		return err
+	})
+	if err == nil {
+		err = p.compare("import", key, blob.Wrap(), blob.RedKeyLen())
+	}
+	if err != nil {
+		key.Wipe()
+		return nil, err
+	}
+	return key, nil
+}
+
+// fenced runs work within the fence and gives what goes wrong with the fence
+// itself a type. A black key that work has taken is the caller's to wipe.
+func (p *Program) fenced(ctx context.Context, op string, work func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := fenced(p.location, work)
+	var typed *Error
+	switch {
+	case err == nil, errors.As(err, &typed), ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return err
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return p.fail(op, NoPermission, "fence the program in", err)
+	default:
+		return p.fail(op, Failed, "fence the program in", err)
+	}
+}
+
+// takeBlob reads the blob that the program should have written.
+func (p *Program) takeBlob(said said) (Blob, error) {
+	mem, err := p.take("create", blobName, MaxBlobSize, said)
+	if err != nil {
+		return nil, err
+	}
+	defer mem.Wipe()
+	blob, err := ParseBlob(mem.Bytes())
+	if err != nil {
+		return nil, said.explain(p.fail("create", Failed, "the program left a blob that is none: "+reason(err), nil))
+	}
+	return blob, nil
+}
+
+func (p *Program) takeKey(op string, said said) (*BlackKey, error) {
+	mem, err := p.take(op, keyName, MaxBlackKeySize, said)
+	if err != nil {
+		return nil, err
+	}
+	key, err := NewBlackKey(mem)
+	if err != nil {
+		return nil, said.explain(p.fail(op, Failed, "the program left a black key that is none: "+reason(err), nil))
+	}
+	return key, nil
+}
+
+// take moves a file out of the location into locked memory: what was in the
+// file is overwritten, and the file removed. Its absence is how the program
+// reports a failure.
+func (p *Program) take(op, name string, atMost int, said said) (*secret.Buffer, error) {
+	path := filepath.Join(p.location, name)
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, said.failure(p.fail(op, Failed, "the program left no "+name, nil))
+	}
+	if err != nil {
+		return nil, p.fail(op, Failed, "take the program's file", err)
+	}
+	mem, err := drain(file, atMost)
+	if err = errors.Join(err, file.Close(), os.Remove(path)); err != nil {
+		mem.Wipe()
+		return nil, said.explain(p.fail(op, Failed, "take the program's file "+name, err))
+	}
+	return mem, nil
+}
+
+// scrub overwrites a black key that was not taken, because something else went
+// wrong before: pages of a filesystem that is unmounted are freed as they are.
+func (p *Program) scrub() {
+	file, err := os.OpenFile(filepath.Join(p.location, keyName), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	// Nothing more can be done where this fails; the file goes with the fence.
+	mem, _ := drain(file, MaxBlackKeySize)
+	mem.Wipe()
+	_ = file.Close()
+}
+
+// drain reads a file of 1 to atMost bytes and fills it with zeros. The caller
+// owns the Buffer.
+func drain(file *os.File, atMost int) (*secret.Buffer, error) {
+	st, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() < 1 || st.Size() > int64(atMost) {
+		return nil, fmt.Errorf("a file of %d bytes and mode %v, want 1 to %d bytes", st.Size(), st.Mode(), atMost)
+	}
+	mem, err := secret.New(int(st.Size()))
+	if err != nil {
+		return nil, err
+	}
+	if n, err := file.ReadAt(mem.Bytes(), 0); n != mem.Len() {
+		mem.Wipe()
+		return nil, err
+	}
+	if _, err := file.WriteAt(make([]byte, mem.Len()), 0); err != nil {
+		mem.Wipe()
+		return nil, err
+	}
+	return mem, nil
+}
+
+func (p *Program) compare(op string, key *BlackKey, w Wrap, keySize int) error {
+	if key.Wrap() == w && key.RedKeyLen() == keySize {
+		return nil
+	}
+	return p.fail(op, Mismatch, fmt.Sprintf("asked for a %s key of %d bytes, got %s of %d", w, keySize, key.Wrap(), key.RedKeyLen()), nil)
+}
+
+func (p *Program) fail(op string, kind Kind, reason string, err error) *Error {
+	return &Error{Op: op, Path: p.path, Kind: kind, Reason: reason, Err: err}
+}
