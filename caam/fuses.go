@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// fuseTable is per-chip facts as data, so that adding a chip is no change of
+// code. A test holds it to its own rules.
+//
+//go:embed fuses.json
+var fuseTable string
+
+// family is SoCs that keep the fuse in the same place.
+type family struct {
+	SoC []string
+	// Key names the unit that seals keys: caam, dcp or ele.
+	Key    string
+	NVMEM  string
+	Old    string
+	Offset hex32
+	Mask   hex32
+	// NoFuse says why the state cannot be read; empty where it can.
+	NoFuse string `json:"no_fuse"`
+}
+
+// hex32 is a number written as "0x18" in the table.
+type hex32 uint32
+
+func (h *hex32) UnmarshalText(text []byte) error {
+	v, err := strconv.ParseUint(string(text), 0, 32)
+	*h = hex32(v)
+	return err
+}
+
+func readFamilies(table string) ([]family, error) {
+	d := json.NewDecoder(bytes.NewReader([]byte(table)))
+	d.DisallowUnknownFields()
+	var all struct {
+		Comment  string
+		Families []family
+	}
+	if err := d.Decode(&all); err != nil {
+		return nil, fmt.Errorf("table of fuses: %w", err)
+	}
+	return all.Families, nil
+}
+
+func familyOf(soc string) (family, bool) {
+	families, err := readFamilies(fuseTable)
+	if err != nil {
+		return family{}, false // a test reads the table that is built in
+	}
+	i := slices.IndexFunc(families, func(f family) bool { return slices.Contains(f.SoC, soc) })
+	if i < 0 {
+		return family{}, false
+	}
+	return families[i], true
+}

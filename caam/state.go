@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// SecurityState tells which master key the chip seals blobs under.
+type SecurityState string
+
+const (
+	// Open: a test key that every open chip has. Such blobs open on any of
+	// them, and on none once the chip is closed.
+	Open SecurityState = "open"
+	// Closed: the chip's own fused key.
+	Closed SecurityState = "closed"
+	// Unknown: nothing readable says, or what there is disagrees.
+	Unknown SecurityState = "unknown"
+)
+
+// State is what can be learnt of the chip's security state from Linux.
+type State struct {
+	State SecurityState
+	// SoC is the chip's name as the kernel has it ("i.MX8MP"); empty where it
+	// names none.
+	SoC string
+	// Key names the unit of this SoC that seals keys: caam, dcp, ele; empty
+	// for an unknown SoC.
+	Key string
+	// Evidence says in sentences for people what was looked at and what it
+	// said.
+	Evidence []string
+}
+
+// lockedWord is what a fuse reads as whose bank may not be read.
+const lockedWord = 0xBADABADA
+
+// ReadSecurityState looks at the fuses and at the kernel's log. root is the
+// folder above sys, empty for the running system's; log is lines of the kernel
+// log, as many as the caller has. It never fails: what cannot be read is
+// evidence too, of an unknown state.
+//
+// The fuse is what decides. It is necessary for a closed chip, not sufficient:
+// hence the log, whose words can only make the judgement more careful. It
+// says "open" alone where the CAAM itself reports the test key.
+func ReadSecurityState(root string, log []string) State {
+	s := State{State: Unknown}
+	s.readSoC(root)
+	fuse := s.readFuse(root)
+	hint := s.readLog(log)
+	switch {
+	case hint == testKeyInUse, fuse == Open:
+		s.State = Open
+	case fuse == Closed && hint == notSecure:
+		s.note("fuse and kernel log disagree: taken for unknown")
+	case fuse == Closed:
+		s.State = Closed
+	}
+	return s
+}
+
+func (s *State) note(format string, args ...any) {
+	s.Evidence = append(s.Evidence, fmt.Sprintf(format, args...))
+}
+
+func (s *State) readSoC(root string) {
+	data, err := os.ReadFile(filepath.Join(root, "/sys/devices/soc0/soc_id"))
+	s.SoC = strings.TrimSpace(string(data))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && s.SoC == "":
+		s.note("the kernel names no SoC (/sys/devices/soc0/soc_id)")
+	case err != nil:
+		s.note("the SoC's name cannot be read: %v", err)
+	}
+}
+
+// readFuse returns what the fuse says: Open, Closed or Unknown.
+func (s *State) readFuse(root string) SecurityState {
+	if s.SoC == "" {
+		return Unknown
+	}
+	f, known := familyOf(s.SoC)
+	if !known {
+		s.note("SoC %q: where it keeps its fuses is not known", s.SoC)
+		return Unknown
+	}
+	s.Key = f.Key
+	if f.NoFuse != "" {
+		s.note("%s: %s", s.SoC, f.NoFuse)
+		return Unknown
+	}
+	word, source, err := f.word(root)
+	if err != nil {
+		s.note("%s: the fuses cannot be read: %v", s.SoC, err)
+		return Unknown
+	}
+	if word == lockedWord {
+		s.note("%s: %s reads %#08x, which is a locked word", s.SoC, source, word)
+		return Unknown
+	}
+	state := Open
+	if word&uint32(f.Mask) != 0 {
+		state = Closed
+	}
+	s.note("%s: %s is %#08x, bit %#08x says %s", s.SoC, source, word, uint32(f.Mask), state)
+	return state
+}
+
+// word reads the fuse's word from the nvmem or, where that is missing, from
+// the file of an old BSP. source names the place it came from.
+func (f family) word(root string) (word uint32, source string, err error) {
+	nvmem := filepath.Join("/sys/bus/nvmem/devices", f.NVMEM, "nvmem")
+	word, err = readWord(filepath.Join(root, nvmem), int64(f.Offset))
+	if err == nil {
+		return word, fmt.Sprintf("%s at %#x", nvmem, uint32(f.Offset)), nil
+	}
+	if f.Old != "" && errors.Is(err, fs.ErrNotExist) {
+		old := filepath.Join("/sys/fsl_otp", f.Old)
+		data, oldErr := os.ReadFile(filepath.Join(root, old))
+		if oldErr == nil {
+			v, err := strconv.ParseUint(strings.TrimSpace(string(data)), 0, 32)
+			return uint32(v), old, err
+		}
+		if !errors.Is(oldErr, fs.ErrNotExist) {
+			err = oldErr
+		}
+	}
+	return 0, "", err
+}
+
+func readWord(path string, at int64) (uint32, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	var word [4]byte
+	if _, err := file.ReadAt(word[:], at); err != nil {
+		if errors.Is(err, io.EOF) {
+			return 0, fmt.Errorf("%s ends before %#x", path, at+int64(len(word)))
+		}
+		return 0, err
+	}
+	return binary.LittleEndian.Uint32(word[:]), nil
+}
+
+// hint is what the kernel log lets one suspect.
+type hint int
+
+const (
+	nothing hint = iota
+	looksSecure
+	notSecure
+	testKeyInUse
+)
+
+// readLog knows the words of drivers/crypto/caam, of the trusted keys' CAAM
+// source and of the BSP's caam-snvs driver. The state "init" of the latter is
+// no evidence: it is printed when the driver comes up early.
+func (s *State) readLog(log []string) hint {
+	found := nothing
+	for _, line := range log {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.Contains(line, "using insecure test key"):
+			s.note("the kernel log: %q", line)
+			found = max(found, testKeyInUse)
+		case strings.Contains(line, "caam-snvs") && strings.Contains(line, "violation handlers armed"):
+			s.note("the kernel log: %q", line)
+			switch {
+			case strings.Contains(line, "non-secure state"):
+				found = max(found, notSecure)
+			case strings.Contains(line, "trusted state"), strings.Contains(line, "secure state"):
+				found = max(found, looksSecure)
+			}
+		}
+	}
+	return found
+}
