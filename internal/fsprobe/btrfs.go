@@ -25,11 +25,12 @@ const (
 	btrfsLabelSize = 256
 )
 
-// The checksum algorithms of btrfs. BLAKE2b (3) is not verified here.
+// The checksum algorithms of btrfs. BLAKE2b is not verified here.
 const (
-	btrfsCRC32C = 0
-	btrfsXXHash = 1
-	btrfsSHA256 = 2
+	btrfsCRC32C  = 0
+	btrfsXXHash  = 1
+	btrfsSHA256  = 2
+	btrfsBLAKE2b = 3
 )
 
 func readBtrfs(src *source) (*Superblock, error) {
@@ -58,8 +59,10 @@ func readBtrfs(src *source) (*Superblock, error) {
 	case btrfsSHA256:
 		sum := sha256.Sum256(body)
 		want = sum[:]
+	case btrfsBLAKE2b:
+		sb.Proof = "none: BLAKE2b checksums are not verified"
 	default:
-		sb.Proof = "unknown checksum type"
+		return nil, badf(Btrfs, "unknown checksum type %d", t)
 	}
 	if want != nil {
 		if got := b[:len(want)]; !bytes.Equal(got, want) {

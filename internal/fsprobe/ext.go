@@ -2,10 +2,7 @@
 
 package fsprobe
 
-import (
-	"bytes"
-	"hash/crc32"
-)
+import "hash/crc32"
 
 // The superblock of ext2, ext3 and ext4: kernel, fs/ext4/ext4.h, struct
 // ext4_super_block; all little endian. It lies at byte 1024 whatever the
@@ -36,6 +33,7 @@ const (
 	extBlocksHi       = 0x150
 	extChecksumType   = 0x175
 	extBackupGroups   = 0x24c
+	extSeed           = 0x270
 	extChecksum       = 0x3fc
 
 	extMagic = 0xef53
@@ -51,6 +49,7 @@ const (
 	incompatJournalDev = 0x8
 	incompatMetaBG     = 0x10
 	incompat64Bit      = 0x80
+	incompatCsumSeed   = 0x2000
 
 	roCompatSparseSuper  = 0x1
 	roCompatLargeFile    = 0x2
@@ -125,15 +124,16 @@ func readExt(src *source) (*Superblock, error) {
 		if want != got {
 			return nil, badf(fstype, "superblock checksum is %#08x, must be %#08x", got, want)
 		}
-		sb.Verified, sb.Proof = true, "superblock checksum"
 	}
 	if err := s.plausible(fstype, src.size); err != nil {
 		return nil, err
 	}
 	if sb.HasChecksum {
-		return sb, nil
+		sb.Proof, err = "checksums of superblock and group descriptor", s.checkDescriptor(src, fstype)
+	} else {
+		sb.Proof, err = s.confirm(src, fstype)
 	}
-	if sb.Proof, err = s.confirm(src, fstype); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	sb.Verified = true
@@ -189,80 +189,4 @@ func (s extSuper) plausible(fstype string, size int64) error {
 
 func (s extSuper) groups() uint64 {
 	return (s.blocks - s.first + s.perGroup - 1) / s.perGroup
-}
-
-// confirm compares a superblock without a checksum with its first backup, or,
-// in a filesystem too small to have one, with the tables it points to.
-func (s extSuper) confirm(src *source, fstype string) (proof string, err error) {
-	group := uint64(1)
-	if s.compat&compatSparseSuper2 != 0 {
-		group = uint64(le.Uint32(s.raw[extBackupGroups:]))
-	}
-	if group == 0 || group >= s.groups() {
-		return "group descriptor and root directory", s.confirmRoot(src, fstype)
-	}
-	off := int64((s.first + group*s.perGroup) * s.blockSize)
-	b, ok, err := src.at(off, extSize)
-	if err != nil {
-		return "", err
-	}
-	if !ok || le.Uint16(b[extMagicOffset:]) != extMagic {
-		return "", badf(fstype, "no backup superblock at byte %d", off)
-	}
-	c := parseExt(b)
-	same := bytes.Equal(c.raw[extUUID:][:16], s.raw[extUUID:][:16]) &&
-		c.blocks == s.blocks && c.blockSize == s.blockSize && c.first == s.first &&
-		c.perGroup == s.perGroup && c.inodesPerGroup == s.inodesPerGroup &&
-		uint64(le.Uint16(b[extGroupNumber:])) == group&0xffff &&
-		(c.incompat^s.incompat)&^incompatRecover == 0
-	if !same {
-		return "", badf(fstype, "backup superblock at byte %d describes another filesystem", off)
-	}
-	return "backup superblock", nil
-}
-
-// The group descriptor and the inode, from the same header.
-const (
-	extDescMin    = 32
-	extDescBitmap = 0x0 // then the inode bitmap and the inode table, 4 bytes each
-	extInodeMin   = 128
-	extInodeMode  = 0x0
-	extInodeLinks = 0x1a
-	extRootInode  = 2
-	modeDirectory = 0x4000
-	modeTypeMask  = 0xf000
-)
-
-func (s extSuper) confirmRoot(src *source, fstype string) error {
-	b, ok, err := src.at(int64((s.first+1)*s.blockSize), extDescMin)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return badf(fstype, "no group descriptor")
-	}
-	blockBitmap, inodeBitmap, table := uint64(le.Uint32(b[0:])), uint64(le.Uint32(b[4:])), uint64(le.Uint32(b[8:]))
-	for _, at := range []uint64{blockBitmap, inodeBitmap, table} {
-		if at <= s.first || at >= s.blocks {
-			return badf(fstype, "group descriptor points to block %d of %d", at, s.blocks)
-		}
-	}
-	if blockBitmap == inodeBitmap || blockBitmap == table || inodeBitmap == table {
-		return badf(fstype, "group descriptor points twice to one block")
-	}
-	inodeSize := uint64(extInodeMin)
-	if le.Uint32(s.raw[extRevision:]) > 0 {
-		inodeSize = uint64(le.Uint16(s.raw[extInodeSize:]))
-	}
-	if !power2(inodeSize, extInodeMin, s.blockSize) {
-		return badf(fstype, "inodes of %d bytes", inodeSize)
-	}
-	i, ok, err := src.at(int64(table*s.blockSize+(extRootInode-1)*inodeSize), extInodeMin)
-	if err != nil {
-		return err
-	}
-	if !ok || le.Uint16(i[extInodeMode:])&modeTypeMask != modeDirectory || le.Uint16(i[extInodeLinks:]) < 2 {
-		return badf(fstype, "root inode is not a directory")
-	}
-	return nil
 }

@@ -60,25 +60,81 @@ func readF2FS(src *source) (*Superblock, error) {
 		if got := le.Uint32(b[f2fsCRC:]); got != want {
 			return nil, badf(F2FS, "superblock checksum is %#08x, must be %#08x", got, want)
 		}
-		sb.Verified, sb.Proof = true, "superblock checksum"
+		sb.Proof = "checksums of superblock and checkpoint"
 	}
 	if blocks == 0 || blocks > uint64(src.size)/block || uint64(le.Uint32(b[f2fsSegments:])) > blocks>>9 {
 		return nil, badf(F2FS, "%d blocks of %d bytes on a device of %d bytes", blocks, block, src.size)
 	}
-	if sb.Verified {
-		return sb, nil
+	if !sb.HasChecksum {
+		c, ok, err := src.at(int64(block)+f2fsOffset, f2fsSize)
+		if err != nil {
+			return nil, err
+		}
+		// A power cut during an update can leave the copies with different
+		// labels or extension lists; geometry and UUID never change.
+		if !ok || !bytes.Equal(b[:f2fsLabel], c[:f2fsLabel]) {
+			return nil, badf(F2FS, "second superblock differs")
+		}
+		sb.Proof = "second superblock and checksum of the checkpoint"
 	}
-	c, ok, err := src.at(int64(block)+f2fsOffset, f2fsSize)
-	if err != nil {
+	if sb.NeedsCheck, err = checkpointF2FS(src, b, int(block)); err != nil {
 		return nil, err
 	}
-	// A power cut during an update can leave the copies with different
-	// labels or extension lists; the geometry and the UUID never change.
-	if !ok || !bytes.Equal(b[:f2fsLabel], c[:f2fsLabel]) {
-		return nil, badf(F2FS, "second superblock differs")
-	}
-	sb.Verified, sb.Proof = true, "second superblock"
+	sb.Verified = true
 	return sb, nil
+}
+
+// The checkpoint: same header, struct f2fs_checkpoint. Two packs lie one
+// segment apart and are written in turn; each begins with a block that has its
+// checksum.
+const (
+	f2fsCheckpoint      = 76 // in the superblock: its block number
+	f2fsSegmentBlocks   = 512
+	cpVersion           = 0
+	cpFlags             = 132
+	cpSumOffset         = 164
+	cpSumEarly          = 192 // where the checksum may stand at the earliest
+	cpFlagNeedsFsck     = 0x10
+	f2fsCheckpointTries = 2
+)
+
+// checkpointF2FS verifies that one of the two checkpoints is sound: as the
+// superblock begins 1024 bytes into its block, it would not show a wrong IV
+// (see the ext4 group descriptor). The newer one tells whether the filesystem
+// asks for its checker.
+func checkpointF2FS(src *source, super []byte, block int) (needsCheck bool, err error) {
+	var newest uint64
+	found := false
+	for i := range int64(f2fsCheckpointTries) {
+		off := (int64(le.Uint32(super[f2fsCheckpoint:])) + i*f2fsSegmentBlocks) * int64(block)
+		b, ok, err := src.at(off, block)
+		if err != nil {
+			return false, err
+		}
+		if !ok || !soundCheckpoint(b) {
+			continue
+		}
+		if v := le.Uint64(b[cpVersion:]); !found || v > newest {
+			newest, found = v, true
+			needsCheck = le.Uint32(b[cpFlags:])&cpFlagNeedsFsck != 0
+		}
+	}
+	if !found {
+		return false, badf(F2FS, "neither checkpoint has the right checksum")
+	}
+	return needsCheck, nil
+}
+
+// soundCheckpoint verifies a checkpoint's checksum, which covers what stands
+// before it and, if it does not stand at the very end, what stands behind it.
+func soundCheckpoint(b []byte) bool {
+	at := int64(le.Uint32(b[cpSumOffset:]))
+	if at < cpSumEarly || at > int64(len(b)-4) {
+		return false
+	}
+	sum := crc32.Update(^uint32(f2fsMagic), crc32.IEEETable, b[:at])
+	sum = crc32.Update(sum, crc32.IEEETable, b[at+4:])
+	return le.Uint32(b[at:]) == ^sum
 }
 
 // utf16String is the little-endian UTF-16 text before the first NUL.

@@ -130,8 +130,9 @@ func Read(r io.ReaderAt, size int64) (*Superblock, error) {
 
 // ReadType is Read for who knows what must be there: it looks for that one
 // type alone (ext2, ext3 and ext4 being one family, the Superblock tells which)
-// and, for a filesystem that checksums its superblock, reads a single aligned
-// block of 4096 bytes. An unknown type is ErrNone.
+// in as few aligned blocks of 4096 bytes as will do: one for xfs and btrfs,
+// two for ext4 with metadata_csum, two or three for the others. An unknown
+// type is ErrNone.
 func ReadType(r io.ReaderAt, size int64, fstype string) (*Superblock, error) {
 	for _, p := range probers {
 		for _, t := range p.types {
