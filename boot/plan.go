@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package boot is what happens to the volumes of a configuration when the
+// system starts: a plan, made of the configuration alone, and its execution.
+package boot
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"imxcrypt/configs"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+)
+
+// Plan is the order in which volumes are opened and mounted.
+type Plan struct {
+	// Steps are sorted so that each comes after those it waits for.
+	Steps []Step
+}
+
+// Step opens one volume and mounts it if it has a mount point.
+type Step struct {
+	Spec     volume.Spec
+	Required bool
+	// After names the volumes that must be there first.
+	After []string
+	// Why says for each of After what makes it necessary.
+	Why []string
+}
+
+// NewPlan orders the volumes named, or all if none is; a volume that another
+// one needs is not added by itself. Volumes that need each other in a circle are
+// an error of code config-invalid.
+func NewPlan(c *configs.Config, names ...string) (Plan, error) {
+	var chosen []configs.Volume
+	if len(names) == 0 {
+		chosen = c.Volumes
+	}
+	for _, name := range names {
+		v, err := c.Volume(name)
+		if err != nil {
+			return Plan{}, err
+		}
+		if !slices.ContainsFunc(chosen, func(o configs.Volume) bool { return o.Name == v.Name }) {
+			chosen = append(chosen, v)
+		}
+	}
+	steps := make([]Step, 0, len(chosen))
+	for _, v := range chosen {
+		steps = append(steps, Step{Spec: Spec(c, v), Required: v.Required})
+	}
+	for i := range steps {
+		for j := range steps {
+			if i == j {
+				continue
+			}
+			if why := needs(steps[i].Spec, steps[j].Spec); why != "" {
+				steps[i].After = append(steps[i].After, steps[j].Spec.Name)
+				steps[i].Why = append(steps[i].Why, why)
+			}
+		}
+	}
+	return sortSteps(steps)
+}
+
+// needs tells why a cannot be opened and mounted before b, or nothing.
+func needs(a, b volume.Spec) string {
+	switch {
+	case a.Device == "/dev/mapper/"+b.Mapping:
+		return "its device is the mapping of " + b.Name
+	case b.Mount.Path == "":
+		return ""
+	case a.Mount.Path != "" && below(a.Mount.Path, b.Mount.Path):
+		return "its mount point lies in " + b.Name
+	case a.Detached() && below(a.Header, b.Mount.Path):
+		return "its header lies in " + b.Name
+	case a.Source == volume.SourceDev && below(a.StateDir, b.Mount.Path):
+		return "its key file lies in " + b.Name
+	}
+	return ""
+}
+
+// below tells whether path is dir or lies in it.
+func below(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+// sortSteps keeps the configuration's order where nothing speaks against it.
+func sortSteps(steps []Step) (Plan, error) {
+	var p Plan
+	done := map[string]bool{}
+	for len(p.Steps) < len(steps) {
+		next := slices.IndexFunc(steps, func(s Step) bool {
+			return !done[s.Spec.Name] && !slices.ContainsFunc(s.After, func(n string) bool { return !done[n] })
+		})
+		if next < 0 {
+			var circle []string
+			for _, s := range steps {
+				if !done[s.Spec.Name] {
+					circle = append(circle, fmt.Sprintf("%s (%s)", s.Spec.Name, strings.Join(s.Why, ", ")))
+				}
+			}
+			return Plan{}, fault.New(fault.ConfigInvalid, "volumes need each other: "+strings.Join(circle, "; "), nil)
+		}
+		done[steps[next].Spec.Name] = true
+		p.Steps = append(p.Steps, steps[next])
+	}
+	return p, nil
+}
+
+// Reverse is the plan's order for taking things down: what needs another comes
+// before it.
+func (p Plan) Reverse() Plan {
+	steps := slices.Clone(p.Steps)
+	slices.Reverse(steps)
+	return Plan{Steps: steps}
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/boot"
+	"imxcrypt/configs"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+)
+
+// app is what every command shares: where it reads and writes, and the global
+// flags.
+//
+// Results go to stdout, everything else to stderr: lower case, no full stop.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	// system makes the world that volumes live in.
+	system func(*configs.Config, *slog.Logger) volume.System
+
+	configPath    string
+	json          bool
+	verbose       bool
+	logLevel      string
+	allowInsecure bool
+
+	log *slog.Logger
+	// printed is set when the error was given to the caller as JSON already.
+	printed bool
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !a.printed {
+		a.printError(err)
+	}
+	return exitCode(err)
+}
+
+// printError writes what failed and why, and what to do next.
+func (a *app) printError(err error) {
+	for _, e := range parts(err) {
+		fmt.Fprintf(a.stderr, "%simxcrypt: %s\n", a.priority(priorityError), oneLine(e.Error()))
+		if h := hint(e); h != "" {
+			fmt.Fprintf(a.stderr, "%s  hint: %s\n", a.priority(priorityError), h)
+		}
+	}
+}
+
+// parts takes joined errors of several volumes apart, so that each gets its own
+// line and hint.
+func parts(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, e := range joined.Unwrap() {
+			all = append(all, parts(e)...)
+		}
+		return all
+	}
+	return []error{err}
+}
+
+// oneLine keeps a message in one line of the journal.
+func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
+
+// root builds the command tree.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "imxcrypt",
+		Short: "keys and encrypted volumes on NXP i.MX",
+		Long: `imxcrypt creates keys that only this chip can open, and unlocks, mounts,
+inspects and renews the volumes that are encrypted with them.
+
+` + exitCodesHelp,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fault.New(fault.Usage, fmt.Sprintf("there is no command %q", args[0]), nil)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return a.prepare()
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, err.Error(), nil) })
+	f := root.PersistentFlags()
+	f.StringVarP(&a.configPath, "config", "c", "", "configuration file (default $IMXCRYPT_CONFIG or "+configs.DefaultPath+")")
+	f.BoolVar(&a.json, "json", false, "print results as JSON")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "print each step with its duration")
+	f.StringVar(&a.logLevel, "log-level", "warn", "what to log to stderr: debug, info, warn or error")
+	f.BoolVar(&a.allowInsecure, "allow-insecure", false, "permit volumes of source dev, which are not protected")
+	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	root.AddCommand(
+		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.statusCommand(),
+		a.verifyCommand(), a.keyCommand(), a.configCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// prepare runs after the flags are known and before any command.
+func (a *app) prepare() error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
+		return fault.New(fault.Usage, fmt.Sprintf("--log-level %q is none of debug, info, warn, error", a.logLevel), nil)
+	}
+	a.log = slog.New(&logHandler{out: a.stderr, level: level, priorities: a.toJournal()})
+	return nil
+}
+
+// loadConfig reads the configuration from where the caller says.
+func (a *app) loadConfig() (*configs.Config, error) {
+	path := a.configPath
+	if path == "" {
+		path = a.getenv("IMXCRYPT_CONFIG")
+	}
+	if path == "" {
+		path = configs.DefaultPath
+	}
+	c, err := configs.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	if a.allowInsecure {
+		c.AllowInsecure = true
+	}
+	return c, nil
+}
+
+// manager loads the configuration and sets up the world it describes.
+func (a *app) manager() (*configs.Config, *volume.Manager, error) {
+	c, err := a.loadConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, volume.New(a.system(c, a.log)), nil
+}
+
+// specs are the volumes named on the command line, in the order given, or all.
+func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
+	if all == (len(names) > 0) {
+		return nil, fault.New(fault.Usage, "name the volumes, or give --all", nil)
+	}
+	var list []volume.Spec
+	if all {
+		for _, v := range c.Volumes {
+			list = append(list, boot.Spec(c, v))
+		}
+		return list, nil
+	}
+	for _, name := range names {
+		v, err := c.Volume(name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, boot.Spec(c, v))
+	}
+	return list, nil
+}
+
+// completeVolumes offers the configuration's volume names to the shell.
+func (a *app) completeVolumes(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+	c, err := a.loadConfig()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, v := range c.Volumes {
+		if !contains(given, v.Name) {
+			names = append(names, v.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func contains(list []string, s string) bool {
+	for _, e := range list {
+		if e == s {
+			return true
+		}
+	}
+	return false
+}
+
+// exactly is cobra.ExactArgs with an error of code usage.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fault.New(fault.Usage, fmt.Sprintf("%s takes %s, not %d arguments", cmd.CommandPath(), what, len(args)), nil)
+		}
+		return nil
+	}
+}
+
+// printJSON writes v on one line, for programs.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// problem is an error as programs read it.
+type problem struct {
+	Code    fault.Code `json:"code"`
+	Message string     `json:"message"`
+	Hint    string     `json:"hint"`
+}
+
+func problemOf(err error) *problem {
+	if err == nil {
+		return nil
+	}
+	return &problem{Code: fault.CodeOf(err), Message: oneLine(err.Error()), Hint: hint(err)}
+}
+
+// each runs an operation on several volumes and prints what came of it, one
+// after the other; an error of one does not keep the others from being tried.
+func (a *app) each(ctx context.Context, list []volume.Spec, do func(context.Context, volume.Spec) (volume.Result, error)) error {
+	var errs []error
+	for _, s := range list {
+		r, err := do(ctx, s)
+		if err := a.printResult(r, err); err != nil {
+			errs = append(errs, err)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}

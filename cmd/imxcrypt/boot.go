@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/boot"
+	"imxcrypt/internal/secret"
+)
+
+type bootFlags struct{ dryRun, noMount bool }
+
+func (a *app) bootCommand() *cobra.Command {
+	var f bootFlags
+	c := &cobra.Command{
+		Use:   "boot [NAME…]",
+		Short: "unlock and mount the volumes of the configuration, in order",
+		Long: `Boot unlocks and mounts all volumes of the configuration, or those named, each
+as soon as what it needs is there: for an initramfs and for systems without
+systemd. Volumes that are not required may fail without failing the command.
+
+` + exitCodesHelp,
+		Example:           "  imxcrypt boot\n  imxcrypt boot --dry-run",
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.boot(cmd.Context(), args, f)
+		},
+	}
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan, change nothing")
+	c.Flags().BoolVar(&f.noMount, "no-mount", false, "unlock only")
+	return c
+}
+
+func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
+	c, m, err := a.manager()
+	if err != nil {
+		return err
+	}
+	plan, err := boot.NewPlan(c, names...)
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		return a.printBootPlan(plan, !f.noMount)
+	}
+	if err := secret.Harden(); err != nil {
+		return err
+	}
+	outcomes := plan.Run(ctx, m, !f.noMount)
+	var errs []error
+	for _, o := range outcomes {
+		o.Result.Volume = o.Step.Spec.Name
+		if err := a.printResult(o.Result, o.Err); err != nil {
+			errs = append(errs, err)
+		}
+		if o.Err != nil && !o.Step.Required && !a.json {
+			a.log.Warn("the boot goes on without a volume that is not required", "volume", o.Step.Spec.Name, "error", o.Err, "hint", hint(o.Err))
+		}
+	}
+	if err := boot.Failed(outcomes); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	// What failed was not required; as JSON it has been told already.
+	a.printed = false
+	return errors.Join(errs...)
+}
+
+type bootStepJSON struct {
+	Volume   string   `json:"volume"`
+	Device   string   `json:"device"`
+	Mapping  string   `json:"mapping"`
+	Mount    string   `json:"mount,omitempty"`
+	Required bool     `json:"required"`
+	After    []string `json:"after"`
+	Why      []string `json:"why"`
+}
+
+func (a *app) printBootPlan(plan boot.Plan, mount bool) error {
+	for i, s := range plan.Steps {
+		j := bootStepJSON{
+			Volume: s.Spec.Name, Device: s.Spec.Device, Mapping: "/dev/mapper/" + s.Spec.Mapping,
+			Required: s.Required, After: append([]string{}, s.After...), Why: append([]string{}, s.Why...),
+		}
+		if mount {
+			j.Mount = s.Spec.Mount.Path
+		}
+		if a.json {
+			if err := a.printJSON(j); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(a.stdout, "%d. unlock %s on %s as %s", i+1, j.Volume, j.Device, j.Mapping)
+		if j.Mount != "" {
+			fmt.Fprintf(a.stdout, ", mount it on %s", j.Mount)
+		}
+		if !j.Required {
+			fmt.Fprint(a.stdout, ", not required")
+		}
+		if len(j.After) > 0 {
+			fmt.Fprintf(a.stdout, ", after %s (%s)", strings.Join(j.After, ", "), strings.Join(j.Why, ", "))
+		}
+		fmt.Fprintln(a.stdout)
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/boot"
+	"imxcrypt/configs"
+	"imxcrypt/internal/fault"
+)
+
+func (a *app) configCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "config",
+		Short: "check and show the configuration",
+		Args:  exactly(0, "a subcommand"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fault.New(fault.Usage, "name a subcommand: check, show or example", nil)
+		},
+	}
+	c.AddCommand(&cobra.Command{
+		Use:     "check",
+		Short:   "read the configuration and say what is wrong with it",
+		Long:    "Check reads the configuration and names everything that is wrong with it,\neach with its place and what to do.\n\n" + exitCodesHelp,
+		Example: "  imxcrypt config check\n  imxcrypt --config ./imxcrypt.yaml config check",
+		Args:    exactly(0, "no arguments"),
+		RunE: func(*cobra.Command, []string) error {
+			c, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			if _, err := boot.NewPlan(c); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"file": c.File(), "volumes": len(c.Volumes)})
+			}
+			fmt.Fprintf(a.stdout, "%s: %d volumes, nothing wrong\n", c.File(), len(c.Volumes))
+			return nil
+		},
+	}, &cobra.Command{
+		Use:     "show",
+		Short:   "print the configuration with every default",
+		Long:    "Show prints the configuration with every default filled in, as a file that can\nbe used as it is.\n\n" + exitCodesHelp,
+		Example: "  imxcrypt config show\n  imxcrypt config show --json",
+		Args:    exactly(0, "no arguments"),
+		RunE: func(*cobra.Command, []string) error {
+			c, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(c)
+			}
+			_, err = a.stdout.Write(c.YAML())
+			return err
+		},
+	}, &cobra.Command{
+		Use:     "example [NAME]",
+		Short:   "print an example configuration, or the names of all",
+		Long:    "Example prints an example configuration to begin with. Without a name it lists\nthem.\n\n" + exitCodesHelp,
+		Example: "  imxcrypt config example minimal > /etc/imxcrypt/imxcrypt.yaml",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.configExample(args)
+		},
+	})
+	return c
+}
+
+func (a *app) configExample(args []string) error {
+	files, err := fs.Glob(configs.Examples, "examples/*.yaml")
+	if err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		for _, f := range files {
+			fmt.Fprintln(a.stdout, strings.TrimSuffix(path.Base(f), ".yaml"))
+		}
+		return nil
+	}
+	text, err := configs.Examples.ReadFile("examples/" + args[0] + ".yaml")
+	if err != nil {
+		return fault.New(fault.Usage, fmt.Sprintf("there is no example %q", args[0]), nil)
+	}
+	_, err = a.stdout.Write(text)
+	return err
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/caam"
+	"imxcrypt/configs"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/secret"
+	"imxcrypt/volume"
+)
+
+func (a *app) keyCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "key",
+		Short: "the files of NXP's caam-keygen, byte for byte",
+		Args:  exactly(0, "a subcommand"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fault.New(fault.Usage, "name a subcommand: create, import or inspect", nil)
+		},
+	}
+	c.AddCommand(a.keyCreateCommand(), a.keyImportCommand(), a.keyInspectCommand())
+	return c
+}
+
+type keyCreateFlags struct {
+	dir, wrap, hexFile, device string
+	size                       int
+	blackKey                   bool
+}
+
+func (a *app) keyCreateCommand() *cobra.Command {
+	var f keyCreateFlags
+	c := &cobra.Command{
+		Use:   "create NAME",
+		Short: "make a key in the chip and write its blob to NAME.bb",
+		Long: `Create makes a key in the CAAM and writes its blob, as caam-keygen create does,
+but atomically, durably, readable to root only, and never over a file that
+exists. The black key is written only with --black-key: it is worthless after
+the next power-off, and storage should never see it.
+
+` + exitCodesHelp,
+		Example: "  imxcrypt key create data\n  imxcrypt key create data --wrap ecb --size 16 --dir /perm/caam",
+		Args:    exactly(1, "a name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.keyCreate(cmd.Context(), args[0], f)
+		},
+	}
+	c.Flags().StringVar(&f.dir, "dir", "/data/caam", "directory of the files")
+	c.Flags().StringVar(&f.wrap, "wrap", string(caam.CCM), "how the black key is wrapped: ecb or ccm")
+	c.Flags().IntVar(&f.size, "size", 32, "bytes of a random key: 16, 24 or 32")
+	c.Flags().StringVar(&f.hexFile, "hex-file", "", "import the key that stands in this file in hexadecimal; - is standard input")
+	c.Flags().BoolVar(&f.blackKey, "black-key", false, "write the black key to NAME too")
+	c.Flags().StringVar(&f.device, "device", "", "the CAAM's device node (default as configured, or "+caam.DefaultDevice+")")
+	c.MarkFlagsMutuallyExclusive("size", "hex-file")
+	return c
+}
+
+func (a *app) keyCreate(ctx context.Context, name string, f keyCreateFlags) (err error) {
+	if name != filepath.Base(name) || name == "." || name == ".." {
+		return fault.New(fault.Usage, fmt.Sprintf("%q is not a file name; --dir names the directory", name), nil)
+	}
+	wrap, err := caam.ParseWrap(f.wrap)
+	if err != nil {
+		return fault.New(fault.Usage, "--wrap", err)
+	}
+	if err := secret.Harden(); err != nil {
+		return err
+	}
+	r := volume.KeyFileRequest{Name: name, Dir: f.dir, Wrap: wrap, Size: f.size, BlackKey: f.blackKey}
+	if f.hexFile != "" {
+		if r.Red, err = a.readHexKey(f.hexFile); err != nil {
+			return err
+		}
+		defer r.Red.Wipe()
+		r.Size = r.Red.Len()
+	}
+	if !caam.IsAESKeySize(r.Size) {
+		return fault.New(fault.Usage, fmt.Sprintf("a key of %d bytes is of no use for tk(cbc(aes)): 16, 24 or 32", r.Size), nil)
+	}
+	m, err := a.keyManager(f.device)
+	if err != nil {
+		return err
+	}
+	paths, err := m.CreateKeyFile(ctx, r)
+	if err != nil {
+		return fmt.Errorf("key create %s: %w", name, err)
+	}
+	if a.json {
+		return a.printJSON(map[string]any{"files": paths})
+	}
+	for _, p := range paths {
+		fmt.Fprintln(a.stdout, p)
+	}
+	return nil
+}
+
+// maxHexFile is 32 bytes in hexadecimal, a line's end, and room for white space.
+const maxHexFile = 256
+
+// readHexKey reads a red key into locked memory. This is one of the few places
+// where one is in ours at all: because a person asked for it.
+func (a *app) readHexKey(path string) (_ *secret.Buffer, err error) {
+	in := a.stdin
+	if path != "-" {
+		f, openErr := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+		if openErr != nil {
+			return nil, fault.New(fault.Usage, "--hex-file", openErr)
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		in = f
+	}
+	text, err := secret.New(maxHexFile)
+	if err != nil {
+		return nil, err
+	}
+	defer text.Wipe()
+	n, err := io.ReadFull(in, text.Bytes())
+	if err == nil || !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, fault.New(fault.Usage, fmt.Sprintf("--hex-file %s: not a key of 16, 24 or 32 bytes in hexadecimal", path), nil)
+	}
+	digits := text.Bytes()[:n]
+	for len(digits) > 0 && (digits[len(digits)-1] == '\n' || digits[len(digits)-1] == '\r' || digits[len(digits)-1] == ' ') {
+		digits = digits[:len(digits)-1]
+	}
+	if !caam.IsAESKeySize(len(digits) / 2) {
+		return nil, fault.New(fault.Usage, fmt.Sprintf("--hex-file %s: %d hexadecimal digits, a key has 32, 48 or 64", path, len(digits)), nil)
+	}
+	red, err := secret.New(len(digits) / 2)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := hex.Decode(red.Bytes(), digits); err != nil {
+		red.Wipe()
+		// Not wrapped: the library's error quotes the byte, which is the key's.
+		return nil, fault.New(fault.Usage, fmt.Sprintf("--hex-file %s: not hexadecimal", path), nil)
+	}
+	return red, nil
+}
+
+func (a *app) keyImportCommand() *cobra.Command {
+	var out, device string
+	c := &cobra.Command{
+		Use:   "import BLOB",
+		Short: "open a blob on this chip, and write its black key if asked",
+		Long: `Import opens a blob on this chip. Without --out it only tells whether it opens;
+with --out it writes the black key, as caam-keygen import does. Older forms of
+blobs are taken too where they can be converted.
+
+` + exitCodesHelp,
+		Example: "  imxcrypt key import /data/caam/data.bb\n  imxcrypt key import /data/caam/data.bb --out /run/data.black",
+		Args:    exactly(1, "a blob's file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := secret.Harden(); err != nil {
+				return err
+			}
+			m, err := a.keyManager(device)
+			if err != nil {
+				return err
+			}
+			info, err := m.ImportKeyFile(cmd.Context(), args[0], out)
+			if err != nil {
+				return fmt.Errorf("key import %s: %w", args[0], err)
+			}
+			return a.printKeyInfo(args[0], info, "opens on this chip")
+		},
+	}
+	c.Flags().StringVar(&out, "out", "", "file to write the black key to; must not exist")
+	c.Flags().StringVar(&device, "device", "", "the CAAM's device node (default as configured, or "+caam.DefaultDevice+")")
+	return c
+}
+
+func (a *app) keyInspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect FILE",
+		Short: "tell what a file of caam-keygen's is",
+		Long: `Inspect tells what a file is: blob or black key, how it is wrapped, how long the
+key in it is. It needs no hardware.
+
+` + exitCodesHelp,
+		Example: "  imxcrypt key inspect /data/caam/data.bb",
+		Args:    exactly(1, "a file"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			info, err := volume.New(volume.RealFiles(a.log)).InspectKeyFile(args[0])
+			if err != nil {
+				return fmt.Errorf("key inspect: %w", err)
+			}
+			return a.printKeyInfo(args[0], info, "")
+		},
+	}
+}
+
+// keyManager needs no configuration: without one, the defaults hold.
+func (a *app) keyManager(device string) (*volume.Manager, error) {
+	c, err := a.loadConfig()
+	if err != nil {
+		if a.configPath != "" || !fault.Is(err, fault.ConfigMissing) {
+			return nil, err
+		}
+		if c, err = configs.Parse("defaults", []byte("volumes: []\n")); err != nil {
+			return nil, err
+		}
+	}
+	if device != "" {
+		c.CAAM.Device = device
+	}
+	return volume.New(a.system(c, a.log)), nil
+}
+
+func (a *app) printKeyInfo(path string, info caam.Info, verdict string) error {
+	if a.json {
+		return a.printJSON(map[string]any{"file": path, "kind": info.Form, "wrap": info.Wrap, "key_size": info.RedKeyLen, "size": info.Size})
+	}
+	text := fmt.Sprintf("%s, %d bytes, a key of %d", info.Form, info.Size, info.RedKeyLen)
+	if info.Wrap != "" {
+		text += ", wrapped " + string(info.Wrap)
+	}
+	if verdict != "" {
+		text += ", " + verdict
+	}
+	fmt.Fprintf(a.stdout, "%s: %s\n", path, text)
+	return nil
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/boot"
+	"imxcrypt/volume"
+)
+
+type lockFlags struct {
+	all, dryRun bool
+}
+
+func (a *app) lockCommand() *cobra.Command {
+	var f lockFlags
+	c := &cobra.Command{
+		Use:   "lock NAME…",
+		Short: "unmount a volume and take its key out of the kernel",
+		Long: `Lock unmounts a volume and removes /dev/mapper/NAME; with it goes the kernel's
+copy of the key. A volume that is locked already stays so. With --all, volumes
+that lie in others go first.
+
+` + exitCodesHelp,
+		Example:           "  imxcrypt lock data\n  imxcrypt lock --all",
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.lock(cmd.Context(), args, f)
+		},
+	}
+	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be done, change nothing")
+	return c
+}
+
+func (a *app) lock(ctx context.Context, names []string, f lockFlags) error {
+	c, m, err := a.manager()
+	if err != nil {
+		return err
+	}
+	list, err := specs(c, names, f.all)
+	if err != nil {
+		return err
+	}
+	if f.all {
+		plan, err := boot.NewPlan(c)
+		if err != nil {
+			return err
+		}
+		list = list[:0]
+		for _, step := range plan.Reverse().Steps {
+			list = append(list, step.Spec)
+		}
+	}
+	do := func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+		return m.Lock(ctx, s, volume.LockOptions{DryRun: f.dryRun})
+	}
+	if f.dryRun {
+		return a.eachPlan(ctx, list, do)
+	}
+	return a.each(ctx, list, do)
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"imxcrypt/volume"
+)
+
+// resultJSON is one volume's result as programs read it, one line each.
+type resultJSON struct {
+	volume.Result
+	OK    bool     `json:"ok"`
+	Error *problem `json:"error"`
+}
+
+// printResult tells a person or a program what came of an operation. An error
+// of the operation is printed by the caller, except as JSON.
+func (a *app) printResult(r volume.Result, err error) error {
+	for _, w := range r.Warnings {
+		a.log.Warn(w, "volume", r.Volume)
+	}
+	if a.json {
+		a.printed = a.printed || err != nil
+		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: problemOf(err)})
+	}
+	if a.verbose {
+		for _, s := range r.Steps {
+			fmt.Fprintf(a.stderr, "%s: %s%s\n", r.Volume, s.What, took(s.Took))
+		}
+	}
+	if err == nil {
+		fmt.Fprintln(a.stdout, sentence(r))
+	}
+	return nil
+}
+
+// sentence says in one line how a volume stands now.
+func sentence(r volume.Result) string {
+	var b strings.Builder
+	b.WriteString(r.Volume + ": ")
+	switch {
+	case r.Mounted != "":
+		fmt.Fprintf(&b, "mounted on %s", r.Mounted)
+	case r.Mapping != "":
+		fmt.Fprintf(&b, "unlocked as %s", r.Mapping)
+	default:
+		b.WriteString("done")
+	}
+	if r.Already {
+		b.WriteString(" (already)")
+	}
+	return b.String()
+}
+
+func took(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%.1f ms)", float64(d)/float64(time.Millisecond))
+}
+
+// printPlan prints the steps of a dry run.
+func (a *app) printPlan(r volume.Result, err error) error {
+	if a.json {
+		a.printed = a.printed || err != nil
+		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: problemOf(err)})
+	}
+	for _, w := range r.Warnings {
+		a.log.Warn(w, "volume", r.Volume)
+	}
+	if err != nil {
+		return nil
+	}
+	for _, s := range r.Steps {
+		fmt.Fprintf(a.stdout, "%s: would %s\n", r.Volume, s.What)
+	}
+	return nil
+}
+
+// eachPlan is each for dry runs.
+func (a *app) eachPlan(ctx context.Context, list []volume.Spec, do func(context.Context, volume.Spec) (volume.Result, error)) error {
+	var errs []error
+	for _, s := range list {
+		r, err := do(ctx, s)
+		errs = append(errs, a.printPlan(r, err), err)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/internal/secret"
+	"imxcrypt/volume"
+)
+
+type provisionFlags struct {
+	all, wipe, yes, noMount, dryRun bool
+}
+
+func (a *app) provisionCommand() *cobra.Command {
+	var f provisionFlags
+	c := &cobra.Command{
+		Use:   "provision NAME…",
+		Short: "create key, header and filesystem of a volume, and mount it",
+		Long: `Provision creates a volume's key, writes its header, makes its filesystem and
+mounts it. It takes only an empty device: the first and last MiB and blocks
+sampled over the whole must be all 0x00 or all 0xFF.
+
+Run again, it finishes what was interrupted, or finds that nothing is left to
+do. A volume that is ready is never formatted again.
+
+` + exitCodesHelp,
+		Example: `  imxcrypt provision data
+  imxcrypt provision --all --json
+  imxcrypt provision --dry-run data`,
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.provision(cmd.Context(), args, f)
+		},
+	}
+	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
+	c.Flags().BoolVar(&f.wipe, "wipe", false, "overwrite what is on the device, if it is no volume of ours")
+	c.Flags().BoolVar(&f.yes, "yes", false, "confirm --wipe without being asked for the name")
+	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "look at everything, print what would be done, change nothing")
+	return c
+}
+
+func (a *app) provision(ctx context.Context, names []string, f provisionFlags) error {
+	c, m, err := a.manager()
+	if err != nil {
+		return err
+	}
+	list, err := specs(c, names, f.all)
+	if err != nil {
+		return err
+	}
+	if f.wipe && !f.dryRun {
+		for _, s := range list {
+			if err := a.confirm(s.Name, "all data on "+s.Device+" will be lost: provision", f.yes); err != nil {
+				return err
+			}
+		}
+	}
+	if f.dryRun {
+		return a.eachPlan(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+			return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, NoMount: f.noMount, DryRun: true})
+		})
+	}
+	if err := secret.Harden(); err != nil {
+		return err
+	}
+	return a.each(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+		return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, NoMount: f.noMount})
+	})
+}

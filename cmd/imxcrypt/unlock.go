@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/internal/secret"
+	"imxcrypt/volume"
+)
+
+type unlockFlags struct {
+	all, mount, forRepair, noWait, dryRun bool
+}
+
+func (a *app) unlockCommand() *cobra.Command {
+	var f unlockFlags
+	c := &cobra.Command{
+		Use:   "unlock NAME…",
+		Short: "open a volume: its key is proved, then /dev/mapper/NAME appears",
+		Long: `Unlock opens the key on this chip, proves that it is the volume's, and makes
+/dev/mapper/NAME. With --mount the volume is mounted too. A volume that is
+unlocked already is compared with the configuration and left as it is.
+
+` + exitCodesHelp,
+		Example: `  imxcrypt unlock --mount data
+  imxcrypt unlock --all
+  imxcrypt unlock --for-repair data && e2fsck /dev/mapper/data`,
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.unlock(cmd.Context(), args, f)
+		},
+	}
+	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
+	c.Flags().BoolVar(&f.mount, "mount", false, "mount the volume too")
+	c.Flags().BoolVar(&f.forRepair, "for-repair", false, "accept a damaged filesystem if the check proves the key; never mounts")
+	c.Flags().BoolVar(&f.noWait, "no-wait", false, "do not wait for a device that is not there yet")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be done, change nothing")
+	c.MarkFlagsMutuallyExclusive("mount", "for-repair")
+	return c
+}
+
+func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
+	c, m, err := a.manager()
+	if err != nil {
+		return err
+	}
+	list, err := specs(c, names, f.all)
+	if err != nil {
+		return err
+	}
+	do := func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+		return m.Unlock(ctx, s, volume.UnlockOptions{
+			// --all means every volume as far as it goes: one that has no
+			// mount point is unlocked.
+			Mount: f.mount && (!f.all || s.Mount.Path != ""), ForRepair: f.forRepair, NoWait: f.noWait, DryRun: f.dryRun,
+		})
+	}
+	if f.dryRun {
+		return a.eachPlan(ctx, list, do)
+	}
+	if err := secret.Harden(); err != nil {
+		return err
+	}
+	return a.each(ctx, list, do)
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/internal/secret"
+	"imxcrypt/volume"
+)
+
+func (a *app) verifyCommand() *cobra.Command {
+	var all bool
+	c := &cobra.Command{
+		Use:   "verify NAME…",
+		Short: "does this chip, now, open this volume? changes nothing",
+		Long: `Verify opens the volume's key on this chip and proves that it is the right one.
+Nothing is written, and a volume in use stays in use.
+
+` + exitCodesHelp,
+		Example:           "  imxcrypt verify data",
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.verify(cmd.Context(), args, all)
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "all volumes of the configuration")
+	return c
+}
+
+func (a *app) verify(ctx context.Context, names []string, all bool) error {
+	c, m, err := a.manager()
+	if err != nil {
+		return err
+	}
+	list, err := specs(c, names, all)
+	if err != nil {
+		return err
+	}
+	if err := secret.Harden(); err != nil {
+		return err
+	}
+	return a.each(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+		r, err := m.Verify(ctx, s)
+		if err == nil && !a.json {
+			fmt.Fprintf(a.stdout, "%s: this chip opens it (uuid %s, generation %d)\n", r.Volume, r.UUID, r.Generation)
+			r.Volume = ""
+		}
+		return r, err
+	})
+}

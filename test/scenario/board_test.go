@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+// Package scenario runs the program as its users do, in virtual machines with
+// the simulated CAAM, a real kernel, real dm-crypt and real filesystems.
+package scenario
+
+import (
+	"strings"
+	"testing"
+
+	"imxcrypt/test/vm"
+)
+
+// oneVolume is the configuration that most scenarios use.
+const oneVolume = `volumes:
+  - name: data
+    device: /dev/vda
+    mount: {path: /data, options: [noatime, nodev, nosuid]}
+`
+
+// board is a kind of machine the program runs on: an architecture of the kernel
+// and one of the program.
+type board struct {
+	kernel vm.Arch
+	goarch string
+}
+
+func boards() []board {
+	return []board{{vm.AMD64, "amd64"}, {vm.ARM64, "arm64"}, {vm.ARM64, "arm"}}
+}
+
+// eachBoard runs a scenario on all boards, as subtests.
+func eachBoard(t *testing.T, scenario func(*testing.T, board)) {
+	for _, b := range boards() {
+		t.Run(b.goarch, func(t *testing.T) {
+			t.Parallel()
+			scenario(t, b)
+		})
+	}
+}
+
+// start boots the board with a closed chip.
+func (b board) start(t *testing.T, disks ...*vm.Disk) *vm.Machine {
+	t.Helper()
+	return vm.Start(t, vm.Config{
+		Arch: b.kernel, Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true},
+		Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch),
+	})
+}
+
+// expect judges a run by its exit code and by a text in either stream.
+func (b board) expect(t *testing.T, r vm.Result, code int, text string) {
+	t.Helper()
+	t.Logf("exit %d in %v\n%s%s", r.Code, r.Duration, r.Stdout, r.Stderr)
+	if r.Code != code {
+		t.Errorf("exit code %d, expected %d", r.Code, code)
+	}
+	if !strings.Contains(r.Stdout+r.Stderr, text) {
+		t.Errorf("nothing says %q", text)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}

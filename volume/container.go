@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+)
+
+// container is a volume's storage, opened: the device with the data, and what
+// the header lies on, which is the same device or a file.
+type container struct {
+	data   Device
+	header Device
+}
+
+// detached tells whether the header lies apart from the data.
+func (c *container) detached() bool { return c.header != c.data }
+
+func (c *container) close() error {
+	var err error
+	if c.header != nil && c.header != c.data {
+		err = c.header.Close()
+	}
+	return errors.Join(err, c.data.Close())
+}
+
+// openContainer opens the device at path, and a detached header if the volume
+// has one. A missing header file is an error of code not-provisioned.
+func (m *Manager) openContainer(s Spec, path string, f blockdev.Flags) (*container, error) {
+	data, err := m.sys.Devices.Open(path, f)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{data: data, header: data}
+	if !s.Detached() {
+		return c, nil
+	}
+	c.header, err = m.sys.Devices.Open(s.Header, blockdev.Flags{Write: f.Write})
+	if err != nil {
+		c.header = nil
+		err = errors.Join(err, c.close())
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fault.New(fault.NotProvisioned, fmt.Sprintf("detached header %s is not there", s.Header), err)
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// find waits for the volume's device, up to its timeout. Without a timeout, or
+// with wait false, it looks once.
+func (m *Manager) find(ctx context.Context, s Spec, wait bool) (string, error) {
+	path, err := m.sys.Devices.Find(ctx, s.Device)
+	if err == nil || !wait || s.Timeout <= 0 || !fault.Is(err, fault.DeviceMissing) {
+		return path, err
+	}
+	watch, watchErr := m.sys.Waiter.Watch()
+	if watchErr != nil {
+		return "", errors.Join(err, watchErr)
+	}
+	defer watch.Close()
+	waiting, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	// Looked again after the watch began, so that a device which came between
+	// the first look and the watch is not waited for.
+	for {
+		path, err = m.sys.Devices.Find(ctx, s.Device)
+		if err == nil || !fault.Is(err, fault.DeviceMissing) {
+			return path, err
+		}
+		if watchErr := watch.Next(waiting); watchErr != nil {
+			if ctx.Err() != nil {
+				return "", ctx.Err()
+			}
+			return "", fmt.Errorf("after %v: %w", s.Timeout, err)
+		}
+	}
+}

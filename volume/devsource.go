@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+
+	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/secret"
+)
+
+// devSource keeps random keys in files of the state directory, readable to
+// root: any Linux machine can try the program, nothing is protected.
+type devSource struct {
+	files  Files
+	dir    string
+	random io.Reader
+	ring   Keyring
+}
+
+func (d devSource) path(r keyRequest) string {
+	return filepath.Join(d.dir, "dev", fmt.Sprintf("%s-%d.key", r.uuid, r.generation))
+}
+
+// create makes the key file, or takes the one that an interrupted provisioning
+// of the same volume left: nothing was encrypted with it yet.
+func (d devSource) create(ctx context.Context, r keyRequest) (liveKey, []byte, error) {
+	buf, err := secret.New(r.keySize)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := io.ReadFull(d.random, buf.Bytes()); err != nil {
+		buf.Wipe()
+		return nil, nil, fmt.Errorf("draw a key: %w", err)
+	}
+	err = d.files.Create(d.path(r), buf.Bytes(), 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		buf.Wipe()
+		key, err := d.open(ctx, r, nil)
+		return key, nil, err
+	}
+	if err != nil {
+		buf.Wipe()
+		return nil, nil, err
+	}
+	return newLogonKey(buf, d.ring), nil, nil
+}
+
+func (d devSource) open(_ context.Context, r keyRequest, _ []byte) (liveKey, error) {
+	raw, err := d.files.Read(d.path(r), atomicfile.ReadOptions{MaxSize: 64, RootOwned: true, Forbid: 0o077})
+	if err != nil {
+		return nil, fault.New(fault.KeyFileDamaged, "key of source dev", err)
+	}
+	defer clear(raw)
+	if len(raw) != r.keySize {
+		return nil, refuse(fault.KeyFileDamaged, "%s holds %d bytes, the key has %d", d.path(r), len(raw), r.keySize)
+	}
+	buf, err := secret.New(len(raw))
+	if err != nil {
+		return nil, err
+	}
+	copy(buf.Bytes(), raw)
+	return newLogonKey(buf, d.ring), nil
+}

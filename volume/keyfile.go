@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"imxcrypt/caam"
+	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/secret"
+)
+
+// maxKeyFile is more than the largest file of caam-keygen, in any of its forms.
+const maxKeyFile = 4096
+
+// KeyFileRequest asks for files as NXP's caam-keygen makes them.
+type KeyFileRequest struct {
+	Name string // of the files, in Dir
+	Dir  string
+	Wrap caam.Wrap
+	Size int // bytes of a random key; unused with Red
+	// Red is a key to import; nil draws one in the chip. The caller wipes it.
+	Red *secret.Buffer
+	// BlackKey writes the black key too, which storage should never see.
+	BlackKey bool
+}
+
+// importer is a chip that takes a plain key.
+type importer interface {
+	CreateFrom(ctx context.Context, wrap caam.Wrap, red *secret.Buffer) (*caam.BlackKey, caam.Blob, error)
+}
+
+// CreateKeyFile makes a key and writes Dir/Name.bb, and the black key
+// Dir/Name if asked. It returns the paths written. Existing files are left
+// alone and are an error of code file-exists.
+func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string, error) {
+	blobPath, keyPath := filepath.Join(r.Dir, r.Name+".bb"), filepath.Join(r.Dir, r.Name)
+	paths := []string{blobPath}
+	if r.BlackKey {
+		paths = append(paths, keyPath)
+	}
+	// Looked at before the chip works; creating refuses all the same.
+	for _, p := range paths {
+		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+			return nil, refuse(fault.FileExists, "%s exists already", p)
+		}
+	}
+	chip, err := m.sys.Chip()
+	if err != nil {
+		return nil, err
+	}
+	var black *caam.BlackKey
+	var blob caam.Blob
+	if r.Red == nil {
+		black, blob, err = chip.Create(ctx, r.Wrap, r.Size)
+	} else if with, ok := chip.(importer); ok {
+		black, blob, err = with.CreateFrom(ctx, r.Wrap, r.Red)
+	} else {
+		err = refuse(fault.CAAMBadArgument, "this engine does not import plain keys: they would be seen in its arguments")
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer black.Wipe()
+	if err := m.sys.Files.Create(blobPath, blob, 0o600); err != nil {
+		return nil, err
+	}
+	if r.BlackKey {
+		if err := m.sys.Files.Create(keyPath, black.Bytes(), 0o600); err != nil {
+			return paths[:1], err
+		}
+	}
+	return paths, nil
+}
+
+// ImportKeyFile opens the blob in a file, in any form that can be converted, and
+// writes the black key to out; without out it only tries.
+func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (caam.Info, error) {
+	info, raw, err := m.readKeyFile(blobPath)
+	if err != nil {
+		return info, err
+	}
+	blob, err := caam.Convert(raw)
+	if err != nil {
+		return info, fault.New(fault.BlobDamaged, blobPath, err)
+	}
+	chip, err := m.sys.Chip()
+	if err != nil {
+		return info, err
+	}
+	black, err := chip.Import(ctx, blob)
+	if err != nil {
+		return info, err
+	}
+	defer black.Wipe()
+	if out == "" {
+		return info, nil
+	}
+	return info, m.sys.Files.Create(out, black.Bytes(), 0o600)
+}
+
+// InspectKeyFile tells what a file of caam-keygen's is.
+func (m *Manager) InspectKeyFile(path string) (caam.Info, error) {
+	info, _, err := m.readKeyFile(path)
+	return info, err
+}
+
+func (m *Manager) readKeyFile(path string) (caam.Info, []byte, error) {
+	raw, err := m.sys.Files.Read(path, atomicfile.ReadOptions{MaxSize: maxKeyFile})
+	if err != nil {
+		return caam.Info{}, nil, err
+	}
+	info, err := caam.Inspect(raw)
+	if err != nil {
+		return info, nil, fault.New(fault.BlobDamaged, path, err)
+	}
+	return info, raw, nil
+}

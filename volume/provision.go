@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"imxcrypt/caam"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
+)
+
+// ProvisionOptions change how a volume is provisioned.
+type ProvisionOptions struct {
+	// Wipe permits to overwrite what is on the device, provided it is no volume
+	// of ours: the caller has asked a person for the volume's name. Volumes of
+	// ours are destroyed by erase only.
+	Wipe bool
+	// NoMount leaves the volume locked.
+	NoMount bool
+	// DryRun looks at everything and changes nothing.
+	DryRun bool
+	// Progress is told of each step when it is done.
+	Progress func(Step)
+}
+
+// Provision makes the key, the header and the filesystem of a volume, and
+// mounts it. Run again, it finishes what was interrupted, or finds that there is
+// nothing to do; it never makes a second key and never formats a volume that is
+// ready.
+func (m *Manager) Provision(ctx context.Context, s Spec, o ProvisionOptions) (Result, error) {
+	r, err := m.provision(ctx, s, o)
+	return r, failed(ctx, "provision", s, err)
+}
+
+func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions) (_ Result, err error) {
+	j := m.begin(s, o.Progress)
+	src, err := m.sourceOf(s)
+	if err != nil {
+		return j.result, err
+	}
+	if s.Detached() && s.Filesystem.Type == FilesystemNone {
+		return j.result, refuse(fault.ConfigInvalid,
+			"a volume without a filesystem cannot have a detached header: there would be nothing to prove its key by")
+	}
+	release, err := m.sys.Locks.Acquire(ctx, s.Name)
+	if err != nil {
+		return j.result, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+
+	path, err := m.find(ctx, s, true)
+	if err != nil {
+		return j.result, err
+	}
+	j.result.Device = path
+	p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: path}
+	found, err := p.survey(ctx)
+	if err != nil {
+		return j.result, err
+	}
+	if found.header != nil && found.header.token.Phase == PhaseReady {
+		j.result.Already = true
+		j.of(found.header, path)
+		if o.DryRun {
+			j.would("nothing: the volume is provisioned already")
+			return j.result, nil
+		}
+		return p.finish(ctx)
+	}
+	if err := p.permitted(found); err != nil {
+		return j.result, err
+	}
+	if o.DryRun {
+		p.announceSteps(found)
+		return j.result, nil
+	}
+	if err := p.run(ctx, found); err != nil {
+		return j.result, err
+	}
+	return p.finish(ctx)
+}
+
+// provisioning is one run over one device.
+type provisioning struct {
+	*Manager
+	s    Spec
+	o    ProvisionOptions
+	j    *journey
+	src  source
+	path string
+}
+
+// survey is what was found on the device.
+type survey struct {
+	// header is set if there is one of ours.
+	header *header
+	layout Layout
+}
+
+// survey looks at the device without changing it.
+func (p *provisioning) survey(ctx context.Context) (found survey, err error) {
+	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Direct: true})
+	if err == nil {
+		found.header, err = readHeader(c)
+		err = errors.Join(err, c.close())
+	}
+	switch {
+	case err == nil:
+		return found, found.header.matches(p.s)
+	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
+		return p.surveyUnknown(found, nil)
+	case fault.Is(err, fault.PlaintextFound), fault.Is(err, fault.ForeignHeader):
+		return p.surveyUnknown(found, err)
+	}
+	return found, err
+}
+
+// surveyUnknown looks at a device without a header of ours. what is the error
+// that tells what is there instead, if something recognisable is.
+func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
+	if what != nil && !p.o.Wipe {
+		return found, what
+	}
+	return found, p.exclusively(func(dev Device) error {
+		if !p.o.Wipe {
+			if err := p.empty(dev); err != nil {
+				return err
+			}
+		}
+		var err error
+		found.layout, err = planLayout(p.s, facts(dev))
+		return err
+	})
+}
+
+// empty enforces that nothing lies on a device but, perhaps, the torn first
+// header of an interrupted run: nothing was encrypted then. Free of known
+// signatures is not empty: a plain dm-crypt volume shows none.
+func (p *provisioning) empty(dev Device) error {
+	skip := int64(0)
+	if !p.s.Detached() {
+		area, unfinished, err := luks2.Unfinished(dev, dev.Size())
+		if err != nil {
+			return err
+		}
+		if unfinished {
+			skip = area
+		}
+	}
+	e, err := blockdev.SampleFrom(dev, skip, dev.Size())
+	if err != nil {
+		return fault.New(fault.IOFailed, "read "+dev.Path(), err)
+	}
+	if !e.Empty {
+		return refuse(fault.NotEmpty, "%s is not empty: data at byte %d", dev.Path(), e.Offset)
+	}
+	return nil
+}
+
+func facts(dev Device) deviceFacts {
+	return deviceFacts{path: dev.Path(), size: dev.Size(), eraseSize: dev.PreferredEraseSize()}
+}
+
+// exclusively opens the device for writing and for ourselves alone.
+func (p *provisioning) exclusively(use func(Device) error) error {
+	dev, err := p.sys.Devices.Open(p.path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(use(dev), dev.Close())
+}
+
+// permitted applies what must hold before a key is made.
+func (p *provisioning) permitted(found survey) error {
+	if p.s.Mount.Path != "" && !p.o.NoMount {
+		target, err := p.sys.Mounts.Look(p.s.Mount.Path)
+		if err = errors.Join(err, target.Usable()); err != nil {
+			return err
+		}
+	}
+	if found.header != nil {
+		return p.stateAllowed(found.header.token.State)
+	}
+	return p.stateAllowed(p.securityState())
+}
+
+// securityState is the chip's, for sources that depend on it.
+func (p *provisioning) securityState() caam.SecurityState {
+	if p.s.Source != SourceCAAM {
+		return caam.Unknown
+	}
+	return p.sys.SecurityState()
+}
+
+func (p *provisioning) stateAllowed(state caam.SecurityState) error {
+	if p.s.Source != SourceCAAM {
+		return nil
+	}
+	switch state {
+	case caam.Open:
+		if !p.s.AllowOpenState {
+			return refuse(fault.OpenStateRefused, "this chip is open: its key is sealed with the test master key that all open chips share, and is lost when the chip is closed")
+		}
+		p.j.warn("this chip is open: every open chip can open this volume, and none can once it is closed")
+	case caam.Unknown:
+		p.j.warn("whether this chip is open or closed cannot be read; recorded as unknown")
+	}
+	return nil
+}
+
+func (p *provisioning) announceSteps(found survey) {
+	if found.header == nil {
+		if p.o.Wipe {
+			p.j.would("overwrite what is on " + p.path)
+		}
+		p.j.would(fmt.Sprintf("create a key of %d bytes, source %s", p.s.KeySize, p.s.Source))
+		p.j.would(fmt.Sprintf("write a header, data of %d bytes from byte %d of %s", found.layout.DataSize, found.layout.DataOffset, p.path))
+	} else {
+		p.j.would("go on with the provisioning that was interrupted")
+	}
+	p.j.would("prove the stored key")
+	if p.s.Filesystem.Type != FilesystemNone {
+		p.j.would("make a " + p.s.Filesystem.Type + " filesystem")
+	}
+	p.j.would("mark the volume ready")
+	if !p.o.NoMount {
+		p.j.would("unlock and mount it")
+	}
+}
+
+// run does what is missing up to phase ready.
+func (p *provisioning) run(ctx context.Context, found survey) error {
+	h := found.header
+	var created liveKey
+	if h == nil {
+		var err error
+		if h, created, err = p.createHeader(ctx, found); err != nil {
+			return err
+		}
+		defer created.wipe()
+	}
+	p.j.of(h, p.path)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key, err := p.proveStored(ctx, created)
+	if err != nil {
+		return err
+	}
+	defer key.wipe()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return p.complete(ctx, key)
+}
+
+// createHeader makes the key and writes the first header. From here on the blob
+// is on storage, and nothing has been encrypted with it.
+func (p *provisioning) createHeader(ctx context.Context, found survey) (*header, liveKey, error) {
+	uuid, err := p.newUUID()
+	if err != nil {
+		return nil, nil, err
+	}
+	if p.s.UUID != "" {
+		uuid = p.s.UUID
+	}
+	state := p.securityState()
+	var h *header
+	var key liveKey
+	err = p.exclusively(func(dev Device) error {
+		if p.o.Wipe {
+			if err := p.wipe(ctx, dev); err != nil {
+				return fault.New(fault.IOFailed, "overwrite "+p.path, err)
+			}
+			p.j.did("old content overwritten")
+		}
+		request := keyRequest{uuid: uuid, generation: 1, wrap: p.s.Wrap, keySize: p.s.KeySize}
+		var blob []byte
+		var err error
+		if key, blob, err = p.src.create(ctx, request); err != nil {
+			return err
+		}
+		p.j.did("key created")
+		token := Token{
+			Source: p.s.Source, Phase: PhaseProvisioning, Generation: 1, Blob: blob, KeySize: p.s.KeySize,
+			State: state, Created: p.sys.Now(),
+		}
+		if p.s.Source == SourceCAAM {
+			token.Wrap = p.s.Wrap
+		}
+		if h, err = newHeader(p.s, uuid, found.layout, token); err != nil {
+			return err
+		}
+		return p.writeFirst(dev, h)
+	})
+	if err != nil {
+		if key != nil {
+			key.wipe()
+		}
+		return nil, nil, err
+	}
+	p.j.did("header written")
+	return h, key, nil
+}
+
+// wipe overwrites every place where an old header, partition table or superblock
+// copy could be taken for valid later. Cut off, the device is still not empty,
+// and the same command goes on.
+func (p *provisioning) wipe(ctx context.Context, dev Device) error {
+	for _, run := range [][2]int64{{max(dev.Size()-mib, 0), dev.Size()}, {0, min(8*mib, dev.Size())}} {
+		if err := zero(ctx, dev, run[0], run[1]); err != nil {
+			return err
+		}
+	}
+	return dev.Flush()
+}
+
+func zero(ctx context.Context, dev Device, from, to int64) error {
+	zeros := make([]byte, 256*kib)
+	for at := from; at < to; at += int64(len(zeros)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := dev.WriteAt(zeros[:min(int64(len(zeros)), to-at)], at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeFirst puts the first header where there is none: on the device, or in a
+// new file, which appears whole or not at all.
+func (p *provisioning) writeFirst(dev Device, h *header) error {
+	if !p.s.Detached() {
+		if err := h.luks.Format(dev); err != nil {
+			return fmt.Errorf("write the header to %s: %w", p.path, err)
+		}
+		return nil
+	}
+	image, err := h.luks.Image()
+	if err != nil {
+		return err
+	}
+	return p.sys.Files.Create(p.s.Header, image, 0o600)
+}
+
+// proveStored reads the header back from storage, opens its blob through the
+// hardware and proves that this is the key that was created. created is nil
+// when an earlier run made it; since no data exists in phase provisioning, the
+// check may then be written again.
+func (p *provisioning) proveStored(ctx context.Context, created liveKey) (liveKey, error) {
+	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	h, err := readHeader(c)
+	if err != nil {
+		return nil, fmt.Errorf("read the header back: %w", err)
+	}
+	key, err := p.src.open(ctx, h.keyRequest(), h.token.Blob)
+	if err != nil {
+		return nil, err
+	}
+	if created == nil {
+		created = key
+		if h.check.InHeader() && p.proveByCheckArea(ctx, p.s, h, c, key) == nil {
+			p.j.did("stored key proved")
+			return key, nil
+		}
+	}
+	err = p.writeCheck(ctx, h, c, created)
+	if err == nil {
+		p.j.did("stored key proved")
+		return key, nil
+	}
+	key.wipe()
+	return nil, err
+}
+
+// writeCheck writes a new check with one key and reads it with the blob opened
+// once more.
+func (p *provisioning) writeCheck(ctx context.Context, h *header, c *container, created liveKey) error {
+	block, err := newCheckBlock(p.sys.Rand, h.binding())
+	if err != nil {
+		return err
+	}
+	h.check.Digest = sha256.Sum256(block)
+	// Without a check area the data area serves, once: it holds nothing yet.
+	at := area{device: c.data.Number(), offset: h.segment.Offset, size: checkAreaSize}
+	if h.check.InHeader() {
+		at = h.checkArea(c.header.Number())
+		if err := h.write(c.header); err != nil {
+			return fmt.Errorf("write the header: %w", err)
+		}
+	}
+	if err := p.writeThrough(ctx, p.s, h, created, at, block); err != nil {
+		return fmt.Errorf("write the check: %w", err)
+	}
+	again, err := p.src.open(ctx, h.keyRequest(), h.token.Blob)
+	if err != nil {
+		return err
+	}
+	defer again.wipe()
+	got, err := p.readThrough(ctx, p.s, h, again, at, checkAreaSize)
+	if err != nil {
+		return fmt.Errorf("read the check back: %w", err)
+	}
+	if !h.check.fits(got, h.binding()) {
+		return refuse(fault.KeyWrong, "the key that the stored blob opens to is not the one that was created")
+	}
+	return nil
+}
+
+func (h *header) keyRequest() keyRequest {
+	return keyRequest{uuid: h.luks.UUID, generation: h.token.Generation, wrap: h.token.Wrap, keySize: h.token.KeySize}
+}

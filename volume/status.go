@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+)
+
+// State is where a volume stands.
+type State string
+
+// The states of a volume.
+const (
+	Unprovisioned State = "unprovisioned"
+	Locked        State = "locked"
+	Unlocked      State = "unlocked"
+	Mounted       State = "mounted"
+	Damaged       State = "damaged"
+	Absent        State = "absent"
+)
+
+// Status is what can be told of a volume without its key.
+type Status struct {
+	Name   string
+	Device string // as configured
+	// Path is where the device was found; empty if it was not.
+	Path          string
+	UUID          string
+	State         State
+	Phase         Phase
+	Generation    int
+	Source        string
+	Wrap          string
+	KeySize       int // bytes
+	Cipher        string
+	SectorSize    int // bytes
+	Header        string
+	SecurityState string
+	Mapping       string // the node's path; empty while locked
+	MountPath     string // as configured
+	Mounted       bool
+	Size          int64 // bytes of data
+	// Err is what is wrong with the volume, nil if nothing is.
+	Err error
+}
+
+// Status looks at a volume. It takes no lock, waits for nothing and changes
+// nothing; what is wrong is in the result.
+func (m *Manager) Status(ctx context.Context, s Spec) Status {
+	st := Status{
+		Name: s.Name, Device: s.Device, Source: s.Source, Wrap: string(s.Wrap), KeySize: s.KeySize, Cipher: s.Cipher,
+		SectorSize: s.SectorSize, Header: s.Header, MountPath: s.Mount.Path, State: Absent,
+	}
+	live, err := m.liveState(s, &st)
+	if err != nil {
+		st.Err = err
+	}
+	if err := m.storedState(ctx, s, &st, live); err != nil && st.Err == nil {
+		st.Err = err
+	}
+	st.Err = failed(ctx, "status", s, st.Err)
+	return st
+}
+
+// liveState asks device-mapper and the mount table.
+func (m *Manager) liveState(s Spec, st *Status) (live bool, err error) {
+	info, err := m.sys.Mapper.Info(s.Mapping)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	st.Mapping = "/dev/mapper/" + s.Mapping
+	targets, err := m.mountPoints(s, info)
+	st.Mounted = len(targets) > 0
+	return true, err
+}
+
+// storedState reads the header.
+func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool) error {
+	path, err := m.sys.Devices.Find(ctx, s.Device)
+	if err != nil {
+		return err
+	}
+	st.Path = path
+	c, err := m.openContainer(s, path, blockdev.Flags{})
+	if err != nil {
+		if fault.Is(err, fault.NotProvisioned) {
+			st.State = Unprovisioned
+		}
+		return err
+	}
+	defer c.close()
+	h, err := readHeader(c)
+	if err != nil {
+		st.State = Damaged
+		if fault.Is(err, fault.NotProvisioned) || fault.Is(err, fault.ProvisioningStarted) {
+			st.State = Unprovisioned
+		}
+		return err
+	}
+	st.UUID, st.Phase, st.Generation = h.luks.UUID, h.token.Phase, h.token.Generation
+	st.Source, st.Wrap, st.KeySize = h.token.Source, string(h.token.Wrap), h.token.KeySize
+	st.Cipher, st.SectorSize = h.segment.Encryption, h.segment.SectorSize
+	st.SecurityState, st.Size = string(h.token.State), h.segment.Size
+	switch {
+	case st.Mounted:
+		st.State = Mounted
+	case live:
+		st.State = Unlocked
+	case h.token.Phase == PhaseProvisioning:
+		st.State = Unprovisioned
+	default:
+		st.State = Locked
+	}
+	return m.statusProblem(ctx, s, h, c, live)
+}
+
+func (m *Manager) statusProblem(ctx context.Context, s Spec, h *header, c *container, live bool) error {
+	if err := m.mayOpen(s, h, m.begin(s, nil)); err != nil {
+		return err
+	}
+	if !live {
+		return nil
+	}
+	u := &unlocking{Manager: m, s: s, o: UnlockOptions{DryRun: true}, j: m.begin(s, nil), c: c, h: h}
+	_, err := u.alreadyOpen(ctx)
+	return err
+}

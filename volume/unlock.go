@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"imxcrypt/caam"
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
+	"imxcrypt/luks2"
+)
+
+// UnlockOptions change how a volume is unlocked.
+type UnlockOptions struct {
+	// Mount mounts the volume where the configuration says.
+	Mount bool
+	// ForRepair accepts a missing or damaged filesystem, provided the check
+	// area proves the key: for fsck. Such a volume is never mounted.
+	ForRepair bool
+	// NoWait looks for the device once instead of up to the volume's timeout.
+	NoWait bool
+	// DryRun looks and changes nothing.
+	DryRun bool
+	// Progress is told of each step when it is done.
+	Progress func(Step)
+}
+
+// Unlock opens a volume, and mounts it if asked. What is open already is
+// compared with what is wanted and left as it is.
+func (m *Manager) Unlock(ctx context.Context, s Spec, o UnlockOptions) (Result, error) {
+	r, err := m.unlock(ctx, s, o)
+	return r, failed(ctx, "unlock", s, err)
+}
+
+func (m *Manager) unlock(ctx context.Context, s Spec, o UnlockOptions) (_ Result, err error) {
+	j := m.begin(s, o.Progress)
+	if !o.DryRun {
+		release, err := m.sys.Locks.Acquire(ctx, s.Name)
+		if err != nil {
+			return j.result, err
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	path, err := m.find(ctx, s, !o.NoWait)
+	if err != nil {
+		return j.result, err
+	}
+	j.did("device found")
+	return m.unlockLocked(ctx, s, path, o, j)
+}
+
+// unlockLocked unlocks the volume on the device at path. The volume's lock is
+// held.
+func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o UnlockOptions, j *journey) (Result, error) {
+	c, err := m.openContainer(s, path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return j.result, err
+	}
+	defer c.close()
+	h, err := readHeader(c)
+	if err != nil {
+		return j.result, err
+	}
+	j.of(h, path)
+	if err := m.mayOpen(s, h, j); err != nil {
+		return j.result, err
+	}
+	j.did("header read")
+
+	u := &unlocking{Manager: m, s: s, o: o, j: j, c: c, h: h}
+	open, err := u.alreadyOpen(ctx)
+	if err != nil {
+		return j.result, err
+	}
+	if o.DryRun {
+		u.announceSteps(open)
+		return j.result, nil
+	}
+	if open {
+		j.result.Already = true
+	} else if err := u.open(ctx); err != nil {
+		return j.result, err
+	}
+	j.result.Mapping = "/dev/mapper/" + s.Mapping
+	u.mend()
+	if o.Mount && !o.ForRepair {
+		return j.result, u.mount()
+	}
+	return j.result, nil
+}
+
+// unlocking is one run over one volume.
+type unlocking struct {
+	*Manager
+	s Spec
+	o UnlockOptions
+	j *journey
+	c *container
+	h *header
+}
+
+// mayOpen applies the rules that stand before any key is touched.
+func (m *Manager) mayOpen(s Spec, h *header, j *journey) error {
+	if err := h.matches(s); err != nil {
+		return err
+	}
+	if h.token.Phase != PhaseReady {
+		return refuse(fault.ProvisioningStarted, "provisioning was interrupted; there is no data in the volume yet")
+	}
+	if h.token.Source == SourceCAAM && h.token.State == caam.Open {
+		if !s.AllowOpenState {
+			return refuse(fault.OpenStateRefused, "the volume was made while the chip was open: every open chip can read it, and none can once it is closed")
+		}
+		j.warn("the volume was made while the chip was open: every open chip can read it, and none can once it is closed")
+	}
+	return nil
+}
+
+// alreadyOpen compares a live mapping of the volume's name with the wanted one.
+// One that was never announced belongs to a run that was killed before the key
+// was proved: it is taken away.
+func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
+	info, err := u.sys.Mapper.Info(u.s.Mapping)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if want := dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping); info.UUID != want {
+		return false, refuse(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q, not %q", u.s.Mapping, info.UUID, want)
+	}
+	announced, err := u.sys.Mapper.Announced(u.s.Mapping)
+	if err != nil {
+		return false, err
+	}
+	if !announced || !info.Live {
+		if u.o.DryRun {
+			return false, nil
+		}
+		u.sys.Log.Warn("mapping left by an interrupted run is made anew", "mapping", u.s.Mapping)
+		return false, u.sys.Mapper.Remove(ctx, u.s.Mapping)
+	}
+	live, err := u.sys.Mapper.Table(u.s.Mapping)
+	if err != nil {
+		return false, err
+	}
+	wanted, err := u.wantedTable(live)
+	if err != nil {
+		return false, err
+	}
+	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, u.c.data.ReadOnly()); len(differences) > 0 {
+		return false, refuse(fault.MappingMismatch, "mapping %s is live with another table: %s", u.s.Mapping, strings.Join(differences, "; "))
+	}
+	if info.Suspended {
+		return false, refuse(fault.MappingMismatch, "mapping %s is suspended: whoever uses it waits", u.s.Mapping)
+	}
+	return true, nil
+}
+
+// wantedTable is the table that the header and the configuration ask for. The
+// length of the payload is not known without importing the blob, so it is
+// taken from the live table; the description tells UUID and generation.
+func (u *unlocking) wantedTable(live dmcrypt.Table) (dmcrypt.Table, error) {
+	ref := dmcrypt.KeyRef{Type: "logon", Description: u.h.description()}
+	if len(live) == 1 {
+		if crypt, ok := live[0].(dmcrypt.Crypt); ok {
+			ref.Size = crypt.Key.Size
+		}
+	}
+	return u.h.dataTable(u.s, u.c.data.Number(), ref)
+}
+
+func (u *unlocking) announceSteps(open bool) {
+	if open {
+		u.j.result.Already = true
+		u.j.would("nothing: the volume is unlocked already")
+	} else {
+		u.j.would("open the key and prove it")
+		u.j.would("make /dev/mapper/" + u.s.Mapping)
+	}
+	if u.o.Mount && u.s.Mount.Path != "" {
+		u.j.would("mount it on " + u.s.Mount.Path)
+	}
+}
+
+// open imports the key, maps the data privately, proves the key through the
+// mapping, and only then tells the system.
+func (u *unlocking) open(ctx context.Context) error {
+	key, err := u.openKey(ctx, u.s, u.h)
+	if err != nil {
+		return err
+	}
+	defer key.wipe()
+	u.j.did("key opened")
+
+	needsCheck := u.h.token.Filesystem.Type == "" || u.o.ForRepair
+	if needsCheck {
+		if err := u.proveWithoutFilesystem(ctx, key); err != nil {
+			return err
+		}
+	}
+	a, err := u.activate(ctx, u.s.Mapping, dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping), u.h.description(), key, u.c.data.ReadOnly(),
+		func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) { return u.h.dataTable(u.s, u.c.data.Number(), ref) })
+	if err != nil {
+		return err
+	}
+	u.j.did("table loaded")
+	if !needsCheck {
+		err = u.proveFast(ctx, a, key)
+	}
+	if err == nil {
+		err = u.sys.Mapper.Announce(ctx, u.s.Mapping)
+	}
+	if err != nil {
+		return errors.Join(err, a.remove(ctx))
+	}
+	u.j.did("mapping announced")
+	return nil
+}
+
+func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key liveKey) error {
+	if !u.h.check.InHeader() {
+		return refuse(fault.FilesystemMissing, "a detached header proves its key by the filesystem only; there is none to look at")
+	}
+	if err := u.proveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
+		return u.explain(err)
+	}
+	u.j.did("key proved by its check")
+	return nil
+}
+
+// proveFast reads the superblock through the mapping. What it does not prove,
+// the check area decides.
+func (u *unlocking) proveFast(ctx context.Context, a *mapped, key liveKey) error {
+	proved, seen := u.h.proveByFilesystem(a)
+	if proved {
+		u.j.did("key proved by its filesystem")
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !u.h.check.InHeader() {
+		return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen", u.h.token.Filesystem.Type, u.h.token.Filesystem.UUID), seen))
+	}
+	if err := u.proveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
+		return u.explain(err)
+	}
+	return u.otherFilesystem(a)
+}
+
+// otherFilesystem decides about a volume whose key is right and whose
+// filesystem is not the one that provisioning made: somebody with the key put
+// it there, or it is damaged.
+func (u *unlocking) otherFilesystem(a *mapped) error {
+	sb, err := probe(a)
+	want := u.s.Filesystem.Type
+	switch {
+	case err != nil && isDecryptError(err):
+		return fault.New(fault.IOFailed, "read "+u.c.data.Path(), err)
+	case err != nil:
+		return fault.New(fault.FilesystemMissing, fmt.Sprintf("the key is right, but the volume holds no sound %s filesystem", want), err)
+	case sb.Type != want:
+		return refuse(fault.FilesystemWrong, "the volume holds a %s filesystem, the configuration says %s", sb.Type, want)
+	}
+	u.j.warn(fmt.Sprintf("the filesystem is not the one provisioning made: its uuid is %q", sb.UUID))
+	u.j.did("key proved by its check")
+	return nil
+}
+
+// openKey opens a volume's stored key through its source.
+func (m *Manager) openKey(ctx context.Context, s Spec, h *header) (liveKey, error) {
+	src, err := m.sourceOf(s)
+	if err != nil {
+		return nil, err
+	}
+	key, err := src.open(ctx, h.keyRequest(), h.token.Blob)
+	return key, m.explainRejection(s, h, err)
+}
+
+func (u *unlocking) explain(err error) error { return u.explainRejection(u.s, u.h, err) }
+
+// explainRejection says what a rejected key means when the chip's security
+// state is no longer the one the key was made in.
+func (m *Manager) explainRejection(s Spec, h *header, err error) error {
+	if err == nil || s.Source != SourceCAAM || !fault.Is(err, fault.BlobRejected) {
+		return err
+	}
+	now := m.sys.SecurityState()
+	switch {
+	case h.token.State == caam.Open && now == caam.Closed:
+		return fault.New(fault.BlobOpenState, "this volume was made while the chip was open; it has been closed since, and the data cannot be read", err)
+	case h.token.State == caam.Closed && now == caam.Open:
+		return fault.New(fault.BlobOpenState, "this volume was made on a closed chip, and this chip is open", err)
+	}
+	return err
+}
+
+// mend rewrites a damaged or older header copy from the good one. The volume
+// works without, so a failure is a warning.
+func (u *unlocking) mend() {
+	if u.h.copies.Intact() || u.c.header.ReadOnly() {
+		return
+	}
+	dev, err := u.sys.Devices.Open(u.c.header.Path(), blockdev.Flags{Write: true, Direct: true})
+	if err == nil {
+		_, err = luks2.Mend(dev)
+		err = errors.Join(err, dev.Close())
+	}
+	if err != nil {
+		u.sys.Log.Warn("one copy of the header is damaged and could not be mended", "volume", u.s.Name, "error", err)
+		u.j.warn("one copy of the header is damaged and could not be mended")
+		return
+	}
+	u.j.did("damaged header copy mended")
+}
+
+// mount puts the volume where the configuration says.
+func (u *unlocking) mount() error {
+	target := u.s.Mount.Path
+	if target == "" {
+		return refuse(fault.ConfigInvalid, "the configuration has no mount point for this volume")
+	}
+	at, err := u.sys.Mounts.Look(target)
+	if err != nil {
+		return err
+	}
+	if at.State != mount.TargetOccupied || !u.isOurs(at.Mounted) {
+		if err := at.Usable(); err != nil {
+			return err
+		}
+		options := u.s.Mount.Options
+		if u.c.data.ReadOnly() {
+			options = append([]string{"ro"}, options...)
+		}
+		if err := u.sys.Mounts.Mount(u.j.result.Mapping, target, u.s.Filesystem.Type, options); err != nil {
+			return err
+		}
+		u.j.result.Already = false
+		u.j.did("mounted")
+	}
+	u.j.result.Mounted = target
+	return nil
+}
+
+// isOurs tells whether a mount is of this volume. The name is compared, not the
+// number: btrfs mounts have numbers of their own.
+func (u *unlocking) isOurs(e *mount.Entry) bool {
+	return e != nil && e.Source == u.j.result.Mapping && e.Root == "/"
+}
