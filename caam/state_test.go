@@ -3,6 +3,8 @@
 package caam_test
 
 import (
+	"embed"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,8 +20,21 @@ const (
 	testKey        = "[    3.7] caam 30900000.crypto: using insecure test key, enable HAB to use unique device key!"
 )
 
+// In the binary, which also runs where this folder is not.
+//
+//go:embed testdata/security-state
+var recorded embed.FS
+
 func TestSecurityState(t *testing.T) {
 	t.Parallel()
+	trees, err := fs.Sub(recorded, "testdata/security-state")
+	root := t.TempDir()
+	if err == nil {
+		err = os.CopyFS(root, trees)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		tree string
 		log  []string
@@ -53,7 +68,7 @@ func TestSecurityState(t *testing.T) {
 		{"imx8qxp", []string{testKey}, caam.Open, "caam", "insecure test key"},
 		{"imx8mp-closed", []string{"some other line", "caam-snvs: probed"}, caam.Closed, "caam", "says closed"},
 	} {
-		got := caam.ReadSecurityState(filepath.Join("testdata/security-state", c.tree), c.log)
+		got := caam.ReadSecurityState(filepath.Join(root, c.tree), c.log)
 		if got.State != c.want || got.Key != c.key || !strings.Contains(strings.Join(got.Evidence, "\n"), c.says) {
 			t.Errorf("%s with %q: %+v, want %s by %q", c.tree, c.log, got, c.want, c.says)
 		}
