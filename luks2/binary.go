@@ -199,13 +199,10 @@ func encodeCopy(h binaryHeader, text []byte, secondary bool) []byte {
 
 func isZero(b []byte) bool { return allBytes(b, 0) }
 
+// allBytes compares the slice with itself one byte on, which runs at the speed
+// of memory.
 func allBytes(b []byte, v byte) bool {
-	for _, c := range b {
-		if c != v {
-			return false
-		}
-	}
-	return true
+	return len(b) == 0 || (b[0] == v && bytes.Equal(b[1:], b[:len(b)-1]))
 }
 
 // isBlank: as erased storage reads.

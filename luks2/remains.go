@@ -9,11 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// maxForeignBytes is how many bytes of a damaged first binary header may differ
-// from what they should be for it to count as ours. Flipped bits and torn
-// writes stay far below (a torn write changes none: the meaningful bytes are
-// one sector), a filesystem's superblock far above.
-const maxForeignBytes = 64
+// maxForeignBytes is how many bytes of an unusable first copy may be none of a
+// header's for it to count as ours. A torn write leaves none, flipped bits a
+// few, the superblock of a filesystem, of swap or of a RAID at least thirty.
+const maxForeignBytes = 16
 
 // overwritten tells whether something else lies where the first copy, which is
 // not usable, should be. A filesystem made over a container leaves the second
@@ -27,22 +26,35 @@ func overwritten(r io.ReaderAt, s *scanned) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if isBlank(buf) {
-		return false, nil
-	}
-	want := encodeCopy(s.best.bin, nil, false)[:binarySize]
-	differing := 0
-	for i, c := range buf[:binarySize] {
-		switch {
-		case offSeqID <= i && i < offAlgorithm: // number and label may change
-		case offSalt <= i && i < offUUID:
-		case offSubsystem <= i && i < offOffset:
-		case offChecksum <= i && i < offChecksum+lenChecksum:
-		case c != want[i]:
-			differing++
+	want := encodeCopy(s.best.bin, nil, false)
+	foreign := 0
+	for off := 0; off < len(buf); off += sectorSize {
+		sector := buf[off : off+sectorSize]
+		if isBlank(sector) {
+			continue // an empty device, or erased flash
+		}
+		for i, c := range sector {
+			if !ours(off+i, c, want) {
+				foreign++
+			}
 		}
 	}
-	return differing > maxForeignBytes, nil
+	return foreign > maxForeignBytes, nil
+}
+
+// ours tells whether a first copy can have that byte at i; want is one of the
+// same volume.
+func ours(i int, c byte, want []byte) bool {
+	switch {
+	case i >= binarySize: // text, of another generation perhaps
+		return c == 0 || (' ' <= c && c <= '~')
+	case offSeqID <= i && i < offAlgorithm, // number and label may change
+		offSalt <= i && i < offUUID,
+		offSubsystem <= i && i < offOffset,
+		offChecksum <= i && i < offChecksum+lenChecksum:
+		return true
+	}
+	return c == want[i]
 }
 
 // Unfinished tells whether what lies in the first bytes of a device is what an
