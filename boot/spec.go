@@ -3,7 +3,6 @@
 package boot
 
 import (
-	"imxcrypt/caam"
 	"imxcrypt/configs"
 	"imxcrypt/volume"
 )
@@ -13,7 +12,7 @@ import (
 func Spec(c *configs.Config, v configs.Volume) volume.Spec {
 	s := volume.Spec{
 		Name: v.Name, Mapping: c.MappingName(v.Name), Device: v.Device, Source: string(v.Source),
-		Wrap: caam.Wrap(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
+		Wrap: string(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
 		Header: v.Header, HeaderSize: v.HeaderSize, Gap: v.Gap,
 		AllowDiscards: v.AllowDiscards, CryptFlags: v.CryptFlags, AllowOpenState: v.AllowOpenState,
 		AllowInsecure: c.AllowInsecure, UUID: v.UUID,

@@ -177,7 +177,7 @@ func (h *header) matches(s Spec) error {
 	if h.token.Source != s.Source {
 		differ("source", h.token.Source, s.Source)
 	}
-	if h.token.Wrap != s.Wrap && s.Source == SourceCAAM {
+	if string(h.token.Wrap) != s.Wrap && s.Source == SourceCAAM {
 		differ("wrap", h.token.Wrap, s.Wrap)
 	}
 	if h.token.KeySize != s.KeySize {

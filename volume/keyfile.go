@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,12 +19,18 @@ import (
 // maxKeyFile is more than the largest file of caam-keygen, in any of its forms.
 const maxKeyFile = 4096
 
+// KeyFileInfo is what can be told of a file of caam-keygen's.
+type KeyFileInfo = caam.Info
+
+// MaxRedKey is the longest key that can be imported, in bytes.
+const MaxRedKey = 32
+
 // KeyFileRequest asks for files as NXP's caam-keygen makes them.
 type KeyFileRequest struct {
 	Name string // of the files, in Dir
 	Dir  string
-	Wrap caam.Wrap
-	Size int // bytes of a random key; unused with Red
+	Wrap string // "ecb" or "ccm"
+	Size int    // bytes of a random key: 16, 24 or 32; unused with Red
 	// Red is a key to import; nil draws one in the chip. The caller wipes it.
 	Red *secret.Buffer
 	// BlackKey writes the black key too, which storage should never see.
@@ -39,6 +46,20 @@ type importer interface {
 // Dir/Name if asked. It returns the paths written. Existing files are left
 // alone and are an error of code file-exists.
 func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string, error) {
+	wrap, err := caam.ParseWrap(r.Wrap)
+	if err != nil {
+		return nil, fault.New(fault.Usage, fmt.Sprintf("wrap %q is neither ecb nor ccm", r.Wrap), nil)
+	}
+	size := r.Size
+	if r.Red != nil {
+		size = r.Red.Len()
+	}
+	if !caam.IsAESKeySize(size) {
+		return nil, refuse(fault.Usage, "a key of %d bytes is of no use for tk(cbc(aes)): 16, 24 or 32", size)
+	}
+	if r.Name != filepath.Base(r.Name) || r.Name == "." || r.Name == ".." {
+		return nil, refuse(fault.Usage, "%q is not a file name", r.Name)
+	}
 	blobPath, keyPath := filepath.Join(r.Dir, r.Name+".bb"), filepath.Join(r.Dir, r.Name)
 	paths := []string{blobPath}
 	if r.BlackKey {
@@ -57,9 +78,9 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 	var black *caam.BlackKey
 	var blob caam.Blob
 	if r.Red == nil {
-		black, blob, err = chip.Create(ctx, r.Wrap, r.Size)
+		black, blob, err = chip.Create(ctx, wrap, size)
 	} else if with, ok := chip.(importer); ok {
-		black, blob, err = with.CreateFrom(ctx, r.Wrap, r.Red)
+		black, blob, err = with.CreateFrom(ctx, wrap, r.Red)
 	} else {
 		err = refuse(fault.CAAMBadArgument, "this engine does not import plain keys: they would be seen in its arguments")
 	}
@@ -80,7 +101,7 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 
 // ImportKeyFile opens the blob in a file, in any form that can be converted, and
 // writes the black key to out; without out it only tries.
-func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (caam.Info, error) {
+func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (KeyFileInfo, error) {
 	info, raw, err := m.readKeyFile(blobPath)
 	if err != nil {
 		return info, err
@@ -105,15 +126,15 @@ func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (caam
 }
 
 // InspectKeyFile tells what a file of caam-keygen's is.
-func (m *Manager) InspectKeyFile(path string) (caam.Info, error) {
+func (m *Manager) InspectKeyFile(path string) (KeyFileInfo, error) {
 	info, _, err := m.readKeyFile(path)
 	return info, err
 }
 
-func (m *Manager) readKeyFile(path string) (caam.Info, []byte, error) {
+func (m *Manager) readKeyFile(path string) (KeyFileInfo, []byte, error) {
 	raw, err := m.sys.Files.Read(path, atomicfile.ReadOptions{MaxSize: maxKeyFile})
 	if err != nil {
-		return caam.Info{}, nil, err
+		return KeyFileInfo{}, nil, err
 	}
 	info, err := caam.Inspect(raw)
 	if err != nil {

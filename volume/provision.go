@@ -279,7 +279,7 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 			}
 			p.j.did("old content overwritten")
 		}
-		request := keyRequest{uuid: uuid, generation: 1, wrap: p.s.Wrap, keySize: p.s.KeySize}
+		request := keyRequest{uuid: uuid, generation: 1, wrap: caam.Wrap(p.s.Wrap), keySize: p.s.KeySize}
 		var blob []byte
 		var err error
 		if key, blob, err = p.src.create(ctx, request); err != nil {
@@ -291,7 +291,7 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 			State: state, Created: p.sys.Now(),
 		}
 		if p.s.Source == SourceCAAM {
-			token.Wrap = p.s.Wrap
+			token.Wrap = caam.Wrap(p.s.Wrap)
 		}
 		if h, err = newHeader(p.s, uuid, found.layout, token); err != nil {
 			return err

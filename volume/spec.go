@@ -2,11 +2,7 @@
 
 package volume
 
-import (
-	"time"
-
-	"imxcrypt/caam"
-)
+import "time"
 
 // HeaderOnDevice is the value of [Spec.Header] for a header at the start of
 // the device itself.
@@ -33,7 +29,8 @@ type Spec struct {
 	Device string
 	// Source is where the key comes from.
 	Source string
-	Wrap   caam.Wrap
+	// Wrap is how the black key is encrypted: "ecb" or "ccm".
+	Wrap string
 	// KeySize is the red key's size in bytes.
 	KeySize int
 	// Cipher in dm-crypt's notation, IV mode included.

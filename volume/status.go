@@ -53,7 +53,7 @@ type Status struct {
 // nothing; what is wrong is in the result.
 func (m *Manager) Status(ctx context.Context, s Spec) Status {
 	st := Status{
-		Name: s.Name, Device: s.Device, Source: s.Source, Wrap: string(s.Wrap), KeySize: s.KeySize, Cipher: s.Cipher,
+		Name: s.Name, Device: s.Device, Source: s.Source, Wrap: s.Wrap, KeySize: s.KeySize, Cipher: s.Cipher,
 		SectorSize: s.SectorSize, Header: s.Header, MountPath: s.Mount.Path, State: Absent,
 	}
 	live, err := m.liveState(s, &st)

@@ -238,13 +238,17 @@ func problemOf(err error) *problem {
 	return &problem{Code: fault.CodeOf(err), Message: oneLine(err.Error()), Hint: hint(err)}
 }
 
-// each runs an operation on several volumes and prints what came of it, one
-// after the other; an error of one does not keep the others from being tried.
-func (a *app) each(ctx context.Context, list []volume.Spec, do func(context.Context, volume.Spec) (volume.Result, error)) error {
+// operation is one that can be done to a volume.
+type operation func(context.Context, volume.Spec) (volume.Result, error)
+
+// each runs an operation on several volumes, one after the other, and prints in
+// the words of say what came of it; an error of one does not keep the others
+// from being tried.
+func (a *app) each(ctx context.Context, list []volume.Spec, do operation, say func(volume.Result) string) error {
 	var errs []error
 	for _, s := range list {
 		r, err := do(ctx, s)
-		if err := a.printResult(r, err); err != nil {
+		if err := a.printResult(r, err, say); err != nil {
 			errs = append(errs, err)
 		}
 		if err != nil {

@@ -56,7 +56,7 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	var errs []error
 	for _, o := range outcomes {
 		o.Result.Volume = o.Step.Spec.Name
-		if err := a.printResult(o.Result, o.Err); err != nil {
+		if err := a.printResult(o.Result, o.Err, sentence); err != nil {
 			errs = append(errs, err)
 		}
 		if o.Err != nil && !o.Step.Required && !a.json {

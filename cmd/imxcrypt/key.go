@@ -9,12 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"imxcrypt/caam"
 	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
@@ -58,36 +56,25 @@ the next power-off, and storage should never see it.
 		},
 	}
 	c.Flags().StringVar(&f.dir, "dir", "/data/caam", "directory of the files")
-	c.Flags().StringVar(&f.wrap, "wrap", string(caam.CCM), "how the black key is wrapped: ecb or ccm")
+	c.Flags().StringVar(&f.wrap, "wrap", "ccm", "how the black key is wrapped: ecb or ccm")
 	c.Flags().IntVar(&f.size, "size", 32, "bytes of a random key: 16, 24 or 32")
 	c.Flags().StringVar(&f.hexFile, "hex-file", "", "import the key that stands in this file in hexadecimal; - is standard input")
 	c.Flags().BoolVar(&f.blackKey, "black-key", false, "write the black key to NAME too")
-	c.Flags().StringVar(&f.device, "device", "", "the CAAM's device node (default as configured, or "+caam.DefaultDevice+")")
+	c.Flags().StringVar(&f.device, "device", "", "the CAAM's device node (default as configured)")
 	c.MarkFlagsMutuallyExclusive("size", "hex-file")
 	return c
 }
 
 func (a *app) keyCreate(ctx context.Context, name string, f keyCreateFlags) (err error) {
-	if name != filepath.Base(name) || name == "." || name == ".." {
-		return fault.New(fault.Usage, fmt.Sprintf("%q is not a file name; --dir names the directory", name), nil)
-	}
-	wrap, err := caam.ParseWrap(f.wrap)
-	if err != nil {
-		return fault.New(fault.Usage, "--wrap", err)
-	}
 	if err := secret.Harden(); err != nil {
 		return err
 	}
-	r := volume.KeyFileRequest{Name: name, Dir: f.dir, Wrap: wrap, Size: f.size, BlackKey: f.blackKey}
+	r := volume.KeyFileRequest{Name: name, Dir: f.dir, Wrap: f.wrap, Size: f.size, BlackKey: f.blackKey}
 	if f.hexFile != "" {
 		if r.Red, err = a.readHexKey(f.hexFile); err != nil {
 			return err
 		}
 		defer r.Red.Wipe()
-		r.Size = r.Red.Len()
-	}
-	if !caam.IsAESKeySize(r.Size) {
-		return fault.New(fault.Usage, fmt.Sprintf("a key of %d bytes is of no use for tk(cbc(aes)): 16, 24 or 32", r.Size), nil)
 	}
 	m, err := a.keyManager(f.device)
 	if err != nil {
@@ -134,7 +121,7 @@ func (a *app) readHexKey(path string) (_ *secret.Buffer, err error) {
 	for len(digits) > 0 && (digits[len(digits)-1] == '\n' || digits[len(digits)-1] == '\r' || digits[len(digits)-1] == ' ') {
 		digits = digits[:len(digits)-1]
 	}
-	if !caam.IsAESKeySize(len(digits) / 2) {
+	if n := len(digits); n == 0 || n%2 != 0 || n/2 > volume.MaxRedKey {
 		return nil, fault.New(fault.Usage, fmt.Sprintf("--hex-file %s: %d hexadecimal digits, a key has 32, 48 or 64", path, len(digits)), nil)
 	}
 	red, err := secret.New(len(digits) / 2)
@@ -177,7 +164,7 @@ blobs are taken too where they can be converted.
 		},
 	}
 	c.Flags().StringVar(&out, "out", "", "file to write the black key to; must not exist")
-	c.Flags().StringVar(&device, "device", "", "the CAAM's device node (default as configured, or "+caam.DefaultDevice+")")
+	c.Flags().StringVar(&device, "device", "", "the CAAM's device node (default as configured)")
 	return c
 }
 
@@ -218,7 +205,7 @@ func (a *app) keyManager(device string) (*volume.Manager, error) {
 	return volume.New(a.system(c, a.log)), nil
 }
 
-func (a *app) printKeyInfo(path string, info caam.Info, verdict string) error {
+func (a *app) printKeyInfo(path string, info volume.KeyFileInfo, verdict string) error {
 	if a.json {
 		return a.printJSON(map[string]any{"file": path, "kind": info.Form, "wrap": info.Wrap, "key_size": info.RedKeyLen, "size": info.Size})
 	}

@@ -61,5 +61,12 @@ func (a *app) lock(ctx context.Context, names []string, f lockFlags) error {
 	if f.dryRun {
 		return a.eachPlan(ctx, list, do)
 	}
-	return a.each(ctx, list, do)
+	return a.each(ctx, list, do, lockedSentence)
+}
+
+func lockedSentence(r volume.Result) string {
+	if r.Already {
+		return r.Volume + ": locked (already)"
+	}
+	return r.Volume + ": locked"
 }

@@ -19,9 +19,9 @@ type resultJSON struct {
 	Error *problem `json:"error"`
 }
 
-// printResult tells a person or a program what came of an operation. An error
-// of the operation is printed by the caller, except as JSON.
-func (a *app) printResult(r volume.Result, err error) error {
+// printResult tells a person, in the words of say, or a program what came of an
+// operation. An error of the operation is printed by the caller, except as JSON.
+func (a *app) printResult(r volume.Result, err error, say func(volume.Result) string) error {
 	for _, w := range r.Warnings {
 		a.log.Warn(w, "volume", r.Volume)
 	}
@@ -35,7 +35,7 @@ func (a *app) printResult(r volume.Result, err error) error {
 		}
 	}
 	if err == nil {
-		fmt.Fprintln(a.stdout, sentence(r))
+		fmt.Fprintln(a.stdout, say(r))
 	}
 	return nil
 }
@@ -50,7 +50,7 @@ func sentence(r volume.Result) string {
 	case r.Mapping != "":
 		fmt.Fprintf(&b, "unlocked as %s", r.Mapping)
 	default:
-		b.WriteString("done")
+		b.WriteString("provisioned, locked")
 	}
 	if r.Already {
 		b.WriteString(" (already)")
@@ -84,7 +84,7 @@ func (a *app) printPlan(r volume.Result, err error) error {
 }
 
 // eachPlan is each for dry runs.
-func (a *app) eachPlan(ctx context.Context, list []volume.Spec, do func(context.Context, volume.Spec) (volume.Result, error)) error {
+func (a *app) eachPlan(ctx context.Context, list []volume.Spec, do operation) error {
 	var errs []error
 	for _, s := range list {
 		r, err := do(ctx, s)

@@ -70,5 +70,5 @@ func (a *app) provision(ctx context.Context, names []string, f provisionFlags) e
 	}
 	return a.each(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
 		return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, NoMount: f.noMount})
-	})
+	}, sentence)
 }

@@ -64,5 +64,5 @@ func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
 	if err := secret.Harden(); err != nil {
 		return err
 	}
-	return a.each(ctx, list, do)
+	return a.each(ctx, list, do, sentence)
 }

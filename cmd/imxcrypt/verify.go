@@ -43,12 +43,7 @@ func (a *app) verify(ctx context.Context, names []string, all bool) error {
 	if err := secret.Harden(); err != nil {
 		return err
 	}
-	return a.each(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
-		r, err := m.Verify(ctx, s)
-		if err == nil && !a.json {
-			fmt.Fprintf(a.stdout, "%s: this chip opens it (uuid %s, generation %d)\n", r.Volume, r.UUID, r.Generation)
-			r.Volume = ""
-		}
-		return r, err
+	return a.each(ctx, list, m.Verify, func(r volume.Result) string {
+		return fmt.Sprintf("%s: this chip opens it (uuid %s, generation %d)", r.Volume, r.UUID, r.Generation)
 	})
 }

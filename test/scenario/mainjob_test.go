@@ -39,7 +39,7 @@ func TestMainJob(t *testing.T) {
 		b.expect(t, m.Run("imxcrypt", "boot"), 0, "already")
 		b.expect(t, m.Run("imxcrypt", "verify", "data"), 0, "this chip opens it")
 		b.expect(t, m.Run("imxcrypt", "status"), 0, "mounted")
-		b.expect(t, m.Run("imxcrypt", "lock", "data"), 0, "data: done")
+		b.expect(t, m.Run("imxcrypt", "lock", "data"), 0, "data: locked")
 		b.expect(t, m.Run("imxcrypt", "lock", "data"), 0, "already")
 
 		t.Log("the same disk in another chip is refused")

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package arrows holds the direction of the imports: they point down only, and
+// each of the larger modules is known to one package.
+package arrows
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "imxcrypt"
+
+// layers names for each top-level folder the folders it may import. internal
+// may be imported by all, and imports nothing of ours but internal.
+func layers() map[string][]string {
+	return map[string][]string{
+		"cmd":       {"boot", "volume", "configs"},
+		"boot":      {"volume", "configs"},
+		"volume":    {"reencrypt", "luks2", "caam", "keyring", "dmcrypt"},
+		"reencrypt": {}, "luks2": {}, "caam": {}, "keyring": {}, "dmcrypt": {}, "configs": {}, "internal": {},
+	}
+}
+
+// owners names for each module the folders that may import it.
+func owners() map[string][]string {
+	return map[string][]string{
+		"github.com/anatol/devmapper.go": {"dmcrypt"},
+		"github.com/spf13/viper":         {"configs"},
+		"github.com/spf13/cobra":         {"cmd"},
+		"github.com/jsipprell/keyctl":    {}, // tests only
+	}
+}
+
+type goPackage struct {
+	ImportPath   string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var list []goPackage
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// folder is the top-level folder of a package of ours, or nothing.
+func folder(path string) string {
+	rest, ours := strings.CutPrefix(path, module+"/")
+	if !ours {
+		return ""
+	}
+	top, _, _ := strings.Cut(rest, "/")
+	return top
+}
+
+func TestImportsPointDown(t *testing.T) {
+	list := packages(t)
+	if len(list) < 10 {
+		t.Fatalf("go list found %d packages only", len(list))
+	}
+	for _, p := range list {
+		from := folder(p.ImportPath)
+		if from == "test" {
+			continue // may look at everything
+		}
+		allowed, known := layers()[from]
+		if !known {
+			t.Errorf("%s: the layout has no folder %q", p.ImportPath, from)
+			continue
+		}
+		for _, imported := range p.Imports {
+			to := folder(imported)
+			if to == "" || to == from || to == "internal" {
+				continue
+			}
+			if !slices.Contains(allowed, to) {
+				t.Errorf("%s imports %s", p.ImportPath, imported)
+			}
+		}
+	}
+}
+
+func TestModulesAreKnownToOnePackage(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imported := range p.Imports {
+			for m, allowed := range owners() {
+				if (imported == m || strings.HasPrefix(imported, m+"/")) && !slices.Contains(allowed, folder(p.ImportPath)) {
+					t.Errorf("%s imports %s", p.ImportPath, imported)
+				}
+			}
+		}
+	}
+}
