@@ -3,6 +3,7 @@
 package blockdev
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -64,8 +65,10 @@ func SampleFrom(r io.ReaderAt, from, size int64) (Emptiness, error) {
 	}
 	buf := make([]byte, edge)
 	if size-from <= wholeBelow {
-		err := e.scan(r, buf, from, size)
-		return e, err
+		if err := e.scan(r, buf, from, size); err != nil {
+			return Emptiness{}, err
+		}
+		return e, nil
 	}
 	for _, run := range sampleRuns(from, size) {
 		if err := e.scan(r, buf, run[0], run[1]); err != nil {
@@ -128,6 +131,10 @@ func (e *Emptiness) scan(r io.ReaderAt, buf []byte, from, to int64) error {
 
 // firstOther is the index of the first byte of p that is not fill, or -1.
 func firstOther(p []byte, fill byte) int {
+	// All alike is the case that must be fast: each byte equals the next.
+	if p[0] == fill && bytes.Equal(p[1:], p[:len(p)-1]) {
+		return -1
+	}
 	for i, b := range p {
 		if b != fill {
 			return i
