@@ -88,7 +88,10 @@ func TestIoctlOverTheDriver(t *testing.T) {
 
 func TestProgramOverTheDriver(t *testing.T) {
 	caamtest.TestEngine(t, caamtest.Suite{
-		Open:      func(t testing.TB) caamtest.Engine { return install(t, fake{Device: caam.DefaultDevice}) },
+		Open: func(t testing.TB) caamtest.Engine { return install(t, fake{Device: caam.DefaultDevice}) },
+		Foreign: func(t testing.TB) caamtest.Engine {
+			return otherChip{open(t), kept(t, "otpmk"), strings.Repeat("5c", 32)}
+		},
 		NoRedKeys: true,
 		NoErrno:   true,
 		Costly:    true,

@@ -32,15 +32,6 @@ func TestKeysWorkWithoutAnySession(t *testing.T) {
 	})
 }
 
-func TestPremiseUserKeyringIsNotSearched(t *testing.T) {
-	onOwnThread(t, func() {
-		id := add(t, "premise:user", "0123456789abcdef", unix.KEY_SPEC_USER_KEYRING)
-		defer unlink(t, id, unix.KEY_SPEC_USER_KEYRING)
-		_, err := lookup("premise:user")
-		wantErrno(t, "a key in the user's keyring", err, unix.ENOKEY)
-	})
-}
-
 // Changes a limit of the whole machine, so it belongs in the VM, and does not
 // run beside others.
 func TestUsedUpQuotaIsNamed(t *testing.T) {

@@ -68,6 +68,30 @@ func TestPremiseSessionKeyringMadeByAnotherThreadIsNotOurs(t *testing.T) {
 	})
 }
 
+// Whether the user's keyring is any good depends on who made the session: a
+// service manager's has no link to it, and without any session it is searched.
+func TestPremiseUserKeyringIsFoundThroughTheSessionOnly(t *testing.T) {
+	t.Parallel()
+	needKeyrings(t)
+	const name = "premise:user"
+	onOwnThread(t, func() {
+		if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil {
+			t.Errorf("join a new session keyring: %v", err)
+			return
+		}
+		id := add(t, name, "0123456789abcdef", unix.KEY_SPEC_USER_KEYRING)
+		defer unlink(t, id, unix.KEY_SPEC_USER_KEYRING)
+		_, err := lookup(name)
+		wantErrno(t, "in a session without the user's keyring", err, unix.ENOKEY)
+		if _, err := unix.KeyctlInt(unix.KEYCTL_LINK, unix.KEY_SPEC_USER_KEYRING, unix.KEY_SPEC_SESSION_KEYRING, 0, 0); err != nil {
+			t.Errorf("link the user's keyring: %v", err)
+		}
+		if found, err := lookup(name); err != nil || found != id {
+			t.Errorf("in a session with the user's keyring: %#x, %v", found, err)
+		}
+	})
+}
+
 func TestPremiseLogonKeyCannotBeRead(t *testing.T) {
 	t.Parallel()
 	needKeyrings(t)
