@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -112,12 +113,40 @@ func syntax(data []byte, err error, r *report) {
 	if at.line == 0 && !strings.Contains(text, "max depth") {
 		at.line = 1 // the parser leaves the first line out
 	}
-	if tab := tabNear(data, at.line); strings.Contains(text, "cannot start any token") && tab.line > 0 {
+	aboutTab := strings.Contains(text, "cannot start any token") || strings.Contains(text, "tab character")
+	if tab := tabNear(data, at.line); aboutTab && tab.line > 0 {
 		r.add(tab, "", "a tab is used for indentation", "use spaces")
 		return
 	}
-	r.add(at, "", "not YAML: "+text,
-		"look at this line and those next to it: indentation by spaces, a space after each colon, closed quotes and brackets")
+	remedy := "look at this line and those next to it"
+	switch {
+	case strings.Contains(text, "end of stream"):
+		remedy = "close the quote or bracket that is open"
+	case strings.Contains(text, "',' or"):
+		remedy = "close the bracket, or put a comma between the items"
+	case strings.Contains(text, "mapping values"):
+		remedy = "put a text that holds a colon in quotes, and give the fields of a group the same indentation"
+	case strings.Contains(text, "did not find expected"):
+		// The parser names the beginning of the group in which it stumbled.
+		at.line = stumbledAt(data, err)
+		remedy = "give the fields of a group the same indentation, and items of a list a dash"
+	}
+	r.add(at, "", "not YAML: "+text, remedy)
+}
+
+// stumbledAt is the first line with which the parser stops as it does with all
+// of them; 0 if that would take too long to find out.
+func stumbledAt(data []byte, err error) int {
+	if len(data) > 64*kib {
+		return 0
+	}
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	return 1 + sort.Search(len(lines)-1, func(n int) bool {
+		var ignored yaml.Node
+		part := bytes.Join(lines[:n+1], nil)
+		got := yaml.NewDecoder(bytes.NewReader(part)).Decode(&ignored)
+		return got != nil && got.Error() == err.Error()
+	})
 }
 
 // tabNear finds the first line at or after the one before the given that is

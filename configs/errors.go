@@ -128,15 +128,19 @@ type report struct {
 	bad map[string]bool
 }
 
+// full tells that further problems are only counted: their words need not be
+// found.
+func (r *report) full() bool { return len(r.problems) >= maxProblems }
+
 func (r *report) add(at position, field, reason, remedy string) {
+	if r.full() {
+		r.more++
+		return
+	}
 	if r.bad == nil {
 		r.bad = map[string]bool{}
 	}
 	r.bad[field] = true
-	if len(r.problems) >= maxProblems {
-		r.more++
-		return
-	}
 	r.problems = append(r.problems, &Error{
 		File: r.file, Line: at.line, Column: at.column,
 		Field: field, Reason: reason, Remedy: remedy,

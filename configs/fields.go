@@ -29,6 +29,7 @@ type field struct {
 	kind  kind
 	short string // the field whose value alone may stand for a section
 	null  bool   // may be written as null
+	must  bool   // has no default
 	typ   reflect.Type
 	index int
 }
@@ -50,6 +51,7 @@ func fieldsOf(t reflect.Type) []field {
 				entry.short = short
 			}
 			entry.null = entry.null || w == "null"
+			entry.must = entry.must || w == "must"
 		}
 		list = append(list, entry)
 	}

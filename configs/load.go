@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"strconv"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
 )
 
 // Options changes how a file is loaded. The zero value is for a program that
@@ -40,7 +42,7 @@ func (o Options) Load(path string) (*Config, error) {
 // error is [*Errors].
 func Parse(file string, data []byte) (*Config, error) {
 	r := &report{file: file}
-	d := &decoder{reader: reader{report: r, given: map[string]position{}}, file: file}
+	d := &decoder{reader: reader{report: r, given: map[string]position{}, known: map[reflect.Type][]field{}}, file: file}
 	c := defaults()
 	c.file = file
 	if err := d.into(c, data); err != nil {
@@ -81,11 +83,17 @@ func (d *decoder) Decode(data []byte, values map[string]any) error {
 	if root == nil {
 		return d.err()
 	}
-	if d.plain(root, "") {
-		for name, value := range d.section(root, reflect.TypeFor[Config](), "") {
-			values[name] = value
-		}
+	if !d.plain(root, "") {
+		return d.err()
 	}
+	fields := d.section(root, reflect.TypeFor[Config](), "")
+	if root.Kind != yaml.MappingNode {
+		return d.err()
+	}
+	if d.full() {
+		return d.err()
+	}
+	maps.Copy(values, fields)
 	list, _ := values["volumes"].([]any)
 	if d.volumes = len(list); d.volumes > maxVolumes {
 		d.add(d.given["volumes"], "volumes", strconv.Itoa(d.volumes)+" volumes are more than "+strconv.Itoa(maxVolumes), "leave some out")

@@ -30,7 +30,7 @@ const (
 	elsewhere  = "would put the filesystem, or a part of it, outside the encrypted volume"
 	makesNone  = "would make no filesystem"
 	partOnly   = "would not use the whole volume"
-	labelField = "is the field label"
+	labelField = "sets the label"
 )
 
 func ext4Options() mkfsRules {
@@ -38,7 +38,7 @@ func ext4Options() mkfsRules {
 		short:  "b:cC:d:De:E:Fg:G:i:I:jJ:l:m:M:N:o:O:qT:vK",
 		blocks: 'b',
 		refused: map[string]string{
-			"-L": labelField, "-U": setByUs, "-t": "is the field type",
+			"-L": labelField, "-U": setByUs, "-t": "sets the type",
 			"-n": makesNone, "-S": makesNone, "-V": makesNone,
 			"-z": elsewhere, "E offset": elsewhere,
 			"J device": elsewhere, "J location": elsewhere, "O journal_dev": makesNone,
@@ -154,6 +154,10 @@ func (m mkfsRules) checkShort(words []string, i, sectorSize int, problem func(in
 			continue
 		}
 		value, used := word[j+1:], 0
+		if strings.HasPrefix(value, " ") {
+			problem(i, quote(word)+" is more than one word", "write each as an item of its own")
+			return 0
+		}
 		if value == "" {
 			if i+1 == len(words) {
 				problem(i, "-"+letter+" lacks its value", "give it as the next item")
@@ -187,8 +191,8 @@ func (m mkfsRules) checkValue(letter byte, value string, i, sectorSize int, prob
 }
 
 func refusedRemedy(reason string) string {
-	if field, ok := strings.CutPrefix(reason, "is the field "); ok {
-		return "write it as " + field
+	if field, ok := strings.CutPrefix(reason, "sets the "); ok {
+		return "use the field " + field
 	}
 	return "leave it out"
 }

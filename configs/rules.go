@@ -38,7 +38,8 @@ func (s Source) Ciphers() []string {
 	return rules.ciphers
 }
 
-// cipherProblem says why a cipher cannot be used with a source; empty if it can.
+// cipherProblem says why a cipher cannot be used with a source, in words to go
+// behind its name; empty if it can be used.
 func cipherProblem(s Source, cipher string) string {
 	rules, _ := rulesOf(s)
 	for _, c := range rules.ciphers {
@@ -47,18 +48,18 @@ func cipherProblem(s Source, cipher string) string {
 		}
 	}
 	if s != SourceCAAM {
-		return "cannot be used with source " + string(s)
+		return " cannot be used with source " + string(s)
 	}
 	// essiv, lmk and tcw hash the bytes that were handed to the kernel as the key.
 	for _, mode := range []string{"essiv", "lmk", "tcw"} {
 		if strings.Contains(cipher, mode) {
-			return mode + " makes the IVs from the black key, which differs at every boot: the data would be lost at the next one"
+			return ": " + mode + " makes the IVs from the black key, which differs at every boot: the data would be lost at the next one"
 		}
 	}
-	if !strings.Contains(cipher, "tk(") {
-		return "takes the bytes of the black key for the key itself, and they differ at every boot: the data would be lost at the next one"
+	if !strings.Contains(cipher, "tk(") && strings.Contains(cipher, "-") {
+		return " takes the bytes of the black key for the key itself, and they differ at every boot: the data would be lost at the next one"
 	}
-	return "cannot be used with source caam"
+	return " cannot be used with source caam"
 }
 
 // cryptFlags are dm-crypt's optional flags that only change how the work is

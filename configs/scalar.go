@@ -3,6 +3,7 @@
 package configs
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
@@ -33,7 +34,11 @@ func (r *reader) scalar(n *yaml.Node, k kind, where string) any {
 		if _, err := parseSize(n.Value); err == nil && n.Tag == "!!str" {
 			return n.Value
 		} else if err != nil {
-			r.add(positionOf(n), where, "is "+describe(n)+": "+err.Error(), sizeRemedy(n.Value))
+			remedy := sizeRemedy(n.Value)
+			if errors.Is(err, errSizeRange) {
+				remedy = "write a smaller one"
+			}
+			r.add(positionOf(n), where, "is "+describe(n)+": "+err.Error(), remedy)
 		} else {
 			r.add(positionOf(n), where, "is "+describe(n)+", not a size", "")
 		}

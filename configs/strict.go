@@ -17,6 +17,17 @@ type reader struct {
 	*report
 	// given holds the place of every field that stands in the file.
 	given map[string]position
+	// known keeps what the types say, for each type that was met.
+	known map[reflect.Type][]field
+}
+
+func (r *reader) fields(t reflect.Type) []field {
+	list, ok := r.known[t]
+	if !ok {
+		list = fieldsOf(t)
+		r.known[t] = list
+	}
+	return list
 }
 
 func join(path, name string) string {
@@ -35,13 +46,17 @@ func (r *reader) section(n *yaml.Node, t reflect.Type, path string) map[string]a
 		r.add(positionOf(n), path, "is "+describe(n)+", not a group of fields", "write FIELD: VALUE, one a line")
 		return values
 	}
-	fields := fieldsOf(t)
+	fields := r.fields(t)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if !r.key(key, path) {
 			continue
 		}
 		known := findField(fields, key.Value)
+		if known == nil && r.full() {
+			r.more++
+			continue
+		}
 		if known == nil {
 			meant, remedy := unknownField(key.Value, t, fields)
 			r.add(positionOf(key), join(path, printable(key.Value)), "unknown field", remedy)
@@ -88,7 +103,7 @@ func (r *reader) plain(n *yaml.Node, where string) bool {
 	case n.Anchor != "":
 		r.add(positionOf(n), where, "anchors (&"+printable(n.Anchor)+") are not supported", "write the value alone")
 	case n.Style&yaml.TaggedStyle != 0:
-		r.add(positionOf(n), where, "tags ("+printable(n.Tag)+") are not supported", "write the value alone")
+		r.add(positionOf(n), where, "tags ("+quoteless(n.Tag)+") are not supported", "write the value alone")
 	default:
 		return true
 	}
@@ -137,7 +152,11 @@ func (r *reader) value(n *yaml.Node, f *field, where string) any {
 	}
 	if isNull(n) {
 		if !f.null {
-			r.add(positionOf(n), where, "has no value", "give one, or leave the line out to have the default")
+			remedy := "give one, or leave the line out to have the default"
+			if f.must {
+				remedy = "give one"
+			}
+			r.add(positionOf(n), where, "has no value", remedy)
 		}
 		return nil
 	}
@@ -153,18 +172,18 @@ func (r *reader) value(n *yaml.Node, f *field, where string) any {
 		}
 		return r.section(n, f.typ, where)
 	case kindSections:
-		return r.list(n, where, map[string]any{}, func(n *yaml.Node, where string) any { return r.section(n, f.typ.Elem(), where) })
+		return r.list(n, where, "begin each item with a dash: - name: data", map[string]any{}, func(n *yaml.Node, where string) any { return r.section(n, f.typ.Elem(), where) })
 	case kindList:
-		return r.list(n, where, "", func(n *yaml.Node, where string) any { return r.scalar(n, kindText, where) })
+		return r.list(n, where, listRemedy(n), "", func(n *yaml.Node, where string) any { return r.scalar(n, kindText, where) })
 	default:
 		return r.scalar(n, f.kind, where)
 	}
 }
 
 // list reads the items of a list; none stands for an item that was refused.
-func (r *reader) list(n *yaml.Node, where string, none any, read func(*yaml.Node, string) any) any {
+func (r *reader) list(n *yaml.Node, where, remedy string, none any, read func(*yaml.Node, string) any) any {
 	if n.Kind != yaml.SequenceNode {
-		r.add(positionOf(n), where, "is "+describe(n)+", not a list", "write it as a list: [A, B], or one item a line after a dash")
+		r.add(positionOf(n), where, "is "+describe(n)+", not a list", remedy)
 		return nil
 	}
 	values := make([]any, 0, len(n.Content))
@@ -185,6 +204,18 @@ func (r *reader) list(n *yaml.Node, where string, none any, read func(*yaml.Node
 		values = append(values, v)
 	}
 	return values
+}
+
+// listRemedy writes a single text as the list that was probably meant.
+func listRemedy(n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode || len(n.Value) > 60 {
+		return "write it as a list, as in [A, B]"
+	}
+	words := strings.FieldsFunc(n.Value, func(c rune) bool { return c == ',' || c == ' ' })
+	for i, w := range words {
+		words[i] = yamlText(w)
+	}
+	return "write [" + strings.Join(words, ", ") + "]"
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }

@@ -53,8 +53,9 @@ const FilesystemNone = "none"
 // Config is a configuration with every default filled in.
 //
 // The tags name the fields as they are written in the file. An int is a plain
-// number there, an int64 a size with its unit, and a section with the option
-// `short` may be written as that one field's value alone.
+// number there, an int64 a size with its unit. Options behind the name: must, the
+// field is obligatory; short=F, the section may be written as the value of its
+// field F alone; null, it may be null.
 type Config struct {
 	// Directory for what imxcrypt keeps outside volume headers, such as the keys
 	// of volumes with source dev. An absolute path; it may be read-only at boot.
@@ -72,7 +73,7 @@ type Config struct {
 	// How the chip's CAAM is reached.
 	CAAM CAAM `mapstructure:"caam"`
 	// The volumes. Obligatory; `[]` says that there are none.
-	Volumes []Volume `mapstructure:"volumes"`
+	Volumes []Volume `mapstructure:"volumes,must"`
 
 	file string
 }
@@ -88,9 +89,9 @@ type CAAM struct {
 	// The program of the engine caam-keygen: an absolute path. Default:
 	// /usr/bin/caam-keygen.
 	Program string `mapstructure:"program"`
-	// The directory that the program was built to write to (CAAM_KEYGEN_LOCATION,
-	// or KEYBLOB_LOCATION in older BSPs): an absolute path. Nothing is left there:
-	// the program sees a directory of its own in its place. Default: /data/caam.
+	// The directory that the program was built to write to: an absolute path.
+	// Nothing is left there: the program sees a directory of its own in its place.
+	// Default: /data/caam.
 	Location string `mapstructure:"location"`
 }
 
@@ -98,11 +99,11 @@ type CAAM struct {
 type Volume struct {
 	// The volume's name, and its header's label. Obligatory. At most 47 of the
 	// characters A-Z, a-z, 0-9, '.', '_' and '-', starting with a letter or digit.
-	Name string `mapstructure:"name"`
+	Name string `mapstructure:"name,must"`
 	// The block device that holds the data. Obligatory. An absolute path, or
 	// PARTLABEL=, PARTUUID=, LABEL= or UUID= with a value; found without udev too.
 	// More than one device that fits is an error.
-	Device string `mapstructure:"device"`
+	Device string `mapstructure:"device,must"`
 	// Where the key comes from. caam: the chip's CAAM. dev: a plain file under
 	// state_dir, for trying out (allow_insecure). Default: caam.
 	Source Source `mapstructure:"source"`
@@ -181,7 +182,7 @@ type Filesystem struct {
 type Mount struct {
 	// The mount point: an absolute path, which must exist. Obligatory where there
 	// is a section mount.
-	Path string `mapstructure:"path"`
+	Path string `mapstructure:"path,must"`
 	// Mount options, each an item of its own, as for mount -o. What only fstab
 	// knows (nofail, noauto, x-systemd…) is refused. Default: none.
 	Options []string `mapstructure:"options"`

@@ -3,30 +3,32 @@
 package configs
 
 import (
+	"fmt"
 	"strings"
 )
 
 // distinct refuses what two volumes cannot share.
 func (v *validator) distinct() {
-	seen := map[string]string{}
-	claim := func(kind, value, field, what, remedy string) {
+	seen := map[string]int{}
+	claim := func(i int, kind, value, field, what, remedy string) {
 		if value == "" || v.spoilt(field) {
 			return
 		}
 		if first, taken := seen[kind+value]; taken {
-			v.problem(field, what+" is that of "+first+" too", remedy)
+			at := item("volumes", first)
+			v.problem(field, fmt.Sprintf("%s is that of %s (line %d) too", what, at, v.place(at).line), remedy)
 			return
 		}
-		seen[kind+value] = parent(field)
+		seen[kind+value] = i
 	}
 	for i := range v.config.Volumes {
 		vol, at := &v.config.Volumes[i], item("volumes", i)
-		claim("name:", vol.Name, join(at, "name"), "the name "+quote(vol.Name), "give each volume a name of its own")
-		claim("device:", sameDevice(vol.Device), join(at, "device"), "the device "+quote(vol.Device), "give each volume a device of its own")
-		claim("uuid:", vol.UUID, join(at, "uuid"), "the UUID "+quote(vol.UUID), "no two headers have the same; pin each to its own, or leave it out")
-		claim("mount:", vol.Mount.Path, join(join(at, "mount"), "path"), "the mount point "+quote(vol.Mount.Path), "mount each volume at a place of its own")
+		claim(i, "name:", vol.Name, join(at, "name"), "the name "+quote(vol.Name), "give each volume a name of its own")
+		claim(i, "device:", sameDevice(vol.Device), join(at, "device"), "the device "+quote(vol.Device), "give each volume a device of its own")
+		claim(i, "uuid:", vol.UUID, join(at, "uuid"), "the UUID "+quote(vol.UUID), "no two headers have the same; pin each to its own, or leave it out")
+		claim(i, "mount:", vol.Mount.Path, join(join(at, "mount"), "path"), "the mount point "+quote(vol.Mount.Path), "mount each volume at a place of its own")
 		if vol.Detached() {
-			claim("header:", vol.Header, join(at, "header"), "the header "+quote(vol.Header), "give each volume a file of its own")
+			claim(i, "header:", vol.Header, join(at, "header"), "the header "+quote(vol.Header), "give each volume a file of its own")
 		}
 	}
 }

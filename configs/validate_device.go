@@ -24,7 +24,9 @@ func (v *validator) device(spec, field string) {
 			v.problem(field, quote(spec)+" is neither a path nor a label", remedy)
 			return
 		}
-		if v.absolute(field, spec) && (spec == "/" || spec == "/dev") {
+		if spec == "" {
+			v.problem(field, "is empty", remedy)
+		} else if v.absolute(field, spec) && (spec == "/" || spec == "/dev") {
 			v.problem(field, spec+" is a directory", remedy)
 		}
 		return

@@ -23,6 +23,7 @@ func (v *validator) filesystem(f *Filesystem, sectorSize int, at string) {
 	}
 	rules, _ := filesystemOf(f.Type)
 	switch field := join(at, "label"); {
+	case !v.has(field): // the default fits
 	case len(f.Label) > rules.labelBytes:
 		v.problem(field, quote(f.Label)+" has "+strconv.Itoa(len(f.Label))+" bytes; "+f.Type+" has room for "+strconv.Itoa(rules.labelBytes), "shorten it")
 	case strings.ContainsAny(f.Label, rules.noLabel):

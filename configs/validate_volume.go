@@ -3,6 +3,7 @@
 package configs
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,22 +63,27 @@ func (v *validator) crypt(vol *Volume, at string) {
 	}
 	if !slices.Contains(rules.keySizes, vol.KeySize) {
 		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is no key size of source "+string(vol.Source),
-			"write "+oneOf(numbers(rules.keySizes))+keySizeHint(vol.KeySize, rules.keySizes))
+			"write "+oneOf(numbers(rules.keySizes))+keySizeHint(vol, rules.keySizes))
 	}
 	if reason := cipherProblem(vol.Source, vol.Cipher); reason != "" {
 		if vol.Cipher == "" {
 			reason = "is empty"
 		} else {
-			reason = quote(vol.Cipher) + " " + reason
+			reason = quote(vol.Cipher) + reason
 		}
 		v.problem(join(at, "cipher"), reason, "write "+oneOf(rules.ciphers))
 	}
 }
 
-// keySizeHint helps who wrote bits.
-func keySizeHint(n int, sizes []int) string {
-	if n%8 == 0 && slices.Contains(sizes, n/8) {
-		return " (" + strconv.Itoa(n) + " bits are " + strconv.Itoa(n/8) + " bytes)"
+// keySizeHint helps who wrote bits, or the length that a dm-crypt table has
+// for the black key.
+func keySizeHint(vol *Volume, sizes []int) string {
+	n := vol.KeySize
+	switch {
+	case n%8 == 0 && slices.Contains(sizes, n/8):
+		return fmt.Sprintf(": %d bits are %d bytes", n, n/8)
+	case vol.Source == SourceCAAM && slices.Contains([]int{36, 48, 52, 56, 64}, n):
+		return fmt.Sprintf(", the plain key's length: %d is the length of a black key, which needs no field", n)
 	}
 	return ""
 }
