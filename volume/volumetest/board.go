@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package volumetest is a board without hardware, for tests of packages that
+// use volume: a simulated CAAM, a device-mapper that really encrypts, keyrings
+// that belong to threads, disks that lose what was not flushed, and files.
+//
+// It has the real system's hard edges: a key is found by the thread that has it
+// only, a black key does not outlive the power, a device that is mapped cannot
+// be opened exclusively, one that is not there yet is not there.
+package volumetest
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/dmcrypt"
+	"imxcrypt/dmcrypt/dmtest"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/volume"
+)
+
+// Store is what a disk keeps its bytes in: an image or a recorded disk of
+// package crashtest.
+type Store interface {
+	dmtest.Backing
+	Flush() error
+}
+
+// Disk is one of the board's disks.
+type Disk struct {
+	Path      string
+	Store     Store
+	EraseSize int64 // bytes; 0: the storage does not say
+	BlockSize int   // bytes; 0: 512
+	ReadOnly  bool
+	// Absent disks are not found until they are plugged in.
+	Absent bool
+	// Users are who else uses the disk.
+	Users blockdev.Users
+	// Err is returned by reads, instead of data.
+	Err error
+
+	number blockdev.Number
+}
+
+// Board is one power cycle of a board. Its fields may be set before it is used.
+type Board struct {
+	Chip  *caamtest.Chip
+	State caam.SecurityState
+	Disks []*Disk
+	Files *Files
+	DM    *dmtest.Kernel
+	Ring  *Ring
+	Mounts
+	// Directories are the mount points that exist.
+	Directories []string
+	// Mkfs is asked before a filesystem is made; its error is mkfs's.
+	Mkfs func(fstype, device string) error
+	// Step is called before everything that changes something durable or in the
+	// kernel, with what it is. An error is the step's result, and nothing is
+	// done.
+	Step func(what string) error
+	Log  *slog.Logger
+	Now  func() time.Time
+
+	mu      sync.Mutex
+	locks   map[string]bool
+	made    []string
+	plugged chan struct{}
+}
+
+// New returns a board with a chip and disks, just powered on.
+func New(chip *caamtest.Chip, files *Files, disks ...*Disk) *Board {
+	b := &Board{
+		Chip: chip, State: caam.Closed, Disks: disks, Files: files, Ring: &Ring{},
+		locks: map[string]bool{}, plugged: make(chan struct{}, 16),
+	}
+	b.Mounts.board = b
+	for i, d := range disks {
+		d.number = blockdev.Number{Major: 179, Minor: uint32(8 * (i + 1))}
+	}
+	b.DM = dmtest.New(dmtest.Options{
+		Device: b.backing,
+		Key:    b.Ring.find,
+		RedKey: func(_ string, payload []byte) ([]byte, error) { return chip.Unwrap(payload) },
+		Before: func(step, name string) error { return b.step(step + " " + name) },
+	})
+	return b
+}
+
+func (b *Board) step(what string) error {
+	if b.Step == nil {
+		return nil
+	}
+	return b.Step(what)
+}
+
+// System is the board as package volume sees it.
+func (b *Board) System() volume.System {
+	return volume.System{
+		Devices: devices{b}, Waiter: waiter{b}, Mapper: mapper{b.DM}, Keyring: b.Ring,
+		Chip:  func() (volume.Chip, error) { return b.Chip, nil },
+		Files: b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
+		SecurityState: func() caam.SecurityState { return b.State },
+		Now:           b.Now, Log: b.Log,
+	}
+}
+
+// Manager is a volume.Manager on the board.
+func (b *Board) Manager() *volume.Manager { return volume.New(b.System()) }
+
+// Plug makes an absent disk appear.
+func (b *Board) Plug(d *Disk) {
+	b.mu.Lock()
+	d.Absent = false
+	b.mu.Unlock()
+	b.plugged <- struct{}{}
+}
+
+// Made lists the filesystems made in this power cycle, as "ext4 on NAME".
+func (b *Board) Made() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string{}, b.made...)
+}
+
+// disk finds a disk by its path.
+func (b *Board) disk(path string) *Disk {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, d := range b.Disks {
+		if d.Path == path && !d.Absent {
+			return d
+		}
+	}
+	return nil
+}
+
+func (b *Board) backing(n dmcrypt.Number) (dmtest.Backing, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, d := range b.Disks {
+		if d.number.Major == n.Major && d.number.Minor == n.Minor && !d.Absent {
+			return d.Store, nil
+		}
+	}
+	return nil, unix.ENODEV
+}
+
+// mapped tells whether a mapping lies on the disk.
+func (b *Board) mapped(d *Disk) bool {
+	infos, err := b.DM.List()
+	if err != nil {
+		return false
+	}
+	for _, i := range infos {
+		numbers, err := b.DM.Devices(i.Name)
+		if err != nil {
+			continue
+		}
+		for _, n := range numbers {
+			if n.Major == d.number.Major && n.Minor == d.number.Minor {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mapper adds to the fake device-mapper what the real one's wrapper does.
+type mapper struct{ *dmtest.Kernel }
+
+// Announced looks for the mapping's public node.
+func (m mapper) Announced(name string) (bool, error) {
+	f, err := m.Open(m.Node(name), false)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
+}
+
+type locks struct{ *Board }
+
+func (l locks) Acquire(_ context.Context, name string) (func() error, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.locks[name] {
+		return nil, unix.EWOULDBLOCK
+	}
+	l.locks[name] = true
+	return func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.locks, name)
+		return nil
+	}, nil
+}
+
+type waiter struct{ *Board }
+
+func (w waiter) Watch() (volume.Watch, error) { return watch(w), nil }
+
+type watch struct{ *Board }
+
+func (w watch) Next(ctx context.Context) error {
+	select {
+	case <-w.plugged:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w watch) Close() error { return nil }
+
+type devices struct{ *Board }
+
+func (d devices) Find(_ context.Context, spec string) (string, error) {
+	if d.disk(spec) != nil {
+		return spec, nil
+	}
+	if strings.HasPrefix(spec, "/dev/mapper/") {
+		if f, err := d.DM.Open(spec, false); err == nil {
+			return spec, f.Close()
+		}
+	}
+	return "", &blockdev.NotFoundError{Spec: spec}
+}
+
+func (d devices) Users(n blockdev.Number) (blockdev.Users, error) {
+	for _, disk := range d.Disks {
+		if disk.number == n {
+			return disk.Users, nil
+		}
+	}
+	return blockdev.Users{}, nil
+}
+
+func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
+	if disk := d.disk(path); disk != nil {
+		if f.Exclusive && (d.mapped(disk) || len(disk.Users.Mounts) > 0) {
+			return nil, &blockdev.BusyError{Path: path, Users: disk.Users, Err: unix.EBUSY}
+		}
+		if f.Write && disk.ReadOnly {
+			return nil, unix.EROFS
+		}
+		return &openDisk{Disk: disk, board: d.Board, write: f.Write}, nil
+	}
+	if strings.HasPrefix(path, "/dev/") {
+		file, err := d.DM.Open(path, f.Write)
+		if err != nil {
+			return nil, err
+		}
+		return openMapping{file}, nil
+	}
+	store, err := d.Files.open(path)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &openDisk{Disk: &Disk{Path: path, Store: store}, board: d.Board, write: f.Write}, nil
+}
+
+// openDisk is a disk or a file, opened.
+type openDisk struct {
+	*Disk
+	board *Board
+	write bool
+}
+
+func (o *openDisk) ReadAt(p []byte, off int64) (int, error) {
+	if o.Err != nil {
+		return 0, o.Err
+	}
+	return o.Store.ReadAt(p, off)
+}
+
+func (o *openDisk) WriteAt(p []byte, off int64) (int, error) {
+	if !o.write {
+		return 0, unix.EBADF
+	}
+	if err := o.board.step("write " + o.Disk.Path); err != nil {
+		return 0, err
+	}
+	return o.Store.WriteAt(p, off)
+}
+
+func (o *openDisk) Flush() error {
+	if err := o.board.step("flush " + o.Disk.Path); err != nil {
+		return err
+	}
+	return o.Store.Flush()
+}
+
+func (o *openDisk) Size() int64               { return o.Store.Size() }
+func (o *openDisk) PreferredEraseSize() int64 { return o.EraseSize }
+func (o *openDisk) ReadOnly() bool            { return o.Disk.ReadOnly }
+func (o *openDisk) Path() string              { return o.Disk.Path }
+func (o *openDisk) Number() blockdev.Number   { return o.number }
+func (o *openDisk) Close() error              { return nil }
+func (o *openDisk) LogicalBlockSize() int {
+	if o.BlockSize == 0 {
+		return 512
+	}
+	return o.BlockSize
+}
+
+// openMapping is a mapping, opened.
+type openMapping struct{ *dmtest.File }
+
+func (o openMapping) PreferredEraseSize() int64 { return 0 }
+func (o openMapping) Number() blockdev.Number {
+	n := o.File.Number()
+	return blockdev.Number{Major: n.Major, Minor: n.Minor}
+}

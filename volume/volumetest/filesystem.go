@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volumetest
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/dmcrypt/dmtest"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/internal/mkfs"
+	"imxcrypt/internal/mount"
+)
+
+// filesystems makes small ext4 filesystems, whatever the size of the device.
+type filesystems struct{ *Board }
+
+func (f filesystems) Make(_ context.Context, fstype, device string, o mkfs.Options) error {
+	if err := f.step("mkfs " + device); err != nil {
+		return err
+	}
+	if f.Mkfs != nil {
+		if err := f.Mkfs(fstype, device); err != nil {
+			return err
+		}
+	}
+	dev, err := f.DM.Open(device, true)
+	if err != nil {
+		return err
+	}
+	image, err := ext4Image(o.Label)
+	if err != nil {
+		return errors.Join(err, dev.Close())
+	}
+	for at := 0; at < len(image); at += ext4Block {
+		block := image[at : at+ext4Block]
+		if at > 0 && len(bytes.Trim(block, "\x00")) == 0 {
+			continue
+		}
+		if _, err := dev.WriteAt(block, int64(at)); err != nil {
+			return errors.Join(err, dev.Close())
+		}
+	}
+	f.mu.Lock()
+	f.made = append(f.made, fstype+" on "+device)
+	f.mu.Unlock()
+	return errors.Join(dev.Flush(), dev.Close())
+}
+
+const ext4Block = 4096
+
+// ext4Packed is an empty filesystem of 1 MiB as mke2fs makes it:
+//
+//	mke2fs -t ext4 -O metadata_csum,metadata_csum_seed,^has_journal,^resize_inode -N 16 -b 4096
+//
+// With metadata_csum_seed only the superblock's checksum depends on the UUID.
+//
+//go:embed ext4.img.gz
+var ext4Packed []byte
+
+// ext4Image is that filesystem with a label and a random UUID. Offsets are those
+// of struct ext4_super_block (kernel, fs/ext4/ext4.h).
+func ext4Image(label string) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(ext4Packed))
+	if err != nil {
+		return nil, err
+	}
+	image, err := io.ReadAll(z)
+	if err != nil {
+		return nil, err
+	}
+	sb := image[1024:2048]
+	if _, err := rand.Read(sb[0x68:0x78]); err != nil {
+		return nil, err
+	}
+	clear(sb[0x78:0x88])
+	copy(sb[0x78:0x88], label)
+	sum := ^crc32.Checksum(sb[:0x3fc], crc32.MakeTable(crc32.Castagnoli))
+	binary.LittleEndian.PutUint32(sb[0x3fc:], sum)
+	return image, nil
+}
+
+// Mounts is the mount table. What is mounted keeps its mapping busy.
+type Mounts struct {
+	board   *Board
+	mountMu sync.Mutex
+	entries []mount.Entry
+	open    map[string]*dmtest.File
+}
+
+// Mount implements volume.Mounts: it fails where the superblock does not fit.
+func (m *Mounts) Mount(source, target, fstype string, options []string) error {
+	if err := m.board.step("mount " + target); err != nil {
+		return err
+	}
+	f, err := m.board.DM.Open(source, !slices.Contains(options, "ro"))
+	if err != nil {
+		return err
+	}
+	if _, err := fsprobe.ReadType(f, f.Size(), fstype); err != nil {
+		return errors.Join(fmt.Errorf("mount %s: %w", source, unix.EINVAL), err, f.Close())
+	}
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	if m.open == nil {
+		m.open = map[string]*dmtest.File{}
+	}
+	n := f.Number()
+	m.open[target] = f
+	m.entries = append(m.entries, mount.Entry{
+		Major: n.Major, Minor: n.Minor, Root: "/", Target: target, Source: source, Type: fstype, Options: options,
+	})
+	return nil
+}
+
+// Unmount implements volume.Mounts.
+func (m *Mounts) Unmount(target string) error {
+	if err := m.board.step("unmount " + target); err != nil {
+		return err
+	}
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	f, ok := m.open[target]
+	if !ok {
+		return unix.EINVAL
+	}
+	delete(m.open, target)
+	m.entries = slices.DeleteFunc(m.entries, func(e mount.Entry) bool { return e.Target == target })
+	return errors.Join(f.Flush(), f.Close())
+}
+
+// List implements volume.Mounts.
+func (m *Mounts) List() ([]mount.Entry, error) {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	return slices.Clone(m.entries), nil
+}
+
+// Look implements volume.Mounts.
+func (m *Mounts) Look(target string) (mount.Target, error) {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	for _, e := range m.entries {
+		if e.Target == target {
+			return mount.Target{Path: target, State: mount.TargetOccupied, Mounted: &e}, nil
+		}
+	}
+	if !slices.Contains(m.board.Directories, target) {
+		return mount.Target{Path: target, State: mount.TargetMissing}, nil
+	}
+	return mount.Target{Path: target, State: mount.TargetFree}, nil
+}
+
+// Mapping opens a public mapping, as a user of the volume does.
+func (b *Board) Mapping(name string, write bool) (*dmtest.File, error) {
+	return b.DM.Open(b.DM.Node(name), write)
+}
+
+// KeyOf is the key reference of a live crypt table.
+func (b *Board) KeyOf(name string) (dmcrypt.KeyRef, error) {
+	t, err := b.DM.Table(name)
+	if err != nil {
+		return dmcrypt.KeyRef{}, err
+	}
+	for _, target := range t {
+		if c, ok := target.(dmcrypt.Crypt); ok {
+			return c.Key, nil
+		}
+	}
+	return dmcrypt.KeyRef{}, fmt.Errorf("%s has no crypt target", name)
+}
