@@ -19,6 +19,8 @@ const (
 	fsckUsage       = 16
 	fsckCancelled   = 32
 	fsckLibrary     = 128
+
+	fsckKnown = fsckCorrected | fsckReboot | fsckUncorrected | fsckFailed | fsckUsage | fsckCancelled | fsckLibrary
 )
 
 var fsckArguments = map[string][]string{
@@ -42,9 +44,31 @@ func (m Maker) Check(ctx context.Context, fstype, device string) (repaired bool,
 	if t.fsck == "" {
 		return false, nil
 	}
-	args := append(append([]string(nil), fsckArguments[fstype]...), device)
-	_, err = m.Programs.Run(ctx, t.fsck, args...)
 	op := "check " + fstype + " on " + device
+	repaired, err = m.check(ctx, fstype, op, device)
+	if fstype == "vfat" && repaired && err == nil {
+		// fsck.vfat says the same of what it repaired and of what it only
+		// found: a second run tells.
+		if still, err := m.check(ctx, fstype, op, device); err != nil || still {
+			return false, errors.Join(err, stillDamaged(op, still))
+		}
+	}
+	return repaired, err
+}
+
+func stillDamaged(op string, still bool) error {
+	if !still {
+		return nil
+	}
+	return &Error{Op: op, Code: fault.ProgramFailed, Reason: beyondRepair, Err: errors.New("errors are found again after the repair")}
+}
+
+const beyondRepair = "damaged beyond what can be repaired without questions; run the checker by hand"
+
+// check runs the checker once.
+func (m Maker) check(ctx context.Context, fstype, op, device string) (repaired bool, err error) {
+	args := append(append([]string(nil), fsckArguments[fstype]...), device)
+	_, err = m.Programs.Run(ctx, types[fstype].fsck, args...)
 	var exit *program.ExitError
 	switch {
 	case err == nil:
@@ -59,24 +83,27 @@ func (m Maker) Check(ctx context.Context, fstype, device string) (repaired bool,
 
 // outcome reads the status of e2fsck and fsck.f2fs.
 func outcome(op string, exit *program.ExitError) (repaired bool, err error) {
+	repaired = exit.Code&fsckCorrected != 0
 	fail := func(code fault.Code, reason string) (bool, error) {
-		return exit.Code&fsckCorrected != 0, &Error{Op: op, Code: code, Reason: reason, Err: exit}
+		return repaired, &Error{Op: op, Code: code, Reason: reason, Err: exit}
 	}
 	switch c := exit.Code; {
-	case c&fsckCancelled != 0:
-		return fail(fault.Interrupted, "cancelled")
+	case c&^fsckKnown != 0:
+		// Old versions of fsck.f2fs say -1 for every failure.
+		repaired = false
+		return fail(fault.ProgramFailed, "could not be checked, exit status unknown")
 	case c&(fsckFailed|fsckUsage|fsckLibrary) != 0:
 		return fail(fault.ProgramFailed, "could not be checked")
+	case c&fsckCancelled != 0:
+		return fail(fault.Interrupted, "cancelled")
 	case c&fsckUncorrected != 0:
-		return fail(fault.ProgramFailed, "damaged beyond what can be repaired without questions; run the checker by hand")
-	case c&^(fsckCorrected|fsckReboot) != 0:
-		return fail(fault.ProgramFailed, "exit status unknown")
+		return fail(fault.ProgramFailed, beyondRepair)
 	}
 	return true, nil
 }
 
-// vfatOutcome reads the status of fsck.vfat: 1 is "found and repaired", all
-// else went wrong.
+// vfatOutcome reads the status of fsck.vfat: 1 is "found errors", all else
+// went wrong.
 func vfatOutcome(op string, exit *program.ExitError) (repaired bool, err error) {
 	if exit.Code == 1 {
 		return true, nil
