@@ -17,9 +17,8 @@ const (
 // memory is a device in memory.
 type memory struct {
 	data []byte
-	// reads counts calls of ReadAt.
-	reads   int
-	flushes int
+	// How often each was called.
+	reads, writes, flushes int
 }
 
 func newMemory(size int) *memory { return &memory{data: make([]byte, size)} }
@@ -41,6 +40,7 @@ func (m *memory) ReadAt(b []byte, off int64) (int, error) {
 }
 
 func (m *memory) WriteAt(b []byte, off int64) (int, error) {
+	m.writes++
 	if off+int64(len(b)) > int64(len(m.data)) {
 		return 0, io.ErrShortWrite
 	}

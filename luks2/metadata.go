@@ -93,9 +93,8 @@ type Config struct {
 	Extra             Members
 }
 
-// SegmentIDs are the segments' names in the order of their numbers, which for
-// those that are no backups is the order on the device, as this package writes
-// them.
+// SegmentIDs are the segments' names in the order of their numbers. That need
+// not be their order on the device, and backup segments are among them.
 func (m *Metadata) SegmentIDs() []string { return sortedIDs(m.Segments) }
 
 // TokensOfType are the names of the tokens of that type, in the order of their
