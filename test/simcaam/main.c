@@ -49,6 +49,4 @@ static void __exit simcaam_exit(void)
 module_init(simcaam_init);
 module_exit(simcaam_exit);
 MODULE_DESCRIPTION("simulated i.MX CAAM: /dev/caam-keygen and tk(cbc(aes)), for tests");
-MODULE_ALIAS_CRYPTO("tk(cbc(aes))");
-MODULE_ALIAS_CRYPTO("tk(ecb(aes))");
 MODULE_LICENSE("GPL");

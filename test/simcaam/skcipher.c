@@ -203,3 +203,6 @@ void tk_exit(void)
 {
 	crypto_unregister_skciphers(tk_algs, ARRAY_SIZE(tk_algs));
 }
+
+MODULE_ALIAS_CRYPTO("tk(cbc(aes))");
+MODULE_ALIAS_CRYPTO("tk(ecb(aes))");
