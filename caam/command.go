@@ -41,8 +41,8 @@ var (
 
 // _IOWR('K', 0 and 1, struct caam_keygen_cmd).
 const (
-	ioctlCreate = 3<<30 | commandSize<<16 | 'K'<<8 | 0
-	ioctlImport = 3<<30 | commandSize<<16 | 'K'<<8 | 1
+	ioctlCreate = 3<<30 | commandSize<<16 | 'K'<<8
+	ioctlImport = ioctlCreate + 1
 )
 
 // exchange holds all the memory that one command points into. It lies in
