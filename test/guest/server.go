@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,14 +58,7 @@ func (s *server) serve() error {
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return err
-	}
-	s.send(wire.Header{
-		Op: wire.Hello, Kernel: unix.ByteSliceToString(name.Release[:]),
-		Micros: time.Duration(now.Nano()).Microseconds(),
-	}, nil)
+	s.send(wire.Header{Op: wire.Hello, Kernel: unix.ByteSliceToString(name.Release[:])}, nil)
 	for {
 		h, payload, err := wire.Read(s.in)
 		if err != nil {

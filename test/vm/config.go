@@ -26,6 +26,10 @@ type Config struct {
 	// play a kernel without them. What depends on them is not loaded either.
 	Withhold []string
 
+	// Suspend makes an amd64 machine that can suspend to RAM and be woken by
+	// QMP("system_wakeup", nil). It boots some seconds slower.
+	Suspend bool
+
 	Append   string   // further kernel arguments
 	QEMUArgs []string // further arguments of QEMU
 	// Timeout of the boot and of each Run, Put and Get; default 2 minutes.

@@ -19,13 +19,13 @@ import (
 
 // baseVersion is part of the cached image's name: raise it when the code here
 // makes other images of the same lists.
-const baseVersion = "1"
+const baseVersion = "3"
 
 // packages are unpacked for the guest's architecture. fetch-debian follows no
 // dependencies, so libraries are named too; one that is missing is named by an
 // error when the image is made.
 var packages = strings.Fields(`
-	busybox-static
+	busybox-static dash
 	e2fsprogs libext2fs2 libcom-err2 libss2
 	util-linux fdisk libfdisk1 libreadline8 mount libmount1 libblkid1 libsmartcols1 libuuid1 libselinux1 libpcre2-8-0 libtinfo6 libudev1 libcap-ng0 libcrypt1
 	dmsetup libdevmapper1.02.1
@@ -34,9 +34,10 @@ var packages = strings.Fields(`
 	dosfstools xfsprogs libinih1 liburcu8 libedit2 libbsd0 libmd0 f2fs-tools btrfs-progs liblzo2-2 libzstd1 zlib1g libsystemd0
 	libc6 libgcc-s1`)
 
-// programs are taken from the packages; everything else is busybox.
+// programs are taken from the packages; everything else is busybox, but not the
+// shell: busybox's prefers its own mount, losetup and blkid to any in PATH.
 var programs = strings.Fields(`
-	mke2fs mkfs.ext2 mkfs.ext3 mkfs.ext4 e2fsck fsck.ext2 fsck.ext3 fsck.ext4 dumpe2fs tune2fs debugfs resize2fs e2label
+	dash mke2fs mkfs.ext2 mkfs.ext3 mkfs.ext4 e2fsck fsck.ext2 fsck.ext3 fsck.ext4 dumpe2fs tune2fs debugfs resize2fs e2label
 	blkid lsblk mount umount findmnt losetup blockdev wipefs blkdiscard sfdisk unshare nsenter setpriv dmesg flock
 	dmsetup cryptsetup keyctl
 	mkfs.fat mkfs.vfat fsck.fat fsck.vfat mkfs.xfs fsck.xfs xfs_repair mkfs.f2fs fsck.f2fs mkfs.btrfs btrfs fsck.btrfs`)
@@ -152,6 +153,8 @@ func baseTree(root string, p platform, m *initramfs.Modules, modules []string) (
 	if err := from.Library(t, "libgcc_s.so.1"); err != nil {
 		return nil, err
 	}
+	t["/usr/sbin/modprobe"] = initramfs.Entry{Link: "../bin/busybox"} // the kernel calls it by this path
+	t["/usr/bin/sh"] = initramfs.Entry{Link: "dash"}
 	names, err := initramfs.BusyboxApplets(t["/usr/bin/busybox"].Data)
 	if err != nil {
 		return nil, err

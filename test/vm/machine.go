@@ -37,6 +37,10 @@ type Machine struct {
 	cfg  Config
 	boot int // number of the current boot, from 1
 
+	shared bool // with other tests: stays on
+
+	console string // file of the last boot
+
 	mu    sync.Mutex
 	guest *guest // nil while off
 	late  int    // disks plugged in since power-on
@@ -66,25 +70,32 @@ func (m *Machine) Restart(changes ...func(*Config)) {
 func (m *Machine) powerOn() {
 	m.t.Helper()
 	m.boot++
-	if err := os.MkdirAll(filepath.Dir(m.ConsolePath()), 0o755); err != nil {
+	console, err := newConsole(m.t.Name(), m.cfg.Arch, m.boot)
+	if err != nil {
 		m.t.Fatalf("vm: %v", err)
 	}
-	os.Remove(m.ConsolePath())
-	g, err := boot(context.Background(), m.cfg, m.ConsolePath())
+	m.console = console
+	g, err := boot(context.Background(), m.cfg, console)
 	if err != nil {
 		m.t.Fatalf("vm: boot %s: %v\n%s", m.cfg.Arch, err, m.consoleTail())
 	}
 	m.mu.Lock()
 	m.guest, m.late = g, 0
 	m.mu.Unlock()
-	m.t.Logf("vm: %s, kernel %s, ready after %.1f s (%.1f s of the guest's)",
-		m.cfg.Arch, g.kernel, g.booted.Seconds(), g.uptime.Seconds())
+	m.logBoot(g)
+}
+
+func (m *Machine) logBoot(g *guest) {
+	m.t.Helper()
+	m.t.Logf("vm: %s, kernel %s, ready after %.1f s (%.1f s of processor time)",
+		m.cfg.Arch, g.kernel, g.booted.Seconds(), g.spent.Seconds())
 }
 
 // PowerCut takes the power away, without a warning to the guest. What it had
 // written to its disks stays, flushed or not: a cut proves nothing about
 // flushes. It is no error if the machine is off.
 func (m *Machine) PowerCut() {
+	m.t.Helper()
 	if g := m.off(); g != nil {
 		g.kill()
 	}
@@ -111,6 +122,10 @@ func (m *Machine) PowerOff() {
 // off marks the machine as off and returns the guest to end, nil if there is
 // none.
 func (m *Machine) off() *guest {
+	m.t.Helper()
+	if m.shared {
+		m.t.Fatalf("vm: a shared machine stays on; use Start")
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.guest
@@ -164,25 +179,14 @@ func (m *Machine) QMP(command string, arguments any) json.RawMessage {
 	return answer
 }
 
-// ConsolePath is the file on the host with the console of the current boot:
-// kernel warnings, and all that was written to /dev/console.
-func (m *Machine) ConsolePath() string {
-	top, err := moduleRoot()
-	if err != nil {
-		m.t.Fatalf("vm: %v", err)
-	}
-	name := strings.Map(func(r rune) rune {
-		if strings.ContainsRune("/\\: \"'*?", r) {
-			return '_'
-		}
-		return r
-	}, m.t.Name())
-	return filepath.Join(top, "build/vm-logs", fmt.Sprintf("%s-%s-boot%d.log", name, m.cfg.Arch, m.boot))
-}
+// ConsolePath is the file on the host with the console of the current boot, or
+// of the last one: kernel warnings, and what was written to /dev/console.
+func (m *Machine) ConsolePath() string { return m.console }
 
-// Console returns the console of the current boot, or the last one.
+// Console returns the console of the current boot, or of the last one.
 func (m *Machine) Console() string {
-	text, err := os.ReadFile(m.ConsolePath())
+	m.t.Helper()
+	text, err := os.ReadFile(m.console)
 	if err != nil {
 		m.t.Fatalf("vm: console: %v", err)
 	}
@@ -190,19 +194,46 @@ func (m *Machine) Console() string {
 }
 
 func (m *Machine) consoleTail() string {
-	text, err := os.ReadFile(m.ConsolePath())
+	text, err := os.ReadFile(m.console)
 	if err != nil {
 		return "no console: " + err.Error()
 	}
-	return fmt.Sprintf("--- end of the console (%s)\n%s\n---", m.ConsolePath(), tail(string(text), 40))
+	return fmt.Sprintf("--- end of the console (%s)\n%s\n---", m.console, tail(string(text), 40))
+}
+
+// newConsole makes an empty file for the console of a boot.
+func newConsole(name string, arch Arch, boot int) (string, error) {
+	top, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(top, "build/vm-logs")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	name = strings.Map(func(r rune) rune {
+		if strings.ContainsRune("/\\:, \"'*?", r) {
+			return '_'
+		}
+		return r
+	}, name)
+	file := filepath.Join(dir, fmt.Sprintf("%s-%s-boot%d.log", name, arch, boot))
+	return file, os.WriteFile(file, nil, 0o644)
 }
 
 func (m *Machine) cleanup() {
+	m.t.Helper()
+	m.dump()
+	m.PowerCut()
+}
+
+// dump puts what the guest last said into the log of a test that has failed.
+func (m *Machine) dump() {
+	m.t.Helper()
 	if m.t.Failed() {
 		m.t.Logf("%s", m.consoleTail())
 		if r, err := m.TryRun(context.Background(), Command{Argv: []string{"dmesg"}, Timeout: 10 * time.Second}); err == nil {
 			m.t.Logf("--- end of the kernel log\n%s\n---", tail(r.Stdout, 40))
 		}
 	}
-	m.PowerCut()
 }

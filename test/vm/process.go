@@ -47,7 +47,7 @@ func (m *Machine) Run(argv ...string) Result {
 	return m.RunCommand(Command{Argv: argv})
 }
 
-// Sh runs a shell script (busybox ash).
+// Sh runs a shell script (dash, with busybox for what the image has no program of).
 func (m *Machine) Sh(script string) Result {
 	m.t.Helper()
 	return m.Run("sh", "-c", script)

@@ -69,7 +69,7 @@ type Header struct {
 	PID    int      `json:"pid,omitempty"`
 	Code   int      `json:"code,omitempty"`   // exit code, -1 when a signal ended the process
 	Killed int      `json:"killed,omitempty"` // that signal
-	Micros int64    `json:"micros,omitempty"` // duration, or time since the kernel's start in Hello
+	Micros int64    `json:"micros,omitempty"` // duration
 	Error  string   `json:"error,omitempty"`
 	Kernel string   `json:"kernel,omitempty"` // release, in Hello
 }

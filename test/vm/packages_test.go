@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package vm_test
+
+import (
+	"context"
+	"fmt"
+	"go/build/constraint"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imxcrypt/test/vm"
+)
+
+// packageLimit bounds one package's tests in the guest.
+const packageLimit = 5 * time.Minute
+
+// TestPackages runs the tests that need root and a real kernel: every package
+// with a test file for the tag vm, compiled for each architecture, in the
+// guest. Arm's is a 32-bit program under the arm64 kernel. The name of a test
+// here is ARCHITECTURE/PACKAGE/TEST.
+func TestPackages(t *testing.T) {
+	packages := taggedPackages(t, "../..")
+	if len(packages) == 0 {
+		t.Fatal("no package has tests for the tag vm")
+	}
+	for _, run := range []struct {
+		goarch string
+		arch   vm.Arch
+	}{{"amd64", vm.AMD64}, {"arm64", vm.ARM64}, {"arm", vm.ARM64}} {
+		t.Run(run.goarch, func(t *testing.T) {
+			for _, pkg := range packages {
+				t.Run(pkg, func(t *testing.T) { runPackage(t, run.arch, run.goarch, pkg) })
+			}
+		})
+	}
+}
+
+// taggedPackages returns the folders, relative to the top, with a test file
+// that belongs to a build with the tag vm and not to one without it.
+func taggedPackages(t *testing.T, top string) []string {
+	var found []string
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == ".git" || path == filepath.Join(top, "build")) {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		dir, err := filepath.Rel(top, filepath.Dir(path))
+		if err == nil && tagged(string(text)) && !slices.Contains(found, dir) {
+			found = append(found, dir)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func tagged(source string) bool {
+	for _, line := range strings.Split(source, "\n") {
+		if strings.HasPrefix(line, "package ") {
+			return false
+		}
+		if expr, err := constraint.Parse(line); err == nil {
+			with := expr.Eval(func(tag string) bool { return tag != "vmhost" })
+			without := expr.Eval(func(tag string) bool { return tag != "vmhost" && tag != "vm" })
+			return with && !without
+		}
+	}
+	return false
+}
+
+func runPackage(t *testing.T, arch vm.Arch, goarch, pkg string) {
+	m := vm.Shared(t, arch)
+	dir := fmt.Sprintf("/tmp/packages/%s/%s", goarch, pkg)
+	binary := dir + "/" + filepath.Base(pkg) + ".test"
+	m.PutFile(binary, vm.BuildTest(t, "./"+pkg, goarch))
+	putTree(t, m, dir+"/testdata", filepath.Join("../..", pkg, "testdata"))
+	// A package that ends in the middle of something shall not be the next
+	// one's trouble.
+	defer m.Sh("dmsetup remove_all --force; losetup -D; rm -rf " + dir)
+
+	r, err := m.TryRun(context.Background(), vm.Command{
+		Argv: []string{binary, "-test.v", "-test.timeout=" + packageLimit.String()},
+		Dir:  dir, Timeout: packageLimit + time.Minute,
+	})
+	if err != nil {
+		t.Fatalf("%v: %v", err, r)
+	}
+	results := parseVerbose(r.Stdout)
+	failed := false
+	for _, test := range results {
+		failed = failed || test.state == stateFailed
+		t.Run(test.name, func(t *testing.T) {
+			switch test.state {
+			case stateFailed:
+				t.Errorf("in the guest:\n%s", test.output)
+			case stateSkipped:
+				t.Skipf("in the guest:\n%s", test.output)
+			}
+		})
+	}
+	if (r.Code != 0 && !failed) || len(results) == 0 {
+		t.Errorf("%d tests reported, none as failed: %v", len(results), r)
+	}
+	if r.Code == 0 && failed {
+		t.Errorf("a failed test, and exit code 0: %v", r)
+	}
+}
+
+// putTree copies a folder of the host, if there is one.
+func putTree(t *testing.T, m *vm.Machine, guest, host string) {
+	err := filepath.WalkDir(host, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(host, path)
+		if err == nil {
+			m.PutFile(guest+"/"+rel, path)
+		}
+		return err
+	})
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+}
