@@ -131,10 +131,22 @@ func (m *Mapper) whyInvalid(e *Error, t Table, said string) {
 	default:
 		e.Kind = ErrInvalid
 		for _, target := range t {
-			if _, err := m.TargetVersion(target.Kind()); errors.Is(err, ErrNoTarget) {
+			v, err := m.TargetVersion(target.Kind())
+			if errors.Is(err, ErrNoTarget) {
 				e.Kind, e.Detail = ErrNoTarget, target.Kind()
 				return
 			}
+			if c, ok := target.(Crypt); ok && err == nil {
+				for _, o := range c.Options {
+					if !SupportsOption(v, o) {
+						e.Kind, e.Detail = ErrNoOption, o
+						return
+					}
+				}
+			}
+		}
+		if len(e.KernelLog) == 0 {
+			e.Detail = "the kernel log, which would tell why, cannot be read"
 		}
 	}
 }

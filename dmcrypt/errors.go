@@ -46,6 +46,8 @@ const (
 	ErrNoCipher Kind = "this kernel does not have the cipher"
 	// ErrNoTarget: the kernel does not have the target (dm-crypt).
 	ErrNoTarget Kind = "this kernel does not have the device-mapper target"
+	// ErrNoOption: the kernel's dm-crypt does not know an option.
+	ErrNoOption Kind = "this kernel's dm-crypt does not know the option"
 	// ErrNoDeviceMapper: the kernel has no device-mapper at all.
 	ErrNoDeviceMapper Kind = "this kernel has no device-mapper"
 	// ErrPermission: not root.
@@ -146,7 +148,7 @@ func (e *Error) FaultCode() fault.Code {
 		return fault.DMMissing
 	case ErrPermission:
 		return fault.PermissionMissing
-	case ErrInvalid:
+	case ErrInvalid, ErrNoOption:
 		return fault.ConfigInvalid
 	}
 	return fault.Failed

@@ -271,3 +271,70 @@ func TestKernelLogOfOneMappingOnly(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+func fakeMapper(t *testing.T, files map[string]string) *Mapper {
+	t.Helper()
+	root := t.TempDir()
+	for path, text := range files {
+		path = filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, text)
+	}
+	return &Mapper{options: Options{Sys: filepath.Join(root, "sys"), Proc: filepath.Join(root, "proc"), KernelLog: filepath.Join(root, "none")}}
+}
+
+func TestUsersThatStayAreNamed(t *testing.T) {
+	t.Parallel()
+	m := fakeMapper(t, map[string]string{
+		"sys/dev/block/253:3/holders/dm-7": "",
+		"sys/dev/block/253:4/size":         "8\n",
+		"proc/self/mountinfo": "22 1 8:1 / / rw - ext4 /dev/root rw\nshort\n" +
+			"23 22 253:4 / /mnt/a\\040b rw,noatime - ext4 /dev/mapper/v rw\n",
+	})
+	for n, want := range map[Number]string{
+		dm3: "held by dm-7", {253, 4}: `mounted on "/mnt/a\\040b"`, {253, 5}: "", {253, 40}: "",
+	} {
+		if got := m.longUser(n); got != want {
+			t.Errorf("%s: got %q, want %q", n, got, want)
+		}
+	}
+}
+
+// ENOENT and EINVAL stand for several things; sysfs tells them apart where the
+// kernel log is not to be had.
+func TestDevicesAreLookedAtInSysfs(t *testing.T) {
+	t.Parallel()
+	m := fakeMapper(t, map[string]string{"sys/dev/block/8:1/size": "2048\n"})
+	linear := func(n Number, length uint64) Table { return Table{Linear{Length: length, Device: n, Offset: 48}} }
+	here, gone := Number{8, 1}, Number{8, 2}
+	if got := m.missing(linear(here, 8)); got != "" {
+		t.Errorf("missing: %q", got)
+	}
+	if got := m.missing(linear(gone, 8)); got != "device 8:2" {
+		t.Errorf("missing: %q", got)
+	}
+	if e := m.tooSmall(linear(here, 2000)); e != nil {
+		t.Errorf("to the last sector: %v", e)
+	}
+	if e := m.tooSmall(linear(here, 2001)); !errors.Is(e, ErrDeviceTooSmall) || !strings.Contains(e.Error(), "2049") {
+		t.Errorf("one beyond: %v", e)
+	}
+	if e := m.tooSmall(linear(gone, 1<<40)); e != nil {
+		t.Errorf("a size that is not known: %v", e)
+	}
+	if got := fakeMapper(t, nil).missing(linear(gone, 8)); got != "" {
+		t.Errorf("without sysfs: %q", got)
+	}
+}
+
+func TestAKernelWithoutDeviceMapperSaysSo(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/dev/mapper/control"); err == nil {
+		t.Skip("NOT TESTED HERE: this kernel has a device-mapper; VM tests withhold the module")
+	}
+	if _, err := New(Options{}); !errors.Is(err, ErrNoDeviceMapper) {
+		t.Errorf("got %v", err)
+	}
+}

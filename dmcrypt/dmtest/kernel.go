@@ -58,7 +58,6 @@ type Kernel struct {
 	mappings map[string]*mapping
 	nodes    map[string]uint32 // name in /dev/mapper → minor
 	events   []Event
-	nextOpen int
 }
 
 type mapping struct {

@@ -29,6 +29,8 @@ type Fixture struct {
 	// WithKey runs f on a thread, and on that thread only, that has a logon
 	// key.
 	WithKey func(description string, payload []byte, f func()) error
+	// Mute: the kernel log cannot be read, and with it some reasons.
+	Mute bool
 }
 
 // Handle is an open mapping.

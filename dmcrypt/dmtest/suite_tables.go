@@ -18,7 +18,7 @@ func (s suite) echo() {
 	offset.IVOffset = 4096
 	for _, table := range []dmcrypt.Table{
 		{s.linear(0, 64, 8)},
-		{s.linear(0, 64, 8), dmcrypt.Fail{Start: 64, Length: 8}, dmcrypt.Zero{Start: 72, Length: 24}, s.linear(96, 32, 256)},
+		{s.linear(0, 64, 8), dmcrypt.Fail{Start: 64, Length: 32}, s.linear(96, 32, 256)},
 		{s.crypt("capi:cbc(aes)-plain", 32)},
 		{s.crypt("capi:cbc(aes)-plain64", 16, "allow_discards", "same_cpu_crypt", "submit_from_crypt_cpus", "no_read_workqueue", "no_write_workqueue")},
 		{s.crypt("capi:cbc(aes)-eboiv", 24, "sector_size:1024")},
@@ -151,8 +151,12 @@ func (s suite) otherThread() {
 
 func (s suite) keySize() {
 	s.must(s.WithKey(keyName, s.key(32), func() {
-		e := s.refusedWith(dmcrypt.Table{s.crypt("aes-xts-plain64", 64)}, dmcrypt.ErrKeyRefused, unix.EINVAL)
-		if !strings.Contains(e.Error(), ":64:logon:"+keyName) {
+		kind := dmcrypt.ErrKeyRefused
+		if s.Mute {
+			kind = dmcrypt.ErrInvalid
+		}
+		e := s.refusedWith(dmcrypt.Table{s.crypt("aes-xts-plain64", 64)}, kind, unix.EINVAL)
+		if !s.Mute && !strings.Contains(e.Error(), ":64:logon:"+keyName) {
 			s.Errorf("error %q does not tell which key", e)
 		}
 	}))
