@@ -215,3 +215,19 @@ func TestKeyGivenToAnOldDriverIsWhole(t *testing.T) {
 		t.Errorf("sealed %d bytes", blob.RedKeyLen())
 	}
 }
+
+func TestIoctlLeavesNoCopyInMemory(t *testing.T) {
+	e := open(t)
+	key, blob, err := e.Create(context.Background(), caam.CCM, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Wipe()
+	onlyCopy(t, key)
+	again, err := e.Import(context.Background(), blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Wipe()
+	onlyCopy(t, again)
+}

@@ -93,8 +93,8 @@ func (d *Ioctl) Close() error { return d.close() }
 // it. The caller owns the BlackKey. The call cannot be interrupted; ctx is
 // looked at before it. The error is an [*Error], or ctx's.
 func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
-	if err := d.checkCreate(w, keySize); err != nil {
-		return nil, nil, err
+	if why := unfit(w, keySize); why != "" {
+		return nil, nil, d.fail("create", BadArgument, why, nil)
 	}
 	return d.create(ctx, w, "-s", append(strconv.AppendInt(nil, int64(keySize), 10), 0), keySize)
 }
@@ -104,8 +104,8 @@ func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blo
 // stays the caller's. Otherwise as [Ioctl.Create].
 func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*BlackKey, Blob, error) {
 	n := red.Len()
-	if err := d.checkCreate(w, n); err != nil {
-		return nil, nil, err
+	if why := unfit(w, n); why != "" {
+		return nil, nil, d.fail("create", BadArgument, why, nil)
 	}
 	if bytes.IndexByte(red.Bytes(), 0) >= 0 {
 		return nil, nil, d.fail("create", BadArgument, "a key with a zero byte, which some kernels cut short there", nil)
@@ -129,16 +129,6 @@ func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*Bl
 		return nil, nil, e
 	}
 	return key, blob, nil
-}
-
-func (d *Ioctl) checkCreate(w Wrap, keySize int) error {
-	if _, err := ParseWrap(string(w)); err != nil {
-		return d.fail("create", BadArgument, err.Error(), nil)
-	}
-	if !IsAESKeySize(keySize) {
-		return d.fail("create", BadArgument, fmt.Sprintf("key of %d bytes, want 16, 24 or 32", keySize), nil)
-	}
-	return nil
 }
 
 func (d *Ioctl) create(ctx context.Context, w Wrap, mode string, value []byte, keySize int) (*BlackKey, Blob, error) {
@@ -165,14 +155,11 @@ func (d *Ioctl) create(ctx context.Context, w Wrap, mode string, value []byte, k
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := d.compare("create", key, w, keySize); err != nil {
-		key.Wipe()
-		return nil, nil, err
-	}
-	if blob.Wrap() != w || blob.RedKeyLen() != keySize {
-		key.Wipe()
-		return nil, nil, d.fail("create", Mismatch, fmt.Sprintf("asked for a %s blob around %d bytes, got %s around %d",
-			w, keySize, blob.Wrap(), blob.RedKeyLen()), nil)
+	for _, o := range []object{key, blob} {
+		if why := mismatch(o, w, keySize); why != "" {
+			key.Wipe()
+			return nil, nil, d.fail("create", Mismatch, why, nil)
+		}
 	}
 	return key, blob, nil
 }
@@ -203,9 +190,9 @@ func (d *Ioctl) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.compare("import", key, blob.Wrap(), blob.RedKeyLen()); err != nil {
+	if why := mismatch(key, blob.Wrap(), blob.RedKeyLen()); why != "" {
 		key.Wipe()
-		return nil, err
+		return nil, d.fail("import", Mismatch, why, nil)
 	}
 	return key, nil
 }
@@ -223,13 +210,6 @@ func (d *Ioctl) takeKey(op string, x *exchange, c *command) (*BlackKey, error) {
 		return nil, d.fail(op, Failed, "the driver returned a black key that is none: "+reason(err), nil)
 	}
 	return key, nil
-}
-
-func (d *Ioctl) compare(op string, key *BlackKey, w Wrap, keySize int) error {
-	if key.Wrap() == w && key.RedKeyLen() == keySize {
-		return nil
-	}
-	return d.fail(op, Mismatch, fmt.Sprintf("asked for a %s key of %d bytes, got %s of %d", w, keySize, key.Wrap(), key.RedKeyLen()), nil)
 }
 
 func (d *Ioctl) fail(op string, kind Kind, reason string, err error) *Error {

@@ -88,11 +88,8 @@ const (
 
 // Create is [Ioctl.Create]. When ctx is cancelled the program is ended.
 func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
-	if _, err := ParseWrap(string(w)); err != nil {
-		return nil, nil, p.fail("create", BadArgument, err.Error(), nil)
-	}
-	if !IsAESKeySize(keySize) {
-		return nil, nil, p.fail("create", BadArgument, fmt.Sprintf("key of %d bytes, want 16, 24 or 32", keySize), nil)
+	if why := unfit(w, keySize); why != "" {
+		return nil, nil, p.fail("create", BadArgument, why, nil)
 	}
 	var key *BlackKey
 	var blob Blob
@@ -108,15 +105,15 @@ func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, B
 		key, err = p.takeKey("create", said)
 		return err
 	})
-	if err == nil {
-		err = p.compare("create", key, w, keySize)
-	}
-	if err == nil && (blob.Wrap() != w || blob.RedKeyLen() != keySize) {
-		err = p.fail("create", Mismatch, fmt.Sprintf("asked for a %s blob around %d bytes, got %s around %d", w, keySize, blob.Wrap(), blob.RedKeyLen()), nil)
-	}
 	if err != nil {
 		key.Wipe()
 		return nil, nil, err
+	}
+	for _, o := range []object{key, blob} {
+		if why := mismatch(o, w, keySize); why != "" {
+			key.Wipe()
+			return nil, nil, p.fail("create", Mismatch, why, nil)
+		}
 	}
 	return key, blob, nil
 }
@@ -149,12 +146,13 @@ func (p *Program) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 		key, err = p.takeKey("import", said)
 		return err
 	})
-	if err == nil {
-		err = p.compare("import", key, blob.Wrap(), blob.RedKeyLen())
-	}
 	if err != nil {
 		key.Wipe()
 		return nil, err
+	}
+	if why := mismatch(key, blob.Wrap(), blob.RedKeyLen()); why != "" {
+		key.Wipe()
+		return nil, p.fail("import", Mismatch, why, nil)
 	}
 	return key, nil
 }
@@ -259,13 +257,6 @@ func drain(file *os.File, atMost int) (*secret.Buffer, error) {
 		return nil, err
 	}
 	return mem, nil
-}
-
-func (p *Program) compare(op string, key *BlackKey, w Wrap, keySize int) error {
-	if key.Wrap() == w && key.RedKeyLen() == keySize {
-		return nil
-	}
-	return p.fail(op, Mismatch, fmt.Sprintf("asked for a %s key of %d bytes, got %s of %d", w, keySize, key.Wrap(), key.RedKeyLen()), nil)
 }
 
 func (p *Program) fail(op string, kind Kind, reason string, err error) *Error {

@@ -204,7 +204,10 @@ func (c *Chip) CreateFrom(ctx context.Context, w caam.Wrap, red *secret.Buffer) 
 		return nil, nil, fail("create", unix.EINVAL, badSize)
 	}
 	value := red.Bytes()
-	if c.old {
+	c.mu.Lock()
+	old := c.old
+	c.mu.Unlock()
+	if old {
 		value = append(bytes.Clone(value), 0)
 	}
 	return c.create(ctx, w, "-t", value)

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
+)
+
+// copies looks through this process's memory for what lies in secret, and
+// returns the places where it is found again.
+func copies(secret []byte) ([]string, error) {
+	mem, err := os.Open("/proc/self/mem")
+	if err != nil {
+		return nil, err
+	}
+	defer mem.Close()
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return nil, err
+	}
+	own := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(secret))))
+	var found []string
+	chunk := make([]byte, 1<<20)
+	for line := range strings.Lines(string(maps)) {
+		var from, to uint64
+		var perms string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &perms); err != nil {
+			return nil, err
+		}
+		// The race detector's shadow is terabytes of nothing.
+		if !strings.HasPrefix(perms, "rw") || to-from > 1<<30 || strings.Contains(line, "[v") || from <= own && own < to {
+			continue
+		}
+		for at := from; at < to; at += uint64(len(chunk) - len(secret)) {
+			n, err := mem.ReadAt(chunk[:min(uint64(len(chunk)), to-at)], int64(at))
+			if err != nil && err != io.EOF && n == 0 {
+				break // a part that is reserved only
+			}
+			if i := bytes.Index(chunk[:n], secret); i >= 0 {
+				found = append(found, fmt.Sprintf("%#x in %s", at+uint64(i), strings.TrimSpace(line)))
+			}
+			clear(chunk)
+		}
+	}
+	return found, nil
+}
+
+// onlyCopy fails if a black key is in memory but in its own pages; and first
+// makes sure that a copy would be found.
+func onlyCopy(t *testing.T, key *caam.BlackKey) {
+	t.Helper()
+	const header = 20
+	secret := key.Bytes()[header:]
+	found, err := copies(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) > 0 {
+		t.Errorf("the black key is also at %v", found)
+	}
+	planted := bytes.Clone(secret)
+	if found, err = copies(secret); err != nil || len(found) == 0 {
+		t.Errorf("a copy made on purpose was not found: %v", err)
+	}
+	clear(planted)
+	runtime.KeepAlive(planted)
+}
+
+// Not beside others: their chips, in this process, have keys on the heap.
+func TestProgramLeavesNoCopyInMemory(t *testing.T) {
+	p := install(t, fake{Chip: caamtest.RandomChip().Save()})
+	key, blob, err := p.Create(context.Background(), caam.CCM, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(key.Wipe)
+	onlyCopy(t, key)
+	again, err := p.Import(context.Background(), blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Wipe)
+	onlyCopy(t, again)
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caam
+
+import "fmt"
+
+// unfit says why no key can be created as asked, or "".
+func unfit(w Wrap, keySize int) string {
+	if _, err := ParseWrap(string(w)); err != nil {
+		return err.Error()
+	}
+	if !IsAESKeySize(keySize) {
+		return fmt.Sprintf("key of %d bytes, want 16, 24 or 32", keySize)
+	}
+	return ""
+}
+
+// object is what a BlackKey and a Blob tell of themselves.
+type object interface {
+	Wrap() Wrap
+	RedKeyLen() int
+}
+
+// mismatch says in what a returned object is not what was asked for, or "".
+// Some kernels cut a given key short and say nothing; and a table that is
+// loaded with another key than the header names loses data.
+func mismatch(o object, w Wrap, keySize int) string {
+	if o.Wrap() == w && o.RedKeyLen() == keySize {
+		return ""
+	}
+	what := "black key"
+	if _, ok := o.(Blob); ok {
+		what = "blob"
+	}
+	return fmt.Sprintf("asked for a %s %s around %d bytes, got %s around %d", w, what, keySize, o.Wrap(), o.RedKeyLen())
+}
