@@ -38,6 +38,11 @@ func (a *app) configCommand() *cobra.Command {
 			if _, err := boot.NewPlan(c); err != nil {
 				return err
 			}
+			for _, v := range c.Volumes {
+				if v.Source == configs.SourceDev && !c.AllowInsecure {
+					a.log.Warn("source dev protects nothing and is refused without --allow-insecure or allow_insecure: true", "volume", v.Name)
+				}
+			}
 			if a.json {
 				return a.printJSON(map[string]any{"file": c.File(), "volumes": len(c.Volumes)})
 			}
