@@ -73,7 +73,7 @@ func caamKeygen() int {
 		}
 		return 0
 	case "flood":
-		fmt.Print(strings.Repeat("no message\x01\n", 1<<20))
+		fmt.Print(strings.Repeat("no message\x01\n", 1<<15))
 		return 0
 	}
 	if err := os.MkdirAll(f.Location, 0o777); err != nil {

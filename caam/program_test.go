@@ -58,18 +58,6 @@ func install(t testing.TB, f fake) installed {
 	return installed{p, dir, f.Location}
 }
 
-func TestProgramIsAnEngine(t *testing.T) {
-	t.Parallel()
-	chip := caamtest.RandomChip()
-	caamtest.TestEngine(t, caamtest.Suite{
-		Open:      func(t testing.TB) caamtest.Engine { return install(t, fake{Chip: chip.Save()}) },
-		Foreign:   func(testing.TB) caamtest.Engine { return caamtest.RandomChip() },
-		NoRedKeys: true,
-		NoErrno:   true,
-		Costly:    true,
-	})
-}
-
 func (p installed) seen(t *testing.T) seen {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(p.dir, "seen.json"))
