@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Needs no kernel of its own, so that it need not run on an emulated one.
+//go:build !vm
+
 package blockdev
 
 import (
