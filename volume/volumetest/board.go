@@ -12,7 +12,7 @@ package volumetest
 import (
 	"context"
 	"errors"
-	"io/fs"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -25,6 +25,8 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/dmcrypt/dmtest"
 	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/lockfile"
 	"imxcrypt/volume"
 )
 
@@ -85,6 +87,7 @@ func New(chip *caamtest.Chip, files *Files, disks ...*Disk) *Board {
 		locks: map[string]bool{}, plugged: make(chan struct{}, 16),
 	}
 	b.Mounts.board = b
+	files.before = b.step
 	for i, d := range disks {
 		d.number = blockdev.Number{Major: 179, Minor: uint32(8 * (i + 1))}
 	}
@@ -150,30 +153,36 @@ func (b *Board) backing(n dmcrypt.Number) (dmtest.Backing, error) {
 	defer b.mu.Unlock()
 	for _, d := range b.Disks {
 		if d.number.Major == n.Major && d.number.Minor == n.Minor && !d.Absent {
+			if len(d.Users.Mounts)+len(d.Users.Swap) > 0 {
+				return nil, unix.EBUSY
+			}
 			return d.Store, nil
 		}
 	}
 	return nil, unix.ENODEV
 }
 
-// mapped tells whether a mapping lies on the disk.
-func (b *Board) mapped(d *Disk) bool {
+// users are who else uses a disk, the mappings that lie on it among them.
+func (b *Board) users(d *Disk) (blockdev.Users, error) {
+	u := d.Users
+	u.Holders = append([]blockdev.Holder{}, u.Holders...)
 	infos, err := b.DM.List()
 	if err != nil {
-		return false
+		return u, err
 	}
 	for _, i := range infos {
 		numbers, err := b.DM.Devices(i.Name)
 		if err != nil {
-			continue
+			return u, err
 		}
 		for _, n := range numbers {
 			if n.Major == d.number.Major && n.Minor == d.number.Minor {
-				return true
+				u.Holders = append(u.Holders, blockdev.Holder{Device: fmt.Sprintf("dm-%d", i.Number.Minor), Name: i.Name, UUID: i.UUID})
+				break
 			}
 		}
 	}
-	return false
+	return u, nil
 }
 
 // mapper adds to the fake device-mapper what the real one's wrapper does.
@@ -197,7 +206,7 @@ func (l locks) Acquire(_ context.Context, name string) (func() error, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.locks[name] {
-		return nil, unix.EWOULDBLOCK
+		return nil, &lockfile.HeldError{Path: volume.RunDir + "/" + name, Name: name, PID: 4711, Command: "imxcrypt rotate " + name, Since: time.Unix(0, 0)}
 	}
 	l.locks[name] = true
 	return func() error {
@@ -242,7 +251,7 @@ func (d devices) Find(_ context.Context, spec string) (string, error) {
 func (d devices) Users(n blockdev.Number) (blockdev.Users, error) {
 	for _, disk := range d.Disks {
 		if disk.number == n {
-			return disk.Users, nil
+			return d.users(disk)
 		}
 	}
 	return blockdev.Users{}, nil
@@ -250,11 +259,15 @@ func (d devices) Users(n blockdev.Number) (blockdev.Users, error) {
 
 func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
 	if disk := d.disk(path); disk != nil {
-		if f.Exclusive && (d.mapped(disk) || len(disk.Users.Mounts) > 0) {
-			return nil, &blockdev.BusyError{Path: path, Users: disk.Users, Err: unix.EBUSY}
+		users, err := d.users(disk)
+		if err != nil {
+			return nil, err
+		}
+		if f.Exclusive && !users.None() {
+			return nil, &blockdev.BusyError{Path: path, Users: users, Err: unix.EBUSY}
 		}
 		if f.Write && disk.ReadOnly {
-			return nil, unix.EROFS
+			return nil, &blockdev.Error{Op: "open", Path: path, Code: fault.DeviceReadOnly, Err: unix.EROFS}
 		}
 		return &openDisk{Disk: disk, board: d.Board, write: f.Write}, nil
 	}
@@ -263,13 +276,14 @@ func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
 		if err != nil {
 			return nil, err
 		}
-		return openMapping{file}, nil
+		return openMapping{file, d.Board}, nil
 	}
 	store, err := d.Files.open(path)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		return nil, &blockdev.Error{Op: "open", Path: path, Code: fault.DeviceMissing, Err: err}
 	}
-	return &openDisk{Disk: &Disk{Path: path, Store: store}, board: d.Board, write: f.Write}, nil
+	// As of a real file: read-only unless opened for writing.
+	return &openDisk{Disk: &Disk{Path: path, Store: store, ReadOnly: !f.Write}, board: d.Board, write: f.Write}, nil
 }
 
 // openDisk is a disk or a file, opened.
@@ -317,7 +331,24 @@ func (o *openDisk) LogicalBlockSize() int {
 }
 
 // openMapping is a mapping, opened.
-type openMapping struct{ *dmtest.File }
+type openMapping struct {
+	*dmtest.File
+	board *Board
+}
+
+func (o openMapping) WriteAt(p []byte, off int64) (int, error) {
+	if err := o.board.step("write " + o.Path()); err != nil {
+		return 0, err
+	}
+	return o.File.WriteAt(p, off)
+}
+
+func (o openMapping) Flush() error {
+	if err := o.board.step("flush " + o.Path()); err != nil {
+		return err
+	}
+	return o.File.Flush()
+}
 
 func (o openMapping) PreferredEraseSize() int64 { return 0 }
 func (o openMapping) Number() blockdev.Number {

@@ -4,6 +4,7 @@ package volumetest
 
 import (
 	"encoding/binary"
+	"errors"
 	"io/fs"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
 )
 
 // Files is a small filesystem on a store of its own, so that what a power cut
@@ -24,8 +26,10 @@ import (
 type Files struct {
 	mu    sync.Mutex
 	store Store
-	// Err is returned by Create, instead of creating: a full disk.
+	// Err is what Create fails with, instead of creating: a full disk.
 	Err error
+	// before is the board's Step.
+	before func(what string) error
 }
 
 const (
@@ -70,19 +74,25 @@ func (f *Files) Create(path string, data []byte, _ fs.FileMode) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.Err != nil {
-		return &fs.PathError{Op: "create", Path: path, Err: f.Err}
+		return failed("create", path, f.Err)
 	}
 	if _, _, err := f.slot(path); err == nil {
-		return &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+		return failed("create", path, fs.ErrExist)
 	}
 	n, _, err := f.slot("")
 	if err != nil || len(data) > slotSize {
-		return &fs.PathError{Op: "create", Path: path, Err: unix.ENOSPC}
+		return failed("create", path, unix.ENOSPC)
+	}
+	if err := f.step("write " + path); err != nil {
+		return err
 	}
 	if _, err := f.store.WriteAt(data, slotsAt+int64(n)*slotSize); err != nil {
 		return err
 	}
 	if err := f.store.Flush(); err != nil {
+		return err
+	}
+	if err := f.step("rename " + path); err != nil {
 		return err
 	}
 	b := make([]byte, entrySize)
@@ -100,14 +110,37 @@ func (f *Files) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	defer f.mu.Unlock()
 	n, length, err := f.slot(path)
 	if err != nil {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		return nil, failed("read", path, err)
 	}
 	if o.MaxSize > 0 && length > o.MaxSize {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: atomicfile.ErrTooLarge}
+		return nil, failed("read", path, atomicfile.ErrTooLarge)
 	}
 	data := make([]byte, length)
 	_, err = f.store.ReadAt(data, slotsAt+int64(n)*slotSize)
 	return data, err
+}
+
+func (f *Files) step(what string) error {
+	if f.before == nil {
+		return nil
+	}
+	return f.before(what)
+}
+
+// failed is an error as the real package has it.
+func failed(op, path string, err error) error {
+	code := fault.Failed
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		code = fault.FileExists
+	case errors.Is(err, unix.ENOSPC):
+		code = fault.StorageFull
+	case errors.Is(err, atomicfile.ErrTooLarge):
+		code = fault.FileUnsafe
+	case errors.Is(err, unix.EIO):
+		code = fault.IOFailed
+	}
+	return &atomicfile.Error{Op: op, Path: path, Code: code, Err: err}
 }
 
 // Names lists the files.

@@ -20,6 +20,7 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/dmcrypt/dmtest"
+	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/internal/mount"
@@ -50,7 +51,11 @@ func (f filesystems) Make(_ context.Context, fstype, device string, o mkfs.Optio
 		if at > 0 && len(bytes.Trim(block, "\x00")) == 0 {
 			continue
 		}
-		if _, err := dev.WriteAt(block, int64(at)); err != nil {
+		err := f.step("mkfs write")
+		if err == nil {
+			_, err = dev.WriteAt(block, int64(at))
+		}
+		if err != nil {
 			return errors.Join(err, dev.Close())
 		}
 	}
@@ -106,12 +111,16 @@ func (m *Mounts) Mount(source, target, fstype string, options []string) error {
 	if err := m.board.step("mount " + target); err != nil {
 		return err
 	}
+	at, err := m.Look(target)
+	if err = errors.Join(err, at.Usable()); err != nil {
+		return err
+	}
 	f, err := m.board.DM.Open(source, !slices.Contains(options, "ro"))
 	if err != nil {
 		return err
 	}
 	if _, err := fsprobe.ReadType(f, f.Size(), fstype); err != nil {
-		return errors.Join(fmt.Errorf("mount %s: %w", source, unix.EINVAL), err, f.Close())
+		return errors.Join(&mount.Error{Op: "mount " + source + " on " + target, Code: fault.FilesystemWrong, Err: unix.EINVAL}, f.Close())
 	}
 	m.mountMu.Lock()
 	defer m.mountMu.Unlock()
@@ -135,7 +144,7 @@ func (m *Mounts) Unmount(target string) error {
 	defer m.mountMu.Unlock()
 	f, ok := m.open[target]
 	if !ok {
-		return unix.EINVAL
+		return &mount.Error{Op: "unmount " + target, Code: fault.Failed, Err: mount.ErrNotMounted}
 	}
 	delete(m.open, target)
 	m.entries = slices.DeleteFunc(m.entries, func(e mount.Entry) bool { return e.Target == target })
