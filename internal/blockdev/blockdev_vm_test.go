@@ -192,9 +192,11 @@ size=4MiB, name=dätä, uuid=AAAAAAAA-BBBB-4CCC-8DDD-EEEEEEEEEEEE
 			"/dev/disk/by-partlabel/boot\\x20part":                   disk + "p1",
 			"/dev/disk/by-uuid/12121212-3434-4565-8787-989898989898": disk + "p2",
 		} {
+			start := time.Now()
 			if got, err := system.Find(t.Context(), spec); got != want || err != nil {
 				t.Errorf("blocks of %d: %s = %q, %v, want %q", block, spec, got, err, want)
 			}
+			t.Logf("%s found in %v", spec, time.Since(start).Round(time.Microsecond))
 		}
 		// Two disks with one label, for the time of the second round's end.
 		twin := blocktest.Loop(t, 16<<20, blocktest.Options{BlockSize: block})

@@ -31,6 +31,7 @@ type Flags struct {
 // Device is an open block device or regular file. Its methods may be used by
 // several goroutines at once.
 type Device struct {
+	system  System
 	file    *os.File
 	path    string
 	flags   Flags
@@ -39,7 +40,6 @@ type Device struct {
 	size    int64
 	block   int // logical block size
 	ro      bool
-	erase   int64
 	direct  bool
 
 	bounce buffers
@@ -80,12 +80,9 @@ func (s System) Open(path string, f Flags) (*Device, error) {
 	if err != nil {
 		return nil, s.openFailed(path, numberOf(before.Rdev), f, err)
 	}
-	d := &Device{file: file, path: path, flags: f, isBlock: block, direct: f.Direct && block}
+	d := &Device{system: s, file: file, path: path, flags: f, isBlock: block, direct: f.Direct && block}
 	if err := d.measure(before); err != nil {
 		return nil, errors.Join(err, file.Close())
-	}
-	if d.isBlock {
-		d.erase = s.eraseSize(d.number)
 	}
 	return d, nil
 }
@@ -176,7 +173,12 @@ func (d *Device) LogicalBlockSize() int { return d.block }
 
 // PreferredEraseSize is the unit in bytes in which the device likes to be
 // erased: the eMMC's own figure, or the discard granularity. 0 is unknown.
-func (d *Device) PreferredEraseSize() int64 { return d.erase }
+func (d *Device) PreferredEraseSize() int64 {
+	if !d.isBlock {
+		return 0
+	}
+	return d.system.eraseSize(d.number)
+}
 
 // ReadOnly tells whether the device refuses writes. A regular file counts as
 // read-only unless it was opened for writing.

@@ -69,14 +69,15 @@ func (b *board) device(parent, name string, content []byte, uevent ...string) Nu
 		dir = "sys/devices/" + parent + "/" + name
 	}
 	lines := append([]string{fmt.Sprintf("MAJOR=%d", n.Major), fmt.Sprintf("MINOR=%d", n.Minor), "DEVNAME=" + name}, uevent...)
-	b.file(dir+"/uevent", strings.Join(lines, "\n")+"\n")
 	b.file(dir+"/size", fmt.Sprintln(len(content)/512))
 	b.mkdir(dir + "/holders")
 	b.mkdir(dir + "/slaves")
 	if parent != "" {
 		number := strings.TrimLeft(strings.TrimPrefix(name, parent), "p")
 		b.file(dir+"/partition", number+"\n")
+		lines = append(lines, "DEVTYPE=partition", "PARTN="+number)
 	}
+	b.file(dir+"/uevent", strings.Join(lines, "\n")+"\n")
 	b.link(dir, "sys/class/block/"+name)
 	b.link(dir, "sys/dev/block/"+n.String())
 	b.file("dev/"+name, string(content))

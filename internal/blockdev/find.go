@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,22 +43,20 @@ func (s System) Find(ctx context.Context, spec string) (string, error) {
 		return "", err
 	}
 	f := finder{System: s, tag: tag, value: value, nodes: nodes}
-	for _, n := range nodes {
-		if err := ctx.Err(); err != nil {
-			return "", fmt.Errorf("look for device %q: %w", spec, context.Cause(ctx))
-		}
-		if f.matches(n) {
-			f.found = append(f.found, s.path(n))
-		}
+	found, err := f.search(ctx, identify)
+	if err == nil && len(found) == 0 && (tag == tagLabel || tag == tagUUID) {
+		f.unreadable = nil
+		found, err = f.search(ctx, identifyByCopy)
 	}
-	slices.Sort(f.found)
-	switch len(f.found) {
-	case 0:
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("look for device %q: %w", spec, err)
+	case len(found) == 0:
 		return "", &NotFoundError{Spec: spec, Unreadable: f.unreadable}
-	case 1:
-		return f.found[0], nil
+	case len(found) > 1:
+		return "", &AmbiguousError{Spec: spec, Candidates: found}
 	}
-	return "", &AmbiguousError{Spec: spec, Candidates: f.found}
+	return found[0], nil
 }
 
 // Wait is Find that gives a device time to appear: it looks again and again
@@ -163,10 +162,27 @@ type finder struct {
 	System
 	tag, value string
 	nodes      []node
-	found      []string
 	unreadable []string
 	tables     map[string]table
 }
+
+// search returns the paths, sorted, of all devices that match, as identify
+// reads them.
+func (f *finder) search(ctx context.Context, identify identifier) ([]string, error) {
+	var found []string
+	for _, n := range f.nodes {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if f.matches(n, identify) {
+			found = append(found, f.path(n.name))
+		}
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+type identifier func(r io.ReaderAt, size int64) (identity, error)
 
 // table is a disk's partition table, read at most once a search.
 type table struct {
@@ -174,7 +190,7 @@ type table struct {
 	mbrID uint32
 }
 
-func (f *finder) matches(n node) bool {
+func (f *finder) matches(n node, identify identifier) bool {
 	switch f.tag {
 	case tagPartLabel:
 		return n.partition > 0 && f.partLabel(n)
@@ -184,9 +200,13 @@ func (f *finder) matches(n node) bool {
 	if !f.worthProbing(n) {
 		return false
 	}
-	id, err := f.probe(n)
+	var id identity
+	err := f.withDevice(n.name, func(d *Device) (err error) {
+		id, err = identify(d, d.Size())
+		return err
+	})
 	if err != nil {
-		f.unreadable = append(f.unreadable, fmt.Sprintf("%s: %v", f.path(n), err))
+		f.unreadable = append(f.unreadable, fmt.Sprintf("%s: %v", f.path(n.name), err))
 		return false
 	}
 	if f.tag == tagLabel {
@@ -244,7 +264,7 @@ func (f *finder) table(n node) table {
 		return t
 	}
 	var t table
-	err := f.withDevice(node{name: disk}, func(d *Device) error {
+	err := f.withDevice(disk, func(d *Device) error {
 		var err error
 		t.gpt, t.mbrID, err = readTable(d, d.Size(), max(d.LogicalBlockSize(), 512))
 		return err
@@ -274,29 +294,37 @@ func (f *finder) worthProbing(n node) bool {
 	if strings.HasPrefix(n.name, "mmcblk") && strings.HasSuffix(n.name, "rpmb") {
 		return false
 	}
-	// A piece of a stack shows the superblock of the whole.
-	if strings.HasPrefix(n.dmUUID, "CRYPT-SUBDEV-") {
+	if !f.hasSize(n.name) {
 		return false
+	}
+	if isMapping(n.name) {
+		// A piece of a stack shows the superblock of the whole.
+		if uuid, err := readSmall(f.block(n.name, "dm/uuid")); err == nil && strings.HasPrefix(uuid, "CRYPT-SUBDEV-") {
+			return false
+		}
 	}
 	if f.suspended(n.name, 0) {
-		f.unreadable = append(f.unreadable, f.path(n)+": suspended")
+		f.unreadable = append(f.unreadable, f.path(n.name)+": suspended")
 		return false
 	}
-	return n.partition > 0 || len(f.partitions(n.name)) == 0
+	return n.partition > 0 || !f.partitioned(n.name)
 }
 
-func (f *finder) probe(n node) (id identity, err error) {
-	err = f.withDevice(n, func(d *Device) error {
-		id, err = identify(d, d.Size())
-		return err
-	})
-	return id, err
+// partitioned tells whether a whole disk has partitions: then it holds those,
+// whatever its first sectors look like.
+func (f *finder) partitioned(disk string) bool {
+	for _, n := range f.nodes {
+		if n.partition > 0 && strings.HasPrefix(n.name, disk) && f.disk(n.name) == disk {
+			return true
+		}
+	}
+	return false
 }
 
 // withDevice opens a device past the page cache, so that a search neither
 // fills it nor believes what is stale in it.
-func (f *finder) withDevice(n node, do func(*Device) error) error {
-	d, err := f.Open(f.path(n), Flags{Direct: true})
+func (f *finder) withDevice(name string, do func(*Device) error) error {
+	d, err := f.Open(f.path(name), Flags{Direct: true})
 	if err != nil {
 		return err
 	}

@@ -28,12 +28,12 @@ func TestFindByPartition(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)
 	b.device("", "mmcblk2", gptDisk(part{1, uuidA, "boot"}, part{2, uuidB, "dätén"}, part{3, "01020304-0506-4708-890a-0b0c0d0e0f10", "has space"}))
-	b.device("mmcblk2", "mmcblk2p1", empty(), "DEVTYPE=partition", "PARTN=1", "PARTNAME=boot")
+	b.device("mmcblk2", "mmcblk2p1", empty(), "PARTNAME=boot")
 	// As kernels show what is not ASCII.
-	b.device("mmcblk2", "mmcblk2p2", empty(), "DEVTYPE=partition", "PARTN=2", "PARTNAME=d!t!n")
-	b.device("mmcblk2", "mmcblk2p3", empty(), "DEVTYPE=partition", "PARTN=3", "PARTNAME=has space")
+	b.device("mmcblk2", "mmcblk2p2", empty(), "PARTNAME=d!t!n")
+	b.device("mmcblk2", "mmcblk2p3", empty(), "PARTNAME=has space")
 	b.device("", "mmcblk1", gptDisk(part{1, "99999999-0506-4708-890a-0b0c0d0e0f10", "unnamed"}))
-	b.device("mmcblk1", "mmcblk1p1", empty(), "DEVTYPE=partition", "PARTN=1", "PARTUUID=77777777-0506-4708-890a-0b0c0d0e0f10")
+	b.device("mmcblk1", "mmcblk1p1", empty(), "PARTUUID=77777777-0506-4708-890a-0b0c0d0e0f10")
 
 	for spec, want := range map[string]string{
 		"PARTLABEL=boot":                                "/dev/mmcblk2p1",
@@ -87,7 +87,7 @@ func TestFindBySecondGPT(t *testing.T) {
 	disk := gptDisk(part{1, uuidA, "data"})
 	disk[512+60]++ // the first header
 	b.device("", "sda", disk)
-	b.device("sda", "sda1", empty(), "PARTN=1")
+	b.device("sda", "sda1", empty())
 	if got, err := b.find("PARTUUID=" + uuidA); got != "/dev/sda1" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -100,8 +100,8 @@ func TestFindInMBR(t *testing.T) {
 	copy(disk[440:], "\x78\x56\x34\x12")
 	disk[510], disk[511] = 0x55, 0xaa
 	b.device("", "mmcblk0", disk)
-	b.device("mmcblk0", "mmcblk0p2", empty(), "PARTN=2")
-	b.device("mmcblk0", "mmcblk0p10", empty(), "PARTN=10")
+	b.device("mmcblk0", "mmcblk0p2", empty())
+	b.device("mmcblk0", "mmcblk0p10", empty())
 	for spec, want := range map[string]string{
 		"PARTUUID=12345678-02": "/dev/mmcblk0p2",
 		"PARTUUID=12345678-0A": "/dev/mmcblk0p10",
@@ -116,11 +116,11 @@ func TestFindByContent(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)
 	b.device("", "mmcblk2", gptDisk())
-	b.device("mmcblk2", "mmcblk2p1", fatImage(0x1a2b3c4d, "BOOT"), "PARTN=1")
-	b.device("mmcblk2", "mmcblk2p2", luks(2, 0, uuidA, "data"), "PARTN=2")
-	b.device("mmcblk2", "mmcblk2p3", luks(1, 0, uuidB, ""), "PARTN=3")
+	b.device("mmcblk2", "mmcblk2p1", fatImage(0x1a2b3c4d, "BOOT"))
+	b.device("mmcblk2", "mmcblk2p2", luks(2, 0, uuidA, "data"))
+	b.device("mmcblk2", "mmcblk2p3", luks(1, 0, uuidB, ""))
 	// A first copy that was overwritten.
-	b.device("mmcblk2", "mmcblk2p4", luks(2, 0x8000, "damaged1-2222-4333-8444-555555555555", "mendme"), "PARTN=4")
+	b.device("mmcblk2", "mmcblk2p4", luks(2, 0x8000, "damaged1-2222-4333-8444-555555555555", "mendme"))
 	b.mapping("dm-0", "data", "CRYPT-LUKS2-x-data", "mmcblk2p2", fatImage(0x99990001, "INNER"))
 	b.device("", "loop0", fatImage(0x99990002, "LOOP"))
 	for spec, want := range map[string]string{
@@ -183,7 +183,7 @@ func TestFindLeavesOut(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)
 	b.device("", "mmcblk2", append(fatImage(1, "ONE"), empty()...))
-	b.device("mmcblk2", "mmcblk2p1", fatImage(1, "ONE"), "PARTN=1")
+	b.device("mmcblk2", "mmcblk2p1", fatImage(1, "ONE"))
 	// The private pieces of a volume under rotation show what it shows.
 	b.mapping("dm-0", "vol", "CRYPT-LUKS2-x-vol", "mmcblk2p1", fatImage(2, "VOL"))
 	b.mapping("dm-1", "vol-new", "CRYPT-SUBDEV-x-vol-new", "mmcblk2p1", fatImage(2, "VOL"))
@@ -261,7 +261,7 @@ func TestWaitForALateDevice(t *testing.T) {
 	}()
 	time.Sleep(20 * time.Millisecond)
 	b.device("", "sda", empty())
-	b.device("sda", "sda1", empty(), "PARTN=1", "PARTNAME=late")
+	b.device("sda", "sda1", empty(), "PARTNAME=late")
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

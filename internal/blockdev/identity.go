@@ -36,10 +36,9 @@ var (
 )
 
 // identify reads what a device calls itself: by its LUKS header, else by its
-// filesystem, else by the second copy of a LUKS2 header, so that a volume
-// whose first copy is damaged is still found and can be mended. Nothing
-// recognisable is an empty identity.
+// filesystem. Nothing recognisable is an empty identity.
 func identify(r io.ReaderAt, size int64) (identity, error) {
+	r = &firstPage{ReaderAt: r}
 	if id, ok, err := luksIdentity(r, size, 0); err != nil || ok {
 		return id, err
 	}
@@ -47,19 +46,42 @@ func identify(r io.ReaderAt, size int64) (identity, error) {
 	switch {
 	case err == nil:
 		return identity{uuid: sb.UUID, label: sb.Label}, nil
-	case errors.Is(err, fsprobe.ErrNone):
-	case errors.As(err, new(*fsprobe.ChecksumError)):
+	case errors.Is(err, fsprobe.ErrNone), errors.As(err, new(*fsprobe.ChecksumError)):
 		// What a damaged superblock calls itself is not to be relied on.
 		return identity{}, nil
-	default:
-		return identity{}, err
 	}
+	return identity{}, err
+}
+
+// identifyByCopy reads what the second copy of a LUKS2 header says, so that a
+// volume whose first copy is damaged is still found and can be mended.
+func identifyByCopy(r io.ReaderAt, size int64) (identity, error) {
 	for off := int64(luksFirstCopy); off <= luksLastCopy; off *= 2 {
 		if id, ok, err := luksIdentity(r, size, off); err != nil || ok {
 			return id, err
 		}
 	}
 	return identity{}, nil
+}
+
+// firstPage keeps the first page of a device: all look there first.
+type firstPage struct {
+	io.ReaderAt
+	page []byte
+}
+
+func (f *firstPage) ReadAt(p []byte, off int64) (int, error) {
+	if off != 0 || len(p) != luksPeek {
+		return f.ReaderAt.ReadAt(p, off)
+	}
+	if f.page == nil {
+		page := make([]byte, luksPeek)
+		if n, err := f.ReaderAt.ReadAt(page, 0); n < len(page) {
+			return n, err
+		}
+		f.page = page
+	}
+	return copy(p, f.page), nil
 }
 
 // luksIdentity reads the copy of a LUKS header at off; ok is false if there is

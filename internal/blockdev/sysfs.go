@@ -10,67 +10,78 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
-// node is a block device as sysfs shows it. The files are described in the
-// kernel's Documentation/ABI/{stable,testing}/sysfs-block and sysfs-block-dm.
+// node is a block device as its uevent file in sysfs shows it. The files are
+// described in the kernel's Documentation/ABI/{stable,testing}/sysfs-block and
+// sysfs-block-dm.
 type node struct {
 	name   string // the kernel's: "mmcblk2p3", "dm-0"
 	number Number
 	// partition number; 0 for a whole disk.
 	partition int
-	// partName and partUUID as the uevent file tells them. PARTNAME is old;
-	// PARTUUID came with Linux 6.9.
+	// partName and partUUID: PARTNAME is old; PARTUUID came with Linux 6.9.
 	partName, partUUID string
 	hasPartName        bool
-	dmName, dmUUID     string
 }
 
-// readSmall reads a sysfs attribute and takes the newline off.
+// readSmall reads a sysfs attribute, which is never longer than a page and
+// comes whole with one read, and takes the newline off. os.ReadFile would be
+// four system calls more, and a search makes many.
 func readSmall(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", err
+		return "", &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return strings.TrimSuffix(string(b), "\n"), nil
+	defer func() { _ = unix.Close(fd) }()
+	var buf [4096]byte
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strings.TrimSuffix(string(buf[:n]), "\n"), nil
 }
 
 func (s System) block(name string, elem ...string) string {
 	return s.sys(append([]string{"class/block", name}, elem...)...)
 }
 
-// nodes lists the block devices that could hold something: those of some
-// size. The names come sorted.
+// nodes lists the block devices, sorted by name.
 func (s System) nodes() ([]node, error) {
 	entries, err := os.ReadDir(s.sys("class/block"))
 	if err != nil {
 		return nil, fmt.Errorf("list block devices: %w", err)
 	}
-	var all []node
+	all := make([]node, 0, len(entries))
 	for _, e := range entries {
 		n, err := s.node(e.Name())
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 			continue // unplugged meanwhile
 		}
 		if err != nil {
 			return nil, err
-		}
-		if size, err := readSmall(s.block(n.name, "size")); err != nil || size == "0" {
-			continue // an unused loop or nbd device, a drive without medium
 		}
 		all = append(all, n)
 	}
 	return all, nil
 }
 
+// hasSize is false for an unused loop device and for a drive without medium.
+func (s System) hasSize(name string) bool {
+	size, err := readSmall(s.block(name, "size"))
+	return err == nil && size != "0"
+}
+
 // node reads what sysfs tells of one device.
 func (s System) node(name string) (node, error) {
-	text, err := os.ReadFile(s.block(name, "uevent"))
+	text, err := readSmall(s.block(name, "uevent"))
 	if err != nil {
 		return node{}, fmt.Errorf("block device %s: %w", name, err)
 	}
 	n := node{name: name}
-	for _, line := range strings.Split(string(text), "\n") {
+	for _, line := range strings.Split(text, "\n") {
 		key, value, ok := strings.Cut(line, "=")
 		if !ok {
 			continue
@@ -88,15 +99,6 @@ func (s System) node(name string) (node, error) {
 			n.partUUID = value
 		}
 	}
-	if n.partition == 0 {
-		if p, err := readSmall(s.block(name, "partition")); err == nil {
-			n.partition = int(small(p))
-		}
-	}
-	if dm, err := readSmall(s.block(name, "dm/name")); err == nil {
-		n.dmName = dm
-		n.dmUUID, _ = readSmall(s.block(name, "dm/uuid"))
-	}
 	return n, nil
 }
 
@@ -112,24 +114,29 @@ func small(s string) uint32 {
 
 // path is the device's node: by its mapping's name where that exists, because
 // that is what a person knows a mapping by.
-func (s System) path(n node) string {
-	if n.dmName != "" {
-		p := s.dev("mapper", n.dmName)
-		if _, err := os.Stat(p); err == nil {
-			return p
+func (s System) path(name string) string {
+	if isMapping(name) {
+		if dm, err := readSmall(s.block(name, "dm/name")); err == nil && dm != "" {
+			p := s.dev("mapper", dm)
+			if _, err := os.Stat(p); err == nil {
+				return p
+			}
 		}
 	}
 	// The kernel writes a slash inside of a device name as '!'.
-	return s.dev(strings.ReplaceAll(n.name, "!", "/"))
+	return s.dev(strings.ReplaceAll(name, "!", "/"))
 }
+
+// isMapping goes by the name, which device-mapper does not leave to anyone.
+func isMapping(name string) bool { return strings.HasPrefix(name, "dm-") }
 
 // byNumber finds a device's sysfs name from its number.
 func (s System) byNumber(n Number) (string, error) {
-	dir, err := filepath.EvalSymlinks(s.sys("dev/block", n.String()))
+	link, err := os.Readlink(s.sys("dev/block", n.String()))
 	if err != nil {
 		return "", err
 	}
-	return filepath.Base(dir), nil
+	return filepath.Base(link), nil
 }
 
 // Name is what messages call the device of a number: the name of its mapping,
@@ -150,16 +157,22 @@ func (s System) displayName(name string) string {
 	return name
 }
 
-// disk is the whole disk that a partition belongs to; a whole disk is its own.
-func (s System) disk(name string) string {
+// disk is the whole disk that a partition belongs to: the folder that holds
+// the partition's own, where the link points to.
+func (s System) disk(partition string) string {
+	link, err := os.Readlink(s.block(partition))
+	if err != nil {
+		return partition
+	}
+	return filepath.Base(filepath.Dir(link))
+}
+
+// diskOf is disk for a name that may be a whole disk's, which is its own.
+func (s System) diskOf(name string) string {
 	if _, err := os.Stat(s.block(name, "partition")); err != nil {
 		return name
 	}
-	dir, err := filepath.EvalSymlinks(s.block(name))
-	if err != nil {
-		return name
-	}
-	return filepath.Base(filepath.Dir(dir))
+	return s.disk(name)
 }
 
 // partitions are the partitions of a whole disk, by sysfs name.
@@ -206,15 +219,14 @@ const maxStack = 8
 // stacked on. Reading it would hang until somebody resumes it, for ever if
 // that somebody died.
 func (s System) suspended(name string, depth int) bool {
+	if !isMapping(name) && !strings.HasPrefix(name, "md") || depth > maxStack {
+		return false // stands on nothing
+	}
 	if v, err := readSmall(s.block(name, "dm/suspended")); err == nil && v == "1" {
 		return true
 	}
-	if depth >= maxStack {
-		return false
-	}
-	below := s.links(s.disk(name), "slaves")
-	for _, b := range below {
-		if s.suspended(b, depth+1) {
+	for _, below := range s.links(name, "slaves") {
+		if s.suspended(below, depth+1) {
 			return true
 		}
 	}
@@ -231,7 +243,7 @@ func (s System) eraseSize(n Number) int64 {
 	if err != nil {
 		return 0
 	}
-	disk := s.disk(name)
+	disk := s.diskOf(name)
 	for _, attr := range []string{"device/preferred_erase_size", "queue/discard_granularity"} {
 		text, err := readSmall(s.block(disk, attr))
 		if err != nil {

@@ -70,12 +70,14 @@ func FuzzIdentify(f *testing.F) {
 	f.Add(luks(2, 0x4000, uuidA, "data")[:0x8000])
 	f.Add(fatImage(1, "FAT")[:8192])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, err := identify(bytes.NewReader(b), int64(len(b)))
-		if err != nil {
-			t.Errorf("%v, but the device can be read", err)
-		}
-		if len(id.label) > 1536 || len(id.uuid) > luksUUIDSize {
-			t.Errorf("%+v", id)
+		for _, read := range []identifier{identify, identifyByCopy} {
+			id, err := read(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				t.Errorf("%v, but the device can be read", err)
+			}
+			if len(id.label) > 1536 || len(id.uuid) > luksUUIDSize {
+				t.Errorf("%+v", id)
+			}
 		}
 	})
 }

@@ -15,10 +15,10 @@ func TestUsers(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)
 	disk := b.device("", "mmcblk2", empty())
-	one := b.device("mmcblk2", "mmcblk2p1", empty(), "PARTN=1")
-	two := b.device("mmcblk2", "mmcblk2p2", empty(), "PARTN=2")
-	three := b.device("mmcblk2", "mmcblk2p3", empty(), "PARTN=3")
-	free := b.device("mmcblk2", "mmcblk2p4", empty(), "PARTN=4")
+	one := b.device("mmcblk2", "mmcblk2p1", empty())
+	two := b.device("mmcblk2", "mmcblk2p2", empty())
+	three := b.device("mmcblk2", "mmcblk2p3", empty())
+	free := b.device("mmcblk2", "mmcblk2p4", empty())
 	b.mapping("dm-0", "data", "CRYPT-LUKS2-x-data", "mmcblk2p2", empty())
 	b.file("proc/self/mountinfo",
 		"22 1 "+one.String()+" / /boot\\040dir rw - vfat /dev/mmcblk2p1 rw\n"+
@@ -75,7 +75,7 @@ func TestEraseSize(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)
 	disk := b.device("", "mmcblk2", empty())
-	part := b.device("mmcblk2", "mmcblk2p1", empty(), "PARTN=1")
+	part := b.device("mmcblk2", "mmcblk2p1", empty())
 	if got := b.eraseSize(part); got != 0 {
 		t.Errorf("unknown: %d", got)
 	}
