@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"unsafe"
+)
+
+// bufferAlign suits O_DIRECT on any logical block up to 4096 bytes.
+const bufferAlign = 4096
+
+// alignedBuffer is n bytes at an address that O_DIRECT accepts. The collector
+// does not move heap objects, so it stays there.
+func alignedBuffer(n int) []byte {
+	b := make([]byte, n+bufferAlign)
+	skip := -uintptr(unsafe.Pointer(&b[0])) & (bufferAlign - 1)
+	return b[skip:][:n:n]
+}
+
+// readFull reads all of p or fails.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// route is one copy: length bytes from one view to another, or to none (0) if
+// only their digest is wanted.
+type route struct {
+	from, to       View
+	fromOff, toOff int64
+	length         int64
+	// digest is given the bytes in order; nil if nobody wants them.
+	digest io.Writer
+}
+
+// copier moves bytes with a few lanes: each reads a unit and writes it, so that
+// one lane's write runs beside another's read. Its buffers are all the memory
+// that a rotation takes.
+type copier struct {
+	views *Views
+	align int64
+	unit  int64
+	bufs  [][]byte
+}
+
+func newCopier(v *Views, align int64, lanes, unit int) *copier {
+	c := &copier{views: v, align: align, unit: int64(unit), bufs: make([][]byte, lanes)}
+	for i := range c.bufs {
+		c.bufs[i] = alignedBuffer(unit)
+	}
+	return c
+}
+
+// wipe clears what the buffers hold of the user's data.
+func (c *copier) wipe() {
+	for _, b := range c.bufs {
+		clear(b)
+	}
+}
+
+// run does one copy. On errors it returns the one with the lowest offset, after
+// every lane has come to rest.
+func (c *copier) run(r route) error {
+	j := &job{route: r, copier: c}
+	j.turn = sync.NewCond(&j.mu)
+	var wg sync.WaitGroup
+	for _, buf := range c.bufs {
+		wg.Go(func() { j.lane(buf) })
+	}
+	wg.Wait()
+	return j.err
+}
+
+// job is the state the lanes of one copy share.
+type job struct {
+	route
+	*copier
+	mu     sync.Mutex
+	turn   *sync.Cond
+	next   int64 // first byte no lane has taken
+	hashed int64 // bytes the digest has seen
+	err    error
+	errAt  int64
+}
+
+// lane copies units until none is left or one failed.
+func (j *job) lane(buf []byte) {
+	for {
+		off, n := j.take()
+		if n == 0 {
+			return
+		}
+		if err := j.copyUnit(off, buf[:n]); err != nil {
+			j.fail(off, err)
+			return
+		}
+	}
+}
+
+func (j *job) take() (off, n int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err != nil {
+		return 0, 0
+	}
+	off, n = j.next, min(j.unit, j.length-j.next)
+	j.next += n
+	return off, n
+}
+
+func (j *job) fail(off int64, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err == nil || off < j.errAt {
+		j.err, j.errAt = err, off
+	}
+	j.turn.Broadcast()
+}
+
+func (j *job) copyUnit(off int64, p []byte) error {
+	if err := j.read(j.from, p, j.fromOff+off); err != nil {
+		return err
+	}
+	if j.digest != nil && !j.hash(off, p) {
+		return nil // another lane failed and says so
+	}
+	if j.to == 0 {
+		return nil
+	}
+	return j.write(j.to, p, j.toOff+off)
+}
+
+// hash waits for the lanes with earlier units: a digest is taken in order.
+func (j *job) hash(off int64, p []byte) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for j.hashed != off {
+		if j.err != nil {
+			return false
+		}
+		j.turn.Wait()
+	}
+	_, _ = j.digest.Write(p) // a hash.Hash never fails
+	j.hashed += int64(len(p))
+	j.turn.Broadcast()
+	return true
+}
+
+// read reads through a view. A failed read is repeated block by block: it may
+// have been a passing fault, and if not the error tells the very block.
+func (c *copier) read(v View, p []byte, off int64) error {
+	if readFull(c.views.reader(v), p, off) == nil {
+		return nil
+	}
+	return c.byBlock(p, off, func(b []byte, at int64) error {
+		if err := readFull(c.views.reader(v), b, at); err != nil {
+			return &IOError{Op: "read", View: v, Offset: at, Err: err}
+		}
+		return nil
+	})
+}
+
+// write writes through a view, as read reads.
+func (c *copier) write(v View, p []byte, off int64) error {
+	if _, err := c.views.writer(v).WriteAt(p, off); err == nil {
+		return nil
+	}
+	return c.byBlock(p, off, func(b []byte, at int64) error {
+		if _, err := c.views.writer(v).WriteAt(b, at); err != nil {
+			return &IOError{Op: "write", View: v, Offset: at, Err: err}
+		}
+		return nil
+	})
+}
+
+func (c *copier) byBlock(p []byte, off int64, do func([]byte, int64) error) error {
+	for len(p) > 0 {
+		n := min(int64(len(p)), c.align)
+		if err := do(p[:n], off); err != nil {
+			return err
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
+)
+
+func sampleRecords() []Record {
+	gap := Record{
+		Binding: testBinding, Sequence: 41, Mode: Gap, Direction: Forward, Phase: Moving, DataSize: 40960,
+		OldOffset: 12288, NewOffset: 4096, OldSector: 512, NewSector: 4096, Position: 8192, Zone: 8192, Zones: 1,
+	}
+	finished := gap
+	finished.Phase, finished.Position = Finished, 40960
+	journaled := Record{
+		Binding: testBinding, Sequence: 2, Mode: Journal, Direction: Backward, Phase: Journaled, DataSize: 40960,
+		OldOffset: 4096, NewOffset: 4096, OldSector: 4096, NewSector: 4096, JournalOffset: 65536,
+		Position: 40960, Zone: 8192, Digest: sha256.Sum256([]byte("ciphertext")),
+	}
+	return []Record{gap, finished, journaled}
+}
+
+func marshaled(r Record) []byte {
+	b := make([]byte, slotSize)
+	r.marshal(b)
+	return b
+}
+
+func TestRecordIsReadAsWritten(t *testing.T) {
+	t.Parallel()
+	for _, want := range sampleRecords() {
+		slot := marshaled(want)
+		for c := range recordCopies {
+			got, err := parseRecord(slot[c*recordSize:][:recordSize])
+			if err != nil || got != want {
+				t.Errorf("copy %d: %+v, %v", c, got, err)
+			}
+		}
+	}
+}
+
+// Whatever single byte is damaged, and wherever a record is torn into another,
+// it is not accepted.
+func TestDamagedRecordIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, r := range sampleRecords() {
+		good := marshaled(r)[:recordSize]
+		other := r
+		other.Sequence += 2
+		other.Zones++
+		for i := range good {
+			b := bytes.Clone(good)
+			b[i] ^= 0x10
+			if got, err := parseRecord(b); err == nil {
+				t.Fatalf("byte %d damaged, accepted: %+v", i, got)
+			}
+			torn := bytes.Clone(good)
+			copy(torn, marshaled(other)[:i])
+			if bytes.Equal(torn, good) || bytes.Equal(torn, marshaled(other)[:recordSize]) {
+				continue
+			}
+			if got, err := parseRecord(torn); err == nil {
+				t.Fatalf("torn at byte %d, accepted: %+v", i, got)
+			}
+		}
+	}
+}
+
+// A checksum is no excuse for nonsense.
+func TestNonsenseWithAChecksumIsRefused(t *testing.T) {
+	t.Parallel()
+	gap, journaled := sampleRecords()[0], sampleRecords()[2]
+	for _, c := range []struct {
+		name   string
+		from   Record
+		change func(*Record)
+	}{
+		{"sequence 0", gap, func(r *Record) { r.Sequence = 0 }},
+		{"unknown mode", gap, func(r *Record) { r.Mode = 9 }},
+		{"unknown direction", gap, func(r *Record) { r.Direction = 0 }},
+		{"unknown phase", gap, func(r *Record) { r.Phase = 4 }},
+		{"position behind the end", gap, func(r *Record) { r.Position = 45056 }},
+		{"position inside a sector", gap, func(r *Record) { r.Position = 512 }},
+		{"finished in the middle", gap, func(r *Record) { r.Phase = Finished }},
+		{"moving at the end", gap, func(r *Record) { r.Position = 40960 }},
+		{"journaled without a journal", gap, func(r *Record) { r.Phase = Journaled }},
+		{"digest without a journal", gap, func(r *Record) { r.Digest[0] = 1 }},
+		{"negative size", gap, func(r *Record) { r.DataSize = -4096 }},
+		{"sector 0", gap, func(r *Record) { r.OldSector = 0 }},
+		{"no gap", gap, func(r *Record) { r.NewOffset = r.OldOffset }},
+		{"journaled zone below 0", journaled, func(r *Record) { r.Position = 4096 }},
+		{"journaled zone of nothing", journaled, func(r *Record) { r.Zone = 0 }},
+		{"journaled zone above the end", journaled, func(r *Record) { r.Direction = Forward }},
+	} {
+		r := c.from
+		c.change(&r)
+		if got, err := parseRecord(marshaled(r)[:recordSize]); err == nil {
+			t.Errorf("%s accepted: %+v", c.name, got)
+		}
+	}
+}
+
+func FuzzParseRecord(f *testing.F) {
+	for _, r := range sampleRecords() {
+		f.Add(marshaled(r)[:recordSize], true)
+	}
+	f.Add(make([]byte, recordSize), false)
+	f.Add(bytes.Repeat([]byte{0xff}, recordSize), true)
+	f.Fuzz(func(t *testing.T, b []byte, seal bool) {
+		if seal && len(b) == recordSize {
+			// Let it get past the checksum.
+			b = bytes.Clone(b)
+			sum := sha256.Sum256(b[:recordBody])
+			copy(b[recordBody:], sum[:])
+		}
+		r, err := parseRecord(b)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(marshaled(r)[:recordSize], b) {
+			t.Fatalf("%+v is written differently from how it was read", r)
+		}
+		next := int64(0)
+		for _, p := range r.Pieces() {
+			if p.Start != next || p.Length <= 0 {
+				t.Fatalf("%+v: pieces %+v", r, r.Pieces())
+			}
+			next += p.Length
+		}
+		if next != r.DataSize || r.Done() < 0 || r.Done() > r.DataSize {
+			t.Fatalf("%+v: pieces end at %d, %d done", r, next, r.Done())
+		}
+	})
+}
+
+// slotsOf is a header area whose two slots hold these bytes.
+func slotsOf(first, second []byte) *bytes.Reader {
+	b := make([]byte, RecordArea)
+	copy(b, first)
+	copy(b[slotSize:], second)
+	return bytes.NewReader(b)
+}
+
+func TestNewestRecordOfTheRotationCounts(t *testing.T) {
+	t.Parallel()
+	even := sampleRecords()[0]
+	even.Sequence = 42
+	odd := sampleRecords()[0]
+	odd.Sequence = 43
+	foreign := odd
+	foreign.Generation++
+	oneSector := make([]byte, slotSize)
+	copy(oneSector[5*recordSize:], marshaled(odd)[:recordSize])
+
+	for _, c := range []struct {
+		name          string
+		first, second []byte
+		want          uint64 // 0: none
+	}{
+		{"both", marshaled(even), marshaled(odd), 43},
+		{"second damaged", marshaled(even), bytes.Repeat([]byte{7}, slotSize), 42},
+		{"second never written", marshaled(even), nil, 42},
+		{"first never written, erased to ones", bytes.Repeat([]byte{0xff}, slotSize), marshaled(odd), 43},
+		{"one sector left of the second", marshaled(even), oneSector, 43},
+		{"newer one of another rotation", marshaled(even), marshaled(foreign), 42},
+		{"in the wrong slots", marshaled(odd), marshaled(even), 0},
+		{"another rotation's only", nil, marshaled(foreign), 0},
+		{"nothing", nil, nil, 0},
+	} {
+		got, err := ReadRecord(slotsOf(c.first, c.second), 0, testBinding)
+		if got.Sequence != c.want || (err == nil) != (c.want > 0) {
+			t.Errorf("%s: sequence %d, %v", c.name, got.Sequence, err)
+		}
+		if err != nil && (!errors.Is(err, ErrNoRecord) || fault.CodeOf(err) != fault.RotationDamaged) {
+			t.Errorf("%s: %v has the code %s", c.name, err, fault.CodeOf(err))
+		}
+	}
+}
+
+type failingReader struct{}
+
+func (failingReader) ReadAt([]byte, int64) (int, error) { return 0, unix.EIO }
+
+// A slot that cannot be read is not one that was never written: what it held
+// may be newer than the other.
+func TestUnreadableSlotIsAnError(t *testing.T) {
+	t.Parallel()
+	_, err := ReadRecord(failingReader{}, 0, testBinding)
+	var e *IOError
+	if !errors.As(err, &e) || errors.Is(err, ErrNoRecord) || !errors.Is(err, unix.EIO) {
+		t.Error(err)
+	}
+	if _, err := ReadRecord(bytes.NewReader(make([]byte, RecordArea-1)), 0, testBinding); !errors.As(err, &e) {
+		t.Errorf("short header area: %v", err)
+	}
+}
+
+func TestBeginDoesNotForgetARotation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	r, want := started(t, setup{mode: Gap, direction: Forward, oldSector: 512, newSector: 512, zone: 1536, data: 5120})
+	begin := func(b Binding) error {
+		o := r.options()
+		o.Binding = b
+		return r.engine(t, o).Begin(ctx)
+	}
+	next := testBinding
+	next.Generation++
+	if err := begin(next); err != nil {
+		t.Errorf("a rotation that moved nothing stands in the way: %v", err)
+	}
+	if err := begin(testBinding); err != nil {
+		t.Errorf("again, nothing moved: %v", err)
+	}
+	e := r.engine(t, r.options())
+	if _, err := e.Step(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range []Binding{testBinding, next} {
+		var s *StartedError
+		if err := begin(b); !errors.As(err, &s) || s.Record != e.Record() {
+			t.Errorf("generation %d begun over one under way: %v", b.Generation, err)
+		}
+	}
+	if err := e.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var s *StartedError
+	if err := begin(testBinding); !errors.As(err, &s) {
+		t.Errorf("a finished rotation begun again: %v", err)
+	}
+	got, err := r.read(e.Record().Pieces())
+	if err == nil {
+		err = same(want)(got)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if err := begin(next); err != nil {
+		t.Errorf("the next rotation after a finished one: %v", err)
+	}
+}
+
+func TestRecordOfAnotherGeometryIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		field  string
+		mode   Mode
+		change func(*Layout)
+	}{
+		{"data size", Gap, func(l *Layout) { l.DataSize -= 512 }},
+		{"old offset", Gap, func(l *Layout) { l.OldOffset += 512; l.End += 512 }},
+		{"new sector size", Journal, func(l *Layout) { l.NewSector, l.ZoneSize = 1024, 1024 }},
+		{"mode", Gap, func(l *Layout) {
+			l.Mode, l.NewOffset, l.JournalSize, l.JournalOffset = Journal, l.OldOffset, 1536, 65536
+		}},
+		{"journal offset", Journal, func(l *Layout) { l.JournalOffset += 512 }},
+		// The image went to a device with larger blocks.
+		{"position within a block", Journal, func(l *Layout) { l.LogicalBlock, l.ZoneSize = 1024, 1024 }},
+	} {
+		r, _ := started(t, setup{mode: c.mode, direction: Forward, oldSector: 512, newSector: 512, zone: 1536, data: 5120})
+		if _, err := r.engine(t, r.options()).Step(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		o := r.options()
+		c.change(&o.Layout)
+		e := r.engine(t, o)
+		_, err := e.Recover(context.Background())
+		var m *MismatchError
+		if !errors.As(err, &m) || m.Field != c.field || fault.CodeOf(err) != fault.HeaderMismatch {
+			t.Errorf("%s: %v", c.field, err)
+		}
+		if _, err := e.Step(context.Background()); err == nil {
+			t.Errorf("%s: a zone is moved all the same", c.field)
+		}
+	}
+}
+
+func TestErrorsNameTheirObject(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ err, want string }{
+		{(&IOError{Op: "read", View: Old, Offset: 1052672, Err: unix.EIO}).Error(),
+			"read at byte 1052672 (sector 2056) of the old mapping: input/output error"},
+		{(&IOError{Op: "flush", View: Meta, Err: unix.EIO}).Error(), "flush of the header area: input/output error"},
+		{(&JournalError{Zone: Zone{512, 1024}}).Error(), "the journal of the zone 512-1536 does not match its digest"},
+		{fmt.Sprint((&StartedError{Record: sampleRecords()[0]}).Error()), "a rotation to generation 7 is under way at byte 8192 of 40960"},
+	} {
+		if c.err != c.want {
+			t.Errorf("got  %s\nwant %s", c.err, c.want)
+		}
+	}
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// ReadRecord finds the record of the rotation b in the header area, without
+// writing or flushing anything. offset is [Layout.RecordOffset]. It returns an
+// error wrapping [ErrNoRecord] if there is none, or an [*IOError] if a slot
+// cannot be read.
+func ReadRecord(meta io.ReaderAt, offset int64, b Binding) (Record, error) {
+	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
+	if err != nil {
+		return Record{}, err
+	}
+	return s.find(b)
+}
+
+// slots is what the two slots hold: every valid copy, and the reason of a slot
+// that has none.
+type slots struct {
+	valid  []Record
+	reason [2]error
+}
+
+// readSlots reads both slots. An unreadable one ends it: what it held may be
+// newer than the other, whose data may be overwritten by now.
+func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
+	var s slots
+	if err := readFull(meta, buf[:RecordArea], offset); err != nil {
+		return s, &IOError{Op: "read", View: Meta, Offset: offset, Err: err}
+	}
+	for i := range s.reason {
+		for c := range recordCopies {
+			at := i*slotSize + c*recordSize
+			r, err := parseRecord(buf[at : at+recordSize])
+			if err == nil && r.Sequence%2 != uint64(i) {
+				err = recordError("in the wrong slot")
+			}
+			if err == nil {
+				s.valid = append(s.valid, r)
+			} else if s.reason[i] == nil || s.reason[i] == errEmptySlot {
+				s.reason[i] = err
+			}
+		}
+	}
+	return s, nil
+}
+
+// find is the newest record of the rotation b.
+func (s slots) find(b Binding) (Record, error) {
+	var best Record
+	for _, r := range s.valid {
+		if r.Binding == b && r.Sequence > best.Sequence {
+			best = r
+		}
+	}
+	if best.Sequence > 0 {
+		return best, nil
+	}
+	if len(s.valid) > 0 {
+		return Record{}, fmt.Errorf("%w: the ones found belong to generation %d of another or the same volume",
+			ErrNoRecord, s.valid[0].Generation)
+	}
+	return Record{}, fmt.Errorf("%w: first slot: %w; second slot: %w", ErrNoRecord, s.reason[0], s.reason[1])
+}
+
+// newest is the highest sequence of any rotation, 0 if there is none.
+func (s slots) newest() uint64 {
+	var n uint64
+	for _, r := range s.valid {
+		n = max(n, r.Sequence)
+	}
+	return n
+}
+
+// started is a rotation of the volume that a new one would make forgotten: any
+// that has moved data, unless it is another one and finished.
+func (s slots) started(b Binding) (Record, bool) {
+	for _, r := range s.valid {
+		if r.UUID != b.UUID {
+			continue
+		}
+		last, _ := s.find(r.Binding)
+		untouched := last.Phase == Moving && last.Done() == 0
+		if !untouched && (last.Binding == b || last.Phase != Finished) {
+			return last, true
+		}
+	}
+	return Record{}, false
+}
+
+// writeRecord writes one record into its slot and makes it durable.
+func (e *Engine) writeRecord(r Record) error {
+	r.marshal(e.slots[:slotSize])
+	at := e.layout.RecordOffset + int64(r.Sequence%2)*slotSize
+	if _, err := e.views.Meta.WriteAt(e.slots[:slotSize], at); err != nil {
+		return &IOError{Op: "write", View: Meta, Offset: at, Err: err}
+	}
+	if e.durableMeta {
+		return nil
+	}
+	return e.flush(Meta)
+}
+
+// commit makes next the record that counts. If that fails it finds out which
+// one does: nil if next made it after all, the write's error if the previous
+// one still counts, an [*UnsettledError] if the storage does not say.
+func (e *Engine) commit(next Record, zone Zone) error {
+	next.Sequence = e.record.Sequence + 1
+	err := e.writeRecord(next)
+	if err == nil {
+		e.setRecord(next)
+		return nil
+	}
+	// What is read back must be what a power cut would leave: flush first.
+	var found slots
+	again := e.flush(Meta)
+	if again == nil {
+		found, again = readSlots(e.views.Meta, e.layout.RecordOffset, e.slots)
+	}
+	if again == nil {
+		var r Record
+		if r, again = found.find(e.binding); again == nil {
+			switch r {
+			case next:
+				e.setRecord(next)
+				return nil
+			case e.record:
+				return err
+			}
+		}
+	}
+	return &UnsettledError{Zone: zone, Err: errors.Join(err, again)}
+}
