@@ -21,8 +21,9 @@ const (
 	// places that follow no step: what repeats with a period (block groups,
 	// stripes) can dodge the one, not both.
 	samples = 1024
-	// wholeBelow is the size up to which simply everything is read.
-	wholeBelow = 16 << 20
+	// wholeBelow is the size up to which simply everything is read: in runs of
+	// a MiB it takes no longer than the samples, each a request of its own.
+	wholeBelow = 64 << 20
 )
 
 // Emptiness is what sampling a device found.
