@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -42,18 +41,52 @@ func copies(secret []byte) ([]string, error) {
 		if !strings.HasPrefix(perms, "rw") || to-from > 1<<30 || strings.Contains(line, "[v") || from <= own && own < to {
 			continue
 		}
-		for at := from; at < to; at += uint64(len(chunk) - len(secret)) {
-			n, err := mem.ReadAt(chunk[:min(uint64(len(chunk)), to-at)], int64(at))
-			if err != nil && err != io.EOF && n == 0 {
-				break // a part that is reserved only
+		runs, err := touched(from, to)
+		if err != nil {
+			return nil, err
+		}
+		for _, run := range runs {
+			for at := run[0]; at < run[1]; at += uint64(len(chunk) - len(secret)) {
+				n, err := mem.ReadAt(chunk[:min(uint64(len(chunk)), run[1]-at)], int64(at))
+				if err != nil && n == 0 {
+					break // given back meanwhile
+				}
+				if i := bytes.Index(chunk[:n], secret); i >= 0 {
+					found = append(found, fmt.Sprintf("%#x in %s", at+uint64(i), strings.TrimSpace(line)))
+				}
+				clear(chunk)
 			}
-			if i := bytes.Index(chunk[:n], secret); i >= 0 {
-				found = append(found, fmt.Sprintf("%#x in %s", at+uint64(i), strings.TrimSpace(line)))
-			}
-			clear(chunk)
 		}
 	}
 	return found, nil
+}
+
+// touched returns the parts of a mapping that have pages, in memory or in
+// swap: the bits 63 and 62 of /proc/self/pagemap. Most of a Go heap has none.
+func touched(from, to uint64) ([][2]uint64, error) {
+	page := uint64(os.Getpagesize())
+	pagemap, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		return nil, err
+	}
+	defer pagemap.Close()
+	entries := make([]byte, (to-from)/page*8)
+	if _, err := pagemap.ReadAt(entries, int64(from/page*8)); err != nil {
+		return nil, err
+	}
+	var runs [][2]uint64
+	for i := 0; i < len(entries); i += 8 {
+		if entries[i+7]&0xc0 == 0 {
+			continue
+		}
+		at := from + uint64(i/8)*page
+		if n := len(runs); n > 0 && runs[n-1][1] == at {
+			runs[n-1][1] += page
+		} else {
+			runs = append(runs, [2]uint64{at, at + page})
+		}
+	}
+	return runs, nil
 }
 
 // onlyCopy fails if a black key is in memory but in its own pages; and first
