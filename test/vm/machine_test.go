@@ -18,11 +18,13 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// forEachArch runs a test on every architecture, one after the other: two
-// emulated machines at once would be no quicker on two cores.
+// forEachArch runs a test on every architecture, beside each other.
 func forEachArch(t *testing.T, test func(t *testing.T, arch vm.Arch)) {
 	for _, arch := range vm.Arches() {
-		t.Run(string(arch), func(t *testing.T) { test(t, arch) })
+		t.Run(string(arch), func(t *testing.T) {
+			t.Parallel()
+			test(t, arch)
+		})
 	}
 }
 

@@ -25,22 +25,23 @@ const packageLimit = 5 * time.Minute
 // TestPackages runs the tests that need root and a real kernel: every package
 // with a test file for the tag vm, compiled for each architecture, in the
 // guest. Arm's is a 32-bit program under the arm64 kernel. The name of a test
-// here is ARCHITECTURE/PACKAGE/TEST.
+// here is MACHINE/PROGRAM/PACKAGE/TEST.
 func TestPackages(t *testing.T) {
 	packages := taggedPackages(t, "../..")
 	if len(packages) == 0 {
 		t.Fatal("no package has tests for the tag vm")
 	}
-	for _, run := range []struct {
-		goarch string
-		arch   vm.Arch
-	}{{"amd64", vm.AMD64}, {"arm64", vm.ARM64}, {"arm", vm.ARM64}} {
-		t.Run(run.goarch, func(t *testing.T) {
+	forEachArch(t, func(t *testing.T, arch vm.Arch) {
+		programs := []string{string(arch)}
+		if arch == vm.ARM64 {
+			programs = append(programs, "arm")
+		}
+		for _, goarch := range programs {
 			for _, pkg := range packages {
-				t.Run(pkg, func(t *testing.T) { runPackage(t, run.arch, run.goarch, pkg) })
+				t.Run(goarch+"/"+pkg, func(t *testing.T) { runPackage(t, arch, goarch, pkg) })
 			}
-		})
-	}
+		}
+	})
 }
 
 // taggedPackages returns the folders, relative to the top, with a test file
@@ -104,6 +105,7 @@ func runPackage(t *testing.T, arch vm.Arch, goarch, pkg string) {
 	if err != nil {
 		t.Fatalf("%v: %v", err, r)
 	}
+	t.Logf("%v in the guest", r.Duration.Round(time.Millisecond))
 	results := parseVerbose(r.Stdout)
 	failed := false
 	for _, test := range results {

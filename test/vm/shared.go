@@ -13,9 +13,13 @@ import (
 // the one package-level state here: a boot costs more than most tests, and no
 // other place outlives a test. They end with the process (see guest.run).
 var sharedGuests struct {
+	amd64, arm64 sharedGuest
+}
+
+type sharedGuest struct {
 	sync.Mutex
-	boots  int
-	guests map[Arch]*guest
+	boots int
+	guest *guest
 }
 
 // Shared returns a running machine that the tests of the process share: one
@@ -24,11 +28,14 @@ var sharedGuests struct {
 // replaced.
 func Shared(t TB, arch Arch) *Machine {
 	t.Helper()
-	s := &sharedGuests
+	s := &sharedGuests.amd64
+	if arch == ARM64 {
+		s = &sharedGuests.arm64
+	}
 	s.Lock()
 	defer s.Unlock()
 	m := &Machine{t: t, cfg: Config{Arch: arch, SimCAAM: &SimCAAM{Closed: true}}, shared: true}
-	g := s.guests[arch]
+	g := s.guest
 	if g == nil || g.over() {
 		s.boots++
 		// Tests of several packages run at once, each its own process.
@@ -41,10 +48,7 @@ func Shared(t TB, arch Arch) *Machine {
 			t.Fatalf("vm: boot %s: %v\n%s", arch, err, m.consoleTail())
 		}
 		m.logBoot(g)
-		if s.guests == nil {
-			s.guests = map[Arch]*guest{}
-		}
-		s.guests[arch] = g
+		s.guest = g
 	}
 	m.guest, m.console = g, g.console
 	t.Cleanup(m.dump)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL      := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO          ?= go
+ARCHES      := amd64 arm64 arm
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 20s
+RESULTS     := build/results
+
+# Static everywhere; only the race detector needs the C compiler.
+export CGO_ENABLED = 0
+export GOARM = 7
+
+# $(call step,NAME,COMMAND): run a check, and record it for the summary of `make test`.
+record = $(GO) run ./test/tools/results -dir $(RESULTS) -step $(1)
+step = @echo "--- $(1)"; if $(2); then $(record) -passed; else $(record) -failed; fi
+comma := ,
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+.PHONY: build
+build: ## Static, stripped binaries: build/bin/{amd64,arm64,arm}/imxcrypt
+	@for arch in $(ARCHES); do \
+		GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' \
+			-o build/bin/$$arch/imxcrypt ./cmd/imxcrypt; \
+		stat --format '%s bytes  %n' build/bin/$$arch/imxcrypt; \
+	done
+
+.PHONY: setup
+setup: ## Install what the tests need (Debian packages; only those missing)
+	@test/tools/setup
+
+.PHONY: check
+check: gofmt $(ARCHES:%=vet-%) staticcheck ## gofmt, go vet and staticcheck, for every architecture and build tag
+
+.PHONY: gofmt
+gofmt:
+	$(call step,gofmt,test/tools/gofmt)
+
+.PHONY: $(ARCHES:%=vet-%)
+$(ARCHES:%=vet-%): vet-%:
+	$(call step,$@,GOOS=linux GOARCH=$* $(GO) vet ./... && GOOS=linux GOARCH=$* $(GO) vet -tags vm$(comma)vmhost ./...)
+
+.PHONY: staticcheck
+staticcheck:
+	$(call step,$@,$(GO) run $(STATICCHECK) ./... && $(GO) run $(STATICCHECK) -tags vm$(comma)vmhost ./...)
+
+.PHONY: unit
+unit: ## Unit tests with the race detector, fuzz seeds included
+	@CGO_ENABLED=1 $(GO) test -race -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
+
+.PHONY: cross
+cross: $(ARCHES:%=cross-%) ## Build every package for every architecture
+
+.PHONY: $(ARCHES:%=cross-%)
+$(ARCHES:%=cross-%): cross-%:
+	$(call step,$@,GOOS=linux GOARCH=$* $(GO) build ./...)
+
+.PHONY: vmtest
+vmtest: ## Tests in virtual machines: amd64, arm64, and 32-bit arm under arm64
+	@$(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 30m -json ./test/vm/ ./test/scenario/... \
+		| $(GO) run ./test/tools/results -dir $(RESULTS) -step vmtest -v
+
+.PHONY: test
+test: ## All of the above, and a summary; what CI runs
+	@test/tools/test-all
+
+.PHONY: demo
+demo: setup ## A virtual board from provisioning to unlocking at boot, on one screen
+	@$(GO) run ./test/demo
+
+.PHONY: bench
+bench: ## Benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: soak
+soak: setup ## The long tests, whole (hours)
+	IMXCRYPT_SOAK=1 $(GO) test -count=1 -timeout 0 ./...
+	IMXCRYPT_SOAK=1 $(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 0 ./test/vm/ ./test/scenario/...
+
+.PHONY: fuzz
+fuzz: ## Fuzz each parser for FUZZTIME (default 20s)
+	@test/tools/fuzz $(FUZZTIME)
+
+.PHONY: clean
+clean: ## Remove what was built, keep what was downloaded
+	rm -rf build/bin build/results build/vm build/vm-logs build/simcaam

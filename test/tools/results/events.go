@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// event is a line of `go test -json` (go doc test2json), and of the build
+// (go help buildjson).
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string
+	Test       string
+	Elapsed    float64 // seconds
+	Output     string
+}
+
+// record is a test, or with an empty name a package.
+type record struct {
+	output strings.Builder
+	parent bool // has subtests
+	failed bool // it, or a subtest
+}
+
+type reader struct {
+	out     io.Writer
+	verbose bool
+	step    step
+	tests   map[string]map[string]*record // package → test
+}
+
+// readTests follows a run, prints packages as they end with what failed in
+// them, and returns the counts.
+func readTests(in io.Reader, out io.Writer, name string, verbose bool) (step, error) {
+	r := &reader{out: out, verbose: verbose, step: step{Name: name}, tests: map[string]map[string]*record{}}
+	lines := bufio.NewReader(in)
+	seen := false
+	for {
+		line, err := lines.ReadString('\n')
+		if line != "" {
+			seen = true
+			var e event
+			if json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
+				fmt.Fprint(out, line) // go's own messages
+			} else {
+				r.take(e)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return r.step, err
+		}
+	}
+	if !seen {
+		return r.step, errors.New("no events of tests on standard input")
+	}
+	return r.step, nil
+}
+
+func (r *reader) test(pkg, name string) *record {
+	if r.tests[pkg] == nil {
+		r.tests[pkg] = map[string]*record{}
+	}
+	t := r.tests[pkg][name]
+	if t == nil {
+		t = &record{}
+		r.tests[pkg][name] = t
+	}
+	return t
+}
+
+// parentOf is the name of the test that a subtest belongs to, "" if none.
+func (r *reader) parentOf(pkg, name string) string {
+	for {
+		i := strings.LastIndex(name, "/")
+		if i < 0 {
+			return ""
+		}
+		// A subtest's own name may hold slashes.
+		if name = name[:i]; r.tests[pkg][name] != nil {
+			return name
+		}
+	}
+}
+
+func (r *reader) take(e event) {
+	switch e.Action {
+	case "build-output":
+		fmt.Fprint(r.out, e.Output)
+	case "run":
+		r.test(e.Package, e.Test)
+		if p := r.parentOf(e.Package, e.Test); p != "" {
+			r.test(e.Package, p).parent = true
+		}
+	case "output":
+		r.test(e.Package, e.Test).output.WriteString(e.Output)
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			r.packageEnded(e)
+		} else {
+			r.testEnded(e)
+		}
+	}
+}
+
+func (r *reader) testEnded(e event) {
+	t := r.test(e.Package, e.Test)
+	short := strings.TrimPrefix(e.Package, "imxcrypt/") + "." + e.Test
+	if r.verbose && strings.Count(e.Test, "/") < 4 {
+		fmt.Fprintf(r.out, "%-4s %7.1f s  %s\n", e.Action, e.Elapsed, short)
+	}
+	if e.Action == "fail" {
+		if !t.failed { // no subtest has said why
+			r.step.Failed = append(r.step.Failed, short)
+			fmt.Fprintf(r.out, "FAIL %s\n%s", short, t.output.String())
+		} else if text := ownOutput(t.output.String()); text != "" {
+			fmt.Fprintf(r.out, "FAIL %s\n%s", short, text)
+		}
+		for name := e.Test; ; {
+			r.test(e.Package, name).failed = true
+			if name = r.parentOf(e.Package, name); name == "" {
+				break
+			}
+		}
+		r.test(e.Package, "").failed = true
+	}
+	switch {
+	case t.parent:
+	case e.Action == "pass":
+		r.step.Passed++
+	case e.Action == "skip":
+		reason := strings.Join(strings.Fields(ownOutput(t.output.String())), " ")
+		r.step.Skipped = append(r.step.Skipped, short+": "+reason)
+		fmt.Fprintf(r.out, "SKIP %s: %s\n", short, reason)
+	}
+	t.output.Reset()
+}
+
+// ownOutput leaves out the marks that go test itself writes.
+func ownOutput(text string) string {
+	var own strings.Builder
+	for _, line := range strings.SplitAfter(text, "\n") {
+		word := strings.TrimSpace(line)
+		if word != "" && !strings.HasPrefix(word, "=== ") && !strings.HasPrefix(word, "--- ") {
+			own.WriteString(line)
+		}
+	}
+	return own.String()
+}
+
+func (r *reader) packageEnded(e event) {
+	t := r.test(e.Package, "")
+	switch {
+	case e.Action == "fail" && !t.failed:
+		// It did not compile, or it crashed or ran out of time: the tests
+		// that were under way have told nothing.
+		r.step.Failed = append(r.step.Failed, e.Package)
+		fmt.Fprintf(r.out, "FAIL %s\n%s", e.Package, t.output.String())
+		for name, test := range r.tests[e.Package] {
+			if name != "" && test.output.Len() > 0 {
+				fmt.Fprintf(r.out, "--- output of %s\n%s", name, test.output.String())
+			}
+		}
+	case e.Action == "fail":
+		fmt.Fprintf(r.out, "FAIL %s %.1f s\n", e.Package, e.Elapsed)
+	case e.Action == "pass":
+		fmt.Fprintf(r.out, "ok   %s %.1f s\n", e.Package, e.Elapsed)
+	}
+	delete(r.tests, e.Package)
+}

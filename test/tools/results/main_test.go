@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func events(t *testing.T, list ...event) *bytes.Buffer {
+	t.Helper()
+	var out bytes.Buffer
+	for _, e := range list {
+		if err := json.NewEncoder(&out).Encode(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &out
+}
+
+func TestTestsWithoutSubtestsAreCounted(t *testing.T) {
+	var printed strings.Builder
+	in := events(t,
+		event{Action: "run", Package: "imxcrypt/a", Test: "TestOne"},
+		event{Action: "run", Package: "imxcrypt/a", Test: "TestOne/good"},
+		event{Action: "run", Package: "imxcrypt/a", Test: "TestOne/bad"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestOne/bad", Output: "    a_test.go:1: wrong\n"},
+		event{Action: "pass", Package: "imxcrypt/a", Test: "TestOne/good"},
+		event{Action: "fail", Package: "imxcrypt/a", Test: "TestOne/bad"},
+		event{Action: "fail", Package: "imxcrypt/a", Test: "TestOne"},
+		event{Action: "run", Package: "imxcrypt/a", Test: "TestTwo"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestTwo", Output: "=== RUN   TestTwo\n"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestTwo", Output: "    a_test.go:9: no device\n"},
+		event{Action: "skip", Package: "imxcrypt/a", Test: "TestTwo"},
+		event{Action: "fail", Package: "imxcrypt/a"},
+		event{Action: "run", Package: "imxcrypt/b", Test: "TestEndless"},
+		event{Action: "output", Package: "imxcrypt/b", Test: "TestEndless", Output: "panic: test timed out\n"},
+		event{Action: "fail", Package: "imxcrypt/b"},
+		event{Action: "build-output", ImportPath: "imxcrypt/c", Output: "c.go:1: syntax error\n"},
+		event{Action: "fail", Package: "imxcrypt/c"},
+		event{Action: "skip", Package: "imxcrypt/without-tests"},
+	)
+	got, err := readTests(in, &printed, "unit", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Passed != 1 {
+		t.Errorf("%d passed, want 1", got.Passed)
+	}
+	if want := []string{"a.TestOne/bad", "imxcrypt/b", "imxcrypt/c"}; !slices.Equal(got.Failed, want) {
+		t.Errorf("failed %q, want %q", got.Failed, want)
+	}
+	if want := []string{"a.TestTwo: a_test.go:9: no device"}; !slices.Equal(got.Skipped, want) {
+		t.Errorf("skipped %q, want %q", got.Skipped, want)
+	}
+	for _, text := range []string{"a_test.go:1: wrong", "test timed out", "syntax error"} {
+		if !strings.Contains(printed.String(), text) {
+			t.Errorf("%q is not printed:\n%s", text, printed.String())
+		}
+	}
+}
+
+func TestNothingToReadIsNoSuccess(t *testing.T) {
+	if _, err := readTests(strings.NewReader(""), &strings.Builder{}, "unit", false); err == nil {
+		t.Error("no events, and no error")
+	}
+}
+
+func TestSummary(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := summarize(&strings.Builder{}, dir); err == nil {
+		t.Error("no results, and no error")
+	}
+	for _, step := range []string{"gofmt", "vet"} {
+		if _, err := run(dir, step, false, step == "gofmt", step == "vet", false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out strings.Builder
+	ok, err := summarize(&out, dir)
+	if ok || err != nil || !strings.HasSuffix(out.String(), "\n1 passed, 1 failed, 0 skipped\n") {
+		t.Errorf("%v, %v:\n%s", ok, err, out.String())
+	}
+	if !strings.Contains(out.String(), "FAILED\n  vet: vet") {
+		t.Errorf("the failure is not named:\n%s", out.String())
+	}
+}
