@@ -20,6 +20,9 @@ type ProvisionOptions struct {
 	// of ours: the caller has asked a person for the volume's name. Volumes of
 	// ours are destroyed by erase only.
 	Wipe bool
+	// RequireClosed refuses every volume whose key was not, or would not be, made
+	// on a chip that is known to be closed; ready ones too.
+	RequireClosed bool
 	// NoMount leaves the volume locked.
 	NoMount bool
 	// DryRun looks at everything and changes nothing.
@@ -66,10 +69,14 @@ func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions) (_ 
 	if found.header != nil && found.header.token.Phase == PhaseReady {
 		j.result.Already = true
 		j.of(found.header, path)
+		if err := p.requireClosed(found.header.token.State); err != nil {
+			return j.result, err
+		}
 		if o.DryRun {
 			j.would("nothing: the volume is provisioned already")
 			return j.result, nil
 		}
+		m.mend(s, found.header, j)
 		return p.finish(ctx)
 	}
 	if err := p.permitted(found); err != nil {
@@ -110,6 +117,9 @@ func (p *provisioning) survey(ctx context.Context) (found survey, err error) {
 		err = errors.Join(err, c.close())
 	}
 	switch {
+	case err == nil && found.header.token.Phase == PhaseErasing:
+		// Only erase destroys keys, so only erase finishes it.
+		return found, refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
 	case err == nil:
 		return found, found.header.matches(p.s)
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
@@ -127,10 +137,12 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 		return found, what
 	}
 	return found, p.exclusively(func(dev Device) error {
-		if !p.o.Wipe {
-			if err := p.empty(dev); err != nil {
-				return err
-			}
+		check := p.empty
+		if p.o.Wipe {
+			check = p.notOurs
+		}
+		if err := check(dev); err != nil {
+			return err
 		}
 		var err error
 		found.layout, err = planLayout(p.s, facts(dev))
@@ -142,6 +154,9 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 // header of an interrupted run: nothing was encrypted then. Free of known
 // signatures is not empty: a plain dm-crypt volume shows none.
 func (p *provisioning) empty(dev Device) error {
+	if erased, err := p.erasedBefore(p.s, dev); erased || err != nil {
+		return err
+	}
 	skip := int64(0)
 	if !p.s.Detached() {
 		area, unfinished, err := luks2.Unfinished(dev, dev.Size())
@@ -160,6 +175,24 @@ func (p *provisioning) empty(dev Device) error {
 		return refuse(fault.NotEmpty, "%s is not empty: data at byte %d", dev.Path(), e.Offset)
 	}
 	return nil
+}
+
+// notOurs enforces that no volume of ours has its header on the device. With
+// the header of this volume on the device, the survey has seen to that.
+func (p *provisioning) notOurs(dev Device) error {
+	if !p.s.Detached() {
+		return nil
+	}
+	h, err := readHeader(&container{data: dev, header: dev})
+	switch {
+	case err == nil:
+		return refuse(fault.HeaderMismatch, "%s holds the volume %q with its header on the device, uuid %q, not one with a detached header",
+			dev.Path(), h.luks.Label, h.luks.UUID)
+	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted),
+		fault.Is(err, fault.PlaintextFound), fault.Is(err, fault.ForeignHeader):
+		return nil
+	}
+	return err
 }
 
 func facts(dev Device) deviceFacts {
@@ -184,9 +217,25 @@ func (p *provisioning) permitted(found survey) error {
 		}
 	}
 	if found.header != nil {
+		if err := p.untouched(found.header); err != nil {
+			return err
+		}
 		return p.stateAllowed(found.header.token.State)
 	}
 	return p.stateAllowed(p.securityState())
+}
+
+// untouched enforces that nobody else took the device since provisioning was
+// interrupted.
+func (p *provisioning) untouched(h *header) error {
+	dev, err := p.sys.Devices.Open(p.path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	if _, err = p.usedByUs(h, dev); err == nil && p.s.Detached() {
+		err = plaintext(dev)
+	}
+	return errors.Join(err, dev.Close())
 }
 
 // securityState is the chip's, for sources that depend on it.
@@ -197,7 +246,23 @@ func (p *provisioning) securityState() caam.SecurityState {
 	return p.sys.SecurityState()
 }
 
+// requireClosed applies [ProvisionOptions.RequireClosed] to a key's state.
+func (p *provisioning) requireClosed(state caam.SecurityState) error {
+	switch {
+	case !p.o.RequireClosed || p.s.Source == SourceCAAM && state == caam.Closed:
+		return nil
+	case p.s.Source != SourceCAAM:
+		return refuse(fault.InsecureRefused, "a closed chip is required, and source %s does not use the chip", p.s.Source)
+	case state == caam.Open:
+		return refuse(fault.OpenStateRefused, "a closed chip is required, and the key was or would be made on an open one")
+	}
+	return refuse(fault.SecurityStateUnknown, "a closed chip is required, and whether this one is closed cannot be read")
+}
+
 func (p *provisioning) stateAllowed(state caam.SecurityState) error {
+	if err := p.requireClosed(state); err != nil {
+		return err
+	}
 	if p.s.Source != SourceCAAM {
 		return nil
 	}
@@ -310,8 +375,22 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 
 // wipe overwrites every place where an old header, partition table or superblock
 // copy could be taken for valid later. Cut off, the device is still not empty,
-// and the same command goes on.
+// and the same command goes on: the magic numbers of a LUKS2 header go first,
+// a sector each, which is never torn. Half of one that is overwritten would
+// count as a damaged header, which might be a volume of ours.
 func (p *provisioning) wipe(ctx context.Context, dev Device) error {
+	if err := zero(ctx, dev, 0, sectorBytes); err != nil {
+		return err
+	}
+	// Where second copies may lie (LUKS2 On-Disk Format 1.1, section 2.1).
+	for at := 16 * kib; at <= min(4*mib, dev.Size()-sectorBytes); at *= 2 {
+		if err := zero(ctx, dev, at, at+sectorBytes); err != nil {
+			return err
+		}
+	}
+	if err := dev.Flush(); err != nil {
+		return err
+	}
 	for _, run := range [][2]int64{{max(dev.Size()-mib, 0), dev.Size()}, {0, min(8*mib, dev.Size())}} {
 		if err := zero(ctx, dev, run[0], run[1]); err != nil {
 			return err
@@ -363,9 +442,12 @@ func (p *provisioning) proveStored(ctx context.Context, created liveKey) (liveKe
 	if err != nil {
 		return nil, fmt.Errorf("read the header back: %w", err)
 	}
+	if err := p.dropEraseRecord(p.s, c); err != nil {
+		return nil, err
+	}
 	key, err := p.src.open(ctx, h.keyRequest(), h.token.Blob)
 	if err != nil {
-		return nil, err
+		return nil, p.explainRejection(p.s, h, err)
 	}
 	if created == nil {
 		created = key

@@ -52,7 +52,7 @@ func Real(o RealOptions) System {
 		Mounts:      realMounts{},
 		Locks:       realLocks{},
 		SecurityState: func() caam.SecurityState {
-			return caam.ReadSecurityState("", nil).State
+			return ReadChip("").State
 		},
 		Log: o.Log,
 	}
@@ -164,6 +164,8 @@ func (realFiles) Create(path string, data []byte, perm fs.FileMode) error {
 	}
 	return atomicfile.Create(path, data, perm)
 }
+
+func (realFiles) Remove(path string) error { return atomicfile.Remove(path) }
 
 func (realFiles) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	return atomicfile.Read(path, o)

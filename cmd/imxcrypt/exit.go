@@ -38,7 +38,7 @@ func exitCode(err error) int {
 		fault.CipherNotAllowed, fault.ConfirmationNeeds:
 		return exitUsage
 	case fault.BlobRejected, fault.BlobDamaged, fault.BlobOpenState, fault.KeyWrong, fault.KeyFileDamaged,
-		fault.KeyLengthMismatch:
+		fault.KeyLengthMismatch, fault.IdentityWrong:
 		return exitKeyRejected
 	case fault.DeviceMissing, fault.DeviceAmbiguous, fault.DeviceUnsuitable, fault.DeviceReadOnly, fault.CAAMMissing,
 		fault.CAAMNotReady, fault.CAAMBadArgument, fault.CipherMissing, fault.DMMissing, fault.DMCryptMissing,
@@ -47,11 +47,11 @@ func exitCode(err error) int {
 	case fault.Busy, fault.LockHeld, fault.DeviceInUse, fault.MountBusy:
 		return exitBusy
 	case fault.NotEmpty, fault.ForeignHeader, fault.PlaintextFound, fault.HeaderMismatch, fault.MappingMismatch,
-		fault.OpenStateRefused, fault.InsecureRefused, fault.FilesystemMissing, fault.FilesystemWrong,
+		fault.OpenStateRefused, fault.SecurityStateUnknown, fault.InsecureRefused, fault.FilesystemMissing, fault.FilesystemWrong,
 		fault.NotProvisioned, fault.FileExists, fault.MountPointMissing, fault.MountPointOccupied, fault.RollbackRefused,
-		fault.FileUnsafe:
+		fault.FileUnsafe, fault.AdoptMismatch, fault.RecoveryMissing:
 		return exitRefused
-	case fault.Interrupted, fault.ProvisioningStarted:
+	case fault.Interrupted, fault.ProvisioningStarted, fault.EraseStarted:
 		return exitInterrupted
 	case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderVersion, fault.HeaderRequirement:
 		return exitHeaderDamaged

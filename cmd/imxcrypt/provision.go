@@ -12,7 +12,7 @@ import (
 )
 
 type provisionFlags struct {
-	all, wipe, yes, noMount, dryRun bool
+	all, wipe, yes, requireClosed, noMount, dryRun bool
 }
 
 func (a *app) provisionCommand() *cobra.Command {
@@ -39,6 +39,7 @@ do. A volume that is ready is never formatted again.
 	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
 	c.Flags().BoolVar(&f.wipe, "wipe", false, "overwrite what is on the device, if it is no volume of ours")
 	c.Flags().BoolVar(&f.yes, "yes", false, "confirm --wipe without being asked for the name")
+	c.Flags().BoolVar(&f.requireClosed, "require-closed", false, "refuse unless the chip is known to be closed")
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "look at everything, print what would be done, change nothing")
 	return c
@@ -62,13 +63,13 @@ func (a *app) provision(ctx context.Context, names []string, f provisionFlags) e
 	}
 	if f.dryRun {
 		return a.eachPlan(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
-			return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, NoMount: f.noMount, DryRun: true})
+			return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, RequireClosed: f.requireClosed, NoMount: f.noMount, DryRun: true})
 		})
 	}
 	if err := secret.Harden(); err != nil {
 		return err
 	}
 	return a.each(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
-		return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, NoMount: f.noMount})
+		return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, RequireClosed: f.requireClosed, NoMount: f.noMount})
 	}, sentence)
 }

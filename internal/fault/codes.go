@@ -24,6 +24,7 @@ const (
 	KeyWrong          Code = "key-wrong" // the key opened, the check says it is another one
 	KeyFileDamaged    Code = "key-file-damaged"
 	KeyLengthMismatch Code = "key-length-mismatch"
+	IdentityWrong     Code = "identity-wrong" // does not open the recovery copy
 )
 
 // Something is missing in the device, the chip or the kernel.
@@ -56,26 +57,31 @@ const (
 
 // Refused to protect data.
 const (
-	NotEmpty           Code = "device-not-empty"
-	ForeignHeader      Code = "foreign-header"
-	PlaintextFound     Code = "plaintext-filesystem"
-	HeaderMismatch     Code = "header-mismatch"  // header and configuration disagree
-	MappingMismatch    Code = "mapping-mismatch" // a live mapping differs from the wanted one
-	OpenStateRefused   Code = "open-state-refused"
-	InsecureRefused    Code = "insecure-refused" // dev source without being allowed
-	FilesystemMissing  Code = "filesystem-missing"
-	FilesystemWrong    Code = "filesystem-wrong"
-	NotProvisioned     Code = "not-provisioned"
-	FileExists         Code = "file-exists"
-	MountPointMissing  Code = "mount-point-missing"
-	MountPointOccupied Code = "mount-point-occupied"
-	RollbackRefused    Code = "rollback-refused"
+	NotEmpty         Code = "device-not-empty"
+	ForeignHeader    Code = "foreign-header"
+	PlaintextFound   Code = "plaintext-filesystem"
+	HeaderMismatch   Code = "header-mismatch"  // header and configuration disagree
+	MappingMismatch  Code = "mapping-mismatch" // a live mapping differs from the wanted one
+	OpenStateRefused Code = "open-state-refused"
+	// SecurityStateUnknown: closed is required, and nothing readable says so.
+	SecurityStateUnknown Code = "security-state-unknown"
+	InsecureRefused      Code = "insecure-refused" // dev source without being allowed
+	FilesystemMissing    Code = "filesystem-missing"
+	FilesystemWrong      Code = "filesystem-wrong"
+	NotProvisioned       Code = "not-provisioned"
+	FileExists           Code = "file-exists"
+	MountPointMissing    Code = "mount-point-missing"
+	MountPointOccupied   Code = "mount-point-occupied"
+	RollbackRefused      Code = "rollback-refused"
+	AdoptMismatch        Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
+	RecoveryMissing      Code = "recovery-missing"       // no recovery copy of the key in the header
 )
 
 // Interrupted, the next run goes on.
 const (
 	Interrupted         Code = "interrupted"
 	ProvisioningStarted Code = "provisioning-unfinished"
+	EraseStarted        Code = "erase-unfinished"
 )
 
 // The header.

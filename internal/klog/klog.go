@@ -14,9 +14,14 @@ import (
 // Path is where the kernel log is read.
 const Path = "/dev/kmsg"
 
-// maxRecords bounds one look: a driver that floods the log while we wait must
-// not keep us reading.
-const maxRecords = 1000
+const (
+	// maxRecords bounds one look: a driver that floods the log while we wait
+	// must not keep us reading.
+	maxRecords = 1000
+	// maxLog bounds a look at the whole log: the greatest buffer that kernels
+	// are built with (CONFIG_LOG_BUF_SHIFT 25) holds some 10^5 records.
+	maxLog = 1 << 18
+)
 
 // Mark is a place in the log. The zero Mark is at no place, and no record
 // follows it.
@@ -49,13 +54,29 @@ func Now(path string) Mark {
 // Since returns the records logged after the mark, or after the last call,
 // for which keep is true (all, if keep is nil), oldest first. Records that the
 // kernel overwrote before they were read are missing without notice.
-func (m *Mark) Since(keep func(Record) bool) []Record {
+func (m *Mark) Since(keep func(Record) bool) []Record { return m.read(keep, maxRecords) }
+
+// All returns the records of the log at path that the kernel still has and for
+// which keep is true, oldest first; none where the log is not to be had. It
+// reads the whole log, some milliseconds on a small board: it is for questions
+// that are asked rarely.
+func All(path string, keep func(Record) bool) []Record {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	m := Mark{fd: fd, open: true}
+	defer m.Close()
+	return m.read(keep, maxLog)
+}
+
+func (m *Mark) read(keep func(Record) bool, limit int) []Record {
 	if !m.open {
 		return nil
 	}
 	var out []Record
 	buf := make([]byte, maxRecord)
-	for range maxRecords {
+	for range limit {
 		n, err := unix.Read(m.fd, buf)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE):

@@ -89,6 +89,24 @@ func TestSinceReturnsOnlyWhatCameAfterTheMark(t *testing.T) {
 	}
 }
 
+// A file stands for the device: one read of it is the whole of it.
+func TestAllReadsWhatWasThereBefore(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "kmsg")
+	if err := os.WriteFile(path, []byte("4,7,1,-;caam 30900000.crypto: using insecure test key\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := klog.All(path, nil); len(got) != 1 || got[0].Sequence != 7 {
+		t.Errorf("got %v", got)
+	}
+	if got := klog.All(path, func(klog.Record) bool { return false }); len(got) != 0 {
+		t.Errorf("kept %v", got)
+	}
+	if got := klog.All(path+".absent", nil); got != nil {
+		t.Errorf("records of no log: %v", got)
+	}
+}
+
 func TestALogThatCannotBeReadHasNoRecords(t *testing.T) {
 	t.Parallel()
 	m := klog.Now(filepath.Join(t.TempDir(), "absent"))
