@@ -81,6 +81,11 @@
 // does not tell whether a record became durable is the zone neither old nor new
 // for sure: it stays held, [UnsettledError] says so, and Recover settles it.
 //
+// # Sectors never written
+//
+// They read as noise through the old mapping and are copied as that noise: a
+// volume reads the same afterwards, byte by byte, discarded parts included.
+//
 // # Memory and speed
 //
 // [Options.Lanes] buffers of [Options.Unit] bytes, whatever the size of the

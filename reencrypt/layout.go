@@ -54,7 +54,7 @@ func (d Direction) String() string {
 }
 
 // Layout is the geometry of one rotation. All sizes and offsets are in bytes.
-// The first nine fields are fixed from Begin to the end and are kept in every
+// The first eight fields are fixed from Begin to the end and are kept in every
 // record; the rest may differ from one run to the next.
 type Layout struct {
 	Mode      Mode

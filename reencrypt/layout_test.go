@@ -96,6 +96,16 @@ func TestPlanUsesTheGapThereIs(t *testing.T) {
 			if l.Mode != c.mode || l.Direction != c.dir || l.NewOffset != c.to || l.ZoneSize != c.zone {
 				t.Errorf("got %s %s to %d by %d", l.Mode, l.Direction, l.NewOffset, l.ZoneSize)
 			}
+			// A later run finds the same layout in the record.
+			r := Record{
+				Mode: l.Mode, Direction: l.Direction, DataSize: l.DataSize, OldOffset: l.OldOffset, NewOffset: l.NewOffset,
+				OldSector: l.OldSector, NewSector: l.NewSector, JournalOffset: l.JournalOffset,
+			}
+			later := p
+			later.Offset, later.Size, later.OldSector = 0, 0, 0
+			if again, err := Resume(r, later); err != nil || again != l {
+				t.Errorf("resumed with %+v, %v", again, err)
+			}
 			// The next rotation goes back to where this one came from.
 			p.Offset = l.NewOffset
 			if back, err := Plan(p); err != nil || c.name != "larger one of two" && back.NewOffset != l.OldOffset {

@@ -50,11 +50,37 @@ func Plan(p Placement) (Layout, error) {
 			return Layout{}, wrong("journal size", "%d is less than one block of %d, and there is no gap", p.JournalSize, a)
 		}
 	}
+	l.ZoneSize = p.zone(room, a)
+	return l, l.Validate()
+}
+
+// Resume is the layout of the rotation that r belongs to, on the device as it
+// is now: Start, End, LogicalBlock, MaxZone, RecordOffset and JournalSize are
+// taken from p, the rest, which a header may say otherwise by now, from the
+// record. Its error is a [*LayoutError].
+func Resume(r Record, p Placement) (Layout, error) {
+	l := r.layout()
+	l.LogicalBlock, l.Start, l.End, l.RecordOffset = p.LogicalBlock, p.Start, p.End, p.RecordOffset
+	room := l.shift()
+	if l.Mode == Journal {
+		l.JournalSize = p.JournalSize
+		room = p.JournalSize
+	}
+	l.ZoneSize = l.align()
+	if err := l.checkBlocks(); err != nil {
+		return Layout{}, err
+	}
+	l.ZoneSize = p.zone(room, l.align())
+	return l, l.Validate()
+}
+
+// zone is the longest zone that room and cap allow: at least one block, which
+// Validate refuses where even that is too long.
+func (p Placement) zone(room, block int64) int64 {
 	if p.MaxZone > 0 {
 		room = min(room, p.MaxZone)
 	}
-	l.ZoneSize = max(roundDown(room, a), a)
-	return l, l.Validate()
+	return max(roundDown(room, block), block)
 }
 
 // checkSizes is what Plan needs to know before it computes anything.

@@ -51,7 +51,7 @@ func TestWrongOrdersLoseStates(t *testing.T) {
 				if err := e.Run(context.Background()); err != nil {
 					t.Fatal(err)
 				}
-				w.alter, w.thin = nil, 1 // the next run does it right
+				w.alter, w.thin = nil, w.every // the next run does it right
 				w.walk(t, r, 0)
 				t.Logf("%d of %d states lost", w.lost, w.second)
 				if w.lost == 0 {
