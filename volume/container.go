@@ -17,6 +17,8 @@ import (
 type container struct {
 	data   Device
 	header Device
+	// erased looks for the record of an erase; nil where nobody asks for it.
+	erased func() (eraseRecord, bool, error)
 }
 
 // detached tells whether the header lies apart from the data.
@@ -38,17 +40,17 @@ func (m *Manager) openContainer(s Spec, path string, f blockdev.Flags) (*contain
 		return nil, err
 	}
 	c := &container{data: data, header: data}
+	c.erased = func() (eraseRecord, bool, error) { return m.eraseRecordOf(s, data) }
 	if !s.Detached() {
 		return c, nil
 	}
 	c.header, err = m.sys.Devices.Open(s.Header, blockdev.Flags{Write: f.Write})
 	if err != nil {
 		c.header = nil
-		err = errors.Join(err, c.close())
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fault.New(fault.NotProvisioned, fmt.Sprintf("detached header %s is not there", s.Header), err)
+			err = c.explainErased(fault.New(fault.NotProvisioned, fmt.Sprintf("detached header %s is not there", s.Header), err))
 		}
-		return nil, err
+		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
 }

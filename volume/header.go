@@ -86,8 +86,14 @@ func (h *header) write(dev Device) error {
 // readHeader reads and understands a volume's header. What is not a header of
 // ours is an error whose code tells what it is instead: not-provisioned,
 // provisioning-unfinished, plaintext-filesystem, foreign-header,
-// header-damaged, header-invalid, header-version or header-requirement.
+// header-damaged, header-invalid, header-version, header-requirement or
+// erase-unfinished.
 func readHeader(c *container) (*header, error) {
+	h, err := findHeader(c)
+	return h, c.explainErased(err)
+}
+
+func findHeader(c *container) (*header, error) {
 	dev := c.header
 	var lh *luks2.Header
 	var copies luks2.Copies

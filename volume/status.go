@@ -22,6 +22,8 @@ const (
 	Mounted       State = "mounted"
 	Damaged       State = "damaged"
 	Absent        State = "absent"
+	// Erasing: erase was interrupted, and the next one finishes it.
+	Erasing State = "erasing"
 )
 
 // Status is what can be told of a volume without its key.
@@ -99,9 +101,13 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 	defer c.close()
 	h, err := readHeader(c)
 	if err != nil {
-		st.State = Damaged
-		if fault.Is(err, fault.NotProvisioned) || fault.Is(err, fault.ProvisioningStarted) {
+		switch {
+		case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
 			st.State = Unprovisioned
+		case fault.Is(err, fault.EraseStarted):
+			st.State = Erasing
+		default:
+			st.State = Damaged
 		}
 		return err
 	}
@@ -114,6 +120,8 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 		st.State = Mounted
 	case live:
 		st.State = Unlocked
+	case h.token.Phase == PhaseErasing:
+		st.State = Erasing
 	case h.token.Phase == PhaseProvisioning:
 		st.State = Unprovisioned
 	default:

@@ -86,6 +86,8 @@ type Chip interface {
 // Files are regular files on power-fail-safe terms.
 type Files interface {
 	Create(path string, data []byte, perm fs.FileMode) error
+	// Remove is no error for a file that is not there.
+	Remove(path string) error
 	Read(path string, o atomicfile.ReadOptions) ([]byte, error)
 }
 

@@ -34,6 +34,8 @@ type Phase string
 const (
 	PhaseProvisioning Phase = "provisioning"
 	PhaseReady        Phase = "ready"
+	// PhaseErasing: erase has begun, and nothing opens the volume any more.
+	PhaseErasing Phase = "erasing"
 )
 
 // Token is the LUKS2 token that holds a volume's sealed key and what must be
@@ -54,6 +56,9 @@ type Token struct {
 	Created  time.Time
 	// Filesystem is what mkfs made; empty before, and for none.
 	Filesystem FilesystemID
+	// Recovery is a copy of the red key for whoever has a recovery identity; by
+	// default there is none.
+	Recovery Recovery
 }
 
 // FilesystemID is how a filesystem is known again.
@@ -73,6 +78,7 @@ type tokenJSON struct {
 	Segments   []string      `json:"segments"`
 	Created    string        `json:"created"`
 	Filesystem *FilesystemID `json:"filesystem,omitempty"`
+	Recovery   *recoveryJSON `json:"recovery,omitempty"`
 }
 
 // luks is the token as it stands in the header.
@@ -86,6 +92,7 @@ func (t Token) luks() (luks2.Token, error) {
 	if t.Filesystem.Type != "" {
 		j.Filesystem = &t.Filesystem
 	}
+	j.Recovery = t.Recovery.json()
 	out := luks2.Token{Type: tokenType, Keyslots: []string{}}
 	return out, out.Extra.Set(j)
 }
@@ -108,7 +115,7 @@ func parseToken(raw luks2.Token) (Token, error) {
 	if raw.Type != tokenType || len(raw.Keyslots) != 0 {
 		return bad("type", raw.Type)
 	}
-	if j.Phase != PhaseProvisioning && j.Phase != PhaseReady {
+	if j.Phase != PhaseProvisioning && j.Phase != PhaseReady && j.Phase != PhaseErasing {
 		return bad("phase", j.Phase)
 	}
 	generation, err := strconv.Atoi(j.Generation)
@@ -160,6 +167,9 @@ func parseToken(raw luks2.Token) (Token, error) {
 			return bad("filesystem", j.Filesystem.Type)
 		}
 		t.Filesystem = *j.Filesystem
+	}
+	if t.Recovery, err = parseRecovery(j.Recovery, j.Source); err != nil {
+		return Token{}, fmt.Errorf("token: recovery: %w", err)
 	}
 	return t, nil
 }

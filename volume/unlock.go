@@ -110,6 +110,9 @@ func (m *Manager) mayOpen(s Spec, h *header, j *journey) error {
 	if err := h.matches(s); err != nil {
 		return err
 	}
+	if h.token.Phase == PhaseErasing {
+		return refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
+	}
 	if h.token.Phase != PhaseReady {
 		return refuse(fault.ProvisioningStarted, "provisioning was interrupted; there is no data in the volume yet")
 	}

@@ -317,6 +317,20 @@ func (o *openDisk) Flush() error {
 	return o.Store.Flush()
 }
 
+// Discard forgets a range where the disk's store can, as [crashtest.Disk] does.
+func (o *openDisk) Discard(off, length int64, secure bool) error {
+	store, ok := o.Store.(interface {
+		Discard(off, length int64, secure bool) error
+	})
+	if !ok || secure {
+		return unix.EOPNOTSUPP
+	}
+	if err := o.board.step("discard " + o.Disk.Path); err != nil {
+		return err
+	}
+	return store.Discard(off, length, secure)
+}
+
 func (o *openDisk) Size() int64               { return o.Store.Size() }
 func (o *openDisk) PreferredEraseSize() int64 { return o.EraseSize }
 func (o *openDisk) ReadOnly() bool            { return o.Disk.ReadOnly }

@@ -104,6 +104,27 @@ func (f *Files) Create(path string, data []byte, _ fs.FileMode) error {
 	return f.store.Flush()
 }
 
+// Remove implements volume.Files. What the file held stays in its slot, as on
+// a real disk.
+func (f *Files) Remove(path string) error {
+	if err := f.step("remove " + path); err != nil {
+		return failed("remove", path, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, _, err := f.slot(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return failed("remove", path, err)
+	}
+	if _, err := f.store.WriteAt(make([]byte, entrySize), int64(n)*entrySize); err != nil {
+		return err
+	}
+	return f.store.Flush()
+}
+
 // Read implements volume.Files.
 func (f *Files) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	f.mu.Lock()

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/volume"
+)
+
+type eraseFlags struct{ yes, dryRun bool }
+
+func (a *app) eraseCommand() *cobra.Command {
+	var f eraseFlags
+	c := &cobra.Command{
+		Use:   "erase NAME",
+		Short: "destroy a volume's key: its data is gone for good",
+		Long: `Erase locks a volume and destroys its key: the sealed key, both copies of the
+header and the check are overwritten, and discarded where the storage can. It
+proves that nothing is left to open, and says what remains. Run again, it
+finishes what was interrupted.
+
+Afterwards "imxcrypt provision NAME" makes a new volume in one step: a factory
+reset. (cryptsetup luksErase returns 0 on a volume of ours and destroys
+nothing.)
+
+` + exitCodesHelp,
+		Example:           "  imxcrypt erase data\n  imxcrypt erase --yes data && imxcrypt provision data",
+		Args:              exactly(1, "a volume"),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.erase(cmd.Context(), args[0], f)
+		},
+	}
+	c.Flags().BoolVar(&f.yes, "yes", false, "confirm without being asked for the name")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "look at everything, print what would be done, change nothing")
+	return c
+}
+
+// eraseJSON is what `erase --json` prints.
+type eraseJSON struct {
+	volume.EraseResult
+	OK    bool     `json:"ok"`
+	Error *problem `json:"error"`
+}
+
+func (a *app) erase(ctx context.Context, name string, f eraseFlags) error {
+	m, s, err := a.oneVolume(name)
+	if err != nil {
+		return err
+	}
+	if !f.dryRun {
+		if err := a.confirm(name, "all data on "+s.Device+" will be lost for good: erase", f.yes); err != nil {
+			return err
+		}
+	}
+	r, err := m.Erase(ctx, s, volume.EraseOptions{DryRun: f.dryRun})
+	if a.json {
+		a.printed = a.printed || err != nil
+		return joinPrint(a.printJSON(eraseJSON{r, err == nil, problemOf(err)}), err)
+	}
+	if f.dryRun {
+		if err := joinPrint(a.printPlan(r.Result, err), err); err != nil {
+			return err
+		}
+	} else if err := joinPrint(a.printResult(r.Result, err, erasedSentence), err); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "what remains:\n%s\n", bullets(r.Remains))
+	return nil
+}
+
+func erasedSentence(r volume.Result) string {
+	if r.Already {
+		return r.Volume + ": erased (already)"
+	}
+	return r.Volume + ": erased, nothing opens it any more; imxcrypt provision " + r.Volume + " makes a new one"
+}

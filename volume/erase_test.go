@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+func devSpec() volume.Spec {
+	s := spec()
+	s.Source, s.Wrap, s.KeySize, s.Cipher, s.AllowInsecure = volume.SourceDev, "", 64, "aes-xts-plain64", true
+	return s
+}
+
+func erase(t *testing.T, b *volumetest.Board, s volume.Spec) volume.EraseResult {
+	t.Helper()
+	r, err := b.Manager().Erase(context.Background(), s, volume.EraseOptions{})
+	if err != nil {
+		t.Fatalf("%v (code %s)", err, fault.CodeOf(err))
+	}
+	return r
+}
+
+func TestAnErasedVolumeIsGoneAndProvisionedAgainInOneStep(t *testing.T) {
+	t.Parallel()
+	specs := bothPlacements()
+	specs["dev"] = devSpec()
+	for name, s := range specs {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			disk := crashtest.NewImage(16 * mib)
+			b := provisioned(t, s, disk)
+			old := disk.Bytes()
+			r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			must(t, r, err)
+			if _, err := b.Manager().Erase(ctx, s, volume.EraseOptions{DryRun: true}); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(old, disk.Bytes()) {
+				t.Fatal("a dry run wrote")
+			}
+
+			got := erase(t, b, s)
+			if got.Already || len(got.Remains) < 3 || got.UUID == "" {
+				t.Fatalf("%+v", got)
+			}
+			if infos, _ := b.DM.List(); len(infos) != 0 {
+				t.Fatal("still mapped")
+			}
+			for _, f := range b.Files.Names() {
+				if !strings.HasSuffix(f, ".erased") {
+					t.Fatalf("%s is left", f)
+				}
+			}
+			if s.Detached() != bytes.Equal(old, disk.Bytes()) {
+				t.Fatal("the device was not treated as it should")
+			}
+			_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+			refused(t, err, fault.NotProvisioned)
+			if st := b.Manager().Status(ctx, s); st.State != volume.Unprovisioned || !strings.Contains(st.Err.Error(), "was erased") {
+				t.Fatalf("%s: %v", st.State, st.Err)
+			}
+			if again := erase(t, b, s); !again.Already {
+				t.Fatal("erased twice")
+			}
+
+			r, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+			if must(t, r, err); r.UUID == got.UUID || r.Already {
+				t.Fatalf("%+v", r)
+			}
+			put(t, b, "something else here")
+			b = powerCycle(b)
+			r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			must(t, r, err)
+			if text := get(t, b, 19); text != "something else here" {
+				t.Fatalf("%q", text)
+			}
+		})
+	}
+}
+
+func TestARecordIsNoPermissionForADeviceInOtherUse(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	t.Run("data where the header was", func(t *testing.T) {
+		disk := crashtest.NewImage(16 * mib)
+		b := provisioned(t, spec(), disk)
+		erase(t, b, spec())
+		if _, err := disk.WriteAt([]byte("somebody's plain dm-crypt"), 1024); err != nil {
+			t.Fatal(err)
+		}
+		_, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+		refused(t, err, fault.NotEmpty)
+	})
+	t.Run("a detached header's device was changed", func(t *testing.T) {
+		s := bothPlacements()["detached"]
+		disk := crashtest.NewImage(16 * mib)
+		b := provisioned(t, s, disk)
+		erase(t, b, s)
+		if _, err := disk.WriteAt([]byte("another disk"), 4711); err != nil {
+			t.Fatal(err)
+		}
+		_, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+		refused(t, err, fault.NotEmpty)
+	})
+}
+
+func TestEraseRefusesWhatIsNotTheVolume(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	disk := crashtest.NewImage(16 * mib)
+	b := provisioned(t, spec(), disk)
+	before := disk.Bytes()
+	other := spec()
+	other.Name, other.Mapping = "other", "other"
+	_, err := b.Manager().Erase(ctx, other, volume.EraseOptions{})
+	refused(t, err, fault.HeaderMismatch)
+	pinned := spec()
+	pinned.UUID = "11111111-2222-4333-8444-555555555555"
+	_, err = b.Manager().Erase(ctx, pinned, volume.EraseOptions{})
+	refused(t, err, fault.HeaderMismatch)
+	if !bytes.Equal(before, disk.Bytes()) {
+		t.Fatal("a refused erase wrote")
+	}
+	empty := newBoard(crashtest.NewImage(16 * mib))
+	_, err = empty.Manager().Erase(ctx, spec(), volume.EraseOptions{})
+	refused(t, err, fault.NotProvisioned)
+}
+
+func TestADamagedHeaderIsErasedByWhatItShows(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	disk := crashtest.NewImage(16 * mib)
+	b := provisioned(t, spec(), disk)
+	for _, at := range []int64{4200, 16*1024 + 4200} {
+		if _, err := disk.WriteAt([]byte{0xff, 0xfe}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	refused(t, err, fault.HeaderDamaged)
+	erase(t, b, spec())
+	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+	must(t, r, err)
+}
+
+// Wherever the power goes, the volume is whole, or the next erase finishes.
+func TestEraseSurvivesAPowerCutAnywhere(t *testing.T) {
+	t.Parallel()
+	for name, s := range bothPlacements() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			disk := crashtest.NewImage(4 * mib)
+			fileStore := crashtest.NewImage(volumetest.FilesSize)
+			b := volumetest.New(caamtest.RandomChip(), volumetest.NewFiles(fileStore), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: disk})
+			b.Directories = []string{"/data"}
+			small := s
+			small.HeaderSize = 64 << 10
+			r, err := b.Manager().Provision(ctx, small, volume.ProvisionOptions{NoMount: true})
+			must(t, r, err)
+
+			rec, recorded := crashtest.Record(disk)
+			files := rec.Disk("files", fileStore)
+			run := volumetest.New(b.Chip, volumetest.NewFiles(files), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: recorded})
+			erase(t, run, small)
+
+			states, whole := 0, 0
+			for state := range rec.States(crashtest.Options{Limit: 40, Random: 8}) {
+				states++
+				disk, files := state.Image(recorded), state.Image(files)
+				b.Chip.PowerCycle()
+				next := volumetest.New(b.Chip, volumetest.NewFiles(files), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: disk})
+				next.Directories = []string{"/data"}
+				_, err := next.Manager().Unlock(ctx, small, volume.UnlockOptions{})
+				switch code := fault.CodeOf(err); code {
+				case "":
+					whole++
+					if _, err := next.Manager().Lock(ctx, small, volume.LockOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				case fault.EraseStarted, fault.NotProvisioned:
+				default:
+					t.Fatalf("%s: unlock says %s: %v", state, code, err)
+				}
+				if _, err := next.Manager().Erase(ctx, small, volume.EraseOptions{}); err != nil {
+					t.Fatalf("%s: the next erase: %v", state, err)
+				}
+				r, err := next.Manager().Provision(ctx, small, volume.ProvisionOptions{NoMount: true})
+				if err != nil || r.Already {
+					t.Fatalf("%s: provision afterwards: %+v, %v", state, r, err)
+				}
+			}
+			t.Logf("%d states, in %d of them the volume was still whole", states, whole)
+			if whole == 0 || whole == states {
+				t.Fatal("the cuts do not reach both sides")
+			}
+		})
+	}
+}
+
+// After the erase the power may go while the volume is made anew.
+func TestProvisioningAfterAnEraseSurvivesAPowerCutAnywhere(t *testing.T) {
+	t.Parallel()
+	for name, s := range bothPlacements() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			s.HeaderSize = 64 << 10
+			disk := crashtest.NewImage(4 * mib)
+			fileStore := crashtest.NewImage(volumetest.FilesSize)
+			b := volumetest.New(caamtest.RandomChip(), volumetest.NewFiles(fileStore), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: disk})
+			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
+			must(t, r, err)
+			erase(t, b, s)
+
+			rec, recorded := crashtest.Record(disk)
+			files := rec.Disk("files", fileStore)
+			run := volumetest.New(b.Chip, volumetest.NewFiles(files), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: recorded})
+			r, err = run.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
+			must(t, r, err)
+			states := 0
+			for state := range rec.States(crashtest.Options{Limit: 16, Random: 4}) {
+				states++
+				next := volumetest.New(b.Chip, volumetest.NewFiles(state.Image(files)), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: state.Image(recorded)})
+				for range 2 {
+					if _, err := next.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true}); err != nil {
+						t.Fatalf("%s: %v", state, err)
+					}
+				}
+				if _, err := next.Manager().Verify(ctx, s); err != nil {
+					t.Fatalf("%s: %v", state, err)
+				}
+			}
+			t.Logf("%d states", states)
+		})
+	}
+}
