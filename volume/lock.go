@@ -37,7 +37,7 @@ func (m *Manager) lock(ctx context.Context, s Spec, o LockOptions) (_ Result, er
 	info, err := m.sys.Mapper.Info(s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
 		j.result.Already = true
-		return j.result, nil
+		return j.result, m.lockPrivate(ctx, s, o, j)
 	}
 	if err != nil {
 		return j.result, err
@@ -67,7 +67,21 @@ func (m *Manager) lock(ctx context.Context, s Spec, o LockOptions) (_ Result, er
 		return j.result, err
 	}
 	j.did("mapping removed")
-	return j.result, nil
+	return j.result, m.lockPrivate(ctx, s, o, j)
+}
+
+// lockPrivate takes away what a killed run left under private names, each with a
+// copy of the key.
+func (m *Manager) lockPrivate(ctx context.Context, s Spec, o LockOptions, j *journey) error {
+	if o.DryRun {
+		return nil
+	}
+	removed, err := m.removePrivate(ctx, s)
+	if removed {
+		j.result.Already = false
+		j.did("mapping of an interrupted run removed")
+	}
+	return err
 }
 
 // mountPoints lists where a mapping is mounted, the last mounted first, which

@@ -88,7 +88,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o Unloc
 		return j.result, err
 	}
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
-	u.mend()
+	u.mendOnDevice()
 	if o.Mount && !o.ForRepair {
 		return j.result, u.mount()
 	}
@@ -109,6 +109,11 @@ type unlocking struct {
 func (m *Manager) mayOpen(s Spec, h *header, j *journey) error {
 	if err := h.matches(s); err != nil {
 		return err
+	}
+	if h.next != nil {
+		if err := h.next.matches(s); err != nil {
+			return err
+		}
 	}
 	if h.token.Phase == PhaseErasing {
 		return refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
@@ -196,6 +201,9 @@ func (u *unlocking) announceSteps(open bool) {
 // open imports the key, maps the data privately, proves the key through the
 // mapping, and only then tells the system.
 func (u *unlocking) open(ctx context.Context) error {
+	if err := u.alone(ctx, u.s, u.h, u.c.data); err != nil {
+		return err
+	}
 	key, err := u.openKey(ctx, u.s, u.h)
 	if err != nil {
 		return err
@@ -203,7 +211,7 @@ func (u *unlocking) open(ctx context.Context) error {
 	defer key.wipe()
 	u.j.did("key opened")
 
-	needsCheck := u.h.token.Filesystem.Type == "" || u.o.ForRepair
+	needsCheck := u.h.token.Filesystem.Type == "" || u.s.Filesystem.Type == FilesystemNone || u.o.ForRepair
 	if needsCheck {
 		if err := u.proveWithoutFilesystem(ctx, key); err != nil {
 			return err
@@ -243,7 +251,7 @@ func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key liveKey) err
 // the check area decides.
 func (u *unlocking) proveFast(ctx context.Context, a *mapped, key liveKey) error {
 	proved, seen := u.h.proveByFilesystem(a)
-	if proved {
+	if proved && u.h.token.Filesystem.Type == u.s.Filesystem.Type {
 		u.j.did("key proved by its filesystem")
 		return nil
 	}
@@ -251,6 +259,13 @@ func (u *unlocking) proveFast(ctx context.Context, a *mapped, key liveKey) error
 		return err
 	}
 	if !u.h.check.InHeader() {
+		// With another filesystem in the configuration the key may be right.
+		if want := u.h.token.Filesystem.Type; want != u.s.Filesystem.Type {
+			return refuse(fault.FilesystemWrong, "the volume was made with a %s filesystem, the configuration says %s", want, u.s.Filesystem.Type)
+		}
+		if err := notAHeader(u.c.data); !fault.Is(err, fault.NotProvisioned) {
+			return err
+		}
 		return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen", u.h.token.Filesystem.Type, u.h.token.Filesystem.UUID), seen))
 	}
 	if err := u.proveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
@@ -306,23 +321,39 @@ func (m *Manager) explainRejection(s Spec, h *header, err error) error {
 	return err
 }
 
+// mendOnDevice mends a header on the device. The file of a detached one is left
+// alone: unlocking writes no files, its filesystem may well be read-only.
+func (u *unlocking) mendOnDevice() {
+	switch {
+	case u.h.copies.Intact() || u.c.data.ReadOnly():
+	case u.c.detached():
+		u.j.warn("one copy of the detached header is damaged; `imxcrypt provision` mends it")
+	default:
+		u.Manager.mend(u.s, u.h, u.j)
+	}
+}
+
 // mend rewrites a damaged or older header copy from the good one. The volume
 // works without, so a failure is a warning.
-func (u *unlocking) mend() {
-	if u.h.copies.Intact() || u.c.header.ReadOnly() {
+func (m *Manager) mend(s Spec, h *header, j *journey) {
+	if h.copies.Intact() {
 		return
 	}
-	dev, err := u.sys.Devices.Open(u.c.header.Path(), blockdev.Flags{Write: true, Direct: true})
+	path := s.Header
+	if !s.Detached() {
+		path = j.result.Device
+	}
+	dev, err := m.sys.Devices.Open(path, blockdev.Flags{Write: true, Direct: true})
 	if err == nil {
 		_, err = luks2.Mend(dev)
 		err = errors.Join(err, dev.Close())
 	}
 	if err != nil {
-		u.sys.Log.Warn("one copy of the header is damaged and could not be mended", "volume", u.s.Name, "error", err)
-		u.j.warn("one copy of the header is damaged and could not be mended")
+		m.sys.Log.Warn("one copy of the header is damaged and could not be mended", "volume", s.Name, "error", err)
+		j.warn("one copy of the header is damaged and could not be mended")
 		return
 	}
-	u.j.did("damaged header copy mended")
+	j.did("damaged header copy mended")
 }
 
 // mount puts the volume where the configuration says.

@@ -76,17 +76,23 @@ const ext4Block = 4096
 //go:embed ext4.img.gz
 var ext4Packed []byte
 
-// ext4Image is that filesystem with a label and a random UUID. Offsets are those
-// of struct ext4_super_block (kernel, fs/ext4/ext4.h).
-func ext4Image(label string) ([]byte, error) {
+// unpacked is what is in it.
+var unpacked = sync.OnceValues(func() ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(ext4Packed))
 	if err != nil {
 		return nil, err
 	}
-	image, err := io.ReadAll(z)
+	return io.ReadAll(z)
+})
+
+// ext4Image is that filesystem with a label and a random UUID. Offsets are those
+// of struct ext4_super_block (kernel, fs/ext4/ext4.h).
+func ext4Image(label string) ([]byte, error) {
+	empty, err := unpacked()
 	if err != nil {
 		return nil, err
 	}
+	image := bytes.Clone(empty)
 	sb := image[1024:2048]
 	if _, err := rand.Read(sb[0x68:0x78]); err != nil {
 		return nil, err

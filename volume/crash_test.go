@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+// soak makes the long tests run whole: the environment says so.
+var soak = os.Getenv("IMXCRYPT_SOAK") != ""
+
+// crashLimits keep a run in seconds; a soak tries far more of the same.
+func crashLimits() crashtest.Options {
+	if soak {
+		return crashtest.Options{Exhaustive: 10, Limit: 200, Random: 64, Seed: 3}
+	}
+	return crashtest.Options{Exhaustive: 4, Limit: 4, Random: 4, Seed: 3}
+}
+
+// secondCut: one state in so many is cut a second time, while the next run
+// finishes what the first left.
+func secondCut() int {
+	if soak {
+		return 16
+	}
+	return 61
+}
+
+// crashCase is one way to provision.
+type crashCase struct {
+	spec    func(*volume.Spec)
+	fill    byte
+	size    int64
+	content func(*crashtest.Image) // what lies on the device before
+	wipe    bool
+}
+
+func crashCases() map[string]crashCase {
+	none := func(s *volume.Spec) {
+		s.Filesystem = volume.Filesystem{Type: volume.FilesystemNone}
+		s.Mount.Path = ""
+	}
+	detached := func(s *volume.Spec) { s.Header = "/var/lib/imxcrypt/data.luks" }
+	dev := func(s *volume.Spec) {
+		s.Source, s.Wrap, s.Cipher, s.KeySize, s.AllowInsecure = volume.SourceDev, "", "aes-xts-plain64", 64, true
+	}
+	return map[string]crashCase{
+		"zeros, ccm":              {},
+		"0xFF, ccm":               {fill: 0xff},
+		"zeros, ecb":              {spec: func(s *volume.Spec) { s.Wrap = "ecb" }},
+		"0xFF, ecb, no fs":        {fill: 0xff, spec: func(s *volume.Spec) { none(s); s.Wrap = "ecb" }},
+		"zeros, ccm, no fs":       {spec: none},
+		"sectors of 512":          {spec: func(s *volume.Spec) { s.SectorSize = 512 }},
+		"dev source":              {spec: dev},
+		"dev source, detached":    {spec: func(s *volume.Spec) { dev(s); detached(s) }},
+		"detached, zeros":         {spec: detached},
+		"detached, 0xFF":          {spec: detached, fill: 0xff},
+		"pinned uuid, dev source": {spec: func(s *volume.Spec) { dev(s); s.UUID = "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b" }},
+		"wipe noise":              {wipe: true, content: noise},
+		"wipe foreign LUKS2":      {wipe: true, content: foreignLUKS2},
+		"wipe foreign ext4":       {wipe: true, content: plainExt4},
+		"wipe noise, detached":    {wipe: true, content: noise, spec: detached},
+	}
+}
+
+// No matter where the power is lost while a volume is provisioned and first
+// used: the same command, given again, ends with a volume that opens, with the
+// data that was flushed; and no volume that was ready is ever formatted.
+func TestEveryPowerCutOfProvisioning(t *testing.T) {
+	t.Parallel()
+	var all, second atomic.Int64
+	for name, c := range crashCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n, m := c.enumerate(t)
+			all.Add(int64(n))
+			second.Add(int64(m))
+			t.Logf("%d states tried, %d of them after a second cut, 0 lost", n+m, m)
+		})
+	}
+	t.Cleanup(func() {
+		t.Logf("provisioning: %d states tried, %d of them after a second cut, 0 lost", all.Load()+second.Load(), second.Load())
+	})
+}
+
+// recording is a board whose disk and files are recorded.
+type recording struct {
+	rec         *crashtest.Recorder
+	disk, files *crashtest.Disk
+	board       *volumetest.Board
+}
+
+func record(chip *caamtest.Chip, disk, files *crashtest.Image) *recording {
+	rec, d := crashtest.Record(disk)
+	r := &recording{rec: rec, disk: d, files: rec.Disk("files", files)}
+	r.board = boardOver(chip, r.disk, r.files)
+	return r
+}
+
+func boardOver(chip *caamtest.Chip, disk, files volumetest.Store) *volumetest.Board {
+	b := volumetest.New(chip, volumetest.NewFiles(files), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: disk})
+	b.Directories = []string{"/data"}
+	return b
+}
+
+// epoch is the number of flushes so far: what came before is there in all
+// states from that epoch on.
+func (r *recording) epoch() int {
+	n := 0
+	for _, op := range r.rec.Log() {
+		if op.Kind == crashtest.Flush {
+			n++
+		}
+	}
+	return n
+}
+
+const userText = "what the user wrote and flushed"
+
+func (c crashCase) enumerate(t *testing.T) (first, second int) {
+	s := spec()
+	if c.spec != nil {
+		c.spec(&s)
+	}
+	image := crashtest.NewFilledImage(16*mib, c.fill)
+	if c.content != nil {
+		c.content(image)
+	}
+	chip := caamtest.RandomChip()
+	run := record(chip, image, crashtest.NewImage(volumetest.FilesSize))
+	ready := -1
+	_, err := run.board.Manager().Provision(context.Background(), s, volume.ProvisionOptions{Wipe: c.wipe, Progress: func(st volume.Step) {
+		if st.What == "marked ready" {
+			ready = run.epoch()
+		}
+	}})
+	if err != nil || ready < 0 {
+		t.Fatal(err)
+	}
+	put(t, run.board, userText)
+	used := run.epoch()
+	states := run.rec.States(crashLimits())
+	rng := rand.New(rand.NewPCG(11, uint64(len(t.Name()))))
+	for state := range states {
+		first++
+		again := rng.IntN(secondCut()) == 0
+		next := record(chip, state.Image(run.disk), state.Image(run.files))
+		c.resume(t, s, next, state.String(), state.Epoch >= ready, state.Epoch >= used)
+		if !again {
+			continue
+		}
+		log := next.rec.States(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)})
+		for cut := range log {
+			second++
+			third := record(chip, cut.Image(next.disk), cut.Image(next.files))
+			c.resume(t, s, third, state.String()+"; then "+cut.String(), state.Epoch >= ready, state.Epoch >= used)
+		}
+	}
+	return first, second
+}
+
+// resume is the next run, after the power cycle.
+func (c crashCase) resume(t *testing.T, s volume.Spec, r *recording, what string, ready, used bool) {
+	t.Helper()
+	r.board.Chip.PowerCycle()
+	ctx := context.Background()
+	// What the header says counts, also where the run was not told any more.
+	ready = ready || r.board.Manager().Status(ctx, s).Phase == volume.PhaseReady
+	_, err := r.board.Manager().Provision(ctx, s, volume.ProvisionOptions{Wipe: c.wipe})
+	if err != nil {
+		t.Fatalf("%s: lost: %v (code %s)", what, err, fault.CodeOf(err))
+	}
+	if ready && len(r.board.Made()) > 0 {
+		t.Fatalf("%s: a volume that was ready was formatted: %v", what, r.board.Made())
+	}
+	if used {
+		if got := get(t, r.board, len(userText)); got != userText {
+			t.Fatalf("%s: data lost: %q", what, got)
+		}
+	}
+	if r.board.Ring.Left() != 0 {
+		t.Fatalf("%s: a key was left in a keyring", what)
+	}
+	// And what the next run made durable opens.
+	last := boardOver(r.board.Chip, r.disk.Live(), r.files.Live())
+	last.Chip.PowerCycle()
+	if _, err := last.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: s.Mount.Path != ""}); err != nil {
+		t.Fatalf("%s: does not open any more: %v", what, err)
+	}
+}
+
+// An unlock that mends a damaged copy of the header can be cut off anywhere.
+func TestEveryPowerCutOfMending(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	states := 0
+	for name, at := range map[string]int64{"first copy": 0x1200, "second copy": 0x5200, "first magic number": 0, "second magic number": 0x4000} {
+		t.Run(name, func(t *testing.T) {
+			s := spec()
+			disk := crashtest.NewImage(16 * mib)
+			b := newBoard(disk)
+			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+			must(t, r, err)
+			put(t, b, userText)
+			damaged := disk.Overlay()
+			scribble(t, damaged, at)
+			b.Chip.PowerCycle()
+			run := record(b.Chip, damaged, crashtest.NewImage(volumetest.FilesSize))
+			r, err = run.board.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			must(t, r, err)
+			if !slices.ContainsFunc(r.Steps, func(st volume.Step) bool { return st.What == "damaged header copy mended" }) {
+				t.Fatalf("not mended: %v", r.Steps)
+			}
+			for state := range run.rec.States(crashtest.Options{Limit: 64, Random: 16}) {
+				states++
+				next := boardOver(b.Chip, state.Image(run.disk), state.Image(run.files))
+				next.Chip.PowerCycle()
+				if _, err := next.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true}); err != nil {
+					t.Fatalf("%v: %v", state, err)
+				}
+				if got := get(t, next, len(userText)); got != userText {
+					t.Fatalf("%v: data lost: %q", state, got)
+				}
+			}
+			// Mended means: the other copy may go now.
+			mended := run.disk.Live()
+			scribble(t, mended, 0x5200-at&^0xfff)
+			next := boardOver(b.Chip, mended, run.files.Live())
+			r, err = next.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+			must(t, r, err)
+		})
+	}
+	t.Logf("mending: %d states tried, 0 lost", states)
+}
+
+// scribble damages one sector.
+func scribble(t *testing.T, im volumetest.Store, at int64) {
+	t.Helper()
+	if _, err := im.WriteAt(bytes.Repeat([]byte{0x5a}, 64), at); err != nil {
+		t.Fatal(err)
+	}
+}
