@@ -61,10 +61,14 @@ func (s *section) member(name string, kind jsonKind) (*jsonValue, error) {
 
 func (s *section) has(name string) bool { return s.v.get(name) != nil }
 
+// string is a text, which is never empty in a header.
 func (s *section) string(name string) (string, error) {
 	v, err := s.member(name, jsonString)
 	if err != nil {
 		return "", err
+	}
+	if v.text == "" {
+		return "", invalid(RuleMember, "%q of %s is empty", name, s.path)
 	}
 	return v.text, nil
 }
@@ -285,10 +289,12 @@ func (d *decoder) tokens(s *section) error {
 			return err
 		}
 		// cryptsetup's own type; all others are whoever's made them.
-		if t.Type == "luks2-keyring" && (s.v.get("key_description") == nil || s.v.get("key_description").kind != jsonString) {
-			return invalid(RuleToken, `%s of type "luks2-keyring" has no "key_description"`, s.path)
-		}
 		t.Extra = s.extra()
+		if t.Type == "luks2-keyring" {
+			if _, err := s.string("key_description"); err != nil {
+				return err
+			}
+		}
 		d.md.Tokens[id] = t
 		return nil
 	})

@@ -43,7 +43,7 @@ func run(t *testing.T, name string, args ...string) (string, error) {
 func imageFile(t *testing.T, m *memory) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(path, bytes.TrimRight(m.data[:8<<20], "\x00"), 0o600); err != nil {
+	if err := os.WriteFile(path, bytes.TrimRight(m.data[:min(len(m.data), 8<<20)], "\x00"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(path, m.Size()); err != nil {
@@ -121,7 +121,7 @@ func TestOtherProgramsReadOurHeaders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer f.Close() //nolint:errcheck // only read
+			defer f.Close()
 			report, err := Check(f, h.Area(), -1)
 			if err != nil || len(report.Problems) > 0 || report.Header.UUID != testUUID {
 				t.Errorf("the backup: %v, %+v", err, report)
@@ -180,7 +180,7 @@ func TestCryptsetupTakesTheCopyWeTake(t *testing.T) {
 			t.Parallel()
 			old := newHeader(t)
 			h := changed(t, old)
-			m := newMemory(testSize)
+			m := newSparse(testSize)
 			if err := h.Format(m); err != nil {
 				t.Fatal(err)
 			}
@@ -233,8 +233,9 @@ func TestCryptsetupOnInvalidHeaders(t *testing.T) {
 	t.Parallel()
 	versionIs261 := strings.HasPrefix(mustRun(t, "cryptsetup", "--version"), "cryptsetup 2.6.1")
 	refusedByBoth, refusedByUs := 0, 0
+	path := imageFile(t, newSparse(fuzzDevice))
 	for _, tc := range invalidTexts {
-		path := imageFile(t, build(t, tc.text(t), nil))
+		overwrite(t, path, sealed([]byte(tc.text(t)), nil, nil))
 		_, err := run(t, "cryptsetup", "luksUUID", path)
 		switch {
 		case err != nil && tc.laxity == both:
@@ -244,9 +245,21 @@ func TestCryptsetupOnInvalidHeaders(t *testing.T) {
 		case versionIs261:
 			t.Errorf("%s: cryptsetup takes it: %v, the table says %v", tc.name, err == nil, tc.laxity == lax)
 		}
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
 	}
 	t.Logf("%d headers refused by cryptsetup and by us, %d by us alone", refusedByBoth, refusedByUs)
+}
+
+// overwrite puts data at the start of a file.
+func overwrite(t *testing.T, path string, data []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(data, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

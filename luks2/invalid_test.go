@@ -20,7 +20,7 @@ func build(t testing.TB, text string, change func(buf []byte)) *memory {
 
 func buildWithTail(t testing.TB, area []byte, change func(buf []byte)) *memory {
 	t.Helper()
-	m := newMemory(64 << 20)
+	m := newSparse(64 << 20)
 	if len(area) > DefaultCopySize-binarySize {
 		t.Fatalf("text of %d bytes", len(area))
 	}
@@ -109,13 +109,15 @@ var invalidTexts = []invalidText{
 	{"token name with a leading zero", "", `"tokens":{"0"`, `"tokens":{"00"`, RuleIdentifier, lax},
 	{"empty token name", "", `"tokens":{"0"`, `"tokens":{""`, RuleIdentifier, lax},
 	{"token names no keyslot", "", `"imxcrypt","keyslots":[]`, `"imxcrypt","keyslots":["0"]`, RuleReference, both},
-	{"keyring token without description", "", `{"type":"imxcrypt",`, `{"type":"luks2-keyring",`, RuleToken, lax},
+	{"keyring token without description", "", `{"type":"imxcrypt",`, `{"type":"luks2-keyring",`, RuleMember, lax},
 	{"digest without segments", "", `"segments":["0"]`, `"segmenta":["0"]`, RuleMember, both},
 	{"digest names no segment", "", `"segments":["0"]`, `"segments":["0","1"]`, RuleReference, both},
 	{"digest names a segment by number", "", `"segments":["0"]`, `"segments":[0]`, RuleMember, both},
 	{"digest names a segment twice", "", `"segments":["0"]`, `"segments":["0","0"]`, RuleReferenceTwice, lax},
 	{"digest names no keyslot", "", `"imxcrypt-check","keyslots":[]`, `"imxcrypt-check","keyslots":["7"]`, RuleReference, both},
 	{"digest of type pbkdf2 without its members", "", `"imxcrypt-check"`, `"pbkdf2"`, RuleMember, lax},
+	{"token type is empty", "", `{"type":"imxcrypt",`, `{"type":"",`, RuleMember, both},
+	{"digest type is empty", "", `"imxcrypt-check"`, `""`, RuleMember, both},
 	// config
 	{"json_size is another", "", `"json_size":"12288"`, `"json_size":"28672"`, RuleJSONSize, both},
 	{"json_size is a number", "", `"json_size":"12288"`, `"json_size":12288`, RuleMember, both},
@@ -134,7 +136,7 @@ var invalidTexts = []invalidText{
 	{"segments do not begin with 0", "reencrypt-none", `"segments":{"0":{`, `"segments":{"3":{`, RuleReference, both},
 	{"segment without offset", "", `"offset":"2097152"`, `"ofset":"2097152"`, RuleMember, both},
 	{"offset with a sign", "", `"offset":"2097152"`, `"offset":"+2097152"`, RuleNumber, both},
-	{"offset is empty", "", `"offset":"2097152"`, `"offset":""`, RuleNumber, both},
+	{"offset is empty", "", `"offset":"2097152"`, `"offset":""`, RuleMember, both},
 	{"offset with a leading zero", "", `"offset":"2097152"`, `"offset":"02097152"`, RuleNumber, lax},
 	{"offset over 64 bits", "", `"offset":"2097152"`, `"offset":"18446744073709553664"`, RuleNumber, both},
 	{"offset over 63 bits", "", `"offset":"2097152"`, `"offset":"9223372036854775808"`, RuleNumber, lax},
@@ -156,7 +158,7 @@ var invalidTexts = []invalidText{
 	{"iv_tweak not in sectors", "", `"iv_tweak":"0"`, `"iv_tweak":"3"`, RuleAlignment, lax},
 	{"no encryption", "", `"encryption":`, `"encrypted":`, RuleMember, both},
 	{"encryption with a blank", "", `plain64"`, `plain64 0"`, RuleSegmentEncryption, lax},
-	{"encryption empty", "", `"capi:tk(cbc(aes))-plain64"`, `""`, RuleSegmentEncryption, both},
+	{"encryption empty", "", `"capi:tk(cbc(aes))-plain64"`, `""`, RuleMember, both},
 	{"sector size 0", "", `"sector_size":4096`, `"sector_size":0`, RuleSegmentSectorSize, both},
 	{"sector size 1536", "", `"sector_size":4096`, `"sector_size":1536`, RuleSegmentSectorSize, both},
 	{"sector size 8192", "", `"sector_size":4096`, `"sector_size":8192`, RuleSegmentSectorSize, lax},
@@ -188,6 +190,14 @@ var invalidTexts = []invalidText{
 	{"kdf of another type", "argon2id", `"type":"argon2id"`, `"type":"scrypt"`, RuleKeyslot, lax},
 	{"kdf without passes", "argon2id", `"time":4`, `"time":0`, RuleNumber, lax},
 	{"priority 3", "reencrypt-none", `"priority":0`, `"priority":3`, RuleKeyslot, lax},
+	{"keyslot without a digest", "argon2id", `"keyslots":["0"]`, `"keyslots":[]`, RuleKeyslotDigest, both},
+	{"keyslot with two digests", "reencrypt-none", `"keyslots":["1"]`, `"keyslots":["0","1"]`, RuleKeyslotDigest, both},
+	{"re-encryption without its requirement", "reencrypt-none", `["online-reencrypt-v2"]`, `[]`, RuleReencryption, both},
+	{"requirement without a re-encryption", "argon2id", `"config":{`, `"config":{"requirements":{"mandatory":["online-reencrypt-v2"]},`, RuleReencryption, both},
+	{"re-encryption of an unknown segment", "encrypt-datashift", `"0":{"type":"linear"`, `"0":{"type":"future"`, RuleReencryption, both},
+	{"re-encryption without the state before", "reencrypt-none", `"backup-previous"`, `"backup-final"`, RuleReencryption, both},
+	{"re-encryption without the state after", "reencrypt-none", `"backup-final"`, `"backup-previous"`, RuleReencryption, both},
+	{"two requirements of a re-encryption", "reencrypt-none", `["online-reencrypt-v2"]`, `["online-reencrypt-v2","online-reencrypt-v3"]`, RuleReencryption, both},
 	{"reencrypt key_size", "reencrypt-none", `"key_size":1,`, `"key_size":2,`, RuleKeyslot, both},
 	{"reencrypt mode", "reencrypt-none", `"mode":"reencrypt"`, `"mode":"recrypt"`, RuleKeyslot, both},
 	{"reencrypt direction", "reencrypt-none", `"direction":"forward"`, `"direction":"up"`, RuleKeyslot, both},

@@ -217,7 +217,7 @@ func checkBase64(s *section, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := base64.StdEncoding.DecodeString(text); err != nil || text == "" {
+	if _, err := base64.StdEncoding.DecodeString(text); err != nil {
 		return invalid(RuleMember, "%q of %s is not base64", name, s.path)
 	}
 	return nil

@@ -14,25 +14,33 @@ const (
 	testSize  = 16 << 20
 )
 
-// memory is a device in memory.
+// memory is a device in memory; what lies behind data reads as zeros.
 type memory struct {
 	data []byte
+	size int64
 	// How often each was called.
 	reads, writes, flushes int
 }
 
-func newMemory(size int) *memory { return &memory{data: make([]byte, size)} }
+func newMemory(size int) *memory { return &memory{data: make([]byte, size), size: int64(size)} }
 
-func (m *memory) Size() int64 { return int64(len(m.data)) }
+// newSparse is a device of which only the start, 64 KiB, can be written to.
+func newSparse(size int64) *memory { return &memory{data: make([]byte, 64<<10), size: size} }
+
+func (m *memory) Size() int64 { return m.size }
 
 func (m *memory) Flush() error { m.flushes++; return nil }
 
 func (m *memory) ReadAt(b []byte, off int64) (int, error) {
 	m.reads++
-	if off >= int64(len(m.data)) {
+	if off >= m.size {
 		return 0, io.EOF
 	}
-	n := copy(b, m.data[off:])
+	n := int(min(int64(len(b)), m.size-off))
+	clear(b[:n])
+	if off < int64(len(m.data)) {
+		copy(b[:n], m.data[off:])
+	}
 	if n < len(b) {
 		return n, io.EOF
 	}
@@ -87,7 +95,7 @@ const longBase64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKiss
 // formatted is a device with that header.
 func formatted(t testing.TB, h *Header) *memory {
 	t.Helper()
-	m := newMemory(testSize)
+	m := newSparse(testSize)
 	if err := h.Format(m); err != nil {
 		t.Fatal(err)
 	}

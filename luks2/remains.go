@@ -81,6 +81,11 @@ func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err err
 			return 0, false, err
 		}
 		if blankSectors(buf) {
+			// A copy's padding is zeros, which on storage that reads as 0xFF
+			// are remains too.
+			if first[0] != buf[0] || !isBlank(buf) {
+				return 2 * copySize, true, nil
+			}
 			continue // may be the first copy's place for the next size
 		}
 		return 2 * copySize, tornSecondary(buf), nil

@@ -60,7 +60,13 @@ func (d *decoder) validate() error {
 	if err := d.validateSegments(); err != nil {
 		return err
 	}
-	return d.validateSegmentDigests()
+	if err := d.validateSegmentDigests(); err != nil {
+		return err
+	}
+	if err := d.validateKeyslotDigests(); err != nil {
+		return err
+	}
+	return d.validateReencryption()
 }
 
 func (d *decoder) validateSegments() error {
