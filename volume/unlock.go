@@ -110,11 +110,6 @@ func (m *Manager) mayOpen(s Spec, h *header, j *journey) error {
 	if err := h.matches(s); err != nil {
 		return err
 	}
-	if h.next != nil {
-		if err := h.next.matches(s); err != nil {
-			return err
-		}
-	}
 	if h.token.Phase == PhaseErasing {
 		return refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
 	}
