@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,9 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 	size := r.Size
 	if r.Red != nil {
 		size = r.Red.Len()
+	}
+	if r.Red != nil && bytes.IndexByte(r.Red.Bytes(), 0) >= 0 {
+		return nil, refuse(fault.Usage, "the key has a zero byte, where drivers up to Linux 5.10 cut it off: draw another one")
 	}
 	if !caam.IsAESKeySize(size) {
 		return nil, refuse(fault.Usage, "a key of %d bytes is of no use for tk(cbc(aes)): 16, 24 or 32", size)
@@ -108,7 +112,7 @@ func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (KeyF
 	}
 	blob, err := caam.Convert(raw)
 	if err != nil {
-		return info, fault.New(fault.BlobDamaged, blobPath, err)
+		return info, err
 	}
 	chip, err := m.sys.Chip()
 	if err != nil {
@@ -133,12 +137,16 @@ func (m *Manager) InspectKeyFile(path string) (KeyFileInfo, error) {
 
 func (m *Manager) readKeyFile(path string) (KeyFileInfo, []byte, error) {
 	raw, err := m.sys.Files.Read(path, atomicfile.ReadOptions{MaxSize: maxKeyFile})
+	if errors.Is(err, atomicfile.ErrTooLarge) {
+		// Nothing unsafe about the file: it is just no key.
+		return KeyFileInfo{}, nil, fault.New(fault.BlobDamaged, "neither blob nor black key", err)
+	}
 	if err != nil {
 		return KeyFileInfo{}, nil, err
 	}
 	info, err := caam.Inspect(raw)
 	if err != nil {
-		return info, nil, fault.New(fault.BlobDamaged, path, err)
+		return info, nil, err
 	}
 	return info, raw, nil
 }

@@ -181,7 +181,7 @@ key in it is. It needs no hardware.
 		RunE: func(_ *cobra.Command, args []string) error {
 			info, err := volume.New(volume.RealFiles(a.log)).InspectKeyFile(args[0])
 			if err != nil {
-				return fmt.Errorf("key inspect: %w", err)
+				return fmt.Errorf("key inspect %s: %w", args[0], err)
 			}
 			return a.printKeyInfo(args[0], info, "")
 		},
