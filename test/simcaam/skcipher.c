@@ -194,13 +194,21 @@ static struct skcipher_alg tk_algs[] = {
 	TK_ALG("ecb", 0),
 };
 
+static bool tk = true;
+module_param(tk, bool, 0444);
+MODULE_PARM_DESC(tk, "0: no tk ciphers, as a kernel without their driver");
+
 int tk_init(void)
 {
+	if (!tk)
+		return 0;
 	return crypto_register_skciphers(tk_algs, ARRAY_SIZE(tk_algs));
 }
 
 void tk_exit(void)
 {
+	if (!tk)
+		return;
 	crypto_unregister_skciphers(tk_algs, ARRAY_SIZE(tk_algs));
 }
 
