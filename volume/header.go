@@ -98,6 +98,7 @@ func findHeader(c *container) (*header, error) {
 	var lh *luks2.Header
 	var copies luks2.Copies
 	var err error
+	var version *luks2.VersionError
 	if c.detached() {
 		lh, copies, err = luks2.ReadDetached(dev, dev.Size(), c.data.Size())
 	} else {
@@ -108,7 +109,7 @@ func findHeader(c *container) (*header, error) {
 		return understand(lh, copies, dev.Path())
 	case errors.Is(err, luks2.ErrNotLUKS):
 		return nil, notAHeader(dev)
-	case fault.Is(err, fault.HeaderVersion):
+	case errors.As(err, &version) && version.Version < 2:
 		return nil, fault.New(fault.ForeignHeader, dev.Path()+" holds a LUKS volume that is not ours", err)
 	}
 	if _, unfinished, tornErr := luks2.Unfinished(dev, dev.Size()); tornErr == nil && unfinished {
