@@ -119,7 +119,7 @@ inspects and renews the volumes that are encrypted with them.
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.statusCommand(),
-		a.verifyCommand(), a.keyCommand(), a.headerCommand(), a.eraseCommand(), a.configCommand(), a.versionCommand(),
+		a.verifyCommand(), a.doctorCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.configCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -134,18 +134,21 @@ func (a *app) prepare() error {
 	return nil
 }
 
+// configFile is where the configuration is looked for.
+func (a *app) configFile() string {
+	for _, path := range []string{a.configPath, a.getenv("IMXCRYPT_CONFIG")} {
+		if path != "" {
+			return path
+		}
+	}
+	return configs.DefaultPath
+}
+
 // loadConfig reads the configuration from where the caller says.
 func (a *app) loadConfig() (*configs.Config, error) {
-	path := a.configPath
-	if path == "" {
-		path = a.getenv("IMXCRYPT_CONFIG")
-	}
-	if path == "" {
-		path = configs.DefaultPath
-	}
 	// Who is not root cannot do harm with it, and may want to look at a file of
 	// their own.
-	c, err := configs.Options{AllowAnyOwner: os.Geteuid() != 0}.Load(path)
+	c, err := configs.Options{AllowAnyOwner: os.Geteuid() != 0}.Load(a.configFile())
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"imxcrypt/caam"
+	"imxcrypt/internal/doctor"
+	"imxcrypt/internal/fault"
+)
+
+func updating() bool { return flag.Lookup("update").Value.(flag.Getter).Get().(bool) }
+
+func TestMain(m *testing.M) {
+	flag.Bool("update", false, "write the golden files anew")
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// unpack copies a recorded board, with the modes that a checkout does not keep.
+func unpack(t *testing.T, name string) string {
+	t.Helper()
+	root := t.TempDir()
+	if err := os.CopyFS(root, os.DirFS(filepath.Join("testdata", name))); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		mode := fs.FileMode(0o644)
+		if filepath.Base(path) == "caam-keygen" || strings.HasSuffix(path, ".key") {
+			mode = 0o600
+		}
+		return os.Chmod(path, mode)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func locked(name string) doctor.Volume {
+	return doctor.Volume{Name: name, Source: "caam", Filesystem: "ext4", State: "locked", Generation: 1, Level: doctor.OK}
+}
+
+// machine is a recorded board with one volume, examined by root.
+func machine(t *testing.T, name string) doctor.Machine {
+	t.Helper()
+	root := unpack(t, name)
+	s := caam.ReadSecurityState(root, nil)
+	return doctor.Machine{
+		Root: root, Superuser: true,
+		Chip:     doctor.Chip{SoC: s.SoC, Key: s.Key, State: string(s.State), Evidence: s.Evidence},
+		CAAMNode: "/dev/caam-keygen", StateDir: "/var/lib/imxcrypt",
+		Config:       doctor.Config{Path: "/etc/imxcrypt/imxcrypt.yaml"},
+		Volumes:      []doctor.Volume{locked("data")},
+		CryptVersion: func() (string, error) { return "1.24.0", nil },
+		Now:          time.Date(2026, 3, 14, 15, 9, 0, 0, time.UTC),
+	}
+}
+
+// boards are the recorded ones, and how each differs from machine.
+func boards() map[string]func(*testing.T, *doctor.Machine) {
+	none := func(*testing.T, *doctor.Machine) {}
+	return map[string]func(*testing.T, *doctor.Machine){
+		"imx6q": none, "imx6ul": none, "imx6ull": none, "imx7ulp": none, "imx8qm": none, "imx8qxp": none,
+		"imx8ulp": none, "imx93": none, "imx95": none,
+		"imx7d": func(_ *testing.T, m *doctor.Machine) {
+			m.Now = time.Date(1970, 1, 1, 0, 0, 20, 0, time.UTC)
+			m.Volumes = []doctor.Volume{{Name: "data", Source: "caam", Filesystem: "ext4", State: "unprovisioned", Level: doctor.Warning,
+				Text: "status data: not provisioned", Remedy: "imxcrypt provision data", Code: fault.NotProvisioned}}
+		},
+		"imx8mm": func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes = []doctor.Volume{locked("data"), locked("logs"), locked("app")}
+			m.Volumes[0].Header, m.Volumes[1].Header, m.Volumes[2].Header = "/boot/firmware/data.luks2", "/var/volatile/logs.luks2", "/persist/app.luks2"
+			m.Volumes[2].Filesystem = "f2fs"
+		},
+		"imx8mp": func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes = append(m.Volumes, doctor.Volume{Name: "a-name-as-long-as-it-may-be", Source: "caam", Filesystem: "none", State: "mounted", Generation: 3})
+		},
+		"imx8mq": func(t *testing.T, m *doctor.Machine) {
+			if err := os.Chmod(filepath.Join(m.Root, "dev/caam-keygen"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			m.Volumes[0].Level, m.Volumes[0].Code = doctor.Problem, fault.HeaderDamaged
+			m.Volumes[0].Text, m.Volumes[0].Remedy = "status data: both copies of the header are damaged", "bring back a copy of the header"
+		},
+		"imx8mn": func(_ *testing.T, m *doctor.Machine) {
+			m.Superuser, m.CryptVersion = false, func() (string, error) { return "", errors.New("permission denied") }
+			m.Config = doctor.Config{Path: m.Config.Path, Problem: "there is no such file", Remedy: "write one", Code: fault.ConfigMissing}
+			m.Volumes = nil
+		},
+		"imx8dxl": func(_ *testing.T, m *doctor.Machine) { m.Program = "/usr/bin/caam-keygen" },
+		"pc": func(t *testing.T, m *doctor.Machine) {
+			m.Volumes = []doctor.Volume{{Name: "try", Source: "dev", Filesystem: "xfs", State: "locked", Generation: 1}}
+			for _, f := range []string{"0f0e0d0c-1.key"} {
+				if err := os.Chmod(filepath.Join(m.Root, "var/lib/imxcrypt/dev", f), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"nothing": func(_ *testing.T, m *doctor.Machine) { m.CryptVersion, m.Volumes = nil, nil },
+	}
+}
+
+func TestBoards(t *testing.T) {
+	t.Parallel()
+	folders, err := os.ReadDir("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range folders {
+		if _, known := boards()[f.Name()]; f.IsDir() && !known {
+			t.Errorf("nobody examines testdata/%s", f.Name())
+		}
+	}
+	for name, change := range boards() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := machine(t, name)
+			change(t, &m)
+			var got bytes.Buffer
+			if err := doctor.Examine(m).Write(&got, false); err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(got.String()) {
+				if len([]rune(line)) > 81 && strings.Contains(strings.TrimSpace(line), " ") {
+					t.Errorf("wider than 80 columns: %q", line)
+				}
+			}
+			golden := filepath.Join("testdata", name+".txt")
+			if updating() {
+				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.String() != string(want) {
+				t.Errorf("got:\n%s\nwant:\n%s", got.String(), want)
+			}
+		})
+	}
+}
+
+func find(r doctor.Report, check string) doctor.Check {
+	for _, c := range r.Checks {
+		if c.Name == check {
+			return c
+		}
+	}
+	return doctor.Check{}
+}
+
+func TestEverythingRightIsNoProblemAndNoWarning(t *testing.T) {
+	t.Parallel()
+	m := machine(t, "imx8mp")
+	if r := doctor.Examine(m); r.Problems+r.Warnings != 0 || r.Failed() != "" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestOptionsOfTheRunningKernelGoFirst(t *testing.T) {
+	t.Parallel()
+	m := machine(t, "imx8mp")
+	var gz bytes.Buffer
+	w := gzip.NewWriter(&gz)
+	_, _ = w.Write([]byte("CONFIG_KEYS=y\nCONFIG_DM_CRYPT=m\n"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(m.Root, "proc/config.gz"), gz.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := find(doctor.Examine(m), "kernel-options")
+	if c.ID != "kernel-options-missing" || strings.Contains(c.Text, "DM_CRYPT") || !strings.Contains(c.Text, "CONFIG_CRYPTO_DEV_FSL_CAAM_TK_API") {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestWithoutAVolumeOfTheCAAMItsLackIsNoProblem(t *testing.T) {
+	t.Parallel()
+	m := machine(t, "imx93")
+	m.Volumes[0].Source = "dev"
+	if c := find(doctor.Examine(m), "key-hardware"); c.Level != doctor.Warning || c.Code != "" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// edits are small changes of a board, each with the finding it must lead to.
+func TestFindings(t *testing.T) {
+	t.Parallel()
+	write := func(name, text string) func(*testing.T, *doctor.Machine) {
+		return func(t *testing.T, m *doctor.Machine) {
+			path := filepath.Join(m.Root, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	remove := func(names ...string) func(*testing.T, *doctor.Machine) {
+		return func(t *testing.T, m *doctor.Machine) {
+			for _, n := range names {
+				if err := os.RemoveAll(filepath.Join(m.Root, n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for id, edit := range map[string]func(*testing.T, *doctor.Machine){
+		"caam-not-in-device-tree":          remove("sys/bus/platform", "dev/caam-keygen"),
+		"caam-not-in-device-tree-but-node": remove("sys/bus/platform"),
+		"caam-program-missing":             func(_ *testing.T, m *doctor.Machine) { m.Program = "/opt/caam-keygen" },
+		"caam-node-missing":                remove("dev/caam-keygen"),
+		"cipher-selftest":                  write("proc/crypto", "name : tk(cbc(aes))\ndriver : tk-cbc-aes-caam\nselftest : unknown\npriority : 3000\n"),
+		"device-mapper-missing":            remove("sys/class/misc/device-mapper"),
+		"device-mapper-not-loaded": func(t *testing.T, m *doctor.Machine) {
+			remove("sys/class/misc/device-mapper")(t, m)
+			write("lib/modules/6.6.52-lts-next/modules.dep", "kernel/drivers/md/dm-mod.ko.xz: kernel/drivers/dax/dax.ko.xz\n")(t, m)
+		},
+		"dm-crypt-missing": func(t *testing.T, m *doctor.Machine) {
+			m.CryptVersion = nil
+			write("boot/config-6.6.52-lts-next", "CONFIG_KEYS=y\n")(t, m)
+		},
+		"keyring-missing": func(t *testing.T, m *doctor.Machine) {
+			remove("proc/key-users", "boot")(t, m)
+		},
+		"cipher-xts-missing":  func(_ *testing.T, m *doctor.Machine) { m.Volumes[0].Source = "dev" },
+		"entropy-unknown":     remove("proc/sys/kernel/random"),
+		"fsck-missing":        remove("usr/sbin/e2fsck"),
+		"configuration-empty": func(_ *testing.T, m *doctor.Machine) { m.Volumes = nil },
+		"chip-state-unreadable": func(_ *testing.T, m *doctor.Machine) {
+			m.Superuser, m.Chip.State, m.Chip.Evidence = false, "unknown", []string{"i.MX8MP: the fuses cannot be read: permission denied"}
+		},
+		"storage-unknown": func(t *testing.T, m *doctor.Machine) {
+			m.Volumes[0].Header = "/etc/data.luks2"
+			remove("proc/self")(t, m)
+		},
+		"storage-unsafe-option": func(t *testing.T, m *doctor.Machine) {
+			m.Volumes[0].Header = "/etc/data.luks2"
+			write("proc/self/mountinfo", "21 1 179:2 / / rw - ext4 /dev/mmcblk2p2 rw,nobarrier\n")(t, m)
+		},
+	} {
+		t.Run(id, func(t *testing.T) {
+			t.Parallel()
+			m := machine(t, "imx8mp")
+			edit(t, &m)
+			r := doctor.Examine(m)
+			for _, c := range r.Checks {
+				if c.ID == id {
+					if c.Remedy == "" || strings.Contains(c.Text, "%!") || c.Level == doctor.Problem && c.Code == "" {
+						t.Errorf("%+v", c)
+					}
+					return
+				}
+			}
+			t.Errorf("not found: %+v", r.Checks)
+		})
+	}
+}
+
+// Every finding of the catalogue comes up in some golden file or in
+// TestFindings; one that cannot come up has no place in it.
+func TestNoFindingIsUnreachable(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("doctor_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for name, change := range boards() {
+		m := machine(t, name)
+		change(t, &m)
+		for _, c := range doctor.Examine(m).Checks {
+			seen[c.ID] = true
+			if strings.Contains(c.Text, "%!") || c.Level != doctor.OK && c.Remedy == "" {
+				t.Errorf("%s: %+v", name, c)
+			}
+		}
+	}
+	for _, f := range doctor.Findings() {
+		// A node that is no device: only on the running system.
+		if !seen[f.ID] && !strings.Contains(string(source), `"`+f.ID+`":`) && f.ID != "caam-node-no-device" {
+			t.Errorf("%s never comes up", f.ID)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"strings"
+)
+
+// tk is the cipher that takes black keys.
+const tk = "tk(cbc(aes))"
+
+func (x *examination) cipher() {
+	all := algorithms(x.text("/proc/crypto"))
+	if x.needsCAAM() && !x.withoutCAAM() {
+		a, ok := best(all, tk)
+		switch {
+		case !ok:
+			x.found("cipher-missing", tk)
+		case a.selftest != "" && a.selftest != "passed":
+			x.found("cipher-selftest", a.driver, a.selftest)
+		default:
+			x.ok("cipher", "%s by %s, priority %d", tk, a.driver, a.priority)
+		}
+	}
+	if x.uses("dev") {
+		if a, ok := best(all, "xts(aes)"); ok {
+			x.ok("cipher", "xts(aes) by %s", a.driver)
+		} else if x.has("xts") || x.kernel.loadable["xts"] {
+			x.ok("cipher", "xts(aes) is made when it is asked for")
+		} else {
+			x.found("cipher-xts-missing")
+		}
+	}
+}
+
+func (x *examination) deviceMapper() {
+	switch {
+	case !x.exists("/sys/class/misc/device-mapper"):
+		// A node alone proves nothing: it may lie in the image.
+		if x.kernel.loadable["dm-mod"] {
+			x.found("device-mapper-not-loaded")
+		} else {
+			x.found("device-mapper-missing")
+		}
+	case x.exists("/dev/mapper/control"):
+		x.ok("device-mapper", "/dev/mapper/control")
+	default:
+		x.ok("device-mapper", "there, its node is made at first use")
+	}
+}
+
+func (x *examination) dmCrypt() {
+	if x.CryptVersion != nil {
+		if v, err := x.CryptVersion(); err == nil {
+			x.ok("dm-crypt", "version %s", v)
+			return
+		}
+	}
+	switch {
+	case x.has("dm-crypt"), x.kernel.options["CONFIG_DM_CRYPT"] == "y":
+		x.ok("dm-crypt", "there, its version can be asked for by root only")
+	case x.kernel.loadable["dm-crypt"]:
+		x.ok("dm-crypt", "a module, loaded when it is needed")
+	default:
+		x.found("dm-crypt-missing")
+	}
+}
+
+// option is one that the kernel must have.
+type option struct {
+	name string
+	// builtin: y is needed, m does not do.
+	builtin bool
+	// caam: only for volumes of that source.
+	caam bool
+	// dev: only for volumes of that source.
+	dev bool
+}
+
+// wantedOptions are named as mainline's and NXP's Kconfig files have them.
+func wantedOptions() []option {
+	return []option{
+		{name: "CONFIG_KEYS", builtin: true},
+		{name: "CONFIG_BLK_DEV_DM"},
+		{name: "CONFIG_DM_CRYPT"},
+		{name: "CONFIG_CRYPTO_CBC", caam: true},
+		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM", caam: true},
+		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_JR", caam: true},
+		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_CRYPTO_API", caam: true},
+		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_TK_API", caam: true},
+		{name: "CONFIG_CRYPTO_XTS", dev: true},
+	}
+}
+
+func (x *examination) kernelOptions() {
+	if x.kernel.options == nil {
+		x.ok("kernel-options", "kernel %s keeps no record of its options; judged by what is there", x.kernel.release)
+		return
+	}
+	var missing []string
+	n := 0
+	for _, o := range wantedOptions() {
+		if o.caam && (x.withoutCAAM() || !x.needsCAAM()) || o.dev && !x.uses("dev") {
+			continue
+		}
+		n++
+		if v := x.kernel.options[o.name]; v != "y" && (v != "m" || o.builtin) {
+			missing = append(missing, o.name)
+		}
+	}
+	if len(missing) > 0 {
+		x.found("kernel-options-missing", x.kernel.release, strings.Join(missing, ", "))
+		return
+	}
+	x.ok("kernel-options", "all %d there, by %s", n, x.kernel.recorded)
+}
+
+func (x *examination) keyring() {
+	switch {
+	case x.exists("/proc/key-users"), x.kernel.options["CONFIG_KEYS"] == "y":
+		x.ok("keyring", "the kernel keeps keys")
+	default:
+		x.found("keyring-missing")
+	}
+}
+
+func (x *examination) udev() {
+	if x.exists("/run/udev/control") {
+		x.ok("udev", "running")
+		return
+	}
+	x.ok("udev", "not running; imxcrypt makes /dev/mapper/NAME itself")
+}
+
+func (x *examination) units() {
+	if !x.exists("/run/systemd/system") {
+		x.ok("units", "no systemd; `imxcrypt boot` belongs in the init script or initramfs")
+		return
+	}
+	for _, dir := range []string{"/etc/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd"} {
+		for _, pattern := range []string{"/system-generators/*imxcrypt*", "/system/*imxcrypt*"} {
+			if found := x.glob(dir + pattern); len(found) > 0 {
+				x.ok("units", "%s", found[0])
+				return
+			}
+		}
+	}
+	x.found("units-missing")
+}
+
+// cryptsetup works on the volumes, but for one command that does not do what
+// it says.
+func (x *examination) cryptsetup() {
+	if p := x.program("cryptsetup"); p != "" {
+		x.ok("cryptsetup", "installed; mind that its luksErase reports success here and destroys nothing: only `imxcrypt erase` erases")
+	}
+}
