@@ -39,6 +39,11 @@ func (m *Manager) openContainer(s Spec, path string, f blockdev.Flags) (*contain
 	if err != nil {
 		return nil, err
 	}
+	// A file is never taken for a disk: device-mapper could not, and a header
+	// written into it before that shows would be one too many.
+	if data.Number() == (blockdev.Number{}) {
+		return nil, errors.Join(refuse(fault.DeviceUnsuitable, "%s is a file, not a block device: put a loop device over it (losetup)", path), data.Close())
+	}
 	c := &container{data: data, header: data}
 	c.erased = func() (eraseRecord, bool, error) { return m.eraseRecordOf(s, data) }
 	if !s.Detached() {
