@@ -298,6 +298,9 @@ func (e *erasing) destroyKeyFiles() error {
 		return nil
 	}
 	generations := []int{max(e.generation, 1)}
+	if e.header != nil && e.header.next != nil {
+		generations = append(generations, e.header.next.token.Generation)
+	}
 	if e.header == nil {
 		// The header is gone; a volume has one key, or two while it is rotated.
 		generations = generations[:0]

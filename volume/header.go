@@ -13,12 +13,9 @@ import (
 	"imxcrypt/luks2"
 )
 
-// The one token, digest and segment of a volume that is not being rotated.
-const (
-	tokenID   = "0"
-	digestID  = "0"
-	segmentID = "0"
-)
+// segmentID is the number of the segment, the token and the digest of a volume
+// that is not being rotated.
+const segmentID = "0"
 
 // header is a volume's LUKS2 header, understood.
 type header struct {
@@ -27,6 +24,9 @@ type header struct {
 	token   Token
 	check   Check
 	segment luks2.Segment
+	// next is the same volume under the key that a rotation is moving it to;
+	// nil where none is under way.
+	next *header
 }
 
 // binding is what this header's check must be tied to.
@@ -60,7 +60,22 @@ func newHeader(s Spec, uuid string, l Layout, t Token) (*header, error) {
 
 // store puts what was understood back into the LUKS2 metadata.
 func (h *header) store() error {
-	h.token.Segments = []string{segmentID}
+	md := &h.luks.Metadata
+	md.Tokens, md.Digests, md.Segments = map[string]luks2.Token{}, map[string]luks2.Digest{}, map[string]luks2.Segment{}
+	if err := h.put(segmentID); err != nil {
+		return err
+	}
+	if h.next == nil {
+		h.luks.Unrequire(RequirementRotate)
+		return nil
+	}
+	h.luks.Require(RequirementRotate)
+	return h.next.put(nextID)
+}
+
+// put stores one key's token, digest and segment under the same number.
+func (h *header) put(id string) error {
+	h.token.Segments, h.check.Segments = []string{id}, []string{id}
 	token, err := h.token.luks()
 	if err != nil {
 		return err
@@ -69,9 +84,8 @@ func (h *header) store() error {
 	if err != nil {
 		return err
 	}
-	h.luks.Metadata.Tokens = map[string]luks2.Token{tokenID: token}
-	h.luks.Metadata.Digests = map[string]luks2.Digest{digestID: digest}
-	h.luks.Metadata.Segments = map[string]luks2.Segment{segmentID: h.segment}
+	md := &h.luks.Metadata
+	md.Tokens[id], md.Digests[id], md.Segments[id] = token, digest, h.segment
 	return nil
 }
 
@@ -124,31 +138,63 @@ func understand(lh *luks2.Header, copies luks2.Copies, path string) (*header, er
 		return nil, refuse(fault.ForeignHeader, "%s holds a LUKS2 volume that is not ours: label %q, subsystem %q, uuid %q",
 			path, lh.Label, lh.Subsystem, lh.UUID)
 	}
-	if err := lh.CheckRequirements(Requirement); err != nil {
+	if err := lh.CheckRequirements(Requirement, RequirementRotate); err != nil {
 		return nil, fmt.Errorf("header on %s: %w", path, err)
 	}
-	h := &header{luks: lh, copies: copies}
-	invalid := func(err error) (*header, error) {
+	h, err := understandMembers(lh)
+	if err != nil {
 		return nil, fault.New(fault.HeaderInvalid, fmt.Sprintf("header on %s", path), err)
 	}
+	h.copies = copies
+	if h.next != nil {
+		h.next.copies = copies
+	}
+	return h, nil
+}
+
+// understandMembers reads one token, digest and segment, or two of each where a
+// rotation is under way.
+func understandMembers(lh *luks2.Header) (*header, error) {
+	md, want := lh.Metadata, 1
+	if lh.Requires(RequirementRotate) {
+		want = 2
+	}
+	if len(md.Tokens) != want || len(md.Digests) != want || len(md.Segments) != want || len(md.Keyslots) != 0 {
+		return nil, fmt.Errorf("%d tokens, %d digests, %d segments, %d keyslots instead of %d, %d, %d and none",
+			len(md.Tokens), len(md.Digests), len(md.Segments), len(md.Keyslots), want, want, want)
+	}
+	h, err := understandKey(lh, segmentID)
+	if err != nil {
+		return nil, err
+	}
+	if want == 1 {
+		return h, nil
+	}
+	if h.next, err = understandKey(lh, nextID); err != nil {
+		return nil, fmt.Errorf("the rotation's: %w", err)
+	}
+	return h, h.checkRotation()
+}
+
+// understandKey reads the token, the digest and the segment of one key.
+func understandKey(lh *luks2.Header, id string) (_ *header, err error) {
+	h := &header{luks: lh}
 	md := lh.Metadata
-	if len(md.Tokens) != 1 || len(md.Digests) != 1 || len(md.Segments) != 1 || len(md.Keyslots) != 0 {
-		return invalid(fmt.Errorf("%d tokens, %d digests, %d segments, %d keyslots instead of one, one, one and none",
-			len(md.Tokens), len(md.Digests), len(md.Segments), len(md.Keyslots)))
+	if h.token, err = parseToken(md.Tokens[id]); err != nil {
+		return nil, err
 	}
-	var err error
-	if h.token, err = parseToken(md.Tokens[tokenID]); err != nil {
-		return invalid(err)
+	if h.check, err = parseCheck(md.Digests[id], lh.Area()); err != nil {
+		return nil, err
 	}
-	if h.check, err = parseCheck(md.Digests[digestID], lh.Area()); err != nil {
-		return invalid(err)
-	}
-	h.segment = md.Segments[segmentID]
-	if h.segment.Type != luks2.SegmentCrypt || !slices.Equal(h.token.Segments, []string{segmentID}) || !slices.Equal(h.check.Segments, []string{segmentID}) {
-		return invalid(errors.New("token, digest and segment do not belong together"))
+	h.segment = md.Segments[id]
+	if h.segment.Type != luks2.SegmentCrypt || !slices.Equal(h.token.Segments, []string{id}) || !slices.Equal(h.check.Segments, []string{id}) {
+		return nil, errors.New("token, digest and segment do not belong together")
 	}
 	if h.segment.Size == luks2.SizeDynamic {
-		return invalid(errors.New("the segment has no fixed size"))
+		return nil, errors.New("the segment has no fixed size")
+	}
+	if rotating := h.token.Phase == PhaseRotating; rotating != (id == nextID) {
+		return nil, fmt.Errorf("token %s has the phase %q", id, h.token.Phase)
 	}
 	return h, nil
 }

@@ -45,6 +45,12 @@ func (m *Manager) lock(ctx context.Context, s Spec, o LockOptions) (_ Result, er
 	if !strings.HasPrefix(info.UUID, "CRYPT-LUKS2-") || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
 		return j.result, refuse(fault.MappingMismatch, "mapping %s is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
 	}
+	if !o.DryRun {
+		// Unmounting writes, and would wait for a zone that nobody releases.
+		if err := m.settleLive(ctx, s, j); err != nil {
+			return j.result, err
+		}
+	}
 	targets, err := m.mountPoints(s, info)
 	if err != nil {
 		return j.result, err

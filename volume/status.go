@@ -47,6 +47,8 @@ type Status struct {
 	MountPath     string // as configured
 	Mounted       bool
 	Size          int64 // bytes of data
+	// Rotation is how far a rotation is; nil where none is under way.
+	Rotation *Rotation
 	// Err is what is wrong with the volume, nil if nothing is.
 	Err error
 }
@@ -115,6 +117,7 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 	st.Source, st.Wrap, st.KeySize = h.token.Source, string(h.token.Wrap), h.token.KeySize
 	st.Cipher, st.SectorSize = h.segment.Encryption, h.segment.SectorSize
 	st.SecurityState, st.Size = string(h.token.State), h.segment.Size
+	rotationErr := h.rotationStatus(c, st)
 	switch {
 	case st.Mounted:
 		st.State = Mounted
@@ -127,7 +130,7 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 	default:
 		st.State = Locked
 	}
-	return m.statusProblem(ctx, s, h, c, live)
+	return errors.Join(rotationErr, m.statusProblem(ctx, s, h, c, live))
 }
 
 func (m *Manager) statusProblem(ctx context.Context, s Spec, h *header, c *container, live bool) error {

@@ -68,6 +68,13 @@ type Mapper interface {
 	// Info is an error of [dmcrypt.ErrNotFound] for a mapping that is not there.
 	Info(name string) (dmcrypt.Info, error)
 	Table(name string) (dmcrypt.Table, error)
+	// Load, Clear, Suspend, Resume and Swap are those of [dmcrypt.Mapper], for
+	// the tables of a volume in use.
+	Load(ctx context.Context, name string, t dmcrypt.Table, readOnly bool) error
+	Clear(name string) error
+	Suspend(ctx context.Context, name string, flags dmcrypt.SuspendFlag) error
+	Resume(name string, v dmcrypt.Visibility, flags dmcrypt.SuspendFlag) error
+	Swap(ctx context.Context, name string, t dmcrypt.Table, readOnly bool, v dmcrypt.Visibility, flags dmcrypt.SuspendFlag) error
 	// Announced tells whether the node /dev/mapper/NAME leads to the mapping.
 	Announced(name string) (bool, error)
 }

@@ -36,6 +36,9 @@ const (
 	PhaseReady        Phase = "ready"
 	// PhaseErasing: erase has begun, and nothing opens the volume any more.
 	PhaseErasing Phase = "erasing"
+	// PhaseRotating is that of the token whose key a rotation is moving the data
+	// to; the old key's token stays ready.
+	PhaseRotating Phase = "rotating"
 )
 
 // Token is the LUKS2 token that holds a volume's sealed key and what must be
@@ -115,7 +118,9 @@ func parseToken(raw luks2.Token) (Token, error) {
 	if raw.Type != tokenType || len(raw.Keyslots) != 0 {
 		return bad("type", raw.Type)
 	}
-	if j.Phase != PhaseProvisioning && j.Phase != PhaseReady && j.Phase != PhaseErasing {
+	switch j.Phase {
+	case PhaseProvisioning, PhaseReady, PhaseErasing, PhaseRotating:
+	default:
 		return bad("phase", j.Phase)
 	}
 	generation, err := strconv.Atoi(j.Generation)

@@ -110,6 +110,11 @@ func (m *Manager) mayOpen(s Spec, h *header, j *journey) error {
 	if err := h.matches(s); err != nil {
 		return err
 	}
+	if h.next != nil {
+		if err := h.next.matches(s); err != nil {
+			return err
+		}
+	}
 	if h.token.Phase == PhaseErasing {
 		return refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
 	}
@@ -153,6 +158,9 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	live, err := u.sys.Mapper.Table(u.s.Mapping)
 	if err != nil {
 		return false, err
+	}
+	if u.h.next != nil {
+		return u.alreadyOpenRotating(ctx, info, live)
 	}
 	wanted, err := u.wantedTable(live)
 	if err != nil {
@@ -198,6 +206,11 @@ func (u *unlocking) announceSteps(open bool) {
 func (u *unlocking) open(ctx context.Context) error {
 	if err := u.alone(ctx, u.s, u.h, u.c.data); err != nil {
 		return err
+	}
+	if u.h.next != nil {
+		if done, err := u.openRotating(ctx); done || err != nil {
+			return err
+		}
 	}
 	key, err := u.openKey(ctx, u.s, u.h)
 	if err != nil {

@@ -47,7 +47,7 @@ func (m *Manager) usedByUs(h *header, data Device) (bool, error) {
 // removePrivate takes away the private mappings of a name. removed tells whether
 // there was one.
 func (m *Manager) removePrivate(ctx context.Context, s Spec) (removed bool, err error) {
-	for _, suffix := range []string{checkSuffix, mkfsSuffix} {
+	for _, suffix := range privateSuffixes() {
 		name := s.Mapping + suffix
 		info, err := m.sys.Mapper.Info(name)
 		if errors.Is(err, dmcrypt.ErrNotFound) {

@@ -59,6 +59,7 @@ func (m *Manager) verify(ctx context.Context, s Spec) (_ Result, err error) {
 	}
 	if err == nil {
 		j.did("key proved")
+		err = m.verifyNext(ctx, s, h, c, j)
 	}
 	return j.result, err
 }

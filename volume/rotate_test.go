@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+const (
+	rotationHeader = 128 << 10
+	rotationGap    = 256 << 10
+	rotationData   = 1536 << 10
+	// rotationText is where the tests' own bytes begin: behind the filesystem that
+	// the fake mkfs makes.
+	rotationText = mib
+)
+
+// rotationSpec is a small volume of six zones. Without a gap zones are kept in
+// the journal, which is smaller.
+func rotationSpec(gap int64) volume.Spec {
+	s := spec()
+	s.HeaderSize, s.Gap = rotationHeader, gap
+	return s
+}
+
+func rotationDisk(s volume.Spec) *crashtest.Image {
+	return crashtest.NewImage(s.HeaderSize + s.Gap + rotationData)
+}
+
+// filled is a board with a mounted volume, and what is in it.
+func filled(t *testing.T, s volume.Spec, disk volumetest.Store) (*volumetest.Board, []byte) {
+	t.Helper()
+	b := newBoard(disk)
+	r, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{})
+	must(t, r, err)
+	text := make([]byte, rotationData-rotationText)
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(text) // never fails
+	scrawl(t, b, text, rotationText)
+	return b, content(t, b)
+}
+
+func scrawl(t *testing.T, b *volumetest.Board, text []byte, at int64) {
+	t.Helper()
+	f, err := b.Mapping("data", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(text, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// content is all that a user of the volume reads.
+func content(t *testing.T, b *volumetest.Board) []byte {
+	t.Helper()
+	f, err := b.Mapping("data", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	all := make([]byte, f.Size())
+	if _, err := f.ReadAt(all, 0); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func same(t *testing.T, what string, got, want []byte) {
+	t.Helper()
+	if bytes.Equal(got, want) {
+		return
+	}
+	for i := range want {
+		if i >= len(got) || got[i] != want[i] {
+			t.Fatalf("%s: lost: byte %d of %d (%d read) differs", what, i, len(want), len(got))
+		}
+	}
+	t.Fatalf("%s: %d bytes read, %d expected", what, len(got), len(want))
+}
+
+// nothingPrivate: after a rotation there is the volume, or nothing.
+func nothingPrivate(t *testing.T, b *volumetest.Board, want int) {
+	t.Helper()
+	infos, err := b.DM.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(infos) != want {
+		t.Fatalf("%d mappings instead of %d:\n%s", len(infos), want, b.DM.State())
+	}
+	if b.Ring.Left() != 0 {
+		t.Fatalf("%d keys left in a keyring", b.Ring.Left())
+	}
+}
+
+func rotationCases() map[string]volume.Spec {
+	dev := rotationSpec(rotationGap)
+	dev.Source, dev.Wrap, dev.Cipher, dev.KeySize, dev.AllowInsecure = volume.SourceDev, "", "aes-xts-plain64", 64, true
+	ecb := rotationSpec(rotationGap)
+	ecb.Wrap, ecb.SectorSize = "ecb", 512
+	return map[string]volume.Spec{
+		"gap": rotationSpec(rotationGap), "journal": rotationSpec(0), "ecb, sectors of 512": ecb, "dev": dev,
+	}
+}
+
+// Each rotation makes a new key, and the data is what it was; the data moves
+// down into the gap, and up again.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range rotationCases() {
+		for _, live := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, live %v", name, live), func(t *testing.T) {
+				t.Parallel()
+				disk := rotationDisk(s)
+				b, want := filled(t, s, disk)
+				for generation := 2; generation <= 4; generation++ {
+					if !live {
+						r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+						must(t, r, err)
+					}
+					before := disk.Bytes()
+					zones := 0
+					r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{Moved: func(volume.Rotation) { zones++ }})
+					must(t, r.Result, err)
+					if r.Generation != generation || zones == 0 || r.Rotation.Done != r.Rotation.Total {
+						t.Fatalf("%d zones, %+v", zones, r)
+					}
+					if live {
+						nothingPrivate(t, b, 1)
+						same(t, "while mounted", content(t, b), want)
+					} else {
+						nothingPrivate(t, b, 0)
+					}
+					if bytes.Equal(before[s.HeaderSize+s.Gap:], disk.Bytes()[s.HeaderSize+s.Gap:]) {
+						t.Fatal("nothing was encrypted anew")
+					}
+					b = powerCycle(b)
+					u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+					must(t, u, err)
+					same(t, "after the power cycle", content(t, b), want)
+					st := b.Manager().Status(ctx, s)
+					if st.Err != nil || st.Generation != generation || st.Phase != volume.PhaseReady || st.Rotation != nil {
+						t.Fatalf("%+v", st)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The key that a rotation replaced is not in the header any more.
+func TestTheOldBlobIsGone(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	disk := rotationDisk(s)
+	b, _ := filled(t, s, disk)
+	blob := storedBlob(t, disk.Bytes())
+	r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+	must(t, r.Result, err)
+	if bytes.Contains(disk.Bytes(), blob) {
+		t.Fatal("the old blob lies in the header area")
+	}
+}
+
+// storedBlob is the first blob in a header, in its base64.
+func storedBlob(t *testing.T, image []byte) []byte {
+	t.Helper()
+	_, rest, ok := bytes.Cut(image, []byte(`"blob":"`))
+	if !ok {
+		t.Fatal("there is no blob")
+	}
+	blob, _, _ := bytes.Cut(rest, []byte(`"`))
+	return bytes.Clone(blob)
+}
+
+// rotateUntil stops a rotation cleanly after some zones.
+func rotateUntil(t *testing.T, b *volumetest.Board, s volume.Spec, zones int) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	_, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{Moved: func(volume.Rotation) {
+		if zones--; zones == 0 {
+			stop()
+		}
+	}})
+	refused(t, err, fault.Interrupted)
+}
+
+// A rotation that was stopped: the volume opens, is used, says how far it is,
+// and the next run goes on.
+func TestStoppedRotation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range rotationCases() {
+		for _, live := range []bool{false, true} {
+			for _, power := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, live %v, power cycle %v", name, live, power), func(t *testing.T) {
+					t.Parallel()
+					disk := rotationDisk(s)
+					b, want := filled(t, s, disk)
+					if !live {
+						r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+						must(t, r, err)
+					}
+					rotateUntil(t, b, s, 2)
+					st := b.Manager().Status(ctx, s)
+					if st.Err != nil || st.Phase != volume.PhaseRotating || st.Rotation == nil || st.Rotation.Done == 0 || st.Rotation.Done >= st.Rotation.Total {
+						t.Fatalf("%+v %+v", st, st.Rotation)
+					}
+					if power {
+						b = powerCycle(b)
+					}
+					for range 2 {
+						r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+						must(t, r, err)
+						same(t, "half-way", content(t, b), want)
+					}
+					for _, at := range []int{0, len(want) - rotationText - 5000} {
+						text := []byte(fmt.Sprintf("written half-way at %d", at))
+						copy(want[rotationText+at:], text)
+						scrawl(t, b, text, int64(rotationText+at))
+					}
+					r, err := b.Manager().Verify(ctx, s)
+					must(t, r, err)
+					rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+					must(t, rr.Result, err)
+					same(t, "after the end", content(t, b), want)
+					nothingPrivate(t, b, 1)
+					b = powerCycle(b)
+					r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+					must(t, r, err)
+					same(t, "after the power cycle", content(t, b), want)
+					rr, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+					if must(t, rr.Result, err); !rr.Already || rr.Generation != 2 {
+						t.Fatalf("%+v", rr)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Half-rotated volumes can be locked, and looked at without being changed.
+func TestHalfRotatedVolumeIsLocked(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	disk := rotationDisk(s)
+	b, want := filled(t, s, disk)
+	rotateUntil(t, b, s, 3)
+	r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+	must(t, r, err)
+	nothingPrivate(t, b, 0)
+	before := disk.Bytes()
+	b.Disks[0].ReadOnly = true
+	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+	must(t, r, err)
+	same(t, "read-only", content(t, b), want)
+	if !bytes.Equal(before, disk.Bytes()) {
+		t.Fatal("something was written")
+	}
+}
+
+// What only prepares, or only tells, moves nothing.
+func TestRotationInSteps(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	disk := rotationDisk(s)
+	b, want := filled(t, s, disk)
+	before := disk.Bytes()
+	r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{DryRun: true})
+	must(t, r.Result, err)
+	if !bytes.Equal(before, disk.Bytes()) || len(r.Steps) == 0 {
+		t.Fatalf("a dry run changed something, or says nothing: %+v", r)
+	}
+	r, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{InitOnly: true})
+	must(t, r.Result, err)
+	if r.Rotation == nil || r.Rotation.Done != 0 || r.Rotation.Generation != 2 {
+		t.Fatalf("%+v", r)
+	}
+	if !bytes.Equal(before[rotationHeader:], disk.Bytes()[rotationHeader:]) {
+		t.Fatal("data was moved")
+	}
+	b = powerCycle(b)
+	u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+	must(t, u, err)
+	same(t, "prepared", content(t, b), want)
+	r, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+	must(t, r.Result, err)
+	same(t, "rotated", content(t, b), want)
+}
+
+func TestRefusedRotations(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	t.Run("not provisioned", func(t *testing.T) {
+		_, err := newBoard(crashtest.NewImage(16*mib)).Manager().Rotate(ctx, spec(), volume.RotateOptions{})
+		refused(t, err, fault.NotProvisioned)
+	})
+	t.Run("another chip", func(t *testing.T) {
+		s := rotationSpec(rotationGap)
+		disk := rotationDisk(s)
+		filled(t, s, disk)
+		before := disk.Bytes()
+		_, err := newBoard(disk).Manager().Rotate(ctx, s, volume.RotateOptions{})
+		refused(t, err, fault.BlobRejected)
+		if !bytes.Equal(before, disk.Bytes()) {
+			t.Fatal("something was written")
+		}
+	})
+	t.Run("detached header", func(t *testing.T) {
+		s := spec()
+		s.Header = "/var/lib/imxcrypt/data.luks"
+		b := newBoard(crashtest.NewImage(16 * mib))
+		r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+		must(t, r, err)
+		_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+		refused(t, err, fault.DeviceUnsuitable)
+	})
+}
+
+var errStep = errors.New("the step failed")
+
+// Whatever step fails, once: the volume stays usable without another command,
+// and the next run finishes.
+func TestRotationWithAFailingStep(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for _, live := range []bool{false, true} {
+		t.Run(fmt.Sprintf("live %v", live), func(t *testing.T) {
+			t.Parallel()
+			failures := 0
+			for at := 1; ; at += 1 + at/24 {
+				s := rotationSpec(rotationGap)
+				disk := rotationDisk(s)
+				b, want := filled(t, s, disk)
+				if !live {
+					r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+					must(t, r, err)
+				}
+				n, failed := 0, ""
+				b.Step = func(what string) error {
+					if n++; n == at {
+						failed = what
+						return errStep
+					}
+					return nil
+				}
+				_, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+				b.Step = nil
+				if failed == "" {
+					must(t, volume.Result{}, err)
+					break
+				}
+				failures++
+				what := fmt.Sprintf("step %d (%s) failed", at, failed)
+				if live {
+					done := make(chan []byte, 1)
+					go func() { done <- content(t, b) }()
+					r, uerr := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+					if uerr != nil {
+						t.Fatalf("%s, %v; then %v", what, err, uerr)
+					}
+					must(t, r, uerr)
+					same(t, what, <-done, want)
+				}
+				if err != nil {
+					if _, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{}); err != nil {
+						t.Fatalf("%s: %v\n%s", what, err, b.DM.State())
+					}
+				}
+				b = powerCycle(b)
+				r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				same(t, what, content(t, b), want)
+				if r.Generation != 2 && r.Generation != 3 {
+					t.Fatalf("%s: generation %d", what, r.Generation)
+				}
+			}
+			t.Logf("%d steps failed, nothing lost", failures)
+		})
+	}
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/reencrypt"
+)
+
+// openProved opens a key and proves it by its check area.
+func (m *Manager) openProved(ctx context.Context, s Spec, h *header, c *container) (liveKey, error) {
+	key, err := m.openKey(ctx, s, h)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.proveByCheckArea(ctx, s, h, c, key); err != nil {
+		key.wipe()
+		return nil, m.explainRejection(s, h, err)
+	}
+	return key, nil
+}
+
+// withEngine runs use with an engine over the stack's mappings. c is open for
+// writing.
+func (m *Manager) withEngine(k *stack, h *header, c *container, adjust func(*reencrypt.Options), use func(*reencrypt.Engine) error) (err error) {
+	b, err := h.rotationBinding(h.next.token.Generation)
+	if err != nil {
+		return err
+	}
+	old, err := m.sys.Devices.Open(node(k.old), blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, old.Close()) }()
+	next, err := m.sys.Devices.Open(node(k.new), blockdev.Flags{Write: true, Direct: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, next.Close()) }()
+	o := reencrypt.Options{
+		Layout: k.layout, Binding: b, Now: m.sys.Now,
+		Views: reencrypt.Views{Old: old, New: next, Raw: c.data, Meta: c.header},
+	}
+	if adjust != nil {
+		adjust(&o)
+	}
+	e, err := reencrypt.NewEngine(o)
+	if err != nil {
+		return err
+	}
+	return use(e)
+}
+
+// node is the kernel's own name of a mapped device.
+func node(n dmcrypt.Number) string { return fmt.Sprintf("/dev/dm-%d", n.Minor) }
+
+// alreadyOpenRotating is alreadyOpen for a volume with two keys. It is one
+// crypt mapping still, or again, or lies over the overlay; then what a killed
+// rotation left suspended goes on.
+func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, live dmcrypt.Table) (bool, error) {
+	k, err := u.newStack(u.s, u.h, u.c)
+	if err != nil {
+		return false, err
+	}
+	if len(live) == 1 && live[0].Kind() == (dmcrypt.Linear{}).Kind() {
+		if err := k.attach(); err != nil {
+			return false, err
+		}
+		if !k.isTop(live) {
+			return false, refuse(fault.MappingMismatch, "mapping %s is live over something that is not its rotation", u.s.Mapping)
+		}
+		if u.o.DryRun {
+			return true, nil
+		}
+		return true, u.settle(ctx, k, info)
+	}
+	r, err := u.h.rotationRecord(u.c)
+	if err != nil {
+		return false, err
+	}
+	side := *u
+	switch {
+	case untouched(r):
+	case r.Phase == reencrypt.Finished:
+		side.h = u.h.next
+	default:
+		return false, refuse(fault.MappingMismatch, "mapping %s is live with one key, and the data is under two", u.s.Mapping)
+	}
+	wanted, err := side.wantedTable(live)
+	if err != nil {
+		return false, err
+	}
+	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, u.c.data.ReadOnly()); len(differences) > 0 {
+		return false, refuse(fault.MappingMismatch, "mapping %s is live with another table: %s", u.s.Mapping, strings.Join(differences, "; "))
+	}
+	if !info.Suspended || u.o.DryRun {
+		return true, nil
+	}
+	if err := u.sys.Mapper.Clear(u.s.Mapping); err != nil {
+		return false, err
+	}
+	return true, u.sys.Mapper.Resume(u.s.Mapping, dmcrypt.Public, quietly)
+}
+
+// settle finishes the zone that a killed rotation holds, if it holds one.
+func (u *unlocking) settle(ctx context.Context, k *stack, top dmcrypt.Info) error {
+	suspended := top.Suspended
+	for _, suffix := range []string{overlaySuffix, hotSuffix} {
+		info, err := k.look(suffix)
+		if err != nil {
+			return err
+		}
+		suspended = suspended || info.Suspended
+	}
+	if !suspended {
+		return nil
+	}
+	c, err := u.openContainer(u.s, u.c.data.Path(), blockdev.Flags{Write: true, Direct: true})
+	if err != nil {
+		return err
+	}
+	err = u.withEngine(k, u.h, c, nil, func(e *reencrypt.Engine) error { return k.settle(ctx, e) })
+	if err = errors.Join(err, c.close()); err != nil {
+		return err
+	}
+	u.sys.Log.Warn("a zone that a killed rotation held goes on", "volume", u.s.Name)
+	u.j.did("held zone settled")
+	return nil
+}
+
+// settleLive does that for commands that do not open the volume. It needs no
+// key; without a live rotation it does nothing.
+func (m *Manager) settleLive(ctx context.Context, s Spec, j *journey) error {
+	over, err := m.sys.Mapper.Info(s.Mapping + overlaySuffix)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	top, err := m.sys.Mapper.Info(s.Mapping)
+	if err != nil {
+		return err
+	}
+	hot, err := m.sys.Mapper.Info(s.Mapping + hotSuffix)
+	if err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
+		return err
+	}
+	if !top.Suspended && !over.Suspended && !hot.Suspended {
+		return nil
+	}
+	path, err := m.find(ctx, s, false)
+	if err != nil {
+		return err
+	}
+	c, err := m.openContainer(s, path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	h, err := readHeader(c)
+	if err != nil || h.next == nil {
+		return err
+	}
+	_, err = (&unlocking{Manager: m, s: s, j: j, c: c, h: h}).alreadyOpen(ctx)
+	return err
+}
+
+// openRotating is open for a volume whose data is under two keys. done is false
+// if all of it is under one, which u.h then is: the ordinary way is the right
+// one.
+func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
+	r, err := u.h.rotationRecord(u.c)
+	switch {
+	case err != nil:
+		return false, err
+	case untouched(r):
+		return false, nil
+	case r.Phase == reencrypt.Finished:
+		u.h = u.h.next
+		return false, nil
+	}
+	k, err := u.newStack(u.s, u.h, u.c)
+	if err != nil {
+		return false, err
+	}
+	old, err := u.openProved(ctx, u.s, u.h, u.c)
+	if err != nil {
+		return false, err
+	}
+	defer old.wipe()
+	next, err := u.openProved(ctx, u.s, u.h.next, u.c)
+	if err != nil {
+		return false, err
+	}
+	defer next.wipe()
+	u.j.did("both keys opened and proved by their checks")
+	if err := k.build(ctx, u.h, u.c, old, next); err != nil {
+		return false, err
+	}
+	if err := u.openOver(ctx, k, r); err != nil {
+		return false, errors.Join(err, k.remove(ctx))
+	}
+	return true, nil
+}
+
+// openOver makes the volume over the mappings of both sides.
+func (u *unlocking) openOver(ctx context.Context, k *stack, r reencrypt.Record) error {
+	r, err := u.recoverRecord(ctx, k, r)
+	if err != nil {
+		return err
+	}
+	u.j.did(fmt.Sprintf("rotation found at %d of %d bytes", r.Done(), r.DataSize))
+	if err := k.buildOverlay(ctx, r); err != nil {
+		return err
+	}
+	uuid := dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping)
+	if err := u.removeLeftover(ctx, u.s.Mapping, uuid); err != nil {
+		return err
+	}
+	n, err := u.sys.Mapper.Activate(ctx, u.s.Mapping, uuid, k.whole(k.overlay), k.readOnly)
+	if err != nil {
+		return err
+	}
+	a := &mapped{m: u.Manager, name: u.s.Mapping, num: n}
+	if want := u.h.token.Filesystem.Type; want != "" && u.s.Filesystem.Type != FilesystemNone && !u.o.ForRepair {
+		if proved, _ := u.h.proveByFilesystem(a); !proved || want != u.s.Filesystem.Type {
+			err = u.otherFilesystem(a)
+		}
+	}
+	if err == nil {
+		err = u.sys.Mapper.Announce(ctx, u.s.Mapping)
+	}
+	if err != nil {
+		return errors.Join(err, a.remove(ctx))
+	}
+	u.j.did("mapping announced")
+	return nil
+}
+
+// recoverRecord settles the zone that was interrupted. On a device that cannot
+// be written only a zone that needs no settling can be used.
+func (u *unlocking) recoverRecord(ctx context.Context, k *stack, r reencrypt.Record) (reencrypt.Record, error) {
+	if u.c.data.ReadOnly() {
+		if r.Phase == reencrypt.Journaled {
+			return r, refuse(fault.DeviceReadOnly, "the rotation was cut off in a zone that must be written back, and %s is read-only", u.c.data.Path())
+		}
+		return r, nil
+	}
+	c, err := u.openContainer(u.s, u.c.data.Path(), blockdev.Flags{Write: true, Direct: true})
+	if err != nil {
+		return r, err
+	}
+	err = u.withEngine(k, u.h, c, nil, func(e *reencrypt.Engine) error {
+		r, err = e.Recover(ctx)
+		return err
+	})
+	return r, errors.Join(err, c.close())
+}
