@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
+)
+
+// seamSample is how much of a volume is looked at for seams, in bytes.
+const seamSample = 1 << 20
+
+// seamless tells a right sector size and IV mode from wrong ones where a
+// superblock cannot: in CBC only the first 16 bytes of a sector depend on them,
+// and a superblock that lies wholly inside a sector shows nothing.
+//
+// Filesystems hold much that is zero. Where the bytes behind a possible sector
+// border are zero, those at the border are as a rule zero too. Read with the
+// ciphertext before them, or an encrypted number, for an IV, they are noise; read
+// with another number, they are the difference of the two. Each distance of
+// borders is judged by itself.
+func seamless(d Device, r recipe) error {
+	sample := make([]byte, min(seamSample, d.Size()))
+	if _, err := d.ReadAt(sample, 0); err != nil {
+		return err
+	}
+	const iv = 16
+	zero, odd := map[int]int{}, map[int]int{}
+	for at := 0; at+sectorBytes <= len(sample); at += sectorBytes {
+		spacing := at & -at // the largest power of two that at is a multiple of
+		if at == 0 || spacing > blockAlign {
+			spacing = blockAlign
+		}
+		head := sample[at : at+iv]
+		switch {
+		case !allZero(sample[at+iv : at+8*iv]):
+		case allZero(head):
+			zero[spacing]++
+		case distinct(head) >= iv/2 || r.misnumbered(head, at):
+			odd[spacing]++
+		}
+	}
+	for spacing, n := range odd {
+		if n > zero[spacing] {
+			return fmt.Errorf("a superblock is seen, but every %d bytes the data is broken: the sector size or the IV mode is another one", spacing)
+		}
+	}
+	return nil
+}
+
+// misnumbered tells whether the head of a sector is what zeros become under r
+// if the sectors were numbered the other way (iv_large_sectors).
+func (r recipe) misnumbered(head []byte, at int) bool {
+	if r.sectorSize == sectorBytes || at%r.sectorSize != 0 {
+		return false
+	}
+	var difference [16]byte
+	binary.LittleEndian.PutUint64(difference[:], uint64(at/sectorBytes)^uint64(at/r.sectorSize))
+	return bytes.Equal(head, difference[:])
+}
+
+// distinct counts the different values in b.
+func distinct(b []byte) int {
+	seen := map[byte]bool{}
+	for _, c := range b {
+		seen[c] = true
+	}
+	return len(seen)
+}
+
+// candidate is one guess at how a volume was made.
+type candidate struct {
+	recipe
+	note string
+}
+
+// candidates are the recipes that people use, besides the one that was given.
+// plain and plain64 are the same below 2 TiB, so one of them will do.
+func candidates(given recipe, deviceSize int64) []candidate {
+	var list []candidate
+	for _, mode := range []string{"plain64", "eboiv"} {
+		for _, size := range []int{512, 4096, 1024, 2048} {
+			for _, large := range []bool{false, true} {
+				// eboiv with smaller sectors is never mapped: see dmcrypt.
+				if large && size == sectorBytes || mode == "eboiv" && size != blockAlign {
+					continue
+				}
+				r := recipe{cipher: "capi:tk(cbc(aes))-" + mode, sectorSize: size, offset: given.offset, size: given.size, large: large}
+				if r.size <= 0 || r.offset+r.size > deviceSize {
+					continue
+				}
+				r = r.fit()
+				note := fmt.Sprintf("cipher %s, sector size %d", r.cipher, r.sectorSize)
+				if mode == "plain64" {
+					note = fmt.Sprintf("cipher %s (or -plain, which is the same below 2 TiB), sector size %d", r.cipher, r.sectorSize)
+				}
+				if large {
+					note += ", iv_large_sectors"
+				}
+				list = append(list, candidate{r, note})
+			}
+		}
+	}
+	return list
+}
+
+// guess tries other parameters, read-only, and says which of them fit. cause is
+// what the given ones showed.
+func (a *adopting) guess(ctx context.Context, h *header, key liveKey, cause error) error {
+	if !noFilesystem(cause) {
+		return cause
+	}
+	given := fmt.Sprintf("with cipher %s and sector size %d no sound filesystem is seen on %s from byte %d",
+		a.recipe.cipher, a.recipe.sectorSize, a.data.Path(), a.recipe.offset)
+	for _, c := range candidates(a.recipe, a.data.Size()) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if strings.TrimSuffix(c.cipher, "64") == strings.TrimSuffix(a.recipe.cipher, "64") && c.sectorSize == a.recipe.sectorSize && c.large == a.recipe.large {
+			continue
+		}
+		sb, err := a.look(ctx, h, key, c.recipe)
+		if err != nil && !noFilesystem(err) {
+			return errors.Join(cause, err)
+		}
+		if err != nil {
+			continue
+		}
+		found := fmt.Sprintf("%s; it fits with %s: %s filesystem, label %q, uuid %q", given, c.note, sb.Type, sb.Label, sb.UUID)
+		if c.large {
+			found += "; " + largeReason
+		}
+		return fault.New(fault.AdoptMismatch, found, cause)
+	}
+	return fault.New(fault.AdoptMismatch, given+", nor with plain64, plain or eboiv and sectors of 512 to 4096 bytes: the blob opens on this chip, but it is not this data's, or the data begins elsewhere", cause)
+}
+
+// noFilesystem tells a device that shows no filesystem from one that cannot be
+// read or mapped.
+func noFilesystem(err error) bool {
+	var errno unix.Errno
+	return !errors.As(err, &errno) && fault.CodeOf(err) != fault.IOFailed
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+)
+
+// recipe is how a volume is opened by hand: a dm-crypt table without its key.
+type recipe struct {
+	cipher       string
+	sectorSize   int
+	offset, size int64 // bytes
+	large        bool  // iv_large_sectors
+	// keySize is the payload's length that a table names, 0 if there was none.
+	keySize int
+}
+
+// table is the recipe as a table over a device.
+func (r recipe) table(device blockdev.Number, key dmcrypt.KeyRef) (dmcrypt.Table, error) {
+	var flags []string
+	if r.large && r.sectorSize > sectorBytes {
+		flags = append(flags, "iv_large_sectors")
+	}
+	options, err := dmcrypt.CryptOptions(r.sectorSize, flags...)
+	if err != nil {
+		return nil, err
+	}
+	return dmcrypt.Table{dmcrypt.Crypt{
+		Length: uint64(r.size / sectorBytes), Cipher: dmcrypt.Cipher(r.cipher), Key: key,
+		Device: dmcrypt.Number{Major: device.Major, Minor: device.Minor}, Offset: uint64(r.offset / sectorBytes), Options: options,
+	}}, nil
+}
+
+// fit cuts the size to whole sectors.
+func (r recipe) fit() recipe {
+	r.size -= r.size % int64(r.sectorSize)
+	return r
+}
+
+// recipeOf takes the recipe from the options and, for what they leave out, from
+// the configuration.
+func (m *Manager) recipeOf(ctx context.Context, s Spec, o AdoptOptions, data Device) (recipe, error) {
+	r := recipe{cipher: s.Cipher, sectorSize: s.SectorSize, offset: int64(o.Offset) * sectorBytes}
+	if o.Offset > uint64(data.Size()/sectorBytes) {
+		return r, refuse(fault.AdoptMismatch, "offset %d lies behind the end of %s, which has %d sectors", o.Offset, data.Path(), data.Size()/sectorBytes)
+	}
+	if o.Cipher != "" {
+		r.cipher = o.Cipher
+	}
+	if o.SectorSize != 0 {
+		r.sectorSize = o.SectorSize
+	}
+	device := o.Device
+	if o.Table != "" {
+		var err error
+		if r, device, err = parseRecipe(o.Table); err != nil {
+			return r, fault.New(fault.Usage, "--table", err)
+		}
+	}
+	if device != "" {
+		if err := m.sameDevice(ctx, device, data); err != nil {
+			return r, err
+		}
+	}
+	if r.size == 0 {
+		r.size = data.Size() - r.offset
+		r = r.fit()
+	}
+	return r, r.judge(data)
+}
+
+// judge refuses what cannot be adopted, whatever lies on the device.
+func (r recipe) judge(data Device) error {
+	switch {
+	case !slices.Contains(ciphers(SourceCAAM), r.cipher):
+		return refuse(fault.CipherNotAllowed, "cipher %q cannot be adopted: one of %s can (others make their IVs from the bytes of the black key, which differ at every boot, or are not the CAAM's)",
+			r.cipher, strings.Join(ciphers(SourceCAAM), ", "))
+	case !slices.Contains([]int{512, 1024, 2048, 4096}, r.sectorSize):
+		return refuse(fault.Usage, "%d is no sector size of dm-crypt: 512, 1024, 2048 or 4096", r.sectorSize)
+	case strings.HasSuffix(r.cipher, "-eboiv") && r.sectorSize != blockAlign:
+		return refuse(fault.CipherNotAllowed, "cipher %q with sectors of %d bytes cannot be adopted: eboiv takes a job of the hardware more for each sector, and is supported with 4096 only",
+			r.cipher, r.sectorSize)
+	case r.large:
+		return refuse(fault.AdoptMismatch, "iv_large_sectors: "+largeReason)
+	case r.size < minData || r.offset < 0 || r.offset > data.Size()-r.size:
+		return refuse(fault.AdoptMismatch, "%d bytes from byte %d are not on %s, which has %d", r.size, r.offset, data.Path(), data.Size())
+	case r.size%int64(r.sectorSize) != 0:
+		return refuse(fault.AdoptMismatch, "%d bytes are no multiple of the sector size %d", r.size, r.sectorSize)
+	}
+	return nil
+}
+
+// largeReason: a header that cannot say what is on the disk would be a trap for
+// everybody who reads it, cryptsetup included.
+const largeReason = "a LUKS2 header cannot say that the sectors are numbered that way, so such a volume cannot be adopted; copy its data into a new one"
+
+// parseRecipe reads a line of dmsetup's notation, with the device as number or
+// path, and with the mapping's name in front where dmsetup has printed it.
+func parseRecipe(line string) (r recipe, device string, err error) {
+	fields := strings.Fields(line)
+	if len(fields) > 0 && strings.HasSuffix(fields[0], ":") {
+		fields = fields[1:]
+	}
+	const deviceField = 6
+	if len(fields) <= deviceField+1 || fields[2] != "crypt" {
+		return r, "", errors.New("not a crypt target: START LENGTH crypt CIPHER KEY IV_OFFSET DEVICE OFFSET …")
+	}
+	device = fields[deviceField]
+	// The library knows numbers only; which one plays no part in the rest.
+	if _, err := dmcrypt.ParseNumber(device); err != nil {
+		fields[deviceField] = "1:1"
+	}
+	t, err := dmcrypt.ParseTable(strings.Join(fields, " "))
+	if err != nil {
+		return r, "", err
+	}
+	c, ok := t[0].(dmcrypt.Crypt)
+	if !ok || c.Start != 0 {
+		return r, "", errors.New("not one crypt target from sector 0")
+	}
+	if c.IVOffset != 0 {
+		return r, "", fmt.Errorf("iv_offset %d: only volumes whose IVs begin at 0 can be adopted; copy the data into a new volume", c.IVOffset)
+	}
+	r = recipe{
+		cipher: string(c.Cipher), sectorSize: c.SectorSize(), offset: int64(c.Offset) * sectorBytes,
+		size: int64(c.Length) * sectorBytes, large: c.Has("iv_large_sectors"),
+	}
+	if !c.Key.InTheClear {
+		r.keySize = c.Key.Size
+	}
+	return r, device, nil
+}
+
+// sameDevice enforces that a device that was named, by path, label or number,
+// is the one of the configuration.
+func (m *Manager) sameDevice(ctx context.Context, named string, data Device) error {
+	differs := func(number string) error {
+		return refuse(fault.AdoptMismatch, "the parameters name the device %s (%s), the configuration means %s (%s)", named, number, data.Path(), data.Number())
+	}
+	if n, err := dmcrypt.ParseNumber(named); err == nil {
+		if n.Major != data.Number().Major || n.Minor != data.Number().Minor {
+			return differs(named)
+		}
+		return nil
+	}
+	path, err := m.sys.Devices.Find(ctx, named)
+	if err != nil {
+		return err
+	}
+	dev, err := m.sys.Devices.Open(path, blockdev.Flags{})
+	if err != nil {
+		return err
+	}
+	number := dev.Number()
+	if err := dev.Close(); err != nil {
+		return err
+	}
+	if number != data.Number() {
+		return differs(number.String())
+	}
+	return nil
+}
