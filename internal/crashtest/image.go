@@ -100,8 +100,9 @@ func (im *Image) ReadAt(b []byte, off int64) (int, error) {
 		if p := im.find(at / pageSize); p != nil {
 			copy(part, p[at%pageSize:])
 		} else {
-			for i := range part {
-				part[i] = im.fill
+			part[0] = im.fill
+			for n := 1; n < len(part); n *= 2 {
+				copy(part[n:], part[:n])
 			}
 		}
 		done += len(part)
