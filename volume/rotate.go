@@ -125,6 +125,9 @@ func (x *rotating) run(ctx context.Context) (err error) {
 	}
 	if x.live {
 		x.j.result.Mapping = "/dev/mapper/" + x.s.Mapping
+		if err := x.tidy(ctx); err != nil {
+			return err
+		}
 	}
 	if x.h.next == nil && x.o.ResumeOnly {
 		x.j.result.Already = true
@@ -144,6 +147,17 @@ func (x *rotating) run(ctx context.Context) (err error) {
 		}
 	}
 	return x.goOn(ctx)
+}
+
+// tidy takes away what a killed run left beside a live volume that needs none of
+// it.
+func (x *rotating) tidy(ctx context.Context) error {
+	live, err := x.sys.Mapper.Table(x.s.Mapping)
+	if err != nil || x.o.DryRun || len(live) != 1 || live[0].Kind() != (dmcrypt.Crypt{}).Kind() {
+		return err
+	}
+	_, err = x.removePrivate(ctx, x.s)
+	return err
 }
 
 func (x *rotating) announceSteps() error {
@@ -303,7 +317,7 @@ func (x *rotating) goOn(ctx context.Context) error {
 // is under it, and starts again with another. again is false where that is not
 // so, or not the reason.
 func (x *rotating) drop(ctx context.Context, r reencrypt.Record, cause error) (again bool, err error) {
-	if !untouched(r) || x.o.ResumeOnly || ctx.Err() != nil {
+	if !untouched(r) || ctx.Err() != nil {
 		return false, nil
 	}
 	switch fault.CodeOf(cause) {
@@ -366,11 +380,7 @@ func (x *rotating) mapSides(ctx context.Context, k *stack, next liveKey) error {
 			return err
 		}
 		if k.overlay = over.Number; k.isTop(live) {
-			return k.attach()
-		}
-		// Left by a run that was killed before the volume was put over it.
-		if err := k.remove(ctx); err != nil {
-			return err
+			return x.takeOver(ctx, k)
 		}
 	}
 	old, err := x.proved(ctx, x.h)
@@ -385,6 +395,19 @@ func (x *rotating) mapSides(ctx context.Context, k *stack, next liveKey) error {
 		return nil
 	}
 	return x.putOver(ctx, k)
+}
+
+// takeOver goes on with the mappings under a live volume, without the hot one
+// that an earlier run may have left.
+func (x *rotating) takeOver(ctx context.Context, k *stack) error {
+	if err := k.attach(); err != nil || k.hot.IsZero() {
+		return err
+	}
+	r, err := x.h.rotationRecord(x.c)
+	if err != nil {
+		return err
+	}
+	return k.rest(ctx, r)
 }
 
 // putOver slides the overlay under a live volume.

@@ -100,11 +100,12 @@ func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, 
 	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, u.c.data.ReadOnly()); len(differences) > 0 {
 		return false, refuse(fault.MappingMismatch, "mapping %s is live with another table: %s", u.s.Mapping, strings.Join(differences, "; "))
 	}
-	if !info.Suspended || u.o.DryRun {
+	if u.o.DryRun {
 		return true, nil
 	}
-	if err := u.sys.Mapper.Clear(u.s.Mapping); err != nil {
-		return false, err
+	// A table that was loaded and never used keeps the overlay busy.
+	if err := u.sys.Mapper.Clear(u.s.Mapping); err != nil || !info.Suspended {
+		return true, err
 	}
 	return true, u.sys.Mapper.Resume(u.s.Mapping, dmcrypt.Public, quietly)
 }
