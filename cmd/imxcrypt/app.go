@@ -118,7 +118,7 @@ inspects and renews the volumes that are encrypted with them.
 	f.BoolVar(&a.allowInsecure, "allow-insecure", false, "permit volumes of source dev, which are not protected")
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
-		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.statusCommand(),
+		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.statusCommand(),
 		a.verifyCommand(), a.doctorCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.configCommand(), a.versionCommand(),
 	)
 	return root

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/lockfile"
+	"imxcrypt/volume"
+)
+
+// pauseWait is how long a rotation may take to its next zone boundary, in which
+// a zone of 16 MiB is written and flushed.
+const pauseWait = time.Minute
+
+// pauseRotation asks the process that rotates a volume to stop, and waits until
+// it has. stopped is false if there is none. A volume that another command
+// works on is an error of code lock-held.
+func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
+	held := holderOf(name, &err)
+	if held == nil {
+		return false, err
+	}
+	if !slices.Contains(strings.Fields(held.Command), "rotate") {
+		return false, held
+	}
+	fd, err := unix.PidfdOpen(held.PID, 0)
+	if err != nil {
+		return false, fmt.Errorf("process %d, which rotates %s: %w", held.PID, name, err)
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written to it
+	// The number may have become another process's before it was opened; if
+	// the lock is still that process's, it has not.
+	if again := holderOf(name, &err); again == nil || again.PID != held.PID {
+		return again == nil, err
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
+		return false, fmt.Errorf("stop process %d, which rotates %s: %w", held.PID, name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, pauseWait)
+	defer cancel()
+	l, err := lockfile.AcquireWait(ctx, volume.RunDir, name)
+	if err != nil {
+		return false, err
+	}
+	return true, l.Release()
+}
+
+// holderOf tells who has the volume's lock; nil if nobody has, or with an error.
+func holderOf(name string, err *error) *lockfile.HeldError {
+	l, failed := lockfile.Acquire(volume.RunDir, name)
+	var held *lockfile.HeldError
+	if errors.As(failed, &held) {
+		return held
+	}
+	if failed == nil {
+		failed = l.Release()
+	}
+	*err = failed
+	return nil
+}
