@@ -7,10 +7,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 
 	"imxcrypt/caam"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/secret"
 	"imxcrypt/luks2"
 )
 
@@ -25,6 +27,9 @@ type ProvisionOptions struct {
 	RequireClosed bool
 	// NoMount leaves the volume locked.
 	NoMount bool
+	// Recipients are age recipients (age1…) that a copy of the key is sealed to;
+	// by default there is none. It cannot be added later.
+	Recipients []string
 	// DryRun looks at everything and changes nothing.
 	DryRun bool
 	// Progress is told of each step when it is done.
@@ -50,6 +55,9 @@ func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions) (_ 
 		return j.result, refuse(fault.ConfigInvalid,
 			"a volume without a filesystem cannot have a detached header: there would be nothing to prove its key by")
 	}
+	if err := checkRecipients(s, o.Recipients); err != nil {
+		return j.result, err
+	}
 	release, err := m.sys.Locks.Acquire(ctx, s.Name)
 	if err != nil {
 		return j.result, err
@@ -70,6 +78,9 @@ func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions) (_ 
 		j.result.Already = true
 		j.of(found.header, path)
 		if err := p.requireClosed(found.header.token.State); err != nil {
+			return j.result, err
+		}
+		if err := p.requireRecovery(found.header); err != nil {
 			return j.result, err
 		}
 		if o.DryRun {
@@ -100,6 +111,9 @@ type provisioning struct {
 	j    *journey
 	src  source
 	path string
+	// red is the plain key of a volume with a recovery copy, until that copy is
+	// proved.
+	red *secret.Buffer
 }
 
 // survey is what was found on the device.
@@ -284,6 +298,9 @@ func (p *provisioning) announceSteps(found survey) {
 			p.j.would("overwrite what is on " + p.path)
 		}
 		p.j.would(fmt.Sprintf("create a key of %d bytes, source %s", p.s.KeySize, p.s.Source))
+		if len(p.o.Recipients) > 0 {
+			p.j.would("seal a recovery copy of it to " + strings.Join(p.o.Recipients, ", "))
+		}
 		p.j.would(fmt.Sprintf("write a header, data of %d bytes from byte %d of %s", found.layout.DataSize, found.layout.DataOffset, p.path))
 	} else {
 		p.j.would("go on with the provisioning that was interrupted")
@@ -302,11 +319,18 @@ func (p *provisioning) announceSteps(found survey) {
 func (p *provisioning) run(ctx context.Context, found survey) error {
 	h := found.header
 	var created liveKey
-	if h == nil {
-		var err error
-		if h, created, err = p.createHeader(ctx, found); err != nil {
-			return err
-		}
+	var err error
+	defer p.forgetRed()
+	switch {
+	case h == nil:
+		h, created, err = p.createHeader(ctx, found)
+	case len(p.o.Recipients) > 0 || h.token.Recovery.Made():
+		h, created, err = p.renewKey(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if created != nil {
 		defer created.wipe()
 	}
 	p.j.of(h, p.path)
@@ -318,6 +342,9 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 		return err
 	}
 	defer key.wipe()
+	if err := p.proveRecovery(ctx, key); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -346,14 +373,15 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 		}
 		request := keyRequest{uuid: uuid, generation: 1, wrap: caam.Wrap(p.s.Wrap), keySize: p.s.KeySize}
 		var blob []byte
+		var copied Recovery
 		var err error
-		if key, blob, err = p.src.create(ctx, request); err != nil {
+		if key, blob, copied, p.red, err = newKey(ctx, p.src, p.sys.Rand, request, p.o.Recipients); err != nil {
 			return err
 		}
 		p.j.did("key created")
 		token := Token{
 			Source: p.s.Source, Phase: PhaseProvisioning, Generation: 1, Blob: blob, KeySize: p.s.KeySize,
-			State: state, Created: p.sys.Now(),
+			State: state, Created: p.sys.Now(), Recovery: copied,
 		}
 		if p.s.Source == SourceCAAM {
 			token.Wrap = caam.Wrap(p.s.Wrap)

@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/lockfile"
+	"imxcrypt/internal/loopdev"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/internal/mount"
 	"imxcrypt/internal/uevent"
@@ -51,6 +53,7 @@ func Real(o RealOptions) System {
 		Filesystems: mkfs.Maker{},
 		Mounts:      realMounts{},
 		Locks:       realLocks{},
+		Attach:      attachImage,
 		SecurityState: func() caam.SecurityState {
 			return ReadChip("").State
 		},
@@ -182,6 +185,14 @@ func (realMounts) Unmount(target string) error { return mount.Unmount(target) }
 func (realMounts) List() ([]mount.Entry, error) { return mount.List() }
 
 func (realMounts) Look(target string) (mount.Target, error) { return mount.Look(target) }
+
+func attachImage(path string) (string, io.Closer, error) {
+	d, err := loopdev.Attach(path)
+	if err != nil {
+		return "", nil, err
+	}
+	return d.Path(), d, nil
+}
 
 type realLocks struct{}
 

@@ -47,6 +47,9 @@ type Status struct {
 	MountPath     string // as configured
 	Mounted       bool
 	Size          int64 // bytes of data
+	// Recipients are whom a recovery copy of the key is sealed to; none if there
+	// is no such copy.
+	Recipients []string
 	// Rotation is how far a rotation is; nil where none is under way.
 	Rotation *Rotation
 	// Err is what is wrong with the volume, nil if nothing is.
@@ -118,6 +121,7 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 	st.Cipher, st.SectorSize = h.segment.Encryption, h.segment.SectorSize
 	st.SecurityState, st.Size = string(h.token.State), h.segment.Size
 	rotationErr := h.rotationStatus(c, st)
+	st.Recipients = h.token.Recovery.Recipients
 	switch {
 	case st.Mounted:
 		st.State = Mounted

@@ -131,6 +131,9 @@ type System struct {
 	Filesystems Filesystems
 	Mounts      Mounts
 	Locks       Locks
+	// Attach makes a read-only device of an image in a file; nil where there are
+	// no images. The device goes when it is closed and nothing lies on it.
+	Attach func(path string) (device string, closer io.Closer, err error)
 	// SecurityState reads the chip's state; never fails, may be unknown.
 	SecurityState func() caam.SecurityState
 	Now           func() time.Time // time.Now

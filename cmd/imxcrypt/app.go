@@ -119,7 +119,7 @@ inspects and renews the volumes that are encrypted with them.
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.statusCommand(),
-		a.verifyCommand(), a.doctorCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.configCommand(), a.versionCommand(),
+		a.verifyCommand(), a.doctorCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(), a.versionCommand(),
 	)
 	return root
 }
