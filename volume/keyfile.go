@@ -112,7 +112,7 @@ func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (KeyF
 	}
 	blob, err := caam.Convert(raw)
 	if err != nil {
-		return info, err
+		return info, fault.New(fault.BlobDamaged, "not a blob", err)
 	}
 	chip, err := m.sys.Chip()
 	if err != nil {
@@ -140,6 +140,9 @@ func (m *Manager) readKeyFile(path string) (KeyFileInfo, []byte, error) {
 	if errors.Is(err, atomicfile.ErrTooLarge) {
 		// Nothing unsafe about the file: it is just no key.
 		return KeyFileInfo{}, nil, fault.New(fault.BlobDamaged, "neither blob nor black key", err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return KeyFileInfo{}, nil, refuse(fault.Usage, "there is no such file")
 	}
 	if err != nil {
 		return KeyFileInfo{}, nil, err

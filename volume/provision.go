@@ -84,7 +84,7 @@ func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions) (_ 
 			return j.result, err
 		}
 		if o.DryRun {
-			j.would("nothing: the volume is provisioned already")
+			j.would("do nothing: the volume is provisioned already")
 			return j.result, nil
 		}
 		m.mend(s, found.header, j)
@@ -307,7 +307,7 @@ func (p *provisioning) announceSteps(found survey) {
 	}
 	p.j.would("prove the stored key")
 	if p.s.Filesystem.Type != FilesystemNone {
-		p.j.would("make a " + p.s.Filesystem.Type + " filesystem")
+		p.j.would("make its filesystem, " + p.s.Filesystem.Type)
 	}
 	p.j.would("mark the volume ready")
 	if !p.o.NoMount {

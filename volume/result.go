@@ -2,7 +2,10 @@
 
 package volume
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Result is what an operation did.
 type Result struct {
@@ -50,8 +53,11 @@ func (j *journey) did(what string) {
 	j.last = t
 }
 
-// would notes a step of a dry run.
-func (j *journey) would(what string) { j.add(Step{What: what}) }
+// would notes a step of a dry run. What was done to find it out is none.
+func (j *journey) would(what string) {
+	j.result.Steps = slices.DeleteFunc(j.result.Steps, func(s Step) bool { return s.Took > 0 })
+	j.add(Step{What: what})
+}
 
 func (j *journey) add(s Step) {
 	j.result.Steps = append(j.result.Steps, s)

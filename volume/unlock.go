@@ -191,7 +191,7 @@ func (u *unlocking) wantedTable(live dmcrypt.Table) (dmcrypt.Table, error) {
 func (u *unlocking) announceSteps(open bool) {
 	if open {
 		u.j.result.Already = true
-		u.j.would("nothing: the volume is unlocked already")
+		u.j.would("do nothing: the volume is unlocked already")
 	} else {
 		u.j.would("open the key and prove it")
 		u.j.would("make /dev/mapper/" + u.s.Mapping)

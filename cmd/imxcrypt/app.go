@@ -104,7 +104,11 @@ inspects and renews the volumes that are encrypted with them.
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			// Cobra would find these too, later and without our code.
+			if err := cmd.ValidateFlagGroups(); err != nil {
+				return fault.New(fault.Usage, err.Error(), nil)
+			}
 			return a.prepare()
 		},
 	}
@@ -217,7 +221,7 @@ func contains(list []string, s string) bool {
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return fault.New(fault.Usage, fmt.Sprintf("%s takes %s, not %d arguments", cmd.CommandPath(), what, len(args)), nil)
+			return fault.New(fault.Usage, fmt.Sprintf("%s takes %s (arguments given: %d)", cmd.CommandPath(), what, len(args)), nil)
 		}
 		return nil
 	}

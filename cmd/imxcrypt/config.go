@@ -46,7 +46,7 @@ func (a *app) configCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(map[string]any{"file": c.File(), "volumes": len(c.Volumes)})
 			}
-			fmt.Fprintf(a.stdout, "%s: %d volumes, nothing wrong\n", c.File(), len(c.Volumes))
+			fmt.Fprintf(a.stdout, "%s: nothing wrong (volumes: %d)\n", c.File(), len(c.Volumes))
 			return nil
 		},
 	}, &cobra.Command{

@@ -77,6 +77,9 @@ func (a *app) printPlan(r volume.Result, err error) error {
 	if err != nil {
 		return nil
 	}
+	if len(r.Steps) == 0 {
+		fmt.Fprintf(a.stdout, "%s: would do nothing\n", r.Volume)
+	}
 	for _, s := range r.Steps {
 		fmt.Fprintf(a.stdout, "%s: would %s\n", r.Volume, s.What)
 	}
