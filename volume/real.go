@@ -57,7 +57,8 @@ func Real(o RealOptions) System {
 		SecurityState: func() caam.SecurityState {
 			return ReadChip("").State
 		},
-		Log: o.Log,
+		Unlocks: runRecords{RunDir},
+		Log:     o.Log,
 	}
 }
 

@@ -25,6 +25,9 @@ type Result struct {
 	Steps []Step `json:"steps,omitempty"`
 	// Warnings are for a person.
 	Warnings []string `json:"warnings,omitempty"`
+
+	// opened: this operation made the volume's mapping.
+	opened bool
 }
 
 // Step is one thing done.

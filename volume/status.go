@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"time"
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
@@ -25,6 +26,11 @@ const (
 	// Erasing: erase was interrupted, and the next one finishes it.
 	Erasing State = "erasing"
 )
+
+// States are all of them.
+func States() []State {
+	return []State{Unprovisioned, Locked, Unlocked, Mounted, Damaged, Absent, Erasing}
+}
 
 // Status is what can be told of a volume without its key.
 type Status struct {
@@ -52,9 +58,17 @@ type Status struct {
 	Recipients []string
 	// Rotation is how far a rotation is; nil where none is under way.
 	Rotation *Rotation
+	// Created is when the key was made, by the clock of then; zero if unknown.
+	Created time.Time
+	// LastUnlock is the latest unlocking since the system started; nil if there
+	// was none or nothing is known of it.
+	LastUnlock *LastUnlock
 	// Err is what is wrong with the volume, nil if nothing is.
 	Err error
 }
+
+// Up tells whether the volume can be used.
+func (st Status) Up() bool { return st.State == Unlocked || st.State == Mounted }
 
 // Status looks at a volume. It takes no lock, waits for nothing and changes
 // nothing; what is wrong is in the result.
@@ -119,7 +133,8 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 	st.UUID, st.Phase, st.Generation = h.luks.UUID, h.token.Phase, h.token.Generation
 	st.Source, st.Wrap, st.KeySize = h.token.Source, string(h.token.Wrap), h.token.KeySize
 	st.Cipher, st.SectorSize = h.segment.Encryption, h.segment.SectorSize
-	st.SecurityState, st.Size = string(h.token.State), h.segment.Size
+	st.SecurityState, st.Size, st.Created = string(h.token.State), h.segment.Size, h.token.Created
+	m.lastUnlock(s, st)
 	rotationErr := h.rotationStatus(c, st)
 	st.Recipients = h.token.Recovery.Recipients
 	switch {

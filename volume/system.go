@@ -136,6 +136,7 @@ type System struct {
 	Attach func(path string) (device string, closer io.Closer, err error)
 	// SecurityState reads the chip's state; never fails, may be unknown.
 	SecurityState func() caam.SecurityState
+	Unlocks       UnlockRecords    // keeps none
 	Now           func() time.Time // time.Now
 	Rand          io.Reader        // crypto/rand
 	Log           *slog.Logger     // discards

@@ -34,7 +34,11 @@ type UnlockOptions struct {
 // Unlock opens a volume, and mounts it if asked. What is open already is
 // compared with what is wanted and left as it is.
 func (m *Manager) Unlock(ctx context.Context, s Spec, o UnlockOptions) (Result, error) {
+	began := m.sys.Now()
 	r, err := m.unlock(ctx, s, o)
+	if err == nil {
+		m.recordUnlock(s, r, began)
+	}
 	return r, failed(ctx, "unlock", s, err)
 }
 
@@ -86,6 +90,8 @@ func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o Unloc
 		j.result.Already = true
 	} else if err := u.open(ctx); err != nil {
 		return j.result, err
+	} else {
+		j.result.opened = true
 	}
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
 	u.mendOnDevice()

@@ -57,6 +57,7 @@ func hints() map[fault.Code]string {
 		fault.Busy:        "find out who uses it with `fuser -vm` or `lsof`, then try again",
 		fault.LockHeld:    "wait for the other imxcrypt to end, then try again",
 		fault.DeviceInUse: "take the device out of use first: umount it, `dmsetup remove` what lies on it, swapoff",
+		fault.VolumeNotUp: "`imxcrypt boot` opens what is provisioned, `imxcrypt provision` makes the rest",
 		fault.MountBusy:   "stop the programs named above, then try again",
 
 		fault.NotEmpty:             "if nothing on the device is needed any more: imxcrypt provision --wipe NAME",

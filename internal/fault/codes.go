@@ -52,6 +52,7 @@ const (
 	Busy        Code = "busy"
 	LockHeld    Code = "lock-held" // another imxcrypt works on the volume
 	DeviceInUse Code = "device-in-use"
+	VolumeNotUp Code = "volume-not-up" // a required volume is locked or not provisioned
 	MountBusy   Code = "mount-busy"
 )
 

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/configs"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+// bench is a board without hardware and a configuration for it.
+type bench struct {
+	board   *volumetest.Board
+	config  string
+	unlocks records
+}
+
+// records are kept in memory.
+type records map[string]volume.LastUnlock
+
+func (r records) Record(name string, u volume.LastUnlock) error {
+	r[name] = u
+	return nil
+}
+
+func (r records) LastUnlock(name string) (volume.LastUnlock, error) {
+	u, ok := r[name]
+	if !ok {
+		return u, fs.ErrNotExist
+	}
+	return u, nil
+}
+
+func newBench(t *testing.T, yaml string, disks ...string) *bench {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "imxcrypt.yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var all []*volumetest.Disk
+	for _, d := range disks {
+		all = append(all, &volumetest.Disk{Path: d, Store: crashtest.NewImage(8 << 20)})
+	}
+	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(), all...)
+	b.State = caam.Closed
+	b.Directories = []string{"/data", "/var/log/a/very/long/path/to/where/the/logs/of/this/product/go"}
+	return &bench{board: b, config: path, unlocks: records{}}
+}
+
+// run is one run of the program on the board.
+func (b *bench) run(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	a := &app{
+		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, getenv: func(string) string { return "" },
+		system: func(*configs.Config, *slog.Logger) volume.System {
+			s := b.board.System()
+			s.Unlocks = b.unlocks
+			return s
+		},
+	}
+	code = a.run(context.Background(), append([]string{"--config", b.config}, args...))
+	return code, out.String(), errs.String()
+}
+
+func (b *bench) must(t *testing.T, code int, args ...string) (stdout, stderr string) {
+	t.Helper()
+	got, stdout, stderr := b.run(args...)
+	if got != code {
+		t.Fatalf("%v: exit code %d, expected %d\n%s%s", args, got, code, stdout, stderr)
+	}
+	return stdout, stderr
+}
+
+const threeVolumes = `volumes:
+  - name: data
+    device: /dev/mmcblk2p3
+    mount: /data
+  - name: logs-of-the-product-with-the-longest-name.2026a
+    device: /dev/disk/by-path/platform-30b60000.mmc-part4
+    mount: /var/log/a/very/long/path/to/where/the/logs/of/this/product/go
+  - name: spare
+    device: PARTUUID=6a3b9f0e-8f3b-4ad0-9cb8-0123456789ab
+    required: false
+    timeout: 0s
+`
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	const logs = "logs-of-the-product-with-the-longest-name.2026a"
+	b := newBench(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
+
+	out, errs := b.must(t, exitFailed, "status")
+	if !strings.Contains(out, "unprovisioned") || errs != "" {
+		t.Errorf("nothing is provisioned:\n%s%s", out, errs)
+	}
+	b.must(t, exitDone, "provision", "data", logs)
+	out, errs = b.must(t, exitDone, "status")
+	if strings.Count(out, "mounted") != 2 || !strings.Contains(out, "absent") || errs != "" {
+		t.Errorf("two are mounted, a third, not required, is absent:\n%s%s", out, errs)
+	}
+	for line := range strings.Lines(out) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	if strings.Contains(out, "\x1b") {
+		t.Error("colours without a terminal")
+	}
+
+	b.must(t, exitDone, "lock", "data")
+	b.must(t, exitFailed, "status")
+	b.must(t, exitDone, "status", logs)
+	b.must(t, exitDone, "unlock", "data")
+	b.must(t, exitDone, "status")
+	if u, ok := b.unlocks["data"]; !ok || u.Generation != 1 || u.UUID == "" {
+		t.Errorf("the unlocking is not recorded: %+v", b.unlocks)
+	}
+
+	t.Log("filters choose what is shown")
+	for _, c := range []struct {
+		args string
+		want []string
+	}{
+		{"--state mounted", []string{logs}},
+		{"--state unlocked --state absent", []string{"data", "spare"}},
+		{"--required", []string{"data", logs}},
+		{"--source dev", nil},
+		{"--problems", nil},
+		{"--state mounted data", nil},
+	} {
+		out, _ := b.must(t, exitDone, append([]string{"status", "--json"}, strings.Fields(c.args)...)...)
+		var page statusPage
+		if err := json.Unmarshal([]byte(out), &page); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, v := range page.Volumes {
+			got = append(got, v.Name)
+		}
+		if strings.Join(got, " ") != strings.Join(c.want, " ") {
+			t.Errorf("%s shows %q, expected %q", c.args, got, c.want)
+		}
+	}
+	_, errs = b.must(t, exitUsage, "status", "--state", "asleep")
+	if !strings.Contains(errs, "locked") {
+		t.Errorf("the states are not named: %s", errs)
+	}
+	b.must(t, exitUsage, "status", "--json", "--prometheus")
+}
+
+func TestStatusTable(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("n", 47)
+	all := []standing{
+		{required: true, Status: volume.Status{Name: "data", State: volume.Mounted, Generation: 12, Source: "caam", SecurityState: "closed", Size: 900 << 20, Device: "PARTLABEL=data", MountPath: "/data"}},
+		{required: true, Status: volume.Status{Name: long, State: volume.Unprovisioned, Source: "caam", Device: "/dev/disk/by-path/platform-30b60000.mmc-part4"}},
+		{required: true, Status: volume.Status{Name: "logs", State: volume.Mounted, Generation: 1, Source: "caam", SecurityState: "unknown", Size: 64 << 30, Device: "/dev/mmcblk2p4", MountPath: "/var/log/" + long,
+			Rotation: &volume.Rotation{Done: 40, Total: 100, Generation: 2}}},
+		{required: true, Status: volume.Status{Name: "old", State: volume.Damaged, Source: "caam", Device: "/dev/sda1", Err: fault.New(fault.HeaderDamaged, "x", nil)}},
+	}
+	var plain, coloured bytes.Buffer
+	if err := errors.Join(writeTable(&plain, all, 80, false), writeTable(&coloured, all, 80, true)); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(plain.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	for _, text := range []string{"data ", "1→2 40%", "64 GiB", "900 MiB", "unprovisioned", "…"} {
+		if !strings.Contains(plain.String(), text) {
+			t.Errorf("no %q in\n%s", text, plain.String())
+		}
+	}
+	stripped := coloured.String()
+	for _, sgr := range []string{sgrRed, sgrYellow, sgrGreen, sgrPlain} {
+		if !strings.Contains(stripped, sgr) {
+			t.Errorf("no colour %q", sgr)
+		}
+		stripped = strings.ReplaceAll(stripped, sgr, "")
+	}
+	if stripped != plain.String() {
+		t.Error("colours move the columns")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 3, 4, 5, 6, 7, 500e6, time.UTC)
+	all := []standing{
+		{required: true, Status: volume.Status{Name: "data", State: volume.Mounted, Generation: 3, SecurityState: "closed", Size: 1 << 20, Created: at,
+			Rotation: &volume.Rotation{Done: 1, Total: 4, Generation: 4}, LastUnlock: &volume.LastUnlock{At: at, Took: 17500 * time.Microsecond}}},
+		{Status: volume.Status{Name: "old", State: volume.Damaged, Err: fault.New(fault.HeaderDamaged, "x", nil)}},
+	}
+	var b bytes.Buffer
+	if err := writeMetrics(&b, all); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for line := range strings.Lines(b.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		seen[line] = true
+		if !strings.HasPrefix(line, "# ") && strings.Count(line, " ") != 1 {
+			t.Errorf("not a sample: %q", line)
+		}
+	}
+	for _, want := range []string{
+		`# TYPE imxcrypt_volume_up gauge`,
+		`imxcrypt_volume_up{volume="data"} 1`, `imxcrypt_volume_up{volume="old"} 0`,
+		`imxcrypt_volume_required{volume="old"} 0`,
+		`imxcrypt_volume_state{volume="data",state="mounted"} 1`, `imxcrypt_volume_state{volume="data",state="locked"} 0`,
+		`imxcrypt_volume_problem{volume="old",code="header-damaged"} 1`,
+		`imxcrypt_key_generation{volume="data"} 3`,
+		`imxcrypt_key_created_timestamp_seconds{volume="data"} 1772600767`,
+		`imxcrypt_rotation_progress_ratio{volume="data"} 0.25`,
+		`imxcrypt_last_unlock_duration_seconds{volume="data"} 0.0175`,
+		`imxcrypt_last_unlock_timestamp_seconds{volume="data"} 1772600767.5`,
+	} {
+		if !seen[want] {
+			t.Errorf("no line %s in\n%s", want, b.String())
+		}
+	}
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/volume"
+)
+
+// Colours of a terminal (ECMA-48 SGR).
+const (
+	sgrRed, sgrYellow, sgrGreen, sgrPlain = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
+)
+
+// column is one of the table's. Only those that may be shortened are.
+type column struct {
+	head  string
+	least int // characters it may be shortened to; 0: not at all
+	cells []string
+}
+
+func (c column) width() int {
+	w := len(c.head)
+	for _, s := range c.cells {
+		w = max(w, utf8.RuneCountInString(s))
+	}
+	return w
+}
+
+// printStatusTable prints the table to stdout, and what is wrong to stderr.
+func (a *app) printStatusTable(all []standing) error {
+	if err := writeTable(a.stdout, all, a.columns(), a.colour()); err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s.wrong() == nil {
+			continue
+		}
+		fmt.Fprintf(a.stderr, "%simxcrypt: %s\n", a.priority(priorityError), oneLine(s.Err.Error()))
+		if h := hint(s.Err); h != "" {
+			fmt.Fprintf(a.stderr, "%s  hint: %s\n", a.priority(priorityError), h)
+		}
+	}
+	return nil
+}
+
+// columns is how wide stdout is: that of the terminal, or 80.
+func (a *app) columns() int {
+	if f, ok := a.stdout.(*os.File); ok {
+		if ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && ws.Col >= 40 {
+			return int(ws.Col)
+		}
+	}
+	return 80
+}
+
+func writeTable(w io.Writer, all []standing, columns int, colour bool) error {
+	table := []*column{
+		{head: "NAME", least: 8}, {head: "STATE"}, {head: "GEN"}, {head: "SOURCE"}, {head: "CHIP"}, {head: "SIZE"},
+		{head: "DEVICE", least: 10}, {head: "MOUNT", least: 8},
+	}
+	for _, s := range all {
+		for i, cell := range []string{s.Name, string(s.State), generation(s), or(s.Source), or(s.SecurityState), size(s.Size), s.Device, or(s.MountPath)} {
+			table[i].cells = append(table[i].cells, cell)
+		}
+	}
+	widths := fit(table, columns)
+	var b strings.Builder
+	for row := -1; row < len(all); row++ {
+		for i, c := range table {
+			cell := c.head
+			if row >= 0 {
+				cell = middle(c.cells[row], widths[i])
+			}
+			padding := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2)
+			if i == len(table)-1 {
+				padding = ""
+			}
+			if colour && row >= 0 && c.head == "STATE" {
+				cell = stateColour(all[row]) + cell + sgrPlain
+			}
+			b.WriteString(cell + padding)
+		}
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// fit shortens the widest column that may be shortened, until all fit.
+func fit(table []*column, columns int) []int {
+	widths := make([]int, len(table))
+	total := 2 * (len(table) - 1)
+	for i, c := range table {
+		widths[i] = c.width()
+		total += widths[i]
+	}
+	for ; total > columns; total-- {
+		widest := -1
+		for i, c := range table {
+			if c.least > 0 && widths[i] > c.least && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			break
+		}
+		widths[widest]--
+	}
+	return widths
+}
+
+// middle shortens a text in its middle: both ends of names and paths tell them
+// apart.
+func middle(s string, width int) string {
+	r := []rune(s)
+	if len(r) <= width {
+		return s
+	}
+	front := (width - 1) / 2
+	return string(r[:front]) + "…" + string(r[len(r)-(width-1-front):])
+}
+
+func stateColour(s standing) string {
+	switch {
+	case s.wrong() != nil:
+		return sgrRed
+	case s.Up():
+		return sgrGreen
+	}
+	return sgrYellow
+}
+
+// generation is the key's, with the new one's and its progress while the
+// volume is rotated.
+func generation(s standing) string {
+	switch {
+	case s.Rotation != nil:
+		return fmt.Sprintf("%d→%d %d%%", s.Generation, s.Rotation.Generation, percent(s.Rotation))
+	case s.Generation > 0:
+		return fmt.Sprint(s.Generation)
+	}
+	return "-"
+}
+
+func percent(r *volume.Rotation) int64 {
+	if r.Total <= 0 {
+		return 0
+	}
+	return int64(100 * (float64(r.Done) / float64(r.Total)))
+}
+
+func or(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// size is a number of bytes for a person.
+func size(n int64) string {
+	switch {
+	case n == 0:
+		return "-"
+	case n >= 10<<30:
+		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 10<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d KiB", n>>10)
+}
