@@ -32,6 +32,29 @@ build: ## Static, stripped binaries: build/bin/{amd64,arm64,arm}/imxcrypt
 		stat --format '%s bytes  %n' build/bin/$$arch/imxcrypt; \
 	done
 
+# Where `make install` puts things, below DESTDIR.
+PREFIX     ?= /usr
+SYSTEMDDIR ?= $(PREFIX)/lib/systemd
+GOARCH     ?= $(shell $(GO) env GOARCH)
+BINARY      = build/bin/$(GOARCH)/imxcrypt
+
+.PHONY: install
+install: ## Install into DESTDIR: program, generator, units, initramfs hooks, completions (GOARCH chooses the build)
+	@test -x $(BINARY) || { echo "$(BINARY) is missing: make build" >&2; exit 1; }
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/imxcrypt
+	install -d $(DESTDIR)$(SYSTEMDDIR)/system-generators
+	ln -sfr $(DESTDIR)$(PREFIX)/bin/imxcrypt $(DESTDIR)$(SYSTEMDDIR)/system-generators/imxcrypt-generator
+	install -D -m 644 -t $(DESTDIR)$(SYSTEMDDIR)/system packaging/systemd/*.service
+	install -D -m 755 packaging/initramfs-tools/hooks/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/imxcrypt
+	install -D -m 755 packaging/initramfs-tools/scripts/local-top/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/local-top/imxcrypt
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/lib/dracut/modules.d/90imxcrypt packaging/dracut/90imxcrypt/*.sh
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/imxcrypt/initramfs packaging/initramfs-plain/*
+	if test -d docs/man; then install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1; fi
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	GOARCH= $(GO) run ./cmd/imxcrypt completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/imxcrypt
+	GOARCH= $(GO) run ./cmd/imxcrypt completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_imxcrypt
+	GOARCH= $(GO) run ./cmd/imxcrypt completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/imxcrypt.fish
+
 .PHONY: setup
 setup: ## Install what the tests need (Debian packages; only those missing)
 	@test/tools/setup

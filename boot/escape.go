@@ -59,6 +59,11 @@ func udevEncode(s string) string {
 // quoteSpecifiers keeps systemd from reading % as the beginning of a specifier.
 func quoteSpecifiers(s string) string { return strings.ReplaceAll(s, "%", "%%") }
 
+// quoteWord writes one word of a setting that takes several.
+func quoteWord(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`).Replace(s) + `"`
+}
+
 // quoteArgument writes one argument of a command line in a unit: in double
 // quotes, with backslashes, quotes, $ and % kept from meaning anything.
 func quoteArgument(s string) string {

@@ -67,7 +67,7 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 		Unit{Path: nodeUnit + ".d/40-imxcrypt.conf", Text: fmt.Sprintf(
 			"%s[Unit]\nRequires=%s\nAfter=%s\nJobTimeoutSec=%s\n", generated, service, service, seconds(step.Spec.Timeout+unlockTime))})
 	if backing := backingPath(step.Spec.Device); backing != "" {
-		units = append(units, Unit{Path: deviceUnit(backing) + ".d/40-imxcrypt.conf", Text: fmt.Sprintf(
+		units = append(units, Unit{Path: deviceUnit(backing) + ".d/40-imxcrypt-backing.conf", Text: fmt.Sprintf(
 			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(max(step.Spec.Timeout, time.Second)))})
 	}
 	if step.Spec.Mount.Path == "" {
@@ -146,10 +146,10 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 		line("After=%s", ServiceName(name))
 	}
 	if s.Detached() {
-		line("RequiresMountsFor=%s", quoteSpecifiers(s.Header))
+		line("RequiresMountsFor=%s", quoteWord(s.Header))
 	}
 	if s.Source == volume.SourceDev {
-		line("RequiresMountsFor=%s", quoteSpecifiers(s.StateDir))
+		line("RequiresMountsFor=%s", quoteWord(s.StateDir))
 	}
 	line("")
 	line("[Service]")
@@ -201,9 +201,6 @@ func mountText(c *configs.Config, step Step, node string) string {
 	line("SourcePath=%s", quoteSpecifiers(c.File()))
 	line("Requires=%s", service)
 	line("After=%s", service)
-	if step.Required {
-		line("Before=local-fs.target")
-	}
 	switch s.Filesystem.Type {
 	case "ext4", "f2fs", "vfat":
 		line("Requires=systemd-fsck@%s.service", EscapePath(node))
@@ -214,8 +211,14 @@ func mountText(c *configs.Config, step Step, node string) string {
 	line("What=%s", quoteSpecifiers(node))
 	line("Where=%s", quoteSpecifiers(s.Mount.Path))
 	line("Type=%s", s.Filesystem.Type)
-	if len(s.Mount.Options) > 0 {
-		line("Options=%s", quoteSpecifiers(strings.Join(s.Mount.Options, ",")))
+	options := s.Mount.Options
+	if !step.Required {
+		// systemd orders a mount before local-fs.target, wanted or not, unless
+		// its options have this word.
+		options = append(slices.Clone(options), "nofail")
+	}
+	if len(options) > 0 {
+		line("Options=%s", quoteSpecifiers(strings.Join(options, ",")))
 	}
 	return b.String()
 }

@@ -31,6 +31,9 @@ type app struct {
 	// system makes the world that volumes live in.
 	system func(*configs.Config, *slog.Logger) volume.System
 
+	// cmdline is the kernel command line's file.
+	cmdline string
+
 	configPath    string
 	json          bool
 	verbose       bool
@@ -43,7 +46,7 @@ type app struct {
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem, cmdline: "/proc/cmdline"}
 	return a.run(ctx, args)
 }
 
@@ -123,7 +126,7 @@ inspects and renews the volumes that are encrypted with them.
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.statusCommand(),
-		a.verifyCommand(), a.doctorCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(), a.versionCommand(),
+		a.verifyCommand(), a.doctorCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(), a.generatorCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,10 @@ func (a *app) bootCommand() *cobra.Command {
 as soon as what it needs is there: for an initramfs and for systems without
 systemd. Volumes that are not required may fail without failing the command.
 
+The kernel command line is obeyed: imxcrypt.volumes=NAME,NAME leaves out all
+others, imxcrypt.config=FILE names the configuration unless --config does, and
+imxcrypt.debug tells every step.
+
 ` + exitCodesHelp,
 		Example:           "  imxcrypt boot\n  imxcrypt boot --dry-run",
 		ValidArgsFunction: a.completeVolumes,
@@ -38,9 +43,19 @@ systemd. Volumes that are not required may fail without failing the command.
 }
 
 func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
+	kernel := a.obeyKernel()
 	c, m, err := a.manager()
 	if err != nil {
 		return err
+	}
+	c, unknown := kernel.Narrow(c)
+	for _, name := range unknown {
+		a.log.Warn("the kernel command line names a volume that is not in the configuration", "volume", name)
+	}
+	if kernel.Narrowed && len(names) > 0 {
+		if names = narrowed(names, kernel.Volumes); len(names) == 0 {
+			return nil
+		}
 	}
 	plan, err := boot.NewPlan(c, names...)
 	if err != nil {
@@ -69,6 +84,11 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	// What failed was not required; as JSON it has been told already.
 	a.printed = false
 	return errors.Join(errs...)
+}
+
+// narrowed leaves of the names those that are allowed.
+func narrowed(names, allowed []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(allowed, n) })
 }
 
 type bootStepJSON struct {

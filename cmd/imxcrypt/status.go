@@ -200,6 +200,7 @@ type statusJSON struct {
 	SizeBytes     int64           `json:"size_bytes"`
 	Rotation      *rotationJSON   `json:"rotation"`
 	LastUnlock    *lastUnlockJSON `json:"last_unlock"`
+	Recovery      *statusRecovery `json:"recovery"`
 	Problem       *problem        `json:"problem"`
 }
 
@@ -231,6 +232,7 @@ func statusOf(s standing) statusJSON {
 		created := s.Created.UTC()
 		j.KeyCreated = &created
 	}
+	j.Recovery = recoveryOf(s.Status)
 	if r := s.Rotation; r != nil {
 		j.Rotation = &rotationJSON{Done: r.Done, Total: r.Total, Generation: r.Generation}
 	}

@@ -40,6 +40,7 @@ func (a *app) printStatusTable(all []standing) error {
 		return err
 	}
 	for _, s := range all {
+		a.printRecovery(s.Status)
 		if s.wrong() == nil {
 			continue
 		}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package boot_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imxcrypt/boot"
+	"imxcrypt/configs"
+)
+
+// goldenConfigurations are configurations and what the generator makes of them, one text
+// each: IMXCRYPT_UPDATE=1 writes them anew.
+func goldenConfigurations(t *testing.T) map[string]*configs.Config {
+	t.Helper()
+	all := map[string]*configs.Config{"nested": parse(t, nested)}
+	files, err := filepath.Glob("../configs/examples/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[strings.TrimSuffix(filepath.Base(file), ".yaml")] = parse(t, string(text))
+	}
+	return all
+}
+
+func TestUnitsOfTheExamples(t *testing.T) {
+	t.Parallel()
+	for name, c := range goldenConfigurations(t) {
+		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		for _, u := range units {
+			if u.Link != "" {
+				b.WriteString("==> " + u.Path + " -> " + u.Link + "\n\n")
+				continue
+			}
+			b.WriteString("==> " + u.Path + "\n" + u.Text + "\n")
+		}
+		file := filepath.Join("testdata", "units", name+".txt")
+		if os.Getenv("IMXCRYPT_UPDATE") != "" {
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.String() != string(want) {
+			t.Errorf("%s: the units are not those of %s; IMXCRYPT_UPDATE=1 writes them anew. Now:\n%s", name, file, &b)
+		}
+	}
+}
+
+// What fstab mounts is not mounted by us, but finds the volume.
+func TestFstabKeepsItsMounts(t *testing.T) {
+	t.Parallel()
+	c := parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data}\n")
+	for _, e := range []boot.FstabEntry{{Source: "/dev/mapper/data", Target: "/elsewhere"}, {Source: "/dev/x", Target: "/data"}} {
+		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{e}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, u := range units {
+			if strings.HasSuffix(u.Path, ".mount") {
+				t.Errorf("%v: %s was made", e, u.Path)
+			}
+			if u.Path == "dev-mapper-data.device.d/40-imxcrypt.conf" {
+				found = strings.Contains(u.Text, "Requires=imxcrypt@data.service\nAfter=imxcrypt@data.service\n")
+			}
+		}
+		if !found {
+			t.Errorf("%v: the device does not pull the service in", e)
+		}
+	}
+}
+
+// systemd itself reads the units without a complaint.
+func TestSystemdUnderstandsTheUnits(t *testing.T) {
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("NOT TESTED: systemd-analyze is missing (package systemd)")
+	}
+	for name, c := range goldenConfigurations(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			units, err := boot.Units(c, boot.UnitOptions{Program: "/bin/true"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			if err := boot.WriteUnits(dir, units); err != nil {
+				t.Fatal(err)
+			}
+			args := []string{"verify", "--man=no", "--recursive-errors=no"}
+			for _, u := range units {
+				if u.Link == "" && !strings.Contains(u.Path, "/") {
+					args = append(args, filepath.Join(dir, u.Path))
+				}
+			}
+			cmd := exec.Command(analyze, args...)
+			cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":/lib/systemd/system")
+			out, err := cmd.CombinedOutput()
+			for line := range strings.Lines(string(out)) {
+				// Other packages' units are not ours to judge.
+				if strings.Contains(line, "imxcrypt") || strings.Contains(line, dir) || strings.Contains(line, ".mount") {
+					t.Errorf("%s", line)
+				}
+			}
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}

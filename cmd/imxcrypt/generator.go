@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/boot"
+	"imxcrypt/internal/fault"
+)
+
+// generatorName is the name under which systemd runs the program, from
+// /usr/lib/systemd/system-generators.
+const generatorName = "imxcrypt-generator"
+
+// asGenerator turns the arguments of systemd.generator(7) into those of the
+// command.
+func asGenerator(argv []string) []string {
+	if len(argv) > 0 && filepath.Base(argv[0]) == generatorName {
+		return append([]string{"generator"}, argv[1:]...)
+	}
+	return argv[min(1, len(argv)):]
+}
+
+func (a *app) generatorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "generator NORMAL EARLY LATE",
+		Short:  "make systemd's units out of the configuration",
+		Hidden: true,
+		Long: `Generator is what systemd runs early at boot and at each daemon-reload: it reads
+the configuration and leaves a service for each volume, and a mount unit for each
+mount point that is not in /etc/fstab, in the directory NORMAL. In an initramfs
+it does nothing: there imxcrypt is called by the initramfs's own scripts.
+
+` + exitCodesHelp,
+		Example: "  imxcrypt generator /tmp/units /tmp/units /tmp/units",
+		RunE: func(_ *cobra.Command, args []string) error {
+			// systemd gives three directories; one is enough by hand.
+			if len(args) != 1 && len(args) != 3 {
+				return fault.New(fault.Usage, fmt.Sprintf("generator takes the directories NORMAL, EARLY and LATE, not %d arguments", len(args)), nil)
+			}
+			return a.generate(args[0], "/")
+		},
+	}
+}
+
+// generate makes the units below dir for the system at root. What is wrong goes
+// to the kernel log too: nothing else listens when generators run.
+func (a *app) generate(dir, root string) error {
+	if _, err := os.Stat(filepath.Join(root, "etc/initrd-release")); err == nil {
+		return nil
+	}
+	err := a.generateUnits(dir, root)
+	if err != nil {
+		for _, e := range parts(err) {
+			tellKernel(filepath.Join(root, "dev/kmsg"), priorityError, oneLine(e.Error()))
+		}
+	}
+	return err
+}
+
+func (a *app) generateUnits(dir, root string) error {
+	kernel := a.obeyKernel()
+	c, err := a.loadConfig()
+	if err != nil {
+		if fault.Is(err, fault.ConfigMissing) && kernel.Config == "" {
+			return nil // installed and not in use
+		}
+		return err
+	}
+	c, unknown := kernel.Narrow(c)
+	for _, name := range unknown {
+		a.log.Warn("the kernel command line names a volume that is not in the configuration", "volume", name)
+	}
+	fstab, err := os.ReadFile(filepath.Join(root, "etc/fstab"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.Failed, "read fstab", err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fault.New(fault.Failed, "find out where imxcrypt is installed", err)
+	}
+	units, err := boot.Units(c, boot.UnitOptions{Program: program, Fstab: boot.ParseFstab(string(fstab))})
+	if err != nil {
+		return err
+	}
+	if err := boot.WriteUnits(dir, units); err != nil {
+		return fault.New(fault.Failed, "write units", err)
+	}
+	return nil
+}
+
+// obeyKernel reads the kernel command line, for the commands that run at boot
+// with nobody to give them flags. Flags and environment come first.
+func (a *app) obeyKernel() boot.KernelOptions {
+	text, err := os.ReadFile(a.cmdline)
+	if err != nil {
+		a.log.Warn("the kernel command line cannot be read", "error", err)
+	}
+	o := boot.ParseKernelOptions(string(text))
+	if a.configPath == "" && a.getenv("IMXCRYPT_CONFIG") == "" {
+		a.configPath = o.Config
+	}
+	if o.Debug {
+		a.verbose, a.logLevel = true, "debug"
+		// It was a good level before, and is one now.
+		_ = a.prepare()
+	}
+	return o
+}
+
+// tellKernel writes a line to the kernel log; without one there is nobody to
+// tell.
+func tellKernel(kmsg string, priority int, text string) {
+	f, err := os.OpenFile(kmsg, os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	_, _ = io.WriteString(f, fmt.Sprintf("<%d>%s: %s\n", priority, generatorName, text))
+	_ = f.Close()
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"imxcrypt/configs"
+)
+
+// runGenerator runs it on a system that has only what files says, by their path in
+// it; it returns what is in the directory for units.
+func runGenerator(t *testing.T, files map[string]string) (units []string, code int, stderr, kmsg string) {
+	t.Helper()
+	root, dir := t.TempDir(), t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	a := &app{
+		stdin: strings.NewReader(""), stdout: &out, stderr: &out, cmdline: filepath.Join(root, "proc/cmdline"),
+		getenv: func(string) string { return "" }, configPath: filepath.Join(root, "etc/imxcrypt/imxcrypt.yaml"), logLevel: "warn",
+	}
+	if strings.Contains(files["proc/cmdline"], "imxcrypt.config=") {
+		a.configPath = ""
+	}
+	if err := a.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	err := a.generate(dir, root)
+	if err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			rel, _ := filepath.Rel(dir, path)
+			units = append(units, rel)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	log, _ := os.ReadFile(filepath.Join(root, "dev/kmsg"))
+	return units, exitCode(err), out.String(), string(log)
+}
+
+const twoVolumes = `volumes:
+  - {name: data, device: /dev/mmcblk2p3, mount: /data}
+  - {name: logs, device: /dev/mmcblk2p4, mount: /srv/logs, required: false}
+`
+
+func TestGeneratorLeavesUnits(t *testing.T) {
+	t.Parallel()
+	units, code, stderr, _ := runGenerator(t, map[string]string{
+		"etc/imxcrypt/imxcrypt.yaml": twoVolumes,
+		"etc/fstab":                  "/dev/mapper/logs /srv/logs ext4 noauto 0 0\n",
+		"proc/cmdline":               "quiet\n",
+	})
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	for name, want := range map[string]bool{
+		"imxcrypt@data.service": true, "imxcrypt@logs.service": true, "data.mount": true,
+		"local-fs.target.requires/data.mount": true, "srv-logs.mount": false,
+	} {
+		if slices.Contains(units, name) != want {
+			t.Errorf("%s: expected %v of %v", name, want, units)
+		}
+	}
+}
+
+func TestGeneratorNarrowsByTheCommandLine(t *testing.T) {
+	t.Parallel()
+	units, code, stderr, _ := runGenerator(t, map[string]string{
+		"etc/imxcrypt/imxcrypt.yaml": twoVolumes, "proc/cmdline": "imxcrypt.volumes=logs,other",
+	})
+	if code != 0 || !strings.Contains(stderr, "volume=other") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if slices.Contains(units, "imxcrypt@data.service") || !slices.Contains(units, "imxcrypt@logs.service") {
+		t.Errorf("%v", units)
+	}
+}
+
+func TestGeneratorTellsTheKernelWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	units, code, _, kmsg := runGenerator(t, map[string]string{
+		"etc/imxcrypt/imxcrypt.yaml": "volumes: 3\n", "proc/cmdline": "", "dev/kmsg": "",
+	})
+	if code != exitUsage || len(units) > 0 || !strings.HasPrefix(kmsg, "<3>imxcrypt-generator: ") {
+		t.Errorf("exit code %d, units %v, kernel log %q", code, units, kmsg)
+	}
+}
+
+func TestGeneratorIsQuietWhereNothingIsConfigured(t *testing.T) {
+	t.Parallel()
+	for _, files := range []map[string]string{
+		{"proc/cmdline": ""},
+		{"proc/cmdline": "", "etc/initrd-release": "", "etc/imxcrypt/imxcrypt.yaml": twoVolumes},
+	} {
+		units, code, stderr, _ := runGenerator(t, files)
+		if code != 0 || len(units) > 0 || stderr != "" {
+			t.Errorf("exit code %d, units %v: %s", code, units, stderr)
+		}
+	}
+}
+
+func TestGeneratorIsKnownByItsName(t *testing.T) {
+	t.Parallel()
+	for _, c := range [][2][]string{
+		{{"/usr/lib/systemd/system-generators/imxcrypt-generator", "a", "b", "c"}, {"generator", "a", "b", "c"}},
+		{{"/usr/bin/imxcrypt", "boot"}, {"boot"}},
+		{{"imxcrypt"}, {}},
+		{{}, {}},
+	} {
+		if got := asGenerator(c[0]); !slices.Equal(got, c[1]) {
+			t.Errorf("%v: %v, expected %v", c[0], got, c[1])
+		}
+	}
+}
+
+// bootPlan is `boot --dry-run` under a kernel command line.
+func bootPlan(t *testing.T, cmdline string, env map[string]string, names ...string) (string, string, int) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if env["IMXCRYPT_CONFIG"] == "two" {
+		env["IMXCRYPT_CONFIG"] = write("two.yaml", twoVolumes)
+	}
+	other := write("other.yaml", "volumes: [{name: third, device: /dev/vdz}]\n")
+	var stdout, stderr bytes.Buffer
+	a := &app{
+		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, system: realSystem,
+		cmdline: write("cmdline", strings.ReplaceAll(cmdline, "OTHER", other)),
+		getenv:  func(k string) string { return env[k] },
+	}
+	code := a.run(context.Background(), append([]string{"boot", "--dry-run"}, names...))
+	return stdout.String(), stderr.String(), code
+}
+
+func TestBootObeysTheKernelCommandLine(t *testing.T) {
+	t.Parallel()
+	two := func() map[string]string { return map[string]string{"IMXCRYPT_CONFIG": "two"} }
+	for _, c := range []struct {
+		cmdline      string
+		env          map[string]string
+		names        []string
+		has, hasNot  string
+		warns        string
+		nothingIsPut bool
+	}{
+		{cmdline: "", env: two(), has: "unlock data", hasNot: "third"},
+		{cmdline: "imxcrypt.volumes=logs", env: two(), has: "unlock logs", hasNot: "unlock data"},
+		{cmdline: "imxcrypt.volumes=logs", env: two(), names: []string{"data", "logs"}, has: "unlock logs", hasNot: "unlock data"},
+		{cmdline: "imxcrypt.volumes=logs", env: two(), names: []string{"data"}, nothingIsPut: true},
+		{cmdline: "imxcrypt.volumes=", env: two(), nothingIsPut: true},
+		{cmdline: "imxcrypt.volumes=data,gone", env: two(), has: "unlock data", warns: "volume=gone"},
+		{cmdline: "imxcrypt.config=OTHER", has: "unlock third", hasNot: "data"},
+		// The environment is nearer than the boot loader.
+		{cmdline: "imxcrypt.config=OTHER", env: two(), has: "unlock data", hasNot: "third"},
+	} {
+		stdout, stderr, code := bootPlan(t, c.cmdline, c.env, c.names...)
+		if code != 0 || !strings.Contains(stdout, c.has) || c.hasNot != "" && strings.Contains(stdout, c.hasNot) ||
+			!strings.Contains(stderr, c.warns) || c.nothingIsPut && stdout != "" {
+			t.Errorf("%q %v: exit code %d\n%s%s", c.cmdline, c.names, code, stdout, stderr)
+		}
+	}
+}
+
+// A file of defaults that the program itself would refuse helps nobody.
+func TestDefaultConfigurationIsWhereTheGeneratorLooks(t *testing.T) {
+	t.Parallel()
+	a := &app{getenv: func(string) string { return "" }}
+	if got := a.configFile(); got != configs.DefaultPath {
+		t.Errorf("%s", got)
+	}
+}
