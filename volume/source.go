@@ -49,10 +49,22 @@ func ciphers(sourceName string) []string {
 	return nil
 }
 
+// permitted tells whether a volume may use its source at all: known before any
+// device is waited for.
+func (s Spec) permitted() error {
+	if !slices.Contains(ciphers(s.Source), s.Cipher) {
+		return refuse(fault.CipherNotAllowed, "cipher %q cannot be used with keys of source %q", s.Cipher, s.Source)
+	}
+	if s.Source == SourceDev && !s.AllowInsecure {
+		return refuse(fault.InsecureRefused, "source dev keeps its key readable beside the data and protects nothing")
+	}
+	return nil
+}
+
 // sourceOf is the source of a volume, if the volume may use it.
 func (m *Manager) sourceOf(s Spec) (source, error) {
-	if !slices.Contains(ciphers(s.Source), s.Cipher) {
-		return nil, refuse(fault.CipherNotAllowed, "cipher %q cannot be used with keys of source %q", s.Cipher, s.Source)
+	if err := s.permitted(); err != nil {
+		return nil, err
 	}
 	switch s.Source {
 	case SourceCAAM:
@@ -62,9 +74,6 @@ func (m *Manager) sourceOf(s Spec) (source, error) {
 		}
 		return chipSource{chip: chip, ring: m.sys.Keyring}, nil
 	case SourceDev:
-		if !s.AllowInsecure {
-			return nil, refuse(fault.InsecureRefused, "source dev keeps its key readable beside the data and protects nothing")
-		}
 		m.sys.Log.Warn("source dev protects nothing: its key lies readable in a file", "volume", s.Name, "directory", s.StateDir)
 		return devSource{files: m.sys.Files, dir: s.StateDir, random: m.sys.Rand, ring: m.sys.Keyring}, nil
 	}

@@ -44,6 +44,9 @@ func (m *Manager) Unlock(ctx context.Context, s Spec, o UnlockOptions) (Result, 
 
 func (m *Manager) unlock(ctx context.Context, s Spec, o UnlockOptions) (_ Result, err error) {
 	j := m.begin(s, o.Progress)
+	if err := s.permitted(); err != nil {
+		return j.result, err
+	}
 	if !o.DryRun {
 		release, err := m.sys.Locks.Acquire(ctx, s.Name)
 		if err != nil {
