@@ -10,6 +10,8 @@ VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 20s
 RESULTS     := build/results
+# Packages with tests that boot virtual machines, by their build tag.
+VMPACKAGES   = $(shell grep -rl --include='*_test.go' --exclude-dir=build '^//go:build vmhost' . | xargs -r -n1 dirname | sort -u)
 
 # Static everywhere; only the race detector needs the C compiler.
 export CGO_ENABLED = 0
@@ -87,7 +89,7 @@ $(ARCHES:%=cross-%): cross-%:
 
 .PHONY: vmtest
 vmtest: ## Tests in virtual machines: amd64, arm64, and 32-bit arm under arm64
-	@$(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 30m -json ./test/vm/ ./test/scenario/... \
+	@$(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 30m -json $(VMPACKAGES) \
 		| $(GO) run ./test/tools/results -dir $(RESULTS) -step vmtest -v
 
 .PHONY: test
@@ -105,7 +107,7 @@ bench: ## Benchmarks
 .PHONY: soak
 soak: setup ## The long tests, whole (hours)
 	IMXCRYPT_SOAK=1 $(GO) test -count=1 -timeout 0 ./...
-	IMXCRYPT_SOAK=1 $(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 0 ./test/vm/ ./test/scenario/...
+	IMXCRYPT_SOAK=1 $(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 0 $(VMPACKAGES)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for FUZZTIME (default 20s)
