@@ -2,10 +2,7 @@
 
 package volume
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // Result is what an operation did.
 type Result struct {
@@ -43,6 +40,8 @@ type journey struct {
 	now      func() time.Time
 	last     time.Time
 	progress func(Step)
+	// dry: the steps are those that would be done.
+	dry bool
 }
 
 func (m *Manager) begin(s Spec, progress func(Step)) *journey {
@@ -58,7 +57,9 @@ func (j *journey) did(what string) {
 
 // would notes a step of a dry run. What was done to find it out is none.
 func (j *journey) would(what string) {
-	j.result.Steps = slices.DeleteFunc(j.result.Steps, func(s Step) bool { return s.Took > 0 })
+	if !j.dry {
+		j.dry, j.result.Steps = true, nil
+	}
 	j.add(Step{What: what})
 }
 
