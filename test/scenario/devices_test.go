@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package scenario
+
+import (
+	"strings"
+	"testing"
+)
+
+// What lies on a device that is no volume of ours is left alone, byte for byte,
+// and named.
+func TestDevicesThatAreNotEmpty(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		for _, c := range []struct {
+			name, fill      string // fill makes the contents of $D
+			says, saysOpen  string
+			openCode, wiped int
+		}{
+			{"random bytes", "dd if=/dev/urandom of=$D bs=1M count=8 2>&1", "not empty", "holds no volume of ours", 6, 0},
+			{"one byte in the middle", "echo x | dd of=$D bs=1 seek=5000000 conv=notrunc 2>&1", "data at byte 5000000", "holds no volume of ours", 6, 0},
+			{"a filesystem", "mkfs.ext4 -q $D", "unencrypted ext4", "unencrypted ext4", 6, 0},
+			{"a partition table", "echo 'label: gpt' | sfdisk -q $D", "unencrypted gpt", "unencrypted gpt", 6, 0},
+			{"LUKS2 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks2 --luks2-metadata-size 16k --luks2-keyslots-size 256k --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $D -",
+				"not ours", "not ours", 6, 0},
+			{"LUKS1 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks1 --pbkdf-force-iterations 1000 $D -", "not ours", "not ours", 6, 0},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				x := b.bench(t)
+				device := x.loop("disk")
+				x.MustSh("D=" + device + "; " + c.fill + "; sync")
+				before := x.MustRun("sha256sum", device)
+				x.configure(device)
+				x.expect(6, c.says, "provision", "data")
+				x.expect(6, c.saysOpen, "unlock", "--mount", "data")
+				x.expect(6, c.says, "provision", "--dry-run", "data")
+				x.expect(2, "not confirmed", "provision", "--wipe", "data")
+				if after := x.MustRun("sha256sum", device); after != before {
+					t.Errorf("the device has changed")
+				}
+				if c.name == "LUKS2 of cryptsetup" {
+					x.expect(0, "mounted on", "provision", "--wipe", "--yes", "data")
+				}
+			})
+		}
+	})
+}
+
+func TestDevicesThatCannotBeUsed(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		t.Run("too small", func(t *testing.T) {
+			x := b.bench(t)
+			x.MustSh("truncate -s 2M " + x.image("disk"))
+			x.configure(x.loop("disk"))
+			x.expect(4, "has 2048 KiB, this volume needs at least", "provision", "data")
+		})
+		t.Run("no multiple of the sector", func(t *testing.T) {
+			x := b.bench(t)
+			x.MustSh("truncate -s $((8192 * 1024 + 512)) " + x.image("disk"))
+			x.configure(x.loop("disk"), "header: "+x.dir+"/data.header")
+			x.expect(4, "no multiple of the sector size 4096", "provision", "data")
+		})
+		t.Run("absent", func(t *testing.T) {
+			x := b.bench(t)
+			x.configure("/dev/mmcblk9p9")
+			for _, command := range []string{"provision", "unlock", "verify"} {
+				x.expect(4, "/dev/mmcblk9p9", command, "data")
+			}
+			x.expect(4, "absent", "status")
+			if r := x.expect(4, "/dev/mmcblk9p9", "unlock", "--no-wait", "data"); strings.Contains(r.Stderr, "after 1s") {
+				t.Error("it has waited")
+			}
+		})
+		t.Run("read-only, empty", func(t *testing.T) {
+			x := b.bench(t)
+			x.configure(x.loop("disk", "--read-only"))
+			x.expect(4, "read-only", "provision", "data")
+		})
+		t.Run("mounted", func(t *testing.T) {
+			x := b.bench(t)
+			device := x.loop("disk")
+			x.configure(device)
+			x.MustSh("mkfs.ext4 -q " + device + "; mkdir " + x.dir + "/other; mount " + device + " " + x.dir + "/other")
+			x.expect(6, "unencrypted ext4", "provision", "data")
+			x.expect(5, x.dir+"/other", "provision", "--wipe", "--yes", "data")
+		})
+		t.Run("under a mapping", func(t *testing.T) {
+			x := b.bench(t)
+			device := x.loop("disk")
+			x.configure(device)
+			x.MustSh("dmsetup create somebody --table '0 8192 linear " + device + " 0'")
+			x.expect(5, "somebody", "provision", "data")
+		})
+		t.Run("a file", func(t *testing.T) {
+			x := b.bench(t)
+			x.MustSh("truncate -s 8M " + x.image("disk"))
+			x.configure(x.image("disk"))
+			x.expect(4, "is a file, not a block device", "provision", "data")
+			if x.Sh("cmp -n 8388608 "+x.image("disk")+" /dev/zero").Code != 0 {
+				t.Error("the file was written")
+			}
+		})
+	})
+}
+
+// The same volume on storage with other properties.
+func TestDevicesOfOtherKinds(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		t.Run("4096-byte blocks", func(t *testing.T) {
+			x := b.bench(t)
+			x.provisioned("disk", "--sector-size", "4096")
+			x.powerCycle()
+			x.expect(0, "mounted on", "boot")
+			x.fox()
+		})
+		t.Run("write-protected since", func(t *testing.T) {
+			x := b.bench(t)
+			x.provisioned("disk")
+			x.MustSh("losetup -D")
+			x.configure(x.loop("disk", "--read-only"))
+			before := x.MustRun("sha256sum", x.image("disk"))
+			x.powerCycle()
+			x.expect(0, "mounted on", "unlock", "--mount", "data")
+			x.fox()
+			if x.Sh("echo new > "+x.dir+"/mnt/new").Code == 0 {
+				t.Error("the volume can be written")
+			}
+			x.expect(0, "already", "unlock", "--mount", "data")
+			x.expect(0, "this chip opens it", "verify", "data")
+			x.expect(0, "locked", "lock", "data")
+			if after := x.MustRun("sha256sum", x.image("disk")); after != before {
+				t.Error("the device has changed")
+			}
+		})
+		t.Run("detached header, ecb, 16 bytes, sectors of 512", func(t *testing.T) {
+			x := b.bench(t)
+			x.configure(x.loop("disk"), "header: "+x.dir+"/data.header", "wrap: ecb", "key_size: 16", "sector_size: 512")
+			x.expect(0, "mounted on", "provision", "data")
+			x.MustSh("echo 'the quick brown fox' > " + x.dir + "/mnt/fox")
+			x.expect(0, "locked", "lock", "data")
+			x.powerCycle()
+			x.expect(0, "mounted on", "boot")
+			x.fox()
+			if mode := x.MustRun("stat", "-c", "%a", x.dir+"/data.header"); mode != "600\n" {
+				t.Errorf("the header's mode is %s", mode)
+			}
+		})
+		t.Run("no filesystem", func(t *testing.T) {
+			x := b.bench(t)
+			x.configureText(x.volume("data", x.loop("disk"), "filesystem: none", "mount: null"))
+			x.expect(0, "unlocked as /dev/mapper/data", "provision", "data")
+			x.MustSh("echo 'the quick brown fox' | dd of=/dev/mapper/data bs=4096 conv=sync,fsync 2>&1")
+			x.expect(0, "locked", "lock", "data")
+			x.powerCycle()
+			x.expect(0, "unlocked", "unlock", "data")
+			if got := x.MustSh("head -n 1 /dev/mapper/data"); got != "the quick brown fox\n" {
+				t.Errorf("%q", got)
+			}
+		})
+	})
+}
+
+// A mapping of the volume's name is taken for the volume's only if it is.
+func TestMappingOfSomebodyElse(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		x := b.bench(t)
+		x.provisioned("disk")
+		x.MustSh("dmsetup create data --table '0 8192 error'")
+		x.expect(6, "is not this volume", "unlock", "data")
+		x.expect(6, "is not a volume of ours", "lock", "data")
+		x.expect(6, "data", "status")
+		x.MustSh("dmsetup remove data")
+		x.expect(0, "mounted on", "unlock", "--mount", "data")
+		x.fox()
+
+		t.Log("the volume's own mapping with another table")
+		x.MustSh("umount " + x.dir + "/mnt; dmsetup suspend data; dmsetup load data --table '0 8192 error'; dmsetup resume data")
+		x.expect(6, "another table", "unlock", "--mount", "data")
+		x.expect(0, "locked", "lock", "data")
+	})
+}
+
+func TestMountPoints(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		x := b.bench(t)
+		device := x.loop("disk")
+		x.configure(device)
+		x.MustSh("rmdir " + x.dir + "/mnt")
+		x.expect(6, x.dir+"/mnt", "provision", "data")
+		if x.Sh("cmp -n 8388608 "+device+" /dev/zero").Code != 0 {
+			t.Error("the device was written before the mount point was looked at")
+		}
+		x.MustSh("mkdir " + x.dir + "/mnt; mount -t tmpfs other " + x.dir + "/mnt")
+		x.expect(6, "tmpfs", "provision", "data")
+		x.MustSh("umount " + x.dir + "/mnt")
+		x.expect(0, "mounted on", "provision", "data")
+		x.MustSh("echo 'the quick brown fox' > " + x.dir + "/mnt/fox")
+
+		t.Log("in use: nothing is taken away")
+		p := x.Start("sh", "-c", "cd "+x.dir+"/mnt; echo there; exec sleep 600")
+		p.WaitFor("there", x.patience())
+		x.expect(5, "sleep", "lock", "data")
+		x.fox()
+		p.Kill()
+		x.expect(0, "locked", "lock", "data")
+
+		x.MustSh("mount -t tmpfs other " + x.dir + "/mnt")
+		x.expect(6, "tmpfs", "boot")
+		x.expect(0, "unlocked", "status")
+		x.MustSh("umount " + x.dir + "/mnt")
+		x.expect(0, "mounted on", "boot")
+		x.fox()
+	})
+}
