@@ -81,3 +81,12 @@ func foreignMapping(b *volumetest.Board, name, uuid string) error {
 	}
 	return b.DM.Announce(context.Background(), name)
 }
+
+// laterLUKS is a LUKS header of a version to come.
+func laterLUKS(im *crashtest.Image) {
+	foreignLUKS2(im)
+	for _, at := range []int64{0, 0x4000} {
+		write(im, []byte{0, 3}, at+6)
+		write(im, []byte("another checksum"), at+448)
+	}
+}

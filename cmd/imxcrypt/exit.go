@@ -53,7 +53,8 @@ func exitCode(err error) int {
 		return exitRefused
 	case fault.Interrupted, fault.ProvisioningStarted, fault.EraseStarted:
 		return exitInterrupted
-	case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderVersion, fault.HeaderRequirement:
+	case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderVersion, fault.HeaderRequirement,
+		fault.RotationDamaged:
 		return exitHeaderDamaged
 	}
 	return exitFailed

@@ -50,6 +50,7 @@ func hints() map[fault.Code]string {
 		fault.DMMissing:         "load the module dm-mod, or build the kernel with CONFIG_BLK_DEV_DM",
 		fault.DMCryptMissing:    "load the module dm-crypt, or build the kernel with CONFIG_DM_CRYPT",
 		fault.KeyringMissing:    "build the kernel with CONFIG_KEYS; dm-crypt takes keys from it if CONFIG_KEYS is not a module",
+		fault.KeyNotInKeyring:   "a bug, or a seccomp filter or security module that keeps add_key from working: run the command from a root shell to tell",
 		fault.ProgramMissing:    "install the package that has the program named above",
 		fault.ProgramFailed:     "see the program's own words above",
 		fault.PermissionMissing: "run it as root",
@@ -87,6 +88,8 @@ func hints() map[fault.Code]string {
 		fault.HeaderInvalid:     "nothing was changed; the header breaks the rule named above. Bring back a copy if there is one",
 		fault.HeaderVersion:     "the header is of a newer LUKS version: use a newer imxcrypt",
 		fault.HeaderRequirement: "the volume was written by a newer imxcrypt: use that one",
+
+		fault.RotationDamaged: "nothing was changed; the storage lost what the rotation wrote down: see dmesg, and copy what can still be read before anything else",
 
 		fault.IOFailed:    "the storage reports errors: see dmesg, and copy what can still be read",
 		fault.StorageFull: "make room on the filesystem named above, then run the command again",

@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mkfs"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+func detached(s *volume.Spec) { s.Header = "/var/lib/imxcrypt/data.luks" }
+
+func devSource(s *volume.Spec) {
+	s.Source, s.Wrap, s.Cipher, s.KeySize, s.AllowInsecure = volume.SourceDev, "", "aes-xts-plain64", 64, true
+}
+
+// changed is the usual volume with changes.
+func changed(changes ...func(*volume.Spec)) volume.Spec {
+	s := spec()
+	for _, c := range changes {
+		c(&s)
+	}
+	return s
+}
+
+// What cannot become a volume is refused with its own reason, and nothing is
+// written.
+func TestProvisioningRefuses(t *testing.T) {
+	t.Parallel()
+	anywhere := func(r *rand.Rand) func(*crashtest.Image) {
+		return func(im *crashtest.Image) { write(im, []byte{0x17}, r.Int64N(im.Size())) }
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for name, c := range map[string]struct {
+		s       volume.Spec
+		size    int64 // 16 MiB
+		content func(*crashtest.Image)
+		board   func(*testing.T, *volumetest.Board)
+		o       volume.ProvisionOptions
+		code    fault.Code
+	}{
+		"one byte somewhere":         {content: anywhere(rng), code: fault.NotEmpty},
+		"one byte, detached":         {s: changed(detached), content: anywhere(rng), code: fault.NotEmpty},
+		"the last byte":              {content: func(im *crashtest.Image) { write(im, []byte{1}, im.Size()-1) }, code: fault.NotEmpty},
+		"noise":                      {content: noise, code: fault.NotEmpty},
+		"zeros and 0xFF":             {content: func(im *crashtest.Image) { write(im, bytes.Repeat([]byte{0xff}, 4096), 8*mib) }, code: fault.NotEmpty},
+		"plaintext ext4":             {content: plainExt4, code: fault.PlaintextFound},
+		"foreign LUKS1":              {content: foreignLUKS1, code: fault.ForeignHeader},
+		"foreign LUKS2":              {content: foreignLUKS2, code: fault.ForeignHeader},
+		"a LUKS version to come":     {content: laterLUKS, code: fault.HeaderVersion},
+		"a LUKS to come, wiped":      {content: laterLUKS, o: volume.ProvisionOptions{Wipe: true}, code: fault.HeaderVersion},
+		"too small":                  {size: 3*mib - 4096, code: fault.DeviceUnsuitable},
+		"too small, detached":        {s: changed(detached), size: mib / 2, code: fault.DeviceUnsuitable},
+		"no multiple of the sector":  {s: changed(detached), size: 16*mib + 512, code: fault.DeviceUnsuitable},
+		"detached, no filesystem":    {s: changed(detached, func(s *volume.Spec) { s.Filesystem.Type = volume.FilesystemNone }), code: fault.ConfigInvalid},
+		"cipher of another source":   {s: changed(func(s *volume.Spec) { s.Cipher = "aes-xts-plain64" }), code: fault.CipherNotAllowed},
+		"iv that uses the raw key":   {s: changed(func(s *volume.Spec) { s.Cipher = "capi:tk(cbc(aes))-essiv:sha256" }), code: fault.CipherNotAllowed},
+		"dev source, not allowed":    {s: changed(devSource, func(s *volume.Spec) { s.AllowInsecure = false }), code: fault.InsecureRefused},
+		"read-only":                  {board: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].ReadOnly = true }, code: fault.DeviceReadOnly},
+		"unreadable":                 {board: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].Err = unix.EIO }, code: fault.IOFailed},
+		"missing":                    {board: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].Absent = true }, code: fault.DeviceMissing},
+		"mounted":                    {board: used(blockdev.Users{Mounts: []blockdev.Mounted{{Device: "mmcblk2p3", Target: "/srv", Type: "ext4"}}}), code: fault.DeviceInUse},
+		"swap":                       {board: used(blockdev.Users{Swap: []string{"mmcblk2p3"}}), code: fault.DeviceInUse},
+		"held":                       {board: used(blockdev.Users{Holders: []blockdev.Holder{{Device: "md0", Name: "md0"}}}), code: fault.DeviceInUse},
+		"mapped by someone else":     {board: func(t *testing.T, b *volumetest.Board) { mapForeign(t, b, "secure", "") }, code: fault.DeviceInUse},
+		"mount point missing":        {board: func(_ *testing.T, b *volumetest.Board) { b.Directories = nil }, code: fault.MountPointMissing},
+		"open chip":                  {board: func(_ *testing.T, b *volumetest.Board) { b.State = caam.Open }, code: fault.OpenStateRefused},
+		"key size 20":                {s: changed(func(s *volume.Spec) { s.KeySize = 20 }), code: fault.CAAMBadArgument},
+		"no room for the header":     {s: changed(detached), board: func(_ *testing.T, b *volumetest.Board) { b.Files.Err = unix.ENOSPC }, code: fault.StorageFull},
+		"no room for the key":        {s: changed(devSource), board: func(_ *testing.T, b *volumetest.Board) { b.Files.Err = unix.ENOSPC }, code: fault.StorageFull},
+		"chip not there":             {board: chipFails(unix.ENOENT), code: fault.CAAMMissing},
+		"chip without a job ring":    {board: chipFails(unix.ENODEV), code: fault.CAAMNotReady},
+		"chip that fails":            {board: chipFails(unix.EIO), code: fault.CAAMFailed},
+		"somebody works on it":       {board: lockHeld, code: fault.LockHeld},
+		"the name is mapped already": {board: func(t *testing.T, b *volumetest.Board) { mapForeign(t, b, "data", "") }, code: fault.DeviceInUse},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if c.s.Name == "" {
+				c.s = spec()
+			}
+			if c.size == 0 {
+				c.size = 16 * mib
+			}
+			im := crashtest.NewImage(c.size)
+			if c.content != nil {
+				c.content(im)
+			}
+			before := im.Bytes()
+			b := newBoard(im)
+			if c.board != nil {
+				c.board(t, b)
+			}
+			state := b.DM.State()
+			_, err := b.Manager().Provision(context.Background(), c.s, c.o)
+			refused(t, err, c.code)
+			if !bytes.Equal(before, im.Bytes()) {
+				t.Error("something was written")
+			}
+			if len(b.Files.Names()) > 0 || b.DM.State() != state || b.Ring.Left() > 0 {
+				t.Errorf("something was left: files %v, mappings\n%s", b.Files.Names(), b.DM.State())
+			}
+		})
+	}
+}
+
+func used(u blockdev.Users) func(*testing.T, *volumetest.Board) {
+	return func(_ *testing.T, b *volumetest.Board) { b.Disks[0].Users = u }
+}
+
+func chipFails(errno error) func(*testing.T, *volumetest.Board) {
+	return func(_ *testing.T, b *volumetest.Board) { b.Chip.SetFault(func(string) error { return errno }) }
+}
+
+func lockHeld(t *testing.T, b *volumetest.Board) {
+	if _, err := b.System().Locks.Acquire(context.Background(), "data"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mapForeign(t *testing.T, b *volumetest.Board, name, uuid string) {
+	t.Helper()
+	if err := foreignMapping(b, name, uuid); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ready is a board with a volume of that spec, locked, after a power cycle.
+func ready(t *testing.T, s volume.Spec) (*volumetest.Board, *crashtest.Image) {
+	t.Helper()
+	im := crashtest.NewImage(16 * mib)
+	b := newBoard(im)
+	r, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{})
+	must(t, r, err)
+	put(t, b, userText)
+	return powerCycle(b), im
+}
+
+// A volume that is there, and cannot or must not be opened now, is refused with
+// its own reason; neither unlock nor provision nor provision --wipe changes a
+// byte of it, and nothing is left in the kernel.
+func TestUnlockingRefuses(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, c := range map[string]struct {
+		s     volume.Spec
+		spoil func(*testing.T, *volumetest.Board)
+		code  fault.Code
+		// text is part of the message.
+		text string
+	}{
+		"mounted as it is":   {spoil: used(blockdev.Users{Mounts: []blockdev.Mounted{{Device: "mmcblk2p3", Target: "/srv", Type: "ext4"}}}), code: fault.DeviceInUse, text: "/srv"},
+		"open by the recipe": {spoil: func(t *testing.T, b *volumetest.Board) { mapForeign(t, b, "secure", "") }, code: fault.DeviceInUse, text: "secure"},
+		"name taken":         {spoil: func(t *testing.T, b *volumetest.Board) { mapForeign(t, b, "data", "") }, code: fault.MappingMismatch},
+		"name taken by another volume": {spoil: func(t *testing.T, b *volumetest.Board) {
+			mapForeign(t, b, "data", dmcrypt.VolumeUUID("9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b", "data"))
+		}, code: fault.MappingMismatch},
+		"another table under its name": {spoil: func(t *testing.T, b *volumetest.Board) {
+			mapForeign(t, b, "data", dmcrypt.VolumeUUID(b.Manager().Status(ctx, spec()).UUID, "data"))
+		}, code: fault.MappingMismatch, text: "another table"},
+		"suspended": {spoil: func(t *testing.T, b *volumetest.Board) {
+			r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+			must(t, r, err)
+			if err := b.DM.Suspend(ctx, "data", dmcrypt.SkipLockFS|dmcrypt.NoFlush); err != nil {
+				t.Fatal(err)
+			}
+		}, code: fault.MappingMismatch, text: "suspended"},
+		"both header copies damaged": {spoil: func(t *testing.T, b *volumetest.Board) {
+			scribble(t, b.Disks[0].Store, 0x1200)
+			scribble(t, b.Disks[0].Store, 0x5200)
+		}, code: fault.HeaderDamaged},
+		"unreadable":           {spoil: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].Err = unix.EIO }, code: fault.IOFailed},
+		"missing":              {spoil: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].Absent = true }, code: fault.DeviceMissing},
+		"chip not there":       {spoil: chipFails(unix.ENOENT), code: fault.CAAMMissing},
+		"somebody works on it": {spoil: lockHeld, code: fault.LockHeld, text: "imxcrypt rotate"},
+		"mount point missing":  {spoil: func(_ *testing.T, b *volumetest.Board) { b.Directories = nil }, code: fault.MountPointMissing},
+		"mount point occupied": {spoil: func(t *testing.T, b *volumetest.Board) {
+			other := changed(devSource, func(s *volume.Spec) {
+				s.Name, s.Mapping, s.Device = "other", "other", "/dev/mmcblk2p4"
+			})
+			r, err := b.Manager().Provision(ctx, other, volume.ProvisionOptions{})
+			must(t, r, err)
+		}, code: fault.MountPointOccupied, text: "other"},
+		"another chip": {spoil: func(_ *testing.T, b *volumetest.Board) { *b = *otherChip(b) }, code: fault.BlobRejected},
+		"dev key lost": {s: changed(devSource), spoil: func(_ *testing.T, b *volumetest.Board) { b.Files = volumetest.NoFiles() }, code: fault.KeyFileDamaged},
+		"header file lost, noise": {s: changed(detached), spoil: func(_ *testing.T, b *volumetest.Board) {
+			b.Files = volumetest.NoFiles()
+		}, code: fault.NotProvisioned},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if c.s.Name == "" {
+				c.s = spec()
+			}
+			b, im := ready(t, c.s)
+			b = volumetest.New(b.Chip, b.Files, b.Disks[0], &volumetest.Disk{Path: "/dev/mmcblk2p4", Store: crashtest.NewImage(16 * mib)})
+			b.Directories = []string{"/data"}
+			c.spoil(t, b)
+			before, state := im.Bytes(), b.DM.State()
+			_, err := b.Manager().Unlock(ctx, c.s, volume.UnlockOptions{Mount: true})
+			refused(t, err, c.code)
+			if !strings.Contains(err.Error(), c.text) {
+				t.Errorf("%q is not in the message: %v", c.text, err)
+			}
+			if c.code != fault.MountPointMissing && c.code != fault.MountPointOccupied && b.DM.State() != state {
+				t.Errorf("left in the kernel:\n%s", b.DM.State())
+			}
+			if c.s.Detached() {
+				// The device alone is noise: only --wipe, typed, takes it.
+				_, err := b.Manager().Provision(ctx, c.s, volume.ProvisionOptions{})
+				refused(t, err, fault.NotEmpty)
+			} else {
+				for _, wipe := range []bool{false, true} {
+					if _, err := b.Manager().Provision(ctx, c.s, volume.ProvisionOptions{Wipe: wipe}); err == nil {
+						t.Errorf("provisioned, wipe %v", wipe)
+					}
+				}
+			}
+			if !bytes.Equal(before, im.Bytes()) {
+				t.Error("something was written")
+			}
+		})
+	}
+}
+
+// otherChip is the same board with another chip.
+func otherChip(b *volumetest.Board) *volumetest.Board {
+	n := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
+	n.Directories = b.Directories
+	return n
+}
+
+// --wipe is for what is not ours: a volume with its header on the device is not
+// overwritten by one with a detached header.
+func TestWipeSparesVolumesOfOurs(t *testing.T) {
+	t.Parallel()
+	b, im := ready(t, spec())
+	before := im.Bytes()
+	_, err := b.Manager().Provision(context.Background(), changed(detached), volume.ProvisionOptions{Wipe: true})
+	refused(t, err, fault.HeaderMismatch)
+	if !bytes.Equal(before, im.Bytes()) {
+		t.Fatal("something was written")
+	}
+}
+
+func TestOneDamagedHeaderCopyIsUsedAndMended(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for _, at := range []int64{0x1200, 0x5200} {
+		b, im := ready(t, spec())
+		scribble(t, im, at)
+		damaged := im.Bytes()
+		// Looking changes nothing.
+		if st := b.Manager().Status(ctx, spec()); st.State != volume.Locked {
+			t.Fatalf("%+v", st)
+		}
+		r, err := b.Manager().Verify(ctx, spec())
+		if must(t, r, err); len(r.Warnings) == 0 || !bytes.Equal(damaged, im.Bytes()) {
+			t.Fatalf("no warning, or something was written: %+v", r)
+		}
+		// A read-only device is used as it is.
+		b.Disks[0].ReadOnly = true
+		r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+		must(t, r, err)
+		if !bytes.Equal(damaged, im.Bytes()) {
+			t.Fatal("written to a read-only device")
+		}
+		lr, err := b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+		must(t, lr, err)
+		b.Disks[0].ReadOnly = false
+		r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+		must(t, r, err)
+		if r, err = b.Manager().Verify(ctx, spec()); err != nil || len(r.Warnings) > 0 {
+			t.Fatalf("not mended: %v %v", r.Warnings, err)
+		}
+	}
+}
+
+// A detached header is a file, and unlocking writes no files; provisioning does.
+func TestADamagedDetachedHeaderIsMendedByProvision(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := changed(detached)
+	b, _ := ready(t, s)
+	f, err := b.System().Devices.Open(s.Header, blockdev.Flags{Write: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("scribble"), 0x5200); err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	if must(t, r, err); len(r.Warnings) != 1 {
+		t.Fatalf("%+v", r)
+	}
+	r, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+	if must(t, r, err); !slices.ContainsFunc(r.Steps, func(st volume.Step) bool { return st.What == "damaged header copy mended" }) {
+		t.Fatalf("%+v", r)
+	}
+	if r, err = b.Manager().Verify(ctx, s); err != nil || len(r.Warnings) > 0 {
+		t.Fatalf("%v %v", r.Warnings, err)
+	}
+}
+
+func TestAReadOnlyDeviceIsMountedReadOnly(t *testing.T) {
+	t.Parallel()
+	b, _ := ready(t, spec())
+	b.Disks[0].ReadOnly = true
+	r, err := b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Mount: true})
+	must(t, r, err)
+	if entries, err := b.List(); err != nil || len(entries) != 1 || !slices.Contains(entries[0].Options, "ro") {
+		t.Fatalf("%v %v", entries, err)
+	}
+}
+
+func TestTheOpenState(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := changed(func(s *volume.Spec) { s.AllowOpenState = true })
+	im := crashtest.NewImage(16 * mib)
+	b := boardOver(caamtest.NewChip([32]byte{7}, false), im, crashtest.NewImage(volumetest.FilesSize))
+	b.State = caam.Open
+	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+	if must(t, r, err); len(r.Warnings) == 0 || r.SecurityState != "open" {
+		t.Fatalf("%+v", r)
+	}
+	b = powerCycle(b)
+	_, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	refused(t, err, fault.OpenStateRefused)
+	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	if must(t, r, err); len(r.Warnings) == 0 {
+		t.Fatal("not warned")
+	}
+	b = powerCycle(b)
+	b.Chip.BurnFuse()
+	b.State = caam.Closed
+	_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	refused(t, err, fault.BlobOpenState)
+}
+
+func TestAnUnknownSecurityStateIsRecordedAndWarnedOfOnce(t *testing.T) {
+	t.Parallel()
+	b := newBoard(crashtest.NewImage(16 * mib))
+	b.State = caam.Unknown
+	r, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{})
+	if must(t, r, err); len(r.Warnings) != 1 || r.SecurityState != "unknown" {
+		t.Fatalf("%+v", r)
+	}
+}
+
+func TestMkfsFailsAndTheNextRunFinishes(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b := newBoard(crashtest.NewImage(16 * mib))
+	for _, code := range []fault.Code{fault.ProgramMissing, fault.ProgramFailed} {
+		b.Mkfs = func(string, string) error {
+			return &mkfs.Error{Op: "make ext4", Code: code, Err: errors.New("exit status 1")}
+		}
+		_, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+		refused(t, err, code)
+		if b.DM.State() != "" || b.Ring.Left() != 0 {
+			t.Fatalf("left behind:\n%s", b.DM.State())
+		}
+		_, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+		refused(t, err, fault.ProvisioningStarted)
+	}
+	uuid := b.Manager().Status(ctx, spec()).UUID
+	b.Mkfs = nil
+	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+	if must(t, r, err); r.UUID != uuid {
+		t.Fatal("a second key was made")
+	}
+}
+
+func TestADeviceThatAppearsLate(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b, _ := ready(t, spec())
+	s := changed(func(s *volume.Spec) { s.Timeout = time.Minute })
+	b.Disks[0].Absent = true
+	done := make(chan error)
+	go func() {
+		_, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+		done <- err
+	}()
+	b.Plug(b.Disks[0])
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestADeviceThatDoesNotAppear(t *testing.T) {
+	t.Parallel()
+	b, _ := ready(t, spec())
+	b.Disks[0].Absent = true
+	s := changed(func(s *volume.Spec) { s.Timeout = 10 * time.Millisecond })
+	_, err := b.Manager().Unlock(context.Background(), s, volume.UnlockOptions{})
+	refused(t, err, fault.DeviceMissing)
+	if !strings.Contains(err.Error(), "after 10ms") {
+		t.Fatal(err)
+	}
+	stopped, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.Timeout = time.Hour
+	_, err = b.Manager().Unlock(stopped, s, volume.UnlockOptions{})
+	refused(t, err, fault.Interrupted)
+}
+
+// Whoever has the volume open may make another filesystem.
+func TestAFilesystemReplacedByItsOwner(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b, _ := ready(t, spec())
+	r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	must(t, r, err)
+	if err := b.System().Filesystems.Make(ctx, "ext4", r.Mapping, mkfs.Options{Label: "new"}); err != nil {
+		t.Fatal(err)
+	}
+	b = powerCycle(b)
+	r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+	if must(t, r, err); len(r.Warnings) != 1 || r.Mounted == "" {
+		t.Fatalf("%+v", r)
+	}
+	// The configuration says xfs.
+	b = powerCycle(b)
+	_, err = b.Manager().Unlock(ctx, changed(func(s *volume.Spec) { s.Filesystem.Type = "xfs" }), volume.UnlockOptions{Mount: true})
+	refused(t, err, fault.FilesystemWrong)
+}
+
+// The filesystem that the configuration names is the authority, too.
+func TestAnotherFilesystemThanConfigured(t *testing.T) {
+	t.Parallel()
+	for name, s := range map[string]volume.Spec{"device": spec(), "detached": changed(detached)} {
+		b, _ := ready(t, s)
+		s.Filesystem.Type = "xfs"
+		_, err := b.Manager().Unlock(context.Background(), s, volume.UnlockOptions{Mount: true})
+		if fault.CodeOf(err) != fault.FilesystemWrong || b.DM.State() != "" {
+			t.Errorf("%s: %v\n%s", name, err, b.DM.State())
+		}
+	}
+}
+
+func TestAMissingFilesystemIsNoReasonToFormat(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b, _ := ready(t, spec())
+	r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	must(t, r, err)
+	f, err := b.Mapping("data", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(f, make([]byte, mib), 0)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = powerCycle(b)
+	for range 2 {
+		_, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+		refused(t, err, fault.FilesystemMissing)
+		_, err = b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+		refused(t, err, fault.FilesystemMissing)
+	}
+	if len(b.Made()) > 0 || b.DM.State() != "" {
+		t.Fatalf("formatted: %v\n%s", b.Made(), b.DM.State())
+	}
+	// For fsck it is opened all the same, and not mounted.
+	r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true, ForRepair: true})
+	if must(t, r, err); r.Mapping == "" || r.Mounted != "" {
+		t.Fatalf("%+v", r)
+	}
+}
+
+func TestAVolumeWithoutAFilesystem(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := changed(func(s *volume.Spec) {
+		s.Filesystem, s.Mount = volume.Filesystem{Type: volume.FilesystemNone}, volume.MountSpec{}
+	})
+	b, im := ready(t, s)
+	r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	must(t, r, err)
+	if got := get(t, b, len(userText)); got != userText || len(b.Made()) > 0 {
+		t.Fatalf("%q, %v", got, b.Made())
+	}
+	// Its check is all that proves its key.
+	b = powerCycle(b)
+	scribble(t, im, 0x8000)
+	_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	refused(t, err, fault.KeyWrong)
+}
+
+func TestLockLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b := newBoard(crashtest.NewImage(16 * mib))
+	r, err := b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+	if must(t, r, err); !r.Already {
+		t.Fatalf("%+v", r)
+	}
+	mapForeign(t, b, "data", "")
+	_, err = b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+	refused(t, err, fault.MappingMismatch)
+}
