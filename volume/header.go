@@ -27,6 +27,9 @@ type header struct {
 	// next is the same volume under the key that a rotation is moving it to;
 	// nil where none is under way.
 	next *header
+	// seen is the filesystem's superblock as the proof of the key read it; nil
+	// where something else proved it.
+	seen *fsprobe.Superblock
 }
 
 // binding is what this header's check must be tied to.

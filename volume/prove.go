@@ -112,6 +112,7 @@ func (h *header) proveByFilesystem(a *mapped) (proved bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	h.seen = sb
 	return sb.Verified && sb.Type == want.Type && sb.UUID == want.UUID, nil
 }
 

@@ -98,9 +98,12 @@ type Files interface {
 	Read(path string, o atomicfile.ReadOptions) ([]byte, error)
 }
 
-// Filesystems runs mkfs.
+// Filesystems runs mkfs and fsck.
 type Filesystems interface {
 	Make(ctx context.Context, fstype, device string, o mkfs.Options) error
+	// Check repairs what can be repaired without asking. A program that is not
+	// there is an error of code [fault.ProgramMissing].
+	Check(ctx context.Context, fstype, device string) (repaired bool, err error)
 }
 
 // Mounts mounts and tells what is mounted.

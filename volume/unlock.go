@@ -99,7 +99,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o Unloc
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
 	u.mendOnDevice()
 	if o.Mount && !o.ForRepair {
-		return j.result, u.mount()
+		return j.result, u.mount(ctx)
 	}
 	return j.result, nil
 }
@@ -374,7 +374,7 @@ func (m *Manager) mend(s Spec, h *header, j *journey) {
 }
 
 // mount puts the volume where the configuration says.
-func (u *unlocking) mount() error {
+func (u *unlocking) mount(ctx context.Context) error {
 	target := u.s.Mount.Path
 	if target == "" {
 		return refuse(fault.ConfigInvalid, "the configuration has no mount point for this volume")
@@ -388,6 +388,9 @@ func (u *unlocking) mount() error {
 			return err
 		}
 		options := u.s.Mount.Options
+		if err := u.checkFilesystem(ctx); err != nil {
+			return err
+		}
 		if u.c.data.ReadOnly() {
 			options = append([]string{"ro"}, options...)
 		}

@@ -69,6 +69,7 @@ const (
 	InsecureRefused      Code = "insecure-refused" // dev source without being allowed
 	FilesystemMissing    Code = "filesystem-missing"
 	FilesystemWrong      Code = "filesystem-wrong"
+	FilesystemDamaged    Code = "filesystem-damaged"
 	NotProvisioned       Code = "not-provisioned"
 	FileExists           Code = "file-exists"
 	MountPointMissing    Code = "mount-point-missing"

@@ -67,6 +67,8 @@ type Board struct {
 	Directories []string
 	// Mkfs is asked before a filesystem is made; its error is mkfs's.
 	Mkfs func(fstype, device string) error
+	// Fsck is the outcome of the filesystem's checker; nil finds nothing.
+	Fsck func(fstype, device string) (repaired bool, err error)
 	// Step is called before everything that changes something durable or in the
 	// kernel, with what it is. An error is the step's result, and nothing is
 	// done.

@@ -65,6 +65,17 @@ func (f filesystems) Make(_ context.Context, fstype, device string, o mkfs.Optio
 	return errors.Join(dev.Flush(), dev.Close())
 }
 
+// Check implements volume.Filesystems.
+func (f filesystems) Check(_ context.Context, fstype, device string) (bool, error) {
+	if err := f.step("fsck " + device); err != nil {
+		return false, err
+	}
+	if f.Fsck == nil {
+		return false, nil
+	}
+	return f.Fsck(fstype, device)
+}
+
 const ext4Block = 4096
 
 // ext4Packed is an empty filesystem of 1 MiB as mke2fs makes it:
