@@ -136,6 +136,9 @@ func (r *HeaderReport) ours(lh *luks2.Header, copies luks2.Copies) error {
 		r.Rule = ruleImxcrypt
 		return err
 	}
+	if h.underRotation() {
+		r.Problems = append(r.Problems, fmt.Sprintf("a rotation to generation %d is under way: the data is under two keys", h.token.Generation+1))
+	}
 	r.Volume = &HeaderContent{
 		Source: h.token.Source, Phase: h.token.Phase, Generation: h.token.Generation, Wrap: string(h.token.Wrap),
 		KeySize: h.token.KeySize, Cipher: h.segment.Encryption, SectorSize: h.segment.SectorSize,
