@@ -16,6 +16,7 @@ import (
 
 	"imxcrypt/boot"
 	"imxcrypt/configs"
+	"imxcrypt/internal/audit"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 )
@@ -33,6 +34,10 @@ type app struct {
 
 	// cmdline is the kernel command line's file.
 	cmdline string
+	// sysRoot is the folder above sys; empty for the running system's.
+	sysRoot string
+	// journal is told of operations on keys.
+	journal audit.Journal
 
 	configPath    string
 	json          bool
@@ -41,12 +46,14 @@ type app struct {
 	allowInsecure bool
 
 	log *slog.Logger
+	// operation is the command's name, "key create".
+	operation string
 	// printed is set when the error was given to the caller as JSON already.
 	printed bool
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem, cmdline: "/proc/cmdline"}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem, cmdline: "/proc/cmdline", journal: audit.Journal{Path: audit.Socket}}
 	return a.run(ctx, args)
 }
 
@@ -112,6 +119,7 @@ inspects and renews the volumes that are encrypted with them.
 			if err := cmd.ValidateFlagGroups(); err != nil {
 				return fault.New(fault.Usage, err.Error(), nil)
 			}
+			a.operation = strings.TrimPrefix(cmd.CommandPath(), "imxcrypt ")
 			return a.prepare()
 		},
 	}

@@ -59,6 +59,9 @@ func (a *app) erase(ctx context.Context, name string, f eraseFlags) error {
 	}
 	r, err := m.Erase(ctx, s, volume.EraseOptions{DryRun: f.dryRun})
 	if a.json {
+		if !f.dryRun {
+			a.audit(r.Result, err)
+		}
 		a.printed = a.printed || err != nil
 		return joinPrint(a.printJSON(eraseJSON{r, err == nil, problemOf(err)}), err)
 	}

@@ -81,6 +81,7 @@ func (a *app) keyCreate(ctx context.Context, name string, f keyCreateFlags) (err
 		return err
 	}
 	paths, err := m.CreateKeyFile(ctx, r)
+	a.auditKey(name, err)
 	if err != nil {
 		return fmt.Errorf("key create %s: %w", name, err)
 	}
@@ -157,6 +158,7 @@ blobs are taken too where they can be converted.
 				return err
 			}
 			info, err := m.ImportKeyFile(cmd.Context(), args[0], out)
+			a.auditKey(args[0], err)
 			if err != nil {
 				return fmt.Errorf("key import %s: %w", args[0], err)
 			}

@@ -22,11 +22,15 @@ type resultJSON struct {
 // printResult tells a person, in the words of say, or a program what came of an
 // operation. An error of the operation is printed by the caller, except as JSON.
 func (a *app) printResult(r volume.Result, err error, say func(volume.Result) string) error {
+	a.audit(r, err)
 	for _, w := range r.Warnings {
 		a.log.Warn(w, "volume", r.Volume)
 	}
 	if a.json {
 		a.printed = a.printed || err != nil
+		if a.operation == "provision" {
+			return a.printJSON(a.provisionLine(r, err))
+		}
 		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: problemOf(err)})
 	}
 	if a.verbose {

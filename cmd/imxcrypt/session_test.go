@@ -153,7 +153,8 @@ func (s *session) run(args []string) string {
 	}
 	var stdout, stderr bytes.Buffer
 	a := &app{
-		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr,
+		sysRoot: s.dir,
+		stdin:   strings.NewReader(""), stdout: &stdout, stderr: &stderr,
 		getenv: func(name string) string {
 			if name == "IMXCRYPT_CONFIG" {
 				return s.config()
@@ -197,7 +198,7 @@ func (s *session) lines(text string) []string {
 var (
 	uuids     = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	durations = regexp.MustCompile(`\([0-9.]+ ms\)`)
-	tookNS    = regexp.MustCompile(`"took_ns":\d+`)
+	tookNS    = regexp.MustCompile(`("took_(?:ns|ms)"):[\d.e+-]+`)
 	times     = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 	goVersion = regexp.MustCompile(`go1\.[0-9.a-z]+`)
 	platforms = regexp.MustCompile(`linux/[a-z0-9]+`)
@@ -215,7 +216,7 @@ func (s *session) normalise(text string) string {
 		return s.names[u]
 	})
 	text = durations.ReplaceAllString(text, "(0 ms)")
-	text = tookNS.ReplaceAllString(text, `"took_ns":0`)
+	text = tookNS.ReplaceAllString(text, `$1:0`)
 	text = times.ReplaceAllString(text, "TIME")
 	text = goVersion.ReplaceAllString(text, "go1.x")
 	return platforms.ReplaceAllString(text, "linux/arch")

@@ -19,6 +19,7 @@ import (
 	"imxcrypt/caam"
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/configs"
+	"imxcrypt/internal/audit"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
@@ -29,6 +30,8 @@ import (
 type bench struct {
 	board   *volumetest.Board
 	config  string
+	sysRoot string
+	journal audit.Journal
 	unlocks records
 }
 
@@ -69,6 +72,7 @@ func (b *bench) run(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	a := &app{
 		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, getenv: func(string) string { return "" },
+		sysRoot: b.sysRoot, journal: b.journal,
 		system: func(*configs.Config, *slog.Logger) volume.System {
 			s := b.board.System()
 			s.Unlocks = b.unlocks

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"imxcrypt/internal/audit"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+)
+
+// provisionJSON is a volume's line of `provision --json`: what a production
+// line keeps of each board.
+type provisionJSON struct {
+	resultJSON
+	// SoC and SerialNumber are the kernel's: the chip's kind and its unique id.
+	SoC          string  `json:"soc"`
+	SerialNumber string  `json:"serial_number"`
+	TookMS       float64 `json:"took_ms"`
+	ExitCode     int     `json:"exit_code"`
+}
+
+func (a *app) provisionLine(r volume.Result, err error) provisionJSON {
+	return provisionJSON{
+		resultJSON: resultJSON{Result: r, OK: err == nil, Error: problemOf(err)},
+		SoC:        a.socFact("soc_id"), SerialNumber: a.socFact("serial_number"),
+		TookMS: float64(duration(r)) / float64(time.Millisecond), ExitCode: exitCode(err),
+	}
+}
+
+// socFact reads what the kernel's SoC driver says of the chip
+// (Documentation/ABI/testing/sysfs-devices-soc); empty where it says nothing.
+func (a *app) socFact(name string) string {
+	b, err := os.ReadFile(filepath.Join("/", a.sysRoot, "sys/devices/soc0", name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// duration is that of all steps.
+func duration(r volume.Result) time.Duration {
+	var d time.Duration
+	for _, s := range r.Steps {
+		d += s.Took
+	}
+	return d
+}
+
+// audit tells the journal what was done with a volume's key. What had been done
+// already is nothing new.
+func (a *app) audit(r volume.Result, err error) {
+	if err == nil && r.Already {
+		return
+	}
+	a.sendAudit(audit.Event{
+		Operation: a.operation, Volume: r.Volume, Device: r.Device, UUID: r.UUID, Generation: r.Generation,
+		SecurityState: r.SecurityState, Took: duration(r),
+	}, err)
+}
+
+// auditKey is audit for a key in a file of its own.
+func (a *app) auditKey(file string, err error) {
+	a.sendAudit(audit.Event{Operation: a.operation, Volume: file}, err)
+}
+
+func (a *app) sendAudit(e audit.Event, err error) {
+	e.Result = "done"
+	if err != nil {
+		e.Result, e.Detail = string(fault.CodeOf(err)), oneLine(err.Error())
+	}
+	if err := a.journal.Send(e); err != nil {
+		a.log.Debug("the journal was not told", "error", fmt.Sprint(err))
+	}
+}

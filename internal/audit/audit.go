@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package audit tells systemd's journal of operations on keys, in fields that
+// can be searched. It is told what was done, to which volume and how that
+// ended; it is never given a key, a blob or anything made of them.
+package audit
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socket is where the journal takes messages in its native protocol
+// (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+const Socket = "/run/systemd/journal/socket"
+
+// MessageID marks all messages of this package: journalctl MESSAGE_ID=….
+const MessageID = "b9a1c5f1d3d24c58a0a7f5f0b1f34e6c"
+
+// maxDatagram bounds a message; one that is longer has been given something
+// that does not belong there.
+const maxDatagram = 8 << 10
+
+// Event is one operation on a key, done or tried.
+type Event struct {
+	// Operation is the command: "provision", "unlock", "key create".
+	Operation string
+	// Volume is its name, or that of the key's file.
+	Volume        string
+	Device        string
+	UUID          string
+	Generation    int
+	SecurityState string
+	// Result is "done", or the fault's code.
+	Result string
+	// Detail is the error's text; empty for done.
+	Detail string
+	Took   time.Duration
+}
+
+// Journal sends events to the socket at its path. The empty Journal sends none.
+type Journal struct{ Path string }
+
+// Send tells the journal. A system without one is no error; an operation must
+// not wait for its log, so a full socket is one, and nothing is tried again.
+func (j Journal) Send(e Event) error {
+	if j.Path == "" {
+		return nil
+	}
+	message := e.encode()
+	if len(message) > maxDatagram {
+		return fmt.Errorf("a message of %d bytes for the journal", len(message))
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: j.Path, Net: "unixgram"})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		return err
+	}
+	_, err = conn.Write(message)
+	return err
+}
+
+// Priorities of syslog(3).
+const (
+	priorityError  = 3
+	priorityNotice = 5
+)
+
+func (e Event) encode() []byte {
+	priority := priorityNotice
+	text := e.Operation + " " + e.Volume + ": " + e.Result
+	if e.Detail != "" {
+		priority = priorityError
+		text += ": " + e.Detail
+	}
+	var b bytes.Buffer
+	field(&b, "MESSAGE", text)
+	field(&b, "MESSAGE_ID", MessageID)
+	field(&b, "PRIORITY", fmt.Sprint(priority))
+	field(&b, "SYSLOG_IDENTIFIER", "imxcrypt")
+	field(&b, "IMXCRYPT_OPERATION", e.Operation)
+	field(&b, "IMXCRYPT_VOLUME", e.Volume)
+	field(&b, "IMXCRYPT_DEVICE", e.Device)
+	field(&b, "IMXCRYPT_UUID", e.UUID)
+	if e.Generation > 0 {
+		field(&b, "IMXCRYPT_GENERATION", fmt.Sprint(e.Generation))
+	}
+	field(&b, "IMXCRYPT_SECURITY_STATE", e.SecurityState)
+	field(&b, "IMXCRYPT_RESULT", e.Result)
+	if e.Took > 0 {
+		field(&b, "IMXCRYPT_DURATION_USEC", fmt.Sprint(e.Took.Microseconds()))
+	}
+	return b.Bytes()
+}
+
+// field appends one field: on a line, or, with line feeds in it, by its length
+// as a little-endian u64. An empty one is left out.
+func field(b *bytes.Buffer, name, value string) {
+	if value == "" {
+		return
+	}
+	b.WriteString(name)
+	if strings.ContainsRune(value, '\n') {
+		b.WriteByte('\n')
+		b.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(value))))
+	} else {
+		b.WriteByte('=')
+	}
+	b.WriteString(value)
+	b.WriteByte('\n')
+}
