@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
@@ -111,6 +112,9 @@ type adopting struct {
 
 func (a *adopting) readBlob() error {
 	raw, err := a.sys.Files.Read(a.o.Blob, atomicfile.ReadOptions{MaxSize: maxKeyFile, FollowLinks: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.Usage, "--blob", err)
+	}
 	if err != nil {
 		return err
 	}

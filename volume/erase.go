@@ -93,6 +93,7 @@ func (m *Manager) erase(ctx context.Context, s Spec, o EraseOptions) (r EraseRes
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	// Looked at again under the lock: what was seen before may have changed.
+	j.result.Warnings = nil
 	if err := e.survey(); err != nil {
 		return r, err
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"reflect"
 
 	"imxcrypt/internal/atomicfile"
@@ -176,6 +177,9 @@ func (t *restoring) place() string {
 // configuration.
 func (t *restoring) readBackup(file string) error {
 	area, err := t.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: maxHeaderArea, FollowLinks: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.Usage, "the backup", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ sizes are tried, read-only, and those that fit are named.
 ` + exitCodesHelp,
 		Example: `  imxcrypt adopt data --blob /data/caam/data.bb
   imxcrypt adopt data --blob data.bb --table "$(dmsetup table data)"
-  imxcrypt adopt data --blob data.bb --cipher 'capi:tk(cbc(aes))-plain' --sector-size 512`,
+  imxcrypt adopt data --blob data.bb --sector-size 512 --offset 2048`,
 		Args:              exactly(1, "a volume"),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -200,6 +200,7 @@ var (
 	durations = regexp.MustCompile(`\([0-9.]+ ms\)`)
 	tookNS    = regexp.MustCompile(`("took_(?:ns|ms)"):[\d.e+-]+`)
 	times     = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+	dates     = regexp.MustCompile(`on \d{4}-\d\d-\d\d\b`)
 	goVersion = regexp.MustCompile(`go1\.[0-9.a-z]+`)
 	platforms = regexp.MustCompile(`linux/[a-z0-9]+`)
 )
@@ -218,6 +219,7 @@ func (s *session) normalise(text string) string {
 	text = durations.ReplaceAllString(text, "(0 ms)")
 	text = tookNS.ReplaceAllString(text, `$1:0`)
 	text = times.ReplaceAllString(text, "TIME")
+	text = dates.ReplaceAllString(text, "on DATE")
 	text = goVersion.ReplaceAllString(text, "go1.x")
 	return platforms.ReplaceAllString(text, "linux/arch")
 }
