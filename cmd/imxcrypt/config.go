@@ -71,7 +71,19 @@ func (a *app) configCommand() *cobra.Command {
 		Short:   "print an example configuration, or the names of all",
 		Long:    "Example prints an example configuration to begin with. Without a name it lists\nthem.\n\n" + exitCodesHelp,
 		Example: "  imxcrypt config example minimal > /etc/imxcrypt/imxcrypt.yaml",
-		Args:    cobra.MaximumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fault.New(fault.Usage, "imxcrypt config example takes one name at most", nil)
+			}
+			return nil
+		},
+		ValidArgsFunction: func(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+			names, err := exampleNames()
+			if err != nil || len(given) > 0 {
+				names = nil
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.configExample(args)
 		},
@@ -79,16 +91,21 @@ func (a *app) configCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) configExample(args []string) error {
+func exampleNames() ([]string, error) {
 	files, err := fs.Glob(configs.Examples, "examples/*.yaml")
-	if err != nil {
-		return err
+	for i, f := range files {
+		files[i] = strings.TrimSuffix(path.Base(f), ".yaml")
 	}
+	return files, err
+}
+
+func (a *app) configExample(args []string) error {
 	if len(args) == 0 {
-		for _, f := range files {
-			fmt.Fprintln(a.stdout, strings.TrimSuffix(path.Base(f), ".yaml"))
+		names, err := exampleNames()
+		for _, n := range names {
+			fmt.Fprintln(a.stdout, n)
 		}
-		return nil
+		return err
 	}
 	text, err := configs.Examples.ReadFile("examples/" + args[0] + ".yaml")
 	if err != nil {

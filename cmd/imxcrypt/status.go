@@ -49,8 +49,8 @@ textfile collector.
 			return a.status(cmd.Context(), args, f)
 		},
 	}
-	c.Flags().StringArrayVar(&f.states, "state", nil, "only volumes in this state; may be repeated")
-	c.Flags().StringArrayVar(&f.sources, "source", nil, "only volumes of this key source; may be repeated")
+	c.Flags().StringArrayVar(&f.states, "state", nil, "only volumes in this `STATE`; may be repeated")
+	c.Flags().StringArrayVar(&f.sources, "source", nil, "only volumes of this key `SOURCE`; may be repeated")
 	c.Flags().BoolVar(&f.required, "required", false, "only volumes that the system cannot do without")
 	c.Flags().BoolVar(&f.problems, "problems", false, "only volumes that something is wrong with")
 	c.Flags().BoolVar(&f.prometheus, "prometheus", false, "print metrics in Prometheus' text format")
