@@ -81,11 +81,16 @@ func (m *Manager) find(ctx context.Context, s Spec, wait bool) (string, error) {
 		if err == nil || !fault.Is(err, fault.DeviceMissing) {
 			return path, err
 		}
-		if watchErr := watch.Next(waiting); watchErr != nil {
+		if waiting.Err() != nil {
 			if ctx.Err() != nil {
 				return "", ctx.Err()
 			}
 			return "", fmt.Errorf("after %v: %w", s.Timeout, err)
+		}
+		// An error is the deadline's, after which there is one more look, or the
+		// kernel's, without whose announcements looking is all that is left.
+		if watchErr := watch.Next(waiting); watchErr != nil && waiting.Err() == nil {
+			return "", errors.Join(err, watchErr)
 		}
 	}
 }

@@ -54,8 +54,11 @@ func (d devSource) create(ctx context.Context, r keyRequest) (liveKey, []byte, e
 
 func (d devSource) open(_ context.Context, r keyRequest, _ []byte) (liveKey, error) {
 	raw, err := d.files.Read(d.path(r), atomicfile.ReadOptions{MaxSize: 64, RootOwned: true, Forbid: 0o077})
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.KeyFileDamaged, "key of source dev", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key of source dev: %w", err)
 	}
 	defer clear(raw)
 	if len(raw) != r.keySize {

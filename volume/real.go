@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -69,7 +70,36 @@ func (o RealOptions) chip() (Chip, error) {
 	if o.Engine == "caam-keygen" {
 		return caam.OpenProgram(o.Program, o.Location)
 	}
-	return caam.OpenIoctl(o.CAAMDevice)
+	chip, err := caam.OpenIoctl(o.CAAMDevice)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return chip, err
+	}
+	return awaitChip(o.CAAMDevice, err)
+}
+
+// driverPatience is how long the CAAM's node is waited for. The chip is there or
+// it is not; only its driver may be a moment later than the storage's.
+const driverPatience = 2 * time.Second
+
+// awaitChip opens the node as soon as the driver is loaded; missing is the error
+// if it is not in time.
+func awaitChip(path string, missing error) (Chip, error) {
+	l, err := uevent.Listen()
+	if err != nil {
+		return nil, missing
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), driverPatience)
+	defer cancel()
+	for {
+		chip, err := caam.OpenIoctl(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return chip, err
+		}
+		if l.Next(ctx) != nil {
+			return nil, missing
+		}
+	}
 }
 
 type realDevices struct{ blockdev.System }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package uevent waits for block devices by the kernel's own announcements
-// (NETLINK_KOBJECT_UEVENT, multicast group 1), without udev and without
-// polling.
+// Package uevent waits for devices by what is announced of them
+// (NETLINK_KOBJECT_UEVENT): by the kernel, and by udevd where there is one, whose
+// announcement comes when its links are made. There is no polling.
 package uevent
 
 import (
@@ -15,15 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelGroup is the multicast group of the kernel's own messages; group 2 is
-// udevd's, which comes later and not at all without udev.
-const kernelGroup = 1
+// Multicast groups: the kernel's own messages, and udevd's, which it sends on
+// when its rules have run.
+const (
+	kernelGroup = 1 << 0
+	udevGroup   = 1 << 1
+)
 
 // maxMessage is the kernel's limit of a message (UEVENT_BUFFER_SIZE) and more.
 const maxMessage = 8192
 
-// Listener hears of every block device that appears or changes after it was
-// made.
+// Listener hears of every block or character device that appears or changes
+// after it was made.
 type Listener struct{ fd int }
 
 // Listen begins to listen. The kernel keeps what is announced from now on, so
@@ -33,7 +36,7 @@ func Listen() (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for devices: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup | udevGroup}); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for devices: %w", err), unix.Close(fd))
 	}
 	return &Listener{fd: fd}, nil
@@ -42,8 +45,8 @@ func Listen() (*Listener, error) {
 // Close ends the listening.
 func (l *Listener) Close() error { return unix.Close(l.fd) }
 
-// Next returns when a block device was announced, or with ctx's error.
-// Announcements that were lost because too many came at once count as one.
+// Next returns when a device was announced, or with ctx's error. Announcements
+// that were lost because too many came at once count as one.
 func (l *Listener) Next(ctx context.Context) error {
 	buf := make([]byte, maxMessage)
 	for {
@@ -62,7 +65,10 @@ func (l *Listener) Next(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("listen for devices: %w", err)
 		default:
-			if sender, ok := from.(*unix.SockaddrNetlink); ok && sender.Pid == 0 && isBlock(buf[:n]) {
+			sender, ok := from.(*unix.SockaddrNetlink)
+			// What udevd sends is not looked into: only root can send it, and
+			// all that follows is a look at the devices.
+			if ok && (sender.Pid != 0 || isDevice(buf[:n])) {
 				return nil
 			}
 		}
@@ -83,15 +89,16 @@ func (l *Listener) wait(ctx context.Context) error {
 	return nil
 }
 
-// isBlock tells whether a message is of a block device that is there now. A
-// message is "action@devpath", then KEY=value strings, each ended by NUL.
-func isBlock(message []byte) bool {
+// isDevice tells whether a message of the kernel's is of a device with a node
+// that is there now. A message is "action@devpath", then KEY=value strings, each
+// ended by NUL.
+func isDevice(message []byte) bool {
 	fields := bytes.Split(message, []byte{0})
 	if bytes.HasPrefix(fields[0], []byte("remove@")) {
 		return false
 	}
 	for _, f := range fields[1:] {
-		if bytes.Equal(f, []byte("SUBSYSTEM=block")) {
+		if bytes.HasPrefix(f, []byte("DEVNAME=")) {
 			return true
 		}
 	}

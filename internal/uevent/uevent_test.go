@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-func TestOnlyBlockDevicesThatAppearWakeTheWaiter(t *testing.T) {
+func TestOnlyDevicesThatAppearWakeTheWaiter(t *testing.T) {
 	t.Parallel()
 	for message, want := range map[string]bool{
-		"add@/devices/mmc0/block/mmcblk2\x00ACTION=add\x00SUBSYSTEM=block\x00DEVNAME=mmcblk2\x00": true,
-		"change@/devices/virtual/block/dm-0\x00ACTION=change\x00SUBSYSTEM=block\x00":              true,
-		"remove@/devices/mmc0/block/mmcblk2\x00ACTION=remove\x00SUBSYSTEM=block\x00":              false,
-		"add@/devices/usb1\x00ACTION=add\x00SUBSYSTEM=usb\x00":                                    false,
-		"add@/devices/x\x00DEVNAME=SUBSYSTEM=block\x00":                                           false,
+		"add@/devices/mmc0/block/mmcblk2\x00ACTION=add\x00SUBSYSTEM=block\x00DEVNAME=mmcblk2\x00":       true,
+		"change@/devices/virtual/block/dm-0\x00ACTION=change\x00SUBSYSTEM=block\x00DEVNAME=x\x00":       true,
+		"remove@/devices/mmc0/block/mmcblk2\x00ACTION=remove\x00SUBSYSTEM=block\x00DEVNAME=mmcblk2\x00": false,
+		"add@/devices/usb1\x00ACTION=add\x00SUBSYSTEM=usb\x00":                                          false,
+		"add@/devices/x\x00SUBSYSTEM=DEVNAME=x\x00":                                                     false,
 		"":                 false,
-		"SUBSYSTEM=block":  false,
+		"DEVNAME=sda":      false,
 		"\x00\x00\x00\x00": false,
 	} {
-		if got := isBlock([]byte(message)); got != want {
+		if got := isDevice([]byte(message)); got != want {
 			t.Errorf("%q: %v", message, got)
 		}
 	}
@@ -45,11 +45,11 @@ func TestWaitingEndsWithTheContext(t *testing.T) {
 	}
 }
 
-func FuzzIsBlock(f *testing.F) {
-	f.Add([]byte("add@/x\x00SUBSYSTEM=block\x00"))
+func FuzzIsDevice(f *testing.F) {
+	f.Add([]byte("add@/x\x00DEVNAME=x\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if isBlock(b) && !strings.Contains(string(b), "SUBSYSTEM=block") {
-			t.Fatalf("%q taken for a block device", b)
+		if isDevice(b) && !strings.Contains(string(b), "DEVNAME=") {
+			t.Fatalf("%q taken for a device", b)
 		}
 	})
 }
