@@ -148,6 +148,9 @@ func seal(red *secret.Buffer, uuid string, generation int, recipients []string) 
 // The caller wipes the key. The library's own buffers cannot be locked or
 // wiped: the process ends soon after, and nothing else goes on in it.
 func (h *header) unseal(identities io.Reader) (_ *secret.Buffer, err error) {
+	if h.next != nil {
+		return nil, refuse(fault.Busy, "a rotation is under way: the data is under two keys, and one alone would read noise; finish it on its board")
+	}
 	if !h.token.Recovery.Made() {
 		return nil, refuse(fault.RecoveryMissing, "the volume %q has no recovery copy of its key", h.luks.Label)
 	}
