@@ -100,6 +100,7 @@ func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
 // printRotation tells what a rotation came to.
 func (a *app) printRotation(r volume.RotateResult, err error) error {
 	if a.json {
+		a.audit(r.Result, err)
 		a.printed = err != nil
 		if perr := a.printJSON(struct {
 			Event string `json:"event"`
