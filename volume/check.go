@@ -19,7 +19,7 @@ import (
 // which tells nothing of the key, or of the 4064 random bytes.
 //
 // The block ends with a hash of what must not be swapped: UUID, label,
-// generation and segments. Only the holder of the key can make another block
+// generation, segments and recovery recipients. Only the holder of the key can make another block
 // that fits, so a header whose segments were moved does not pass.
 //
 // A detached header has no check area; there Area is 0 bytes long and the
@@ -102,6 +102,9 @@ type binding struct {
 	Label      string       `json:"label"`
 	Generation int          `json:"generation"`
 	Segment    boundSegment `json:"segment"`
+	// Recipients of the recovery copy, so that nobody can add one of their own
+	// that the next rotation would seal the new key to.
+	Recipients []string `json:"recovery_recipients,omitempty"`
 }
 
 type boundSegment struct {

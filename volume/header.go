@@ -40,6 +40,7 @@ func (h *header) binding() binding {
 			Offset: h.segment.Offset, Size: h.segment.Size, IVTweak: h.segment.IVTweak,
 			Cipher: h.segment.Encryption, SectorSize: h.segment.SectorSize,
 		},
+		Recipients: h.token.Recovery.Recipients,
 	}
 }
 

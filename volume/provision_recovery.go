@@ -12,6 +12,7 @@ import (
 
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/secret"
 )
 
 // forgetRed wipes the plain key.
@@ -35,6 +36,9 @@ func (p *provisioning) requireRecovery(h *header) error {
 // recovery copy. That of the interrupted run cannot be compared with its
 // recovery copy any more, and nothing but an empty filesystem can have been
 // encrypted with it.
+//
+// The recipients must be given in this run: whoever can write to the device could
+// have put one of their own into the header.
 func (p *provisioning) renewKey(ctx context.Context) (_ *header, key liveKey, err error) {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {
@@ -48,11 +52,11 @@ func (p *provisioning) renewKey(ctx context.Context) (_ *header, key liveKey, er
 	if h.token.Phase != PhaseProvisioning {
 		return nil, nil, refuse(fault.HeaderMismatch, "phase %q where %q was expected: someone else works on %s", h.token.Phase, PhaseProvisioning, p.path)
 	}
-	recipients := p.o.Recipients
-	if len(recipients) == 0 {
-		recipients = h.token.Recovery.Recipients
+	if len(p.o.Recipients) == 0 {
+		return nil, nil, refuse(fault.Usage, "the interrupted provisioning was with a recovery copy for %s: give that --recipient again, or erase the volume and begin anew",
+			strings.Join(h.token.Recovery.Recipients, ", "))
 	}
-	key, h.token.Blob, h.token.Recovery, p.red, err = newKey(ctx, p.src, p.sys.Rand, h.keyRequest(), recipients)
+	key, h.token.Blob, h.token.Recovery, p.red, err = newKey(ctx, p.src, p.sys.Rand, h.keyRequest(), p.o.Recipients)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,11 +98,41 @@ func (p *provisioning) proveRecovery(ctx context.Context, black liveKey) error {
 		return fmt.Errorf("try the recovery copy: %w", err)
 	}
 	if !bytes.Equal(want, got) {
-		return fault.New(fault.CAAMFailed, "the chip does not use the key that it was given", errors.New("a recovery copy of it would open nothing"))
+		return changedKey()
 	}
 	p.j.did("recovery copy proved")
 	p.j.warn("RECOVERY COPY: whoever has the identity of " + strings.Join(h.token.Recovery.Recipients, ", ") + " reads this volume without the board")
 	return nil
+}
+
+// proveCopy proves the recovery copy of a rotation's new key before its header is
+// written: a block that the plain key wrote is read with the black one. The new
+// check's place serves, which holds nothing yet.
+func (x *rotating) proveCopy(ctx context.Context, next *header, black liveKey, red *secret.Buffer) error {
+	if red == nil {
+		return nil
+	}
+	want, err := newCheckBlock(x.sys.Rand, next.binding())
+	if err != nil {
+		return err
+	}
+	at := next.checkArea(x.c.header.Number())
+	if err := x.writeThrough(ctx, x.s, next.plain(), newLogonKey(red, x.sys.Keyring), at, want); err != nil {
+		return fmt.Errorf("try the recovery copy: %w", err)
+	}
+	got, err := x.readThrough(ctx, x.s, next, black, at, checkAreaSize)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(want, got) {
+		return changedKey()
+	}
+	x.j.did("recovery copy proved")
+	return nil
+}
+
+func changedKey() error {
+	return fault.New(fault.CAAMFailed, "the chip does not use the key that it was given", errors.New("a recovery copy of it would open nothing"))
 }
 
 // plain is the header as a machine without the hardware uses it, with the red

@@ -16,6 +16,7 @@ import (
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
 	"imxcrypt/volume"
 	"imxcrypt/volume/volumetest"
 )
@@ -225,9 +226,65 @@ func TestAChipThatChangesTheKeyIsFoundOut(t *testing.T) {
 	if len(b.Made()) != 0 {
 		t.Fatal("a filesystem was made")
 	}
-	// With a chip that does not, the next run finishes, and the copy is good.
-	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{NoMount: true})
+	// With a chip that does not, the next run finishes, and the copy is good. The
+	// recipient in the header alone is not believed.
+	_, err = b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{NoMount: true})
+	refused(t, err, fault.Usage)
+	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{NoMount: true, Recipients: []string{id.Recipient().String()}})
 	must(t, r, err)
 	r, err = b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(id)})
 	must(t, r, err)
+}
+
+// A rotation seals the new key to the recipients of the old one, and not to
+// anybody who can merely write to the disk.
+func TestARotatedVolumesRecoveryCopy(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	id, thief := newIdentity(t), newIdentity(t)
+	s := spec()
+	disk := crashtest.NewImage(8 * mib)
+	b := withRecovery(t, s, disk, id)
+	r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+	must(t, r.Result, err)
+	recovered, err := b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(id)})
+	if must(t, recovered, err); recovered.Generation != 2 {
+		t.Fatalf("%+v", recovered)
+	}
+	f, err := b.Mapping("recovered-data", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := make([]byte, 19)
+	if _, err := f.ReadAt(text, userData); err != nil || string(text) != "the quick brown fox" {
+		t.Fatalf("%q, %v", text, err)
+	}
+	if err := errors.Join(f.Close(), b.DM.Remove(ctx, "recovered-data")); err != nil {
+		t.Fatal(err)
+	}
+
+	h, _, err := luks2.Read(disk, disk.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := h.Metadata.Tokens["0"]
+	var member struct {
+		Recovery struct {
+			Recipients []string `json:"recipients"`
+			Sealed     string   `json:"sealed"`
+		} `json:"recovery"`
+	}
+	if err := token.Extra.Decode(&member); err != nil {
+		t.Fatal(err)
+	}
+	member.Recovery.Recipients = []string{thief.Recipient().String()}
+	if err := token.Extra.Set(member); err != nil {
+		t.Fatal(err)
+	}
+	h.Metadata.Tokens["0"] = token
+	if err := h.Write(disk); err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+	refused(t, err, fault.KeyWrong)
 }

@@ -200,14 +200,15 @@ func (x *rotating) start(ctx context.Context) error {
 		return err
 	}
 	defer key.wipe()
-	if red != nil {
-		red.Wipe()
-	}
+	defer red.Wipe()
 	x.j.did("key created")
 	next := x.h.beginRotation(Token{
 		Source: x.s.Source, Generation: request.generation, Blob: blob, Wrap: x.h.token.Wrap, KeySize: x.s.KeySize,
 		State: state, Created: x.sys.Now(), Recovery: copied,
 	}, l)
+	if err := x.proveCopy(ctx, next, key, red); err != nil {
+		return err
+	}
 	if err := x.putKey(ctx, next, key, l); err != nil {
 		return err
 	}
