@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"filippo.io/age"
@@ -442,4 +444,85 @@ func TestRotationAndRecovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "recovered", all, want)
+}
+
+// While data moves below them, users read what they wrote, anywhere, and
+// afterwards it is all there.
+func TestRotationInUse(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for _, gap := range []int64{rotationGap, 0} {
+		t.Run(fmt.Sprintf("gap %d", gap), func(t *testing.T) {
+			t.Parallel()
+			s := rotationSpec(gap)
+			b, want := filled(t, s, rotationDisk(s))
+			stop, users := make(chan struct{}), sync.WaitGroup{}
+			const hands = 3
+			var requests atomic.Int64
+			for hand := range hands {
+				users.Add(1)
+				go func() {
+					defer users.Done()
+					requests.Add(use(t, b, want, hand, hands, stop))
+				}()
+			}
+			for generation := 2; generation <= 3; generation++ {
+				r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+				must(t, r.Result, err)
+			}
+			close(stop)
+			users.Wait()
+			same(t, "while in use", content(t, b), want)
+			b = powerCycle(b)
+			r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			must(t, r, err)
+			same(t, "after the power cycle", content(t, b), want)
+			t.Logf("%d requests while the volume was rotated twice", requests.Load())
+		})
+	}
+}
+
+// use writes and reads single blocks, every hands-th one, and keeps want up to
+// date with them.
+func use(t *testing.T, b *volumetest.Board, want []byte, hand, hands int, stop <-chan struct{}) (requests int64) {
+	f, err := b.Mapping("data", true)
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	defer f.Close()
+	const block = 4096
+	rng, got := rand.New(rand.NewPCG(3, uint64(hand))), make([]byte, block)
+	for {
+		select {
+		case <-stop:
+			return requests
+		default:
+		}
+		first := rotationText / block
+		at := (first + rng.IntN((len(want)/block-first)/hands)*hands + hand) * block
+		if at+block > len(want) {
+			continue
+		}
+		mine := want[at : at+block]
+		if rng.IntN(2) == 0 {
+			for i := range mine {
+				mine[i] = byte(rng.Uint32())
+			}
+			if _, err := f.WriteAt(mine, int64(at)); err != nil {
+				t.Error(err)
+				return requests
+			}
+		} else if _, err := f.ReadAt(got, int64(at)); err != nil || !bytes.Equal(got, mine) {
+			t.Errorf("block at %d is not what was written (%v)", at, err)
+			return requests
+		}
+		requests++
+		if rng.IntN(50) == 0 {
+			if err := f.Flush(); err != nil {
+				t.Error(err)
+				return requests
+			}
+		}
+	}
 }

@@ -73,6 +73,16 @@ func (st Status) Up() bool { return st.State == Unlocked || st.State == Mounted 
 // Status looks at a volume. It takes no lock, waits for nothing and changes
 // nothing; what is wrong is in the result.
 func (m *Manager) Status(ctx context.Context, s Spec) Status {
+	st := m.look(ctx, s)
+	if fault.Is(st.Err, fault.MappingMismatch) {
+		// Header and mapping are not read in one moment: a rotation may have
+		// begun or ended in between.
+		st = m.look(ctx, s)
+	}
+	return st
+}
+
+func (m *Manager) look(ctx context.Context, s Spec) Status {
 	st := Status{
 		Name: s.Name, Device: s.Device, Source: s.Source, Wrap: s.Wrap, KeySize: s.KeySize, Cipher: s.Cipher,
 		SectorSize: s.SectorSize, Header: s.Header, MountPath: s.Mount.Path, State: Absent,

@@ -94,6 +94,9 @@ func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
 	o.Moved = show.moved
 	r, err := m.Rotate(ctx, list[0], o)
 	show.end()
+	if err == nil && list[0].AllowDiscards && r.Mapping != "" && list[0].Mount.Path != "" && r.Rotation != nil && !a.json {
+		fmt.Fprintf(a.stderr, "%s: free blocks were encrypted anew too; `fstrim %s` gives them back to the storage\n", name, list[0].Mount.Path)
+	}
 	return a.printRotation(r, err)
 }
 
