@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package scenario
+
+import (
+	"crypto/sha256"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+
+	"imxcrypt/test/vm"
+)
+
+// A board dies: its disk is read on a machine without a CAAM, from the device
+// and from an image, and given to a replacement board.
+func TestRecovery(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b board) {
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stranger, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk := vm.NewDisk(t, 16<<20)
+		m := b.start(t, disk)
+		configure := func() {
+			m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(oneVolume))
+			m.Put("/root/key.txt", []byte("# "+id.Recipient().String()+"\n"+id.String()+"\n"))
+			m.Put("/root/other.txt", []byte(stranger.String()+"\n"))
+			m.MustSh("mkdir -p /data /mnt")
+		}
+		configure()
+		b.expect(t, m.Run("imxcrypt", "provision", "data", "--recipient", id.String()), 2, "an identity, which is secret")
+		b.expect(t, m.Run("imxcrypt", "provision", "-v", "data", "--recipient", id.Recipient().String()), 0, "RECOVERY COPY")
+		m.MustSh("echo 'the quick brown fox' > /data/fox && sync")
+		b.expect(t, m.Run("imxcrypt", "status"), 0, "RECOVERY COPY")
+		b.expect(t, m.Run("imxcrypt", "status", "--json"), 0, `"recovery":{"recipients":["age1`)
+		b.expect(t, m.Run("imxcrypt", "lock", "data"), 0, "locked")
+
+		t.Log("a machine without a CAAM")
+		m.Restart(func(c *vm.Config) { c.SimCAAM = nil })
+		configure()
+		before := sha256.Sum256(m.Get("/dev/vda"))
+		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/other.txt", "/dev/vda"), 3, "does not open the recovery copy")
+		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/key.txt", "/dev/vda"), 0, "/dev/mapper/recovered-data")
+		table := m.MustRun("dmsetup", "table", "recovered-data")
+		if !strings.Contains(table, ":32:logon:") || strings.Contains(table, "tk(") {
+			t.Fatalf("table %s", table)
+		}
+		read := func(name string) {
+			t.Helper()
+			if got := m.MustSh("mount -o ro,noload /dev/mapper/" + name + " /mnt && cat /mnt/fox && umount /mnt"); got != "the quick brown fox\n" {
+				t.Fatalf("%q", got)
+			}
+		}
+		read("recovered-data")
+		m.MustSh("cryptsetup close recovered-data")
+		m.MustSh("cat /dev/vda > /disk.img")
+		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/key.txt", "/disk.img", "--name", "rescued"), 0, "/dev/mapper/rescued")
+		read("rescued")
+		m.MustSh("dmsetup remove rescued && [ -z \"$(losetup -a)\" ]")
+		if sha256.Sum256(m.Get("/dev/vda")) != before {
+			t.Fatal("recovering wrote to the disk")
+		}
+		if strings.Contains(m.MustSh("cat /proc/keys"), "imxcrypt:") {
+			t.Fatal("a key is left in a keyring")
+		}
+
+		t.Log("a replacement board")
+		m.Restart(func(c *vm.Config) { c.SimCAAM = &vm.SimCAAM{Closed: true, OTPMK: strings.Repeat("5a", 32)} })
+		configure()
+		b.expect(t, m.Run("imxcrypt", "boot"), 3, "this chip cannot open the key")
+		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/key.txt", "--reseal", "data"), 0, "sealed by this chip")
+		m.Restart()
+		configure()
+		b.expect(t, m.Run("imxcrypt", "boot"), 0, "mounted on /data")
+		if got := m.MustSh("cat /data/fox"); got != "the quick brown fox\n" {
+			t.Fatalf("%q", got)
+		}
+	})
+}
