@@ -134,7 +134,7 @@ inspects and renews the volumes that are encrypted with them.
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.statusCommand(),
-		a.verifyCommand(), a.doctorCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(), a.generatorCommand(), a.versionCommand(),
+		a.verifyCommand(), a.doctorCommand(), a.benchCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(), a.generatorCommand(), a.versionCommand(),
 	)
 	return root
 }

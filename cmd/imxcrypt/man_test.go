@@ -13,12 +13,12 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// commands are all that a person may be shown, cobra's own excepted.
-func commands(root *cobra.Command) []*cobra.Command {
+// shown are all that a person may be shown, cobra's own excepted.
+func shown(root *cobra.Command) []*cobra.Command {
 	all := []*cobra.Command{root}
 	for _, c := range root.Commands() {
 		if !c.Hidden && c.Name() != "help" && c.Name() != "completion" {
-			all = append(all, commands(c)...)
+			all = append(all, shown(c)...)
 		}
 	}
 	return all
@@ -28,7 +28,7 @@ func commands(root *cobra.Command) []*cobra.Command {
 func TestManualPagesAreUpToDate(t *testing.T) {
 	t.Parallel()
 	pages := map[string]bool{}
-	for _, c := range commands((&app{}).root()) {
+	for _, c := range shown((&app{}).root()) {
 		name := "docs/man/" + strings.ReplaceAll(c.CommandPath(), " ", "-") + ".1"
 		pages[name] = true
 		generated(t, name, manualPage(c))

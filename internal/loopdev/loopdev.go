@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package loopdev gives an image in a regular file the device that
-// device-mapper needs, read-only.
+// device-mapper needs.
 package loopdev
 
 import (
@@ -34,8 +34,13 @@ const attempts = 64
 // Attach makes a read-only device of the file at path. Errors are of code
 // device-unsuitable (not a regular file), permission-missing, or
 // device-missing (this kernel has no loop devices), with the errno.
-func Attach(path string) (_ *Device, err error) {
-	image, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+func Attach(path string) (*Device, error) { return attachFile(path, os.O_RDONLY) }
+
+// AttachWritable is Attach for a device that can be written to.
+func AttachWritable(path string) (*Device, error) { return attachFile(path, os.O_RDWR) }
+
+func attachFile(path string, access int) (_ *Device, err error) {
+	image, err := os.OpenFile(path, access|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, failed("open "+path, err)
 	}
@@ -53,7 +58,7 @@ func Attach(path string) (_ *Device, err error) {
 		if err != nil {
 			return nil, failed("find a free loop device", err)
 		}
-		d, err := attach(fmt.Sprintf("/dev/loop%d", number), image)
+		d, err := attach(fmt.Sprintf("/dev/loop%d", number), image, access)
 		if err == nil {
 			return d, nil
 		}
@@ -67,15 +72,18 @@ func Attach(path string) (_ *Device, err error) {
 // attach uses the old pair of ioctls and not LOOP_CONFIGURE, which came with
 // Linux 5.8. That both files are open for reading only makes the device
 // read-only.
-func attach(path string, image *os.File) (*Device, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+func attach(path string, image *os.File, access int) (*Device, error) {
+	file, err := os.OpenFile(path, access|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, failed("open "+path, err)
 	}
 	if err := unix.IoctlSetInt(int(file.Fd()), unix.LOOP_SET_FD, int(image.Fd())); err != nil {
 		return nil, errors.Join(failed("attach "+image.Name()+" to "+path, err), file.Close())
 	}
-	info := unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR}
+	info := unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}
+	if access == os.O_RDONLY {
+		info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
 	copy(info.File_name[:len(info.File_name)-1], image.Name())
 	if err := unix.IoctlLoopSetStatus64(int(file.Fd()), &info); err != nil {
 		detached := unix.IoctlSetInt(int(file.Fd()), unix.LOOP_CLR_FD, 0)

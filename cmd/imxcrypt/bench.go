@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/secret"
+	"imxcrypt/volume"
+)
+
+type benchFlags struct {
+	device, scratch, source, wrap string
+	keySize, keys                 int
+	each                          time.Duration
+}
+
+func (a *app) benchCommand() *cobra.Command {
+	var f benchFlags
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "how fast keys and ciphers are on this board, and what to configure",
+		Long: `Bench measures on this board how long the CAAM takes to make and to import a
+key, and what dm-crypt reaches with each sector size and set of flags that a
+volume may have. It works on a RAM disk (a file in /run), on --scratch FILE, which
+it makes and removes, or on an empty --device, which is empty again afterwards.
+It touches no volume. The last line is for the volume's configuration; the sector
+size is fixed when a volume is provisioned.
+
+` + exitCodesHelp,
+		Example: `  imxcrypt bench
+  imxcrypt bench --device /dev/ram0 --each 2s
+  imxcrypt bench --source dev --json`,
+		Args:              exactly(0, "no arguments"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.bench(cmd.Context(), f)
+		},
+	}
+	c.Flags().StringVar(&f.device, "device", "", "an empty block `DEVICE` to work on")
+	c.Flags().StringVar(&f.scratch, "scratch", "", "a `FILE` to make, work on and remove")
+	c.Flags().StringVar(&f.source, "source", volume.SourceCAAM, "where keys come from: caam, or dev for ciphers in software")
+	c.Flags().StringVar(&f.wrap, "wrap", "ccm", "how black keys are encrypted: ccm or ecb")
+	c.Flags().IntVar(&f.keySize, "key-size", 0, "bytes of a key (default 32 for caam, 64 for dev)")
+	c.Flags().IntVar(&f.keys, "keys", 20, "how many keys to make and import")
+	c.Flags().DurationVar(&f.each, "each", 300*time.Millisecond, "how long to read and to write with each setting")
+	c.MarkFlagsMutuallyExclusive("device", "scratch")
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{volume.SourceCAAM, volume.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("wrap", cobra.FixedCompletions([]string{"ccm", "ecb"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func (f *benchFlags) check() error {
+	switch {
+	case f.source != volume.SourceCAAM && f.source != volume.SourceDev:
+		return fault.New(fault.Usage, fmt.Sprintf("--source %q is none of caam, dev", f.source), nil)
+	case f.wrap != "ccm" && f.wrap != "ecb":
+		return fault.New(fault.Usage, fmt.Sprintf("--wrap %q is none of ccm, ecb", f.wrap), nil)
+	case f.keys < 1 || f.keys > 10000:
+		return fault.New(fault.Usage, "--keys must be from 1 to 10000", nil)
+	case f.each < time.Millisecond || f.each > time.Minute:
+		return fault.New(fault.Usage, "--each must be from 1ms to 1m", nil)
+	}
+	if f.keySize == 0 {
+		f.keySize = map[string]int{volume.SourceCAAM: 32, volume.SourceDev: 64}[f.source]
+	}
+	return nil
+}
+
+func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
+	if err := f.check(); err != nil {
+		return err
+	}
+	m, err := a.keyManager("")
+	if err != nil {
+		return err
+	}
+	if err := secret.Harden(); err != nil {
+		return err
+	}
+	device := f.device
+	if device == "" {
+		scratch := f.scratch
+		if scratch == "" {
+			if err := os.MkdirAll(volume.RunDir, 0o700); err != nil {
+				return fault.New(fault.PermissionMissing, "make a RAM disk", err)
+			}
+			scratch = filepath.Join(volume.RunDir, fmt.Sprintf("bench-%d.img", os.Getpid()))
+		}
+		var release func() error
+		if device, release, err = volume.ScratchDevice(scratch); err != nil {
+			return fmt.Errorf("bench: %w", err)
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	o := volume.BenchmarkOptions{Device: device, Source: f.source, Wrap: f.wrap, KeySize: f.keySize, Each: f.each, Keys: f.keys}
+	if !a.json {
+		fmt.Fprintf(a.stdout, "%-26s %6s  %11s  %11s  %s\n", "CIPHER", "SECTOR", "WRITE", "READ", "FLAGS")
+		o.Progress = func(r volume.BenchmarkRow) { fmt.Fprintln(a.stdout, benchmarkLine(r)) }
+	}
+	r, err := m.Benchmark(ctx, o)
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	if a.json {
+		return a.printJSON(r)
+	}
+	if t := r.Times; t != nil {
+		fmt.Fprintf(a.stdout, "key made in %s, imported in %s (medians of %d)\n", milliseconds(t.Create), milliseconds(t.Import), t.Keys)
+	}
+	if r.Best == nil {
+		return fault.New(fault.CipherMissing, "bench: no setting could be measured", nil)
+	}
+	fmt.Fprintln(a.stdout, "recommended: "+recommendation(*r.Best))
+	return nil
+}
+
+func benchmarkLine(r volume.BenchmarkRow) string {
+	flags := strings.Join(r.Flags, ",")
+	if r.Problem != "" {
+		return fmt.Sprintf("%-26s %6d  %s: %s", r.Cipher, r.SectorSize, or(flags), oneLine(r.Problem))
+	}
+	rate := func(bytes float64) string { return fmt.Sprintf("%.1f MiB/s", bytes/(1<<20)) }
+	return strings.TrimRight(fmt.Sprintf("%-26s %6d  %11s  %11s  %s", r.Cipher, r.SectorSize, rate(r.Write), rate(r.Read), flags), " ")
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+}
+
+// recommendation can stand in a volume's configuration as it is.
+func recommendation(r volume.BenchmarkRow) string {
+	text := fmt.Sprintf("sector_size: %d", r.SectorSize)
+	if len(r.Flags) > 0 {
+		text += ", crypt_flags: [" + strings.Join(r.Flags, ", ") + "]"
+	}
+	return text
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// Whoever asks for help finds an example and the exit codes with it.
+func TestHelpHasExampleAndExitCodes(t *testing.T) {
+	t.Parallel()
+	for _, c := range shown((&app{}).root()) {
+		if c.HasAvailableSubCommands() {
+			if c.Short == "" {
+				t.Errorf("%s says nothing of itself", c.CommandPath())
+			}
+			continue
+		}
+		if !strings.HasSuffix(c.Long, exitCodesHelp) {
+			t.Errorf("%s --help does not end with the exit codes", c.CommandPath())
+		}
+		if !strings.Contains(c.Example, c.CommandPath()) && !strings.Contains(c.Example, "imxcrypt --") {
+			t.Errorf("%s --help shows no example of it: %q", c.CommandPath(), c.Example)
+		}
+		for _, line := range strings.Split(c.Long+"\n"+c.Example, "\n") {
+			if n := len([]rune(line)); n > 90 {
+				t.Errorf("%s --help has a line of %d columns: %s", c.CommandPath(), n, line)
+			}
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, threeVolumes)
+	complete := func(args ...string) []string {
+		t.Helper()
+		out, _ := b.must(t, exitDone, append([]string{"__complete"}, args...)...)
+		var words []string
+		for line := range strings.Lines(out) {
+			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			if word != "" && !strings.HasPrefix(word, ":") {
+				words = append(words, word)
+			}
+		}
+		return words
+	}
+	has := func(words []string, want string) bool { return contains(words, want) }
+
+	for _, c := range shown((&app{}).root()) {
+		if c.HasAvailableSubCommands() || !strings.Contains(c.Use, "NAME") || strings.HasPrefix(c.CommandPath(), "imxcrypt key") || strings.HasPrefix(c.CommandPath(), "imxcrypt config") {
+			continue
+		}
+		words := append(strings.Fields(c.CommandPath())[1:], "")
+		if got := complete(words...); !has(got, "data") || !has(got, "spare") {
+			t.Errorf("%s completes to %q", c.CommandPath(), got)
+		}
+	}
+	if got := complete("unlock", "data", ""); has(got, "data") || !has(got, "spare") {
+		t.Errorf("a volume is offered twice: %q", got)
+	}
+	if got := complete(""); !has(got, "unlock") || !has(got, "doctor") || has(got, "generator") {
+		t.Errorf("commands: %q", got)
+	}
+	if got := complete("provision", "--"); !has(got, "--require-closed") || !has(got, "--json") {
+		t.Errorf("flags: %q", got)
+	}
+	if got := complete("status", "--state", ""); !has(got, "mounted") {
+		t.Errorf("states: %q", got)
+	}
+	if got := complete("--log-level", ""); !has(got, "debug") {
+		t.Errorf("levels: %q", got)
+	}
+	if got := complete("config", "example", ""); !has(got, "minimal") {
+		t.Errorf("examples: %q", got)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out, _ := b.must(t, exitDone, "completion", shell); !strings.Contains(out, "imxcrypt") {
+			t.Errorf("%s: %s", shell, out)
+		}
+	}
+}
