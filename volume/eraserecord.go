@@ -196,15 +196,15 @@ func allZero(b []byte) bool {
 // new header is there and nothing has been encrypted with its key: from then on
 // nothing may permit to overwrite the device.
 func (m *Manager) dropEraseRecord(s Spec, c *container) error {
-	r, ok, err := m.eraseRecordOf(s, c.data)
-	if err != nil || !ok {
-		return err
-	}
 	if s.Detached() {
 		if err := m.sys.Files.Remove(s.Header + eraseRecordSuffix); err != nil {
 			return fmt.Errorf("remove the record of an erase: %w", err)
 		}
 		return nil
+	}
+	r, ok, err := m.eraseRecordOf(s, c.data)
+	if err != nil || !ok {
+		return err
 	}
 	m.sys.Log.Debug("record of an erase removed", "volume", s.Name, "record", r.String())
 	if _, err := c.header.WriteAt(make([]byte, blockAlign), eraseRecordOffset); err != nil {

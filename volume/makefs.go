@@ -22,12 +22,9 @@ func (p *provisioning) complete(ctx context.Context, key liveKey) error {
 		return err
 	}
 	defer c.close()
-	h, err := readHeader(c)
+	h, err := p.own(c)
 	if err != nil {
 		return err
-	}
-	if h.token.Phase != PhaseProvisioning {
-		return refuse(fault.HeaderMismatch, "phase %q where %q was expected: someone else works on %s", h.token.Phase, PhaseProvisioning, p.path)
 	}
 	if p.s.Filesystem.Type != FilesystemNone {
 		if h.token.Filesystem, err = p.makeFilesystem(ctx, h, c, key); err != nil {
@@ -57,7 +54,8 @@ func (p *provisioning) makeFilesystem(ctx context.Context, h *header, c *contain
 	}
 	defer func() { err = errors.Join(err, a.remove(ctx)) }()
 	err = p.sys.Filesystems.Make(ctx, p.s.Filesystem.Type, a.node(), mkfs.Options{
-		Label: p.s.Filesystem.Label, SectorSize: p.s.SectorSize, Extra: p.s.Filesystem.Options,
+		Label: p.s.Filesystem.Label, UUID: h.filesystemUUID(p.s.Filesystem.Type),
+		SectorSize: p.s.SectorSize, Extra: p.s.Filesystem.Options,
 	})
 	if err != nil {
 		return id, err
@@ -70,6 +68,10 @@ func (p *provisioning) makeFilesystem(ctx context.Context, h *header, c *contain
 		sb, err := fsprobe.ReadType(d, d.Size(), p.s.Filesystem.Type)
 		if err != nil {
 			return err
+		}
+		if !sb.Verified && !h.check.InHeader() {
+			// No later unlock could prove the key by it.
+			return fmt.Errorf("its superblock does not prove itself (%s), and a detached header has no other check", sb.Proof)
 		}
 		id = FilesystemID{Type: sb.Type, UUID: sb.UUID}
 		return nil

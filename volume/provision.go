@@ -90,7 +90,7 @@ func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions) (_ 
 		m.mend(s, found.header, j)
 		return p.finish(ctx)
 	}
-	if err := p.permitted(found); err != nil {
+	if err := p.permitted(ctx, found); err != nil {
 		return j.result, err
 	}
 	if o.DryRun {
@@ -114,6 +114,11 @@ type provisioning struct {
 	// red is the plain key of a volume with a recovery copy, until that copy is
 	// proved.
 	red *secret.Buffer
+	// uuid is that of the header that this run works on.
+	uuid string
+	// wipeAgain: provisioning goes on with an earlier detached header on a device
+	// that holds something else, which may be overwritten.
+	wipeAgain bool
 }
 
 // survey is what was found on the device.
@@ -191,16 +196,12 @@ func (p *provisioning) empty(dev Device) error {
 	return nil
 }
 
-// notOurs enforces that no volume of ours has its header on the device. With
-// the header of this volume on the device, the survey has seen to that.
+// notOurs enforces that no volume of ours has its header on the device.
 func (p *provisioning) notOurs(dev Device) error {
-	if !p.s.Detached() {
-		return nil
-	}
 	h, err := readHeader(&container{data: dev, header: dev})
 	switch {
 	case err == nil:
-		return refuse(fault.HeaderMismatch, "%s holds the volume %q with its header on the device, uuid %q, not one with a detached header",
+		return refuse(fault.HeaderMismatch, "%s holds the volume %q with its header on the device, uuid %q; only erase destroys volumes",
 			dev.Path(), h.luks.Label, h.luks.UUID)
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted),
 		fault.Is(err, fault.PlaintextFound), fault.Is(err, fault.ForeignHeader):
@@ -223,7 +224,7 @@ func (p *provisioning) exclusively(use func(Device) error) error {
 }
 
 // permitted applies what must hold before a key is made.
-func (p *provisioning) permitted(found survey) error {
+func (p *provisioning) permitted(ctx context.Context, found survey) error {
 	if p.s.Mount.Path != "" && !p.o.NoMount {
 		target, err := p.sys.Mounts.Look(p.s.Mount.Path)
 		if err = errors.Join(err, target.Usable()); err != nil {
@@ -231,25 +232,12 @@ func (p *provisioning) permitted(found survey) error {
 		}
 	}
 	if found.header != nil {
-		if err := p.untouched(found.header); err != nil {
+		if err := p.untouched(ctx, found.header); err != nil {
 			return err
 		}
 		return p.stateAllowed(found.header.token.State)
 	}
 	return p.stateAllowed(p.securityState())
-}
-
-// untouched enforces that nobody else took the device since provisioning was
-// interrupted.
-func (p *provisioning) untouched(h *header) error {
-	dev, err := p.sys.Devices.Open(p.path, blockdev.Flags{Direct: true})
-	if err != nil {
-		return err
-	}
-	if _, err = p.usedByUs(h, dev); err == nil && p.s.Detached() {
-		err = plaintext(dev)
-	}
-	return errors.Join(err, dev.Close())
 }
 
 // securityState is the chip's, for sources that depend on it.
@@ -303,6 +291,9 @@ func (p *provisioning) announceSteps(found survey) {
 		}
 		p.j.would(fmt.Sprintf("write a header, data of %d bytes from byte %d of %s", found.layout.DataSize, found.layout.DataOffset, p.path))
 	} else {
+		if p.wipeAgain {
+			p.j.would("overwrite what is on " + p.path)
+		}
 		p.j.would("go on with the provisioning that was interrupted")
 	}
 	p.j.would("prove the stored key")
@@ -324,7 +315,14 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 	switch {
 	case h == nil:
 		h, created, err = p.createHeader(ctx, found)
-	case len(p.o.Recipients) > 0 || h.token.Recovery.Made():
+	case p.wipeAgain:
+		err = p.exclusively(func(dev Device) error { return p.overwrite(ctx, dev) })
+	}
+	if err != nil {
+		return err
+	}
+	p.uuid = h.luks.UUID
+	if found.header != nil && (len(p.o.Recipients) > 0 || h.token.Recovery.Made()) {
 		h, created, err = p.renewKey(ctx)
 	}
 	if err != nil {
@@ -365,11 +363,13 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 	var h *header
 	var key liveKey
 	err = p.exclusively(func(dev Device) error {
+		if err := p.vacant(dev); err != nil {
+			return err
+		}
 		if p.o.Wipe {
-			if err := p.wipe(ctx, dev); err != nil {
-				return fault.New(fault.IOFailed, "overwrite "+p.path, err)
+			if err := p.overwrite(ctx, dev); err != nil {
+				return err
 			}
-			p.j.did("old content overwritten")
 		}
 		request := keyRequest{uuid: uuid, generation: 1, wrap: caam.Wrap(p.s.Wrap), keySize: p.s.KeySize}
 		var blob []byte
@@ -401,45 +401,6 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 	return h, key, nil
 }
 
-// wipe overwrites every place where an old header, partition table or superblock
-// copy could be taken for valid later. Cut off, the device is still not empty,
-// and the same command goes on: the magic numbers of a LUKS2 header go first,
-// a sector each, which is never torn. Half of one that is overwritten would
-// count as a damaged header, which might be a volume of ours.
-func (p *provisioning) wipe(ctx context.Context, dev Device) error {
-	if err := zero(ctx, dev, 0, sectorBytes); err != nil {
-		return err
-	}
-	// Where second copies may lie (LUKS2 On-Disk Format 1.1, section 2.1).
-	for at := 16 * kib; at <= min(4*mib, dev.Size()-sectorBytes); at *= 2 {
-		if err := zero(ctx, dev, at, at+sectorBytes); err != nil {
-			return err
-		}
-	}
-	if err := dev.Flush(); err != nil {
-		return err
-	}
-	for _, run := range [][2]int64{{max(dev.Size()-mib, 0), dev.Size()}, {0, min(8*mib, dev.Size())}} {
-		if err := zero(ctx, dev, run[0], run[1]); err != nil {
-			return err
-		}
-	}
-	return dev.Flush()
-}
-
-func zero(ctx context.Context, dev Device, from, to int64) error {
-	zeros := make([]byte, 256*kib)
-	for at := from; at < to; at += int64(len(zeros)) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if _, err := dev.WriteAt(zeros[:min(int64(len(zeros)), to-at)], at); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // writeFirst puts the first header where there is none: on the device, or in a
 // new file, which appears whole or not at all.
 func (p *provisioning) writeFirst(dev Device, h *header) error {
@@ -466,12 +427,16 @@ func (p *provisioning) proveStored(ctx context.Context, created liveKey) (liveKe
 		return nil, err
 	}
 	defer c.close()
-	h, err := readHeader(c)
+	h, err := p.own(c)
 	if err != nil {
-		return nil, fmt.Errorf("read the header back: %w", err)
-	}
-	if err := p.dropEraseRecord(p.s, c); err != nil {
 		return nil, err
+	}
+	// On the device the record lies where the check goes; in a file it tells, until
+	// the check does, why the device may be written.
+	if !p.s.Detached() {
+		if err := p.dropEraseRecord(p.s, c); err != nil {
+			return nil, err
+		}
 	}
 	key, err := p.src.open(ctx, h.keyRequest(), h.token.Blob)
 	if err != nil {
@@ -485,6 +450,9 @@ func (p *provisioning) proveStored(ctx context.Context, created liveKey) (liveKe
 		}
 	}
 	err = p.writeCheck(ctx, h, c, created)
+	if err == nil && p.s.Detached() {
+		err = p.dropEraseRecord(p.s, c)
+	}
 	if err == nil {
 		p.j.did("stored key proved")
 		return key, nil
@@ -496,7 +464,11 @@ func (p *provisioning) proveStored(ctx context.Context, created liveKey) (liveKe
 // writeCheck writes a new check with one key and reads it with the blob opened
 // once more.
 func (p *provisioning) writeCheck(ctx context.Context, h *header, c *container, created liveKey) error {
-	block, err := newCheckBlock(p.sys.Rand, h.binding())
+	newBlock := newCheckBlock
+	if !h.check.InHeader() {
+		newBlock = newDataCheck
+	}
+	block, err := newBlock(p.sys.Rand, h.binding())
 	if err != nil {
 		return err
 	}

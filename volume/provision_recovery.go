@@ -45,12 +45,9 @@ func (p *provisioning) renewKey(ctx context.Context) (_ *header, key liveKey, er
 		return nil, nil, err
 	}
 	defer c.close()
-	h, err := readHeader(c)
+	h, err := p.own(c)
 	if err != nil {
 		return nil, nil, err
-	}
-	if h.token.Phase != PhaseProvisioning {
-		return nil, nil, refuse(fault.HeaderMismatch, "phase %q where %q was expected: someone else works on %s", h.token.Phase, PhaseProvisioning, p.path)
 	}
 	if len(p.o.Recipients) == 0 {
 		return nil, nil, refuse(fault.Usage, "the interrupted provisioning was with a recovery copy for %s: give that --recipient again, or erase the volume and begin anew",

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"bytes"
+	"context"
+	"testing"
+
+	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+const otherPath = "/dev/mmcblk2p4"
+
+// twoDisks is a board with the disk of the tests' volume and another one.
+func twoDisks(one, other volumetest.Store) *volumetest.Board {
+	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(),
+		&volumetest.Disk{Path: "/dev/mmcblk2p3", Store: one}, &volumetest.Disk{Path: otherPath, Store: other})
+	b.Directories = []string{"/data", "/logs"}
+	return b
+}
+
+// stopAfter provisions up to a step.
+func stopAfter(t *testing.T, b *volumetest.Board, s volume.Spec, step string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	_, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{Progress: func(st volume.Step) {
+		if st.What == step {
+			cancel()
+		}
+	}})
+	refused(t, err, fault.Interrupted)
+}
+
+// A detached header whose provisioning was interrupted goes on on the device that
+// it was begun on, and formats no other.
+func TestADetachedHeaderIsResumedOnItsOwnDeviceOnly(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for _, step := range []string{"header written", "stored key proved", "ext4 made"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			other := crashtest.NewImage(16 * mib)
+			noise(other)
+			before := other.Bytes()
+			b := twoDisks(crashtest.NewImage(16*mib), other)
+			s := changed(detached)
+			stopAfter(t, b, s, step)
+			moved := changed(detached, func(s *volume.Spec) { s.Device = otherPath })
+			for _, o := range []volume.ProvisionOptions{{DryRun: true}, {}} {
+				_, err := b.Manager().Provision(ctx, moved, o)
+				refused(t, err, fault.NotEmpty)
+			}
+			if !bytes.Equal(before, other.Bytes()) || b.DM.State() != "" {
+				t.Fatalf("something was written, or left:\n%s", b.DM.State())
+			}
+			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
+			must(t, r, err)
+		})
+	}
+}
+
+func TestAResumedDetachedHeaderMayWipeWhenToldTo(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	other := crashtest.NewImage(16 * mib)
+	noise(other)
+	b := twoDisks(crashtest.NewImage(16*mib), other)
+	stopAfter(t, b, changed(detached), "header written")
+	s := changed(detached, func(s *volume.Spec) { s.Device = otherPath })
+	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{Wipe: true})
+	if must(t, r, err); r.Mounted != "/data" {
+		t.Fatalf("%+v", r)
+	}
+}
+
+// A volume with its header on the device is not overwritten by a detached header
+// that is resumed, even if overwriting is permitted.
+func TestAResumedDetachedHeaderSparesOtherVolumes(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	other := crashtest.NewImage(16 * mib)
+	b := twoDisks(crashtest.NewImage(16*mib), other)
+	onDevice := changed(func(s *volume.Spec) { s.Name, s.Mapping, s.Device = "logs", "logs", otherPath })
+	r, err := b.Manager().Provision(ctx, onDevice, volume.ProvisionOptions{NoMount: true})
+	must(t, r, err)
+	stopAfter(t, b, changed(detached), "header written")
+	before := other.Bytes()
+	s := changed(detached, func(s *volume.Spec) { s.Device = otherPath })
+	_, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+	refused(t, err, fault.ForeignHeader)
+	_, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{Wipe: true})
+	refused(t, err, fault.HeaderMismatch)
+	if !bytes.Equal(before, other.Bytes()) {
+		t.Fatal("something was written")
+	}
+}
+
+// What appears on the device after it was looked at is seen before anything is
+// written.
+func TestTheDeviceIsLookedAtAgainBeforeItIsWritten(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, c := range map[string]struct {
+		put  func(t *testing.T, b *volumetest.Board, im *crashtest.Image)
+		o    volume.ProvisionOptions
+		code fault.Code
+	}{
+		"data": {put: func(_ *testing.T, _ *volumetest.Board, im *crashtest.Image) { noise(im) }, code: fault.NotEmpty},
+		"a volume": {put: func(t *testing.T, b *volumetest.Board, im *crashtest.Image) {
+			write(im, anotherVolume(t, b, "data"), 0)
+		}, code: fault.NotEmpty},
+		"a volume, wiping": {put: func(t *testing.T, b *volumetest.Board, im *crashtest.Image) {
+			write(im, anotherVolume(t, b, "data"), 0)
+		}, o: volume.ProvisionOptions{Wipe: true}, code: fault.HeaderMismatch},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			im := crashtest.NewImage(16 * mib)
+			b := newBoard(im)
+			sys := b.System()
+			var after []byte
+			// The chip's state is read when everything else was looked at.
+			sys.SecurityState = func() caam.SecurityState {
+				if after == nil {
+					c.put(t, b, im)
+					after = im.Bytes()
+				}
+				return caam.Closed
+			}
+			_, err := volume.New(sys).Provision(ctx, spec(), c.o)
+			refused(t, err, c.code)
+			if !bytes.Equal(after, im.Bytes()) {
+				t.Fatal("something was written")
+			}
+		})
+	}
+}
+
+// A header that is exchanged while its volume is provisioned is noticed.
+func TestAHeaderThatIsExchangedWhileProvisioningIsNoticed(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"header written", "stored key proved"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			im, twin := crashtest.NewImage(16*mib), crashtest.NewImage(16*mib)
+			b := twoDisks(im, twin)
+			stopAfter(t, b, changed(func(s *volume.Spec) { s.Device = otherPath }), "stored key proved")
+			_, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{Progress: func(st volume.Step) {
+				if st.What == step {
+					write(im, twin.Bytes(), 0)
+				}
+			}})
+			refused(t, err, fault.HeaderMismatch)
+			if len(b.Made()) != 0 || b.DM.State() != "" {
+				t.Fatalf("made %v, left:\n%s", b.Made(), b.DM.State())
+			}
+		})
+	}
+}
