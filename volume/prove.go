@@ -99,6 +99,11 @@ func isDecryptError(err error) bool {
 
 // proveByFilesystem is the fast path: does a mapping show the filesystem that
 // was made on it? proved false without an error means: not seen, ask the check.
+//
+// Where there is a check, only a UUID that mkfs was given by this volume's own
+// identity is proof. The one recorded in the header is not: whoever puts another
+// volume of this chip in this one's place can write the header that fits it, but
+// not the superblock. Without a check the record is all there is.
 func (h *header) proveByFilesystem(a *mapped) (proved bool, err error) {
 	want := h.token.Filesystem
 	if want.Type == "" {
@@ -113,7 +118,10 @@ func (h *header) proveByFilesystem(a *mapped) (proved bool, err error) {
 		return false, err
 	}
 	h.seen = sb
-	return sb.Verified && sb.Type == want.Type && sb.UUID == want.UUID, nil
+	if h.check.InHeader() {
+		want.UUID = h.filesystemUUID(want.Type)
+	}
+	return sb.Verified && sb.Type == want.Type && sb.UUID == want.UUID && want.UUID != "", nil
 }
 
 // probe looks for any filesystem through a mapping.

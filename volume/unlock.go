@@ -305,7 +305,9 @@ func (u *unlocking) otherFilesystem(a *mapped) error {
 	case sb.Type != want:
 		return refuse(fault.FilesystemWrong, "the volume holds a %s filesystem, the configuration says %s", sb.Type, want)
 	}
-	u.j.warn(fmt.Sprintf("the filesystem is not the one provisioning made: its uuid is %q", sb.UUID))
+	if made := u.h.token.Filesystem.UUID; sb.UUID != made {
+		u.j.warn(fmt.Sprintf("the filesystem is not the one provisioning made: its uuid is %q, not %q", sb.UUID, made))
+	}
 	u.j.did("key proved by its check")
 	return nil
 }

@@ -4,6 +4,7 @@ package mkfs
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -127,7 +128,9 @@ func xfsArguments(o Options) ([]string, error) {
 	} else if n, err := strconv.Atoi(strings.TrimPrefix(value, "size=")); err == nil && n < o.SectorSize {
 		return nil, tooSmall("xfs", "-s "+value, o.SectorSize)
 	}
-	if o.UUID != "" {
+	// mkfs.xfs takes no suboption twice.
+	given := slices.ContainsFunc(o.Extra, func(e string) bool { return strings.Contains(e, "uuid=") })
+	if o.UUID != "" && !given {
 		args = append(args, "-m", "uuid="+o.UUID)
 	}
 	args = append(args, optional("-L", o.Label)...)

@@ -9,6 +9,7 @@
 package mkfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,8 @@ type Maker struct {
 type Options struct {
 	Label string // the limits are the filesystem's: see LabelLimit
 	// UUID in the notation of the filesystem (vfat: "1A2B-3C4D"); "" lets
-	// the program draw one.
+	// the program draw one. So does a program that cannot be given one, and an
+	// option in Extra wins: who relies on it reads it back.
 	UUID string
 	// SectorSize in bytes of the device below, 0 if it does not matter. The
 	// filesystem must not use smaller blocks: dm-crypt answers a request
@@ -107,7 +109,15 @@ func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error
 		return err
 	}
 	op := "make " + fstype + " on " + device
-	if _, err := m.Programs.Run(ctx, t.mkfs, append(args, device)...); err != nil {
+	_, err = m.Programs.Run(ctx, t.mkfs, append(args, device)...)
+	if o.UUID != "" && refusesUUID(err) {
+		o.UUID = ""
+		if args, err = arguments(fstype, o); err != nil {
+			return err
+		}
+		_, err = m.Programs.Run(ctx, t.mkfs, append(args, device)...)
+	}
+	if err != nil {
 		return runError(op, err)
 	}
 	// The programs sync, each in its way; that the device's own cache is
@@ -116,6 +126,22 @@ func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error
 		return &Error{Op: op, Code: fault.IOFailed, Reason: "flush", Err: err}
 	}
 	return nil
+}
+
+// refusesUUID tells whether a program failed because of the UUID: f2fs-tools before
+// 1.13 have no option for it, and mkfs.btrfs takes none that it finds on another
+// device, be it this one by another name.
+func refusesUUID(err error) bool {
+	var exit *program.ExitError
+	if !errors.As(err, &exit) || exit.Cause != nil {
+		return false
+	}
+	for _, said := range []string{"invalid option -- 'U'", "unrecognized option: U", "non-unique UUID"} {
+		if bytes.Contains(exit.Output, []byte(said)) {
+			return true
+		}
+	}
+	return false
 }
 
 func flush(device string) error {

@@ -37,6 +37,7 @@ func TestArguments(t *testing.T) {
 		{"f2fs", Options{Label: "data", UUID: uuid, SectorSize: 4096}, "-f -q -t 0 -l data -U " + uuid},
 		{"xfs", Options{Label: "data", UUID: uuid, SectorSize: 4096}, "-f -q -K -s size=4096 -m uuid=" + uuid + " -L data"},
 		{"xfs", Options{SectorSize: 512}, "-f -q -K"},
+		{"xfs", Options{UUID: uuid, Extra: []string{"-m", "crc=1,uuid=generate"}}, "-f -q -K -m crc=1,uuid=generate"},
 		{"btrfs", Options{Label: "data", UUID: uuid, SectorSize: 4096}, "-f -q -K -L data -U " + uuid},
 		{"vfat", Options{Label: "data", UUID: "1A2B-3C4D", SectorSize: 4096}, "-I -S 4096 -i 1A2B3C4D -n DATA"},
 		{"vfat", Options{Extra: []string{"-F", "32"}}, "-I -F 32"},
@@ -73,6 +74,33 @@ func TestArgumentsRefused(t *testing.T) {
 		if !errors.As(err, &bad) || fault.CodeOf(err) != fault.ConfigInvalid {
 			t.Errorf("%s %+v: %v, want an *OptionError", c.fstype, c.o, err)
 		}
+	}
+}
+
+// A program that cannot be given a UUID makes the filesystem with one of its own.
+func TestAProgramWithoutUUIDs(t *testing.T) {
+	t.Parallel()
+	for said, retried := range map[string]bool{
+		"mkfs.f2fs: invalid option -- 'U'":          true,
+		"mkfs.f2fs: unrecognized option: U":         true,
+		"ERROR: non-unique UUID: " + uuid:           true,
+		"Error: the device is too small for f2fs U": false,
+	} {
+		t.Run(said, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			device := filepath.Join(dir, "device")
+			script := "#!/bin/sh\ncase \"$*\" in *-U*) echo \"" + said + "\" >&2; exit 1;; esac\n"
+			for path, mode := range map[string]os.FileMode{device: 0o600, filepath.Join(dir, "mkfs.f2fs"): 0o700} {
+				if err := os.WriteFile(path, []byte(script), mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m := Maker{Programs: program.Runner{Dirs: []string{dir, "/usr/bin", "/bin"}}}
+			if err := m.Make(t.Context(), "f2fs", device, Options{UUID: uuid}); (err == nil) != retried {
+				t.Fatalf("retried %v: %v", !retried, err)
+			}
+		})
 	}
 }
 

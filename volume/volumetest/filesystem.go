@@ -9,11 +9,13 @@ import (
 	"crypto/rand"
 	_ "embed"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +44,7 @@ func (f filesystems) Make(_ context.Context, fstype, device string, o mkfs.Optio
 	if err != nil {
 		return err
 	}
-	image, err := ext4Image(o.Label)
+	image, err := ext4Image(o.Label, o.UUID)
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}
@@ -96,16 +98,21 @@ var unpacked = sync.OnceValues(func() ([]byte, error) {
 	return io.ReadAll(z)
 })
 
-// ext4Image is that filesystem with a label and a random UUID. Offsets are those
-// of struct ext4_super_block (kernel, fs/ext4/ext4.h).
-func ext4Image(label string) ([]byte, error) {
+// ext4Image is that filesystem with a label and a UUID, a random one if it is
+// empty. Offsets are those of struct ext4_super_block (kernel, fs/ext4/ext4.h).
+func ext4Image(label, uuid string) ([]byte, error) {
 	empty, err := unpacked()
 	if err != nil {
 		return nil, err
 	}
 	image := bytes.Clone(empty)
 	sb := image[1024:2048]
-	if _, err := rand.Read(sb[0x68:0x78]); err != nil {
+	if uuid == "" {
+		_, err = rand.Read(sb[0x68:0x78])
+	} else {
+		_, err = hex.Decode(sb[0x68:0x78], []byte(strings.ReplaceAll(uuid, "-", "")))
+	}
+	if err != nil {
 		return nil, err
 	}
 	clear(sb[0x78:0x88])

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/luks2"
+	"imxcrypt/volume"
+)
+
+// Two volumes of one chip: whoever can write the storage puts one in the place of
+// the other and makes its header say that it is the other. Its key opens, and its
+// filesystem is sound; the check, which takes a key to write, is not of this
+// header.
+func TestAVolumeInThePlaceOfAnotherIsRefused(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for _, pin := range []bool{true, false} {
+		t.Run(map[bool]string{true: "pinned", false: "not pinned"}[pin], func(t *testing.T) {
+			t.Parallel()
+			one, other := crashtest.NewImage(16*mib), crashtest.NewImage(16*mib)
+			b := twoDisks(one, other)
+			s := spec()
+			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
+			must(t, r, err)
+			if pin {
+				s.UUID = r.UUID
+			}
+			logs := changed(func(s *volume.Spec) {
+				s.Name, s.Mapping, s.Device, s.Mount.Path = "logs", "logs", otherPath, "/logs"
+			})
+			r, err = b.Manager().Provision(ctx, logs, volume.ProvisionOptions{NoMount: true})
+			must(t, r, err)
+			write(one, other.Bytes(), 0)
+			h := header(t, one.Bytes())
+			if h.Label = "data"; pin {
+				h.UUID = s.UUID
+			}
+			image, err := h.Image()
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(one, image[:2*h.CopySize()], 0)
+			b = powerCycle(b)
+			before := one.Bytes()
+			_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			refused(t, err, fault.KeyWrong)
+			_, err = b.Manager().Verify(ctx, s)
+			refused(t, err, fault.KeyWrong)
+			if b.DM.State() != "" || !bytes.Equal(before, one.Bytes()) {
+				t.Fatalf("something was written, or left:\n%s", b.DM.State())
+			}
+		})
+	}
+}
+
+// The filesystem that provisioning made proves the key without a look at the
+// check; one that its owner made anew, or the header's word for it, does not.
+func TestOnlyTheVolumesOwnFilesystemProvesItsKey(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b, im := ready(t, spec())
+	steps := func(s volume.Spec) []string {
+		t.Helper()
+		b = powerCycle(b)
+		r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+		must(t, r, err)
+		var out []string
+		for _, s := range r.Steps {
+			out = append(out, s.What)
+		}
+		return out
+	}
+	if got := steps(spec()); !slices.Contains(got, "key proved by its filesystem") {
+		t.Fatalf("%q", got)
+	}
+	r, err := b.Manager().Rotate(ctx, spec(), volume.RotateOptions{})
+	if err != nil {
+		t.Fatal(r, err)
+	}
+	if got := steps(spec()); !slices.Contains(got, "key proved by its filesystem") {
+		t.Fatalf("after a rotation: %q", got)
+	}
+	// Another filesystem, and a header that knows it.
+	f, err := b.Mapping("data", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := crashtest.NewImage(16 * mib)
+	plainExt4(other)
+	_, err = f.WriteAt(other.Bytes()[:mib], 0)
+	if err = errors.Join(err, f.Flush(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	sb, err := fsprobe.ReadType(bytes.NewReader(other.Bytes()), 16*mib, "ext4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, im, func(h *luks2.Header) {
+		member(t, h, "filesystem", volume.FilesystemID{Type: "ext4", UUID: sb.UUID})
+	})
+	if got := steps(spec()); !slices.Contains(got, "key proved by its check") {
+		t.Fatalf("with another filesystem: %q", got)
+	}
+}
