@@ -352,7 +352,7 @@ func TestRotationWithAFailingStep(t *testing.T) {
 		t.Run(fmt.Sprintf("live %v", live), func(t *testing.T) {
 			t.Parallel()
 			failures := 0
-			for at := 1; ; at += 1 + at/24 {
+			for at := 1; ; at += 1 + at*(someStates()-1)/88 {
 				s := rotationSpec(rotationGap)
 				disk := rotationDisk(s)
 				b, want := filled(t, s, disk)
