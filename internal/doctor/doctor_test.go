@@ -248,6 +248,10 @@ func TestFindings(t *testing.T) {
 		"chip-state-unreadable": func(_ *testing.T, m *doctor.Machine) {
 			m.Superuser, m.Chip.State, m.Chip.Evidence = false, "unknown", []string{"i.MX8MP: the fuses cannot be read: permission denied"}
 		},
+		"units-missing": func(t *testing.T, m *doctor.Machine) {
+			remove("usr/lib/systemd")(t, m)
+			write("usr/lib/systemd/system/imxcrypt-rotate@.service", "")(t, m)
+		},
 		"storage-unknown": func(t *testing.T, m *doctor.Machine) {
 			m.Volumes[0].Header = "/etc/data.luks2"
 			remove("proc/self")(t, m)
