@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package scenario
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// moments is how often a provisioning is interrupted by each signal, spread
+// evenly over the time that a whole one takes.
+const moments = 5
+
+// Whenever it is killed, what it leaves is recognised: the next run finishes
+// with the same key, or begins where nothing was begun.
+func TestInterruptedProvisioning(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		for _, signal := range []string{"KILL", "TERM"} {
+			t.Run(signal, func(t *testing.T) {
+				x := b.bench(t)
+				x.configure(x.loop("whole"))
+				whole := x.expect(0, "mounted on", "provision", "data").Duration
+				x.expect(0, "locked", "lock", "data")
+				for i := range moments {
+					after := whole * time.Duration(i+1) / (moments + 1)
+					x.configure(x.loop(fmt.Sprint("disk", i)))
+					r := x.Sh(fmt.Sprintf("%s provision -v data & p=$!; sleep %.3f; kill -%s $p; wait $p",
+						strings.Join(x.command(), " "), after.Seconds(), signal))
+					t.Logf("SIG%s after %v: exit %d\n%s", signal, after, r.Code, r.Stderr)
+					if signal == "TERM" {
+						if r.Code != 7 && r.Code != 0 {
+							t.Errorf("exit code %d, expected 7, or 0 if it was done", r.Code)
+						}
+						if left := x.MustRun("dmsetup", "ls"); strings.Contains(left, ":") && !strings.Contains(left, "data\t") {
+							t.Errorf("left behind: %s", left)
+						}
+					}
+					before := x.uuid()
+					x.expect(0, "mounted on", "provision", "data")
+					if now := x.uuid(); before != "" && now != before {
+						t.Errorf("a second header: uuid %s, then %s", before, now)
+					}
+					x.expect(0, "locked", "lock", "data")
+					if left := x.MustRun("dmsetup", "ls"); !strings.Contains(left, "No devices") {
+						t.Errorf("left behind: %s", left)
+					}
+				}
+				x.powerCycle()
+				x.expect(0, "mounted on", "boot")
+			})
+		}
+	})
+}
+
+// uuid is the volume's as status tells it; empty if there is no header yet.
+func (x *bench) uuid() string {
+	x.t.Helper()
+	r := x.imxcrypt("status", "--json")
+	var status struct {
+		Volumes []struct{ UUID, State string }
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &status); err != nil || len(status.Volumes) != 1 {
+		x.t.Fatalf("status: %v, %v", err, r)
+	}
+	return status.Volumes[0].UUID
+}
+
+// Two at once on one volume: the second says who the first is.
+func TestTwoAtOnce(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		x := b.bench(t)
+		x.configure(x.loop("disk"))
+		// Each job takes so long, and creating a key is two.
+		x.chip("latency_us", "5000000", "0")
+		p := x.Start(x.command("provision", "data")...)
+		x.MustSh("until [ -s /run/imxcrypt/data.lock ]; do sleep 0.1; done")
+		for _, args := range [][]string{{"provision", "data"}, {"unlock", "data"}, {"verify", "data"}, {"boot"}} {
+			r := x.expect(5, fmt.Sprintf("held by process %d", p.PID()), args...)
+			if !strings.Contains(r.Stderr, "provision data") {
+				t.Errorf("%s: who holds it is not said", args[0])
+			}
+		}
+		x.expect(1, "unprovisioned", "status")
+		x.chip("latency_us", "0", "")
+		if r := p.Wait(); r.Code != 0 {
+			t.Fatalf("the first: %v", r)
+		}
+		x.expect(0, "already", "provision", "data")
+	})
+}
