@@ -175,13 +175,6 @@ func TestUnlockingRefuses(t *testing.T) {
 		"another table under its name": {spoil: func(t *testing.T, b *volumetest.Board) {
 			mapForeign(t, b, "data", dmcrypt.VolumeUUID(b.Manager().Status(ctx, spec()).UUID, "data"))
 		}, code: fault.MappingMismatch, text: "another table"},
-		"suspended": {spoil: func(t *testing.T, b *volumetest.Board) {
-			r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
-			must(t, r, err)
-			if err := b.DM.Suspend(ctx, "data", dmcrypt.SkipLockFS|dmcrypt.NoFlush); err != nil {
-				t.Fatal(err)
-			}
-		}, code: fault.MappingMismatch, text: "suspended"},
 		"both header copies damaged": {spoil: func(t *testing.T, b *volumetest.Board) {
 			scribble(t, b.Disks[0].Store, 0x1200)
 			scribble(t, b.Disks[0].Store, 0x5200)

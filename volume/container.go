@@ -44,6 +44,9 @@ func (m *Manager) openContainer(s Spec, path string, f blockdev.Flags) (*contain
 	if data.Number() == (blockdev.Number{}) {
 		return nil, errors.Join(refuse(fault.DeviceUnsuitable, "%s is a file, not a block device: put a loop device over it (losetup)", path), data.Close())
 	}
+	if err := m.notOwnMapping(s, data); err != nil {
+		return nil, errors.Join(err, data.Close())
+	}
 	c := &container{data: data, header: data}
 	c.erased = func() (eraseRecord, bool, error) { return m.eraseRecordOf(s, data) }
 	if !s.Detached() {

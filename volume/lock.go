@@ -5,10 +5,11 @@ package volume
 import (
 	"context"
 	"errors"
-	"strings"
+	"fmt"
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
 )
 
 // LockOptions change how a volume is locked.
@@ -42,8 +43,8 @@ func (m *Manager) lock(ctx context.Context, s Spec, o LockOptions) (_ Result, er
 	if err != nil {
 		return j.result, err
 	}
-	if !strings.HasPrefix(info.UUID, "CRYPT-LUKS2-") || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
-		return j.result, refuse(fault.MappingMismatch, "mapping %s is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
+	if err := m.lockable(s, info); err != nil {
+		return j.result, err
 	}
 	if !o.DryRun {
 		// Unmounting writes, and would wait for a zone that nobody releases.
@@ -51,19 +52,15 @@ func (m *Manager) lock(ctx context.Context, s Spec, o LockOptions) (_ Result, er
 			return j.result, err
 		}
 	}
-	targets, err := m.mountPoints(s, info)
+	targets, err := m.mountPoints(info)
 	if err != nil {
 		return j.result, err
 	}
-	for _, target := range targets {
-		if o.DryRun {
-			j.would("unmount " + target)
-			continue
-		}
-		if err := m.sys.Mounts.Unmount(target); err != nil {
-			return j.result, err
-		}
-		j.did("unmounted " + target)
+	if err := m.awake(s, targets); err != nil {
+		return j.result, err
+	}
+	if err := m.unmount(info, targets, o, j); err != nil {
+		return j.result, err
 	}
 	if o.DryRun {
 		j.would("remove /dev/mapper/" + s.Mapping)
@@ -90,19 +87,67 @@ func (m *Manager) lockPrivate(ctx context.Context, s Spec, o LockOptions, j *jou
 	return err
 }
 
+// awake refuses to unmount a volume that is suspended: unmounting writes, and
+// would wait for ever.
+func (m *Manager) awake(s Spec, targets []string) error {
+	if len(targets) == 0 {
+		return nil
+	}
+	info, err := m.sys.Mapper.Info(s.Mapping)
+	if err == nil && info.Suspended {
+		err = refuse(fault.Busy, "mapping %s is suspended and mounted on %s, and unmounting would wait for it: imxcrypt unlock %s resumes it", s.Mapping, targets[0], s.Name)
+	}
+	return err
+}
+
+// unmount unmounts a mapping from each target, and nothing that somebody mounted
+// over it.
+func (m *Manager) unmount(info dmcrypt.Info, targets []string, o LockOptions, j *journey) error {
+	for _, target := range targets {
+		at, err := m.sys.Mounts.Look(target)
+		if err != nil {
+			return err
+		}
+		if at.State == mount.TargetOccupied && !isMountOf(at.Mounted, info) {
+			return refuse(fault.MountBusy, "%s (%s) is mounted over the volume on %s: unmount that first", at.Mounted.Source, at.Mounted.Type, target)
+		}
+		if o.DryRun {
+			j.would("unmount " + target)
+			continue
+		}
+		if err := m.sys.Mounts.Unmount(target); err != nil {
+			return err
+		}
+		j.did("unmounted " + target)
+	}
+	return nil
+}
+
 // mountPoints lists where a mapping is mounted, the last mounted first, which
-// is the order to unmount in. The source's name is looked at too: btrfs mounts
-// have a number of their own.
-func (m *Manager) mountPoints(s Spec, info dmcrypt.Info) ([]string, error) {
+// is the order to unmount in.
+func (m *Manager) mountPoints(info dmcrypt.Info) ([]string, error) {
 	entries, err := m.sys.Mounts.List()
 	if err != nil {
 		return nil, err
 	}
 	var targets []string
 	for _, e := range entries {
-		if e.Major == info.Number.Major && e.Minor == info.Number.Minor || e.Source == "/dev/mapper/"+s.Mapping {
+		if isMountOf(&e, info) {
 			targets = append([]string{e.Target}, targets...)
 		}
 	}
 	return targets, nil
+}
+
+// isMountOf tells whether a mount is of a mapping, or of a part of what lies in
+// it: a subvolume, a bind mount. A filesystem with an anonymous number, as btrfs,
+// is known by its source.
+func isMountOf(e *mount.Entry, info dmcrypt.Info) bool {
+	switch {
+	case e == nil:
+		return false
+	case e.Major != 0:
+		return e.Major == info.Number.Major && e.Minor == info.Number.Minor
+	}
+	return e.Source == "/dev/mapper/"+info.Name || e.Source == fmt.Sprintf("/dev/dm-%d", info.Number.Minor)
 }

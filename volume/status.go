@@ -108,7 +108,7 @@ func (m *Manager) liveState(s Spec, st *Status) (live bool, err error) {
 		return false, err
 	}
 	st.Mapping = "/dev/mapper/" + s.Mapping
-	targets, err := m.mountPoints(s, info)
+	targets, err := m.mountPoints(info)
 	st.Mounted = len(targets) > 0
 	return true, err
 }

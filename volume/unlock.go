@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
@@ -157,7 +156,7 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !announced || !info.Live {
+	if !info.Live || !announced && info.Opens == 0 {
 		if u.o.DryRun {
 			return false, nil
 		}
@@ -171,17 +170,16 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	if u.h.next != nil {
 		return u.alreadyOpenRotating(ctx, info, live)
 	}
-	wanted, err := u.wantedTable(live)
-	if err != nil {
-		return false, err
-	}
-	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, u.c.data.ReadOnly()); len(differences) > 0 {
-		return false, refuse(fault.MappingMismatch, "mapping %s is live with another table: %s", u.s.Mapping, strings.Join(differences, "; "))
+	if err := u.compareLive(info, live); err != nil || u.o.DryRun {
+		return err == nil, err
 	}
 	if info.Suspended {
-		return false, refuse(fault.MappingMismatch, "mapping %s is suspended: whoever uses it waits", u.s.Mapping)
+		err = u.wake(ctx)
 	}
-	return true, nil
+	if err == nil && !announced {
+		err = u.nameAgain(ctx)
+	}
+	return err == nil, err
 }
 
 // wantedTable is the table that the header and the configuration ask for. The
@@ -385,7 +383,11 @@ func (u *unlocking) mount(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if at.State != mount.TargetOccupied || !u.isOurs(at.Mounted) {
+	info, err := u.sys.Mapper.Info(u.s.Mapping)
+	if err != nil {
+		return err
+	}
+	if at.State != mount.TargetOccupied || !isMountOf(at.Mounted, info) {
 		if err := at.Usable(); err != nil {
 			return err
 		}
@@ -404,10 +406,4 @@ func (u *unlocking) mount(ctx context.Context) error {
 	}
 	u.j.result.Mounted = target
 	return nil
-}
-
-// isOurs tells whether a mount is of this volume. The name is compared, not the
-// number: btrfs mounts have numbers of their own.
-func (u *unlocking) isOurs(e *mount.Entry) bool {
-	return e != nil && e.Source == u.j.result.Mapping && e.Root == "/"
 }

@@ -26,7 +26,8 @@ import (
 // A path that would be one of udev's links (/dev/disk/by-partlabel/data) and
 // does not exist is looked up as the property it is named after. Mappings and
 // loop devices are looked at like any other device, a suspended mapping and
-// the private pieces of a volume under rotation are not.
+// the private pieces of a volume under rotation are not. Of devices that lie on
+// each other the lowest is the one that is meant.
 //
 // Errors are *SpecError, *NotFoundError or *AmbiguousError, or tell why the
 // devices cannot be listed.
@@ -169,17 +170,34 @@ type finder struct {
 // search returns the paths, sorted, of all devices that match, as identify
 // reads them.
 func (f *finder) search(ctx context.Context, identify identifier) ([]string, error) {
-	var found []string
+	var names []string
 	for _, n := range f.nodes {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		if f.matches(n, identify) {
-			found = append(found, f.path(n.name))
+			names = append(names, n.name)
+		}
+	}
+	var found []string
+	for _, name := range names {
+		if !f.liesOn(name, names, 0) {
+			found = append(found, f.path(name))
 		}
 	}
 	slices.Sort(found)
 	return found, nil
+}
+
+// liesOn tells whether a device is stacked on one of others: an open volume may
+// show in itself what it is looked for by.
+func (f *finder) liesOn(name string, others []string, depth int) bool {
+	for _, below := range f.links(name, "slaves") {
+		if slices.Contains(others, below) || depth < maxStack && f.liesOn(below, others, depth+1) {
+			return true
+		}
+	}
+	return false
 }
 
 type identifier func(r io.ReaderAt, size int64) (identity, error)

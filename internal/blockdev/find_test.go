@@ -277,3 +277,20 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 		t.Errorf("%v, want it missing and the deadline named", err)
 	}
 }
+
+// An open volume may hold a filesystem with the label of its header; the device
+// below is meant, before it is open and after.
+func TestFindTakesTheLowestOfAStack(t *testing.T) {
+	t.Parallel()
+	b := newBoard(t)
+	b.device("", "sda", luks(2, 0, uuidA, "DATA"))
+	b.mapping("dm-0", "between", "", "sda", empty())
+	b.mapping("dm-1", "data", "", "dm-0", fatImage(1, "DATA"))
+	if got, err := b.find("LABEL=DATA"); got != "/dev/sda" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	b.device("", "sdb", fatImage(2, "DATA"))
+	if _, err := b.find("LABEL=DATA"); fault.CodeOf(err) != fault.DeviceAmbiguous {
+		t.Fatalf("%v", err)
+	}
+}

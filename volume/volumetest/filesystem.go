@@ -175,6 +175,32 @@ func (m *Mounts) Unmount(target string) error {
 	return errors.Join(f.Flush(), f.Close())
 }
 
+// Cover mounts something that is not on the board's disks, over whatever is
+// mounted on a target.
+func (m *Mounts) Cover(target string) {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	m.entries = append(m.entries, mount.Entry{Minor: 77, Root: "/", Target: target, Source: "tmpfs", Type: "tmpfs"})
+}
+
+// Uncover takes that away.
+func (m *Mounts) Uncover(target string) {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	m.entries = slices.DeleteFunc(m.entries, func(e mount.Entry) bool { return e.Target == target && e.Source == "tmpfs" })
+}
+
+// Change changes how a mount stands in the table.
+func (m *Mounts) Change(target string, change func(*mount.Entry)) {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	for i := range m.entries {
+		if m.entries[i].Target == target {
+			change(&m.entries[i])
+		}
+	}
+}
+
 // List implements volume.Mounts.
 func (m *Mounts) List() ([]mount.Entry, error) {
 	m.mountMu.Lock()
@@ -186,7 +212,7 @@ func (m *Mounts) List() ([]mount.Entry, error) {
 func (m *Mounts) Look(target string) (mount.Target, error) {
 	m.mountMu.Lock()
 	defer m.mountMu.Unlock()
-	for _, e := range m.entries {
+	for _, e := range slices.Backward(m.entries) { // the topmost
 		if e.Target == target {
 			return mount.Target{Path: target, State: mount.TargetOccupied, Mounted: &e}, nil
 		}
