@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
@@ -105,6 +107,9 @@ func (m *Manager) Benchmark(ctx context.Context, o BenchmarkOptions) (_ Benchmar
 		}
 		if err := m.measure(ctx, &row, dev, size, key, o.Each); err != nil {
 			row.Problem = err.Error()
+			if len(row.Flags) > 0 && errors.Is(err, unix.EINVAL) {
+				row.Problem = "this kernel's dm-crypt does not take these flags"
+			}
 		}
 		result.Rows = append(result.Rows, row)
 		if o.Progress != nil {

@@ -47,7 +47,7 @@ func exitCode(err error) int {
 	case fault.Busy, fault.LockHeld, fault.DeviceInUse, fault.MountBusy:
 		return exitBusy
 	case fault.NotEmpty, fault.ForeignHeader, fault.PlaintextFound, fault.HeaderMismatch, fault.MappingMismatch,
-		fault.OpenStateRefused, fault.SecurityStateUnknown, fault.InsecureRefused, fault.FilesystemMissing, fault.FilesystemWrong,
+		fault.OpenStateRefused, fault.SecurityStateUnknown, fault.InsecureRefused, fault.FilesystemMissing, fault.FilesystemWrong, fault.FilesystemDamaged,
 		fault.NotProvisioned, fault.FileExists, fault.MountPointMissing, fault.MountPointOccupied, fault.RollbackRefused,
 		fault.FileUnsafe, fault.AdoptMismatch, fault.RecoveryMissing:
 		return exitRefused
