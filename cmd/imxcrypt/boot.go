@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imxcrypt/boot"
+	"imxcrypt/internal/program"
 	"imxcrypt/internal/secret"
 )
 
@@ -67,6 +68,7 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	if err := secret.Harden(); err != nil {
 		return err
 	}
+	a.loadModules(ctx, mapperControl, program.Runner{})
 	outcomes := plan.Run(ctx, m, !f.noMount)
 	var errs []error
 	for _, o := range outcomes {
