@@ -20,7 +20,8 @@ func (u *unlocking) compareLive(info dmcrypt.Info, live dmcrypt.Table) error {
 	if info.Suspended {
 		live = withoutWipedKey(live, wanted)
 	}
-	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, u.c.data.ReadOnly()); len(differences) > 0 {
+	readOnly := u.c.data.ReadOnly() || u.o.ForRepair && !u.h.check.InHeader() && info.ReadOnly
+	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, readOnly); len(differences) > 0 {
 		return refuse(fault.MappingMismatch, "mapping %s is live with another table: %s", u.s.Mapping, strings.Join(differences, "; "))
 	}
 	return nil

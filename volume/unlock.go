@@ -20,7 +20,8 @@ type UnlockOptions struct {
 	// Mount mounts the volume where the configuration says.
 	Mount bool
 	// ForRepair accepts a missing or damaged filesystem, provided the check
-	// area proves the key: for fsck. Such a volume is never mounted.
+	// area proves the key: for fsck. Such a volume is never mounted. With a
+	// detached header nothing else proves the key: the volume is then read-only.
 	ForRepair bool
 	// NoWait looks for the device once instead of up to the volume's timeout.
 	NoWait bool
@@ -85,8 +86,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o Unloc
 		return j.result, err
 	}
 	if o.DryRun {
-		u.announceSteps(open)
-		return j.result, nil
+		return j.result, u.announceSteps(open)
 	}
 	if open {
 		j.result.Already = true
@@ -195,17 +195,26 @@ func (u *unlocking) wantedTable(live dmcrypt.Table) (dmcrypt.Table, error) {
 	return u.h.dataTable(u.s, u.c.data.Number(), ref)
 }
 
-func (u *unlocking) announceSteps(open bool) {
+// announceSteps says what would be done, after all that can be looked at.
+func (u *unlocking) announceSteps(open bool) error {
 	if open {
 		u.j.result.Already = true
 		u.j.would("do nothing: the volume is unlocked already")
 	} else {
+		if _, err := u.usedByUs(u.h, u.c.data); err != nil {
+			return err
+		}
 		u.j.would("open the key and prove it")
 		u.j.would("make /dev/mapper/" + u.s.Mapping)
 	}
-	if u.o.Mount && u.s.Mount.Path != "" {
+	if !u.o.Mount || u.o.ForRepair {
+		return nil
+	}
+	done, err := u.mountedAlready()
+	if err == nil && !done {
 		u.j.would("mount it on " + u.s.Mount.Path)
 	}
+	return err
 }
 
 // open imports the key, maps the data privately, proves the key through the
@@ -226,6 +235,9 @@ func (u *unlocking) open(ctx context.Context) error {
 	defer key.wipe()
 	u.j.did("key opened")
 
+	if u.o.ForRepair && !u.h.check.InHeader() {
+		return u.openForRepair(ctx, key)
+	}
 	needsCheck := u.h.token.Filesystem.Type == "" || u.s.Filesystem.Type == FilesystemNone || u.o.ForRepair
 	if needsCheck {
 		if err := u.proveWithoutFilesystem(ctx, key); err != nil {
@@ -253,7 +265,7 @@ func (u *unlocking) open(ctx context.Context) error {
 
 func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key liveKey) error {
 	if !u.h.check.InHeader() {
-		return refuse(fault.FilesystemMissing, "a detached header proves its key by the filesystem only; there is none to look at")
+		return refuse(fault.ConfigInvalid, "a detached header proves its key by the filesystem only; there is none to look at")
 	}
 	if err := u.proveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
 		return u.explain(err)
@@ -281,7 +293,7 @@ func (u *unlocking) proveFast(ctx context.Context, a *mapped, key liveKey) error
 		if err := notAHeader(u.c.data); !fault.Is(err, fault.NotProvisioned) {
 			return err
 		}
-		return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen", u.h.token.Filesystem.Type, u.h.token.Filesystem.UUID), seen))
+		return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen: the key is not the volume's, or the filesystem is damaged (imxcrypt unlock --for-repair shows the data read-only)", u.h.token.Filesystem.Type, u.h.token.Filesystem.UUID), seen))
 	}
 	if err := u.proveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
 		return u.explain(err)
@@ -350,20 +362,15 @@ func (u *unlocking) mendOnDevice() {
 	}
 }
 
-// mend rewrites a damaged or older header copy from the good one. The volume
-// works without, so a failure is a warning.
+// mend rewrites a damaged or older header copy from the good one, if it is
+// still this volume's. The volume works without, so a failure is a warning.
 func (m *Manager) mend(s Spec, h *header, j *journey) {
 	if h.copies.Intact() {
 		return
 	}
-	path := s.Header
-	if !s.Detached() {
-		path = j.result.Device
-	}
-	dev, err := m.sys.Devices.Open(path, blockdev.Flags{Write: true, Direct: true})
+	c, err := m.openContainer(s, j.result.Device, blockdev.Flags{Write: true, Direct: true})
 	if err == nil {
-		_, err = luks2.Mend(dev)
-		err = errors.Join(err, dev.Close())
+		err = errors.Join(h.mendOn(c), c.close())
 	}
 	if err != nil {
 		m.sys.Log.Warn("one copy of the header is damaged and could not be mended", "volume", s.Name, "error", err)
@@ -373,24 +380,26 @@ func (m *Manager) mend(s Spec, h *header, j *journey) {
 	j.did("damaged header copy mended")
 }
 
+func (h *header) mendOn(c *container) error {
+	there, err := readHeader(c)
+	if err != nil {
+		return err
+	}
+	if there.luks.UUID != h.luks.UUID {
+		return refuse(fault.HeaderMismatch, "%s holds the header of uuid %q where %q was read", c.header.Path(), there.luks.UUID, h.luks.UUID)
+	}
+	_, err = luks2.Mend(c.header)
+	return err
+}
+
 // mount puts the volume where the configuration says.
 func (u *unlocking) mount(ctx context.Context) error {
+	done, err := u.mountedAlready()
+	if err != nil {
+		return err
+	}
 	target := u.s.Mount.Path
-	if target == "" {
-		return refuse(fault.ConfigInvalid, "the configuration has no mount point for this volume")
-	}
-	at, err := u.sys.Mounts.Look(target)
-	if err != nil {
-		return err
-	}
-	info, err := u.sys.Mapper.Info(u.s.Mapping)
-	if err != nil {
-		return err
-	}
-	if at.State != mount.TargetOccupied || !isMountOf(at.Mounted, info) {
-		if err := at.Usable(); err != nil {
-			return err
-		}
+	if !done {
 		options := u.s.Mount.Options
 		if err := u.checkFilesystem(ctx); err != nil {
 			return err
@@ -406,4 +415,23 @@ func (u *unlocking) mount(ctx context.Context) error {
 	}
 	u.j.result.Mounted = target
 	return nil
+}
+
+// mountedAlready tells whether the volume is mounted where the configuration
+// says; anything else that stands there, and cannot be mounted on, is an error.
+func (u *unlocking) mountedAlready() (bool, error) {
+	if u.s.Mount.Path == "" {
+		return false, refuse(fault.ConfigInvalid, "the configuration has no mount point for this volume")
+	}
+	at, err := u.sys.Mounts.Look(u.s.Mount.Path)
+	if err != nil {
+		return false, err
+	}
+	if at.State == mount.TargetOccupied {
+		info, err := u.sys.Mapper.Info(u.s.Mapping)
+		if err == nil && isMountOf(at.Mounted, info) {
+			return true, nil
+		}
+	}
+	return false, at.Usable()
 }

@@ -69,7 +69,7 @@ func hints() map[fault.Code]string {
 		fault.OpenStateRefused:     "close the chip first, then provision; for a laboratory set allow_open_state: true",
 		fault.SecurityStateUnknown: "`imxcrypt doctor` as root says what was looked at; where Linux cannot read the life cycle (i.MX8QM, 8QXP, 8DXL, 8ULP), check it in U-Boot (ahab_status) and provision without --require-closed",
 		fault.InsecureRefused:      "for trying out give --allow-insecure, or set allow_insecure: true; on a product use source: caam",
-		fault.FilesystemMissing:    "the key is right and nothing was formatted: imxcrypt unlock --for-repair NAME, then fsck or a backup",
+		fault.FilesystemMissing:    "the key is right and nothing was formatted: imxcrypt unlock --for-repair NAME, then the checker on /dev/mapper/NAME, or a backup",
 		fault.FilesystemDamaged:    "the volume is unlocked: run the checker on /dev/mapper/NAME by hand (e2fsck /dev/mapper/NAME), or bring back a backup",
 		fault.FilesystemWrong:      "the volume holds another filesystem than the configuration says; mend the configuration or bring back a backup",
 		fault.NotProvisioned:       "imxcrypt provision NAME makes the volume; if it should exist already, check `device` and `header`",
