@@ -123,8 +123,7 @@ func TestAnAdoptedVolumeIsOneOfOurs(t *testing.T) {
 			before := disk.Bytes()
 			s := adoptedSpec(h)
 			b = powerCycle(b)
-			var table dmcrypt.Table
-			table = h.open(t, b, blob, func(string) {})
+			table := h.open(t, b, blob, func(string) {})
 
 			// What is written goes to files: the device cannot be written at all.
 			b.Disks[0].ReadOnly = true
