@@ -42,7 +42,7 @@ func secondCut() int {
 type crashCase struct {
 	spec    func(*volume.Spec)
 	fill    byte
-	size    int64
+	size    int64                  // in bytes; 16 MiB
 	content func(*crashtest.Image) // what lies on the device before
 	wipe    bool
 }
@@ -56,7 +56,7 @@ func crashCases() map[string]crashCase {
 	dev := func(s *volume.Spec) {
 		s.Source, s.Wrap, s.Cipher, s.KeySize, s.AllowInsecure = volume.SourceDev, "", "aes-xts-plain64", 64, true
 	}
-	return map[string]crashCase{
+	cases := map[string]crashCase{
 		"zeros, ccm":              {},
 		"0xFF, ccm":               {fill: 0xff},
 		"zeros, ecb":              {spec: func(s *volume.Spec) { s.Wrap = "ecb" }},
@@ -68,11 +68,18 @@ func crashCases() map[string]crashCase {
 		"detached, zeros":         {spec: detached},
 		"detached, 0xFF":          {spec: detached, fill: 0xff},
 		"pinned uuid, dev source": {spec: func(s *volume.Spec) { dev(s); s.UUID = "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b" }},
-		"wipe noise":              {wipe: true, content: noise},
-		"wipe foreign LUKS2":      {wipe: true, content: foreignLUKS2},
-		"wipe foreign ext4":       {wipe: true, content: plainExt4},
-		"wipe noise, detached":    {wipe: true, content: noise, spec: detached},
+		"wipe noise":              {wipe: true, size: lifeDisk, content: noise},
+		"wipe foreign LUKS2":      {wipe: true, size: lifeDisk, content: foreignLUKS2},
+		"wipe foreign ext4":       {wipe: true, size: lifeDisk, content: plainExt4},
+		"wipe noise, detached":    {wipe: true, size: lifeDisk, content: noise, spec: detached},
 	}
+	for name, c := range cases {
+		if c.size == 0 {
+			c.size = 16 * mib
+			cases[name] = c
+		}
+	}
+	return cases
 }
 
 // No matter where the power is lost while a volume is provisioned and first
@@ -134,7 +141,7 @@ func (c crashCase) enumerate(t *testing.T) (first, second int) {
 	if c.spec != nil {
 		c.spec(&s)
 	}
-	image := crashtest.NewFilledImage(16*mib, c.fill)
+	image := crashtest.NewFilledImage(c.size, c.fill)
 	if c.content != nil {
 		c.content(image)
 	}
@@ -206,7 +213,10 @@ func TestEveryPowerCutOfMending(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	states := 0
-	for name, at := range map[string]int64{"first copy": 0x1200, "second copy": 0x5200, "first magic number": 0, "second magic number": 0x4000} {
+	for name, damage := range map[string]struct{ at, length int64 }{
+		"first copy": {0x1200, 64}, "second copy": {0x5200, 64}, "first magic number": {0, 64}, "second magic number": {0x4000, 64},
+		"all of the first copy": {0, 0x4000}, "all of the second copy": {0x4000, 0x4000},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := spec()
 			disk := crashtest.NewImage(16 * mib)
@@ -215,7 +225,11 @@ func TestEveryPowerCutOfMending(t *testing.T) {
 			must(t, r, err)
 			put(t, b, userText)
 			damaged := disk.Overlay()
-			scribble(t, damaged, at)
+			if damage.length > 64 {
+				write(damaged, make([]byte, damage.length), damage.at)
+			} else {
+				scribble(t, damaged, damage.at)
+			}
 			b.Chip.PowerCycle()
 			run := record(b.Chip, damaged, crashtest.NewImage(volumetest.FilesSize))
 			r, err = run.board.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
@@ -236,7 +250,7 @@ func TestEveryPowerCutOfMending(t *testing.T) {
 			}
 			// Mended means: the other copy may go now.
 			mended := run.disk.Live()
-			scribble(t, mended, 0x5200-at&^0xfff)
+			scribble(t, mended, map[bool]int64{true: 0x5200, false: 0x1200}[damage.at < 0x4000])
 			next := boardOver(b.Chip, mended, run.files.Live())
 			r, err = next.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 			must(t, r, err)

@@ -56,7 +56,7 @@ type start struct {
 }
 
 func (c crashCase) start() start {
-	st := start{caamtest.RandomChip(), crashtest.NewFilledImage(16*mib, c.fill), crashtest.NewImage(volumetest.FilesSize)}
+	st := start{caamtest.RandomChip(), crashtest.NewFilledImage(lifeDisk, c.fill), crashtest.NewImage(volumetest.FilesSize)}
 	if c.content != nil {
 		c.content(st.disk)
 	}
@@ -112,11 +112,19 @@ func TestKilledAnywhereTheNextRunFinishes(t *testing.T) {
 	t.Logf("%d kills, all finished by the next run", total)
 }
 
+// stride leaves some of the many alike changes of a wipe to the soak.
+func stride(what string) int {
+	if soak || !strings.HasPrefix(what, "wipe") {
+		return 1
+	}
+	return 5
+}
+
 // killEverywhere kills run before its first change, its second, and so on, and
 // gives it again each time. before brings a board there.
 func killEverywhere(t *testing.T, what string, s volume.Spec, from start, before, run func(*volume.Manager) error) (kills int) {
 	t.Helper()
-	for n := 1; ; n++ {
+	for n := 1; ; n += stride(what) {
 		b := from.board()
 		if before != nil {
 			if err := before(b.Manager()); err != nil {
@@ -125,8 +133,9 @@ func killEverywhere(t *testing.T, what string, s volume.Spec, from start, before
 		}
 		var err error
 		if !kill(b, n, func() { err = run(b.Manager()) }) {
-			return n - 1 // it has no n-th change
+			return kills // it has no n-th change
 		}
+		kills++
 		if err == nil {
 			t.Fatalf("%s did not notice that it is dead at change %d", what, n)
 		}
@@ -159,7 +168,7 @@ func TestStoppedAnywhereTheNextRunFinishes(t *testing.T) {
 			c.spec(&s)
 		}
 		empty := c.start()
-		for n := 1; ; n++ {
+		for n := 1; ; n += stride(name) {
 			b := empty.board()
 			ctx, cancel := context.WithCancel(context.Background())
 			steps := 0
