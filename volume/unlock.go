@@ -168,7 +168,12 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	if u.h.next != nil {
-		return u.alreadyOpenRotating(ctx, info, live)
+		open, err := u.alreadyOpenRotating(ctx, info, live)
+		if err == nil && open && !announced && !u.o.DryRun {
+			// Its keys were proved before anything was made over them.
+			err = u.sys.Mapper.Announce(ctx, u.s.Mapping)
+		}
+		return open, err
 	}
 	if err := u.compareLive(info, live); err != nil || u.o.DryRun {
 		return err == nil, err
