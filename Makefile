@@ -77,7 +77,7 @@ staticcheck:
 
 .PHONY: unit
 unit: ## Unit tests with the race detector, fuzz seeds included
-	@CGO_ENABLED=1 $(GO) test -race -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
+	@CGO_ENABLED=1 $(GO) test -race -timeout 40m -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
 
 .PHONY: cross
 cross: $(ARCHES:%=cross-%) ## Build every package for every architecture
@@ -88,7 +88,7 @@ $(ARCHES:%=cross-%): cross-%:
 
 .PHONY: vmtest
 vmtest: ## Tests in virtual machines: amd64, arm64, and 32-bit arm under arm64
-	@$(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 30m -json $(VMPACKAGES) \
+	@$(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 50m -json $(VMPACKAGES) \
 		| $(GO) run ./test/tools/results -dir $(RESULTS) -step vmtest -v
 
 .PHONY: test
