@@ -58,7 +58,7 @@ func TestAdopt(t *testing.T) {
 		"arm64": {"ccm", "capi:tk(cbc(aes))-plain64", 4096, "capi:tk(cbc(aes))-plain --sector-size 512"},
 		"arm":   {"ecb", "capi:tk(cbc(aes))-eboiv", 4096, "capi:tk(cbc(aes))-plain64 --sector-size 2048"},
 	}
-	mainBoard(t, func(t *testing.T, b board) {
+	longScenario(t, func(t *testing.T, b board) {
 		c := recipes[b.goarch]
 		disk := vm.NewDisk(t, 32<<20)
 		m := b.start(t, disk)

@@ -42,10 +42,10 @@ func eachBoard(t *testing.T, scenario func(*testing.T, board)) {
 	}
 }
 
-// mainBoard runs a scenario on the kind of board that the program is for; the
+// longScenario runs a scenario on the kind of board that the program is for; the
 // others are for make soak. What differs between them, the ioctl's structure and
 // the width of integers, the scenarios of eachBoard go through.
-func mainBoard(t *testing.T, scenario func(*testing.T, board)) {
+func longScenario(t *testing.T, scenario func(*testing.T, board)) {
 	for _, b := range boards() {
 		if b.goarch != "arm64" && os.Getenv("IMXCRYPT_SOAK") == "" {
 			continue

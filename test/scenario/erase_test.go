@@ -14,7 +14,7 @@ import (
 // Factory reset: erase destroys the key, a backup of the header still opens the
 // volume, and provision makes a new one in one step.
 func TestEraseAndFactoryReset(t *testing.T) {
-	mainBoard(t, func(t *testing.T, b board) {
+	longScenario(t, func(t *testing.T, b board) {
 		disk := vm.NewDisk(t, 64<<20)
 		m := b.start(t, disk)
 		configure := func() {

@@ -17,7 +17,7 @@ import (
 // A board dies: its disk is read on a machine without a CAAM, from the device
 // and from an image, and given to a replacement board.
 func TestRecovery(t *testing.T) {
-	mainBoard(t, func(t *testing.T, b board) {
+	longScenario(t, func(t *testing.T, b board) {
 		id, err := age.GenerateX25519Identity()
 		if err != nil {
 			t.Fatal(err)
