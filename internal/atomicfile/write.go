@@ -177,8 +177,10 @@ func claim(dir int, temp string, fd int) (again bool, err error) {
 	if err := unix.Fstat(fd, &open); err != nil {
 		return false, err
 	}
-	if err := unix.Fstatat(dir, temp, &named, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return errors.Is(err, fs.ErrNotExist), err
+	if err := unix.Fstatat(dir, temp, &named, unix.AT_SYMLINK_NOFOLLOW); errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	} else if err != nil {
+		return false, err
 	}
 	if open.Ino != named.Ino || open.Dev != named.Dev {
 		return true, nil
