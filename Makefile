@@ -78,6 +78,8 @@ staticcheck:
 .PHONY: unit
 unit: ## Unit tests with the race detector, fuzz seeds included
 	@CGO_ENABLED=1 $(GO) test -race -timeout 40m -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
+	@# The race detector gets a slice of the crash states; here are all of make test's.
+	@$(GO) test -timeout 40m -json ./volume ./reencrypt | $(GO) run ./test/tools/results -dir $(RESULTS) -step crash
 
 .PHONY: cross
 cross: $(ARCHES:%=cross-%) ## Build every package for every architecture

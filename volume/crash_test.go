@@ -26,14 +26,28 @@ func crashLimits() crashtest.Options {
 	if soak {
 		return crashtest.Options{Exhaustive: 10, Limit: 200, Random: 64, Seed: 3}
 	}
+	if slow {
+		return crashtest.Options{Exhaustive: 2, Limit: 1, Random: -1, Seed: 3}
+	}
 	return crashtest.Options{Exhaustive: 4, Limit: 4, Random: 4, Seed: 3}
+}
+
+// few is o, or a slice of it where the tests are slow.
+func few(o crashtest.Options) crashtest.Options {
+	if slow {
+		return crashtest.Options{Exhaustive: 2, Limit: 2, Random: -1, Seed: o.Seed}
+	}
+	return o
 }
 
 // secondCut: one state in so many is cut a second time, while the next run
 // finishes what the first left.
 func secondCut() int {
-	if soak {
+	switch {
+	case soak:
 		return 16
+	case slow:
+		return 601
 	}
 	return 61
 }
@@ -237,7 +251,7 @@ func TestEveryPowerCutOfMending(t *testing.T) {
 			if !slices.ContainsFunc(r.Steps, func(st volume.Step) bool { return st.What == "damaged header copy mended" }) {
 				t.Fatalf("not mended: %v", r.Steps)
 			}
-			for state := range run.rec.States(crashtest.Options{Limit: 64, Random: 16}) {
+			for state := range run.rec.States(few(crashtest.Options{Limit: 64, Random: 16})) {
 				states++
 				next := boardOver(b.Chip, state.Image(run.disk), state.Image(run.files))
 				next.Chip.PowerCycle()

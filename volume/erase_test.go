@@ -176,7 +176,7 @@ func TestEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 			erase(t, run, small)
 
 			states, whole := 0, 0
-			for state := range rec.States(crashtest.Options{Limit: 40, Random: 8}) {
+			for state := range rec.States(few(crashtest.Options{Limit: 40, Random: 8})) {
 				states++
 				disk, files := state.Image(recorded), state.Image(files)
 				b.Chip.PowerCycle()
@@ -230,7 +230,7 @@ func TestProvisioningAfterAnEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 			r, err = run.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
 			must(t, r, err)
 			states := 0
-			for state := range rec.States(crashtest.Options{Limit: 16, Random: 4}) {
+			for state := range rec.States(few(crashtest.Options{Limit: 16, Random: 4})) {
 				states++
 				next := volumetest.New(b.Chip, volumetest.NewFiles(state.Image(files)), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: state.Image(recorded)})
 				for range 2 {

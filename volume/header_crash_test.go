@@ -23,7 +23,7 @@ func cut(t *testing.T, limit int, chip *caamtest.Chip, disk, files *crashtest.Im
 	recordedFiles := rec.Disk("files", files)
 	do(boardOver(chip, recorded, recordedFiles))
 	states := 0
-	for state := range rec.States(crashtest.Options{Limit: limit, Random: max(limit/3, 1), Exhaustive: min(limit, 10)}) {
+	for state := range rec.States(few(crashtest.Options{Limit: limit, Random: max(limit/3, 1), Exhaustive: min(limit, 10)})) {
 		states++
 		chip.PowerCycle()
 		if err := next(boardOver(chip, state.Image(recorded), state.Image(recordedFiles))); err != nil {

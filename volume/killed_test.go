@@ -114,10 +114,15 @@ func TestKilledAnywhereTheNextRunFinishes(t *testing.T) {
 
 // stride leaves some of the many alike changes of a wipe to the soak.
 func stride(what string) int {
-	if soak || !strings.HasPrefix(what, "wipe") {
+	switch {
+	case soak:
 		return 1
+	case slow:
+		return 9
+	case strings.HasPrefix(what, "wipe"):
+		return 5
 	}
-	return 5
+	return 1
 }
 
 // killEverywhere kills run before its first change, its second, and so on, and

@@ -339,8 +339,11 @@ func (l *life) check() {
 func TestAnyOrderOfCommands(t *testing.T) {
 	t.Parallel()
 	lives, steps := 5, 120
-	if soak {
+	switch {
+	case soak:
 		lives, steps = 40, 500
+	case slow:
+		lives, steps = 1, 60
 	}
 	var total, formats, cuts, kills atomic.Int64
 	for name, s := range map[string]volume.Spec{

@@ -130,6 +130,8 @@ func (m *Manager) lockable(s Spec, info dmcrypt.Info) error {
 		return refuse(fault.MappingMismatch, "mapping %s is not a volume of ours: its table has %d targets", s.Mapping, len(live))
 	}
 	switch t := live[0].(type) {
+	case dmcrypt.Fail:
+		return nil // its table was wiped (dmsetup wipe_table): nothing lies behind it
 	case dmcrypt.Crypt:
 		if strings.HasPrefix(t.Key.Description, "imxcrypt:") {
 			return nil

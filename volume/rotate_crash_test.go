@@ -21,8 +21,11 @@ import (
 // someStates is one in how many states is tried where not all are: each takes a
 // whole rotation.
 func someStates() int {
-	if soak {
+	switch {
+	case soak:
 		return 1
+	case slow:
+		return 60
 	}
 	return 12
 }
