@@ -28,7 +28,7 @@ exit 0
 // Keys may be made and opened by NXP's program instead; the two engines
 // understand each other's volumes.
 func TestNXPsProgram(t *testing.T) {
-	benches(t, boards(), func(t *testing.T, b board) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
 		location := x.dir + "/nxp"
 		x.Put(x.dir+"/caam-keygen", []byte(strings.NewReplacer("LOCATION", location, "CLIENT", x.client()).Replace(nxp)))

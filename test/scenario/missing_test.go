@@ -98,7 +98,7 @@ func TestMkfsMissingOrFailing(t *testing.T) {
 		x.Put("/usr/sbin/mkfs.ext4", []byte("#!/bin/sh\necho 'the moon is in the wrong phase' >&2\nexit 1\n"))
 		x.MustSh("chmod 755 /usr/sbin/mkfs.ext4")
 		x.expect(1, "the moon is in the wrong phase", "provision", "data")
-		x.expect(1, "unprovisioned", "status")
+		x.expect(7, "unprovisioned", "status")
 		x.expect(7, "interrupted", "unlock", "data")
 		x.MustSh("mv /opt/mkfs.ext4.kept /usr/sbin/mkfs.ext4")
 		if left := x.MustRun("dmsetup", "ls"); !strings.Contains(left, "No devices") {

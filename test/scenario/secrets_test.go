@@ -38,7 +38,7 @@ func (x *bench) blackKey(device string) string {
 
 // A black key is nowhere but in the kernel and, for a moment, in locked memory.
 func TestNoBlackKeyIsLeftAnywhere(t *testing.T) {
-	benches(t, boards(), func(t *testing.T, b board) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
 		x.PutFile("/opt/search", vm.BuildProgram(t, "./test/scenario/search", b.goarch))
 		device := x.loop("disk")
