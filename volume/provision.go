@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"imxcrypt/caam"
+	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
@@ -231,6 +232,9 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 			return err
 		}
 	}
+	if err := p.nameFree(found.header); err != nil {
+		return err
+	}
 	if found.header != nil {
 		if err := p.untouched(ctx, found.header); err != nil {
 			return err
@@ -238,6 +242,22 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 		return p.stateAllowed(found.header.token.State)
 	}
 	return p.stateAllowed(p.securityState())
+}
+
+// nameFree refuses to begin what could not be unlocked at the end, since a
+// mapping of the volume's name is somebody else's.
+func (p *provisioning) nameFree(h *header) error {
+	info, err := p.sys.Mapper.Info(p.s.Mapping)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if h != nil && info.UUID == dmcrypt.VolumeUUID(h.luks.UUID, p.s.Mapping) {
+		return nil // an interrupted run's
+	}
+	return refuse(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q", p.s.Mapping, info.UUID)
 }
 
 // securityState is the chip's, for sources that depend on it.
