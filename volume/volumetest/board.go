@@ -70,16 +70,17 @@ type Board struct {
 	// Fsck is the outcome of the filesystem's checker; nil finds nothing.
 	Fsck func(fstype, device string) (repaired bool, err error)
 	// Step is called before everything that changes something durable or in the
-	// kernel, with what it is. An error is the step's result, and nothing is
-	// done.
+	// kernel, with what it is; one call at a time, for a rotation copies on
+	// several threads. An error is the step's result, and nothing is done.
 	Step func(what string) error
 	Log  *slog.Logger
 	Now  func() time.Time
 
-	mu      sync.Mutex
-	locks   map[string]bool
-	made    []string
-	plugged chan struct{}
+	stepping sync.Mutex
+	mu       sync.Mutex
+	locks    map[string]bool
+	made     []string
+	plugged  chan struct{}
 }
 
 // New returns a board with a chip and disks, just powered on.
@@ -106,6 +107,8 @@ func (b *Board) step(what string) error {
 	if b.Step == nil {
 		return nil
 	}
+	b.stepping.Lock()
+	defer b.stepping.Unlock()
 	return b.Step(what)
 }
 
