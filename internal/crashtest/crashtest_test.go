@@ -306,3 +306,46 @@ func TestImageIsADiskOfLayers(t *testing.T) {
 		t.Errorf("read behind the end: %d, %v", n, err)
 	}
 }
+
+func TestAWriteThroughIsDurableAndFlushesNothingElse(t *testing.T) {
+	t.Parallel()
+	r, d := Record(NewFilledImage(2*sector, '.'))
+	write(t, d, 0, sectors(1, 'a'))
+	if r.Epochs() != 0 {
+		t.Errorf("%d epochs before anything was flushed", r.Epochs())
+	}
+	if _, err := d.WriteThrough(sectors(1, 'b'), sector); err != nil {
+		t.Fatal(err)
+	}
+	done := r.Epochs()
+	var during, after []string
+	for s := range r.States(Options{}) {
+		got := string(read(t, s.Image(d), 0, 1)) + string(read(t, s.Image(d), sector, 1))
+		if s.Epoch < done {
+			during = append(during, got)
+		} else {
+			after = append(after, got)
+		}
+	}
+	if want := []string{"..", "a.", ".b", "ab"}; !slices.Equal(during, want) {
+		t.Errorf("while it is written: %q, want %q", during, want)
+	}
+	if want := []string{".b", "ab"}; !slices.Equal(after, want) {
+		t.Errorf("once it is done: %q, want %q", after, want)
+	}
+}
+
+func TestAWriteThroughCoversWhatWasPendingBelowIt(t *testing.T) {
+	t.Parallel()
+	r, d := Record(NewFilledImage(sector, '.'))
+	write(t, d, 0, sectors(1, 'a'))
+	if _, err := d.WriteThrough(sectors(1, 'b'), 0); err != nil {
+		t.Fatal(err)
+	}
+	done := r.Epochs()
+	for s := range r.States(Options{}) {
+		if got := read(t, s.Image(d), 0, 1)[0]; s.Epoch >= done && got != 'b' {
+			t.Errorf("%v: %q", s, got)
+		}
+	}
+}

@@ -14,13 +14,16 @@
 // the later one wins wherever both are there. A flush of one disk says nothing
 // about another one. A discard is a write of the disk's fill byte, in pieces,
 // that may be there or missing too: what secure erasing promises is more than
-// that, and not for this package to judge.
+// that, and not for this package to judge. A write through the cache
+// ([Disk.WriteThrough]) is as any other while it is under way, and durable from
+// then on; it flushes nothing else.
 //
 // Killing the process loses nothing: that state is [Disk.Live].
 //
 // # What is enumerated
 //
-// The log of one run is cut before every flush and at its end; the time between
+// The log of one run is cut before every flush, during every write through, and
+// at its end; the time between
 // two cuts is an epoch. What was flushed is there, and for the writes that are
 // pending, of all disks together, these states are tried:
 //

@@ -27,6 +27,10 @@ type Op struct {
 	Off    int64 // in bytes; of writes and discards
 	Length int64 // in bytes; of writes and discards
 	data   []byte
+	// through: durable when it is done, as a write with FUA is.
+	through bool
+	// durable: it is through, and done at the cut in question.
+	durable bool
 }
 
 func (op Op) String() string {
@@ -51,9 +55,10 @@ type Recorder struct {
 	// before the run.
 	Before func(n int, op Op) error
 
-	mu    sync.Mutex
-	disks []*Disk
-	log   []Op
+	mu     sync.Mutex
+	disks  []*Disk
+	log    []Op
+	epochs int
 }
 
 // Disk is a recorded disk.
@@ -87,6 +92,14 @@ func (r *Recorder) Log() []Op {
 	return slices.Clone(r.log)
 }
 
+// Epochs is the number of cuts so far: what is flushed now is there in every
+// state whose [State.Epoch] is not smaller.
+func (r *Recorder) Epochs() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.epochs
+}
+
 // do logs and carries out one operation.
 func (r *Recorder) do(op Op, run func() error) error {
 	r.mu.Lock()
@@ -100,6 +113,9 @@ func (r *Recorder) do(op Op, run func() error) error {
 		return err
 	}
 	r.log = append(r.log, op)
+	if op.Kind == Flush || op.through {
+		r.epochs++
+	}
 	return nil
 }
 
@@ -113,11 +129,17 @@ func (d *Disk) Size() int64 { return d.base.size }
 func (d *Disk) ReadAt(b []byte, off int64) (int, error) { return d.live.ReadAt(b, off) }
 
 // WriteAt logs the write. Empty writes are not logged.
-func (d *Disk) WriteAt(b []byte, off int64) (int, error) {
+func (d *Disk) WriteAt(b []byte, off int64) (int, error) { return d.write(b, off, false) }
+
+// WriteThrough logs a write that is durable by itself, once it is done (FUA). It
+// says nothing about the writes before it.
+func (d *Disk) WriteThrough(b []byte, off int64) (int, error) { return d.write(b, off, true) }
+
+func (d *Disk) write(b []byte, off int64, through bool) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	op := Op{Kind: Write, Disk: d, Off: off, Length: int64(len(b)), data: slices.Clone(b)}
+	op := Op{Kind: Write, Disk: d, Off: off, Length: int64(len(b)), data: slices.Clone(b), through: through}
 	err := d.rec.do(op, func() error {
 		_, err := d.live.WriteAt(b, off)
 		return err

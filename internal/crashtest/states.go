@@ -98,13 +98,19 @@ func (r *Recorder) States(o Options) iter.Seq[*State] {
 		var pending []Op
 		n := 0
 		for i := 0; i <= len(log); i++ {
+			through := i < len(log) && log[i].through
 			if i < len(log) && log[i].Kind != Flush {
 				pending = append(pending, log[i])
-				continue
+				if !through {
+					continue
+				}
 			}
 			if o.Epochs == nil || o.Epochs(n) {
 				before := "at the end"
-				if i < len(log) {
+				switch {
+				case through:
+					before = fmt.Sprintf("during operation %d, %v", i, log[i])
+				case i < len(log):
 					before = fmt.Sprintf("before operation %d, %v", i, log[i])
 				}
 				if !newEpoch(n, before, durable, pending).states(o, yield) {
@@ -112,7 +118,10 @@ func (r *Recorder) States(o Options) iter.Seq[*State] {
 				}
 			}
 			n++
-			if i < len(log) {
+			switch {
+			case through:
+				pending[len(pending)-1].durable = true
+			case i < len(log):
 				durable, pending = flush(durable, pending, log[i].Disk)
 			}
 		}
@@ -225,7 +234,7 @@ func (c *collector) add(description string, there func(i int) bool) {
 	key := make([]byte, (len(c.e.units)+7)/8)
 	list := make([]bool, len(c.e.units))
 	for i := range list {
-		if there(i) {
+		if there(i) || c.e.units[i].op.durable {
 			list[i] = true
 			key[i/8] |= 1 << (i % 8)
 		}

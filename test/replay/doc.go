@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package replay makes the disks that power cuts leave behind, from a record of
+// what a real kernel wrote.
+//
+// A virtual machine writes to a [vm.Disk] whose LogWrites is set; QEMU logs each
+// write, discard and flush in the format of the kernel's dm-log-writes. The log
+// goes into the model of package crashtest, which tells what is durable at each
+// flush and what of the rest may be there, missing or torn. Each state is laid
+// onto a disk and opened again: merely killing a machine loses nothing that was
+// written, and so proves nothing about flushes.
+//
+// The use, in a test with the tag vmhost:
+//
+//	disk := vm.NewDisk(t, 16<<20)
+//	disk.LogWrites = disk.Path + ".log"
+//	tape := replay.Load(t, disk)       // the disk as it is before it is recorded
+//	m := vm.Start(t, …disk…)
+//	begin := tape.Now(t)               // a place in the log
+//	m.MustRun("imxcrypt", "rotate", "data")
+//	end := tape.Now(t)
+//	m.PowerOff()
+//	disk.LogWrites = ""                // what follows is not recorded
+//	m.Restart()
+//	run := tape.Run(t)
+//	for _, s := range run.Sample(replay.Options{From: begin, To: end, PerCut: 2, Seed: 1}) {
+//		run.Lay(t, s)                  // while nothing in the machine has the disk open
+//		m.MustRun("imxcrypt", "unlock", "--mount", "data")
+//		…
+//		m.MustRun("imxcrypt", "lock", "data")
+//	}
+//
+// One machine takes all the images: the host rewrites the file under the virtual
+// disk between two runs, and the guest's kernel drops what it has cached of a
+// device when the last who had it open closes it. A state tells with
+// [Run.Durable] whether something that was recorded at a place must be there.
+//
+// Where one command writes to two disks, each has its own log, and nothing tells
+// their order; record what goes to one of them.
+//
+// # What QEMU's log can not tell
+//
+// QEMU logs an operation when it has completed. A write that was begun after a
+// flush and completed before it stands in front of it, and is then taken for
+// durable, though the guest could not know that. All writes that the guest knew
+// to be complete when it asked for the flush are in front of it, too: nothing is
+// taken for lost that was promised.
+package replay
