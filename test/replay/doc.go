@@ -12,28 +12,26 @@
 //
 // The use, in a test with the tag vmhost:
 //
-//	disk := vm.NewDisk(t, 16<<20)
-//	disk.LogWrites = disk.Path + ".log"
-//	tape := replay.Load(t, disk)       // the disk as it is before it is recorded
-//	m := vm.Start(t, …disk…)
+//	recorded, bench := vm.NewDisk(t, 16<<20), vm.NewDisk(t, 16<<20)
+//	recorded.LogWrites = recorded.Path + ".log"
+//	tape := replay.Load(t, recorded)   // the disk as it is before it is recorded
+//	m := vm.Start(t, vm.Config{…, Disks: []*vm.Disk{recorded, bench}})
 //	begin := tape.Now(t)               // a place in the log
-//	m.MustRun("imxcrypt", "rotate", "data")
+//	m.MustRun("imxcrypt", "rotate", "data") // of /dev/vda
 //	end := tape.Now(t)
-//	m.PowerOff()
-//	disk.LogWrites = ""                // what follows is not recorded
-//	m.Restart()
 //	run := tape.Run(t)
 //	for _, s := range run.Sample(replay.Options{From: begin, To: end, PerCut: 2, Seed: 1}) {
-//		run.Lay(t, s)                  // while nothing in the machine has the disk open
-//		m.MustRun("imxcrypt", "unlock", "--mount", "data")
+//		run.Lay(t, bench, s)           // while nothing has /dev/vdb open
+//		m.MustRun("imxcrypt", "unlock", "--mount", "data") // now of /dev/vdb
 //		…
 //		m.MustRun("imxcrypt", "lock", "data")
 //	}
 //
-// One machine takes all the images: the host rewrites the file under the virtual
-// disk between two runs, and the guest's kernel drops what it has cached of a
-// device when the last who had it open closes it. A state tells with
-// [Run.Durable] whether something that was recorded at a place must be there.
+// One machine takes all the images, the one that is recorded or another: the
+// host rewrites the file under the virtual disk between two runs, and the guest's
+// kernel drops what it has cached of a device when the last who had it open
+// closes it. A state tells with [Run.Durable] whether something that was recorded
+// at a place must be there.
 //
 // Where one command writes to two disks, each has its own log, and nothing tells
 // their order; record what goes to one of them.

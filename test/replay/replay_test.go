@@ -303,8 +303,9 @@ func TestATapeBeginsEmpty(t *testing.T) {
 	}
 	r := tape.Run(t)
 	states := r.Sample(Options{})
-	r.Lay(t, states[len(states)-1])
-	if got, err := os.ReadFile(disk.Path); err != nil || !bytes.Equal(got, r.Final().Bytes()) {
+	bench := vm.NewDisk(t, 8*512)
+	r.Lay(t, bench, states[len(states)-1])
+	if got, err := os.ReadFile(bench.Path); err != nil || !bytes.Equal(got, r.Final().Bytes()) {
 		t.Errorf("the disk is not the last state's: %v", err)
 	}
 }

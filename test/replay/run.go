@@ -20,7 +20,7 @@ type TB interface {
 
 // Tape is a disk that is recorded.
 type Tape struct {
-	disk *vm.Disk
+	file string // of the log
 	base *crashtest.Image
 }
 
@@ -39,7 +39,7 @@ func Load(t TB, disk *vm.Disk) *Tape {
 	if err := os.WriteFile(disk.LogWrites, nil, 0o600); err != nil {
 		t.Fatalf("replay: %v", err)
 	}
-	return &Tape{disk: disk, base: base}
+	return &Tape{file: disk.LogWrites, base: base}
 }
 
 // Place is a place in a log: the number of entries before it.
@@ -56,7 +56,7 @@ func (p *Tape) Now(t TB) Place {
 }
 
 func (p *Tape) log() (*Log, error) {
-	b, err := os.ReadFile(p.disk.LogWrites)
+	b, err := os.ReadFile(p.file)
 	if err != nil || len(b) == 0 {
 		return &Log{}, err // nothing was done yet
 	}
@@ -74,7 +74,6 @@ func (p *Tape) Run(t TB) *Run {
 	if err != nil {
 		t.Fatalf("replay: %v", err)
 	}
-	r.disk = p.disk
 	return r
 }
 
@@ -82,7 +81,6 @@ func (p *Tape) Run(t TB) *Run {
 type Run struct {
 	rec    *crashtest.Recorder
 	device *crashtest.Disk
-	disk   *vm.Disk // nil for a run without a machine
 	// epochs tells for each place how many flushes there are before it.
 	epochs []int
 }
@@ -212,11 +210,14 @@ func (r *Run) Image(s *crashtest.State) *crashtest.Image { return s.Image(r.devi
 // Final is the disk after all of the run.
 func (r *Run) Final() *crashtest.Image { return r.device.Live() }
 
-// Lay puts a state's image under the recorded disk. Nothing in the machine may
-// have the disk open, and it must not be recorded any more.
-func (r *Run) Lay(t TB, s *crashtest.State) {
+// Lay puts a state's image under a disk of the recorded one's size, which must
+// not be recorded itself. Nothing in the machine may have it open.
+func (r *Run) Lay(t TB, disk *vm.Disk, s *crashtest.State) {
 	t.Helper()
-	if err := WriteImage(r.disk.Path, r.Image(s)); err != nil {
+	if disk.LogWrites != "" {
+		t.Fatalf("replay: %s is recorded", disk.Path)
+	}
+	if err := WriteImage(disk.Path, r.Image(s)); err != nil {
 		t.Fatalf("replay: %v", err)
 	}
 }
