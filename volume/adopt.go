@@ -49,41 +49,32 @@ type AdoptOptions struct {
 // does not, other parameters are tried, read-only too, and the error says which
 // of them fit.
 func (m *Manager) Adopt(ctx context.Context, s Spec, o AdoptOptions) (Result, error) {
-	r, err := m.adopt(ctx, s, o)
-	return r, failed(ctx, "adopt", s, err)
+	j := m.begin(s, o.Progress)
+	err := adoptable(s)
+	if err == nil {
+		err = m.onDevice(ctx, s, func(path string) error { return m.adopt(ctx, s, o, path, j) })
+	}
+	return j.result, failed(ctx, "adopt", s, err)
 }
 
-func (m *Manager) adopt(ctx context.Context, s Spec, o AdoptOptions) (_ Result, err error) {
-	j := m.begin(s, o.Progress)
-	if err := adoptable(s); err != nil {
-		return j.result, err
-	}
-	release, err := m.sys.Locks.Acquire(ctx, s.Name)
-	if err != nil {
-		return j.result, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	path, err := m.find(ctx, s, true)
-	if err != nil {
-		return j.result, err
-	}
+func (m *Manager) adopt(ctx context.Context, s Spec, o AdoptOptions, path string, j *journey) error {
 	j.result.Device = path
 	data, err := m.sys.Devices.Open(path, blockdev.Flags{Direct: true})
 	if err != nil {
-		return j.result, err
+		return err
 	}
 	defer data.Close()
 	a := &adopting{Manager: m, s: s, o: o, j: j, data: data}
 	if a.recipe, err = m.recipeOf(ctx, s, o, data); err != nil {
-		return j.result, err
+		return err
 	}
 	if err := a.readBlob(); err != nil {
-		return j.result, err
+		return err
 	}
 	if done, err := a.alreadyAdopted(); done || err != nil {
-		return j.result, err
+		return err
 	}
-	return j.result, a.run(ctx)
+	return a.run(ctx)
 }
 
 // adoptable judges the configuration: what it must say for an adopted volume.

@@ -63,6 +63,38 @@ func (m *Manager) openContainer(s Spec, path string, f blockdev.Flags) (*contain
 	return c, nil
 }
 
+// onDevice runs an operation under the volume's lock, on the device found for it.
+func (m *Manager) onDevice(ctx context.Context, s Spec, do func(path string) error) (err error) {
+	release, err := m.sys.Locks.Acquire(ctx, s.Name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	path, err := m.find(ctx, s, true)
+	if err != nil {
+		return err
+	}
+	return do(path)
+}
+
+// onHeader is onDevice for an operation that begins with the volume's header. The
+// container is closed when it ends.
+func (m *Manager) onHeader(ctx context.Context, s Spec, f blockdev.Flags, j *journey, do func(*container, *header) error) error {
+	return m.onDevice(ctx, s, func(path string) error {
+		c, err := m.openContainer(s, path, f)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		h, err := readHeader(c)
+		if err != nil {
+			return err
+		}
+		j.of(h, path)
+		return do(c, h)
+	})
+}
+
 // find waits for the volume's device, up to its timeout. Without a timeout, or
 // with wait false, it looks once.
 func (m *Manager) find(ctx context.Context, s Spec, wait bool) (string, error) {

@@ -14,23 +14,38 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// cut records what do does to the disk and the files of a board, and calls next
-// with a board of the same chip for the states that a loss of power leaves; limit
-// bounds how many of each kind.
-func cut(t *testing.T, limit int, chip *caamtest.Chip, disk, files *crashtest.Image, do func(*volumetest.Board), next func(*volumetest.Board) error) {
+// cut records what do does to the disk and the files of a board. For the states
+// that a loss of power leaves of it, limit of each kind at most, do must finish on
+// a board of the same chip, and the volume must be as it should by holds.
+func cut(t *testing.T, limit int, chip *caamtest.Chip, disk, files *crashtest.Image, do, holds func(*volumetest.Board) error) {
 	t.Helper()
 	rec, recorded := crashtest.Record(disk)
 	recordedFiles := rec.Disk("files", files)
-	do(boardOver(chip, recorded, recordedFiles))
+	if err := do(boardOver(chip, recorded, recordedFiles)); err != nil {
+		t.Fatal(err)
+	}
 	states := 0
 	for state := range rec.States(few(crashtest.Options{Limit: limit, Random: max(limit/3, 1), Exhaustive: min(limit, 10)})) {
 		states++
 		chip.PowerCycle()
-		if err := next(boardOver(chip, state.Image(recorded), state.Image(recordedFiles))); err != nil {
+		b := boardOver(chip, state.Image(recorded), state.Image(recordedFiles))
+		err := do(b)
+		if err == nil {
+			err = holds(b)
+		}
+		if err != nil {
 			t.Fatalf("%s: %v", state, err)
 		}
 	}
 	t.Logf("%d states", states)
+}
+
+// verified holds of a volume that the board's chip opens.
+func verified(s volume.Spec) func(*volumetest.Board) error {
+	return func(b *volumetest.Board) error {
+		_, err := b.Manager().Verify(context.Background(), s)
+		return err
+	}
 }
 
 func small(s volume.Spec) volume.Spec {
@@ -62,17 +77,7 @@ func TestRestoringAHeaderSurvivesAPowerCutAnywhere(t *testing.T) {
 					_, err := b.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Force: true, Confirm: confirmed})
 					return err
 				}
-				cut(t, 24, chip, disk, files, func(b *volumetest.Board) {
-					if err := restore(b); err != nil {
-						t.Fatal(err)
-					}
-				}, func(b *volumetest.Board) error {
-					if err := restore(b); err != nil {
-						return err
-					}
-					_, err := b.Manager().Verify(ctx, s)
-					return err
-				})
+				cut(t, 24, chip, disk, files, restore, verified(s))
 			})
 		}
 	}
@@ -94,17 +99,7 @@ func TestResealingSurvivesAPowerCutAnywhere(t *testing.T) {
 				_, err := b.Manager().Reseal(ctx, s, volume.ResealOptions{Identities: identityFile(id)})
 				return err
 			}
-			cut(t, 24, caamtest.RandomChip(), disk, files, func(b *volumetest.Board) {
-				if err := reseal(b); err != nil {
-					t.Fatal(err)
-				}
-			}, func(b *volumetest.Board) error {
-				if err := reseal(b); err != nil {
-					return err
-				}
-				_, err := b.Manager().Verify(ctx, s)
-				return err
-			})
+			cut(t, 24, caamtest.RandomChip(), disk, files, reseal, verified(s))
 		})
 	}
 }
@@ -124,15 +119,8 @@ func TestProvisioningWithRecoverySurvivesAPowerCutAnywhere(t *testing.T) {
 				_, err := b.Manager().Provision(ctx, s, o)
 				return err
 			}
-			cut(t, 4, caamtest.RandomChip(), crashtest.NewImage(4*mib), crashtest.NewImage(volumetest.FilesSize), func(b *volumetest.Board) {
-				if err := provision(b); err != nil {
-					t.Fatal(err)
-				}
-			}, func(b *volumetest.Board) error {
-				if err := provision(b); err != nil {
-					return err
-				}
-				if _, err := b.Manager().Verify(ctx, s); err != nil {
+			cut(t, 4, caamtest.RandomChip(), crashtest.NewImage(4*mib), crashtest.NewImage(volumetest.FilesSize), provision, func(b *volumetest.Board) error {
+				if err := verified(s)(b); err != nil {
 					return err
 				}
 				r := volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(id)}
@@ -162,17 +150,7 @@ func TestAdoptingSurvivesAPowerCutAnywhere(t *testing.T) {
 		_, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile})
 		return err
 	}
-	cut(t, 24, made.Chip, disk, files, func(b *volumetest.Board) {
-		if err := adopt(b); err != nil {
-			t.Fatal(err)
-		}
-	}, func(b *volumetest.Board) error {
-		if err := adopt(b); err != nil {
-			return err
-		}
-		_, err := b.Manager().Verify(ctx, s)
-		return err
-	})
+	cut(t, 24, made.Chip, disk, files, adopt, verified(s))
 	if !bytes.Equal(before, disk.Bytes()) {
 		t.Fatal("the device was changed")
 	}

@@ -20,53 +20,36 @@ import (
 // new file, readable to root only. The file opens the volume on this chip for
 // ever, also after an erase: the caller says so.
 func (m *Manager) BackupHeader(ctx context.Context, s Spec, file string) (Result, error) {
-	r, err := m.backupHeader(ctx, s, file)
-	return r, failed(ctx, "header backup", s, err)
+	j := m.begin(s, nil)
+	err := m.onHeader(ctx, s, blockdev.Flags{Direct: true}, j, func(c *container, h *header) error {
+		return m.backupHeader(s, c, h, file, j)
+	})
+	return j.result, failed(ctx, "header backup", s, err)
 }
 
-func (m *Manager) backupHeader(ctx context.Context, s Spec, file string) (_ Result, err error) {
-	j := m.begin(s, nil)
-	release, err := m.sys.Locks.Acquire(ctx, s.Name)
-	if err != nil {
-		return j.result, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	path, err := m.find(ctx, s, true)
-	if err != nil {
-		return j.result, err
-	}
-	c, err := m.openContainer(s, path, blockdev.Flags{Direct: true})
-	if err != nil {
-		return j.result, err
-	}
-	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return j.result, err
-	}
-	j.of(h, path)
+func (m *Manager) backupHeader(s Spec, c *container, h *header, file string, j *journey) error {
 	if err := h.sameVolume(s, c.header.Path()); err != nil {
-		return j.result, err
+		return err
 	}
 	if err := h.keepable(); err != nil {
-		return j.result, err
+		return err
 	}
 	if !h.copies.Intact() {
 		j.warn("one copy of the header is damaged; the backup holds the good one twice")
 	}
 	area, err := headerArea(h, c.header)
 	if err != nil {
-		return j.result, err
+		return err
 	}
 	if err := m.sys.Files.Create(file, area, 0o600); err != nil {
-		return j.result, err
+		return err
 	}
 	back, err := m.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: maxHeaderArea})
 	if err != nil || !bytes.Equal(back, area) {
-		return j.result, fault.New(fault.IOFailed, file+" does not read back as it was written", err)
+		return fault.New(fault.IOFailed, file+" does not read back as it was written", err)
 	}
 	j.did("header area written to " + file)
-	return j.result, nil
+	return nil
 }
 
 // keepable refuses headers that a copy of would be worth nothing.
@@ -103,51 +86,12 @@ type RestoreOptions struct {
 // blob in it must open on this chip before anything is written, and the key is
 // proved afterwards; if it is not the volume's, what was there is put back.
 func (m *Manager) RestoreHeader(ctx context.Context, s Spec, file string, o RestoreOptions) (Result, error) {
-	r, err := m.restoreHeader(ctx, s, file, o)
-	return r, failed(ctx, "header restore", s, err)
-}
-
-func (m *Manager) restoreHeader(ctx context.Context, s Spec, file string, o RestoreOptions) (_ Result, err error) {
 	j := m.begin(s, o.Progress)
-	release, err := m.sys.Locks.Acquire(ctx, s.Name)
-	if err != nil {
-		return j.result, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	path, err := m.find(ctx, s, true)
-	if err != nil {
-		return j.result, err
-	}
-	t := &restoring{Manager: m, s: s, o: o, j: j, path: path}
-	if err := t.readBackup(file); err != nil {
-		return j.result, err
-	}
-	j.of(t.backup, path)
-	if err := t.surveyDevice(); err != nil {
-		return j.result, err
-	}
-	if j.result.Already {
-		return j.result, nil
-	}
-	key, err := m.openKey(ctx, s, t.backup)
-	if err != nil {
-		return j.result, fmt.Errorf("nothing was changed: %w", err)
-	}
-	key.wipe()
-	j.did("the blob in the backup opens")
-	if t.what != "" {
-		if o.Confirm == nil {
-			return j.result, refuse(fault.ConfirmationNeeds, "%s: not confirmed", t.what)
-		}
-		if err := o.Confirm(t.what); err != nil {
-			return j.result, err
-		}
-	}
-	if o.DryRun {
-		j.would("write the header of generation " + fmt.Sprint(t.backup.token.Generation) + " to " + t.place())
-		return j.result, nil
-	}
-	return j.result, t.run(ctx)
+	err := m.onDevice(ctx, s, func(path string) error {
+		t := &restoring{Manager: m, s: s, o: o, j: j, path: path}
+		return t.restore(ctx, file)
+	})
+	return j.result, failed(ctx, "header restore", s, err)
 }
 
 // restoring is one run over one volume.
@@ -164,6 +108,38 @@ type restoring struct {
 	before []byte
 	// what says what is overwritten; empty if nothing is lost.
 	what string
+}
+
+func (t *restoring) restore(ctx context.Context, file string) error {
+	if err := t.readBackup(file); err != nil {
+		return err
+	}
+	t.j.of(t.backup, t.path)
+	if err := t.surveyDevice(); err != nil {
+		return err
+	}
+	if t.j.result.Already {
+		return nil
+	}
+	key, err := t.openKey(ctx, t.s, t.backup)
+	if err != nil {
+		return fmt.Errorf("nothing was changed: %w", err)
+	}
+	key.wipe()
+	t.j.did("the blob in the backup opens")
+	if t.what != "" {
+		if t.o.Confirm == nil {
+			return refuse(fault.ConfirmationNeeds, "%s: not confirmed", t.what)
+		}
+		if err := t.o.Confirm(t.what); err != nil {
+			return err
+		}
+	}
+	if t.o.DryRun {
+		t.j.would("write the header of generation " + fmt.Sprint(t.backup.token.Generation) + " to " + t.place())
+		return nil
+	}
+	return t.run(ctx)
 }
 
 func (t *restoring) place() string {

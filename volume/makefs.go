@@ -83,13 +83,12 @@ func (p *provisioning) makeFilesystem(ctx context.Context, h *header, c *contain
 }
 
 // finish unlocks and mounts what is ready now.
-func (p *provisioning) finish(ctx context.Context) (Result, error) {
+func (p *provisioning) finish(ctx context.Context) error {
 	if p.o.NoMount {
-		return p.j.result, nil
+		return nil
 	}
-	u, err := p.unlockLocked(ctx, p.s, p.path, UnlockOptions{Mount: p.s.Mount.Path != ""}, p.j)
-	if err != nil {
-		return p.j.result, fmt.Errorf("provisioned, but: %w", err)
+	if _, err := p.unlockLocked(ctx, p.s, p.path, UnlockOptions{Mount: p.s.Mount.Path != ""}, p.j); err != nil {
+		return fmt.Errorf("provisioned, but: %w", err)
 	}
-	return u, nil
+	return nil
 }

@@ -42,64 +42,66 @@ type ProvisionOptions struct {
 // nothing to do; it never makes a second key and never formats a volume that is
 // ready.
 func (m *Manager) Provision(ctx context.Context, s Spec, o ProvisionOptions) (Result, error) {
-	r, err := m.provision(ctx, s, o)
-	return r, failed(ctx, "provision", s, err)
+	j := m.begin(s, o.Progress)
+	err := m.provision(ctx, s, o, j)
+	return j.result, failed(ctx, "provision", s, err)
 }
 
-func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions) (_ Result, err error) {
-	j := m.begin(s, o.Progress)
+func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions, j *journey) error {
 	src, err := m.sourceOf(s)
 	if err != nil {
-		return j.result, err
+		return err
 	}
 	if s.Detached() && s.Filesystem.Type == FilesystemNone {
-		return j.result, refuse(fault.ConfigInvalid,
+		return refuse(fault.ConfigInvalid,
 			"a volume without a filesystem cannot have a detached header: there would be nothing to prove its key by")
 	}
 	if err := checkRecipients(s, o.Recipients); err != nil {
-		return j.result, err
+		return err
 	}
-	release, err := m.sys.Locks.Acquire(ctx, s.Name)
-	if err != nil {
-		return j.result, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
+	return m.onDevice(ctx, s, func(path string) error {
+		j.result.Device = path
+		p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: path}
+		found, err := p.survey(ctx)
+		if err != nil {
+			return err
+		}
+		if found.header != nil && found.header.token.Phase == PhaseReady {
+			return p.again(ctx, found.header)
+		}
+		return p.anew(ctx, found)
+	})
+}
 
-	path, err := m.find(ctx, s, true)
-	if err != nil {
-		return j.result, err
+// again is what is left to do for a volume that is ready.
+func (p *provisioning) again(ctx context.Context, h *header) error {
+	p.j.result.Already = true
+	p.j.of(h, p.path)
+	if err := p.requireClosed(h.token.State); err != nil {
+		return err
 	}
-	j.result.Device = path
-	p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: path}
-	found, err := p.survey(ctx)
-	if err != nil {
-		return j.result, err
+	if err := p.requireRecovery(h); err != nil {
+		return err
 	}
-	if found.header != nil && found.header.token.Phase == PhaseReady {
-		j.result.Already = true
-		j.of(found.header, path)
-		if err := p.requireClosed(found.header.token.State); err != nil {
-			return j.result, err
-		}
-		if err := p.requireRecovery(found.header); err != nil {
-			return j.result, err
-		}
-		if o.DryRun {
-			j.would("do nothing: the volume is provisioned already")
-			return j.result, nil
-		}
-		m.mend(s, found.header, j)
-		return p.finish(ctx)
+	if p.o.DryRun {
+		p.j.would("do nothing: the volume is provisioned already")
+		return nil
 	}
+	p.mend(p.s, h, p.j)
+	return p.finish(ctx)
+}
+
+// anew makes the volume, or goes on where an earlier run was cut off.
+func (p *provisioning) anew(ctx context.Context, found survey) error {
 	if err := p.permitted(ctx, found); err != nil {
-		return j.result, err
+		return err
 	}
-	if o.DryRun {
+	if p.o.DryRun {
 		p.announceSteps(found)
-		return j.result, nil
+		return nil
 	}
 	if err := p.run(ctx, found); err != nil {
-		return j.result, err
+		return err
 	}
 	return p.finish(ctx)
 }

@@ -28,52 +28,34 @@ type ResealOptions struct {
 // to a replacement board, and over closing a chip whose volume was made while it
 // was open. The blob in the header is replaced only after the new one is proved.
 func (m *Manager) Reseal(ctx context.Context, s Spec, o ResealOptions) (Result, error) {
-	r, err := m.reseal(ctx, s, o)
-	return r, failed(ctx, "reseal", s, err)
+	j := m.begin(s, o.Progress)
+	return j.result, failed(ctx, "reseal", s, m.reseal(ctx, s, o, j))
 }
 
-func (m *Manager) reseal(ctx context.Context, s Spec, o ResealOptions) (_ Result, err error) {
-	j := m.begin(s, o.Progress)
+func (m *Manager) reseal(ctx context.Context, s Spec, o ResealOptions, j *journey) error {
 	src, err := m.sourceOf(s)
 	if err != nil {
-		return j.result, err
+		return err
 	}
 	into, ok := src.(importing)
 	if !ok {
-		return j.result, refuse(fault.RecoveryMissing, "a key of source %s has no recovery copy", s.Source)
+		return refuse(fault.RecoveryMissing, "a key of source %s has no recovery copy", s.Source)
 	}
-	release, err := m.sys.Locks.Acquire(ctx, s.Name)
-	if err != nil {
-		return j.result, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	path, err := m.find(ctx, s, true)
-	if err != nil {
-		return j.result, err
-	}
-	c, err := m.openContainer(s, path, blockdev.Flags{Write: !o.DryRun, Direct: true})
-	if err != nil {
-		return j.result, err
-	}
-	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return j.result, err
-	}
-	j.of(h, path)
-	if err := errors.Join(h.matches(s), h.recoverable()); err != nil {
-		return j.result, err
-	}
-	t := &resealing{Manager: m, s: s, o: o, j: j, src: src, into: into, c: c, h: h, path: path}
-	opens, err := t.opensHere(ctx)
-	if err != nil {
-		return j.result, err
-	}
-	if opens {
-		j.result.Already = true
-		return j.result, nil
-	}
-	return j.result, t.run(ctx)
+	return m.onHeader(ctx, s, blockdev.Flags{Write: !o.DryRun, Direct: true}, j, func(c *container, h *header) error {
+		if err := errors.Join(h.matches(s), h.recoverable()); err != nil {
+			return err
+		}
+		t := &resealing{Manager: m, s: s, o: o, j: j, src: src, into: into, c: c, h: h, path: j.result.Device}
+		opens, err := t.opensHere(ctx)
+		if err != nil {
+			return err
+		}
+		if opens {
+			j.result.Already = true
+			return nil
+		}
+		return t.run(ctx)
+	})
 }
 
 // resealing is one run over one volume.

@@ -52,12 +52,7 @@ func (m *Manager) verify(ctx context.Context, s Spec) (_ Result, err error) {
 	}
 	defer key.wipe()
 	j.did("key opened")
-	if !h.check.InHeader() {
-		err = m.verifyByFilesystem(ctx, s, h, c, key)
-	} else {
-		err = m.explainRejection(s, h, m.proveByCheckArea(ctx, s, h, c, key))
-	}
-	if err == nil {
+	if err = m.proveKey(ctx, s, h, c, key); err == nil {
 		j.did("key proved")
 		err = m.verifyNext(ctx, s, h, c, j)
 	}

@@ -36,7 +36,7 @@ type Options struct {
 	// NoTargets are targets that this kernel does not have.
 	NoTargets []string
 	// Before is called before each step with its name (create, load, suspend,
-	// resume, clear, remove, rename, node) and the mapping's; an error is the
+	// resume, clear, remove, rename, uuid, node) and the mapping's; an error is the
 	// step's result, and nothing is done.
 	Before func(step, name string) error
 	// Major is the device number's; 253.

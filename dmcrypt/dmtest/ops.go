@@ -56,17 +56,25 @@ func (k *Kernel) Announce(ctx context.Context, name string) error {
 	if err := k.Resume(name, dmcrypt.Public, dmcrypt.SkipLockFS|dmcrypt.NoFlush); err != nil {
 		return err
 	}
-	if err := k.before("make the node", "node", name); err != nil {
+	return k.change("make the node", "node", name, func(m *mapping) error {
+		k.nodes[name] = m.minor
+		return nil
+	})
+}
+
+// change does something to a mapping, after the step has been announced to the
+// test. The lock is held meanwhile.
+func (k *Kernel) change(op, step, name string, do func(*mapping) error) error {
+	if err := k.before(op, step, name); err != nil {
 		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	m, err := k.find("make the node", name)
+	m, err := k.find(op, name)
 	if err != nil {
 		return err
 	}
-	k.nodes[name] = m.minor
-	return nil
+	return do(m)
 }
 
 // Load is [dmcrypt.Mapper.Load]: it looks for keys as the calling thread.
@@ -78,39 +86,25 @@ func (k *Kernel) Load(ctx context.Context, name string, t dmcrypt.Table, readOnl
 	if err := ctx.Err(); err != nil {
 		return &dmcrypt.Error{Op: op, Name: name, Err: err}
 	}
-	if err := k.before(op, "load", name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	loaded, err := k.build(t, m)
-	if err != nil {
-		return named(err, op, name)
-	}
-	k.drop(m.inactive)
-	m.inactive, m.inactiveRO = loaded, readOnly
-	return nil
+	return k.change(op, "load", name, func(m *mapping) error {
+		loaded, err := k.build(t, m)
+		if err != nil {
+			return named(err, op, name)
+		}
+		k.drop(m.inactive)
+		m.inactive, m.inactiveRO = loaded, readOnly
+		return nil
+	})
 }
 
 // Clear is [dmcrypt.Mapper.Clear].
 func (k *Kernel) Clear(name string) error {
 	const op = "drop the inactive table"
-	if err := k.before(op, "clear", name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	k.drop(m.inactive)
-	m.inactive = nil
-	return nil
+	return k.change(op, "clear", name, func(m *mapping) error {
+		k.drop(m.inactive)
+		m.inactive = nil
+		return nil
+	})
 }
 
 // Suspend is [dmcrypt.Mapper.Suspend]. It waits for requests in flight, also
@@ -120,19 +114,12 @@ func (k *Kernel) Suspend(ctx context.Context, name string, _ dmcrypt.SuspendFlag
 	if err := ctx.Err(); err != nil {
 		return &dmcrypt.Error{Op: op, Name: name, Err: err}
 	}
-	if err := k.before(op, "suspend", name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	if !m.suspended {
-		k.stop(m)
-	}
-	return nil
+	return k.change(op, "suspend", name, func(m *mapping) error {
+		if !m.suspended {
+			k.stop(m)
+		}
+		return nil
+	})
 }
 
 // stop suspends; the lock is held, and given up while waiting.
@@ -146,38 +133,31 @@ func (k *Kernel) stop(m *mapping) {
 // Resume is [dmcrypt.Mapper.Resume].
 func (k *Kernel) Resume(name string, v dmcrypt.Visibility, _ dmcrypt.SuspendFlag) error {
 	const op = "resume the device"
-	if err := k.before(op, "resume", name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	if m.inactive == nil && m.live == nil {
-		return &dmcrypt.Error{Op: op, Name: name, Err: unix.EINVAL}
-	}
-	quiet := m.inactive == nil && !m.suspended
-	if m.inactive != nil {
-		if !m.suspended {
-			k.stop(m)
+	return k.change(op, "resume", name, func(m *mapping) error {
+		if m.inactive == nil && m.live == nil {
+			return &dmcrypt.Error{Op: op, Name: name, Err: unix.EINVAL}
 		}
-		old := m.live
-		m.live, m.liveRO, m.inactive = m.inactive, m.inactiveRO, nil
-		k.drop(old)
-	}
-	m.suspended = false
-	k.changed.Broadcast()
-	if !quiet {
-		k.event("change", name, v)
-		if v == dmcrypt.Private {
-			// udev's rules are disabled: they take the node of a public
-			// device away.
-			delete(k.nodes, name)
+		quiet := m.inactive == nil && !m.suspended
+		if m.inactive != nil {
+			if !m.suspended {
+				k.stop(m)
+			}
+			old := m.live
+			m.live, m.liveRO, m.inactive = m.inactive, m.inactiveRO, nil
+			k.drop(old)
 		}
-	}
-	return nil
+		m.suspended = false
+		k.changed.Broadcast()
+		if !quiet {
+			k.event("change", name, v)
+			if v == dmcrypt.Private {
+				// udev's rules are disabled: they take the node of a public
+				// device away.
+				delete(k.nodes, name)
+			}
+		}
+		return nil
+	})
 }
 
 // Swap is [dmcrypt.Mapper.Swap].
@@ -200,41 +180,27 @@ func (k *Kernel) Remove(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return &dmcrypt.Error{Op: op, Name: name, Err: err}
 	}
-	if err := k.before(op, "remove", name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	if m.opens > 0 {
-		return &dmcrypt.Error{Op: op, Name: name, Kind: dmcrypt.ErrBusy, Opens: m.opens,
-			Detail: fmt.Sprintf("open %d times", m.opens), Err: unix.EBUSY}
-	}
-	k.destroy(m)
-	return nil
+	return k.change(op, "remove", name, func(m *mapping) error {
+		if m.opens > 0 {
+			return &dmcrypt.Error{Op: op, Name: name, Kind: dmcrypt.ErrBusy, Opens: m.opens,
+				Detail: fmt.Sprintf("open %d times", m.opens), Err: unix.EBUSY}
+		}
+		k.destroy(m)
+		return nil
+	})
 }
 
 // RemoveLater is [dmcrypt.Mapper.RemoveLater].
 func (k *Kernel) RemoveLater(name string) error {
 	const op = "remove the device later"
-	if err := k.before(op, "remove", name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	if m.opens > 0 {
-		m.removing = true
+	return k.change(op, "remove", name, func(m *mapping) error {
+		if m.opens > 0 {
+			m.removing = true
+			return nil
+		}
+		k.destroy(m)
 		return nil
-	}
-	k.destroy(m)
-	return nil
+	})
 }
 
 // destroy ends a mapping that nobody has open; the lock is held.
@@ -257,24 +223,17 @@ func (k *Kernel) Rename(name, newName string, v dmcrypt.Visibility) error {
 	if err := dmcrypt.ValidateName(newName); err != nil {
 		return named(err, op, name)
 	}
-	if err := k.before(op, "rename", name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	if k.mappings[newName] != nil {
-		return &dmcrypt.Error{Op: op, Name: name, Kind: dmcrypt.ErrBusy, Err: unix.EBUSY}
-	}
-	delete(k.mappings, name)
-	delete(k.nodes, name)
-	m.name = newName
-	k.mappings[newName] = m
-	k.event("change", newName, v)
-	return nil
+	return k.change(op, "rename", name, func(m *mapping) error {
+		if k.mappings[newName] != nil {
+			return &dmcrypt.Error{Op: op, Name: name, Kind: dmcrypt.ErrBusy, Err: unix.EBUSY}
+		}
+		delete(k.mappings, name)
+		delete(k.nodes, name)
+		m.name = newName
+		k.mappings[newName] = m
+		k.event("change", newName, v)
+		return nil
+	})
 }
 
 // SetUUID is [dmcrypt.Mapper.SetUUID].
@@ -283,17 +242,13 @@ func (k *Kernel) SetUUID(name, uuid string) error {
 	if err := dmcrypt.ValidateUUID(uuid); err != nil {
 		return named(err, op, name)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(op, name)
-	if err != nil {
-		return err
-	}
-	if m.uuid != "" {
-		return &dmcrypt.Error{Op: op, Name: name, Err: unix.EINVAL}
-	}
-	m.uuid = uuid
-	return nil
+	return k.change(op, "uuid", name, func(m *mapping) error {
+		if m.uuid != "" {
+			return &dmcrypt.Error{Op: op, Name: name, Err: unix.EINVAL}
+		}
+		m.uuid = uuid
+		return nil
+	})
 }
 
 // Info is [dmcrypt.Mapper.Info].
@@ -392,15 +347,17 @@ func (k *Kernel) Verify(name, uuid string, want dmcrypt.Table, readOnly bool) (d
 	return i, nil
 }
 
-// The versions that Debian 12's kernel 6.1 tells.
-var targets = map[string]dmcrypt.Version{
-	"crypt": {Major: 1, Minor: 24}, "linear": {Major: 1, Minor: 4}, "error": {Major: 1, Minor: 5},
-	"zero": {Major: 1, Minor: 1}, "flakey": {Major: 1, Minor: 5},
+// targets are those of Debian 12's kernel 6.1, with the versions that it tells.
+func targets() map[string]dmcrypt.Version {
+	return map[string]dmcrypt.Version{
+		"crypt": {Major: 1, Minor: 24}, "linear": {Major: 1, Minor: 4}, "error": {Major: 1, Minor: 5},
+		"zero": {Major: 1, Minor: 1}, "flakey": {Major: 1, Minor: 5},
+	}
 }
 
 // TargetVersion is [dmcrypt.Mapper.TargetVersion].
 func (k *Kernel) TargetVersion(target string) (dmcrypt.Version, error) {
-	v, ok := targets[target]
+	v, ok := targets()[target]
 	if !ok || slices.Contains(k.o.NoTargets, target) {
 		return v, &dmcrypt.Error{Op: "ask for the target", Kind: dmcrypt.ErrNoTarget, Detail: target, Err: unix.EINVAL}
 	}

@@ -39,7 +39,7 @@ func (k *Kernel) build(t dmcrypt.Table, above *mapping) (_ *table, err error) {
 		}
 	}()
 	for _, target := range t {
-		if _, known := targets[target.Kind()]; !known || slices.Contains(k.o.NoTargets, target.Kind()) {
+		if _, known := targets()[target.Kind()]; !known || slices.Contains(k.o.NoTargets, target.Kind()) {
 			return nil, &dmcrypt.Error{Kind: dmcrypt.ErrNoTarget, Detail: target.Kind(), Err: unix.EINVAL,
 				KernelLog: []string{target.Kind() + ": unknown target type"}}
 		}
