@@ -5,9 +5,13 @@ package volume_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
@@ -30,11 +34,21 @@ func TestBenchmarkLeavesNothingBehind(t *testing.T) {
 	if len(r.Rows) != rows || r.Best == nil || r.Times == nil || r.Times.Keys != 3 {
 		t.Errorf("%+v", r)
 	}
-	sizes := map[int]bool{}
+	sizes, seen := map[int]bool{}, map[string]bool{}
 	for _, row := range r.Rows {
+		setting := fmt.Sprintf("%s %d %v", row.Cipher, row.SectorSize, row.Flags)
+		if seen[setting] {
+			t.Errorf("measured twice: %s", setting)
+		}
+		seen[setting] = true
 		sizes[row.SectorSize] = true
 		if row.Problem != "" || row.Write <= 0 || row.Read <= 0 {
 			t.Errorf("%+v", row)
+		}
+	}
+	for _, want := range []string{"capi:tk(cbc(aes))-plain64 512 []", "capi:tk(cbc(aes))-plain64 1024 [same_cpu_crypt]", "capi:tk(cbc(aes))-eboiv 4096 [submit_from_crypt_cpus]"} {
+		if !seen[want] {
+			t.Errorf("%s was not measured: %v", want, seen)
 		}
 	}
 	if len(sizes) != 4 {
@@ -69,4 +83,29 @@ func TestBenchmarkTouchesNoData(t *testing.T) {
 	if !bytes.Equal(disk.Bytes(), before) {
 		t.Error("the device was written to")
 	}
+}
+
+// What every setting would fail with is told once, as the error that it is.
+func TestBenchmarkWithoutDeviceMapper(t *testing.T) {
+	t.Parallel()
+	s := newBoard(crashtest.NewImage(2 * mib)).System()
+	s.Mapper = noMapper{s.Mapper}
+	r, err := volume.New(s).Benchmark(context.Background(), volume.BenchmarkOptions{
+		Device: "/dev/mmcblk2p3", Source: volume.SourceCAAM, Wrap: "ccm", KeySize: 32, Each: time.Millisecond, Keys: 1,
+	})
+	refused(t, err, fault.DMMissing)
+	if len(r.Rows) > 0 {
+		t.Errorf("%+v", r.Rows)
+	}
+}
+
+// noMapper is a kernel without device-mapper.
+type noMapper struct{ volume.Mapper }
+
+func (noMapper) Activate(context.Context, string, string, dmcrypt.Table, bool) (n dmcrypt.Number, _ error) {
+	return n, &dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrNoDeviceMapper, Err: unix.ENOENT}
+}
+
+func (noMapper) Info(string) (dmcrypt.Info, error) {
+	return dmcrypt.Info{}, &dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrNoDeviceMapper, Err: unix.ENOENT}
 }

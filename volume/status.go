@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"imxcrypt/dmcrypt"
@@ -25,11 +26,14 @@ const (
 	Absent        State = "absent"
 	// Erasing: erase was interrupted, and the next one finishes it.
 	Erasing State = "erasing"
+	// Unknown: the device is there, and it, or the kernel's mappings, cannot be
+	// looked at.
+	Unknown State = "unknown"
 )
 
 // States are all of them.
 func States() []State {
-	return []State{Unprovisioned, Locked, Unlocked, Mounted, Damaged, Absent, Erasing}
+	return []State{Unprovisioned, Locked, Unlocked, Mounted, Damaged, Absent, Erasing, Unknown}
 }
 
 // Status is what can be told of a volume without its key.
@@ -88,38 +92,45 @@ func (m *Manager) look(ctx context.Context, s Spec) Status {
 		SectorSize: s.SectorSize, Header: s.Header, MountPath: s.Mount.Path, State: Absent,
 	}
 	live, err := m.liveState(s, &st)
-	if err != nil {
-		st.Err = err
+	if storedErr := m.storedState(ctx, s, &st, live); err == nil {
+		err = storedErr
+	} else if st.State == Locked && fault.Is(err, fault.PermissionMissing) {
+		st.State = Unknown // it may be unlocked
 	}
-	if err := m.storedState(ctx, s, &st, live); err != nil && st.Err == nil {
-		st.Err = err
-	}
-	st.Err = failed(ctx, "status", s, st.Err)
+	st.Err = failed(ctx, "status", s, err)
 	return st
 }
 
-// liveState asks device-mapper and the mount table.
-func (m *Manager) liveState(s Spec, st *Status) (live bool, err error) {
+// liveState asks device-mapper and the mount table; nil where no mapping of the
+// volume's name can be the volume's.
+func (m *Manager) liveState(s Spec, st *Status) (*dmcrypt.Info, error) {
 	info, err := m.sys.Mapper.Info(s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
+	}
+	if !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
+		return nil, refuse(fault.MappingMismatch, "mapping %s exists and is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
 	}
 	st.Mapping = "/dev/mapper/" + s.Mapping
 	targets, err := m.mountPoints(info)
 	st.Mounted = len(targets) > 0
-	return true, err
+	return &info, err
 }
 
-// storedState reads the header.
-func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool) error {
+// storedState reads the header. live is the mapping of the volume's name, which
+// turns out to be another volume's only when the header is read.
+func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live *dmcrypt.Info) error {
 	path, err := m.sys.Devices.Find(ctx, s.Device)
 	if err != nil {
+		if fault.Is(err, fault.PermissionMissing) {
+			st.State = Unknown
+		}
 		return err
 	}
-	st.Path = path
+	st.Path, st.State = path, Unknown
 	c, err := m.openContainer(s, path, blockdev.Flags{})
 	if err != nil {
 		if fault.Is(err, fault.NotProvisioned) {
@@ -145,12 +156,15 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 	st.Cipher, st.SectorSize = h.segment.Encryption, h.segment.SectorSize
 	st.SecurityState, st.Size, st.Created = string(h.token.State), h.segment.Size, h.token.Created
 	m.lastUnlock(s, st)
+	if live != nil && live.UUID != dmcrypt.VolumeUUID(h.luks.UUID, s.Mapping) {
+		st.Mapping, st.Mounted = "", false
+	}
 	rotationErr := h.rotationStatus(c, st)
 	st.Recipients = h.token.Recovery.Recipients
 	switch {
 	case st.Mounted:
 		st.State = Mounted
-	case live:
+	case st.Mapping != "":
 		st.State = Unlocked
 	case h.token.Phase == PhaseErasing:
 		st.State = Erasing
@@ -159,7 +173,7 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live bool
 	default:
 		st.State = Locked
 	}
-	return errors.Join(rotationErr, m.statusProblem(ctx, s, h, c, live))
+	return errors.Join(rotationErr, m.statusProblem(ctx, s, h, c, live != nil))
 }
 
 func (m *Manager) statusProblem(ctx context.Context, s Spec, h *header, c *container, live bool) error {

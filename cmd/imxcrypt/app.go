@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -105,15 +106,13 @@ func (a *app) root() *cobra.Command {
 inspects and renews the volumes that are encrypted with them.
 
 ` + exitCodesHelp,
+		Example: `  imxcrypt doctor
+  imxcrypt provision data
+  imxcrypt boot`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fault.New(fault.Usage, fmt.Sprintf("there is no command %q", args[0]), nil)
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          noSuchCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			// Cobra would find these too, later and without our code.
 			if err := cmd.ValidateFlagGroups(); err != nil {
@@ -123,7 +122,8 @@ inspects and renews the volumes that are encrypted with them.
 			return a.prepare()
 		},
 	}
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(helpCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, err.Error(), nil) })
 	f := root.PersistentFlags()
 	f.StringVarP(&a.configPath, "config", "c", "", "configuration file (default $IMXCRYPT_CONFIG or "+configs.DefaultPath+")")
@@ -134,7 +134,8 @@ inspects and renews the volumes that are encrypted with them.
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.statusCommand(),
-		a.verifyCommand(), a.doctorCommand(), a.benchCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(), a.generatorCommand(), a.versionCommand(),
+		a.verifyCommand(), a.doctorCommand(), a.benchCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(),
+		a.generatorCommand(), a.completionCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -182,7 +183,19 @@ func (a *app) manager() (*configs.Config, *volume.Manager, error) {
 	return c, volume.New(a.system(c, a.log)), nil
 }
 
-// specs are the volumes named on the command line, in the order given, or all.
+// volumes sets up the world, and picks the volumes named on the command line, or
+// all.
+func (a *app) volumes(names []string, all bool) (*volume.Manager, []volume.Spec, error) {
+	c, m, err := a.manager()
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := specs(c, names, all)
+	return m, list, err
+}
+
+// specs are the volumes named on the command line, each once and in the order
+// given, or all.
 func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
 	if all == (len(names) > 0) {
 		return nil, fault.New(fault.Usage, "name the volumes, or give --all", nil)
@@ -194,14 +207,27 @@ func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
 		}
 		return list, nil
 	}
-	for _, name := range names {
+	chosen, err := namedVolumes(c, names)
+	for _, v := range chosen {
+		list = append(list, boot.Spec(c, v))
+	}
+	return list, err
+}
+
+// namedVolumes are the volumes of that name, each once.
+func namedVolumes(c *configs.Config, names []string) ([]configs.Volume, error) {
+	var chosen []configs.Volume
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			continue
+		}
 		v, err := c.Volume(name)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, boot.Spec(c, v))
+		chosen = append(chosen, v)
 	}
-	return list, nil
+	return chosen, nil
 }
 
 // completeVolumes offers the configuration's volume names to the shell.
@@ -212,20 +238,11 @@ func (a *app) completeVolumes(_ *cobra.Command, given []string, _ string) ([]str
 	}
 	var names []string
 	for _, v := range c.Volumes {
-		if !contains(given, v.Name) {
+		if !slices.Contains(given, v.Name) {
 			names = append(names, v.Name)
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 // exactly is cobra.ExactArgs with an error of code usage.

@@ -33,8 +33,8 @@ func (a *app) benchCommand() *cobra.Command {
 key, and what dm-crypt reaches with each sector size and set of flags that a
 volume may have. It works on a RAM disk (a file in /run), on --scratch FILE, which
 it makes and removes, or on an empty --device, which is empty again afterwards.
-It touches no volume. The last line is for the volume's configuration; the sector
-size is fixed when a volume is provisioned.
+It touches no volume. The last lines are for the volume's entry in the
+configuration; the sector size is fixed when a volume is provisioned.
 
 ` + exitCodesHelp,
 		Example: `  imxcrypt bench
@@ -104,8 +104,14 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 	}
 	o := volume.BenchmarkOptions{Device: device, Source: f.source, Wrap: f.wrap, KeySize: f.keySize, Each: f.each, Keys: f.keys}
 	if !a.json {
-		fmt.Fprintf(a.stdout, "%-26s %6s  %11s  %11s  %s\n", "CIPHER", "SECTOR", "WRITE", "READ", "FLAGS")
-		o.Progress = func(r volume.BenchmarkRow) { fmt.Fprintln(a.stdout, benchmarkLine(r)) }
+		first := true
+		o.Progress = func(r volume.BenchmarkRow) {
+			if first {
+				fmt.Fprintf(a.stdout, "%-26s %6s  %11s  %11s  %s\n", "CIPHER", "SECTOR", "WRITE", "READ", "FLAGS")
+				first = false
+			}
+			fmt.Fprintln(a.stdout, benchmarkLine(r))
+		}
 	}
 	r, err := m.Benchmark(ctx, o)
 	if err != nil {
@@ -120,7 +126,7 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 	if r.Best == nil {
 		return fault.New(fault.CipherMissing, "bench: no setting could be measured", nil)
 	}
-	fmt.Fprintln(a.stdout, "recommended: "+recommendation(*r.Best))
+	fmt.Fprint(a.stdout, "recommended for the volume's entry in the configuration:\n"+recommendation(*r.Best))
 	return nil
 }
 
@@ -137,11 +143,12 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
 }
 
-// recommendation can stand in a volume's configuration as it is.
+// recommendation can stand in a volume's entry as it is: indented as the other
+// fields are.
 func recommendation(r volume.BenchmarkRow) string {
-	text := fmt.Sprintf("sector_size: %d", r.SectorSize)
+	text := fmt.Sprintf("    sector_size: %d\n", r.SectorSize)
 	if len(r.Flags) > 0 {
-		text += ", crypt_flags: [" + strings.Join(r.Flags, ", ") + "]"
+		text += "    crypt_flags: [" + strings.Join(r.Flags, ", ") + "]\n"
 	}
 	return text
 }

@@ -4,9 +4,11 @@ package main
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
+	"imxcrypt/configs"
 	"imxcrypt/volume"
 )
 
@@ -14,7 +16,7 @@ func TestBench(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, threeVolumes, "/dev/mmcblk2p3")
 	out, _ := b.must(t, exitDone, "bench", "--device", "/dev/mmcblk2p3", "--each", "1ms", "--keys", "2")
-	for _, want := range []string{"MiB/s", "4096", "key made in", "recommended: sector_size: "} {
+	for _, want := range []string{"MiB/s", "4096", "key made in", "recommended for the volume's entry in the configuration:\n    sector_size: "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -28,7 +30,19 @@ func TestBench(t *testing.T) {
 	b.must(t, exitUsage, "bench", "--keys", "0")
 	b.must(t, exitUsage, "bench", "--each", "0s")
 	b.must(t, exitUsage, "bench", "--wrap", "cbc")
-	if got := recommendation(volume.BenchmarkRow{SectorSize: 4096, Flags: []string{"same_cpu_crypt"}}); got != "sector_size: 4096, crypt_flags: [same_cpu_crypt]" {
-		t.Error(got)
+}
+
+// What is recommended can be put under a volume's other fields as it stands.
+func TestRecommendationIsConfiguration(t *testing.T) {
+	t.Parallel()
+	for _, flags := range [][]string{nil, {"same_cpu_crypt"}, {"same_cpu_crypt", "submit_from_crypt_cpus"}} {
+		text := "volumes:\n  - name: data\n    device: /dev/mmcblk2p3\n" + recommendation(volume.BenchmarkRow{SectorSize: 2048, Flags: flags})
+		c, err := configs.Parse("imxcrypt.yaml", []byte(text))
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		if v := c.Volumes[0]; v.SectorSize != 2048 || !slices.Equal(v.CryptFlags, flags) {
+			t.Errorf("read as %+v", v)
+		}
 	}
 }

@@ -11,22 +11,16 @@ import (
 
 	"imxcrypt/boot"
 	"imxcrypt/configs"
-	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
 )
 
 func (a *app) headerCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "header",
-		Short: "judge, keep and bring back LUKS2 headers",
-		Args:  exactly(0, "a subcommand"),
-		RunE: func(*cobra.Command, []string) error {
-			return fault.New(fault.Usage, "name a subcommand: check, backup or restore", nil)
-		},
-	}
-	c.AddCommand(a.headerCheckCommand(), a.headerBackupCommand(), a.headerRestoreCommand())
-	return c
+	return group("header", "judge, keep and bring back LUKS2 headers",
+		`Header judges LUKS2 headers, writes a volume's to a file, and brings it back.
+Without its header nothing opens a volume.`,
+		"  imxcrypt header check /dev/mmcblk2p3\n  imxcrypt header backup data /media/data.header",
+		a.headerCheckCommand(), a.headerBackupCommand(), a.headerRestoreCommand())
 }
 
 func (a *app) headerCheckCommand() *cobra.Command {

@@ -53,7 +53,7 @@ func hints() map[fault.Code]string {
 		fault.KeyNotInKeyring:   "a bug, or a seccomp filter or security module that keeps add_key from working: run the command from a root shell to tell",
 		fault.ProgramMissing:    "install the package that has the program named above",
 		fault.ProgramFailed:     "see the program's own words above",
-		fault.PermissionMissing: "run it as root",
+		fault.PermissionMissing: "run it as root; in a container, or a sandboxed service, root may lack the right too",
 
 		fault.Busy:        "find out who uses it with `fuser -vm` or `lsof`, then try again",
 		fault.LockHeld:    "wait for the other imxcrypt to end, then try again",
@@ -65,7 +65,7 @@ func hints() map[fault.Code]string {
 		fault.ForeignHeader:        "it may be somebody's data; if nothing on the device is needed any more: imxcrypt provision --wipe NAME",
 		fault.PlaintextFound:       "somebody put it there: it is not mounted and not copied. If it is not needed: imxcrypt provision --wipe NAME",
 		fault.HeaderMismatch:       "the configuration decides: mend it if it is wrong; if it is right, this is not the volume it means",
-		fault.MappingMismatch:      "look at it with `dmsetup table` and `dmsetup info`; close it with `imxcrypt lock NAME` or `cryptsetup close` if it is yours",
+		fault.MappingMismatch:      "look at it with `dmsetup table` and `dmsetup info`. The volume's own mapping is closed by `imxcrypt lock NAME`; somebody else's by `dmsetup remove`, when nobody needs it, or give ours another name with mapping_prefix",
 		fault.OpenStateRefused:     "close the chip first, then provision; for a laboratory set allow_open_state: true",
 		fault.SecurityStateUnknown: "`imxcrypt doctor` as root says what was looked at; where Linux cannot read the life cycle (i.MX8QM, 8QXP, 8DXL, 8ULP), check it in U-Boot (ahab_status) and provision without --require-closed",
 		fault.InsecureRefused:      "for trying out give --allow-insecure, or set allow_insecure: true; on a product use source: caam",

@@ -20,16 +20,11 @@ import (
 )
 
 func (a *app) keyCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "key",
-		Short: "the files of NXP's caam-keygen, byte for byte",
-		Args:  exactly(0, "a subcommand"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fault.New(fault.Usage, "name a subcommand: create, import or inspect", nil)
-		},
-	}
-	c.AddCommand(a.keyCreateCommand(), a.keyImportCommand(), a.keyInspectCommand())
-	return c
+	return group("key", "the files of NXP's caam-keygen, byte for byte",
+		`Key makes, opens and explains the files that NXP's caam-keygen program makes:
+sealed keys (blobs, NAME.bb) and black keys. Volumes need none of them.`,
+		"  imxcrypt key create data\n  imxcrypt key inspect /data/caam/data.bb",
+		a.keyCreateCommand(), a.keyImportCommand(), a.keyInspectCommand())
 }
 
 type keyCreateFlags struct {

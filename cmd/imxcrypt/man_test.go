@@ -17,7 +17,7 @@ import (
 func shown(root *cobra.Command) []*cobra.Command {
 	all := []*cobra.Command{root}
 	for _, c := range root.Commands() {
-		if !c.Hidden && c.Name() != "help" && c.Name() != "completion" {
+		if !c.Hidden && c.Name() != "help" {
 			all = append(all, shown(c)...)
 		}
 	}

@@ -55,11 +55,7 @@ to another one; it cannot be added later.
 }
 
 func (a *app) provision(ctx context.Context, names []string, f provisionFlags) error {
-	c, m, err := a.manager()
-	if err != nil {
-		return err
-	}
-	list, err := specs(c, names, f.all)
+	m, list, err := a.volumes(names, f.all)
 	if err != nil {
 		return err
 	}

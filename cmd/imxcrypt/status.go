@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"imxcrypt/boot"
-	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 )
@@ -108,9 +107,11 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	if err != nil {
 		return err
 	}
-	chosen, err := chooseVolumes(c, names)
-	if err != nil {
-		return err
+	chosen := c.Volumes
+	if len(names) > 0 {
+		if chosen, err = namedVolumes(c, names); err != nil {
+			return err
+		}
 	}
 	var shown, all []standing
 	for _, v := range chosen {
@@ -155,21 +156,6 @@ func verdict(all []standing) error {
 		}
 	}
 	return nil
-}
-
-func chooseVolumes(c *configs.Config, names []string) ([]configs.Volume, error) {
-	if len(names) == 0 {
-		return c.Volumes, nil
-	}
-	var chosen []configs.Volume
-	for _, name := range names {
-		v, err := c.Volume(name)
-		if err != nil {
-			return nil, err
-		}
-		chosen = append(chosen, v)
-	}
-	return chosen, nil
 }
 
 // statusPage is what `status --json` prints. It is an interface, described by

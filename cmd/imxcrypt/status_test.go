@@ -178,6 +178,8 @@ func TestStatusTable(t *testing.T) {
 		{required: true, Status: volume.Status{Name: "logs", State: volume.Mounted, Generation: 1, Source: "caam", SecurityState: "unknown", Size: 64 << 30, Device: "/dev/mmcblk2p4", MountPath: "/var/log/" + long,
 			Rotation: &volume.Rotation{Done: 40, Total: 100, Generation: 2}}},
 		{required: true, Status: volume.Status{Name: "old", State: volume.Damaged, Source: "caam", Device: "/dev/sda1", Err: fault.New(fault.HeaderDamaged, "x", nil)}},
+		{Status: volume.Status{Name: long, State: volume.Mounted, Generation: 99, Source: "trusted", SecurityState: "unknown", Size: 10<<40 - 1, Device: "PARTLABEL=" + long, MountPath: "/" + long,
+			Rotation: &volume.Rotation{Done: 100, Total: 100, Generation: 100}}},
 	}
 	var plain, coloured bytes.Buffer
 	if err := errors.Join(writeTable(&plain, all, 80, false), writeTable(&coloured, all, 80, true)); err != nil {
@@ -188,7 +190,7 @@ func TestStatusTable(t *testing.T) {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}
-	for _, text := range []string{"data ", "1→2 40%", "64 GiB", "900 MiB", "unprovisioned", "…"} {
+	for _, text := range []string{"data ", "1→2 40%", "64 GiB", "900 MiB", "10239 GiB", "99→100 100%", "unprovisioned", "…"} {
 		if !strings.Contains(plain.String(), text) {
 			t.Errorf("no %q in\n%s", text, plain.String())
 		}

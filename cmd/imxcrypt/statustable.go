@@ -64,8 +64,10 @@ func (a *app) columns() int {
 
 func writeTable(w io.Writer, all []standing, columns int, colour bool) error {
 	table := []*column{
-		{head: "NAME", least: 8}, {head: "STATE"}, {head: "GEN"}, {head: "SOURCE"}, {head: "CHIP"}, {head: "SIZE"},
-		{head: "DEVICE", least: 10}, {head: "MOUNT", least: 8},
+		// The least widths leave room for "unprovisioned", "99→100 100%", "trusted",
+		// "unknown" and "10239 GiB".
+		{head: "NAME", least: 6}, {head: "STATE"}, {head: "GEN"}, {head: "SOURCE"}, {head: "CHIP"}, {head: "SIZE"},
+		{head: "DEVICE", least: 6}, {head: "MOUNT", least: 6},
 	}
 	for _, s := range all {
 		for i, cell := range []string{s.Name, string(s.State), generation(s), or(s.Source), or(s.SecurityState), size(s.Size), s.Device, or(s.MountPath)} {
@@ -170,6 +172,8 @@ func size(n int64) string {
 	switch {
 	case n == 0:
 		return "-"
+	case n >= 10<<40:
+		return fmt.Sprintf("%d TiB", n>>40)
 	case n >= 10<<30:
 		return fmt.Sprintf("%d GiB", n>>30)
 	case n >= 10<<20:

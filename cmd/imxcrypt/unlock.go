@@ -43,11 +43,7 @@ unlocked already is compared with the configuration and left as it is.
 }
 
 func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
-	c, m, err := a.manager()
-	if err != nil {
-		return err
-	}
-	list, err := specs(c, names, f.all)
+	m, list, err := a.volumes(names, f.all)
 	if err != nil {
 		return err
 	}

@@ -32,11 +32,7 @@ Nothing is written, and a volume in use stays in use.
 }
 
 func (a *app) verify(ctx context.Context, names []string, all bool) error {
-	c, m, err := a.manager()
-	if err != nil {
-		return err
-	}
-	list, err := specs(c, names, all)
+	m, list, err := a.volumes(names, all)
 	if err != nil {
 		return err
 	}

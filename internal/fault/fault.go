@@ -6,7 +6,10 @@
 // a remedy, and the troubleshooting page has an entry for each.
 package fault
 
-import "errors"
+import (
+	"errors"
+	"io/fs"
+)
 
 // Code names one kind of failure, in words joined by hyphens.
 type Code string
@@ -45,8 +48,9 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) FaultCode() Code { return e.Code }
 
 // CodeOf is the code of the outermost coded error in err's tree: whoever wraps
-// an error with a code of their own knows better what it means. It is
-// [Failed] for an error without any code, and empty for nil.
+// an error with a code of their own knows better what it means. Without any code
+// it is [PermissionMissing] where the kernel said so, and else [Failed]; it is
+// empty for nil.
 func CodeOf(err error) Code {
 	if err == nil {
 		return ""
@@ -54,6 +58,9 @@ func CodeOf(err error) Code {
 	var c Coder
 	if errors.As(err, &c) {
 		return c.FaultCode()
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return PermissionMissing
 	}
 	return Failed
 }

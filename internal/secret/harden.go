@@ -3,9 +3,13 @@
 package secret
 
 import (
+	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
 )
 
 // Harden makes the calling process one that may hold keys: not traceable or
@@ -26,7 +30,16 @@ func Harden() error {
 	// ONFAULT: only pages that are really touched are locked (2 MB instead of
 	// the 40 MB that a Go program reserves).
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Errorf("lock the process in memory: %w", err)
+		return lockRefused("lock the process in memory", err)
 	}
 	return nil
+}
+
+// lockRefused explains that memory could not be locked: but for root the limit
+// RLIMIT_MEMLOCK applies, and reaching it is ENOMEM or EAGAIN.
+func lockRefused(what string, err error) error {
+	if errors.Is(err, unix.EPERM) || os.Geteuid() != 0 {
+		return fault.New(fault.PermissionMissing, what+": only root may lock as much as is needed", err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }

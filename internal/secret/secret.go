@@ -41,7 +41,7 @@ func New(n int) (*Buffer, error) {
 		return nil, fmt.Errorf("map memory for a secret: %w", err)
 	}
 	if err := unix.Mlock(mem); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock memory for a secret: %w", err), unix.Munmap(mem))
+		return nil, errors.Join(lockRefused("lock memory for a secret", err), unix.Munmap(mem))
 	}
 	if err := unix.Madvise(mem, unix.MADV_DONTDUMP); err != nil {
 		return nil, errors.Join(fmt.Errorf("keep a secret out of core dumps: %w", err), unix.Munmap(mem))
