@@ -6,9 +6,11 @@ package scenario
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"imxcrypt/test/vm"
 )
@@ -56,6 +58,15 @@ func (r *rotated) busy() (end func()) {
 	}
 }
 
+func (r *rotated) verify() {
+	r.t.Helper()
+	result := r.Run("/opt/load", "-verify", "/data")
+	r.t.Logf("verified: %s", strings.TrimSpace(result.Stdout))
+	if result.Code != 0 {
+		r.t.Fatal(result)
+	}
+}
+
 // rotation is what status says.
 func (r *rotated) rotation() (generation int, done, total int64) {
 	r.t.Helper()
@@ -90,7 +101,8 @@ func (r *rotated) onlyTheVolume(generation int) {
 	}
 }
 
-// A volume is rotated while it is mounted and written to.
+// A volume is rotated while it is mounted and written to: to the end, killed
+// while a zone is held, and through a power cut.
 func TestRotation(t *testing.T) {
 	for _, c := range []struct {
 		board
@@ -102,6 +114,8 @@ func TestRotation(t *testing.T) {
 			r.prepare()
 			r.expect(0, "mounted on /data", "provision", "data")
 			r.wholly()
+			r.killedWithAZoneHeld()
+			r.powerCut()
 		})
 	}
 }
@@ -116,6 +130,81 @@ func (r *rotated) wholly() {
 		r.t.Fatal("the device was not encrypted anew")
 	}
 	r.expect(0, "this chip opens it", "verify", "data")
+}
+
+// catch stops a rotation in the middle of a zone that it holds, and kills it.
+func (r *rotated) catch(p *vm.Process) bool {
+	seen := map[string]int{}
+	defer func() { r.t.Logf("overlay and hot mapping were seen as %v", seen) }()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline) && p.Running(); {
+		p.Signal(syscall.SIGSTOP)
+		states := strings.Fields(r.Sh("for n in rotate hot; do dmsetup info data:$n | sed -n 's/^State: *//p'; done").Stdout)
+		seen[strings.Join(states, " ")]++
+		if len(states) == 2 && states[0] == "ACTIVE" && states[1] == "SUSPENDED" {
+			p.Kill()
+			return true
+		}
+		p.Signal(syscall.SIGCONT)
+		// Long enough to get from one zone into the next, of any length.
+		time.Sleep(20*time.Millisecond + rand.N(100*time.Millisecond))
+	}
+	return false
+}
+
+func (r *rotated) killedWithAZoneHeld() {
+	end := r.busy()
+	caught := false
+	for range 5 {
+		p := r.Start("imxcrypt", "rotate", "--json", "--max-hold", "10s", "data")
+		p.WaitFor(`"event":"progress"`, time.Minute)
+		if caught = r.catch(p); caught {
+			break
+		}
+		r.t.Logf("not caught: %v", p.Wait())
+	}
+	if !caught {
+		r.t.Fatal("no rotation was caught with a zone held")
+	}
+	generation, done, total := r.rotation()
+	r.t.Logf("killed with a zone held at %d of %d bytes", done, total)
+	r.expect(0, "already", "unlock", "data")
+	end()
+	end = r.busy()
+	r.expect(0, "rotated, generation", "rotate", "--resume-only", "data")
+	end()
+	r.onlyTheVolume(generation + 1)
+}
+
+func (r *rotated) powerCut() {
+	load := r.Start("/opt/load", "/data")
+	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
+	p.WaitFor(`"event":"progress"`, time.Minute)
+	generation, done, total := r.rotation()
+	if !load.Running() || !p.Running() || done == 0 || done >= total {
+		r.t.Fatalf("the rotation stands at %d of %d", done, total)
+	}
+	r.Restart()
+	r.prepare()
+	r.expect(0, "mounted on /data", "boot")
+	_, done, total = r.rotation()
+	r.t.Logf("after the power cut: %d of %d bytes", done, total)
+	if done == 0 || done >= total {
+		r.t.Fatal("the rotation is not under way any more")
+	}
+	r.verify()
+	r.expect(0, "this chip opens it", "verify", "data")
+	end := r.busy()
+	paused := r.Start("imxcrypt", "rotate", "--rate-limit", "256KiB", "data")
+	time.Sleep(2 * time.Second)
+	r.expect(0, "paused", "rotate", "--pause", "data")
+	if result := paused.Wait(); result.Code != 7 {
+		r.t.Fatalf("the paused rotation: %v", result)
+	}
+	r.expect(0, "rotated, generation", "rotate", "--resume-only", "data")
+	end()
+	r.onlyTheVolume(generation + 1)
 	r.expect(0, "locked", "lock", "data")
-	r.MustSh("imxcrypt unlock data && e2fsck -fn /dev/mapper/data")
+	r.expect(0, "mounted on /data", "unlock", "--mount", "data")
+	r.verify()
+	r.MustSh("umount /data && e2fsck -fn /dev/mapper/data")
 }
