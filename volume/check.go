@@ -23,11 +23,17 @@ import (
 // that fits, so a header whose segments were moved does not pass.
 //
 // A detached header has no check area; there Area is 0 bytes long and the
-// filesystem's own identity is the check.
+// filesystem's own identity is the check. While such a volume is rotated its
+// superblock lies under one key only, so for that time each key has a derived
+// check: nothing is written, but what the key makes of a block of the header's
+// file is known by its hash, taken together with the binding.
 type Check struct {
 	Offset, Size int64 // bytes from the header's start
 	Digest       [sha256.Size]byte
 	Segments     []string
+	// Derived: the block is whatever lies there, and the digest that of its
+	// plaintext and the binding.
+	Derived bool
 }
 
 // checkIVOffset is the sector number, in 512-byte units, that the check area's
@@ -41,15 +47,18 @@ type checkJSON struct {
 	Size   string `json:"size,omitempty"`
 	Hash   string `json:"hash,omitempty"`
 	Digest []byte `json:"digest,omitempty"`
+
+	Derived bool `json:"derived,omitempty"`
 }
 
 // InHeader tells whether there is a check area at all.
-func (c Check) InHeader() bool { return c.Size > 0 }
+func (c Check) InHeader() bool { return c.Size > 0 && !c.Derived }
 
 // luks is the digest as it stands in the header.
 func (c Check) luks() (luks2.Digest, error) {
 	var j checkJSON
-	if c.InHeader() {
+	if c.Size > 0 {
+		j.Derived = c.Derived
 		j.Offset, j.Size = strconv.FormatInt(c.Offset, 10), strconv.FormatInt(c.Size, 10)
 		j.Hash, j.Digest = "sha256", c.Digest[:]
 	}
@@ -67,8 +76,8 @@ func parseCheck(raw luks2.Digest, headerArea int64) (Check, error) {
 	if raw.Type != digestType || len(raw.Keyslots) != 0 || len(raw.Segments) != 1 {
 		return Check{}, fmt.Errorf("digest: not of type %s for one segment", digestType)
 	}
-	c := Check{Segments: raw.Segments}
-	if j.Offset == "" && j.Size == "" && j.Hash == "" && j.Digest == nil {
+	c := Check{Segments: raw.Segments, Derived: j.Derived}
+	if j.Offset == "" && j.Size == "" && j.Hash == "" && j.Digest == nil && !j.Derived {
 		return c, nil
 	}
 	var err error
@@ -135,9 +144,18 @@ func newCheckBlock(random io.Reader, b binding) ([]byte, error) {
 	return block, nil
 }
 
+// derive is the digest of a derived check.
+func derive(block []byte, b binding) [sha256.Size]byte {
+	h := b.hash()
+	return sha256.Sum256(append(append([]byte("imxcrypt-derived-check-v1\x00"), block...), h[:]...))
+}
+
 // fits tells whether a decrypted block is the one that was written, and
 // belongs to this header.
 func (c Check) fits(block []byte, b binding) bool {
+	if c.Derived {
+		return derive(block, b) == c.Digest
+	}
 	sum := sha256.Sum256(block)
 	h := b.hash()
 	return sum == c.Digest && bytes.HasSuffix(block, h[:])

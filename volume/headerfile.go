@@ -384,12 +384,3 @@ func (t *restoring) prove(ctx context.Context) error {
 	defer key.wipe()
 	return t.proveKey(ctx, t.s, h, c, key)
 }
-
-// proveKey tells whether a key is the volume's, by its check area or, with a
-// detached header, by the filesystem. Nothing is written.
-func (m *Manager) proveKey(ctx context.Context, s Spec, h *header, c *container, key liveKey) error {
-	if !h.check.InHeader() {
-		return m.verifyByFilesystem(ctx, s, h, c, key)
-	}
-	return m.explainRejection(s, h, m.proveByCheckArea(ctx, s, h, c, key))
-}

@@ -77,7 +77,7 @@ func (m *Manager) proveByCheckArea(ctx context.Context, s Spec, h *header, c *co
 	if _, err := c.header.ReadAt(raw, h.check.Offset); err != nil {
 		return fault.New(fault.IOFailed, fmt.Sprintf("read the check area of %s", c.header.Path()), err)
 	}
-	block, err := m.readThrough(ctx, s, h, key, h.checkArea(c.header.Number()), h.check.Size)
+	block, err := m.readCheck(ctx, s, h, c, key)
 	switch {
 	case isDecryptError(err):
 		// The ciphertext was read a moment ago, so it is the key that the
@@ -89,6 +89,47 @@ func (m *Manager) proveByCheckArea(ctx context.Context, s Spec, h *header, c *co
 		return refuse(fault.KeyWrong, "the key opened, but the check says that it is not this volume's key, or that the header was changed")
 	}
 	return nil
+}
+
+// readCheck reads the block of the check with a key. That of a derived check lies
+// in a file, which gets a device for the moment.
+func (m *Manager) readCheck(ctx context.Context, s Spec, h *header, c *container, key liveKey) (block []byte, err error) {
+	on := c.header
+	if h.check.Derived {
+		if m.sys.Attach == nil {
+			return nil, refuse(fault.DeviceUnsuitable, "there are no loop devices here to map a part of %s with", s.Header)
+		}
+		path, closer, err := m.sys.Attach(s.Header)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, closer.Close()) }()
+		if on, err = m.sys.Devices.Open(path, blockdev.Flags{}); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, on.Close()) }()
+	}
+	return m.readThrough(ctx, s, h, key, h.checkArea(on.Number()), h.check.Size)
+}
+
+// deriveCheck gives a key of a detached header's volume its derived check.
+func (m *Manager) deriveCheck(ctx context.Context, s Spec, h *header, c *container, key liveKey) error {
+	h.check = Check{Offset: checkOffset(h.token.Generation), Size: checkAreaSize, Derived: true}
+	block, err := m.readCheck(ctx, s, h, c, key)
+	if err != nil {
+		return fmt.Errorf("derive the check: %w", err)
+	}
+	h.check.Digest = derive(block, h.binding())
+	return nil
+}
+
+// proveKey tells whether a key is the volume's, by its check or, with a detached
+// header, by the filesystem. Nothing is written.
+func (m *Manager) proveKey(ctx context.Context, s Spec, h *header, c *container, key liveKey) error {
+	if !h.check.InHeader() && !h.check.Derived {
+		return m.verifyByFilesystem(ctx, s, h, c, key)
+	}
+	return m.explainRejection(s, h, m.proveByCheckArea(ctx, s, h, c, key))
 }
 
 // isDecryptError tells the errors by which a read through a mapping shows that

@@ -87,9 +87,6 @@ func (m *Manager) rotate(ctx context.Context, s Spec, o RotateOptions) (r Rotate
 	if err != nil {
 		return r, err
 	}
-	if s.Detached() {
-		return r, refuse(fault.DeviceUnsuitable, "a volume with a detached header cannot be rotated: there is no check area to prove a second key by")
-	}
 	x.c, err = m.openContainer(s, path, blockdev.Flags{Write: !o.DryRun, Direct: true})
 	if err != nil {
 		return r, err
@@ -162,7 +159,7 @@ func (x *rotating) tidy(ctx context.Context) error {
 
 func (x *rotating) announceSteps() error {
 	if x.h.next == nil {
-		l, err := x.h.planRotation(x.c.data)
+		l, err := x.h.planRotation(x.c)
 		if err != nil {
 			return err
 		}
@@ -181,7 +178,7 @@ func (x *rotating) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := x.h.planRotation(x.c.data)
+	l, err := x.h.planRotation(x.c)
 	if err != nil {
 		return err
 	}
@@ -189,11 +186,12 @@ func (x *rotating) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	old, err := x.proved(ctx, x.h)
-	if err != nil {
+	if x.c.detached() && x.h.token.Recovery.Made() {
+		return refuse(fault.DeviceUnsuitable, "nothing proves the recipients that stand in the detached header %s: a new key is not sealed to them", x.s.Header)
+	}
+	if err := x.proveOld(ctx); err != nil {
 		return err
 	}
-	old.wipe()
 	request := x.h.keyRequestNext(x.s)
 	key, blob, copied, red, err := newKey(ctx, src, x.sys.Rand, request, x.h.token.Recovery.Recipients)
 	if err != nil {
@@ -216,6 +214,20 @@ func (x *rotating) start(ctx context.Context) error {
 	return nil
 }
 
+// proveOld proves the key that the data is under. In a detached header it gets
+// a check for as long as the rotation takes.
+func (x *rotating) proveOld(ctx context.Context) error {
+	old, err := x.proved(ctx, x.h)
+	if err != nil {
+		return err
+	}
+	defer old.wipe()
+	if !x.c.detached() {
+		return nil
+	}
+	return x.deriveCheck(ctx, x.s, x.h, x.c, old)
+}
+
 // putKey writes the first records, the header with the new key, and its check;
 // then reads all of it back from storage and proves it.
 func (x *rotating) putKey(ctx context.Context, next *header, key liveKey, l reencrypt.Layout) error {
@@ -224,14 +236,21 @@ func (x *rotating) putKey(ctx context.Context, next *header, key liveKey, l reen
 		return err
 	}
 	next.check.Digest = sha256.Sum256(block)
+	if next.check.Derived {
+		if err := x.deriveCheck(ctx, x.s, next, x.c, key); err != nil {
+			return err
+		}
+	}
 	if err := x.firstRecords(ctx, next, l); err != nil {
 		return err
 	}
 	if err := x.h.write(x.c.header); err != nil {
 		return fmt.Errorf("write the header: %w", err)
 	}
-	if err := x.writeThrough(ctx, x.s, next, key, next.checkArea(x.c.header.Number()), block); err != nil {
-		return fmt.Errorf("write the check: %w", err)
+	if next.check.InHeader() {
+		if err := x.writeThrough(ctx, x.s, next, key, next.checkArea(x.c.header.Number()), block); err != nil {
+			return fmt.Errorf("write the check: %w", err)
+		}
 	}
 	h, err := readHeader(x.c)
 	if err != nil {
@@ -278,7 +297,7 @@ func (x *rotating) stateAllowed() (caam.SecurityState, error) {
 	return state, nil
 }
 
-// proved opens a key and proves it by its check area.
+// proved opens a key and proves it.
 func (x *rotating) proved(ctx context.Context, h *header) (liveKey, error) {
 	return x.openProved(ctx, x.s, h, x.c)
 }
@@ -335,6 +354,7 @@ func (x *rotating) drop(ctx context.Context, r reencrypt.Record, cause error) (a
 	}
 	x.sys.Log.Warn("the new key of an interrupted rotation was never proved; another one is made", "volume", x.s.Name)
 	x.h.next = nil
+	x.h.forgetDerived()
 	if err := x.h.write(x.c.header); err != nil {
 		return false, fmt.Errorf("write the header: %w", err)
 	}

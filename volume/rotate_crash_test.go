@@ -74,7 +74,7 @@ func TestEveryPowerCutOfARotation(t *testing.T) {
 		before int
 	}{
 		"gap, down": {rotationSpec(rotationGap), 0}, "gap, up": {rotationSpec(rotationGap), 1},
-		"journal": {rotationSpec(0), 0}, "dev": {dev, 0},
+		"journal": {rotationSpec(0), 0}, "dev": {dev, 0}, "detached": {rotationCases()["detached"], 0},
 	} {
 		group.Add(1)
 		t.Run(name, func(t *testing.T) {
@@ -173,6 +173,11 @@ func TestRotationKilledInUse(t *testing.T) {
 		},
 		"lock": func(m *volume.Manager, s volume.Spec) error {
 			_, err := m.Lock(ctx, s, volume.LockOptions{})
+			return err
+		},
+		"status": func(m *volume.Manager, s volume.Spec) error { return m.Status(ctx, s).Err },
+		"verify": func(m *volume.Manager, s volume.Spec) error {
+			_, err := m.Verify(ctx, s)
 			return err
 		},
 		"rotate": func(m *volume.Manager, s volume.Spec) error {

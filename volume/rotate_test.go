@@ -39,6 +39,9 @@ func rotationSpec(gap int64) volume.Spec {
 }
 
 func rotationDisk(s volume.Spec) *crashtest.Image {
+	if s.Detached() {
+		return crashtest.NewImage(rotationData)
+	}
 	return crashtest.NewImage(s.HeaderSize + s.Gap + rotationData)
 }
 
@@ -117,8 +120,11 @@ func rotationCases() map[string]volume.Spec {
 	dev.Source, dev.Wrap, dev.Cipher, dev.KeySize, dev.AllowInsecure = volume.SourceDev, "", "aes-xts-plain64", 64, true
 	ecb := rotationSpec(rotationGap)
 	ecb.Wrap, ecb.SectorSize = "ecb", 512
+	detached := rotationSpec(0)
+	detached.Header = "/var/lib/imxcrypt/data.luks"
 	return map[string]volume.Spec{
-		"gap": rotationSpec(rotationGap), "journal": rotationSpec(0), "ecb, sectors of 512": ecb, "dev": dev,
+		"detached": detached,
+		"gap":      rotationSpec(rotationGap), "journal": rotationSpec(0), "ecb, sectors of 512": ecb, "dev": dev,
 	}
 }
 
@@ -139,6 +145,10 @@ func TestRotation(t *testing.T) {
 						must(t, r, err)
 					}
 					before := disk.Bytes()
+					start := s.HeaderSize + s.Gap
+					if s.Detached() {
+						start = 0
+					}
 					zones := 0
 					r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{Moved: func(volume.Rotation) { zones++ }})
 					must(t, r.Result, err)
@@ -151,7 +161,7 @@ func TestRotation(t *testing.T) {
 					} else {
 						nothingPrivate(t, b, 0)
 					}
-					if bytes.Equal(before[s.HeaderSize+s.Gap:], disk.Bytes()[s.HeaderSize+s.Gap:]) {
+					if bytes.Equal(before[start:], disk.Bytes()[start:]) {
 						t.Fatal("nothing was encrypted anew")
 					}
 					b = powerCycle(b)
@@ -282,6 +292,25 @@ func TestHalfRotatedVolumeIsLocked(t *testing.T) {
 	}
 }
 
+// Provisioning a volume that is being rotated finds it provisioned.
+func TestHalfRotatedVolumeIsNotProvisionedAgain(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range rotationCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, want := filled(t, s, rotationDisk(s))
+			rotateUntil(t, b, s, 3)
+			b = powerCycle(b)
+			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+			must(t, r, err)
+			u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			must(t, u, err)
+			same(t, "provisioned again", content(t, b), want)
+		})
+	}
+}
+
 // What only prepares, or only tells, moves nothing.
 func TestRotationInSteps(t *testing.T) {
 	t.Parallel()
@@ -319,6 +348,18 @@ func TestRefusedRotations(t *testing.T) {
 		_, err := newBoard(crashtest.NewImage(16*mib)).Manager().Rotate(ctx, spec(), volume.RotateOptions{})
 		refused(t, err, fault.NotProvisioned)
 	})
+	t.Run("recipients that nothing proves", func(t *testing.T) {
+		identity, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := rotationCases()["detached"]
+		b := newBoard(rotationDisk(s))
+		r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{Recipients: []string{identity.Recipient().String()}})
+		must(t, r, err)
+		_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+		refused(t, err, fault.DeviceUnsuitable)
+	})
 	t.Run("another chip", func(t *testing.T) {
 		s := rotationSpec(rotationGap)
 		disk := rotationDisk(s)
@@ -329,15 +370,6 @@ func TestRefusedRotations(t *testing.T) {
 		if !bytes.Equal(before, disk.Bytes()) {
 			t.Fatal("something was written")
 		}
-	})
-	t.Run("detached header", func(t *testing.T) {
-		s := spec()
-		s.Header = "/var/lib/imxcrypt/data.luks"
-		b := newBoard(crashtest.NewImage(16 * mib))
-		r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
-		must(t, r, err)
-		_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{})
-		refused(t, err, fault.DeviceUnsuitable)
 	})
 }
 
@@ -415,7 +447,7 @@ func TestRotationAndRecovery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := rotationSpec(rotationGap)
+	s := rotationCases()["gap"]
 	b := newBoard(rotationDisk(s))
 	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{Recipients: []string{identity.Recipient().String()}})
 	must(t, r, err)

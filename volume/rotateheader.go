@@ -47,12 +47,14 @@ func (h *header) checkRotation() error {
 		return fmt.Errorf("a rotation from generation %d to %d", h.token.Generation, n.token.Generation)
 	case n.token.Source != h.token.Source:
 		return fmt.Errorf("a rotation from source %q to %q", h.token.Source, n.token.Source)
-	case n.segment.Size != h.segment.Size || n.segment.Offset < h.luks.Area():
+	case n.segment.Size != h.segment.Size || !n.check.Derived && n.segment.Offset < h.luks.Area() || n.check.Derived && n.segment.Offset != h.segment.Offset:
 		return fmt.Errorf("a rotation from %d bytes at %d to %d at %d",
 			h.segment.Size, h.segment.Offset, n.segment.Size, n.segment.Offset)
 	case !slices.Equal(n.segment.Flags, []string{flagNext}):
 		return errors.New("the new segment is not marked " + flagNext)
-	case n.check.InHeader() && h.check.InHeader() && n.check.Offset == h.check.Offset:
+	case n.check.Size == 0 || h.check.Size == 0 || n.check.Derived != h.check.Derived:
+		return errors.New("a rotation without a check of each key")
+	case n.check.Offset == h.check.Offset:
 		return errors.New("both keys have the same check area")
 	}
 	return nil
@@ -60,27 +62,41 @@ func (h *header) checkRotation() error {
 
 // planRotation chooses where the data goes. Its error is a
 // *reencrypt.LayoutError, or of code device-unsuitable.
-func (h *header) planRotation(data Device) (reencrypt.Layout, error) {
+func (h *header) planRotation(c *container) (reencrypt.Layout, error) {
 	area := h.luks.Area()
+	if size := c.header.Size(); size < area {
+		return reencrypt.Layout{}, refuse(fault.HeaderInvalid, "%s has %d of the %d bytes of its header area", c.header.Path(), size, area)
+	}
 	if area < rotationJournalOffset {
 		return reencrypt.Layout{}, refuse(fault.DeviceUnsuitable, "the header area of %d bytes has no room for the records of a rotation, which end at %d", area, rotationJournalOffset)
 	}
+	start, end := h.dataRange(c)
 	return reencrypt.Plan(reencrypt.Placement{
-		Start: area, End: data.Size(), Offset: h.segment.Offset, Size: h.segment.Size,
-		OldSector: h.segment.SectorSize, NewSector: h.segment.SectorSize, LogicalBlock: data.LogicalBlockSize(),
+		Start: start, End: end, Offset: h.segment.Offset, Size: h.segment.Size,
+		OldSector: h.segment.SectorSize, NewSector: h.segment.SectorSize, LogicalBlock: c.data.LogicalBlockSize(),
 		MaxZone: maxZone, RecordOffset: rotationRecordOffset,
 		JournalOffset: rotationJournalOffset, JournalSize: area - rotationJournalOffset,
 	})
 }
 
+// dataRange is what data and gap may take up of the device. Around the data of a
+// detached header nothing is known to be free.
+func (h *header) dataRange(c *container) (start, end int64) {
+	if c.detached() {
+		return h.segment.Offset, h.segment.Offset + h.segment.Size
+	}
+	return h.luks.Area(), c.data.Size()
+}
+
 // layout is that of the rotation under way, which the two segments tell.
-func (h *header) layout(data Device) (reencrypt.Layout, error) {
+func (h *header) layout(c *container) (reencrypt.Layout, error) {
 	area := h.luks.Area()
+	start, end := h.dataRange(c)
 	l := reencrypt.Layout{
 		Mode: reencrypt.Gap, Direction: reencrypt.Forward, DataSize: h.segment.Size,
 		OldOffset: h.segment.Offset, NewOffset: h.next.segment.Offset,
 		OldSector: h.segment.SectorSize, NewSector: h.next.segment.SectorSize,
-		LogicalBlock: data.LogicalBlockSize(), Start: area, End: data.Size(),
+		LogicalBlock: c.data.LogicalBlockSize(), Start: start, End: end,
 		RecordOffset: rotationRecordOffset,
 	}
 	room := l.OldOffset - l.NewOffset
@@ -125,7 +141,7 @@ func (h *header) beginRotation(t Token, l reencrypt.Layout) *header {
 		Type: luks2.SegmentCrypt, Offset: l.NewOffset, Size: l.DataSize,
 		Encryption: h.segment.Encryption, SectorSize: l.NewSector, Flags: []string{flagNext},
 	}}
-	n.check.Offset, n.check.Size = checkOffset(t.Generation), checkAreaSize
+	n.check.Offset, n.check.Size, n.check.Derived = checkOffset(t.Generation), checkAreaSize, h.check.Derived
 	h.next = n
 	return n
 }
@@ -134,7 +150,15 @@ func (h *header) beginRotation(t Token, l reencrypt.Layout) *header {
 func (h *header) endRotation() *header {
 	n := *h.next
 	n.copies, n.token.Phase, n.segment.Flags = h.copies, PhaseReady, nil
+	n.forgetDerived()
 	return &n
+}
+
+// forgetDerived makes the filesystem the check again, in memory.
+func (h *header) forgetDerived() {
+	if h.check.Derived {
+		h.check = Check{}
+	}
 }
 
 // keyRequestNext asks for the key that follows h's.

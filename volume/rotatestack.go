@@ -48,7 +48,7 @@ type stack struct {
 }
 
 func (m *Manager) newStack(s Spec, h *header, c *container) (*stack, error) {
-	l, err := h.layout(c.data)
+	l, err := h.layout(c)
 	if err != nil {
 		return nil, err
 	}

@@ -8,21 +8,23 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/reencrypt"
 )
 
-// openProved opens a key and proves it by its check area.
+// openProved opens a key and proves it.
 func (m *Manager) openProved(ctx context.Context, s Spec, h *header, c *container) (liveKey, error) {
 	key, err := m.openKey(ctx, s, h)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.proveByCheckArea(ctx, s, h, c, key); err != nil {
+	if err := m.proveKey(ctx, s, h, c, key); err != nil {
 		key.wipe()
-		return nil, m.explainRejection(s, h, err)
+		return nil, err
 	}
 	return key, nil
 }
@@ -136,26 +138,51 @@ func (u *unlocking) settle(ctx context.Context, k *stack, top dmcrypt.Info) erro
 	return nil
 }
 
-// settleLive does that for commands that do not open the volume. It needs no
-// key; without a live rotation it does nothing.
-func (m *Manager) settleLive(ctx context.Context, s Spec, j *journey) error {
+// holds tells whether some of a volume under rotation is suspended.
+func (m *Manager) holds(s Spec) (bool, error) {
 	over, err := m.sys.Mapper.Info(s.Mapping + overlaySuffix)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	top, err := m.sys.Mapper.Info(s.Mapping)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return false, nil // nobody can wait for what is not there
+	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	hot, err := m.sys.Mapper.Info(s.Mapping + hotSuffix)
 	if err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
+		return false, err
+	}
+	return top.Suspended || over.Suspended || hot.Suspended, nil
+}
+
+// settleAbandoned is settleLive for who has no lock. Whoever has it is a
+// rotation that holds its zone for a moment, or a command that settles it.
+func (m *Manager) settleAbandoned(ctx context.Context, s Spec) (err error) {
+	if held, err := m.holds(s); err != nil || !held {
 		return err
 	}
-	if !top.Suspended && !over.Suspended && !hot.Suspended {
+	release, err := m.sys.Locks.Acquire(ctx, s.Name)
+	if fault.Is(err, fault.LockHeld) {
 		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return m.settleLive(ctx, s, m.begin(s, nil))
+}
+
+// settleLive does that for commands that do not open the volume. It needs no
+// key; without a live rotation it does nothing. The volume's lock is held.
+func (m *Manager) settleLive(ctx context.Context, s Spec, j *journey) error {
+	if held, err := m.holds(s); err != nil || !held {
+		return err
 	}
 	path, err := m.find(ctx, s, false)
 	if err != nil {
@@ -256,6 +283,12 @@ func (u *unlocking) recoverRecord(ctx context.Context, k *stack, r reencrypt.Rec
 		return r, nil
 	}
 	c, err := u.openContainer(u.s, u.c.data.Path(), blockdev.Flags{Write: true, Direct: true})
+	if u.c.detached() && errors.Is(err, unix.EROFS) {
+		if r.Phase == reencrypt.Journaled {
+			return r, fault.New(fault.DeviceReadOnly, fmt.Sprintf("the rotation was cut off in a zone that must be written back, and %s lies on a filesystem that is read-only", u.s.Header), err)
+		}
+		return r, nil
+	}
 	if err != nil {
 		return r, err
 	}

@@ -74,14 +74,20 @@ type Status struct {
 // Up tells whether the volume can be used.
 func (st Status) Up() bool { return st.State == Unlocked || st.State == Mounted }
 
-// Status looks at a volume. It takes no lock, waits for nothing and changes
-// nothing; what is wrong is in the result.
+// Status looks at a volume. It waits for nothing and changes nothing, except
+// that a zone which a killed rotation holds is let go on, if nobody works on the
+// volume. What is wrong is in the result.
 func (m *Manager) Status(ctx context.Context, s Spec) Status {
 	st := m.look(ctx, s)
 	if fault.Is(st.Err, fault.MappingMismatch) {
 		// Header and mapping are not read in one moment: a rotation may have
 		// begun or ended in between.
 		st = m.look(ctx, s)
+	}
+	if st.Phase == PhaseRotating && st.Mapping != "" {
+		if err := m.settleAbandoned(ctx, s); err != nil && st.Err == nil {
+			st.Err = failed(ctx, "status", s, err)
+		}
 	}
 	return st
 }

@@ -25,6 +25,9 @@ func (m *Manager) verify(ctx context.Context, s Spec) (_ Result, err error) {
 		return j.result, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	if err := m.settleLive(ctx, s, j); err != nil {
+		return j.result, err
+	}
 	path, err := m.find(ctx, s, true)
 	if err != nil {
 		return j.result, err

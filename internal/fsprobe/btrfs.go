@@ -47,6 +47,7 @@ func readBtrfs(src *source) (*Superblock, error) {
 		Label:       cString(b[btrfsLabel:][:btrfsLabelSize]),
 		HasChecksum: true,
 		BlockSize:   int(le.Uint32(b[btrfsSector:])),
+		Sector:      int(le.Uint32(b[btrfsSector:])),
 		Size:        int64(le.Uint64(b[btrfsTotal:])),
 	}
 	body := b[btrfsSumSize:]

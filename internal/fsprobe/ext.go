@@ -112,6 +112,7 @@ func readExt(src *source) (*Superblock, error) {
 		Label:       cString(b[extLabel:][:16]),
 		HasChecksum: s.roCompat&roCompatMetadataCsum != 0,
 		BlockSize:   int(s.blockSize),
+		Sector:      int(s.blockSize),
 		Size:        int64(s.blocks * s.blockSize),
 		NeedsCheck:  s.needsCheck(),
 	}

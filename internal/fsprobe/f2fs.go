@@ -49,6 +49,7 @@ func readF2FS(src *source) (*Superblock, error) {
 		Label:       utf16String(b[f2fsLabel:], f2fsLabelUnits),
 		HasChecksum: le.Uint32(b[f2fsFeature:])&f2fsHasSum != 0,
 		BlockSize:   int(block),
+		Sector:      int(block),
 		Size:        int64(blocks * block),
 	}
 	if sb.HasChecksum {

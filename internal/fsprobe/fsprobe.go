@@ -46,6 +46,9 @@ type Superblock struct {
 	Proof string
 	// BlockSize is the filesystem's block (cluster, for vfat) in bytes.
 	BlockSize int
+	// Sector is the smallest unit in bytes that the filesystem reads and writes:
+	// a device whose logical block is larger cannot hold it.
+	Sector int
 	// Size of the filesystem in bytes.
 	Size int64
 	// NeedsCheck: the filesystem asks for its checker before it is mounted:

@@ -116,6 +116,15 @@ func TestWrongIVIsSeen(t *testing.T) {
 	}
 }
 
+// sectorOf is the unit that a sample's filesystem writes in: its block, but for
+// those that count in sectors.
+func sectorOf(s sample) int {
+	if s.want.Type == fsprobe.XFS || s.want.Type == fsprobe.VFAT {
+		return int(fatSector(s.name))
+	}
+	return s.want.BlockSize
+}
+
 func fatSector(name string) int64 {
 	if strings.HasSuffix(name, "4096") {
 		return 4096

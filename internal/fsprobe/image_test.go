@@ -94,6 +94,7 @@ func (s sample) expected() fsprobe.Superblock {
 	if w.UUID == "" {
 		w.UUID = uuid
 	}
+	w.Sector = sectorOf(s)
 	return w
 }
 

@@ -106,6 +106,7 @@ func readVFAT(src *source) (*Superblock, error) {
 	sb := &Superblock{
 		Type:       VFAT,
 		BlockSize:  int(f.cluster),
+		Sector:     int(f.sector),
 		Size:       int64(f.sectors) * int64(f.sector),
 		NeedsCheck: f.extra[fatExtraState]&fatStateDirty != 0,
 		Label:      fatLabel(f.extra[fatExtraLabel:][:fatLabelSize]),

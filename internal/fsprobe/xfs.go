@@ -53,6 +53,7 @@ func readXFS(src *source) (*Superblock, error) {
 		Label:       cString(b[xfsLabel:][:12]),
 		HasChecksum: version == 5,
 		BlockSize:   int(block),
+		Sector:      int(sector),
 		Size:        int64(blocks * uint64(block)),
 	}
 	switch {

@@ -17,9 +17,9 @@ import (
 
 const rotatedVolume = `volumes:
   - name: data
-    device: /dev/vda
+    device: DEVICE
     wrap: WRAP
-    mount: {path: /data}
+MORE    mount: {path: /data}
 `
 
 // rotated is a board with one volume that is rotated while it is in use.
@@ -29,12 +29,20 @@ type rotated struct {
 	t    *testing.T
 	wrap string
 	load string // the host's path of the load
+	// more is lines of the volume's configuration.
+	more string
+	// device is what the volume lies on; empty: the disk itself.
+	device string
 }
 
 // prepare puts what the guest needs after each boot.
 func (r *rotated) prepare() {
 	r.t.Helper()
-	r.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.ReplaceAll(rotatedVolume, "WRAP", r.wrap)))
+	device := r.device
+	if device == "" {
+		device = "/dev/vda"
+	}
+	r.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.NewReplacer("WRAP", r.wrap, "DEVICE", device, "MORE", r.more).Replace(rotatedVolume)))
 	r.PutFile("/opt/load", r.load)
 	r.MustSh("mkdir -p /data")
 }
@@ -102,7 +110,7 @@ func (r *rotated) onlyTheVolume(generation int) {
 }
 
 // A volume is rotated while it is mounted and written to: to the end, killed
-// while a zone is held, and through a power cut.
+// while a zone is held, through a power cut, and stopped.
 func TestRotation(t *testing.T) {
 	for _, c := range []struct {
 		board
@@ -151,30 +159,57 @@ func (r *rotated) catch(p *vm.Process) bool {
 	return false
 }
 
+// killedWithAZoneHeld kills rotations that hold a zone, while programs wait for
+// it: the next command, whichever it is, lets them go on.
 func (r *rotated) killedWithAZoneHeld() {
-	end := r.busy()
-	caught := false
-	for range 5 {
-		p := r.Start("imxcrypt", "rotate", "--json", "--max-hold", "10s", "data")
-		p.WaitFor(`"event":"progress"`, time.Minute)
-		if caught = r.catch(p); caught {
-			break
+	before, _, _ := r.rotation()
+	for _, next := range []struct {
+		args []string
+		code int
+		text string
+	}{
+		{[]string{"status", "data"}, 0, "data"},
+		{[]string{"unlock", "data"}, 0, "already"},
+		{[]string{"boot"}, 0, "already"},
+		{[]string{"lock", "data"}, 5, "busy"},
+	} {
+		end := r.busy()
+		caught := false
+		for range 5 {
+			p := r.Start("imxcrypt", "rotate", "--json", "--max-hold", "10s", "data")
+			p.WaitFor(`"event":"progress"`, time.Minute)
+			if caught = r.catch(p); caught {
+				break
+			}
+			r.t.Logf("not caught: %v", p.Wait())
 		}
-		r.t.Logf("not caught: %v", p.Wait())
+		if !caught {
+			r.t.Fatal("no rotation was caught with a zone held")
+		}
+		r.expect(next.code, next.text, next.args...)
+		if r.held() {
+			r.t.Fatalf("%v left a zone held", next.args)
+		}
+		end()
 	}
-	if !caught {
-		r.t.Fatal("no rotation was caught with a zone held")
+	end := r.busy()
+	r.expect(0, "rotated, generation", "rotate", "data")
+	end()
+	after, _, _ := r.rotation()
+	if after <= before {
+		r.t.Fatalf("generation %d after %d", after, before)
 	}
-	generation, done, total := r.rotation()
-	r.t.Logf("killed with a zone held at %d of %d bytes", done, total)
-	r.expect(0, "already", "unlock", "data")
-	end()
-	end = r.busy()
-	r.expect(0, "rotated, generation", "rotate", "--resume-only", "data")
-	end()
-	r.onlyTheVolume(generation + 1)
+	r.onlyTheVolume(after)
 }
 
+// held tells whether a mapping is suspended.
+func (r *rotated) held() bool {
+	r.t.Helper()
+	return strings.Contains(r.MustRun("dmsetup", "info"), "SUSPENDED")
+}
+
+// powerCut takes the power away in the middle of a rotation under load. The chip
+// has another JDKEK afterwards, so that both blobs are opened anew.
 func (r *rotated) powerCut() {
 	load := r.Start("/opt/load", "/data")
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
@@ -193,13 +228,8 @@ func (r *rotated) powerCut() {
 	}
 	r.verify()
 	r.expect(0, "this chip opens it", "verify", "data")
+	r.stopped()
 	end := r.busy()
-	paused := r.Start("imxcrypt", "rotate", "--rate-limit", "256KiB", "data")
-	time.Sleep(2 * time.Second)
-	r.expect(0, "paused", "rotate", "--pause", "data")
-	if result := paused.Wait(); result.Code != 7 {
-		r.t.Fatalf("the paused rotation: %v", result)
-	}
 	r.expect(0, "rotated, generation", "rotate", "--resume-only", "data")
 	end()
 	r.onlyTheVolume(generation + 1)
@@ -207,4 +237,32 @@ func (r *rotated) powerCut() {
 	r.expect(0, "mounted on /data", "unlock", "--mount", "data")
 	r.verify()
 	r.MustSh("umount /data && e2fsck -fn /dev/mapper/data")
+}
+
+// stopped stops a rotation by a signal, and by another command; it keeps to its
+// rate meanwhile.
+func (r *rotated) stopped() {
+	end := r.busy()
+	_, before, _ := r.rotation()
+	slow := r.Start("imxcrypt", "rotate", "--rate-limit", "256KiB", "data")
+	time.Sleep(3 * time.Second)
+	r.expect(0, "paused", "rotate", "--pause", "data")
+	if result := slow.Wait(); result.Code != 7 {
+		r.t.Fatalf("the paused rotation: %v", result)
+	}
+	_, after, _ := r.rotation()
+	r.t.Logf("%d bytes in 3 s at 256 KiB/s", after-before)
+	if after <= before || after-before > 2<<20 {
+		r.t.Fatal("the rate was not kept to")
+	}
+	slow = r.Start("imxcrypt", "rotate", "--rate-limit", "256KiB", "data")
+	time.Sleep(time.Second)
+	slow.Signal(syscall.SIGTERM)
+	if result := slow.Wait(); result.Code != 7 {
+		r.t.Fatalf("the rotation that was told to stop: %v", result)
+	}
+	if r.held() {
+		r.t.Fatal("a zone is held")
+	}
+	end()
 }

@@ -13,7 +13,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,6 +82,7 @@ type Board struct {
 	mu       sync.Mutex
 	locks    map[string]bool
 	made     []string
+	loops    []*Disk
 	plugged  chan struct{}
 }
 
@@ -116,11 +119,39 @@ func (b *Board) step(what string) error {
 func (b *Board) System() volume.System {
 	return volume.System{
 		Devices: devices{b}, Waiter: waiter{b}, Mapper: mapper{b.DM}, Keyring: b.Ring,
-		Chip:  func() (volume.Chip, error) { return b.Chip, nil },
-		Files: b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
+		Chip:   func() (volume.Chip, error) { return b.Chip, nil },
+		Attach: b.attach,
+		Files:  b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
 		SecurityState: func() caam.SecurityState { return b.State },
 		Now:           b.Now, Log: b.Log,
 	}
+}
+
+// attach makes a read-only disk of a file, as a loop device is.
+func (b *Board) attach(path string) (string, io.Closer, error) {
+	store, err := b.Files.open(path)
+	if err != nil {
+		return "", nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := uint32(len(b.loops))
+	d := &Disk{Path: fmt.Sprintf("/dev/loop%d", n), Store: store, ReadOnly: true, number: blockdev.Number{Major: 7, Minor: n}}
+	b.loops = append(b.loops, d)
+	return d.Path, detach{b, d}, nil
+}
+
+// detach gives a loop device up.
+type detach struct {
+	*Board
+	disk *Disk
+}
+
+func (d detach) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.disk.Absent = true
+	return nil
 }
 
 // Manager is a volume.Manager on the board.
@@ -145,7 +176,7 @@ func (b *Board) Made() []string {
 func (b *Board) disk(path string) *Disk {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, d := range b.Disks {
+	for _, d := range append(slices.Clip(b.Disks), b.loops...) {
 		if d.Path == path && !d.Absent {
 			return d
 		}
@@ -156,7 +187,7 @@ func (b *Board) disk(path string) *Disk {
 func (b *Board) backing(n dmcrypt.Number) (dmtest.Backing, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, d := range b.Disks {
+	for _, d := range append(slices.Clip(b.Disks), b.loops...) {
 		if d.number.Major == n.Major && d.number.Minor == n.Minor && !d.Absent {
 			if len(d.Users.Mounts)+len(d.Users.Swap) > 0 {
 				return nil, unix.EBUSY
