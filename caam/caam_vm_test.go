@@ -214,6 +214,9 @@ func TestKeyGivenToAnOldDriverIsWhole(t *testing.T) {
 	if blob.RedKeyLen() != 32 {
 		t.Errorf("sealed %d bytes", blob.RedKeyLen())
 	}
+	red.Bytes()[20] = 0
+	_, _, err = e.CreateFrom(context.Background(), caam.CCM, red)
+	wantKind(t, err, caam.Mismatch)
 }
 
 func TestIoctlLeavesNoCopyInMemory(t *testing.T) {

@@ -4,6 +4,8 @@ package caam
 
 import (
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // NewTestIoctl is an Ioctl whose kernel is call: it gets the ioctl's number
@@ -21,3 +23,16 @@ func NewTestIoctl(path string, call func(request uint, command []byte) error) *I
 
 // KernelText is kernelText.
 func KernelText(buffer []byte) string { return kernelText(buffer) }
+
+// FencedInChroot is a fence around nothing, for a caller whose root is a folder.
+func FencedInChroot(root, dir string) error {
+	return onDoomedThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		if err := unix.Chroot(root); err != nil {
+			return err
+		}
+		return inside(dir, func() error { return nil })
+	})
+}

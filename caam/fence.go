@@ -53,7 +53,7 @@ func inside(dir string, work func() error) (err error) {
 	}
 	unix.Umask(0o077)
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return notPrivate(err)
 	}
 	at, err := mountPoint(dir)
 	if err != nil {
@@ -72,6 +72,19 @@ func inside(dir string, work func() error) (err error) {
 		return err
 	}
 	return work()
+}
+
+// errRootNotMounted: / is a folder of a filesystem that is mounted elsewhere, as
+// after a chroot, so that it cannot be told to keep its mounts to itself.
+var errRootNotMounted = errors.New("/ is no mount point, as in a chroot; bind the new root onto itself before (mount --bind ROOT ROOT; chroot ROOT), or use caam.engine: ioctl")
+
+// notPrivate explains why mounts could not be made private (mount(2): EINVAL for
+// what is no mount point).
+func notPrivate(err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("make mounts private: %w: %w", err, errRootNotMounted)
+	}
+	return fmt.Errorf("make mounts private: %w", err)
 }
 
 // mountPoint is where memory can be mounted so that dir lies in it: dir

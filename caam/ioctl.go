@@ -99,16 +99,14 @@ func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blo
 	return d.create(ctx, w, "-s", append(strconv.AppendInt(nil, int64(keySize), 10), 0), keySize)
 }
 
-// CreateFrom seals a key that is given, of 16, 24 or 32 bytes without a zero
-// byte: kernels up to 5.10 take it for a C string and would cut it short. red
-// stays the caller's. Otherwise as [Ioctl.Create].
+// CreateFrom seals a key that is given, of 16, 24 or 32 bytes. Kernels up to 5.10
+// take it for a C string and cut it short at a zero byte; that shows in the
+// lengths of what they return, and is an error of kind Mismatch. red stays the
+// caller's. Otherwise as [Ioctl.Create].
 func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*BlackKey, Blob, error) {
 	n := red.Len()
 	if why := unfit(w, n); why != "" {
 		return nil, nil, d.fail("create", BadArgument, why, nil)
-	}
-	if bytes.IndexByte(red.Bytes(), 0) >= 0 {
-		return nil, nil, d.fail("create", BadArgument, "a key with a zero byte, which some kernels cut short there", nil)
 	}
 	key, blob, err := d.create(ctx, w, "-t", red.Bytes(), n)
 	var e *Error
@@ -125,6 +123,9 @@ func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*Bl
 	defer terminated.Wipe()
 	copy(terminated.Bytes(), red.Bytes())
 	key, blob, again := d.create(ctx, w, "-t", terminated.Bytes(), n)
+	if again != nil && bytes.IndexByte(red.Bytes(), 0) >= 0 {
+		return nil, nil, d.fail("create", Mismatch, "the key was cut short at its zero byte, as kernels up to 5.10 do: draw another one", e.Err)
+	}
 	if again != nil {
 		return nil, nil, e
 	}

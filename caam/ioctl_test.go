@@ -203,6 +203,40 @@ func TestGivenKeyIsWholeOnOldKernelsToo(t *testing.T) {
 	}
 }
 
+// A zero byte in a given key is no reason to refuse it, but older kernels cut the
+// key short there: what they then seal is never taken for the key.
+func TestGivenKeyWithAZeroByte(t *testing.T) {
+	t.Parallel()
+	for _, at := range []int{0, 15, 16, 31} {
+		for _, old := range []bool{false, true} {
+			chip := caamtest.RandomChip()
+			chip.SetOldKernel(old)
+			red, err := secret.New(32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(red.Wipe)
+			for i := range red.Bytes() {
+				red.Bytes()[i] = byte(i - at)
+			}
+			key, _, err := engine(&driver{chip: chip}).CreateFrom(context.Background(), caam.CCM, red)
+			if old {
+				if e := wantKind(t, err, caam.Mismatch); !strings.Contains(e.Reason, "zero byte") {
+					t.Errorf("byte %d: %v", at, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatalf("byte %d: %v", at, err)
+			}
+			t.Cleanup(key.Wipe)
+			if got, err := chip.Unwrap(key.Bytes()); err != nil || !bytes.Equal(got, red.Bytes()) {
+				t.Errorf("byte %d: sealed %x, %v", at, got, err)
+			}
+		}
+	}
+}
+
 func TestUnusableBlobsNeverReachTheDriver(t *testing.T) {
 	t.Parallel()
 	d := &driver{chip: caamtest.RandomChip()}

@@ -168,7 +168,7 @@ func (p *Program) fenced(ctx context.Context, op string, work func() error) erro
 	switch {
 	case err == nil, errors.As(err, &typed), ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return err
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, errRootNotMounted):
 		return p.fail(op, NoPermission, "fence the program in", err)
 	default:
 		return p.fail(op, Failed, "fence the program in", err)

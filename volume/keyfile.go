@@ -3,7 +3,6 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,9 +53,6 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 	size := r.Size
 	if r.Red != nil {
 		size = r.Red.Len()
-	}
-	if r.Red != nil && bytes.IndexByte(r.Red.Bytes(), 0) >= 0 {
-		return nil, refuse(fault.Usage, "the key has a zero byte, where drivers up to Linux 5.10 cut it off: draw another one")
 	}
 	if !caam.IsAESKeySize(size) {
 		return nil, refuse(fault.Usage, "a key of %d bytes is of no use for tk(cbc(aes)): 16, 24 or 32", size)

@@ -200,7 +200,7 @@ func (c *Chip) Create(ctx context.Context, w caam.Wrap, keySize int) (*caam.Blac
 
 // CreateFrom is [caam.Ioctl.CreateFrom] on this chip.
 func (c *Chip) CreateFrom(ctx context.Context, w caam.Wrap, red *secret.Buffer) (*caam.BlackKey, caam.Blob, error) {
-	if !caam.IsAESKeySize(red.Len()) || bytes.IndexByte(red.Bytes(), 0) >= 0 {
+	if !caam.IsAESKeySize(red.Len()) {
 		return nil, nil, fail("create", unix.EINVAL, badSize)
 	}
 	value := red.Bytes()

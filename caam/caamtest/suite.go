@@ -154,6 +154,9 @@ func (s Suite) given(t *testing.T) {
 		if err := red.Truncate(n); err != nil {
 			t.Fatal(err)
 		}
+		if n == 16 {
+			red.Bytes()[7] = 0 // a key is no string
+		}
 		one, blob, err := e.CreateFrom(ctx, caam.ECB, red)
 		if err != nil {
 			t.Fatalf("%d bytes: %v", n, err)
@@ -168,9 +171,6 @@ func (s Suite) given(t *testing.T) {
 			t.Errorf("%d bytes: came back as another key, of %d", n, two.RedKeyLen())
 		}
 	}
-	red.Bytes()[7] = 0
-	_, _, err = e.CreateFrom(ctx, caam.CCM, red)
-	wantKind(t, err, caam.BadArgument)
 }
 
 func (s Suite) impossible(t *testing.T) {

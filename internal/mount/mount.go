@@ -53,7 +53,7 @@ func Mount(source, target, fstype string, options []string) error {
 		return err
 	}
 	if err := unix.Mount(source, t.Path, fstype, flags, data); err != nil {
-		code, reason := explainMount(err, fstype)
+		code, reason := explainMount(err, fstype, flags&unix.MS_RDONLY != 0)
 		return &Error{Op: fmt.Sprintf("mount %s on %s (%s)", source, target, fstype), Code: code, Reason: reason, Err: err}
 	}
 	return nil
@@ -61,8 +61,10 @@ func Mount(source, target, fstype string, options []string) error {
 
 // explainMount says what an errno of mount(2) means when a device is mounted;
 // the rest stands in the kernel's log.
-func explainMount(err error, fstype string) (fault.Code, string) {
+func explainMount(err error, fstype string, readOnly bool) (fault.Code, string) {
 	switch {
+	case errors.Is(err, unix.EROFS) && readOnly:
+		return fault.DeviceReadOnly, unreplayed(fstype)
 	case errors.Is(err, unix.ENODEV):
 		return fault.Failed, "this kernel has no " + fstype + ", or its module is not installed"
 	case errors.Is(err, unix.EBUSY):
@@ -79,6 +81,17 @@ func explainMount(err error, fstype string) (fault.Code, string) {
 		return fault.DeviceMissing, ""
 	}
 	return fault.Failed, ""
+}
+
+// unreplayed explains why a read-only device was not even mounted read-only: the
+// filesystem was in use when the power went, and has a journal to work off.
+func unreplayed(fstype string) string {
+	const why = "it was not unmounted when it was last used, and its journal cannot be worked off on a read-only device; let the device be written once"
+	option := map[string]string{"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "f2fs": "norecovery", "btrfs": "rescue=nologreplay"}[fstype]
+	if option == "" {
+		return why
+	}
+	return why + ", or mount it without what the journal holds: mount option " + option
 }
 
 // Unmount unmounts what is mounted on target; of several mounts the topmost.

@@ -133,6 +133,26 @@ func TestDevicesOfOtherKinds(t *testing.T) {
 				t.Error("the device has changed")
 			}
 		})
+		t.Run("write-protected with a journal to work off", func(t *testing.T) {
+			x := b.bench(t)
+			x.provisioned("disk")
+			x.expect(0, "mounted on", "unlock", "--mount", "data")
+			x.MustSh("echo 'the lazy dog' > " + x.dir + "/mnt/dog; sync; cp " + x.image("disk") + " " + x.image("cut"))
+			x.expect(0, "locked", "lock", "data")
+			x.MustSh("losetup -D")
+			device := x.loop("cut", "--read-only")
+			x.configure(device)
+			before := x.MustRun("sha256sum", x.image("cut"))
+			x.expect(4, "mount option noload", "unlock", "--mount", "data")
+			x.expect(0, "locked", "lock", "data")
+			x.configureText(x.volume("data", device, "mount: {path: "+x.dir+"/mnt, options: [noload]}"))
+			x.expect(0, "mounted on", "unlock", "--mount", "data")
+			x.fox()
+			x.expect(0, "locked", "lock", "data")
+			if after := x.MustRun("sha256sum", x.image("cut")); after != before {
+				t.Error("the device has changed")
+			}
+		})
 		t.Run("detached header, ecb, 16 bytes, sectors of 512", func(t *testing.T) {
 			x := b.bench(t)
 			x.configure(x.loop("disk"), "header: "+x.dir+"/data.header", "wrap: ecb", "key_size: 16", "sector_size: 512")

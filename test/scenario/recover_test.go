@@ -84,3 +84,46 @@ func TestRecovery(t *testing.T) {
 		}
 	})
 }
+
+// The bridge over closing the chip: a recovery copy before, the same key sealed
+// anew after. Without the copy a volume is lost, rotated or not.
+func TestClosingTheChip(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := b.bench(t)
+		x.chip("closed", "0", "1")
+		x.Put(x.dir+"/key.txt", []byte(id.String()+"\n"))
+		device, other := x.loop("disk"), x.loop("other")
+		configure := func(more ...string) {
+			x.configureText(x.volume("data", device, append([]string{"mount: " + x.dir + "/mnt"}, more...)...) +
+				x.volume("other", other, append([]string{"required: false"}, more...)...))
+		}
+		configure()
+		x.expect(6, "this chip is open", "provision", "data")
+		configure("allow_open_state: true")
+		x.expect(0, "mounted on", "provision", "--recipient", id.Recipient().String(), "data")
+		x.MustSh("echo 'the quick brown fox' > " + x.dir + "/mnt/fox")
+		x.expect(0, "other: unlocked", "provision", "other")
+		x.expect(0, "generation 2", "rotate", "other")
+		x.expect(0, "open", "status")
+		x.expect(0, "locked", "lock", "--all")
+
+		t.Log("the chip is closed")
+		x.chip("closed", "1", "")
+		x.powerCycle()
+		const lost = "made while the chip was open; it has been closed since"
+		x.expect(3, lost, "boot")
+		x.expect(3, lost, "unlock", "other")
+		x.expect(6, "has no recovery copy", "recover", "--identity", x.dir+"/key.txt", "--reseal", "other")
+		x.expect(0, "sealed by this chip (closed)", "recover", "--identity", x.dir+"/key.txt", "--reseal", "data")
+		configure()
+		x.powerCycle()
+		x.expect(0, "data: mounted on", "boot")
+		x.fox()
+		x.expect(0, "closed", "status", "data")
+		x.expect(6, "while the chip was open", "unlock", "other")
+	})
+}
