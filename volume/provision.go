@@ -194,9 +194,22 @@ func (p *provisioning) empty(dev Device) error {
 		return fault.New(fault.IOFailed, "read "+dev.Path(), err)
 	}
 	if !e.Empty {
-		return refuse(fault.NotEmpty, "%s is not empty: data at byte %d", dev.Path(), e.Offset)
+		return refuse(fault.NotEmpty, "%s is not empty: data at byte %d%s", dev.Path(), e.Offset, p.noise())
 	}
 	return nil
+}
+
+// noise tells of a device that is not empty because it is the mapping of another
+// volume: zeros below it, decrypted, are noise.
+func (p *provisioning) noise() string {
+	name, ok := strings.CutPrefix(p.s.Device, "/dev/mapper/")
+	if !ok {
+		return ""
+	}
+	if info, err := p.sys.Mapper.Info(name); err != nil || !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) {
+		return ""
+	}
+	return "; it lies in an encrypted volume, where what was never written reads as noise: if nothing is in it, fill it with zeros once (blkdiscard -z " + p.s.Device + "), or give --wipe"
 }
 
 // notOurs enforces that no volume of ours has its header on the device.

@@ -202,10 +202,12 @@ func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
 	}
 	var list []volume.Spec
 	if all {
-		for _, v := range c.Volumes {
-			list = append(list, boot.Spec(c, v))
+		// What others lie in goes first.
+		plan, err := boot.NewPlan(c)
+		for _, step := range plan.Steps {
+			list = append(list, step.Spec)
 		}
-		return list, nil
+		return list, err
 	}
 	chosen, err := namedVolumes(c, names)
 	for _, v := range chosen {

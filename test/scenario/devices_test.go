@@ -135,6 +135,7 @@ func TestDevicesOfOtherKinds(t *testing.T) {
 		})
 		t.Run("write-protected with a journal to work off", func(t *testing.T) {
 			x := b.bench(t)
+			x.MustSh("truncate -s 24M " + x.image("disk")) // smaller ones get no journal
 			x.provisioned("disk")
 			x.expect(0, "mounted on", "unlock", "--mount", "data")
 			x.MustSh("echo 'the lazy dog' > " + x.dir + "/mnt/dog; sync; cp " + x.image("disk") + " " + x.image("cut"))
@@ -152,6 +153,20 @@ func TestDevicesOfOtherKinds(t *testing.T) {
 			if after := x.MustRun("sha256sum", x.image("cut")); after != before {
 				t.Error("the device has changed")
 			}
+		})
+		t.Run("a volume in a volume", func(t *testing.T) {
+			x := b.bench(t)
+			// Named against their order: all begins with what others lie in.
+			x.configureText(x.volume("inner", "/dev/mapper/outer", "mount: "+x.dir+"/mnt") + x.volume("outer", x.loop("disk"), "filesystem: none"))
+			x.expect(0, "outer: unlocked", "provision", "outer")
+			x.expect(6, "reads as noise", "provision", "inner")
+			x.MustSh("dd if=/dev/zero of=/dev/mapper/outer bs=64k 2>/dev/null || :; sync")
+			x.expect(0, "inner: mounted", "provision", "--all")
+			x.MustSh("echo 'the quick brown fox' > " + x.dir + "/mnt/fox")
+			x.expect(0, "inner: locked", "lock", "--all")
+			x.powerCycle()
+			x.expect(0, "inner: mounted", "unlock", "--all", "--mount")
+			x.fox()
 		})
 		t.Run("detached header, ecb, 16 bytes, sectors of 512", func(t *testing.T) {
 			x := b.bench(t)
