@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -69,10 +70,7 @@ func (a *app) machine(ctx context.Context) doctor.Machine {
 		_, err = boot.NewPlan(c)
 	}
 	if err != nil {
-		m.Config.Problem, m.Config.Remedy, m.Config.Code = oneLine(err.Error()), hint(err), fault.CodeOf(err)
-		if m.Config.Remedy == "" {
-			m.Config.Remedy = hints()[m.Config.Code]
-		}
+		m.Config = configProblem(m.Config.Path, err)
 	}
 	if c == nil {
 		if c, err = configs.Parse("defaults", []byte("volumes: []\n")); err != nil {
@@ -90,10 +88,23 @@ func (a *app) machine(ctx context.Context) doctor.Machine {
 	return m
 }
 
+// configProblem is what keeps a configuration from loading. A single mistake
+// brings its own remedy along.
+func configProblem(path string, err error) doctor.Config {
+	c := doctor.Config{Path: path, Code: fault.CodeOf(err), Remedy: hints()[fault.CodeOf(err)]}
+	if one := (*configs.Error)(nil); errors.As(err, &one) && one.Remedy != "" && one.Error() == err.Error() {
+		bare := *one
+		bare.Remedy = ""
+		err, c.Remedy = &bare, one.Remedy
+	}
+	c.Problem = oneLine(err.Error())
+	return c
+}
+
 // patient is a volume as the checks want it.
 func patient(v configs.Volume, st volume.Status) doctor.Volume {
 	d := doctor.Volume{
-		Name: v.Name, Source: string(v.Source), Filesystem: v.Filesystem.Type,
+		Name: v.Name, Source: string(v.Source), Node: st.Path, Filesystem: v.Filesystem.Type,
 		State: string(st.State), Generation: st.Generation, Level: doctor.OK,
 	}
 	if v.Detached() {

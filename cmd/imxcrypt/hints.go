@@ -4,9 +4,11 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
 )
 
 // hint is the one place where an error becomes the advice of what to do next.
@@ -16,7 +18,12 @@ func hint(err error) string {
 	if told := (*configs.Error)(nil); errors.As(err, &told) && told.Remedy != "" {
 		return ""
 	}
-	return hints()[fault.CodeOf(err)]
+	text := hints()[fault.CodeOf(err)]
+	if of := (*volume.Error)(nil); errors.As(err, &of) {
+		// As it can be typed. In /dev/mapper/NAME it may have a prefix.
+		text = strings.ReplaceAll(text, " NAME", " "+of.Volume)
+	}
+	return text
 }
 
 func hints() map[fault.Code]string {

@@ -207,6 +207,28 @@ func TestStatusTable(t *testing.T) {
 	}
 }
 
+// The screen in the README is what the program prints of such volumes.
+func TestReadmeShowsStatus(t *testing.T) {
+	t.Parallel()
+	all := []standing{
+		{required: true, Status: volume.Status{Name: "data", State: volume.Mounted, Generation: 1, Source: "caam", SecurityState: "closed", Size: 7 << 30, Device: "PARTLABEL=data", MountPath: "/data"}},
+		{required: true, Status: volume.Status{Name: "logs", State: volume.Mounted, Generation: 1, Source: "caam", SecurityState: "closed", Size: 512 << 20, Device: "/dev/mmcblk2p4", MountPath: "/var/log",
+			Rotation: &volume.Rotation{Done: 45, Total: 100, Generation: 2}}},
+		{Status: volume.Status{Name: "usb-backup", State: volume.Absent, Source: "caam", Device: "/dev/disk/by-path/platform-xhci-hcd.1.auto-usb-0:1-part1", MountPath: "/mnt/backup"}},
+	}
+	var b bytes.Buffer
+	if err := writeTable(&b, all, 80, false); err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```\n"+b.String()+"```\n") {
+		t.Errorf("the README shows another screen of status than\n%s", b.String())
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 4, 5, 6, 7, 500e6, time.UTC)

@@ -69,6 +69,8 @@ type Volume struct {
 	Source string
 	// Header is the path of a detached header; empty for one on the device.
 	Header string
+	// Node is the device that was found for it; empty for none.
+	Node string
 	// Filesystem is its type; "none" for none.
 	Filesystem string
 	State      string

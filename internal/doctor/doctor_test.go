@@ -75,7 +75,7 @@ func boards() map[string]func(*testing.T, *doctor.Machine) {
 	none := func(*testing.T, *doctor.Machine) {}
 	return map[string]func(*testing.T, *doctor.Machine){
 		"imx6q": none, "imx6ul": none, "imx6ull": none, "imx7ulp": none, "imx8qm": none, "imx8qxp": none,
-		"imx8ulp": none, "imx93": none, "imx95": none,
+		"imx8ulp": none, "imx93": none, "imx95": none, "imx28": none,
 		"imx7d": func(_ *testing.T, m *doctor.Machine) {
 			m.Now = time.Date(1970, 1, 1, 0, 0, 20, 0, time.UTC)
 			m.Volumes = []doctor.Volume{{Name: "data", Source: "caam", Filesystem: "ext4", State: "unprovisioned", Level: doctor.Warning,
@@ -191,6 +191,49 @@ func TestOptionsOfTheRunningKernelGoFirst(t *testing.T) {
 	}
 }
 
+// A cipher that is built in shows in /proc/crypto only when it has been used.
+func TestABuiltInCipherIsThere(t *testing.T) {
+	t.Parallel()
+	m := machine(t, "imx8mp")
+	m.Volumes[0].Source, m.Volumes[0].Node = "dev", "/dev/mmcblk2p3"
+	if err := os.WriteFile(filepath.Join(m.Root, "boot/config-6.6.52-lts-next"), []byte("CONFIG_KEYS=y\nCONFIG_BLK_DEV_DM=y\nCONFIG_DM_CRYPT=m\nCONFIG_CRYPTO_XTS=y\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := doctor.Examine(m)
+	if c := find(r, "cipher"); c.Level != doctor.OK || !strings.Contains(c.Text, "xts(aes)") {
+		t.Errorf("%+v", c)
+	}
+	if c := find(r, "storage"); c.Level != doctor.OK || !strings.Contains(c.Text, "/dev/mmcblk2p3") {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestOptionsByTheModules(t *testing.T) {
+	t.Parallel()
+	m := machine(t, "imx8mp")
+	if err := os.RemoveAll(filepath.Join(m.Root, "boot")); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(m.Root, "lib/modules/6.6.52-lts-next")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "modules.builtin"), []byte("kernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-crypt.ko\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The cipher at work shows that the CAAM's options were set.
+	if c := find(doctor.Examine(m), "kernel-options"); c.Level != doctor.OK || !strings.Contains(c.Text, "modules in") {
+		t.Errorf("%+v", c)
+	}
+	if err := os.Remove(filepath.Join(m.Root, "proc/crypto")); err != nil {
+		t.Fatal(err)
+	}
+	c := find(doctor.Examine(m), "kernel-options")
+	if c.ID != "kernel-options-missing" || strings.Contains(c.Text, "DM_CRYPT") || !strings.Contains(c.Text, "CONFIG_CRYPTO_DEV_FSL_CAAM_JR") {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestWithoutAVolumeOfTheCAAMItsLackIsNoProblem(t *testing.T) {
 	t.Parallel()
 	m := machine(t, "imx93")
@@ -241,7 +284,20 @@ func TestFindings(t *testing.T) {
 		"keyring-missing": func(t *testing.T, m *doctor.Machine) {
 			remove("proc/key-users", "boot")(t, m)
 		},
-		"cipher-xts-missing":  func(_ *testing.T, m *doctor.Machine) { m.Volumes[0].Source = "dev" },
+		"cipher-xts-missing": func(_ *testing.T, m *doctor.Machine) { m.Volumes[0].Source = "dev" },
+		"storage-device-open": func(t *testing.T, m *doctor.Machine) {
+			write("dev/mmcblk2p3", "")(t, m)
+			m.Volumes[0].Node = "/dev/mmcblk2p3"
+			if err := os.Chmod(filepath.Join(m.Root, m.Volumes[0].Node), 0o664); err != nil {
+				t.Fatal(err)
+			}
+		},
+		// No record of the options, but of the modules.
+		"kernel-options-missing": func(t *testing.T, m *doctor.Machine) {
+			remove("boot", "proc/crypto")(t, m)
+			write("lib/modules/6.6.52-lts-next/modules.builtin", "kernel/drivers/md/dm-mod.ko\nkernel/drivers/crypto/caam/caam.ko\nkernel/crypto/cbc.ko\n")(t, m)
+			write("lib/modules/6.6.52-lts-next/modules.dep", "kernel/drivers/md/dm-crypt.ko.xz: kernel/drivers/md/dm-mod.ko.xz\n")(t, m)
+		},
 		"entropy-unknown":     remove("proc/sys/kernel/random"),
 		"fsck-missing":        remove("usr/sbin/e2fsck"),
 		"configuration-empty": func(_ *testing.T, m *doctor.Machine) { m.Volumes = nil },
@@ -303,5 +359,21 @@ func TestNoFindingIsUnreachable(t *testing.T) {
 		if !seen[f.ID] && !strings.Contains(string(source), `"`+f.ID+`":`) && f.ID != "caam-node-no-device" {
 			t.Errorf("%s never comes up", f.ID)
 		}
+	}
+}
+
+// The screen in the README is what the program says of that board.
+func TestReadmeShowsTheGoldenScreen(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden, err := os.ReadFile("testdata/imx8mp.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```\n"+string(golden)+"```\n") {
+		t.Error("the README shows another screen of doctor than testdata/imx8mp.txt")
 	}
 }

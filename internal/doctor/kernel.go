@@ -18,6 +18,8 @@ type kernel struct {
 	options map[string]string
 	// recorded is the file the options come from.
 	recorded string
+	// modules is the folder of its modules.
+	modules string
 	// builtin are the modules that are part of the kernel, loadable those that
 	// are installed beside it, by file name without .ko.
 	builtin, loadable map[string]bool
@@ -27,6 +29,7 @@ func (x *examination) readKernel() {
 	k := &x.kernel
 	k.release = x.text("/proc/sys/kernel/osrelease")
 	modules := "/lib/modules/" + k.release
+	k.modules = modules
 	for _, name := range []string{"/proc/config.gz", "/boot/config-" + k.release, modules + "/config", modules + "/build/.config"} {
 		b, err := x.bytes(name)
 		if err == nil && strings.HasSuffix(name, ".gz") {
@@ -79,6 +82,11 @@ func moduleNames(text string) map[string]bool {
 // has tells whether code of a module is in the kernel now: loaded, or built in.
 func (x *examination) has(module string) bool {
 	return x.exists("/sys/module/"+strings.ReplaceAll(module, "-", "_")) || x.kernel.builtin[module]
+}
+
+// there tells whether code of a module is in the kernel or can be loaded.
+func (x *examination) there(module string) bool {
+	return x.has(module) || x.kernel.loadable[module]
 }
 
 // algorithm is one entry of /proc/crypto.

@@ -96,10 +96,18 @@ func (x *examination) configuration() {
 
 // storage judges where detached headers and key files lie.
 func (x *examination) storage() {
-	var places []string
+	var places, onDevices []string
 	for _, v := range x.Volumes {
 		if v.Header != "" && !slices.Contains(places, v.Header) {
 			places = append(places, v.Header)
+		}
+		if v.Header == "" && v.Node != "" {
+			// Two copies lie there; who may read them is left to ask.
+			if info, err := os.Stat(x.path(v.Node)); err == nil && info.Mode().Perm()&0o007 != 0 {
+				x.found("storage-device-open", v.Node, info.Mode().Perm())
+			} else {
+				onDevices = append(onDevices, v.Node)
+			}
 		}
 	}
 	if x.uses("dev") {
@@ -109,6 +117,9 @@ func (x *examination) storage() {
 				places = append(places, f)
 			}
 		}
+	}
+	if len(onDevices) > 0 {
+		x.ok("storage", "two copies of the header on %s", strings.Join(onDevices, ", "))
 	}
 	if len(places) == 0 {
 		return
