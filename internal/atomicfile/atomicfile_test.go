@@ -105,24 +105,24 @@ func TestCreateRace(t *testing.T) {
 	}
 }
 
-func TestPublishNewWithoutRenameNoReplace(t *testing.T) {
+func TestRenameToATakenNameFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "taken"), []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	d, err := kernel{}.OpenFolder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer d.Close()
 	if err := os.WriteFile(filepath.Join(dir, "temp"), []byte("new"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := publishNew(fd, "temp", "taken"); !errors.Is(err, fs.ErrExist) {
+	if err := d.RenameNew("temp", "taken"); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over a file: %v", err)
 	}
-	if err := publishNew(fd, "temp", "free"); err != nil || content(t, filepath.Join(dir, "free")) != "new" {
+	if err := d.RenameNew("temp", "free"); err != nil || content(t, filepath.Join(dir, "free")) != "new" {
 		t.Errorf("to a free name: %v", err)
 	}
 }

@@ -349,3 +349,21 @@ func TestAWriteThroughCoversWhatWasPendingBelowIt(t *testing.T) {
 		}
 	}
 }
+
+func TestStorageThatWritesMoreThanASectorAsAWholeTearsBetween(t *testing.T) {
+	t.Parallel()
+	r, d := Record(NewFilledImage(16*sector, '.'))
+	write(t, d, 6*sector, sectors(4, 'x')) // over the border between two of eight sectors
+	var got []string
+	for s := range r.States(Options{Tear: 8 * sector}) {
+		var b []byte
+		for i := range int64(16) {
+			b = append(b, read(t, s.Image(d), i*sector, 1)[0])
+		}
+		got = append(got, string(b))
+	}
+	want := []string{"................", "......xx........", "........xx......", "......xxxx......"}
+	if !slices.Equal(got, want) {
+		t.Errorf("states %q, want %q", got, want)
+	}
+}

@@ -9,8 +9,8 @@
 // A disk has a volatile cache. A write goes there; a flush of that disk returns
 // when everything written to it before is durable. When the power goes, of the
 // writes since a disk's last flush each may be there, missing, or torn: a write
-// consists of sectors (512 bytes), each of which is there or missing by itself,
-// in any order. A single sector is never torn. Where unflushed writes overlap,
+// consists of sectors (512 bytes, or [Options.Tear]), each of which is there or
+// missing by itself, in any order. A single sector is never torn. Where unflushed writes overlap,
 // the later one wins wherever both are there. A flush of one disk says nothing
 // about another one. A discard is a write of the disk's fill byte, in pieces,
 // that may be there or missing too: what secure erasing promises is more than

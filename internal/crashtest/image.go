@@ -71,6 +71,9 @@ func (im *Image) Size() int64 { return im.size }
 // Flush does nothing.
 func (im *Image) Flush() error { return nil }
 
+// FlushRange does nothing.
+func (im *Image) FlushRange(_, _ int64) error { return nil }
+
 // find is the page of that number, nil where it was never written.
 func (im *Image) find(n int64) *page {
 	for layer := im; layer != nil; layer = layer.below {

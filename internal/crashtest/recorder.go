@@ -24,8 +24,8 @@ func (k Kind) String() string { return [...]string{"write", "flush", "discard"}[
 type Op struct {
 	Kind   Kind
 	Disk   *Disk
-	Off    int64 // in bytes; of writes and discards
-	Length int64 // in bytes; of writes and discards
+	Off    int64 // in bytes; of a flush of the whole disk 0
+	Length int64 // in bytes; of a flush of the whole disk its size
 	data   []byte
 	// through: durable when it is done, as a write with FUA is.
 	through bool
@@ -34,7 +34,7 @@ type Op struct {
 }
 
 func (op Op) String() string {
-	if op.Kind == Flush {
+	if op.Kind == Flush && op.Length == op.Disk.Size() {
 		return fmt.Sprintf("flush %s", op.Disk.name)
 	}
 	return fmt.Sprintf("%s %s %#x+%#x", op.Kind, op.Disk.name, op.Off, op.Length)
@@ -151,8 +151,13 @@ func (d *Disk) write(b []byte, off int64, through bool) (int, error) {
 }
 
 // Flush logs the flush.
-func (d *Disk) Flush() error {
-	return d.rec.do(Op{Kind: Flush, Disk: d}, func() error { return nil })
+func (d *Disk) Flush() error { return d.FlushRange(0, d.Size()) }
+
+// FlushRange logs a flush of a part of the disk, as one of a file or a folder
+// is: what was written elsewhere may still be lost. No write may be partly in the
+// range.
+func (d *Disk) FlushRange(off, length int64) error {
+	return d.rec.do(Op{Kind: Flush, Disk: d, Off: off, Length: length}, func() error { return nil })
 }
 
 // Discard logs the discard of length bytes at off; see the package's model.

@@ -20,6 +20,9 @@ type Options struct {
 	// Random is how many random subsets are tried in one epoch. Default 32;
 	// negative for none.
 	Random int
+	// Tear is what the storage writes as a whole, in bytes; a multiple of the
+	// default, 512.
+	Tear int64
 	// Seed of all random choices.
 	Seed uint64
 	// Epochs, where set, chooses the epochs to try.
@@ -35,6 +38,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Random == 0 {
 		o.Random = 32
+	}
+	if o.Tear == 0 {
+		o.Tear = sector
 	}
 	return o
 }
@@ -113,7 +119,7 @@ func (r *Recorder) States(o Options) iter.Seq[*State] {
 				case i < len(log):
 					before = fmt.Sprintf("before operation %d, %v", i, log[i])
 				}
-				if !newEpoch(n, before, durable, pending).states(o, yield) {
+				if !newEpoch(n, before, durable, pending, o.Tear).states(o, yield) {
 					return
 				}
 			}
@@ -122,15 +128,16 @@ func (r *Recorder) States(o Options) iter.Seq[*State] {
 			case through:
 				pending[len(pending)-1].durable = true
 			case i < len(log):
-				durable, pending = flush(durable, pending, log[i].Disk)
+				durable, pending = flush(durable, pending, log[i])
 			}
 		}
 	}
 }
 
-// flush makes a disk's pending operations durable and returns what is pending
-// for the others.
-func flush(durable map[*Disk]*Image, pending []Op, d *Disk) (map[*Disk]*Image, []Op) {
+// flush makes the pending operations in a range durable and returns those that
+// are pending still.
+func flush(durable map[*Disk]*Image, pending []Op, by Op) (map[*Disk]*Image, []Op) {
+	d := by.Disk
 	next := map[*Disk]*Image{}
 	for other, im := range durable {
 		next[other] = im
@@ -138,7 +145,7 @@ func flush(durable map[*Disk]*Image, pending []Op, d *Disk) (map[*Disk]*Image, [
 	next[d] = durable[d].Overlay()
 	var rest []Op
 	for _, op := range pending {
-		if op.Disk != d {
+		if op.Disk != d || op.Off < by.Off || op.Off+op.Length > by.Off+by.Length {
 			rest = append(rest, op)
 			continue
 		}
@@ -167,12 +174,12 @@ type epoch struct {
 }
 
 const (
-	sector = 512
+	sector = 512 // bytes
 	// discards may be huge; this many pieces are enough to tear them
 	discardPieces = 8
 )
 
-func newEpoch(number int, before string, durable map[*Disk]*Image, pending []Op) *epoch {
+func newEpoch(number int, before string, durable map[*Disk]*Image, pending []Op, sector int64) *epoch {
 	e := &epoch{number: number, before: before, durable: durable, ops: len(pending)}
 	type place struct {
 		disk   *Disk
@@ -182,7 +189,7 @@ func newEpoch(number int, before string, durable map[*Disk]*Image, pending []Op)
 	var all []unit
 	for i := range pending {
 		op := &pending[i]
-		step := int64(sector)
+		step := sector
 		if op.Kind == Discard {
 			step = max(sector, (op.Length/discardPieces+sector-1)/sector*sector)
 		}

@@ -128,13 +128,14 @@ func (r *Run) Durable(s *crashtest.State, at Place) bool { return s.Epoch >= r.e
 
 // Options choose among the states of a run.
 type Options struct {
-	// From and To bound the cuts: the power goes between the two places. To 0
-	// is the end.
+	// From and To bound the cuts: the power goes at one of the flushes between
+	// the two places. To 0 is the end.
 	From, To Place
 	// PerCut is how many states are taken at each flush; 0 for all that Crash
 	// allows.
 	PerCut int
-	// Max bounds the whole, evenly over the cuts; 0 for no bound.
+	// Max bounds the whole, evenly over the cuts; 0 for no bound. Without PerCut
+	// each flush gets its share of it.
 	Max int
 	// Seed of the choice.
 	Seed uint64
@@ -148,7 +149,11 @@ type Options struct {
 func (r *Run) Sample(o Options) []*crashtest.State {
 	first, last := r.epochs[o.From], r.epochs[len(r.epochs)-1]
 	if o.To > 0 {
-		last = r.epochs[o.To]
+		// What is written from there on comes before the next flush.
+		last = max(first, r.epochs[o.To]-1)
+	}
+	if o.PerCut == 0 && o.Max > 0 {
+		o.PerCut = (o.Max + last - first) / (last - first + 1)
 	}
 	o.Crash.Seed = o.Seed
 	o.Crash.Epochs = func(n int) bool { return n >= first && n <= last }

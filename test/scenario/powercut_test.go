@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package scenario
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/luks2"
+	"imxcrypt/test/replay"
+	"imxcrypt/test/vm"
+)
+
+// cuts is a board that was recorded while it used a volume on /dev/vda, and that
+// then has each of the disks that power cuts would have left under /dev/vdb.
+type cuts struct {
+	board
+	*vm.Machine
+	t     *testing.T
+	tape  *replay.Tape
+	run   *replay.Run
+	bench *vm.Disk
+
+	tried, possible int
+}
+
+// cutPaths are the configurations of the recorded disk and of the one that the
+// images are laid under.
+const (
+	cutRecorded = "/run/recorded.yaml"
+	cutBench    = "/run/bench.yaml"
+)
+
+func cutConfig(device string) []byte {
+	return []byte("volumes:\n  - name: data\n    device: " + device + "\n    timeout: 1s\n    mount: {path: /data}\n")
+}
+
+// recorded runs the program on the recorded disk; it must succeed.
+func (c *cuts) recorded(args ...string) string {
+	c.t.Helper()
+	return c.MustRun(append([]string{"imxcrypt", "--config", cutRecorded}, args...)...)
+}
+
+// here is a place in the record.
+func (c *cuts) here() replay.Place {
+	c.t.Helper()
+	return c.tape.Now(c.t)
+}
+
+// write writes the n-th file and waits until it is durable, then takes away the
+// one before the last.
+func (c *cuts) write(n int) replay.Place {
+	c.t.Helper()
+	c.MustSh(fmt.Sprintf("seq %[1]d %[2]d > /run/want/f%[1]d; dd if=/run/want/f%[1]d of=/data/f%[1]d bs=4096 conv=fsync 2>/dev/null", n, n+9000))
+	return c.here()
+}
+
+// file is one that must be there from a place on.
+type file struct {
+	number int
+	from   replay.Place
+}
+
+// wanted are the files that must be there in a state, for the judge.
+func (c *cuts) wanted(s *crashtest.State, files []file) string {
+	var names []string
+	for _, f := range files {
+		if c.run.Durable(s, f.from) {
+			names = append(names, fmt.Sprintf("f%d", f.number))
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// phase is what the header in an image says; empty if there is none.
+func (c *cuts) phase(s *crashtest.State) string {
+	im := c.run.Image(s)
+	h, _, err := luks2.Read(im, im.Size())
+	if err != nil {
+		return ""
+	}
+	for _, id := range h.Metadata.TokensOfType("imxcrypt") {
+		return strings.Trim(string(h.Metadata.Tokens[id].Extra["phase"]), `"`)
+	}
+	return ""
+}
+
+// choose is how many images are tried of one stage: some in make test, thousands
+// in a soak.
+func (c *cuts) choose(from, to replay.Place, tear int64, some int) []*crashtest.State {
+	c.t.Helper()
+	o := replay.Options{From: from, To: to, Seed: 1, Crash: crashtest.Options{Exhaustive: 10, Limit: 200, Random: 64, Tear: tear}}
+	c.possible += c.run.Count(o)
+	o.Max = some
+	if os.Getenv("IMXCRYPT_SOAK") != "" {
+		o.Max = 30 * some
+	}
+	states := c.run.Sample(o)
+	c.tried += len(states)
+	return states
+}
+
+// judge lays a state's image and runs a script on it, after a power cycle of the
+// chip. The script has the program as $I, and says by its exit code whether the
+// image is good.
+func (c *cuts) judge(s *crashtest.State, script string) {
+	c.t.Helper()
+	c.run.Lay(c.t, c.bench, s)
+	r := c.Sh(`set -u; I="imxcrypt --config ` + cutBench + `"
+echo 1 > /sys/module/imxcrypt_simcaam/parameters/jdkek_reset
+fail() { echo "$*" >&2; exit 1; }
+ok() { "$@" > /run/out 2>&1 || fail "exit $? of $*: $(cat /run/out)"; }
+present() { for f in $*; do cmp /run/want/$f /data/$f || fail "$f is lost"; done; }
+( ` + script + `
+); code=$?
+ok $I lock data
+[ -z "$(dmsetup ls | grep -v 'No devices')" ] || fail left behind
+exit $code`)
+	if r.Code != 0 {
+		c.t.Errorf("%v (phase %q): %v", s, c.phase(s), r)
+	}
+}
+
+// sum prints the counts.
+func (c *cuts) sum(what string) {
+	c.t.Helper()
+	if !c.t.Failed() {
+		c.t.Logf("%s: %d images opened, of %d possible ones; 0 lost", what, c.tried, c.possible)
+	}
+}
+
+// stage tries some of the images between two places.
+func (c *cuts) stage(name string, from, to replay.Place, tear int64, some int, judge func(s *crashtest.State)) {
+	c.t.Helper()
+	tried, began := c.tried, time.Now()
+	for _, s := range c.choose(from, to, tear, some) {
+		judge(s)
+	}
+	c.t.Logf("%s: %d images opened in %v", name, c.tried-tried, time.Since(began).Round(time.Second))
+}
+
+// A board is provisioned, used, its header mended, erased, provisioned anew with
+// a recovery copy, its header restored, its key given to another chip; and the
+// power goes at the flushes of all that, with what was not flushed there, lost
+// and torn. In each case the next run ends well.
+func TestPowerCutsOnTheRealKernel(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: vm.NewDisk(t, 16<<20)}
+	disk := vm.NewDisk(t, 16<<20)
+	disk.LogWrites = disk.Path + ".log"
+	c.tape = replay.Load(t, disk)
+	c.Machine = c.start(t, disk, c.bench)
+	c.Put(cutRecorded, cutConfig("/dev/vda"))
+	c.Put(cutBench, cutConfig("/dev/vdb"))
+	c.Put("/run/key.txt", []byte(id.String()+"\n"))
+	c.MustSh("mkdir -p /data /run/want")
+
+	chip := func(otpmk string) {
+		c.MustSh("echo " + otpmk + " > /sys/module/imxcrypt_simcaam/parameters/otpmk")
+	}
+	replacement := strings.Repeat("5a", 32)
+
+	c.recorded("provision", "--no-mount", "data")
+	provisioned := c.here()
+	var files []file
+	for n := range 6 {
+		if n%3 == 0 {
+			c.recorded("lock", "data")
+			c.recorded("unlock", "--mount", "data")
+		}
+		files = append(files, file{n, c.write(n)})
+	}
+	c.recorded("lock", "data")
+	used := c.here()
+	c.MustSh("dd if=/dev/urandom of=/dev/vda bs=512 seek=9 count=6 oflag=direct conv=fsync 2>/dev/null")
+	damaged := c.here()
+	c.recorded("unlock", "data")
+	c.recorded("lock", "data")
+	mended := c.here()
+	c.recorded("erase", "--yes", "data")
+	erased := c.here()
+	c.recorded("provision", "--no-mount", "data", "--recipient", id.Recipient().String())
+	again := c.here()
+	c.recorded("unlock", "--mount", "data")
+	second := []file{{10, c.write(10)}}
+	c.recorded("header", "backup", "data", "/run/backup")
+	c.recorded("lock", "data")
+	c.MustSh("dd if=/dev/zero of=/dev/vda bs=4096 count=8 oflag=direct conv=fsync 2>/dev/null")
+	gone := c.here()
+	c.recorded("header", "restore", "data", "/run/backup")
+	restored := c.here()
+	first := strings.TrimSpace(c.MustSh("cat /sys/module/imxcrypt_simcaam/parameters/otpmk"))
+	chip(replacement)
+	other := c.here()
+	c.recorded("recover", "--identity", "/run/key.txt", "--reseal", "data")
+	resealed := c.here()
+	c.run = c.tape.Run(t)
+
+	const open = "ok $I unlock --mount data; "
+	chip(first)
+	c.stage("provisioning", 0, provisioned, 512, 10, func(s *crashtest.State) {
+		script := "ok $I provision -v data; "
+		if c.phase(s) == "ready" {
+			script += "grep -q 'ext4 made' /run/out && fail formatted; :"
+		}
+		c.judge(s, script)
+	})
+	// ext4 itself does not survive a superblock, its own or the journal's, that is
+	// torn in the middle: no filesystem without copy on write does.
+	c.stage("in use", provisioned, used, 4096, 45, func(s *crashtest.State) { c.judge(s, open+"present "+c.wanted(s, files)) })
+	c.stage("mending the header", damaged, mended, 512, 12, func(s *crashtest.State) { c.judge(s, open+"present "+c.wanted(s, files)) })
+	c.stage("erasing", mended, erased, 512, 12, func(s *crashtest.State) {
+		script := "if $I unlock --mount data > /run/out 2>&1; then present " + c.wanted(s, files) + "; else ok $I erase --yes data; ok $I provision data; [ ! -e /data/f0 ] || fail not erased; fi"
+		if c.run.Durable(s, erased) {
+			script = "$I unlock data > /run/out 2>&1 && fail it opens; grep -q 'was erased' /run/out || fail \"$(cat /run/out)\""
+		}
+		c.judge(s, script)
+	})
+	c.stage("provisioning anew, with a recovery copy", erased, again, 512, 5, func(s *crashtest.State) {
+		c.judge(s, "ok $I provision data --recipient "+id.Recipient().String())
+	})
+	c.stage("restoring the header", gone, restored, 512, 10, func(s *crashtest.State) {
+		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I header restore data /run/backup; "+open+"}; present "+c.wanted(s, second))
+	})
+	chip(replacement)
+	c.stage("giving the key to another chip", other, resealed, 512, 10, func(s *crashtest.State) {
+		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I recover --identity /run/key.txt --reseal data; "+open+"}; present "+c.wanted(s, second))
+	})
+	c.sum("power cuts on the real kernel")
+}
+
+// A key is created and a volume of the old recipe adopted, with blob and header
+// in files of a real filesystem; and the power goes at the flushes of that.
+func TestPowerCutsOfAdoption(t *testing.T) {
+	c := &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: vm.NewDisk(t, 8<<20)}
+	files := vm.NewDisk(t, 8<<20)
+	files.LogWrites = files.Path + ".log"
+	c.tape = replay.Load(t, files)
+	c.Machine = c.start(t, vm.NewDisk(t, 16<<20), files, c.bench)
+	config := func(dir string) []byte {
+		return fmt.Appendf(nil, strings.ReplaceAll(adoptedVolume, "/var/lib/imxcrypt", dir), "ccm", "capi:tk(cbc(aes))-plain64", 4096)
+	}
+	c.Put(cutRecorded, config("/caam"))
+	c.Put(cutBench, config("/bench"))
+	c.MustSh("mkdir -p /data /caam /bench && mkfs.ext4 -q -b 4096 /dev/vdb && mount /dev/vdb /caam && sync -f /caam")
+
+	begun := c.here()
+	c.recorded("key", "create", "data", "--dir", "/caam", "--wrap", "ccm")
+	created := c.here()
+	c.MustSh("FIRST=yes\nexport FIRST\n" + fmt.Sprintf(byHand, "capi:tk(cbc(aes))-plain64", 4096, "echo fox > /mnt/fox"))
+	made := c.here()
+	c.recorded("adopt", "data", "--blob", "/caam/data.bb")
+	adopted := c.here()
+	c.MustSh("umount /caam")
+	c.run = c.tape.Run(t)
+
+	// with runs a script while the image is mounted.
+	with := func(s *crashtest.State, script string) {
+		c.judge(s, "e2fsck -fp /dev/vdc >/run/fsck 2>&1; [ $? -le 1 ] || fail \"$(cat /run/fsck)\"; ok mount /dev/vdc /bench; ( "+script+
+			" ); code=$?; ok $I lock data; ok umount /bench; [ $code = 0 ]")
+	}
+	c.stage("creating a key", begun, created, 4096, 8, func(s *crashtest.State) {
+		script := "[ -e /bench/data.bb ] || ok $I key create data --dir /bench --wrap ccm; "
+		if c.run.Durable(s, created) {
+			script = ""
+		}
+		with(s, script+"rm -f /run/black; ok $I key import /bench/data.bb --out /run/black")
+	})
+	c.stage("adopting", made, adopted, 4096, 8, func(s *crashtest.State) {
+		script := "ok $I adopt data --blob /bench/data.bb; "
+		if c.run.Durable(s, adopted) {
+			script = ""
+		}
+		with(s, script+"ok $I unlock --mount data; [ \"$(cat /data/fox)\" = fox ] || fail the data is lost")
+	})
+	c.sum("power cuts of adoption")
+}
