@@ -130,7 +130,7 @@ func record(chip *caamtest.Chip, disk, files *crashtest.Image) *recording {
 	return r
 }
 
-func boardOver(chip *caamtest.Chip, disk, files volumetest.Store) *volumetest.Board {
+func boardOver(chip *caamtest.Chip, disk volumetest.Store, files crashtest.Store) *volumetest.Board {
 	b := volumetest.New(chip, volumetest.NewFiles(files), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: disk})
 	b.Directories = []string{"/data"}
 	return b

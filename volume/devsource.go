@@ -42,6 +42,10 @@ func (d devSource) create(ctx context.Context, r keyRequest) (liveKey, []byte, e
 	err = d.files.Create(d.path(r), buf.Bytes(), 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		buf.Wipe()
+		// That one may have been killed before the file was durable.
+		if err := d.files.Settle(d.path(r)); err != nil {
+			return nil, nil, err
+		}
 		key, err := d.open(ctx, r, nil)
 		return key, nil, err
 	}

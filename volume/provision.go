@@ -347,6 +347,12 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 	var created liveKey
 	var err error
 	defer p.forgetRed()
+	if h != nil && p.s.Detached() {
+		// The run that wrote it may have been killed before it was durable.
+		if err := p.sys.Files.Settle(p.s.Header); err != nil {
+			return err
+		}
+	}
 	switch {
 	case h == nil:
 		h, created, err = p.createHeader(ctx, found)

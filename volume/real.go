@@ -199,6 +199,8 @@ func (realFiles) Create(path string, data []byte, perm fs.FileMode) error {
 	return atomicfile.Create(path, data, perm)
 }
 
+func (realFiles) Settle(path string) error { return atomicfile.Settle(path) }
+
 func (realFiles) Remove(path string) error { return atomicfile.Remove(path) }
 
 func (realFiles) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {

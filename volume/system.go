@@ -93,6 +93,8 @@ type Chip interface {
 // Files are regular files on power-fail-safe terms.
 type Files interface {
 	Create(path string, data []byte, perm fs.FileMode) error
+	// Settle makes a file durable that an interrupted run may have left.
+	Settle(path string) error
 	// Remove is no error for a file that is not there.
 	Remove(path string) error
 	Read(path string, o atomicfile.ReadOptions) ([]byte, error)

@@ -77,6 +77,13 @@ func (t *Tree) step(what string) error {
 	return t.Step(what)
 }
 
+// Abandon gives up all locks, as the end of the process that held them does.
+func (t *Tree) Abandon() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.locked)
+}
+
 // node reads a slot's attributes as the generation that a name asks for.
 func (t *Tree) node(slot int, generation uint32, kind uint32) (node, error) {
 	n := node{slot: slot, generation: generation, kind: kind}
