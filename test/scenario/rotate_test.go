@@ -7,6 +7,7 @@ package scenario
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -168,11 +169,14 @@ func (r *rotated) killedWithAZoneHeld() {
 		code int
 		text string
 	}{
-		{[]string{"status", "data"}, 0, "data"},
-		{[]string{"unlock", "data"}, 0, "already"},
-		{[]string{"boot"}, 0, "already"},
 		{[]string{"lock", "data"}, 5, "busy"},
+		{[]string{"unlock", "data"}, 0, "already"},
+		{[]string{"status", "data"}, 0, "data"},
+		{[]string{"boot"}, 0, "already"},
 	} {
+		if r.goarch == "arm64" && next.code == 0 && os.Getenv("IMXCRYPT_SOAK") == "" {
+			continue // the same code as on amd64
+		}
 		end := r.busy()
 		caught := false
 		for range 5 {
