@@ -119,8 +119,8 @@ type Volume struct {
 	// only with sector_size 4096). dev: aes-xts-plain64. Default: the first named.
 	Cipher string `mapstructure:"cipher"`
 	// Bytes that are encrypted at a time: 512, 1024, 2048 or 4096. Each sector is a
-	// request to the hardware, so 4096 is fastest. It is fixed when the volume is
-	// provisioned. Default: 4096.
+	// request to the hardware, so 4096 is fastest. A rotation changes it,
+	// where the filesystem allows that. Default: 4096.
 	SectorSize int `mapstructure:"sector_size"`
 	// device: the header is at the start of the device. Otherwise the absolute
 	// path of a file for it (detached), and the data starts at the device's first

@@ -277,5 +277,9 @@ func (h *header) matches(s Spec) error {
 	if len(differences) == 0 {
 		return nil
 	}
-	return refuse(fault.HeaderMismatch, "the header is not the one the configuration describes: %s", strings.Join(differences, "; "))
+	why := strings.Join(differences, "; ")
+	if as := h.changeable(s); h.changes(s) != "" && h.changes(as) == "" && h.matches(as) == nil {
+		why += fmt.Sprintf(" (imxcrypt rotate %s makes the volume as it is configured, and gives it a new key)", s.Name)
+	}
+	return refuse(fault.HeaderMismatch, "the header is not the one the configuration describes: %s", why)
 }

@@ -143,7 +143,7 @@ func (p *provisioning) survey(ctx context.Context) (found survey, err error) {
 		// Only erase destroys keys, so only erase finishes it.
 		return found, refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
 	case err == nil:
-		return found, found.header.matches(p.s)
+		return found, found.header.matchesRotating(p.s)
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
 		return p.surveyUnknown(found, nil)
 	case fault.Is(err, fault.PlaintextFound), fault.Is(err, fault.ForeignHeader):

@@ -96,7 +96,7 @@ func (m *Manager) rotate(ctx context.Context, s Spec, o RotateOptions) (r Rotate
 		return r, err
 	}
 	j.of(x.h, path)
-	if err := m.mayOpen(s, x.h, j); err != nil {
+	if err := x.mayRotate(); err != nil {
 		return r, err
 	}
 	return r, x.run(ctx)
@@ -113,6 +113,21 @@ type rotating struct {
 	// live: the volume is unlocked, and perhaps in use.
 	live     bool
 	progress *Rotation
+}
+
+// mayRotate is mayOpen, but that a volume which is not yet as configured can be
+// made so.
+func (x *rotating) mayRotate() error {
+	if x.h.next != nil || x.o.ResumeOnly {
+		return x.mayOpen(x.s, x.h, x.j)
+	}
+	if err := x.s.permitted(); err != nil {
+		return err
+	}
+	if x.h.matches(x.h.changeable(x.s)) != nil {
+		return x.h.matches(x.s)
+	}
+	return x.mayUse(x.s, x.h, x.j)
 }
 
 func (x *rotating) run(ctx context.Context) (err error) {
@@ -159,9 +174,12 @@ func (x *rotating) tidy(ctx context.Context) error {
 
 func (x *rotating) announceSteps() error {
 	if x.h.next == nil {
-		l, err := x.h.planRotation(x.c)
+		l, err := x.h.planRotation(x.s, x.c)
 		if err != nil {
 			return err
+		}
+		if changes := x.h.changes(x.s); changes != "" {
+			x.j.would("change " + changes)
 		}
 		x.j.would(fmt.Sprintf("create a key of %d bytes, generation %d, and prove it", x.s.KeySize, x.h.token.Generation+1))
 		x.j.would(fmt.Sprintf("move %d bytes from byte %d to byte %d of %s, protected by a %s", l.DataSize, l.OldOffset, l.NewOffset, x.c.data.Path(), l.Mode))
@@ -178,7 +196,7 @@ func (x *rotating) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := x.h.planRotation(x.c)
+	l, err := x.h.planRotation(x.s, x.c)
 	if err != nil {
 		return err
 	}
@@ -201,9 +219,9 @@ func (x *rotating) start(ctx context.Context) error {
 	defer red.Wipe()
 	x.j.did("key created")
 	next := x.h.beginRotation(Token{
-		Source: x.s.Source, Generation: request.generation, Blob: blob, Wrap: x.h.token.Wrap, KeySize: x.s.KeySize,
+		Source: x.s.Source, Generation: request.generation, Blob: blob, Wrap: request.wrap, KeySize: x.s.KeySize,
 		State: state, Created: x.sys.Now(), Recovery: copied,
-	}, l)
+	}, x.s.Cipher, l)
 	if err := x.proveCopy(ctx, next, key, red); err != nil {
 		return err
 	}
@@ -222,6 +240,9 @@ func (x *rotating) proveOld(ctx context.Context) error {
 		return err
 	}
 	defer old.wipe()
+	if err := x.largerSectors(ctx, old); err != nil {
+		return err
+	}
 	if !x.c.detached() {
 		return nil
 	}

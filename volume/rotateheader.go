@@ -62,7 +62,7 @@ func (h *header) checkRotation() error {
 
 // planRotation chooses where the data goes. Its error is a
 // *reencrypt.LayoutError, or of code device-unsuitable.
-func (h *header) planRotation(c *container) (reencrypt.Layout, error) {
+func (h *header) planRotation(s Spec, c *container) (reencrypt.Layout, error) {
 	area := h.luks.Area()
 	if size := c.header.Size(); size < area {
 		return reencrypt.Layout{}, refuse(fault.HeaderInvalid, "%s has %d of the %d bytes of its header area", c.header.Path(), size, area)
@@ -73,7 +73,7 @@ func (h *header) planRotation(c *container) (reencrypt.Layout, error) {
 	start, end := h.dataRange(c)
 	return reencrypt.Plan(reencrypt.Placement{
 		Start: start, End: end, Offset: h.segment.Offset, Size: h.segment.Size,
-		OldSector: h.segment.SectorSize, NewSector: h.segment.SectorSize, LogicalBlock: c.data.LogicalBlockSize(),
+		OldSector: h.segment.SectorSize, NewSector: s.SectorSize, LogicalBlock: c.data.LogicalBlockSize(),
 		MaxZone: maxZone, RecordOffset: rotationRecordOffset,
 		JournalOffset: rotationJournalOffset, JournalSize: area - rotationJournalOffset,
 	})
@@ -135,11 +135,11 @@ func untouched(r reencrypt.Record) bool { return r.Phase == reencrypt.Moving && 
 
 // beginRotation adds the new key to the header, in memory. The caller sets the
 // check's digest.
-func (h *header) beginRotation(t Token, l reencrypt.Layout) *header {
+func (h *header) beginRotation(t Token, cipher string, l reencrypt.Layout) *header {
 	t.Phase, t.Filesystem = PhaseRotating, h.token.Filesystem
 	n := &header{luks: h.luks, token: t, segment: luks2.Segment{
 		Type: luks2.SegmentCrypt, Offset: l.NewOffset, Size: l.DataSize,
-		Encryption: h.segment.Encryption, SectorSize: l.NewSector, Flags: []string{flagNext},
+		Encryption: cipher, SectorSize: l.NewSector, Flags: []string{flagNext},
 	}}
 	n.check.Offset, n.check.Size, n.check.Derived = checkOffset(t.Generation), checkAreaSize, h.check.Derived
 	h.next = n
@@ -163,5 +163,9 @@ func (h *header) forgetDerived() {
 
 // keyRequestNext asks for the key that follows h's.
 func (h *header) keyRequestNext(s Spec) keyRequest {
-	return keyRequest{uuid: h.luks.UUID, generation: h.token.Generation + 1, wrap: caam.Wrap(s.Wrap), keySize: s.KeySize}
+	r := keyRequest{uuid: h.luks.UUID, generation: h.token.Generation + 1, keySize: s.KeySize}
+	if s.Source == SourceCAAM {
+		r.wrap = caam.Wrap(s.Wrap)
+	}
+	return r
 }

@@ -115,14 +115,14 @@ type unlocking struct {
 
 // mayOpen applies the rules that stand before any key is touched.
 func (m *Manager) mayOpen(s Spec, h *header, j *journey) error {
-	if err := h.matches(s); err != nil {
+	if err := h.matchesRotating(s); err != nil {
 		return err
 	}
-	if h.next != nil {
-		if err := h.next.matches(s); err != nil {
-			return err
-		}
-	}
+	return m.mayUse(s, h, j)
+}
+
+// mayUse is mayOpen without the comparison with the configuration.
+func (m *Manager) mayUse(s Spec, h *header, j *journey) error {
 	if h.token.Phase == PhaseErasing {
 		return refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
 	}

@@ -34,7 +34,7 @@ key, and what dm-crypt reaches with each sector size and set of flags that a
 volume may have. It works on a RAM disk (a file in /run), on --scratch FILE, which
 it makes and removes, or on an empty --device, which is empty again afterwards.
 It touches no volume. The last lines are for the volume's entry in the
-configuration; the sector size is fixed when a volume is provisioned.
+configuration; a rotation brings an existing volume to another sector size.
 
 ` + exitCodesHelp,
 		Example: `  imxcrypt bench

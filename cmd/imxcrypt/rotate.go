@@ -33,6 +33,9 @@ func (a *app) rotateCommand() *cobra.Command {
 or mounted and in use. It may be cut off at any moment; the volume opens as ever,
 and the same command goes on. SIGTERM and SIGINT stop it at the next zone.
 
+Where the configuration's cipher, sector_size, wrap or key_size is not the volume's
+any more, the volume becomes as it is configured, if its filesystem allows that.
+
 The old key's blob and the old ciphertext may survive in worn-out or spare blocks
 of the storage: rotation does not protect from someone who has this chip and an
 old image of the device.
