@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,16 @@ func TestOperationsOnKeysAreInTheJournal(t *testing.T) {
 		if err != nil {
 			return ""
 		}
+		// Nothing in it is as long as a key, a blob or an identity, in whatever
+		// notation.
+		if long := regexp.MustCompile(`[A-Za-z0-9+/=]{40,}`).FindString(string(buf[:n])); long != "" {
+			t.Errorf("a secret in the journal? %q in %q", long, buf[:n])
+		}
 		return string(buf[:n])
+	}
+	b.must(t, exitUsage, "provision", "--recipient", "AGE-SECRET-KEY-1QQPQQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGP", "data")
+	if event := next(); !strings.Contains(event, "IMXCRYPT_RESULT=usage\n") {
+		t.Errorf("%q", event)
 	}
 	b.must(t, exitDone, "provision", "--dry-run", "data")
 	b.must(t, exitDone, "provision", "data")

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,8 +37,9 @@ func generated(t *testing.T, name, want string) {
 
 // Everything that doctor can complain of stands on the troubleshooting page,
 // in its words, with its remedy.
+//
+// Not parallel: another test writes the page's other part.
 func TestTroubleshootingPageHasWhatDoctorSays(t *testing.T) {
-	t.Parallel()
 	const name, begin, end = "docs/troubleshooting.md", "<!-- doctor: made by the tests -->\n", "<!-- end of doctor -->\n"
 	page, err := os.ReadFile(filepath.Join("../..", name))
 	if err != nil {
@@ -57,4 +59,24 @@ func TestTroubleshootingPageHasWhatDoctorSays(t *testing.T) {
 	}
 	b.WriteString("\n")
 	generated(t, name, before+begin+b.String()+end+after)
+}
+
+// documented holds the names that a page of the repository lists to those that
+// the program's text has.
+func documented(t *testing.T, page string, listed, there *regexp.Regexp, text string) {
+	t.Helper()
+	have, err := os.ReadFile(filepath.Join("../..", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(re *regexp.Regexp, text string) (all []string) {
+		for _, m := range re.FindAllStringSubmatch(text, -1) {
+			all = append(all, m[1])
+		}
+		slices.Sort(all)
+		return all
+	}
+	if got, want := names(listed, string(have)), names(there, text); !slices.Equal(got, want) {
+		t.Errorf("%s has\n%q, the program\n%q", page, got, want)
+	}
 }

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 
 	"imxcrypt/caam"
@@ -226,43 +225,5 @@ func TestReadmeShowsStatus(t *testing.T) {
 	}
 	if !strings.Contains(string(readme), "```\n"+b.String()+"```\n") {
 		t.Errorf("the README shows another screen of status than\n%s", b.String())
-	}
-}
-
-func TestMetrics(t *testing.T) {
-	t.Parallel()
-	at := time.Date(2026, 3, 4, 5, 6, 7, 500e6, time.UTC)
-	all := []standing{
-		{required: true, Status: volume.Status{Name: "data", State: volume.Mounted, Generation: 3, SecurityState: "closed", Size: 1 << 20, Created: at,
-			Rotation: &volume.Rotation{Done: 1, Total: 4, Generation: 4}, LastUnlock: &volume.LastUnlock{At: at, Took: 17500 * time.Microsecond}}},
-		{Status: volume.Status{Name: "old", State: volume.Damaged, Err: fault.New(fault.HeaderDamaged, "x", nil)}},
-	}
-	var b bytes.Buffer
-	if err := writeMetrics(&b, all); err != nil {
-		t.Fatal(err)
-	}
-	seen := map[string]bool{}
-	for line := range strings.Lines(b.String()) {
-		line = strings.TrimSuffix(line, "\n")
-		seen[line] = true
-		if !strings.HasPrefix(line, "# ") && strings.Count(line, " ") != 1 {
-			t.Errorf("not a sample: %q", line)
-		}
-	}
-	for _, want := range []string{
-		`# TYPE imxcrypt_volume_up gauge`,
-		`imxcrypt_volume_up{volume="data"} 1`, `imxcrypt_volume_up{volume="old"} 0`,
-		`imxcrypt_volume_required{volume="old"} 0`,
-		`imxcrypt_volume_state{volume="data",state="mounted"} 1`, `imxcrypt_volume_state{volume="data",state="locked"} 0`,
-		`imxcrypt_volume_problem{volume="old",code="header-damaged"} 1`,
-		`imxcrypt_key_generation{volume="data"} 3`,
-		`imxcrypt_key_created_timestamp_seconds{volume="data"} 1772600767`,
-		`imxcrypt_rotation_progress_ratio{volume="data"} 0.25`,
-		`imxcrypt_last_unlock_duration_seconds{volume="data"} 0.0175`,
-		`imxcrypt_last_unlock_timestamp_seconds{volume="data"} 1772600767.5`,
-	} {
-		if !seen[want] {
-			t.Errorf("no line %s in\n%s", want, b.String())
-		}
 	}
 }
