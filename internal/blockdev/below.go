@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockdev
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Below lists the devices that the device of a number stands on, at any depth:
+// the mappings and disks under a mapping, the disk of a partition, the filesystem
+// that a loop device's file lies in. What cannot be found out is left out.
+func (s System) Below(n Number) []Number {
+	var found []Number
+	s.below(n, &found, 0)
+	return found
+}
+
+func (s System) below(n Number, found *[]Number, depth int) {
+	name, err := s.byNumber(n)
+	if err != nil || depth > maxStack {
+		return
+	}
+	var next []Number
+	for _, slave := range append(s.links(name, "slaves"), s.diskOf(name)) {
+		if node, err := s.node(slave); err == nil && slave != name {
+			next = append(next, node.number)
+		}
+	}
+	if file, err := readSmall(s.block(name, "loop/backing_file")); err == nil {
+		var st unix.Stat_t
+		if unix.Stat(file, &st) == nil {
+			next = append(next, numberOf(st.Dev))
+		}
+	}
+	for _, b := range next {
+		if !slices.Contains(*found, b) {
+			*found = append(*found, b)
+			s.below(b, found, depth+1)
+		}
+	}
+}
