@@ -259,6 +259,7 @@ static void chip_resume(void)
 {
 	if (!READ_ONCE(keep_jdkek))
 		chip_power_on();
+	fault_resume();
 }
 
 static struct syscore_ops chip_syscore = { .resume = chip_resume };

@@ -28,6 +28,9 @@ static const struct kernel_param_ops countdown_ops = {
 };
 
 static atomic_t fail_creates, fail_imports, fail_requests, wrong_imports;
+static atomic_t resume_fail_imports;
+module_param_cb(resume_fail_imports, &countdown_ops, &resume_fail_imports, 0644);
+MODULE_PARM_DESC(resume_fail_imports, "the first N IMPORTs after the next real suspend fail in the hardware");
 module_param_cb(fail_creates, &countdown_ops, &fail_creates, 0644);
 MODULE_PARM_DESC(fail_creates, "the next N CREATEs fail in the hardware");
 module_param_cb(fail_imports, &countdown_ops, &fail_imports, 0644);
@@ -65,6 +68,14 @@ int fault_import(void)
 int fault_request(void)
 {
 	return fault(&fail_requests);
+}
+
+void fault_resume(void)
+{
+	int n = atomic_xchg(&resume_fail_imports, 0);
+
+	if (n)
+		atomic_set(&fail_imports, n);
 }
 
 bool fault_wrong_import(void)

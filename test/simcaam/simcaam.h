@@ -119,6 +119,7 @@ void count(enum counter counter);
 int fault_create(void);		/* the errno to fail with, or 0 */
 int fault_import(void);
 int fault_request(void);
+void fault_resume(void);
 bool fault_wrong_import(void);	/* the import is to yield another key */
 bool fault_no_ring(void);
 
