@@ -99,6 +99,9 @@ func hook(target string, required bool, unit string) Unit {
 // ServiceName is the service of a volume.
 func ServiceName(name string) string { return "imxcrypt@" + escape(name) + ".service" }
 
+// RotateServiceName is the unit that goes on with a volume's rotation.
+func RotateServiceName(name string) string { return "imxcrypt-rotate@" + escape(name) + ".service" }
+
 func mappingPath(s volume.Spec) string { return "/dev/mapper/" + s.Mapping }
 
 // backingPath is the path by which udev knows a device specification.

@@ -16,6 +16,14 @@ func (l *lazyMapper) Load(ctx context.Context, name string, t dmcrypt.Table, rea
 	return m.Load(ctx, name, t, readOnly)
 }
 
+func (l *lazyMapper) List(uuidPrefixes ...string) ([]dmcrypt.Info, error) {
+	m, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	return m.List(uuidPrefixes...)
+}
+
 func (l *lazyMapper) Clear(name string) error {
 	m, err := l.open()
 	if err != nil {

@@ -81,6 +81,9 @@ func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, 
 		if u.o.DryRun {
 			return true, nil
 		}
+		if err := u.wakeSides(ctx); err != nil {
+			return false, err
+		}
 		return true, u.settle(ctx, k, info)
 	}
 	r, err := u.h.rotationRecord(u.c)

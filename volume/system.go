@@ -41,6 +41,8 @@ type Devices interface {
 	Find(ctx context.Context, spec string) (string, error)
 	Open(path string, f blockdev.Flags) (Device, error)
 	Users(n blockdev.Number) (blockdev.Users, error)
+	// Below are the devices that a device stands on, at any depth.
+	Below(n blockdev.Number) []blockdev.Number
 }
 
 // Waiter blocks until a device may have appeared or ctx ends.
@@ -68,6 +70,9 @@ type Mapper interface {
 	// Info is an error of [dmcrypt.ErrNotFound] for a mapping that is not there.
 	Info(name string) (dmcrypt.Info, error)
 	Table(name string) (dmcrypt.Table, error)
+	// List is all mappings whose UUID begins with one of the prefixes; all there
+	// are without one.
+	List(uuidPrefixes ...string) ([]dmcrypt.Info, error)
 	// Load, Clear, Suspend, Resume and Swap are those of [dmcrypt.Mapper], for
 	// the tables of a volume in use.
 	Load(ctx context.Context, name string, t dmcrypt.Table, readOnly bool) error

@@ -33,6 +33,9 @@ type app struct {
 	// system makes the world that volumes live in.
 	system func(*configs.Config, *slog.Logger) volume.System
 
+	// night carries the machine through a sleep.
+	night night
+
 	// cmdline is the kernel command line's file.
 	cmdline string
 	// sysRoot is the folder above sys; empty for the running system's.
@@ -54,7 +57,7 @@ type app struct {
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem, cmdline: "/proc/cmdline", journal: audit.Journal{Path: audit.Socket}}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem, night: realNight{}, cmdline: "/proc/cmdline", journal: audit.Journal{Path: audit.Socket}}
 	return a.run(ctx, args)
 }
 
@@ -133,7 +136,7 @@ inspects and renews the volumes that are encrypted with them.
 	f.BoolVar(&a.allowInsecure, "allow-insecure", false, "permit volumes of source dev, which are not protected")
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
-		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.statusCommand(),
+		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.sleepCommand(), a.statusCommand(),
 		a.verifyCommand(), a.doctorCommand(), a.benchCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(),
 		a.generatorCommand(), a.completionCommand(), a.versionCommand(),
 	)

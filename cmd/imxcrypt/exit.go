@@ -38,18 +38,18 @@ func exitCode(err error) int {
 		fault.CipherNotAllowed, fault.ConfirmationNeeds:
 		return exitUsage
 	case fault.BlobRejected, fault.BlobDamaged, fault.BlobOpenState, fault.KeyWrong, fault.KeyFileDamaged,
-		fault.KeyLengthMismatch, fault.IdentityWrong:
+		fault.KeyLengthMismatch, fault.IdentityWrong, fault.StaysSuspended:
 		return exitKeyRejected
 	case fault.DeviceMissing, fault.DeviceAmbiguous, fault.DeviceUnsuitable, fault.DeviceReadOnly, fault.CAAMMissing,
 		fault.CAAMNotReady, fault.CAAMBadArgument, fault.CipherMissing, fault.DMMissing, fault.DMCryptMissing,
-		fault.KeyringMissing, fault.ProgramMissing, fault.PermissionMissing:
+		fault.KeyringMissing, fault.ProgramMissing, fault.PermissionMissing, fault.SuspendMissing:
 		return exitMissing
-	case fault.Busy, fault.LockHeld, fault.DeviceInUse, fault.MountBusy:
+	case fault.Busy, fault.LockHeld, fault.DeviceInUse, fault.MountBusy, fault.NotFrozen:
 		return exitBusy
 	case fault.NotEmpty, fault.ForeignHeader, fault.PlaintextFound, fault.HeaderMismatch, fault.MappingMismatch,
 		fault.OpenStateRefused, fault.SecurityStateUnknown, fault.InsecureRefused, fault.FilesystemMissing, fault.FilesystemWrong, fault.FilesystemDamaged,
 		fault.NotProvisioned, fault.FileExists, fault.MountPointMissing, fault.MountPointOccupied, fault.RollbackRefused,
-		fault.FileUnsafe, fault.AdoptMismatch, fault.RecoveryMissing:
+		fault.FileUnsafe, fault.AdoptMismatch, fault.RecoveryMissing, fault.SleepRefused:
 		return exitRefused
 	case fault.Interrupted, fault.ProvisioningStarted, fault.EraseStarted:
 		return exitInterrupted

@@ -45,6 +45,8 @@ func hints() map[fault.Code]string {
 		fault.IdentityWrong:     "the recovery copy was sealed to another recipient: `imxcrypt status` and `imxcrypt header check` name it; take the identity that belongs to it",
 		fault.KeyLengthMismatch: "blob and header do not belong together; bring back the header that was written with this blob",
 
+		fault.StaysSuspended: "nothing was read or written with a wrong key. Mend what the reason says, then `imxcrypt unlock NAME` proves the key again and lets the volume go on; to give it up: `dmsetup wipe_table NAME`, then `imxcrypt lock NAME`",
+
 		fault.DeviceMissing:     "check `device` in the configuration against `ls -l /dev/disk/by-*` or /sys/class/block, and `timeout` if it appears late",
 		fault.DeviceAmbiguous:   "name the device by PARTUUID= or by its path",
 		fault.DeviceUnsuitable:  "choose another partition, or another header_size, gap or sector_size",
@@ -61,12 +63,14 @@ func hints() map[fault.Code]string {
 		fault.ProgramMissing:    "install the package that has the program named above",
 		fault.ProgramFailed:     "see the program's own words above",
 		fault.PermissionMissing: "run it as root; in a container, or a sandboxed service, root may lack the right too",
+		fault.SuspendMissing:    "lock the volumes before the sleep, or switch suspend off (systemctl mask suspend.target); docs/suspend.md says what the kernel needs",
 
 		fault.Busy:        "find out who uses it with `fuser -vm` or `lsof`, then try again",
 		fault.LockHeld:    "wait for the other imxcrypt to end, then try again",
 		fault.DeviceInUse: "take the device out of use first: umount it, `dmsetup remove` what lies on it, swapoff",
 		fault.VolumeNotUp: "`imxcrypt boot` opens what is provisioned, `imxcrypt provision` makes the rest",
 		fault.MountBusy:   "stop the programs named above, then try again",
+		fault.NotFrozen:   "nothing was suspended and all processes go on; one in state D waits for a device or a server that does not answer: see dmesg",
 
 		fault.NotEmpty:             "if nothing on the device is needed any more: imxcrypt provision --wipe NAME",
 		fault.ForeignHeader:        "it may be somebody's data; if nothing on the device is needed any more: imxcrypt provision --wipe NAME",
@@ -86,6 +90,7 @@ func hints() map[fault.Code]string {
 		fault.RollbackRefused:      "an older header has an older key; give --force only if you know that the data was written with it",
 		fault.AdoptMismatch:        "nothing was written; take blob, cipher, sector size and offset from the script that opens the volume today, or from `dmsetup table` while it is open",
 		fault.RecoveryMissing:      "a recovery copy is made when the volume is provisioned, with --recipient, and never afterwards: back up the data, erase the volume and provision it again",
+		fault.SleepRefused:         "the system is awake and nothing was changed; docs/suspend.md says what can go through suspend-to-RAM, and what to lock before it",
 		fault.FileUnsafe:           "the file must be a regular file that belongs to root and nobody else can write",
 
 		fault.Interrupted:         "run the same command again: it goes on where it stopped",

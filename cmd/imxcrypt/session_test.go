@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -98,7 +99,10 @@ type session struct {
 	board *volumetest.Board
 	disks map[string]*volumetest.Disk
 	names map[string]string // what was replaced by what
-	env   map[string]string
+	// rotating are volumes that another process rotates.
+	rotating []string
+	alarms   []string
+	env      map[string]string
 }
 
 func newSession(t *testing.T) *session {
@@ -165,6 +169,7 @@ func (s *session) run(args []string) string {
 			s.board.Log = log
 			return s.board.System()
 		},
+		night: s,
 	}
 	code := a.run(context.Background(), args)
 	var b strings.Builder
@@ -222,6 +227,25 @@ func (s *session) normalise(text string) string {
 	text = dates.ReplaceAllString(text, "on DATE")
 	text = goVersion.ReplaceAllString(text, "go1.x")
 	return platforms.ReplaceAllString(text, "linux/arch")
+}
+
+// The session is a machine that sleeps for an instant, in which the chip's power
+// is gone.
+
+func (s *session) Bed() (bed, error)            { return s, nil }
+func (s *session) Freeze(context.Context) error { return nil }
+func (s *session) Thaw() error                  { return nil }
+func (s *session) Sync()                        {}
+func (s *session) Sleep() error                 { s.board.Chip.PowerCycle(); return nil }
+func (s *session) Alarm(text string)            { s.alarms = append(s.alarms, text) }
+func (s *session) Close() error                 { return nil }
+
+func (s *session) Pause(_ context.Context, name string) (bool, error) {
+	return slices.Contains(s.rotating, name), nil
+}
+
+func (s *session) GoOn(_ context.Context, name string) error {
+	return fmt.Errorf("no systemd for %s here", name)
 }
 
 // happens does something to the board.
@@ -293,6 +317,8 @@ func (s *session) happens(words []string, block string) error {
 		s.board.Chip.SetFault(func(string) error { return errno })
 	case "caam-works":
 		s.board.Chip.SetFault(nil)
+	case "rotating": // NAME: another process rotates it
+		s.rotating = append(s.rotating, arg(1))
 	case "env": // NAME VALUE
 		s.env[arg(1)] = arg(2)
 	default:

@@ -24,7 +24,8 @@ const (
 	KeyWrong          Code = "key-wrong" // the key opened, the check says it is another one
 	KeyFileDamaged    Code = "key-file-damaged"
 	KeyLengthMismatch Code = "key-length-mismatch"
-	IdentityWrong     Code = "identity-wrong" // does not open the recovery copy
+	IdentityWrong     Code = "identity-wrong"         // does not open the recovery copy
+	StaysSuspended    Code = "volume-stays-suspended" // after a sleep the key was not proved
 )
 
 // Something is missing in the device, the chip or the kernel.
@@ -45,6 +46,7 @@ const (
 	ProgramMissing    Code = "program-missing"
 	ProgramFailed     Code = "program-failed"
 	PermissionMissing Code = "permission-missing" // not root
+	SuspendMissing    Code = "suspend-missing"    // no suspend-to-RAM, or nothing to freeze processes with
 )
 
 // Busy.
@@ -54,6 +56,7 @@ const (
 	DeviceInUse Code = "device-in-use"
 	VolumeNotUp Code = "volume-not-up" // a required volume is locked or not provisioned
 	MountBusy   Code = "mount-busy"
+	NotFrozen   Code = "not-frozen" // a process did not stop for the sleep
 )
 
 // Refused to protect data.
@@ -77,6 +80,7 @@ const (
 	RollbackRefused      Code = "rollback-refused"
 	AdoptMismatch        Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
 	RecoveryMissing      Code = "recovery-missing"       // no recovery copy of the key in the header
+	SleepRefused         Code = "sleep-refused"          // a key would not survive it
 )
 
 // Interrupted, the next run goes on.

@@ -293,6 +293,24 @@ func (d devices) Users(n blockdev.Number) (blockdev.Users, error) {
 	return blockdev.Users{}, nil
 }
 
+// Below is what lies under a mapping, and under that.
+func (d devices) Below(n blockdev.Number) []blockdev.Number {
+	info, err := d.DM.ByNumber(dmcrypt.Number{Major: n.Major, Minor: n.Minor})
+	if err != nil {
+		return nil
+	}
+	under, err := d.DM.Devices(info.Name)
+	if err != nil {
+		return nil
+	}
+	var all []blockdev.Number
+	for _, u := range under {
+		below := blockdev.Number{Major: u.Major, Minor: u.Minor}
+		all = append(append(all, below), d.Below(below)...)
+	}
+	return all
+}
+
 func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
 	if disk := d.disk(path); disk != nil {
 		users, err := d.users(disk)

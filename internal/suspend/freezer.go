@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package suspend puts the machine to sleep: it stops all other processes, writes
+// back, suspends to RAM, and lets the processes go on.
+package suspend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
+)
+
+// FreezerOptions are where a Freezer finds things; the zero value is right outside
+// tests.
+type FreezerOptions struct {
+	// Proc is "/proc".
+	Proc string
+	// Hierarchy is where cgroup v2 is mounted; empty: it is looked for, and
+	// mounted on Own if it is nowhere.
+	Hierarchy string
+	// Own is a folder to mount it on: "/run/imxcrypt/cgroup".
+	Own string
+	// Patience is how long the processes may take to stop; 20 s, which is the
+	// kernel's own.
+	Patience time.Duration
+}
+
+const (
+	// ownCgroup is where this process is while the others are frozen.
+	ownCgroup = "imxcrypt-sleep"
+	// strayCgroup is where those are that were in the root of the hierarchy,
+	// which cannot be frozen: all of them on a system without systemd.
+	strayCgroup     = "imxcrypt-frozen"
+	defaultPatience = 20 * time.Second
+)
+
+// Freezer stops all processes but this one, by the freezer of cgroup v2 (Linux
+// 5.2). It freezes the cgroups at the top of the hierarchy, and those below with
+// them: what is started meanwhile is born frozen.
+type Freezer struct {
+	o       FreezerOptions
+	mounted bool
+	// home is the cgroup that this process came from.
+	home string
+	// frozen are the cgroups that were frozen here.
+	frozen []string
+}
+
+// OpenFreezer finds the hierarchy. An error is of code suspend-missing where the
+// kernel cannot freeze.
+func OpenFreezer(o FreezerOptions) (*Freezer, error) {
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	if o.Own == "" {
+		o.Own = "/run/imxcrypt/cgroup"
+	}
+	if o.Patience == 0 {
+		o.Patience = defaultPatience
+	}
+	f := &Freezer{o: o}
+	if o.Hierarchy == "" {
+		if err := f.find(); err != nil {
+			return nil, fault.New(fault.SuspendMissing, "the kernel has no cgroup v2 to freeze processes with", err)
+		}
+	}
+	if err := f.check(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// find looks for cgroup v2 among the mounts, and mounts it if it is not there.
+func (f *Freezer) find() error {
+	entries, err := mount.ListAt(f.o.Proc)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Type == "cgroup2" && e.Root == "/" {
+			f.o.Hierarchy = e.Target
+			return nil
+		}
+	}
+	if err := os.MkdirAll(f.o.Own, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("cgroup2", f.o.Own, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount cgroup2 on %s: %w", f.o.Own, err)
+	}
+	f.o.Hierarchy, f.mounted = f.o.Own, true
+	return nil
+}
+
+// check makes sure that the hierarchy is the whole one, and can freeze.
+func (f *Freezer) check() error {
+	if _, err := os.Stat(f.path("cgroup.type")); err == nil {
+		// The root has no such file: this is a container's part of it.
+		return fault.New(fault.SuspendMissing, f.o.Hierarchy+" is not the root of the cgroups: a container cannot put the machine to sleep", nil)
+	}
+	if err := os.Mkdir(f.path(ownCgroup), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make a cgroup: %w", err)
+	}
+	if _, err := os.Stat(f.path(ownCgroup, "cgroup.freeze")); err != nil {
+		return errors.Join(fault.New(fault.SuspendMissing, "the kernel cannot freeze cgroups (Linux 5.2)", err), os.Remove(f.path(ownCgroup)))
+	}
+	return nil
+}
+
+func (f *Freezer) path(elem ...string) string {
+	return filepath.Join(append([]string{f.o.Hierarchy}, elem...)...)
+}
+
+// Close gives up what OpenFreezer made. It is called after Thaw.
+func (f *Freezer) Close() error {
+	var err error
+	if e := os.Remove(f.path(ownCgroup)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		err = e
+	}
+	if f.mounted {
+		f.mounted = false
+		err = errors.Join(err, unix.Unmount(f.o.Own, 0), os.Remove(f.o.Own))
+	}
+	return err
+}
+
+// Freeze stops all other processes and returns when they have stopped. One that
+// does not, because it waits for a device, makes it fail with an error of code
+// not-frozen that names it; then all go on.
+func (f *Freezer) Freeze(ctx context.Context) error {
+	err := f.freeze(ctx)
+	if err != nil {
+		err = errors.Join(err, f.Thaw())
+	}
+	return err
+}
+
+func (f *Freezer) freeze(ctx context.Context) error {
+	if err := f.leaveHome(); err != nil {
+		return err
+	}
+	if err := f.gatherStrays(); err != nil {
+		return err
+	}
+	groups, err := f.top()
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		was, err := os.ReadFile(f.path(g, "cgroup.freeze"))
+		if err != nil {
+			return fmt.Errorf("freeze cgroup %s: %w", g, err)
+		}
+		if strings.TrimSpace(string(was)) == "1" {
+			continue // somebody else's, who will let it go on
+		}
+		if err := os.WriteFile(f.path(g, "cgroup.freeze"), []byte("1"), 0); err != nil {
+			return fmt.Errorf("freeze cgroup %s: %w", g, err)
+		}
+		f.frozen = append(f.frozen, g)
+	}
+	return f.wait(ctx)
+}
+
+// leaveHome moves this process into a cgroup of its own, so that those which it
+// shares one with, as a login shell, are frozen too.
+func (f *Freezer) leaveHome() error {
+	text, err := os.ReadFile(filepath.Join(f.o.Proc, "self/cgroup"))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		// The line of cgroup v2 is "0::/path" (cgroups(7)).
+		if home, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			f.home = home
+		}
+	}
+	if f.home == "" || strings.HasPrefix(f.home, "/..") {
+		return fault.New(fault.SuspendMissing, fmt.Sprintf("this process is in no cgroup of the hierarchy (%q)", f.home), nil)
+	}
+	return f.move(os.Getpid(), ownCgroup)
+}
+
+func (f *Freezer) move(pid int, cgroup string) error {
+	if err := os.WriteFile(f.path(cgroup, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		return fmt.Errorf("move process %d to cgroup %q: %w", pid, cgroup, err)
+	}
+	return nil
+}
+
+// strayRounds bounds the search for processes in the root: each round finds those
+// that were forked in the one before.
+const strayRounds = 100
+
+// gatherStrays puts the processes that are in the root of the hierarchy into a
+// cgroup that can be frozen.
+func (f *Freezer) gatherStrays() error {
+	for range strayRounds {
+		strays, err := f.strays()
+		if err != nil || len(strays) == 0 {
+			return err
+		}
+		if err := os.Mkdir(f.path(strayCgroup), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make a cgroup: %w", err)
+		}
+		for _, pid := range strays {
+			if err := f.move(pid, strayCgroup); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+	}
+	return fault.New(fault.NotFrozen, "new processes appear faster than they can be stopped", nil)
+}
+
+// strays are the processes in the root, without the kernel's own.
+func (f *Freezer) strays() ([]int, error) {
+	pids, err := f.processes("")
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		p, err := f.process(pid)
+		return err != nil || p.kernel || pid == os.Getpid()
+	}), nil
+}
+
+func (f *Freezer) processes(cgroup string) ([]int, error) {
+	text, err := os.ReadFile(f.path(cgroup, "cgroup.procs"))
+	if err != nil {
+		return nil, fmt.Errorf("list the processes of cgroup %q: %w", cgroup, err)
+	}
+	var pids []int
+	for _, field := range strings.Fields(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// top lists the cgroups right below the root, without our own.
+func (f *Freezer) top() ([]string, error) {
+	groups, err := f.children("")
+	return slices.DeleteFunc(groups, func(g string) bool { return g == ownCgroup }), err
+}
+
+func (f *Freezer) children(cgroup string) ([]string, error) {
+	entries, err := os.ReadDir(f.path(cgroup))
+	if err != nil {
+		return nil, fmt.Errorf("list the cgroups: %w", err)
+	}
+	var groups []string
+	for _, e := range entries {
+		if e.IsDir() {
+			groups = append(groups, filepath.Join(cgroup, e.Name()))
+		}
+	}
+	return groups, nil
+}
+
+// waitPause is short beside what freezing takes, some milliseconds.
+const waitPause = 5 * time.Millisecond
+
+// wait returns when all are frozen, or says who is not.
+func (f *Freezer) wait(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, f.o.Patience)
+	defer cancel()
+	tick := time.NewTicker(waitPause)
+	defer tick.Stop()
+	for {
+		left := slices.DeleteFunc(slices.Clone(f.frozen), f.isFrozen)
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return ctx.Err()
+			}
+			return fault.New(fault.NotFrozen, fmt.Sprintf("not stopped after %v: %s", f.o.Patience, f.culprits(left)), nil)
+		}
+	}
+}
+
+// isFrozen reads a cgroup's state; one that is gone has nothing to freeze.
+func (f *Freezer) isFrozen(cgroup string) bool {
+	text, err := os.ReadFile(f.path(cgroup, "cgroup.events"))
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
+	}
+	return slices.Contains(strings.Split(string(text), "\n"), "frozen 1")
+}
+
+// Thaw lets all go on that Freeze stopped, and puts everybody back where they
+// were.
+func (f *Freezer) Thaw() error {
+	var errs []error
+	for _, g := range slices.Backward(f.frozen) {
+		if err := os.WriteFile(f.path(g, "cgroup.freeze"), []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("thaw cgroup %s: %w", g, err))
+		}
+	}
+	f.frozen = nil
+	errs = append(errs, f.releaseStrays())
+	if f.home != "" {
+		errs = append(errs, f.move(os.Getpid(), f.home))
+		f.home = ""
+	}
+	return errors.Join(errs...)
+}
+
+func (f *Freezer) releaseStrays() error {
+	for range strayRounds {
+		pids, err := f.processes(strayCgroup)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, pid := range pids {
+			if err := f.move(pid, ""); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+		if err := os.Remove(f.path(strayCgroup)); err == nil || !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(waitPause)
+	}
+	return fmt.Errorf("cgroup %s does not become empty", strayCgroup)
+}
