@@ -172,6 +172,7 @@ type rotationProgress struct {
 	a        *app
 	name     string
 	terminal bool
+	now      func() time.Time
 	begun    time.Time
 	first    int64 // bytes that were moved before
 	shown    time.Time
@@ -179,7 +180,7 @@ type rotationProgress struct {
 }
 
 func (a *app) newRotationProgress(name string) *rotationProgress {
-	p := &rotationProgress{a: a, name: name, begun: time.Now(), first: -1}
+	p := &rotationProgress{a: a, name: name, now: time.Now, begun: time.Now(), first: -1}
 	if f, ok := a.stderr.(*os.File); ok && !a.json {
 		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 		p.terminal = err == nil
@@ -194,7 +195,7 @@ const (
 )
 
 func (p *rotationProgress) moved(r volume.Rotation) {
-	now := time.Now()
+	now := p.now()
 	if p.first < 0 {
 		p.first, p.shown = r.Done, now
 	}

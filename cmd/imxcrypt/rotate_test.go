@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/volume"
+)
+
+// rotateShown is a rotation of 64 MiB that moves 1 MiB in each of n steps.
+func rotateShown(a *app, terminal bool, step time.Duration, n int) {
+	p := a.newRotationProgress("data")
+	now := p.begun
+	p.now = func() time.Time { return now }
+	p.terminal = p.terminal || terminal
+	for i := range n {
+		now = now.Add(step)
+		p.moved(volume.Rotation{Done: int64(i+1) << 20, Total: 64 << 20, Generation: 2, Held: 40 * time.Millisecond})
+	}
+	p.end()
+}
+
+func quietApp() (*app, *bytes.Buffer, *bytes.Buffer) {
+	var out, err bytes.Buffer
+	return &app{stdout: &out, stderr: &err, getenv: func(string) string { return "" }}, &out, &err
+}
+
+// A program gets a line of JSON at most every fifth of a second, and the last.
+func TestRotationEvents(t *testing.T) {
+	t.Parallel()
+	a, out, stderr := quietApp()
+	a.json = true
+	rotateShown(a, false, 100*time.Millisecond, 64)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) < 25 || len(lines) > 40 || stderr.Len() > 0 {
+		t.Fatalf("%d lines, and on stderr %q", len(lines), stderr)
+	}
+	last := int64(0)
+	for _, line := range lines {
+		var e struct {
+			Event, Volume    string
+			Done, Total      int64
+			BytesPerSecond   int64 `json:"bytes_per_second"`
+			SecondsLeft      int64 `json:"seconds_left"`
+			HeldMilliseconds int64 `json:"held_ms"`
+		}
+		d := json.NewDecoder(strings.NewReader(line))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&e); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if e.Event != "progress" || e.Volume != "data" || e.Done <= last || e.Total != 64<<20 || e.HeldMilliseconds != 40 {
+			t.Fatalf("%s", line)
+		}
+		// 1 MiB in a tenth of a second; the first one is not counted.
+		if e.BytesPerSecond > 10<<20 || e.BytesPerSecond < 5<<20 || e.SecondsLeft > 12 {
+			t.Fatalf("the rate is wrong: %s", line)
+		}
+		last = e.Done
+	}
+	if last != 64<<20 {
+		t.Errorf("the last event is at %d", last)
+	}
+}
+
+// On a terminal one line is drawn again and again, and ended.
+func TestRotationBar(t *testing.T) {
+	t.Parallel()
+	a, out, stderr := quietApp()
+	rotateShown(a, true, 250*time.Millisecond, 32)
+	text := stderr.String()
+	if out.Len() > 0 || strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, "\n") {
+		t.Fatalf("%q", text)
+	}
+	drawn := strings.Split(strings.TrimSpace(text), "\r")
+	end := drawn[len(drawn)-1]
+	if half := strings.Repeat("#", barWidth/2) + strings.Repeat("-", barWidth/2); !strings.Contains(end, "data ["+half+"]") ||
+		!strings.Contains(end, " 50 %") || !strings.Contains(end, "/s") || !strings.Contains(end, "left") {
+		t.Errorf("half-way it shows %q", end)
+	}
+}
+
+// In a log there is a line every half minute.
+func TestRotationInALog(t *testing.T) {
+	t.Parallel()
+	a, out, stderr := quietApp()
+	rotateShown(a, false, 10*time.Second, 32)
+	if n := strings.Count(stderr.String(), "\n"); n < 9 || n > 11 || out.Len() > 0 || strings.Contains(stderr.String(), "\r") {
+		t.Errorf("%d lines in 320 s:\n%s", n, stderr)
+	}
+	if !strings.Contains(stderr.String(), "data: 31 of 64 MiB under the new key") {
+		t.Errorf("%s", stderr)
+	}
+}
+
+// A terminal is known by itself, and JSON goes to one all the same.
+func TestTerminalIsKnown(t *testing.T) {
+	t.Parallel()
+	terminal := openTerminal(t)
+	a, _, _ := quietApp()
+	a.stderr = terminal
+	if !a.newRotationProgress("data").terminal {
+		t.Error("a terminal is not known")
+	}
+	a.json = true
+	if a.newRotationProgress("data").terminal {
+		t.Error("a bar would be drawn between events")
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	a.stderr, a.json = null, false
+	if a.newRotationProgress("data").terminal {
+		t.Error("/dev/null is taken for a terminal")
+	}
+}
+
+func openTerminal(t *testing.T) *os.File {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminal can be made here: %v", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	return slave
+}
+
+func TestRates(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int64{"": 0, "512": 512, "512KiB": 512 << 10, "8MiB": 8 << 20, "1GiB": 1 << 30} {
+		if got, err := parseRate(text); err != nil || got != want {
+			t.Errorf("%q is %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"0", "-1", "8MB", "MiB", "1.5MiB", "9999999999GiB"} {
+		if got, err := parseRate(text); err == nil {
+			t.Errorf("%q is taken for %d", text, got)
+		}
+	}
+}
