@@ -14,6 +14,7 @@ import (
 	"imxcrypt/boot"
 	"imxcrypt/internal/program"
 	"imxcrypt/internal/secret"
+	"imxcrypt/volume"
 )
 
 type bootFlags struct{ dryRun, noMount bool }
@@ -70,6 +71,9 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	}
 	a.loadModules(ctx, mapperControl, program.Runner{})
 	outcomes := plan.Run(ctx, m, !f.noMount)
+	if boot.InInitramfs() {
+		a.leaveMarks(outcomes)
+	}
 	var errs []error
 	for _, o := range outcomes {
 		o.Result.Volume = o.Step.Spec.Name
@@ -86,6 +90,18 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	// What failed was not required; as JSON it has been told already.
 	a.printed = false
 	return errors.Join(errs...)
+}
+
+// leaveMarks tells the real system which volumes the initramfs opened.
+func (a *app) leaveMarks(outcomes []boot.Outcome) {
+	for _, o := range outcomes {
+		if o.Err != nil {
+			continue
+		}
+		if err := (boot.Marks{Dir: volume.RunDir}).Leave(o.Step.Spec.Name); err != nil {
+			a.log.Warn("the real system will not know that the volume was opened in the initramfs", "volume", o.Step.Spec.Name, "error", err)
+		}
+	}
 }
 
 // narrowed leaves of the names those that are allowed.

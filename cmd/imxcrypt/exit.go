@@ -34,7 +34,7 @@ func exitCode(err error) int {
 		return exitDone
 	}
 	switch fault.CodeOf(err) {
-	case fault.Usage, fault.ConfigInvalid, fault.ConfigMissing, fault.ConfigUntrusted, fault.VolumeUnknown,
+	case fault.Usage, fault.ConfigInvalid, fault.ConfigMissing, fault.ConfigUntrusted, fault.GeneratorFailed, fault.VolumeUnknown,
 		fault.CipherNotAllowed, fault.ConfirmationNeeds:
 		return exitUsage
 	case fault.BlobRejected, fault.BlobDamaged, fault.BlobOpenState, fault.KeyWrong, fault.KeyFileDamaged,

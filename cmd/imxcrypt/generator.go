@@ -14,6 +14,7 @@ import (
 
 	"imxcrypt/boot"
 	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
 )
 
 // generatorName is the name under which systemd runs the program, from
@@ -30,7 +31,8 @@ func asGenerator(argv []string) []string {
 }
 
 func (a *app) generatorCommand() *cobra.Command {
-	return &cobra.Command{
+	var failed []string
+	c := &cobra.Command{
 		Use:    "generator NORMAL EARLY LATE",
 		Short:  "make systemd's units out of the configuration",
 		Hidden: true,
@@ -39,9 +41,16 @@ the configuration and leaves a service for each volume, and a mount unit for eac
 mount point that is not in /etc/fstab, in the directory NORMAL. In an initramfs
 it does nothing: there imxcrypt is called by the initramfs's own scripts.
 
+If the configuration is invalid, it leaves a unit that says why and fails, and
+local-fs.target with it: the system goes to emergency.target. Once it is mended,
+systemctl daemon-reload and systemctl default go on with the boot.
+
 ` + exitCodesHelp,
 		Example: "  imxcrypt generator /tmp/units /tmp/units /tmp/units",
 		RunE: func(_ *cobra.Command, args []string) error {
+			if len(failed) > 0 {
+				return generatorFailed(failed)
+			}
 			// systemd gives three directories; one is enough by hand.
 			if len(args) != 1 && len(args) != 3 {
 				return fault.New(fault.Usage, fmt.Sprintf("generator takes the directories NORMAL, EARLY and LATE, not %d arguments", len(args)), nil)
@@ -49,6 +58,17 @@ it does nothing: there imxcrypt is called by the initramfs's own scripts.
 			return a.generate(args[0], "/")
 		},
 	}
+	c.Flags().StringArrayVar(&failed, "failed", nil, "only say this, and fail")
+	return c
+}
+
+// generatorFailed is what the unit of a failed generator says.
+func generatorFailed(reasons []string) error {
+	var errs []error
+	for _, r := range reasons {
+		errs = append(errs, fault.New(fault.GeneratorFailed, "no volume is opened: "+r, nil))
+	}
+	return errors.Join(errs...)
 }
 
 // generate makes the units below dir for the system at root. What is wrong goes
@@ -59,11 +79,25 @@ func (a *app) generate(dir, root string) error {
 	}
 	err := a.generateUnits(dir, root)
 	if err != nil {
+		var reasons []string
 		for _, e := range parts(err) {
 			tellKernel(filepath.Join(root, "dev/kmsg"), priorityError, oneLine(e.Error()))
+			reasons = append(reasons, oneLine(e.Error()))
 		}
+		err = errors.Join(err, a.leaveFailure(dir, reasons))
 	}
 	return err
+}
+
+func (a *app) leaveFailure(dir string, reasons []string) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fault.New(fault.Failed, "find out where imxcrypt is installed", err)
+	}
+	if err := boot.WriteUnits(dir, boot.FailureUnits(program, reasons)); err != nil {
+		return fault.New(fault.Failed, "write units", err)
+	}
+	return nil
 }
 
 func (a *app) generateUnits(dir, root string) error {
@@ -87,7 +121,10 @@ func (a *app) generateUnits(dir, root string) error {
 	if err != nil {
 		return fault.New(fault.Failed, "find out where imxcrypt is installed", err)
 	}
-	units, err := boot.Units(c, boot.UnitOptions{Program: program, Fstab: boot.ParseFstab(string(fstab))})
+	marks := boot.Marks{Dir: filepath.Join(root, volume.RunDir)}
+	units, err := boot.Units(c, boot.UnitOptions{
+		Program: program, Fstab: boot.ParseFstab(string(fstab)), FromInitramfs: marks.Left, Debug: kernel.Debug,
+	})
 	if err != nil {
 		return err
 	}

@@ -5,12 +5,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"imxcrypt/boot"
 	"imxcrypt/configs"
 )
 
@@ -96,8 +99,50 @@ func TestGeneratorTellsTheKernelWhatIsWrong(t *testing.T) {
 	units, code, _, kmsg := runGenerator(t, map[string]string{
 		"etc/imxcrypt/imxcrypt.yaml": "volumes: 3\n", "proc/cmdline": "", "dev/kmsg": "",
 	})
-	if code != exitUsage || len(units) > 0 || !strings.HasPrefix(kmsg, "<3>imxcrypt-generator: ") {
-		t.Errorf("exit code %d, units %v, kernel log %q", code, units, kmsg)
+	if code != exitUsage || !strings.HasPrefix(kmsg, "<3>imxcrypt-generator: ") {
+		t.Errorf("exit code %d, kernel log %q", code, kmsg)
+	}
+	// A unit that fails says it to whoever looks why the system did not come up.
+	want := []string{"imxcrypt-generator-failed.service", "local-fs.target.requires/imxcrypt-generator-failed.service"}
+	if !slices.Equal(units, want) {
+		t.Errorf("units %v, expected %v", units, want)
+	}
+}
+
+func TestUnitOfAFailedGeneratorSaysWhy(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	a := &app{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, system: realSystem, getenv: func(string) string { return "" }}
+	code := a.run(context.Background(), []string{"generator", "--failed", `x.yaml:1:1: "volumes": 3`, "--failed=-b"})
+	if code != exitUsage || !strings.Contains(stderr.String(), `no volume is opened: x.yaml:1:1: "volumes": 3`) || !strings.Contains(stderr.String(), "opened: -b\n") {
+		t.Errorf("exit code %d: %s", code, stderr.String())
+	}
+}
+
+func TestGeneratorLeavesWhatTheInitramfsOpened(t *testing.T) {
+	t.Parallel()
+	root, dir := t.TempDir(), t.TempDir()
+	if err := (boot.Marks{Dir: filepath.Join(root, "run/imxcrypt")}).Leave("data"); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(root, "imxcrypt.yaml")
+	if err := os.WriteFile(config, []byte(twoVolumes), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{stderr: io.Discard, cmdline: "/dev/null", getenv: func(string) string { return "" }, configPath: config, logLevel: "warn"}
+	if err := errors.Join(a.prepare(), a.generate(dir, root)); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"data": false, "logs": true} {
+		text, err := os.ReadFile(filepath.Join(dir, boot.ServiceName(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{"ExecStop=", "Conflicts=umount.target"} {
+			if strings.Contains(string(text), line) != want {
+				t.Errorf("%s: %s: expected %v\n%s", name, line, want, text)
+			}
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ func hints() map[fault.Code]string {
 		fault.ConfigInvalid:     "mend the field named above; `imxcrypt config check` tests the file, `imxcrypt config show` prints every default",
 		fault.ConfigMissing:     "write /etc/imxcrypt/imxcrypt.yaml, or name another file with --config; `imxcrypt config example` prints one to begin with",
 		fault.ConfigUntrusted:   "whoever can write the configuration decides what is mounted: chown root:root FILE; chmod go-w FILE",
+		fault.GeneratorFailed:   "mend it (`imxcrypt config check`), then: systemctl daemon-reload; systemctl default",
 		fault.VolumeUnknown:     "`imxcrypt config show` lists the volumes of the configuration",
 		fault.CipherNotAllowed:  "leave `cipher` out of the configuration to get the right one for the source",
 		fault.ConfirmationNeeds: "type the volume's name when asked, or give --yes in a script",

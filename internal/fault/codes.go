@@ -11,6 +11,7 @@ const (
 	ConfigInvalid     Code = "config-invalid"
 	ConfigMissing     Code = "config-missing"
 	ConfigUntrusted   Code = "config-untrusted" // owner or mode
+	GeneratorFailed   Code = "generator-failed" // said by the unit that stands for those that could not be made
 	VolumeUnknown     Code = "volume-unknown"
 	CipherNotAllowed  Code = "cipher-not-allowed"
 	ConfirmationNeeds Code = "confirmation-needed"
