@@ -29,6 +29,9 @@ func mountAll() error {
 		if err := os.MkdirAll(m.target, 0o755); err != nil {
 			return err
 		}
+		if mounted(m.target) {
+			continue // by an initramfs before us
+		}
 		if err := unix.Mount(m.fstype, m.target, m.fstype, 0, m.options); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
@@ -41,6 +44,12 @@ func mountAll() error {
 		}
 	}
 	return unix.Sethostname([]byte("board"))
+}
+
+// mounted tells whether a directory is another filesystem's than its parent.
+func mounted(dir string) bool {
+	var st, parent unix.Stat_t
+	return unix.Stat(dir, &st) == nil && unix.Stat(filepath.Dir(dir), &parent) == nil && st.Dev != parent.Dev
 }
 
 func readSettings() (wire.Settings, error) {

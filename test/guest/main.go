@@ -6,6 +6,8 @@
 // mounts what every program expects, loads modules, finds the virtio-serial
 // port to the host and then does what the host asks (package wire).
 //
+// In a system with an init of its own it is a service that does only the last.
+//
 // It is one static program instead of a shell script because a Go start is
 // quicker than a shell's dozen forks on an emulated processor, and because the
 // host needs exit codes, both output streams and signals, exactly.
@@ -20,8 +22,12 @@ import (
 
 func main() {
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "guest: only good as the init of a test's virtual machine")
-		os.Exit(2)
+		// udev finds the port's driver in its own time.
+		if err := serve(time.Minute); err != nil {
+			fmt.Fprintln(os.Stderr, "guest:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	if err := run(); err != nil {
 		// The console is all there is. The host sees the port close when the
@@ -42,7 +48,14 @@ func run() error {
 	if err := loadModules(settings); err != nil {
 		return err
 	}
-	port, err := openPort(5 * time.Second)
+	if settings.Root != "" {
+		return switchRoot(settings.Root)
+	}
+	return serve(5 * time.Second)
+}
+
+func serve(limit time.Duration) error {
+	port, err := openPort(limit)
 	if err != nil {
 		return err
 	}

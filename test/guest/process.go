@@ -31,11 +31,12 @@ type process struct {
 }
 
 func environment(extra []string) []string {
-	return append([]string{
-		"PATH=" + searchPath, "HOME=/root", "LC_ALL=C", "TMPDIR=/tmp", "TERM=dumb",
+	env := []string{"PATH=" + searchPath, "HOME=/root", "LC_ALL=C", "TMPDIR=/tmp", "TERM=dumb"}
+	if os.Getpid() == 1 {
 		// Debian's dmsetup would wait for a udev that is not here.
-		"DM_DISABLE_UDEV=1",
-	}, extra...)
+		env = append(env, "DM_DISABLE_UDEV=1")
+	}
+	return append(env, extra...)
 }
 
 func lookPath(name string) (string, error) {

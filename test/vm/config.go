@@ -26,6 +26,15 @@ type Config struct {
 	// play a kernel without them. What depends on them is not loaded either.
 	Withhold []string
 
+	// Root is the device ("/dev/vda") with the root filesystem of a system of
+	// its own: the initramfs loads its modules, the simulated CAAM among them,
+	// and starts /sbin/init there. That system must run the agent as a service
+	// (AgentService). Imxcrypt, ExtraFiles and Withhold do not reach it.
+	Root string
+	// Initramfs is the host's path of an initramfs to boot instead of the one
+	// that is made here. Whatever it starts must run the agent; Imxcrypt,
+	// ExtraFiles, SimCAAM and Withhold do not reach it.
+	Initramfs string
 	// Suspend makes an amd64 machine that can suspend to RAM and be woken by
 	// QMP("system_wakeup", nil). It boots some seconds slower.
 	Suspend bool

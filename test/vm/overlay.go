@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -32,13 +31,16 @@ func writeInitramfs(ctx context.Context, file string, cfg Config, im *image) err
 		return err
 	}
 	defer out.Close()
-	base, err := os.Open(im.base)
-	if err != nil {
-		return err
-	}
-	defer base.Close()
-	if _, err := io.Copy(out, base); err != nil {
-		return err
+	// A system of its own brings its own programs.
+	if cfg.Root == "" {
+		base, err := os.Open(im.base)
+		if err != nil {
+			return err
+		}
+		defer base.Close()
+		if _, err := io.Copy(out, base); err != nil {
+			return err
+		}
 	}
 	if _, err := tree.WriteTo(out); err != nil {
 		return err
@@ -52,6 +54,11 @@ func overlay(ctx context.Context, cfg Config, im *image) (initramfs.Tree, error)
 		return nil, err
 	}
 	tree := initramfs.Tree{}
+	if cfg.Root != "" {
+		if err := im.modules.AddTo(tree, loadedFirst(cfg)...); err != nil {
+			return nil, err
+		}
+	}
 	add := func(name string, f File) error {
 		e := initramfs.Entry{Data: f.Data, Perm: f.Mode, Link: f.Link}
 		if f.Host != "" {
@@ -65,8 +72,8 @@ func overlay(ctx context.Context, cfg Config, im *image) (initramfs.Tree, error)
 		tree[guestPath(name)] = e
 		return nil
 	}
-	agent := filepath.Join(top, "build/vm", string(cfg.Arch), "guest")
-	if err := goBuild(ctx, top, agent, string(cfg.Arch), "build", "./test/guest"); err != nil {
+	agent, err := buildAgent(ctx, top, cfg.Arch)
+	if err != nil {
 		return nil, err
 	}
 	files := map[string]File{"/init": {Host: agent}}
@@ -77,6 +84,7 @@ func overlay(ctx context.Context, cfg Config, im *image) (initramfs.Tree, error)
 	if err != nil {
 		return nil, err
 	}
+	settings.Root = cfg.Root
 	if cfg.SimCAAM != nil {
 		ko, err := simcaamModule(ctx, top, cfg.Arch)
 		if err != nil {
@@ -111,9 +119,18 @@ func guestPath(name string) string {
 	return name
 }
 
+// loadedFirst are the modules that the agent loads.
+func loadedFirst(cfg Config) []string {
+	if cfg.Root == "" {
+		return bootModules
+	}
+	// The kernel asks modprobe for the checksum of ext4; there is none yet.
+	return slices.Concat([]string{"crc32c_generic"}, bootModules)
+}
+
 func guestSettings(cfg Config, im *image) (wire.Settings, error) {
 	var s wire.Settings
-	order, err := im.modules.Order(bootModules...)
+	order, err := im.modules.Order(loadedFirst(cfg)...)
 	if err != nil {
 		return s, err
 	}

@@ -66,10 +66,13 @@ func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error)
 			g.kill()
 		}
 	}()
-	initrd := filepath.Join(dir, "initrd")
-	if err := writeInitramfs(ctx, initrd, cfg, im); err != nil {
-		close(g.ended)
-		return nil, err
+	initrd := cfg.Initramfs
+	if initrd == "" {
+		initrd = filepath.Join(dir, "initrd")
+		if err := writeInitramfs(ctx, initrd, cfg, im); err != nil {
+			close(g.ended)
+			return nil, err
+		}
 	}
 	var sockets [2]*net.UnixListener
 	for i, name := range []string{"agent", "qmp"} {

@@ -12,6 +12,9 @@ type Settings struct {
 	// Withheld are files removed before anything else, to play a kernel
 	// without some module.
 	Withheld []string `json:"withheld,omitempty"`
+	// Root is a device with a filesystem; once the modules are loaded,
+	// /sbin/init there takes the agent's place.
+	Root string `json:"root,omitempty"`
 }
 
 // Module is one kernel module: its path in the guest and its parameters,
