@@ -57,8 +57,9 @@ func (a *app) doctor(ctx context.Context) error {
 
 // machine is the running system as the checks want it.
 func (a *app) machine(ctx context.Context) doctor.Machine {
-	chip := volume.ReadChip("")
+	chip := volume.ReadChip(a.sysRoot)
 	m := doctor.Machine{
+		Root:         a.sysRoot,
 		Superuser:    os.Geteuid() == 0,
 		Chip:         doctor.Chip{SoC: chip.SoC, Key: chip.Key, State: string(chip.State), Evidence: chip.Evidence},
 		CryptVersion: volume.CryptVersion,

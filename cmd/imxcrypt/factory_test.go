@@ -75,6 +75,13 @@ func TestProductionLine(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
+	if err := os.Rename(filepath.Join(soc, "serial_number"), filepath.Join(soc, "soc_uid")); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = b.must(t, exitDone, "provision", "--json", "--no-mount", "data")
+	if p := lines(out); p[0].SerialNumber != "3B1D08D74F1A2C90" {
+		t.Errorf("an older kernel's name of the number: %+v", p)
+	}
 	if len(b.board.Made()) != made {
 		t.Errorf("filesystems were made again: %v", b.board.Made())
 	}
