@@ -28,6 +28,8 @@ type family struct {
 	Mask   hex32
 	// NoFuse says why the state cannot be read; empty where it can.
 	NoFuse string `json:"no_fuse"`
+	// KeepsKeys are those of SoC whose black keys outlive suspend-to-RAM.
+	KeepsKeys []string `json:"keeps_keys"`
 }
 
 // hex32 is a number written as "0x18" in the table.

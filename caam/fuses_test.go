@@ -4,6 +4,7 @@ package caam
 
 import (
 	"math/bits"
+	"slices"
 	"testing"
 )
 
@@ -26,6 +27,11 @@ func TestFuseTableIsInOrder(t *testing.T) {
 		}
 		if f.Key != "caam" && f.Key != "dcp" && f.Key != "ele" {
 			t.Errorf("%v: key %q", f.SoC, f.Key)
+		}
+		for _, soc := range f.KeepsKeys {
+			if !slices.Contains(f.SoC, soc) {
+				t.Errorf("%s keeps its keys, and is not of %v", soc, f.SoC)
+			}
 		}
 		readable := f.NVMEM != "" && bits.OnesCount32(uint32(f.Mask)) == 1 && f.Offset%4 == 0 && f.Offset > 0
 		if readable == (f.NoFuse != "") {

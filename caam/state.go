@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -36,6 +37,8 @@ type State struct {
 	// Key names the unit of this SoC that seals keys: caam, dcp, ele; empty
 	// for an unknown SoC.
 	Key string
+	// KeepsKeys tells whether black keys outlive suspend-to-RAM on this SoC.
+	KeepsKeys bool
 	// Evidence says in sentences for people what was looked at and what it
 	// said.
 	Evidence []string
@@ -93,7 +96,7 @@ func (s *State) readFuse(root string) SecurityState {
 		s.note("SoC %q: where it keeps its fuses is not known", s.SoC)
 		return Unknown
 	}
-	s.Key = f.Key
+	s.Key, s.KeepsKeys = f.Key, slices.Contains(f.KeepsKeys, s.SoC)
 	if f.NoFuse != "" {
 		s.note("%s: %s", s.SoC, f.NoFuse)
 		return Unknown

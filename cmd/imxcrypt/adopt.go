@@ -33,7 +33,7 @@ sizes are tried, read-only, and those that fit are named.
   imxcrypt adopt data --blob data.bb --table "$(dmsetup table data)"
   imxcrypt adopt data --blob data.bb --sector-size 512 --offset 2048`,
 		Args:              exactly(1, "a volume"),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeOnlyVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.adopt(cmd.Context(), args[0], o)
 		},

@@ -55,6 +55,11 @@ func TestCompletion(t *testing.T) {
 	if got := complete("unlock", "data", ""); has(got, "data") || !has(got, "spare") {
 		t.Errorf("a volume is offered twice: %q", got)
 	}
+	for _, one := range []string{"rotate", "erase", "adopt"} {
+		if got := complete(one, "data", ""); len(got) > 0 {
+			t.Errorf("%s takes one volume, and is offered %q", one, got)
+		}
+	}
 	if got := complete(""); !has(got, "unlock") || !has(got, "doctor") || has(got, "generator") {
 		t.Errorf("commands: %q", got)
 	}

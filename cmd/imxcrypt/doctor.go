@@ -61,7 +61,7 @@ func (a *app) machine(ctx context.Context) doctor.Machine {
 	m := doctor.Machine{
 		Root:         a.sysRoot,
 		Superuser:    os.Geteuid() == 0,
-		Chip:         doctor.Chip{SoC: chip.SoC, Key: chip.Key, State: string(chip.State), Evidence: chip.Evidence},
+		Chip:         doctor.Chip{SoC: chip.SoC, Key: chip.Key, State: string(chip.State), KeepsKeys: chip.KeepsKeys, Evidence: chip.Evidence},
 		CryptVersion: volume.CryptVersion,
 		Now:          time.Now(),
 		Config:       doctor.Config{Path: a.configFile()},

@@ -30,7 +30,7 @@ nothing.)
 ` + exitCodesHelp,
 		Example:           "  imxcrypt erase data\n  imxcrypt erase --yes data && imxcrypt provision data",
 		Args:              exactly(1, "a volume"),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeOnlyVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.erase(cmd.Context(), args[0], f)
 		},

@@ -212,5 +212,13 @@ func (a *app) completeOneVolume(cmd *cobra.Command, given []string, typed string
 	return a.completeVolumes(cmd, given, typed)
 }
 
+// completeOnlyVolume offers volume names for the one argument there is.
+func (a *app) completeOnlyVolume(cmd *cobra.Command, given []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(given) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeVolumes(cmd, given, typed)
+}
+
 // bullets is a list for a person.
 func bullets(list []string) string { return "  - " + strings.Join(list, "\n  - ") }

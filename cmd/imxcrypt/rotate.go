@@ -46,7 +46,7 @@ old image of the device.
   imxcrypt rotate --pause data
   imxcrypt rotate --resume-only --json data`,
 		Args:              exactly(1, "a volume"),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeOnlyVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.rotate(cmd.Context(), args[0], f)
 		},

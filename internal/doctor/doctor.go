@@ -50,6 +50,8 @@ type Chip struct {
 	Key string
 	// State is open, closed or unknown.
 	State string
+	// KeepsKeys tells whether black keys outlive suspend-to-RAM.
+	KeepsKeys bool
 	// Evidence says what was looked at.
 	Evidence []string
 }

@@ -5,11 +5,13 @@ package doctor_test
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +63,7 @@ func machine(t *testing.T, name string) doctor.Machine {
 	s := caam.ReadSecurityState(root, nil)
 	return doctor.Machine{
 		Root: root, Superuser: true,
-		Chip:     doctor.Chip{SoC: s.SoC, Key: s.Key, State: string(s.State), Evidence: s.Evidence},
+		Chip:     doctor.Chip{SoC: s.SoC, Key: s.Key, State: string(s.State), KeepsKeys: s.KeepsKeys, Evidence: s.Evidence},
 		CAAMNode: "/dev/caam-keygen", StateDir: "/var/lib/imxcrypt",
 		Config:       doctor.Config{Path: "/etc/imxcrypt/imxcrypt.yaml"},
 		Volumes:      []doctor.Volume{locked("data")},
@@ -153,6 +155,38 @@ func TestBoards(t *testing.T) {
 				t.Errorf("got:\n%s\nwant:\n%s", got.String(), want)
 			}
 		})
+	}
+}
+
+// Every family of chips that the program knows has a sample.
+func TestEveryFamilyHasABoard(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../caam/fuses.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table struct {
+		Families []struct{ SoC []string }
+	}
+	if err := json.Unmarshal(text, &table); err != nil || len(table.Families) == 0 {
+		t.Fatalf("%v: %+v", err, table)
+	}
+	samples, err := filepath.Glob("testdata/*/sys/devices/soc0/soc_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, s := range samples {
+		soc, err := os.ReadFile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have[strings.TrimSpace(string(soc))] = true
+	}
+	for _, f := range table.Families {
+		if !slices.ContainsFunc(f.SoC, func(soc string) bool { return have[soc] }) {
+			t.Errorf("no board of the family %v in testdata", f.SoC)
+		}
 	}
 }
 

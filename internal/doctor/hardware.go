@@ -136,12 +136,9 @@ func (x *examination) suspend() {
 	for _, s := range states {
 		mem = mem || s == "mem"
 	}
-	switch x.Chip.SoC {
-	case "i.MX6Q", "i.MX6QP", "i.MX6DL":
-		x.ok("suspend", "this chip keeps its keys in suspend-to-RAM")
-		return
-	}
 	switch {
+	case x.Chip.KeepsKeys:
+		x.ok("suspend", "this chip keeps its keys in suspend-to-RAM")
 	case !mem:
 		x.ok("suspend", "the kernel has no suspend-to-RAM, in which this chip would lose its keys")
 	case len(x.glob("/etc/systemd/system/systemd-suspend.service.d/*imxcrypt*"))+
