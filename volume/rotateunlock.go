@@ -112,7 +112,8 @@ func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, 
 	if err := u.sys.Mapper.Clear(u.s.Mapping); err != nil || !info.Suspended {
 		return true, err
 	}
-	return true, u.sys.Mapper.Resume(u.s.Mapping, dmcrypt.Public, quietly)
+	// Suspended in the middle of a swap, or for a sleep in which its key was lost.
+	return true, side.wake(ctx)
 }
 
 // settle finishes the zone that a killed rotation holds, if it holds one.

@@ -70,8 +70,15 @@ func sleepCases() map[string]func(*testing.T) (*volumetest.Board, volume.Spec) {
 		"ecb":           plain(func(s *volume.Spec) { s.Wrap = "ecb" }),
 		"detached":      plain(detached),
 		"no filesystem": plain(func(s *volume.Spec) { s.Filesystem.Type, s.Mount.Path = volume.FilesystemNone, "" }),
-		"rotating ccm":  func(t *testing.T) (*volumetest.Board, volume.Spec) { t.Helper(); return halfway(t, "ccm") },
-		"rotating ecb":  func(t *testing.T) (*volumetest.Board, volume.Spec) { t.Helper(); return halfway(t, "ecb") },
+		"rotation prepared": func(t *testing.T) (*volumetest.Board, volume.Spec) {
+			t.Helper()
+			b, s := plain(func(s *volume.Spec) { s.Wrap = "ecb" })(t)
+			r, err := b.Manager().Rotate(context.Background(), s, volume.RotateOptions{InitOnly: true})
+			must(t, r.Result, err)
+			return b, s
+		},
+		"rotating ccm": func(t *testing.T) (*volumetest.Board, volume.Spec) { t.Helper(); return halfway(t, "ccm") },
+		"rotating ecb": func(t *testing.T) (*volumetest.Board, volume.Spec) { t.Helper(); return halfway(t, "ecb") },
 	}
 }
 
