@@ -3,6 +3,7 @@
 package boot_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,5 +128,34 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
+	}
+}
+
+// So it does the drop-in that takes the volumes through suspend-to-RAM: what the
+// unit runs is replaced by it, not added to.
+func TestSystemdUnderstandsTheDropInForSleep(t *testing.T) {
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("NOT TESTED: systemd-analyze is missing (package systemd)")
+	}
+	text, err := os.ReadFile("../packaging/systemd/systemd-suspend.service.d/imxcrypt.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"systemd-suspend.service":                 "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/nonexistent/systemd-sleep suspend\n",
+		"systemd-suspend.service.d/imxcrypt.conf": strings.ReplaceAll(string(text), "/usr/bin/imxcrypt", "/bin/true"),
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(analyze, "verify", "--man=no", filepath.Join(dir, "systemd-suspend.service"))
+	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":/lib/systemd/system")
+	if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "imxcrypt.conf") || strings.Contains(string(out), "nonexistent") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

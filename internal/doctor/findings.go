@@ -108,7 +108,7 @@ func Findings() []Finding {
 			Remedy: "set the clock before provisioning: nothing else depends on it"},
 		{ID: "suspend-loses-keys", Check: "suspend", Level: Warning,
 			Text:   "this chip loses its keys in suspend-to-RAM, and nothing takes the volumes through it",
-			Remedy: "switch suspend off (systemctl mask suspend.target), or lock the volumes before it; after it, reads fail (wrap ccm) or return noise (ecb)"},
+			Remedy: "have systemd run imxcrypt sleep: install -D -m 644 -t /etc/systemd/system/systemd-suspend.service.d /usr/share/doc/imxcrypt/systemd-suspend.service.d/imxcrypt.conf; systemctl daemon-reload. Or switch suspend off: systemctl mask suspend.target. Otherwise reads fail after it (wrap ccm) or return noise (ecb)"},
 		{ID: "configuration-empty", Check: "configuration", Level: Warning,
 			Text:   "%s has no volumes",
 			Remedy: "imxcrypt config example minimal shows one"},

@@ -110,6 +110,7 @@ func TestSleep(t *testing.T) {
 			t.Fatalf("round %d: left: %s", round, left)
 		}
 	}
+	s.whileRotating()
 	s.staysSuspended()
 	end()
 	s.sound()
@@ -117,6 +118,25 @@ func TestSleep(t *testing.T) {
 		t.Fatalf("the kernel saw errors:\n%s", log)
 	}
 	s.withoutUs()
+}
+
+// whileRotating sleeps in the middle of a rotation: it is paused, both keys are
+// given back, and it goes on.
+func (s *sleeper) whileRotating() {
+	s.t.Helper()
+	p := s.Start("imxcrypt", "rotate", "--rate-limit", "512KiB", "logs")
+	for tries := 0; !strings.Contains(s.MustRun("dmsetup", "ls"), "logs:hot"); tries++ {
+		if tries > 100 {
+			s.t.Fatal("the rotation does not move a zone")
+		}
+	}
+	r, _ := s.nap("imxcrypt", "sleep", "suspend")
+	s.expect(s.t, r, 0, "rotate --resume-only")
+	s.expect(s.t, p.Wait(), 7, "it goes on where it stopped")
+	if list := s.MustRun("dmsetup", "ls"); !strings.Contains(list, "logs:old") {
+		s.t.Fatalf("the rotation was not in the middle:\n%s", list)
+	}
+	s.expect(s.t, s.Run("imxcrypt", "rotate", "--resume-only", "logs"), 0, "rotated, generation 2")
 }
 
 // staysSuspended lets the chip refuse one key after the sleep, as often as it is
