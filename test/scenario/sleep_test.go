@@ -33,7 +33,7 @@ func newSleeper(t *testing.T) *sleeper {
 	b := board{vm.AMD64, "amd64"}
 	m := vm.Start(t, vm.Config{
 		Arch: b.kernel, Suspend: true, SimCAAM: &vm.SimCAAM{Closed: true},
-		Disks:    []*vm.Disk{vm.NewDisk(t, 12<<20), vm.NewDisk(t, 12<<20)},
+		Disks:    []*vm.Disk{vm.NewDisk(t, 8<<20), vm.NewDisk(t, 8<<20)},
 		Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch),
 	})
 	m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(sleepVolumes))
