@@ -277,7 +277,7 @@ func TestTroubleshootingPageQuotesTheProgram(t *testing.T) {
 		}
 		for _, part := range strings.FieldsFunc(message, func(r rune) bool { return strings.ContainsRune("…:;\"\n", r) }) {
 			part = strings.TrimSpace(part)
-			for _, varies := range []string{"FILE", "LINE", "COLUMN", "volumes[0].FIELD", "/dev/", "/data", "/etc/imxcrypt/imxcrypt.yaml", "--"} {
+			for _, varies := range []string{"FILE", "LINE", "COLUMN", "volumes[0].FIELD", "/", "--"} {
 				if strings.HasPrefix(part, varies) {
 					_, part, _ = strings.Cut(part, " ")
 				}
