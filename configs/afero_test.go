@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/afero"
+	"github.com/spf13/viper"
+)
+
+// What stands in for afero (internal/afero) does for viper what afero does.
+func TestViperReadsAndWritesFilesThroughTheStandIn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "board.yaml")
+	if err := os.WriteFile(path, []byte("name: data\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, options := range [][]viper.Option{nil, {viper.ExperimentalFinder()}} {
+		v := viper.NewWithOptions(options...)
+		v.SetConfigName("board")
+		v.AddConfigPath(dir)
+		if err := v.ReadInConfig(); err != nil || v.GetString("name") != "data" || v.ConfigFileUsed() != path {
+			t.Errorf("read %q from %q: %v", v.GetString("name"), v.ConfigFileUsed(), err)
+		}
+	}
+	v := viper.New()
+	v.SetConfigFile(path)
+	v.Set("name", "logs")
+	if err := v.SafeWriteConfigAs(path); !errors.As(err, new(viper.ConfigFileAlreadyExistsError)) {
+		t.Errorf("written over what is there: %v", err)
+	}
+	if err := v.WriteConfigAs(path); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(text)) != "name: logs" {
+		t.Errorf("written: %q, %v", text, err)
+	}
+	v.SetConfigFile(filepath.Join(dir, "missing.yaml"))
+	if err := v.ReadInConfig(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing file: %v", err)
+	}
+}
+
+func TestTheStandInForAferoWalks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	err := afero.Walk(afero.NewOsFs(), dir, func(path string, _ fs.FileInfo, err error) error {
+		names = append(names, filepath.Base(path))
+		return err
+	})
+	if err != nil || len(names) != 2 || names[1] != "a" {
+		t.Errorf("%q, %v", names, err)
+	}
+	if err := afero.Walk(elsewhere{}, dir, nil); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("another kind of filesystem: %v", err)
+	}
+}
+
+type elsewhere struct{ afero.Fs }
