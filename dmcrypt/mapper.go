@@ -193,8 +193,19 @@ func (m *Mapper) Clear(name string) error {
 // links, or, where there is no udev, the node in /dev/mapper is made here. It
 // returns when [Mapper.Node] can be opened. Nothing must be waiting for the
 // mapping meanwhile; it is suspended for an instant, without freezing a
-// filesystem.
+// filesystem: the kernel tells of a mapping only when it is resumed. Where
+// nobody listens that is left out, since waiting for a suspend costs the kernel
+// some milliseconds.
 func (m *Mapper) Announce(ctx context.Context, name string) error {
+	if !m.nodes.heard() {
+		// One that is suspended wants to be resumed all the same.
+		if i, err := m.Info(name); err == nil && i.Live && !i.Suspended {
+			if err := m.nodes.appear(ctx, name, i.Number); err != nil {
+				return named(err, "make the node", name)
+			}
+			return nil
+		}
+	}
 	if err := m.Suspend(ctx, name, SkipLockFS|NoFlush); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 // nodes looks after /dev/mapper/NAME. With udev its rules make and remove the
 // link; without, nobody does but we. devtmpfs alone gives /dev/dm-N.
 type nodes struct {
-	dev, run string
+	dev, run, proc string
 	rules    []string // where udev's rules lie
 	wait     time.Duration
 	// isDevice tells whether a path leads to the block device n.
@@ -28,7 +28,7 @@ type nodes struct {
 
 func newNodes(o Options) nodes {
 	return nodes{
-		dev: o.Dev, run: o.Run, wait: o.NodeWait, isDevice: isDevice,
+		dev: o.Dev, run: o.Run, proc: o.Proc, wait: o.NodeWait, isDevice: isDevice,
 		rules: []string{"/etc/udev/rules.d", filepath.Join(o.Run, "udev/rules.d"), "/usr/lib/udev/rules.d", "/lib/udev/rules.d", "/usr/local/lib/udev/rules.d"},
 	}
 }

@@ -178,6 +178,9 @@ func (s System) diskOf(name string) string {
 // partitions are the partitions of a whole disk, by sysfs name.
 func (s System) partitions(disk string) []string {
 	return s.children(disk, func(name string) bool {
+		if !strings.HasPrefix(name, disk) {
+			return false // one of the disk's two dozen attributes
+		}
 		_, err := os.Stat(s.block(disk, name, "partition"))
 		return err == nil
 	})

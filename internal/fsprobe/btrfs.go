@@ -54,7 +54,7 @@ func readBtrfs(src *source) (*Superblock, error) {
 	var want []byte
 	switch t := le.Uint16(b[btrfsSumType:]); t {
 	case btrfsCRC32C:
-		want = le.AppendUint32(nil, crc32.Checksum(body, castagnoli))
+		want = le.AppendUint32(nil, crc32.Checksum(body, castagnoli()))
 	case btrfsXXHash:
 		want = le.AppendUint64(nil, xxhash64(body))
 	case btrfsSHA256:
