@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 func (a *app) run(ctx context.Context, args []string) int {
-	root := a.root()
+	root := a.root(args...)
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
@@ -100,8 +100,10 @@ func parts(err error) []error {
 // oneLine keeps a message in one line of the journal.
 func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
 
-// root builds the command tree.
-func (a *app) root() *cobra.Command {
+// root builds the command tree: all of it, or, where the arguments begin with a
+// command's name, that command alone. At boot the others would be a tenth of
+// the time until the first device is opened.
+func (a *app) root(args ...string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "imxcrypt",
 		Short: "keys and encrypted volumes on NXP i.MX",
@@ -135,12 +137,31 @@ inspects and renews the volumes that are encrypted with them.
 	f.StringVar(&a.logLevel, "log-level", "warn", "what to log to stderr: debug, info, warn or error")
 	f.BoolVar(&a.allowInsecure, "allow-insecure", false, "permit volumes of source dev, which are not protected")
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(
-		a.provisionCommand(), a.unlockCommand(), a.lockCommand(), a.bootCommand(), a.rotateCommand(), a.sleepCommand(), a.statusCommand(),
-		a.verifyCommand(), a.doctorCommand(), a.benchCommand(), a.keyCommand(), a.headerCommand(), a.adoptCommand(), a.eraseCommand(), a.recoverCommand(), a.configCommand(),
-		a.generatorCommand(), a.completionCommand(), a.versionCommand(),
-	)
+	a.addCommands(root, args)
 	return root
+}
+
+// addCommands adds the command that args begin with, or all.
+func (a *app) addCommands(root *cobra.Command, args []string) {
+	all := []struct {
+		name string
+		make func() *cobra.Command
+	}{
+		{"provision", a.provisionCommand}, {"unlock", a.unlockCommand}, {"lock", a.lockCommand}, {"boot", a.bootCommand},
+		{"rotate", a.rotateCommand}, {"sleep", a.sleepCommand}, {"status", a.statusCommand}, {"verify", a.verifyCommand}, {"doctor", a.doctorCommand},
+		{"bench", a.benchCommand}, {"key", a.keyCommand}, {"header", a.headerCommand}, {"adopt", a.adoptCommand},
+		{"erase", a.eraseCommand}, {"recover", a.recoverCommand}, {"config", a.configCommand}, {"generator", a.generatorCommand},
+		{"completion", a.completionCommand}, {"version", a.versionCommand},
+	}
+	for _, c := range all {
+		if len(args) > 0 && args[0] == c.name {
+			root.AddCommand(c.make())
+			return
+		}
+	}
+	for _, c := range all {
+		root.AddCommand(c.make())
+	}
 }
 
 // prepare runs after the flags are known and before any command.

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import "testing"
+
+// A command that is named first is made alone, and is the one of that name.
+func TestEachCommandIsMadeAlone(t *testing.T) {
+	t.Parallel()
+	all := shown((&app{}).root())
+	if len(all) < 10 {
+		t.Fatalf("%d commands", len(all))
+	}
+	for _, c := range all {
+		if c.Name() == "imxcrypt" || c.Parent().Name() != "imxcrypt" || c.Name() == "completion" || c.Name() == "help" {
+			continue
+		}
+		alone := (&app{}).root(c.Name(), "--help").Commands()
+		if len(alone) != 1 || alone[0].Name() != c.Name() {
+			t.Errorf("%s: %d commands are made", c.Name(), len(alone))
+		}
+	}
+}
