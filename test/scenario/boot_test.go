@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package scenario
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"imxcrypt/test/vm"
+)
+
+// bootVolumes has every kind of order: a volume in a volume, a mount point in a
+// volume, a device that comes late, one that never comes.
+const bootVolumes = `volumes:
+  - {name: inner, device: /dev/mapper/outer, mount: /srv/inner}
+  - {name: logs, device: /dev/vdc, mount: /data/logs}
+  - {name: outer, device: /dev/vda, filesystem: none}
+  - {name: data, device: /dev/vdb, mount: /data}
+  - {name: late, device: /dev/vdd, mount: /srv/late, required: false, timeout: 60s}
+  - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
+`
+
+// bootRequired is another configuration, for imxcrypt.config=.
+const bootRequired = `volumes:
+  - {name: data, device: /dev/vdb, mount: /data}
+  - {name: logs, device: /dev/vdc, mount: /data/logs}
+  - {name: gone, device: /dev/vdy, mount: /srv/gone, timeout: 1s}
+`
+
+// A system of busybox without udev and systemd: one `imxcrypt boot` does it all.
+func TestBootWithoutUdev(t *testing.T) { longScenario(t, bootWithoutUdev) }
+
+func bootWithoutUdev(t *testing.T, b board) {
+	var disks []*vm.Disk
+	for range 4 {
+		disks = append(disks, vm.NewDisk(t, 24<<20))
+	}
+	m := vm.Start(t, vm.Config{
+		Arch: b.kernel, Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true},
+		Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch),
+		ExtraFiles: map[string]vm.File{
+			"/etc/imxcrypt/imxcrypt.yaml": {Data: []byte(bootVolumes)},
+			"/etc/imxcrypt/required.yaml": {Data: []byte(bootRequired)},
+		},
+	})
+	directories := func() { m.MustRun("mkdir", "-p", "/data", "/srv/inner", "/srv/late", "/srv/gone") }
+	directories()
+	m.MustSh(`imxcrypt provision outer; imxcrypt unlock outer; imxcrypt provision --wipe --yes inner
+		imxcrypt provision data; mkdir /data/logs; imxcrypt provision logs late
+		for d in /srv/inner /data /data/logs /srv/late; do echo "$d" >$d/name; done
+		imxcrypt lock logs; imxcrypt lock inner; imxcrypt lock --all
+		imxcrypt unlock data; debugfs -w -R 'set_super_value state 3' /dev/mapper/data; imxcrypt lock data`)
+
+	late := disks[3]
+	m.Restart(func(c *vm.Config) { c.Disks, c.Append = disks[:3], "imxcrypt.debug" })
+	directories()
+	m.HotPlug(late, 8*time.Second)
+	boot := m.Start("imxcrypt", "boot")
+	for m.Sh("grep -q ' /data/logs ' /proc/mounts && grep -q ' /srv/inner ' /proc/mounts").Code != 0 {
+		if !boot.Running() {
+			t.Fatalf("boot has ended: %v", boot.Wait())
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	if !boot.Running() || m.Sh("test -e /dev/vdd").Code == 0 {
+		t.Errorf("the other volumes have waited for the late one")
+	}
+	r := boot.Wait()
+	for _, text := range []string{
+		"late: mounted on /srv/late", "data: filesystem checked", "the boot goes on without a volume that is not required",
+		"volume=gone",
+	} {
+		b.expect(t, r, 0, text)
+	}
+	t.Logf("from the late device's announcement to its mount: %v", lateness(t, m))
+	if got, want := m.MustSh("cat /srv/inner/name /data/name /data/logs/name /srv/late/name"), "/srv/inner\n/data\n/data/logs\n/srv/late\n"; got != want {
+		t.Errorf("read back %q", got)
+	}
+	if keys := m.MustSh("cat /proc/keys"); strings.Contains(keys, "imxcrypt:") {
+		t.Errorf("a key is left behind:\n%s", keys)
+	}
+	// The real system, after an initramfs has done it.
+	b.expect(t, m.Run("imxcrypt", "unlock", "--mount", "data", "inner", "late"), 0, "inner: mounted on /srv/inner (already)")
+	b.expect(t, m.Run("imxcrypt", "boot", "data", "logs"), 0, "logs: mounted on /data/logs (already)")
+
+	m.Restart(func(c *vm.Config) {
+		c.Append = "imxcrypt.config=/etc/imxcrypt/required.yaml imxcrypt.volumes=data,gone,other"
+	})
+	directories()
+	r = m.Run("imxcrypt", "boot")
+	b.expect(t, r, 4, "volume=other")
+	b.expect(t, r, 4, "data: mounted on /data")
+	b.expect(t, r, 4, "/dev/vdy")
+	if m.Sh("grep -q /data/logs /proc/mounts").Code == 0 {
+		t.Errorf("a volume that the kernel command line left out was opened")
+	}
+}
+
+// lateness is the time between the kernel's message of the late disk and that of
+// its filesystem's mount, which is the last one. It is told, not judged: how
+// busy the host is shows in it more than what the program does.
+func lateness(t *testing.T, m *vm.Machine) time.Duration {
+	t.Helper()
+	log := m.MustRun("dmesg")
+	at := func(pattern string) time.Duration {
+		all := regexp.MustCompile(`\[ *(\d+\.\d+)\] .*`+pattern).FindAllStringSubmatch(log, -1)
+		if len(all) == 0 {
+			t.Fatalf("the kernel says nothing of %q:\n%s", pattern, log)
+		}
+		seconds, err := strconv.ParseFloat(all[len(all)-1][1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(seconds * float64(time.Second))
+	}
+	return at(`EXT4-fs \(dm-\d+\): mounted filesystem`) - at(`\[vdd\]`)
+}
