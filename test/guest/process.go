@@ -5,7 +5,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,6 +143,9 @@ func (s *server) forward(p *process, stream int, f *os.File) {
 	buffer := make([]byte, wire.MaxPayload)
 	for {
 		n, err := f.Read(buffer)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			n, err = readNow(f, buffer)
+		}
 		if n > 0 {
 			s.send(wire.Header{ID: p.id, Op: wire.Output, Stream: stream}, buffer[:n])
 		}
@@ -153,6 +158,31 @@ func (s *server) forward(p *process, stream int, f *os.File) {
 		default:
 		}
 	}
+}
+
+// readNow reads what is there, without waiting. A reader that got no processor
+// until the deadline was over has not looked yet.
+func readNow(f *os.File, buffer []byte) (n int, err error) {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		err = f.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		return 0, err
+	}
+	failed := raw.Read(func(fd uintptr) bool {
+		n, err = syscall.Read(int(fd), buffer)
+		return true
+	})
+	switch {
+	case failed != nil:
+		return 0, failed
+	case err == nil && n == 0:
+		return 0, io.EOF
+	case err != nil:
+		return 0, err
+	}
+	return n, nil
 }
 
 func (s *server) signal(h wire.Header) {
