@@ -103,7 +103,8 @@ demo: setup ## A virtual board from provisioning to unlocking at boot, on one sc
 	@$(GO) run ./test/demo
 
 .PHONY: bench
-bench: ## Benchmarks
+bench: setup ## Time to mount, memory, size and sector sizes in virtual machines, against the shell recipe; then Go's benchmarks
+	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5 -sectors=false; done
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: soak

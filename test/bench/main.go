@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Bench measures, in one run of a virtual machine, from the start of a process
+// until the volumes are mounted: imxcrypt, the shell recipe that products use,
+// and a C program that makes only the necessary system calls. Emulated time is
+// no board's time, and the host has other work: what counts are the ratios of
+// what was measured in turn.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"imxcrypt/test/vm"
+)
+
+const (
+	volumes  = 8
+	diskSize = 24 << 20
+)
+
+// options are what is measured, and how.
+type options struct {
+	arch   vm.Arch
+	rounds int
+	// counted: time is the number of instructions, which is the same at every
+	// run however busy the host is. Only one virtual processor runs at a time.
+	counted bool
+	against string
+	sectors bool
+}
+
+func main() {
+	var o options
+	flag.StringVar((*string)(&o.arch), "arch", "arm64", "amd64 or arm64")
+	flag.IntVar(&o.rounds, "rounds", 21, "runs of each, the median of which counts")
+	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 1 ns each, instead of emulated time")
+	flag.StringVar(&o.against, "against", "", "another `PROGRAM` of imxcrypt's to measure in the same rounds")
+	flag.BoolVar(&o.sectors, "sectors", true, "compare sector sizes, too")
+	flag.Parse()
+	h := &host{}
+	code := h.run(o)
+	h.cleanup()
+	os.Exit(code)
+}
+
+func (h *host) run(o options) (code int) {
+	defer func() {
+		if p := recover(); p != nil {
+			if _, ended := p.(failure); !ended {
+				panic(p)
+			}
+			code = 1
+		}
+	}()
+	binary := vm.BuildProgram(h, "./cmd/imxcrypt", string(o.arch))
+	m := h.machine(o, binary)
+	list := provision(h, m, volumes)
+	closeAll(m)
+
+	runs := runsOf(list, o.against != "")
+	h.measure(m, runs, o.rounds)
+	unit := "medians (least to most)"
+	if o.counted {
+		unit = "in instructions, 1 ns each, " + unit
+	}
+	fmt.Printf("%s, %d runs of each in turn, %s:\n", o.arch, o.rounds, unit)
+	for _, r := range runs {
+		fmt.Println("  " + r.String())
+	}
+	fmt.Println("ratios, medians of the rounds':")
+	for _, r := range ratios(runs, o) {
+		fmt.Println("  " + r)
+	}
+	fmt.Println("one volume (imxcrypt boot -v), medians:")
+	for _, line := range h.breakdown(m, list[0].name, o.rounds) {
+		fmt.Println("  " + line)
+	}
+	h.size(o.arch, binary, runs)
+	if o.sectors {
+		h.sectorSizes(m)
+	}
+	return 0
+}
+
+// machine boots the virtual board with all that is measured.
+func (h *host) machine(o options, binary string) *vm.Machine {
+	files := map[string]vm.File{
+		"/etc/imxcrypt/imxcrypt.yaml": {Data: []byte(configuration(volumes))},
+		"/usr/bin/recipe":             {Host: "test/bench/guest/recipe", Mode: 0o755},
+		"/usr/bin/hello":              {Host: vm.BuildProgram(h, "./test/bench/hello", string(o.arch))},
+	}
+	for _, name := range []string{"import", "floor", "stopwatch"} {
+		files["/usr/bin/"+name] = vm.File{Host: h.compile(o.arch, name)}
+	}
+	if o.against != "" {
+		files["/usr/bin/other"] = vm.File{Host: o.against}
+	}
+	c := vm.Config{Arch: o.arch, CPUs: 2, SimCAAM: &vm.SimCAAM{Closed: true}, Imxcrypt: binary, ExtraFiles: files}
+	if o.counted {
+		c.CPUs, c.QEMUArgs = 1, []string{"-icount", "shift=0,sleep=off"}
+	}
+	for range volumes {
+		c.Disks = append(c.Disks, vm.NewDisk(h, diskSize))
+	}
+	return vm.Start(h, c)
+}
+
+func indent(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString("  " + line)
+	}
+	return b.String()
+}

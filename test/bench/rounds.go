@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"imxcrypt/test/vm"
+)
+
+// The runs, by what they are called.
+const (
+	hello      = "Go hello world"
+	version    = "imxcrypt version"
+	floorOne   = "floor in C, 1 volume"
+	recipeOne  = "shell recipe, 1 volume"
+	programOne = "imxcrypt boot, 1 volume"
+	otherOne   = "the other program, 1 volume"
+	floorAll   = "floor in C, 8 volumes"
+	recipeAll  = "shell recipe, 8 volumes"
+	programAll = "imxcrypt boot, 8 volumes"
+	otherAll   = "the other program, 8 volumes"
+)
+
+// run is one of the things measured.
+type run struct {
+	name   string
+	argv   []string
+	times  []time.Duration // one for each round
+	memory []int           // KiB
+}
+
+func runsOf(list []volume, other bool) []*run {
+	runs := []*run{
+		{name: hello, argv: []string{"hello"}},
+		{name: version, argv: []string{"imxcrypt", "version"}},
+		{name: floorOne, argv: floor(list[:1])},
+		{name: recipeOne, argv: recipe(list[:1])},
+		{name: programOne, argv: program("imxcrypt", list[:1])},
+		{name: floorAll, argv: floor(list)},
+		{name: recipeAll, argv: recipe(list)},
+		{name: programAll, argv: program("imxcrypt", list)},
+	}
+	if other {
+		runs = append(runs, &run{name: otherOne, argv: program("other", list[:1])}, &run{name: otherAll, argv: program("other", list)})
+	}
+	return runs
+}
+
+// measure runs all in turn, as many rounds as asked for and one more, which
+// fills the page cache and is not counted.
+func (h *host) measure(m *vm.Machine, runs []*run, rounds int) {
+	for round := range rounds + 1 {
+		for _, r := range runs {
+			took, memory := h.stopwatch(m, r.argv)
+			closeAll(m)
+			if round > 0 {
+				r.times, r.memory = append(r.times, took), append(r.memory, memory)
+			}
+		}
+	}
+}
+
+// stopwatch runs a program in the guest under test/bench/guest/stopwatch.c.
+func (h *host) stopwatch(m *vm.Machine, argv []string) (took time.Duration, memory int) {
+	r := m.Run(append([]string{"stopwatch"}, argv...)...)
+	lines := strings.Split(strings.TrimSpace(r.Stderr), "\n")
+	words := strings.Fields(lines[len(lines)-1])
+	if r.Code != 0 || len(words) != 5 || words[0] != "stopwatch:" {
+		h.Fatalf("%s: %v", strings.Join(argv, " "), r)
+	}
+	ns, err1 := strconv.ParseInt(words[1], 10, 64)
+	memory, err2 := strconv.Atoi(words[3])
+	if err1 != nil || err2 != nil {
+		h.Fatalf("%s: %v", strings.Join(argv, " "), r)
+	}
+	return time.Duration(ns), memory
+}
+
+func (r *run) String() string {
+	t := slices.Sorted(slices.Values(r.times))
+	return fmt.Sprintf("%-28s %7.1f ms  (%.1f to %.1f)", r.name, ms(median(t)), ms(t[0]), ms(t[len(t)-1]))
+}
+
+// ratios compares what was measured with the targets of the project.
+func ratios(runs []*run, o options) []string {
+	times := func(name string) []time.Duration {
+		for _, r := range runs {
+			if r.name == name {
+				return r.times
+			}
+		}
+		return nil
+	}
+	ratio := func(what string, target float64, a string, b ...string) string {
+		var all []float64
+		for i, t := range times(a) {
+			var sum time.Duration
+			for _, name := range b {
+				sum += times(name)[i]
+			}
+			all = append(all, float64(t)/float64(sum))
+		}
+		text := fmt.Sprintf("%-48s %5.2f", what, median(all))
+		if target > 0 {
+			text += fmt.Sprintf("  (target at most %.2f)", target)
+		}
+		return text
+	}
+	list := []string{
+		ratio("1 volume / shell recipe", 0.45, programOne, recipeOne),
+		ratio("1 volume / (floor in C + Go hello world)", 1.3, programOne, floorOne, hello),
+		ratio("8 volumes / shell recipe", 0, programAll, recipeAll),
+	}
+	if !o.counted {
+		list = append(list, ratio("8 volumes / 1 volume, two processors", 3, programAll, programOne))
+	}
+	if o.against != "" {
+		list = append(list, ratio("1 volume / the other program", 0, programOne, otherOne), ratio("8 volumes / the other program", 0, programAll, otherAll))
+	}
+	return list
+}
+
+// breakdown is what -v tells of the steps of one volume, and what remains: the
+// start of the runtime and the process's end.
+func (h *host) breakdown(m *vm.Machine, name string, rounds int) []string {
+	var order []string
+	steps := map[string][]time.Duration{}
+	add := func(step string, took time.Duration) {
+		if _, known := steps[step]; !known {
+			order = append(order, step)
+		}
+		steps[step] = append(steps[step], took)
+	}
+	for range rounds {
+		r := m.Run("stopwatch", "imxcrypt", "boot", "-v", name)
+		closeAll(m)
+		var sum time.Duration
+		for line := range strings.Lines(r.Stderr) {
+			line = strings.TrimSpace(line)
+			if ns, ok := strings.CutPrefix(line, "stopwatch: "); ok {
+				ns, _, _ = strings.Cut(ns, " ")
+				all, err := strconv.ParseInt(ns, 10, 64)
+				if err != nil {
+					h.Fatalf("%v", r)
+				}
+				add("process start and end, printing", time.Duration(all)-sum)
+				continue
+			}
+			// "v0: header read (1.2 ms)"
+			step, number, ok := strings.Cut(strings.TrimSuffix(line, " ms)"), " (")
+			took, err := strconv.ParseFloat(number, 64)
+			if !ok || err != nil {
+				continue
+			}
+			_, step, _ = strings.Cut(step, ": ")
+			add(step, time.Duration(took*float64(time.Millisecond)))
+			sum += time.Duration(took * float64(time.Millisecond))
+		}
+	}
+	var lines []string
+	for _, step := range order {
+		slices.Sort(steps[step])
+		lines = append(lines, fmt.Sprintf("%-34s %7.1f ms", step, ms(median(steps[step]))))
+	}
+	return lines
+}
+
+func median[T time.Duration | float64 | int](list []T) T {
+	return slices.Sorted(slices.Values(list))[len(list)/2]
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

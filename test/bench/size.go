@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"imxcrypt/test/vm"
+)
+
+// size prints what the program takes of memory and of storage.
+func (h *host) size(arch vm.Arch, binary string, runs []*run) {
+	st, err := os.Stat(binary)
+	if err != nil {
+		h.Fatalf("%v", err)
+	}
+	packed, err := exec.Command("xz", "--keep", "--stdout", binary).Output()
+	if err != nil {
+		h.Fatalf("xz: %v", err)
+	}
+	target := ""
+	if arch == vm.ARM64 {
+		target = "  (targets 7 and 2.1)"
+	}
+	fmt.Printf("size: program %.2f MB, %.2f MB xz%s\n", float64(st.Size())/1e6, float64(len(packed))/1e6, target)
+	for _, r := range runs {
+		if r.name == hello || r.name == programOne || r.name == programAll {
+			fmt.Printf("most memory: %-26s %5.1f MB\n", r.name, float64(median(r.memory))*1024/1e6)
+		}
+	}
+}
+
+// compile builds a C program of test/bench/guest, static, as the simulated CAAM's
+// own tools are (test/simcaam/build).
+func (h *host) compile(arch vm.Arch, name string) string {
+	if text, err := exec.Command("test/tools/fetch-debian", string(arch), "build/debian", "libc6-dev", "linux-libc-dev").CombinedOutput(); err != nil {
+		h.Fatalf("fetch the C library: %v\n%s", err, text)
+	}
+	triplet := map[vm.Arch]string{vm.AMD64: "x86_64-linux-gnu", vm.ARM64: "aarch64-linux-gnu"}[arch]
+	out := filepath.Join(h.TempDir(), name)
+	cmd := exec.Command(triplet+"-gcc-12", "--sysroot=build/debian/"+string(arch)+"/root", "-static", "-O2", "-Wall", "-Wextra",
+		"-o", out, "test/bench/guest/"+name+".c")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		h.Fatalf("%s: %v\n%s", cmd, err, text)
+	}
+	return out
+}
