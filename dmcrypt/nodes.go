@@ -20,8 +20,8 @@ import (
 // link; without, nobody does but we. devtmpfs alone gives /dev/dm-N.
 type nodes struct {
 	dev, run, proc string
-	rules    []string // where udev's rules lie
-	wait     time.Duration
+	rules          []string // where udev's rules lie
+	wait           time.Duration
 	// isDevice tells whether a path leads to the block device n.
 	isDevice func(path string, n Number) bool
 }
