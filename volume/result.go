@@ -18,6 +18,9 @@ type Result struct {
 	Mounted string `json:"mounted,omitempty"`
 	// Already is true when there was nothing left to do.
 	Already bool `json:"already"`
+	// Rotating: the volume was opened half-way through a rotation, which goes on
+	// when somebody asks for it.
+	Rotating bool `json:"rotating,omitempty"`
 	// Steps are what was done, or would be by a dry run, in order.
 	Steps []Step `json:"steps,omitempty"`
 	// Warnings are for a person.

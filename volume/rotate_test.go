@@ -244,6 +244,9 @@ func TestStoppedRotation(t *testing.T) {
 					for range 2 {
 						r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
 						must(t, r, err)
+						if r.Rotating == r.Already {
+							t.Fatalf("opened half-way: %+v", r)
+						}
 						same(t, "half-way", content(t, b), want)
 					}
 					for _, at := range []int{0, len(want) - rotationText - 5000} {

@@ -85,6 +85,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o Unloc
 	if err != nil {
 		return j.result, err
 	}
+	rotating := h.next != nil
 	if o.DryRun {
 		return j.result, u.announceSteps(open)
 	}
@@ -93,7 +94,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o Unloc
 	} else if err := u.open(ctx); err != nil {
 		return j.result, err
 	} else {
-		j.result.opened = true
+		j.result.opened, j.result.Rotating = true, rotating
 	}
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
 	u.mendOnDevice()

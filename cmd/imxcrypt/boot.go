@@ -71,6 +71,11 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	}
 	a.loadModules(ctx, mapperControl, program.Runner{})
 	outcomes := plan.Run(ctx, m, !f.noMount)
+	for _, o := range outcomes {
+		if o.Err == nil && o.Result.Rotating {
+			a.goOnRotating(ctx, o.Step.Spec.Name)
+		}
+	}
 	if boot.InInitramfs() {
 		a.leaveMarks(outcomes)
 	}

@@ -53,6 +53,21 @@ func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 	return true, l.Release()
 }
 
+// goOnRotating has systemd go on with a rotation that a power cut interrupted, in
+// the background. Where there is no systemd an operator must: nobody would look
+// after the process.
+func (a *app) goOnRotating(ctx context.Context, name string) {
+	if a.night != nil {
+		err := a.night.GoOn(ctx, name)
+		if err == nil {
+			a.log.Info("the rotation that was interrupted goes on", "volume", name)
+			return
+		}
+		a.log.Debug("the rotation cannot be started", "volume", name, "error", err)
+	}
+	a.log.Warn("the volume is half-way through a rotation, which goes on with: imxcrypt rotate --resume-only "+name, "volume", name)
+}
+
 // holderOf tells who has the volume's lock; nil if nobody has, or with an error.
 func holderOf(name string, err *error) *lockfile.HeldError {
 	l, failed := lockfile.Acquire(volume.RunDir, name)

@@ -48,11 +48,15 @@ func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
 		return err
 	}
 	do := func(ctx context.Context, s volume.Spec) (volume.Result, error) {
-		return m.Unlock(ctx, s, volume.UnlockOptions{
+		r, err := m.Unlock(ctx, s, volume.UnlockOptions{
 			// --all means every volume as far as it goes: one that has no
 			// mount point is unlocked.
 			Mount: f.mount && (!f.all || s.Mount.Path != ""), ForRepair: f.forRepair, NoWait: f.noWait, DryRun: f.dryRun,
 		})
+		if err == nil && r.Rotating {
+			a.goOnRotating(ctx, s.Name)
+		}
+		return r, err
 	}
 	if f.dryRun {
 		return a.eachPlan(ctx, list, do)
