@@ -208,7 +208,8 @@ func (z *sleeping) wake(ctx context.Context) error {
 		v.stays = true
 		err = failed(ctx, "wake", v.s, fault.New(fault.StaysSuspended, fmt.Sprintf("mapping %s stays suspended, whoever uses it waits", v.s.Mapping), err))
 		errs = append(errs, err)
-		z.machine.Alarm(fmt.Sprintf("%v; when that is mended: imxcrypt unlock %s", err, v.s.Name))
+		// What to do comes first: a long text is cut.
+		z.machine.Alarm(fmt.Sprintf("volume %s stays suspended; imxcrypt unlock %s lets it go on when this is mended: %v", v.s.Name, v.s.Name, err))
 	}
 	z.j.did("keys proved, volumes resumed")
 	return errors.Join(errs...)

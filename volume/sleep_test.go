@@ -186,6 +186,10 @@ func TestAVolumeWhoseKeyIsNotProvedStaysSuspended(t *testing.T) {
 			if i, err := b.DM.Info("data"); err != nil || !i.Suspended || i.Inactive {
 				t.Fatalf("%+v %v", i, err)
 			}
+			// Of a rotation the status says why it does not go on.
+			if st := b.Manager().Status(ctx, s); st.Err == nil || st.Rotation == nil && !fault.Is(st.Err, fault.StaysSuspended) {
+				t.Fatalf("status: %v", st.Err)
+			}
 			// Until the key opens nothing that a person may try lets it go on.
 			for range 2 {
 				if _, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{}); err == nil {

@@ -89,7 +89,23 @@ func (m *Manager) Status(ctx context.Context, s Spec) Status {
 			st.Err = failed(ctx, "status", s, err)
 		}
 	}
+	if st.Err == nil && st.Mapping != "" && m.staysSuspended(s) {
+		st.Err = failed(ctx, "status", s, refuse(fault.StaysSuspended, "mapping %s is suspended, whoever uses it waits", s.Mapping))
+	}
 	return st
+}
+
+// momentSuspended is longer than a mapping is suspended to have its table changed.
+const momentSuspended = 50 * time.Millisecond
+
+// staysSuspended tells whether a mapping is suspended for longer than a moment.
+func (m *Manager) staysSuspended(s Spec) bool {
+	if info, err := m.sys.Mapper.Info(s.Mapping); err != nil || !info.Suspended {
+		return false
+	}
+	time.Sleep(momentSuspended)
+	info, err := m.sys.Mapper.Info(s.Mapping)
+	return err == nil && info.Suspended
 }
 
 func (m *Manager) look(ctx context.Context, s Spec) Status {

@@ -149,7 +149,7 @@ func (s *sleeper) staysSuspended() {
 	if got := s.MustSh("cat /sys/block/dm-*/dm/name /sys/block/dm-*/dm/suspended | tr '\\n' ' '"); got != "data logs 0 1 " {
 		s.t.Fatalf("suspended: %s", got)
 	}
-	if log := s.MustRun("dmesg"); !strings.Contains(log, "imxcrypt: wake logs: mapping logs stays suspended") {
+	if log := s.MustRun("dmesg"); !strings.Contains(log, "imxcrypt: volume logs stays suspended; imxcrypt unlock logs") {
 		s.t.Fatalf("the kernel log does not say it:\n%s", log)
 	}
 	if !strings.Contains(s.Console(), "imxcrypt unlock logs") {
