@@ -50,6 +50,7 @@ install: ## Install into DESTDIR: program, generator, units, initramfs hooks, co
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/imxcrypt/systemd-suspend.service.d packaging/systemd/systemd-suspend.service.d/*.conf
 	install -D -m 755 packaging/initramfs-tools/hooks/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/imxcrypt
 	install -D -m 755 packaging/initramfs-tools/scripts/local-top/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/local-top/imxcrypt
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/lib/dracut/modules.d/90imxcrypt packaging/dracut/90imxcrypt/*.sh
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/imxcrypt/initramfs packaging/initramfs-plain/*
 	if test -d docs/man; then install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1; fi
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d

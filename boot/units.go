@@ -122,7 +122,7 @@ func FailureUnits(program string, reasons []string) []Unit {
 	var b strings.Builder
 	b.WriteString(generated)
 	b.WriteString("[Unit]\nDescription=Units of the encrypted volumes\nDocumentation=man:imxcrypt(1)\n" +
-		"DefaultDependencies=no\nBefore=local-fs.target\n\n[Service]\nType=oneshot\n")
+		"DefaultDependencies=no\nBefore=local-fs.target\n\n[Service]\nType=oneshot\nStandardError=journal+console\n")
 	fmt.Fprintf(&b, "ExecStart=%s generator", program)
 	for _, r := range reasons {
 		b.WriteString(" " + quoteArgument("--failed="+r))
@@ -209,10 +209,9 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	line("ExecStart=%s unlock %s", command, quoteArgument(s.Name))
 	if !fromInitramfs {
 		line("ExecStop=%s lock %s", command, quoteArgument(s.Name))
-		// A restart begins anew at once. systemd must have heard from udev that
-		// the mapping is gone before, or it takes the new one for that.
-		line("ExecStop=-udevadm settle --timeout=5")
 	}
+	// Why a boot ends in the emergency mode stands where one looks first.
+	line("StandardError=journal+console")
 	line("TimeoutStartSec=%s", seconds(s.Timeout+unlockTime))
 	line("TimeoutStopSec=30s")
 	// The key lives in the keyring of one thread; a session keyring of its own
