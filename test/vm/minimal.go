@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"context"
+	"os"
+	"path"
+	"path/filepath"
+
+	"imxcrypt/test/vm/initramfs"
+)
+
+// Minimal is a tree of busybox alone, for an initramfs or a root filesystem of a
+// test's own: its applets, kernel modules with modprobe's indexes, and the
+// simulated CAAM, known to modprobe by its name.
+func Minimal(t TB, arch Arch, modules ...string) initramfs.Tree {
+	t.Helper()
+	tree, err := minimal(context.Background(), arch, modules)
+	if err != nil {
+		t.Fatalf("vm: minimal tree: %v", err)
+	}
+	return tree
+}
+
+func minimal(ctx context.Context, arch Arch, modules []string) (initramfs.Tree, error) {
+	p, err := arch.platform()
+	if err != nil {
+		return nil, err
+	}
+	im, err := prepare(ctx, arch, p)
+	if err != nil {
+		return nil, err
+	}
+	top, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	tree := initramfs.Tree{
+		"/bin": {Link: "usr/bin"}, "/sbin": {Link: "usr/sbin"}, "/lib": {Link: "usr/lib"},
+		"/usr/sbin/modprobe": {Link: "../bin/busybox"}, // the kernel calls it by this path
+	}
+	from := initramfs.Programs{Root: filepath.Join(top, "build/debian", string(arch), "root"), Triplet: p.triplet}
+	if err := from.AddTo(tree, "busybox"); err != nil {
+		return nil, err
+	}
+	applets, err := initramfs.BusyboxApplets(tree["/usr/bin/busybox"].Data)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range applets {
+		if _, there := tree["/usr/bin/"+name]; !there {
+			tree["/usr/bin/"+name] = initramfs.Entry{Link: "busybox"}
+		}
+	}
+	if err := im.modules.AddTo(tree, modules...); err != nil {
+		return nil, err
+	}
+	ko, err := simcaamModule(ctx, top, arch)
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(ko)
+	if err != nil {
+		return nil, err
+	}
+	const file = "extra/imxcrypt_simcaam.ko"
+	tree[path.Join(im.modules.GuestDir(), file)] = initramfs.Entry{Data: data, Perm: 0o644}
+	index := path.Join(im.modules.GuestDir(), "modules.dep")
+	dep := tree[index]
+	dep.Data = append(dep.Data, []byte(file+":\n")...)
+	tree[index] = dep
+	return tree, nil
+}
+
+// ModuleFiles are the paths in the guest of modules and of what they need, in
+// the order to load them in.
+func ModuleFiles(t TB, arch Arch, modules ...string) []string {
+	t.Helper()
+	p, err := arch.platform()
+	if err != nil {
+		t.Fatalf("vm: %v", err)
+	}
+	im, err := prepare(context.Background(), arch, p)
+	if err != nil {
+		t.Fatalf("vm: %v", err)
+	}
+	order, err := im.modules.Order(modules...)
+	if err != nil {
+		t.Fatalf("vm: %v", err)
+	}
+	for i, file := range order {
+		order[i] = path.Join(im.modules.GuestDir(), file)
+	}
+	return order
+}
+
+// SimCAAMModule is the file of the simulated CAAM's kernel module.
+func SimCAAMModule(t TB, arch Arch) string {
+	t.Helper()
+	top, err := moduleRoot()
+	if err == nil {
+		var ko string
+		if ko, err = simcaamModule(context.Background(), top, arch); err == nil {
+			return ko
+		}
+	}
+	t.Fatalf("vm: %v", err)
+	return ""
+}
