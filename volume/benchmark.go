@@ -91,6 +91,9 @@ func (m *Manager) Benchmark(ctx context.Context, o BenchmarkOptions) (_ Benchmar
 		return result, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	if err := m.removeBenchmark(ctx); err != nil {
+		return result, err
+	}
 	dev, size, err := m.scratch(o.Device)
 	if err != nil {
 		return result, err
@@ -127,6 +130,16 @@ func (m *Manager) Benchmark(ctx context.Context, o BenchmarkOptions) (_ Benchmar
 	}
 	result.Best = recommend(result.Rows)
 	return result, nil
+}
+
+// removeBenchmark takes away what a benchmark that was killed left: the lock is
+// held, so nobody uses it.
+func (m *Manager) removeBenchmark(ctx context.Context) error {
+	info, err := m.sys.Mapper.Info(benchmarkName)
+	if err != nil || info.UUID != dmcrypt.HelperUUID(benchmarkUUID, benchmarkName) {
+		return nil // the first measurement tells what is wrong
+	}
+	return m.sys.Mapper.Remove(ctx, benchmarkName)
 }
 
 // nothingWorks tells of an error that every other setting would meet too.

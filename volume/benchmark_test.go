@@ -69,6 +69,19 @@ func TestBenchmarkLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// What a benchmark that was killed left is in nobody's way.
+func TestBenchmarkAfterAKilledOne(t *testing.T) {
+	t.Parallel()
+	b := newBoard(crashtest.NewImage(16 * mib))
+	mapForeign(t, b, "imxcrypt:bench", dmcrypt.HelperUUID("00000000-0000-4000-8000-0000000be9c4", "imxcrypt:bench"))
+	r, err := b.Manager().Benchmark(context.Background(), volume.BenchmarkOptions{
+		Device: "/dev/mmcblk2p3", Source: volume.SourceCAAM, Wrap: "ccm", KeySize: 32, Each: time.Millisecond, Keys: 1,
+	})
+	if err != nil || r.Best == nil || b.DM.State() != "" {
+		t.Errorf("%+v, %v\n%s", r, err, b.DM.State())
+	}
+}
+
 func TestBenchmarkTouchesNoData(t *testing.T) {
 	t.Parallel()
 	disk := crashtest.NewImage(2 * mib)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -76,8 +77,16 @@ func TestCompletion(t *testing.T) {
 		t.Errorf("examples: %q", got)
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if out, _ := b.must(t, exitDone, "completion", shell); !strings.Contains(out, "imxcrypt") {
+		out, _ := b.must(t, exitDone, "completion", shell)
+		if !strings.Contains(out, "imxcrypt") {
 			t.Errorf("%s: %s", shell, out)
+		}
+		if path, err := exec.LookPath(shell); err == nil {
+			c := exec.Command(path, "-n") // reads the script, runs nothing
+			c.Stdin = strings.NewReader(out)
+			if said, err := c.CombinedOutput(); err != nil || len(said) > 0 {
+				t.Errorf("%s does not take the script: %v %s", shell, err, said)
+			}
 		}
 	}
 }
