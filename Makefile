@@ -24,7 +24,7 @@ comma := ,
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 .PHONY: build
 build: ## Static, stripped binaries: build/bin/{amd64,arm64,arm}/imxcrypt
@@ -107,6 +107,10 @@ demo: setup ## A virtual board from provisioning to unlocking at boot, on one sc
 bench: setup ## Time to mount, memory, size and sector sizes in virtual machines, against the shell recipe; then Go's benchmarks
 	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5 -sectors=false; done
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: bench-rotate
+bench-rotate: setup ## How fast a volume is rotated, beside cryptsetup and the limit, and what programs wait meanwhile
+	@$(GO) run ./test/rotatebench
 
 .PHONY: soak
 soak: setup ## The long tests, whole (hours)

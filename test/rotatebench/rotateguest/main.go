@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Rotateguest does in the virtual machine what the benchmark of rotation measures:
+//
+//	rotateguest copy FROM TO BYTES   the limit: one mapping read, the other written
+//	rotateguest wait DIR SECONDS     the waits of a program that reads, writes and syncs
+//
+// copy moves the data as a rotation does, with four lanes of 128 KiB, without
+// protection and with one flush at the end.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	var err error
+	switch args := os.Args[1:]; {
+	case len(args) == 4 && args[0] == "copy":
+		err = duplicate(args[1], args[2], args[3])
+	case len(args) == 3 && args[0] == "wait":
+		err = wait(args[1], args[2])
+	default:
+		err = fmt.Errorf("arguments %q", args)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "rotateguest:", err)
+		os.Exit(1)
+	}
+}
+
+const (
+	lanes = 4
+	unit  = 128 << 10
+	page  = 4096
+)
+
+// aligned is n bytes as O_DIRECT wants them.
+func aligned(n int) []byte {
+	b := make([]byte, n+page)
+	return b[-uintptr(unsafe.Pointer(&b[0]))&(page-1):][:n]
+}
+
+func duplicate(from, to, size string) error {
+	total, err := strconv.ParseInt(size, 10, 64)
+	if err != nil {
+		return err
+	}
+	r, err := os.OpenFile(from, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.OpenFile(to, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	var next atomic.Int64
+	var group sync.WaitGroup
+	failed := make(chan error, lanes)
+	for range lanes {
+		group.Go(func() {
+			b := aligned(unit)
+			for {
+				at := next.Add(unit) - unit
+				if at >= total {
+					return
+				}
+				if _, err := r.ReadAt(b, at); err != nil {
+					failed <- err
+					return
+				}
+				if _, err := w.WriteAt(b, at); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	close(failed)
+	if err := <-failed; err != nil {
+		return err
+	}
+	return w.Sync()
+}
+
+// waits is what one kind of request had to wait: milliseconds.
+type waits struct {
+	N                int
+	Median, P99, Max float64
+}
+
+const fileSize = 8 << 20
+
+// wait reads and writes pages of a file past the page cache, with a pause between
+// two rounds as a program has that is not made of requests, and tells their waits.
+func wait(dir, seconds string) error {
+	n, err := strconv.ParseFloat(seconds, 64)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "waits"), os.O_RDWR|os.O_CREATE|unix.O_DIRECT, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := aligned(unit)
+	for at := int64(0); at < fileSize; at += unit {
+		if _, err := f.WriteAt(b, at); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	taken := map[string][]time.Duration{}
+	request := func(kind string, do func() error) {
+		begun := time.Now()
+		if e := do(); e != nil && err == nil {
+			err = e
+		}
+		taken[kind] = append(taken[kind], time.Since(begun))
+	}
+	for end := time.Now().Add(time.Duration(n * float64(time.Second))); time.Now().Before(end) && err == nil; time.Sleep(5 * time.Millisecond) {
+		at := rand.Int64N(fileSize/page) * page
+		request("read", func() error { _, err := f.ReadAt(b[:page], at); return err })
+		request("write", func() error { _, err := f.WriteAt(b[:page], at); return err })
+		request("fsync", f.Sync)
+	}
+	if err != nil {
+		return err
+	}
+	out := map[string]waits{}
+	for kind, d := range taken {
+		slices.Sort(d)
+		ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+		out[kind] = waits{len(d), ms(d[len(d)/2]), ms(d[len(d)*99/100]), ms(d[len(d)-1])}
+	}
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
