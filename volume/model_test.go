@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"filippo.io/age"
+
 	"imxcrypt/caam"
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
@@ -30,16 +32,14 @@ type life struct {
 	// history is for the message of a failure.
 	history []string
 
-	// The model. phase is empty where there is no volume.
-	phase   volume.Phase
-	uuid    string
-	recipe  bool   // a volume made by hand, that adopt has not taken over
-	text    string // what the user last wrote and flushed
-	maybe   string // what the user was writing when the power went
-	live    bool
-	mounted bool
+	volumetest.Model
+	text  string // what the user last wrote and flushed
+	maybe string // what the user was writing when the power went
 
-	formats, cuts, kills int
+	// identity is of the recovery copy; nil for a volume without.
+	identity *age.X25519Identity
+
+	formats, cuts, kills, rotations, boards int
 }
 
 const (
@@ -52,7 +52,7 @@ func (l *life) fail(format string, args ...any) {
 	l.t.Helper()
 	last := l.history[max(0, len(l.history)-25):]
 	l.t.Fatalf("%s\nphase %q live %v mounted %v recipe %v; after:\n%s\n%s",
-		fmt.Sprintf(format, args...), l.phase, l.live, l.mounted, l.recipe, strings.Join(last, "\n"), l.now.board.DM.State())
+		fmt.Sprintf(format, args...), l.Phase, l.Live, l.Mounted, l.Recipe, strings.Join(last, "\n"), l.now.board.DM.State())
 }
 
 func (l *life) manager() *volume.Manager { return l.now.board.Manager() }
@@ -61,79 +61,62 @@ func (l *life) manager() *volume.Manager { return l.now.board.Manager() }
 func (l *life) start(disk, files *crashtest.Image) {
 	l.chip.PowerCycle()
 	l.now = record(l.chip, disk, files)
-	l.live, l.mounted = false, false
+	l.Live, l.Mounted = false, false
 }
 
-// operation is one command, and what the model says of it: the codes that it may
-// end with, the empty one being success.
+// operation is one command, how it is given, and what the model says of it.
 type operation struct {
-	name string
-	run  func() error
-	want []fault.Code
-	// done changes the model after success.
-	done func()
+	volumetest.Command
+	run func() error
 }
 
 func (l *life) operations() []operation {
-	ctx := context.Background()
-	m := l.manager
-	absent := []fault.Code{fault.NotProvisioned, fault.ProvisioningStarted}
-	whole := func(otherwise ...fault.Code) []fault.Code {
-		switch l.phase {
-		case volume.PhaseReady:
-			return []fault.Code{""}
-		case volume.PhaseProvisioning:
-			return []fault.Code{fault.ProvisioningStarted}
-		case volume.PhaseErasing:
-			return []fault.Code{fault.EraseStarted}
+	rotate, erase := l.rng.IntN(3) == 0, l.rng.IntN(6) == 0
+	var ops []operation
+	for _, c := range l.Commands() {
+		if strings.HasPrefix(c.Name, volumetest.Rotate) && !rotate || c.Name == volumetest.Erase && !erase {
+			continue
 		}
-		return otherwise
+		ops = append(ops, operation{c, l.command(c.Name)})
 	}
-	provision := []fault.Code{""}
-	switch {
-	case l.phase == volume.PhaseErasing:
-		provision = []fault.Code{fault.EraseStarted}
-	case l.recipe && l.phase == "":
-		provision = []fault.Code{fault.NotEmpty, fault.PlaintextFound, fault.ForeignHeader}
-	}
-	mounts := l.s.Mount.Path != ""
-	ops := []operation{
-		{"provision", func() error { _, err := m().Provision(ctx, l.s, volume.ProvisionOptions{}); return err }, provision, func() {
-			l.phase, l.live, l.mounted = volume.PhaseReady, true, mounts
-		}},
-		{"provision without mounting", func() error {
-			_, err := m().Provision(ctx, l.s, volume.ProvisionOptions{NoMount: true})
-			return err
-		}, provision, func() { l.phase = volume.PhaseReady }},
-		{"unlock", func() error { _, err := m().Unlock(ctx, l.s, volume.UnlockOptions{}); return err }, whole(absent...), func() { l.live = true }},
-		{"unlock and mount", func() error { _, err := m().Unlock(ctx, l.s, volume.UnlockOptions{Mount: mounts}); return err }, whole(absent...), func() {
-			l.live, l.mounted = true, mounts
-		}},
-		{"lock", func() error { _, err := m().Lock(ctx, l.s, volume.LockOptions{}); return err }, []fault.Code{""}, func() { l.live, l.mounted = false, false }},
-		{"verify", func() error { _, err := m().Verify(ctx, l.s); return err }, whole(absent...), func() {}},
-		{"status", func() error { m().Status(ctx, l.s); return nil }, []fault.Code{""}, func() {}},
-	}
-	if l.live {
+	ops = append(ops, operation{volumetest.Command{Name: "status", Want: []fault.Code{""}, Done: func() {}}, func() error {
+		l.manager().Status(context.Background(), l.s)
+		return nil
+	}})
+	if l.Live {
 		text := fmt.Sprintf("%-*d", textBytes, l.rng.Int64())
-		ops = append(ops, operation{"write", func() error { return l.write(text) }, []fault.Code{""}, func() { l.text = text }})
-	}
-	if l.recipe {
-		ops = append(ops, operation{"adopt", func() error {
-			_, err := m().Adopt(ctx, l.s, volume.AdoptOptions{Blob: blobFile})
-			return err
-		}, []fault.Code{""}, func() { l.phase = volume.PhaseReady }})
-	}
-	// Erasing is rare, or nothing would ever grow old.
-	if l.rng.IntN(6) == 0 && !(l.recipe && l.phase == "") {
-		want := []fault.Code{""}
-		if l.phase == "" {
-			want = append(want, absent...)
-		}
-		ops = append(ops, operation{"erase", func() error { _, err := m().Erase(ctx, l.s, volume.EraseOptions{}); return err }, want, func() {
-			l.phase, l.uuid, l.text, l.maybe, l.live, l.mounted, l.recipe = "", "", "", "", false, false, false
-		}})
+		ops = append(ops, operation{volumetest.Command{Name: "write", Want: []fault.Code{""}, Done: func() { l.text = text }},
+			func() error { return l.write(text) }})
 	}
 	return ops
+}
+
+// command is how one of the model's commands is given.
+func (l *life) command(name string) func() error {
+	ctx := context.Background()
+	provision := func(o volume.ProvisionOptions) error {
+		o.Recipients = l.recipients()
+		_, err := l.manager().Provision(ctx, l.s, o)
+		return err
+	}
+	unlock := func(o volume.UnlockOptions) error { _, err := l.manager().Unlock(ctx, l.s, o); return err }
+	rotate := func(o volume.RotateOptions) error { _, err := l.manager().Rotate(ctx, l.s, o); return err }
+	return map[string]func() error{
+		volumetest.Provision:        func() error { return provision(volume.ProvisionOptions{}) },
+		volumetest.ProvisionNoMount: func() error { return provision(volume.ProvisionOptions{NoMount: true}) },
+		volumetest.Unlock:           func() error { return unlock(volume.UnlockOptions{}) },
+		volumetest.UnlockAndMount:   func() error { return unlock(volume.UnlockOptions{Mount: l.Mounts}) },
+		volumetest.Lock:             func() error { _, err := l.manager().Lock(ctx, l.s, volume.LockOptions{}); return err },
+		volumetest.Verify:           func() error { _, err := l.manager().Verify(ctx, l.s); return err },
+		volumetest.Rotate:           func() error { return rotate(volume.RotateOptions{}) },
+		volumetest.RotateKeyOnly:    func() error { return rotate(volume.RotateOptions{InitOnly: true}) },
+		volumetest.RotateResume:     func() error { return rotate(volume.RotateOptions{ResumeOnly: true}) },
+		volumetest.Adopt: func() error {
+			_, err := l.manager().Adopt(ctx, l.s, volume.AdoptOptions{Blob: blobFile})
+			return err
+		},
+		volumetest.Erase: func() error { _, err := l.manager().Erase(ctx, l.s, volume.EraseOptions{}); return err },
+	}[name]
 }
 
 func (l *life) write(text string) error {
@@ -157,15 +140,51 @@ func (l *life) step() {
 	case dice == 0:
 		l.note("power cycle")
 		l.start(l.now.disk.Live(), l.now.files.Live())
+	case dice == 1 && l.identity != nil && l.Phase == volume.PhaseReady && !l.Rotating:
+		l.otherBoard()
 	case dice == 1:
 		l.cutDuring(op)
-	case dice == 2 && op.name != "write":
+	case dice == 2 && op.Name != "write":
 		l.killDuring(op)
 	default:
-		l.note("%s", op.name)
+		l.note("%s", op.Name)
 		l.do(op)
 	}
 	l.check()
+}
+
+func (l *life) recipients() []string {
+	if l.identity == nil {
+		return nil
+	}
+	return []string{l.identity.Recipient().String()}
+}
+
+// otherBoard puts the disk into another board, which opens it once it was given
+// the key.
+func (l *life) otherBoard() {
+	l.t.Helper()
+	ctx := context.Background()
+	l.note("another board")
+	l.chip = caamtest.RandomChip()
+	l.start(l.now.disk.Live(), l.now.files.Live())
+	if _, err := l.manager().Unlock(ctx, l.s, volume.UnlockOptions{}); !fault.Is(err, fault.BlobRejected) {
+		l.fail("another chip opens the volume: %v", err)
+	}
+	if _, err := l.manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(l.identity)}); err != nil {
+		l.fail("recover: %v", err)
+	}
+	if err := l.now.board.DM.Remove(ctx, "recovered-data"); err != nil {
+		l.fail("remove what was recovered: %v", err)
+	}
+	if _, err := l.manager().Reseal(ctx, l.s, volume.ResealOptions{Identities: identityFile(l.identity)}); err != nil {
+		l.fail("reseal: %v", err)
+	}
+	l.boards++
+	if _, err := l.manager().Unlock(ctx, l.s, volume.UnlockOptions{}); err != nil {
+		l.fail("unlock on the other board: %v", err)
+	}
+	l.Live = true
 }
 
 func (l *life) note(format string, args ...any) {
@@ -176,14 +195,25 @@ func (l *life) note(format string, args ...any) {
 func (l *life) do(op operation) {
 	l.t.Helper()
 	before := len(l.now.board.Made())
-	untouchable := l.phase == volume.PhaseReady || l.recipe
+	untouchable := l.Precious()
 	err := op.run()
-	if code := fault.CodeOf(err); !slices.Contains(op.want, code) {
-		l.fail("%s: code %q, not one of %q: %v", op.name, code, op.want, err)
+	if code := fault.CodeOf(err); !slices.Contains(op.Want, code) {
+		l.fail("%s: code %q, not one of %q: %v", op.Name, code, op.Want, err)
 	}
-	l.formatted(op.name, before, untouchable)
+	l.formatted(op.Name, before, untouchable)
 	if err == nil {
-		op.done()
+		l.done(op)
+	}
+}
+
+// done changes the model after a command that succeeded.
+func (l *life) done(op operation) {
+	op.Done()
+	switch {
+	case op.Name == volumetest.Erase:
+		l.text, l.maybe = "", ""
+	case strings.HasPrefix(op.Name, volumetest.Rotate):
+		l.rotations++
 	}
 }
 
@@ -201,52 +231,52 @@ func (l *life) formatted(what string, before int, untouchable bool) {
 func (l *life) killDuring(op operation) {
 	l.t.Helper()
 	n := 1 + l.rng.IntN(12)
-	l.note("%s, killed at change %d", op.name, n)
-	before, untouchable := len(l.now.board.Made()), l.phase == volume.PhaseReady || l.recipe
+	l.note("%s, killed at change %d", op.Name, n)
+	before, untouchable := len(l.now.board.Made()), l.Precious()
 	var err error
 	if !kill(l.now.board, n, func() { err = op.run() }) {
-		if code := fault.CodeOf(err); !slices.Contains(op.want, code) {
-			l.fail("%s: code %q, not one of %q: %v", op.name, code, op.want, err)
+		if code := fault.CodeOf(err); !slices.Contains(op.Want, code) {
+			l.fail("%s: code %q, not one of %q: %v", op.Name, code, op.Want, err)
 		}
-		l.formatted(op.name, before, untouchable)
+		l.formatted(op.Name, before, untouchable)
 		if err == nil {
-			op.done()
+			l.done(op)
 		}
 		return
 	}
 	l.kills++
-	l.formatted(op.name, before, untouchable)
-	l.settle(op.name)
+	l.formatted(op.Name, before, untouchable)
+	l.settle(op.Name)
 	f, err := l.now.board.Mapping("data", false)
-	if l.live = err == nil; l.live {
+	if l.Live = err == nil; l.Live {
 		_ = f.Close() // never fails
 	}
-	l.mounted = l.manager().Status(context.Background(), l.s).Mounted
+	l.Mounted = l.manager().Status(context.Background(), l.s).Mounted
 }
 
 // cutDuring powers the board on anew and loses the power during a command.
 func (l *life) cutDuring(op operation) {
 	l.t.Helper()
 	l.start(l.now.disk.Live(), l.now.files.Live())
-	if op.name == "write" {
+	if op.Name == "write" {
 		// The volume must be open for that, which is not what is cut.
 		if _, err := l.manager().Unlock(context.Background(), l.s, volume.UnlockOptions{}); err != nil {
 			l.fail("unlock: %v", err)
 		}
-		l.live = true
+		l.Live = true
 		l.check()
 	}
-	l.note("%s, and the power goes", op.name)
+	l.note("%s, and the power goes", op.Name)
 	epoch := l.now.epoch()
-	before, untouchable := len(l.now.board.Made()), l.phase == volume.PhaseReady || l.recipe
+	before, untouchable := len(l.now.board.Made()), l.Precious()
 	old := l.text
 	err := op.run()
-	if code := fault.CodeOf(err); !slices.Contains(op.want, code) {
-		l.fail("%s: code %q, not one of %q: %v", op.name, code, op.want, err)
+	if code := fault.CodeOf(err); !slices.Contains(op.Want, code) {
+		l.fail("%s: code %q, not one of %q: %v", op.Name, code, op.Want, err)
 	}
-	l.formatted(op.name, before, untouchable)
-	if op.name == "write" {
-		op.done()
+	l.formatted(op.Name, before, untouchable)
+	if op.Name == "write" {
+		op.Done()
 		l.text, l.maybe = old, l.text
 	}
 	// One of the states of one of the epochs of this command.
@@ -258,7 +288,7 @@ func (l *life) cutDuring(op operation) {
 	l.note("%v", state)
 	l.cuts++
 	l.start(state.Image(l.now.disk), state.Image(l.now.files))
-	l.settle(op.name)
+	l.settle(op.Name)
 }
 
 // settle finds out which of the states that an interrupted command may leave it
@@ -266,53 +296,42 @@ func (l *life) cutDuring(op operation) {
 func (l *life) settle(op string) {
 	l.t.Helper()
 	st := l.manager().Status(context.Background(), l.s)
-	was := l.phase
-	now := st.Phase
+	now := phaseOf(st)
 	if fault.Is(st.Err, fault.EraseStarted) {
 		now = volume.PhaseErasing
 	}
-	possible := []volume.Phase{was}
-	switch {
-	case strings.HasPrefix(op, "provision") && was != volume.PhaseErasing && !(l.recipe && was == ""):
-		possible = append(possible, volume.PhaseProvisioning, volume.PhaseReady)
-	case op == "adopt":
-		possible = append(possible, volume.PhaseReady)
-	case op == "erase":
-		possible = append(possible, volume.PhaseErasing, "")
+	was := l.Phase
+	if err := l.Interrupted(op, now); err != nil {
+		l.fail("%v: %v", err, st.Err)
 	}
-	if was == volume.PhaseReady && op != "erase" {
-		possible = []volume.Phase{volume.PhaseReady}
+	if op == volumetest.Erase && now != was {
+		l.text, l.maybe = "", ""
 	}
-	if !slices.Contains(possible, now) {
-		l.fail("%s was interrupted in phase %q and left phase %q: %v", op, was, now, st.Err)
+}
+
+// phaseOf is ready also while the key is being changed.
+func phaseOf(st volume.Status) volume.Phase {
+	if st.Phase == volume.PhaseRotating {
+		return volume.PhaseReady
 	}
-	if op == "erase" && now != was {
-		l.text, l.maybe, l.uuid, l.recipe = "", "", "", false
-	}
-	l.phase = now
+	return st.Phase
 }
 
 // check compares what can be seen with the model.
 func (l *life) check() {
 	l.t.Helper()
 	st := l.manager().Status(context.Background(), l.s)
-	if l.phase == volume.PhaseReady {
-		if st.Phase != volume.PhaseReady || st.Err != nil {
-			l.fail("status of a ready volume: %+v", st)
-		}
-		if l.uuid != "" && st.UUID != l.uuid {
-			l.fail("another volume: %s, not %s", st.UUID, l.uuid)
-		}
-		l.uuid = st.UUID
+	if l.Phase == volume.PhaseReady && st.Err != nil {
+		l.fail("status of a ready volume: %+v", st)
+	}
+	if err := l.Seen(st.Phase, st.UUID, st.Generation, st.Rotation != nil, st.Mounted); err != nil {
+		l.fail("%v", err)
 	}
 	if l.now.board.Ring.Left() > 0 {
 		l.fail("keys left in a keyring")
 	}
-	if st.Mounted != l.mounted {
-		l.fail("mounted: %v", st.Mounted)
-	}
 	f, err := l.now.board.Mapping("data", false)
-	if (err == nil) != l.live {
+	if (err == nil) != l.Live {
 		l.fail("announced: %v", err)
 	}
 	if err != nil {
@@ -345,11 +364,12 @@ func TestAnyOrderOfCommands(t *testing.T) {
 	case slow:
 		lives, steps = 1, 60
 	}
-	var total, formats, cuts, kills atomic.Int64
+	var total, formats, cuts, kills, rotations, boards atomic.Int64
 	for name, s := range map[string]volume.Spec{
 		"device":     spec(),
 		"ecb":        changed(func(s *volume.Spec) { s.Wrap = "ecb" }),
 		"detached":   changed(detached),
+		"recovery":   spec(),
 		"adopted":    changed(detached),
 		"dev source": changed(devSource, func(s *volume.Spec) { s.UUID = "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b" }),
 		"no filesystem": changed(func(s *volume.Spec) {
@@ -360,10 +380,14 @@ func TestAnyOrderOfCommands(t *testing.T) {
 			t.Parallel()
 			for seed := range lives {
 				l := &life{t: t, s: s, rng: rand.New(rand.NewPCG(uint64(seed), uint64(len(name)))), chip: caamtest.RandomChip()}
+				l.Mounts = s.Mount.Path != ""
 				l.note("seed %d", seed)
 				disk, files := crashtest.NewImage(lifeDisk), crashtest.NewImage(volumetest.FilesSize)
-				if name == "adopted" {
+				switch name {
+				case "adopted":
 					disk, files = l.byHand()
+				case "recovery":
+					l.identity = newIdentity(t)
 				}
 				l.start(disk, files)
 				for range steps {
@@ -373,12 +397,14 @@ func TestAnyOrderOfCommands(t *testing.T) {
 				formats.Add(int64(l.formats))
 				cuts.Add(int64(l.cuts))
 				kills.Add(int64(l.kills))
+				rotations.Add(int64(l.rotations))
+				boards.Add(int64(l.boards))
 			}
 		})
 	}
 	t.Cleanup(func() {
-		t.Logf("%d commands, %d of them killed and %d with the power lost; %d filesystems made, none on a volume that was ready; nothing lost",
-			total.Load(), kills.Load(), cuts.Load(), formats.Load())
+		t.Logf("%d commands, %d of them killed and %d with the power lost; %d filesystems made, none on a volume that was ready; %d rotations; %d times on another board; nothing lost",
+			total.Load(), kills.Load(), cuts.Load(), formats.Load(), rotations.Load(), boards.Load())
 	})
 }
 
@@ -387,7 +413,7 @@ func (l *life) byHand() (disk, files *crashtest.Image) {
 	disk, files = crashtest.NewImage(16*mib), crashtest.NewImage(volumetest.FilesSize)
 	h := byHand{cipher: "capi:tk(cbc(aes))-plain64", sectorSize: 4096, wrap: caam.CCM}
 	b, blob := h.make(l.t, disk)
-	l.chip, l.recipe = b.Chip, true
+	l.chip, l.Recipe = b.Chip, true
 	if err := volumetest.NewFiles(files).Create(blobFile, blob, 0o600); err != nil {
 		l.t.Fatal(err)
 	}

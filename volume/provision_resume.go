@@ -164,7 +164,10 @@ func (p *provisioning) vacant(dev Device) error {
 // own reads the header again and enforces that it is the one this run works on.
 func (p *provisioning) own(c *container) (*header, error) {
 	h, err := readHeader(c)
-	if err != nil {
+	switch {
+	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
+		return nil, forgotten(c.header.Path(), "the header", err)
+	case err != nil:
 		return nil, fmt.Errorf("read the header back: %w", err)
 	}
 	switch {

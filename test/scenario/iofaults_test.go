@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package scenario
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"imxcrypt/test/vm"
+)
+
+// faulty is a board whose disk is behind a mapping that can be told to fail:
+// /dev/mapper/disk, 32768 sectors of 512 bytes.
+type faulty struct {
+	board
+	*vm.Machine
+	t *testing.T
+}
+
+const (
+	faultyDisk    = "/dev/mapper/disk"
+	faultySectors = 32768
+)
+
+// sound is the table of a disk without faults.
+func sound() string { return fmt.Sprintf("0 %d linear /dev/vda 0", faultySectors) }
+
+// flakey is the table of a disk with a fault that dm-flakey has, from a sector
+// on.
+func flakey(fault string, from int) string {
+	bad := fmt.Sprintf("%d %d flakey /dev/vda %d 0 3600 1 %s", from, faultySectors-from, from, fault)
+	if from == 0 {
+		return bad
+	}
+	return fmt.Sprintf("0 %d linear /dev/vda 0\n", from) + bad
+}
+
+// unreadable is the table of a disk with sectors that can be neither read nor
+// written.
+func unreadable(from, count int) string {
+	var lines []string
+	if from > 0 {
+		lines = append(lines, fmt.Sprintf("0 %d linear /dev/vda 0", from))
+	}
+	lines = append(lines, fmt.Sprintf("%d %d error", from, count))
+	if end := from + count; end < faultySectors {
+		lines = append(lines, fmt.Sprintf("%d %d linear /dev/vda %d", end, faultySectors-end, end))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// disk changes the table under whatever is open.
+func (f *faulty) disk(table string) {
+	f.t.Helper()
+	f.Put("/run/table", []byte(table+"\n"))
+	f.MustSh("dmsetup suspend --noflush --nolockfs disk && dmsetup load disk /run/table && dmsetup resume disk")
+}
+
+// fresh is an empty disk without faults.
+func (f *faulty) fresh() {
+	f.t.Helper()
+	f.disk(sound())
+	f.MustSh("blkdiscard -z " + faultyDisk)
+}
+
+// ready is a volume with a file in it, locked.
+func (f *faulty) ready() {
+	f.t.Helper()
+	f.fresh()
+	f.expect(0, "mounted on /data", "provision", "data")
+	f.MustSh("echo 'the quick brown fox' > /data/fox && sync -f /data/fox")
+	f.expect(0, "locked", "lock", "data")
+}
+
+// sane is how each case ends: the disk works again, and the volume is opened or
+// provisioned by the next run.
+func (f *faulty) sane(command string, fox bool) {
+	f.t.Helper()
+	f.disk(sound())
+	args := []string{command, "data"}
+	if command == "unlock" {
+		args = []string{"unlock", "--mount", "data"}
+	}
+	f.expect(0, "mounted on /data", args...)
+	if got := f.Sh("cat /data/fox").Stdout; fox && got != "the quick brown fox\n" {
+		f.t.Fatalf("the file came back as %q", got)
+	}
+	f.expect(0, "locked", "lock", "data")
+	if left := f.MustRun("dmsetup", "ls"); strings.Count(left, "\n") != 1 {
+		f.t.Fatalf("mappings are left: %s", left)
+	}
+}
+
+func (f *faulty) expect(code int, text string, args ...string) vm.Result {
+	f.t.Helper()
+	r := f.Run(append([]string{"imxcrypt"}, args...)...)
+	if r.Code != code || !strings.Contains(r.Stdout+r.Stderr, text) {
+		f.t.Errorf("imxcrypt %s: expected exit code %d and %q, got %v", strings.Join(args, " "), code, text, r)
+	} else {
+		f.t.Logf("imxcrypt %s: exit %d\n%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return r
+}
+
+// failed is an I/O error as it should be told: 1, neither a wrong key nor a
+// damaged header, with the device's name; and no filesystem was made.
+func (f *faulty) failed(args ...string) {
+	f.t.Helper()
+	r := f.expect(1, faultyDisk, args...)
+	if strings.Contains(r.Stderr, "ext4 made") {
+		f.t.Error("a filesystem was made")
+	}
+}
+
+// The storage fails while a volume is provisioned, opened, mended, used and
+// erased: what failed is told as that, nothing is formatted or given up, and
+// once the storage works again the next run finishes.
+func TestStorageThatFails(t *testing.T) {
+	f := &faulty{board: board{vm.AMD64, "amd64"}, t: t}
+	f.Machine = f.start(t, vm.NewDisk(t, faultySectors*512))
+	f.Put("/etc/imxcrypt/imxcrypt.yaml", []byte("volumes:\n  - name: data\n    device: "+faultyDisk+"\n    timeout: 1s\n    mount: {path: /data}\n"))
+	f.Put("/run/table", []byte(sound()+"\n"))
+	f.MustSh("modprobe dm-flakey 2>/dev/null; mkdir -p /data; dmsetup create disk < /run/table; dmsetup mknodes; ls -l /dev/mapper")
+
+	// In sectors: the two header copies of 16 KiB, the check, the data from 2 MiB on.
+	const copySize, header, data = 32, 2048, 4096
+	cases := 0
+	run := func(name string, test func()) {
+		cases++
+		t.Run(name, func(t *testing.T) {
+			defer func(outer *testing.T) { f.t = outer }(f.t)
+			f.t = t
+			test()
+		})
+	}
+
+	for name, table := range map[string]string{
+		"no sector can be read":        unreadable(0, faultySectors),
+		"no write succeeds":            flakey("error_writes", 0),
+		"no write of data succeeds":    flakey("error_writes", header),
+		"header cannot be read":        unreadable(0, header),
+		"second copy cannot be read":   unreadable(copySize, copySize),
+		"last sectors cannot be read":  unreadable(faultySectors-8, 8),
+		"writes of data are forgotten": flakey("drop_writes", header),
+		"all writes are forgotten":     flakey("drop_writes", 0),
+	} {
+		run("provision, "+name, func() {
+			f.fresh()
+			f.disk(table)
+			f.failed("provision", "-v", "data")
+			f.sane("provision", false)
+		})
+	}
+	for name, table := range map[string]string{
+		"no sector can be read":     unreadable(0, faultySectors),
+		"header cannot be read":     unreadable(0, 2*copySize),
+		"superblock cannot be read": unreadable(data, 8),
+		"nothing behind the header": unreadable(header, faultySectors-header),
+	} {
+		run("unlock, "+name, func() {
+			f.ready()
+			f.disk(table)
+			f.failed("unlock", "--mount", "data")
+			f.failed("provision", "-v", "data")
+			f.sane("unlock", true)
+		})
+	}
+	run("unlock, one copy of the header cannot be read", func() {
+		for _, from := range []int{0, copySize} {
+			f.ready()
+			f.disk(unreadable(from, copySize))
+			f.expect(0, "unlocked", "unlock", "data")
+			f.expect(0, "locked", "lock", "data")
+			f.sane("unlock", true)
+		}
+	})
+	run("unlock, a damaged copy cannot be mended", func() {
+		f.ready()
+		f.MustSh("dd if=/dev/urandom of=/dev/vda bs=512 seek=9 count=1 oflag=direct conv=notrunc 2>/dev/null")
+		f.expect(0, "damaged", "header", "check", faultyDisk)
+		f.disk(flakey("error_writes", 0))
+		f.expect(0, "could not be mended", "unlock", "-v", "data")
+		f.expect(0, "locked", "lock", "data")
+		f.sane("unlock", true)
+		f.expect(0, "valid", "header", "check", faultyDisk)
+	})
+	run("in use, writes fail", func() {
+		f.ready()
+		f.expect(0, "mounted", "unlock", "--mount", "data")
+		f.disk(flakey("error_writes", 0))
+		if r := f.Sh("dd if=/dev/zero of=/data/more bs=64k count=8 conv=fsync"); r.Code == 0 {
+			f.t.Error("an fsync that failed was told as done")
+		}
+		f.expect(0, "mounted", "status")
+		f.disk(sound())
+		f.expect(0, "locked", "lock", "data")
+		f.sane("unlock", true)
+	})
+	run("in use, reads fail", func() {
+		f.ready()
+		f.expect(0, "mounted", "unlock", "--mount", "data")
+		f.disk(unreadable(0, faultySectors))
+		f.failed("verify", "data")
+		f.disk(sound())
+		f.expect(0, "locked", "lock", "data")
+		f.sane("unlock", true)
+	})
+	run("erase, no write succeeds", func() {
+		f.ready()
+		f.disk(flakey("error_writes", 0))
+		f.failed("erase", "--yes", "data")
+		f.sane("unlock", true)
+		f.expect(0, "erased", "erase", "--yes", "data")
+		f.sane("provision", false)
+	})
+	if !t.Failed() {
+		t.Logf("storage that fails: %d cases, all told as that and finished by the next run", cases)
+	}
+}

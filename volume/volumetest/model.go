@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volumetest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+)
+
+// Model is what must be true of a volume in the hands of somebody who gives
+// commands in any order. The same one judges the fake board and real kernels.
+type Model struct {
+	// Mounts: the configuration has a mount point.
+	Mounts bool
+	// Recipe: there is a volume made by hand, and with Phase empty adopt has not
+	// taken it over yet.
+	Recipe bool
+
+	// Phase is empty where there is no volume.
+	Phase volume.Phase
+	// Live: unlocked.
+	Live, Mounted bool
+	// UUID and Generation are as last seen.
+	UUID       string
+	Generation int
+	// Rotating: a rotation is under way.
+	Rotating bool
+}
+
+// Commands of the model. Those that rotate are long, and those that erase end
+// what was interesting; callers choose them less often.
+const (
+	Provision        = "provision"
+	ProvisionNoMount = "provision without mounting"
+	Unlock           = "unlock"
+	UnlockAndMount   = "unlock and mount"
+	Lock             = "lock"
+	Verify           = "verify"
+	Rotate           = "rotate"
+	RotateKeyOnly    = "rotate, the key only"
+	RotateResume     = "rotate, what was begun"
+	Adopt            = "adopt"
+	Erase            = "erase"
+)
+
+// Command is one of them, and what the model says of it.
+type Command struct {
+	Name string
+	// Want are the codes that it may end with, the empty one being success.
+	Want []fault.Code
+	// Done changes the model after success.
+	Done func()
+}
+
+// Commands are those that make sense now, always in the same order.
+func (m *Model) Commands() []Command {
+	absent := []fault.Code{fault.NotProvisioned, fault.ProvisioningStarted}
+	whole := absent
+	provision := []fault.Code{""}
+	switch {
+	case m.Phase == volume.PhaseReady:
+		whole = []fault.Code{""}
+	case m.Phase == volume.PhaseProvisioning:
+		whole = []fault.Code{fault.ProvisioningStarted}
+	case m.Phase == volume.PhaseErasing:
+		whole, provision = []fault.Code{fault.EraseStarted}, []fault.Code{fault.EraseStarted}
+	case m.Recipe:
+		provision = []fault.Code{fault.NotEmpty, fault.PlaintextFound, fault.ForeignHeader}
+	}
+	nothing := func() {}
+	list := []Command{
+		{Provision, provision, func() { m.Phase, m.Live, m.Mounted = volume.PhaseReady, true, m.Mounts }},
+		{ProvisionNoMount, provision, func() { m.Phase = volume.PhaseReady }},
+		{Unlock, whole, func() { m.Live = true }},
+		{UnlockAndMount, whole, func() { m.Live, m.Mounted = true, m.Mounts }},
+		{Lock, []fault.Code{""}, func() { m.Live, m.Mounted = false, false }},
+		{Verify, whole, nothing},
+		{Rotate, whole, nothing},
+		{RotateKeyOnly, whole, nothing},
+		{RotateResume, whole, nothing},
+	}
+	if m.Recipe {
+		want := []fault.Code{""}
+		if m.Generation > 1 || m.Rotating {
+			want = append(want, fault.FileExists) // the blob is not the volume's any more
+		}
+		list = append(list, Command{Adopt, want, func() { m.Phase = volume.PhaseReady }})
+	}
+	if !m.Untouched() {
+		want := []fault.Code{""}
+		if m.Phase == "" {
+			want = append(want, absent...)
+		}
+		list = append(list, Command{Erase, want, func() { m.Gone(); m.Live, m.Mounted = false, false }})
+	}
+	return list
+}
+
+// Untouched: there is a volume made by hand, which is not ours yet.
+func (m *Model) Untouched() bool { return m.Recipe && m.Phase == "" }
+
+// Precious: nothing may make a filesystem there.
+func (m *Model) Precious() bool { return m.Recipe || m.Phase == volume.PhaseReady }
+
+// Gone forgets the volume.
+func (m *Model) Gone() { m.Phase, m.UUID, m.Generation, m.Recipe, m.Rotating = "", "", 0, false, false }
+
+// Interrupted takes over the phase that is found after a command was killed or
+// lost its power; an error tells that it must not be that.
+func (m *Model) Interrupted(name string, now volume.Phase) error {
+	was := m.Phase
+	possible := []volume.Phase{was}
+	switch {
+	case was == volume.PhaseReady && name != Erase:
+	case strings.HasPrefix(name, Provision) && was != volume.PhaseErasing && !m.Untouched():
+		possible = append(possible, volume.PhaseProvisioning, volume.PhaseReady)
+	case name == Adopt:
+		possible = append(possible, volume.PhaseReady)
+	case name == Erase:
+		possible = append(possible, volume.PhaseErasing, "")
+	}
+	if !slices.Contains(possible, now) {
+		return fmt.Errorf("%s was interrupted in phase %q and left phase %q", name, was, now)
+	}
+	if name == Erase && now != was {
+		m.Gone()
+	}
+	m.Phase = now
+	return nil
+}
+
+// Seen compares what status says with the model.
+func (m *Model) Seen(phase volume.Phase, uuid string, generation int, rotating, mounted bool) error {
+	switch {
+	case mounted != m.Mounted:
+		return fmt.Errorf("mounted: %v", mounted)
+	case m.Phase != volume.PhaseReady:
+		return nil
+	case phase != volume.PhaseReady && phase != volume.PhaseRotating:
+		return fmt.Errorf("a volume that was ready is in phase %q", phase)
+	case m.UUID != "" && uuid != m.UUID:
+		return fmt.Errorf("another volume: %s, not %s", uuid, m.UUID)
+	case generation < m.Generation:
+		return fmt.Errorf("generation %d after %d", generation, m.Generation)
+	}
+	m.UUID, m.Generation, m.Rotating = uuid, generation, rotating
+	return nil
+}
