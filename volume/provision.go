@@ -254,6 +254,9 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 		if err := p.untouched(ctx, found.header); err != nil {
 			return err
 		}
+		if err := p.neverUsed(ctx, found.header); err != nil {
+			return err
+		}
 		return p.stateAllowed(found.header.token.State)
 	}
 	return p.stateAllowed(p.securityState())

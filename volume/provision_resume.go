@@ -13,6 +13,7 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
 )
 
 // A detached header knows its device only by what was written there with its
@@ -61,6 +62,53 @@ func (p *provisioning) untouchedDevice(ctx context.Context, h *header, c *contai
 		c.data.Path(), e.Offset, p.s.Header)
 }
 
+// neverUsed enforces that nobody used the filesystem of a volume whose header
+// says that it is being provisioned: somebody changed that header, or brought an
+// old copy of it back. Only an ext4 filesystem tells, and only through a key that
+// opens; then there is data, which making a filesystem anew would destroy.
+func (p *provisioning) neverUsed(ctx context.Context, h *header) error {
+	if p.s.Filesystem.Type == FilesystemNone {
+		return nil
+	}
+	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	key, err := p.src.open(ctx, h.keyRequest(), h.token.Blob)
+	if err != nil {
+		return nil // what follows says it better, or makes another key
+	}
+	defer key.wipe()
+	var sb *fsprobe.Superblock
+	err = p.lookThrough(ctx, h, c, key, func(view Device) error {
+		if there, err := fsprobe.ReadType(view, view.Size(), p.s.Filesystem.Type); err == nil {
+			sb = there
+		}
+		return nil // to see none is as it should be
+	})
+	if err != nil {
+		return err
+	}
+	if sb != nil && sb.Mounted && sb.Verified && sb.UUID == h.filesystemUUID(p.s.Filesystem.Type) {
+		return refuse(fault.HeaderRolledBack, "the header of uuid %q says that provisioning was interrupted, but the filesystem in the volume has been mounted: the header was changed, or an old copy of it brought back", h.luks.UUID)
+	}
+	return nil
+}
+
+// lookThrough uses a volume's data through a key, read-only and under a private
+// name.
+func (p *provisioning) lookThrough(ctx context.Context, h *header, c *container, key liveKey, use func(view Device) error) error {
+	name := p.s.Mapping + checkSuffix
+	a, err := p.activate(ctx, name, dmcrypt.HelperUUID(h.luks.UUID, name), h.description(), key, true, func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
+		return h.dataTable(p.s, c.data.Number(), ref)
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(withDevice(a, false, use), a.remove(ctx))
+}
+
 // writtenByUs looks through the volume's key at the first MiB of the data and at
 // the block with the byte other, for what this volume wrote.
 func (p *provisioning) writtenByUs(ctx context.Context, h *header, c *container, other int64) (ours bool, err error) {
@@ -69,14 +117,7 @@ func (p *provisioning) writtenByUs(ctx context.Context, h *header, c *container,
 		return false, p.explainRejection(p.s, h, err)
 	}
 	defer key.wipe()
-	name := p.s.Mapping + checkSuffix
-	a, err := p.activate(ctx, name, dmcrypt.HelperUUID(h.luks.UUID, name), h.description(), key, true, func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
-		return h.dataTable(p.s, c.data.Number(), ref)
-	})
-	if err != nil {
-		return false, err
-	}
-	err = withDevice(a, false, func(view Device) error {
+	err = p.lookThrough(ctx, h, c, key, func(view Device) error {
 		for _, from := range []int64{0, (other - h.segment.Offset) / mib * mib} {
 			if from < 0 || from >= h.segment.Size || ours {
 				continue
@@ -88,7 +129,7 @@ func (p *provisioning) writtenByUs(ctx context.Context, h *header, c *container,
 		}
 		return nil
 	})
-	return ours, errors.Join(err, a.remove(ctx))
+	return ours, err
 }
 
 // shown tells whether a sector of a range was written with the volume's key: it

@@ -48,7 +48,7 @@ func exitCode(err error) int {
 		return exitBusy
 	case fault.NotEmpty, fault.ForeignHeader, fault.PlaintextFound, fault.HeaderMismatch, fault.MappingMismatch,
 		fault.OpenStateRefused, fault.SecurityStateUnknown, fault.InsecureRefused, fault.FilesystemMissing, fault.FilesystemWrong, fault.FilesystemDamaged,
-		fault.NotProvisioned, fault.FileExists, fault.MountPointMissing, fault.MountPointOccupied, fault.RollbackRefused,
+		fault.NotProvisioned, fault.FileExists, fault.MountPointMissing, fault.MountPointOccupied, fault.RollbackRefused, fault.HeaderRolledBack,
 		fault.FileUnsafe, fault.AdoptMismatch, fault.RecoveryMissing, fault.SleepRefused:
 		return exitRefused
 	case fault.Interrupted, fault.ProvisioningStarted, fault.EraseStarted:

@@ -88,6 +88,7 @@ func hints() map[fault.Code]string {
 		fault.FileExists:           "nothing is ever overwritten; choose another name, or move the file away",
 		fault.MountPointMissing:    "make the directory (mkdir -p), or mend mount.path",
 		fault.MountPointOccupied:   "unmount what is there, or mend mount.path",
+		fault.HeaderRolledBack:     "nothing was formatted: bring the right header back with `imxcrypt header restore NAME FILE`; if the data is not needed any more, `imxcrypt erase NAME`",
 		fault.RollbackRefused:      "an older header has an older key; give --force only if you know that the data was written with it",
 		fault.AdoptMismatch:        "nothing was written; take blob, cipher, sector size and offset from the script that opens the volume today, or from `dmsetup table` while it is open",
 		fault.RecoveryMissing:      "a recovery copy is made when the volume is provisioned, with --recipient, and never afterwards: back up the data, erase the volume and provision it again",

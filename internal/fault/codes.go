@@ -79,6 +79,7 @@ const (
 	MountPointMissing    Code = "mount-point-missing"
 	MountPointOccupied   Code = "mount-point-occupied"
 	RollbackRefused      Code = "rollback-refused"
+	HeaderRolledBack     Code = "header-rolled-back"     // provisioning, it says, over a filesystem that was in use
 	AdoptMismatch        Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
 	RecoveryMissing      Code = "recovery-missing"       // no recovery copy of the key in the header
 	SleepRefused         Code = "sleep-refused"          // a key would not survive it

@@ -17,6 +17,7 @@ const (
 	extLogBlockSize   = 0x18 // block size is 1024 << this
 	extBlocksPerGroup = 0x20
 	extInodesPerGroup = 0x28
+	extMountTime      = 0x2c // of the last mount
 	extMountCount     = 0x34
 	extMaxMountCount  = 0x36
 	extMagicOffset    = 0x38
@@ -117,6 +118,7 @@ func readExt(src *source) (*Superblock, error) {
 		Sector:      int(s.blockSize),
 		Size:        int64(s.blocks * s.blockSize),
 		NeedsCheck:  s.needsCheck(),
+		Mounted:     le.Uint32(s.raw[extMountTime:]) != 0 || le.Uint16(s.raw[extMountCount:]) != 0,
 	}
 	if sb.HasChecksum {
 		if b[extChecksumType] != extCRC32C {

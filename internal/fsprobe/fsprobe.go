@@ -56,6 +56,8 @@ type Superblock struct {
 	// journal and was not unmounted. A journal that only waits to be
 	// replayed does not count, mounting does that.
 	NeedsCheck bool
+	// Mounted: it says that it was mounted once. Only ext4 tells.
+	Mounted bool
 }
 
 // ErrNone says that no filesystem known here is to be seen.

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package scenario
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/test/vm"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+// life is a volume on a real kernel, in the hands of somebody who gives commands
+// in any order and kills some; the model is the one that judges the fake board.
+type life struct {
+	volumetest.Model
+	*vm.Machine
+	t      *testing.T
+	rng    *rand.Rand
+	device string
+	// recipient of a recovery copy; empty for a volume without.
+	recipient string
+	text      string // what the user last wrote and flushed
+	history   []string
+
+	kills, formats, rotations, boards int
+}
+
+func (l *life) fail(format string, args ...any) {
+	l.t.Helper()
+	l.t.Fatalf("%s\n%+v; after:\n%s", fmt.Sprintf(format, args...), l.Model, strings.Join(l.history, "\n"))
+}
+
+func (l *life) note(format string, args ...any) {
+	l.history = append(l.history, fmt.Sprintf(format, args...))
+}
+
+// command is how one of the model's is given.
+func (l *life) command(name string) []string {
+	var recipients []string
+	if l.recipient != "" {
+		recipients = []string{"--recipient", l.recipient}
+	}
+	args := map[string][]string{
+		volumetest.Provision:        append([]string{"provision", "data"}, recipients...),
+		volumetest.ProvisionNoMount: append([]string{"provision", "--no-mount", "data"}, recipients...),
+		volumetest.Unlock:           {"unlock", "data"},
+		volumetest.UnlockAndMount:   {"unlock", "--mount", "data"},
+		volumetest.Lock:             {"lock", "data"},
+		volumetest.Verify:           {"verify", "data"},
+		volumetest.Rotate:           {"rotate", "data"},
+		volumetest.RotateKeyOnly:    {"rotate", "--init-only", "data"},
+		volumetest.RotateResume:     {"rotate", "--resume-only", "data"},
+		volumetest.Adopt:            {"adopt", "data", "--blob", "/caam/data.bb"},
+		volumetest.Erase:            {"erase", "--yes", "data"},
+	}[name]
+	return append([]string{"imxcrypt", "--json", "-v"}, args...)
+}
+
+var codeInJSON = regexp.MustCompile(`"code":"([a-z0-9-]+)"`)
+
+// codeOf is what a run ended with.
+func (l *life) codeOf(r vm.Result) fault.Code {
+	l.t.Helper()
+	if r.Code == 0 {
+		return ""
+	}
+	found := codeInJSON.FindStringSubmatch(r.Stdout)
+	if found == nil {
+		l.fail("no code in %v", r)
+	}
+	return fault.Code(found[1])
+}
+
+// step does one thing at random.
+func (l *life) step() {
+	l.t.Helper()
+	rotate, erase := l.rng.IntN(4) == 0, l.rng.IntN(5) == 0
+	list := slices.DeleteFunc(l.Commands(), func(c volumetest.Command) bool {
+		return strings.HasPrefix(c.Name, volumetest.Rotate) && !rotate || c.Name == volumetest.Erase && !erase
+	})
+	c := list[l.rng.IntN(len(list))]
+	switch dice := l.rng.IntN(12); {
+	case dice == 0:
+		l.powerCycle()
+	case dice <= 2 && l.recipient != "" && l.Phase == volume.PhaseReady && !l.Rotating:
+		l.otherBoard()
+	case dice <= 3:
+		l.kill(c)
+	case dice <= 6 && l.Mounted:
+		l.text = fmt.Sprint(l.rng.Uint64())
+		l.note("write")
+		l.MustSh("echo " + l.text + " > /data/note && sync -f /data/note")
+	default:
+		l.note("%s", c.Name)
+		l.do(c, l.command(c.Name)...)
+	}
+	l.check()
+}
+
+// do gives a command and judges it. It tells whether it came to its end.
+func (l *life) do(c volumetest.Command, argv ...string) (ended bool) {
+	l.t.Helper()
+	precious := l.Precious()
+	r := l.Run(argv...)
+	if strings.Contains(r.Stdout+r.Stderr, "ext4 made") {
+		if l.formats++; precious {
+			l.fail("%s formatted a volume that was ready: %v", c.Name, r)
+		}
+	}
+	if r.Code == 137 {
+		return false
+	}
+	code := l.codeOf(r)
+	if !slices.Contains(c.Want, code) {
+		l.fail("%s: code %q, not one of %q: %v", c.Name, code, c.Want, r)
+	}
+	if code != "" {
+		return true
+	}
+	c.Done()
+	switch {
+	case c.Name == volumetest.Erase:
+		l.text = ""
+	case strings.HasPrefix(c.Name, volumetest.Rotate):
+		l.rotations++
+	}
+	return true
+}
+
+// kill gives a command and kills it some time later; the system runs on.
+func (l *life) kill(c volumetest.Command) {
+	l.t.Helper()
+	after := l.rng.Float64()
+	if slices.Contains([]string{volumetest.Unlock, volumetest.UnlockAndMount, volumetest.Lock, volumetest.Verify}, c.Name) {
+		after /= 5
+	}
+	l.note("%s, killed after %.3f s", c.Name, after)
+	script := fmt.Sprintf("%s & p=$!; sleep %.3f; kill -KILL $p 2>/dev/null; wait $p", strings.Join(l.command(c.Name), " "), after)
+	if l.do(c, "sh", "-c", script) {
+		return
+	}
+	l.kills++
+	st := l.status()
+	was := l.Phase
+	if err := l.Interrupted(c.Name, st.phase()); err != nil {
+		l.fail("%v", err)
+	}
+	if c.Name == volumetest.Erase && was != l.Phase {
+		l.text = ""
+	}
+	l.Live, l.Mounted = st.Mapping != "", st.Mount.Mounted
+	if l.Live && l.Phase == volume.PhaseReady {
+		// What a killed rotation holds waits for the next command.
+		l.note("unlock")
+		if r := l.Run(l.command(volumetest.Unlock)...); r.Code != 0 {
+			l.fail("unlock: %v", r)
+		}
+	}
+}
+
+// powerCycle is an orderly one.
+func (l *life) powerCycle() {
+	l.t.Helper()
+	l.note("power cycle")
+	if r := l.Run(l.command(volumetest.Lock)...); r.Code != 0 {
+		l.fail("lock: %v", r)
+	}
+	l.MustSh("echo 1 > /sys/module/imxcrypt_simcaam/parameters/jdkek_reset")
+	l.Live, l.Mounted = false, false
+}
+
+// otherBoard puts the disk into another board, which opens it once it was given
+// the key.
+func (l *life) otherBoard() {
+	l.t.Helper()
+	l.powerCycle()
+	l.note("another board")
+	l.boards++
+	l.MustSh(fmt.Sprintf("echo %064x > /sys/module/imxcrypt_simcaam/parameters/otpmk", l.rng.Uint64()))
+	if r := l.Run(l.command(volumetest.Unlock)...); l.codeOf(r) != fault.BlobRejected {
+		l.fail("another chip opens the volume: %v", r)
+	}
+	for _, argv := range [][]string{
+		{"imxcrypt", "recover", "--identity", "/run/key.txt", l.device},
+		{"dmsetup", "remove", "recovered-data"},
+		{"imxcrypt", "recover", "--identity", "/run/key.txt", "--reseal", "data"},
+		l.command(volumetest.Unlock),
+	} {
+		if r := l.Run(argv...); r.Code != 0 {
+			l.fail("%s: %v", strings.Join(argv, " "), r)
+		}
+	}
+	l.Live = true
+}
+
+// seen is what status says.
+type seen struct {
+	State, Phase, UUID, Mapping string
+	Generation                  int
+	Rotation                    *struct{}
+	Mount                       struct{ Mounted bool }
+}
+
+// phase is ready also while the key is being changed.
+func (s seen) phase() volume.Phase {
+	switch {
+	case s.State == "erasing":
+		return volume.PhaseErasing
+	case s.Phase == string(volume.PhaseRotating):
+		return volume.PhaseReady
+	}
+	return volume.Phase(s.Phase)
+}
+
+func (l *life) status() seen {
+	l.t.Helper()
+	r := l.Run("imxcrypt", "status", "--json", "data")
+	var status struct{ Volumes []seen }
+	if err := json.Unmarshal([]byte(r.Stdout), &status); err != nil || len(status.Volumes) != 1 {
+		l.fail("status: %v, %v", err, r)
+	}
+	return status.Volumes[0]
+}
+
+// check compares what can be seen with the model.
+func (l *life) check() {
+	l.t.Helper()
+	st := l.status()
+	if err := l.Seen(volume.Phase(st.Phase), st.UUID, st.Generation, st.Rotation != nil, st.Mount.Mounted); err != nil {
+		l.fail("%v", err)
+	}
+	if (st.Mapping != "") != l.Live {
+		l.fail("mapping %q", st.Mapping)
+	}
+	if l.Mounted && l.text != "" {
+		if got := strings.TrimSpace(l.MustSh("cat /data/note")); got != l.text {
+			l.fail("data lost: %q, not %q", got, l.text)
+		}
+	}
+}
+
+// Commands in any order on a real kernel, some of them killed: each answers as
+// the model says, nothing that was ready is formatted, and nothing is lost.
+func TestAnyOrderOfCommands(t *testing.T) {
+	lives, steps := 1, 55
+	if os.Getenv("IMXCRYPT_SOAK") != "" {
+		lives, steps = 4, 500
+	}
+	b := board{vm.AMD64, "amd64"}
+	m := b.start(t, vm.NewDisk(t, 10<<20), vm.NewDisk(t, 10<<20))
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Put("/run/key.txt", []byte(id.String()+"\n"))
+	m.MustSh("mkdir -p /data")
+	var total life
+	for name, c := range map[string]struct{ config, device string }{
+		"adopted": {fmt.Sprintf(adoptedVolume, "ccm", "capi:tk(cbc(aes))-plain64", 4096), "/dev/vda"},
+		"device":  {strings.ReplaceAll(oneVolume, "/dev/vda", "/dev/vdb"), "/dev/vdb"},
+	} {
+		for seed := range lives {
+			l := &life{Machine: m, t: t, rng: rand.New(rand.NewPCG(uint64(seed), uint64(len(name)))), device: c.device}
+			l.Mounts = true
+			l.note("%s, seed %d", name, seed)
+			m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(c.config))
+			m.MustSh("rm -rf /caam /var/lib/imxcrypt; blkdiscard -z " + c.device)
+			if name == "adopted" {
+				m.MustRun("imxcrypt", "key", "create", "data", "--dir", "/caam", "--wrap", "ccm")
+				m.MustSh("FIRST=yes\nexport FIRST\n" + fmt.Sprintf(byHand, "capi:tk(cbc(aes))-plain64", 4096, "echo old > /mnt/note"))
+				l.Recipe, l.text = true, "old"
+			} else {
+				l.recipient = id.Recipient().String()
+			}
+			for range steps {
+				l.step()
+			}
+			m.MustRun("imxcrypt", "lock", "data")
+			total.kills, total.formats = total.kills+l.kills, total.formats+l.formats
+			total.rotations, total.boards = total.rotations+l.rotations, total.boards+l.boards
+		}
+	}
+	if total.formats == 0 || total.rotations == 0 || total.boards == 0 {
+		t.Errorf("%d filesystems made, %d rotations, %d other boards: nothing was shown", total.formats, total.rotations, total.boards)
+	}
+	t.Logf("%d commands on a real kernel, %d of them killed; %d filesystems made, none on a volume that was ready; %d rotations; %d times on another board; nothing lost",
+		2*lives*steps, total.kills, total.formats, total.rotations, total.boards)
+}

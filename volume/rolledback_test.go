@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"testing"
+
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+// mountedOnce writes into the superblock what a kernel writes at a mount.
+func mountedOnce(t *testing.T, b *volumetest.Board) {
+	t.Helper()
+	f, err := b.Mapping("data", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	block := make([]byte, 4096)
+	if _, err := f.ReadAt(block, 0); err != nil {
+		t.Fatal(err)
+	}
+	sb := block[1024:2048]
+	binary.LittleEndian.PutUint32(sb[0x2c:], 1_700_000_000) // s_mtime
+	binary.LittleEndian.PutUint32(sb[0x3fc:], ^crc32.Checksum(sb[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
+	if _, err := f.WriteAt(block, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Somebody brings back the header of the time when the volume was being
+// provisioned: provision does not format what has been in use since.
+func TestAnOldHeaderOfProvisioningFormatsNothing(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	id := newIdentity(t)
+	for name, s := range bothPlacements() {
+		for _, recipients := range [][]string{nil, {id.Recipient().String()}} {
+			t.Run(name, func(t *testing.T) {
+				disk, files := crashtest.NewImage(16*mib), crashtest.NewImage(volumetest.FilesSize)
+				b := newBoard(disk)
+				b = boardOver(b.Chip, disk, files)
+				// The image that has the header, as it is at a time.
+				holder := disk
+				if s.Detached() {
+					holder = files
+				}
+				var old []byte
+				r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{Recipients: recipients, Progress: func(st volume.Step) {
+					if st.What == "ext4 made" {
+						old = holder.Bytes()
+					}
+				}})
+				must(t, r, err)
+				put(t, b, "the quick brown fox")
+				mountedOnce(t, b)
+				r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
+				must(t, r, err)
+				current := holder.Bytes()
+				header := old
+				if !s.Detached() {
+					header = old[:mib] // not the data
+				}
+				write(holder, header, 0)
+				before := disk.Bytes()
+
+				b = powerCycle(b)
+				_, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{Recipients: recipients})
+				refused(t, err, fault.HeaderRolledBack)
+				if len(b.Made()) > 0 || !bytes.Equal(before, disk.Bytes()) {
+					t.Fatal("something was written")
+				}
+				_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+				refused(t, err, fault.ProvisioningStarted)
+
+				write(holder, current[:len(header)], 0)
+				hasItsData(t, powerCycle(b), s)
+			})
+		}
+	}
+}
