@@ -80,18 +80,13 @@ func (p *provisioning) makeFilesystem(ctx context.Context, h *header, c *contain
 	})
 	switch {
 	case errors.Is(err, fsprobe.ErrNone):
-		return id, forgotten(p.path, "the filesystem that mkfs made", err)
+		return id, fault.New(fault.IOFailed, fmt.Sprintf("the filesystem that mkfs made is not on %s any more: the storage does not keep what is written, or somebody else writes to it", p.path), err)
 	case errors.Is(err, unix.EIO):
 		return id, fault.New(fault.IOFailed, "read back the filesystem that mkfs made on "+p.path, err)
 	case err != nil:
 		return id, fault.New(fault.FilesystemWrong, "the filesystem that mkfs made cannot be read back", err)
 	}
 	return id, nil
-}
-
-// forgotten is storage that took a write and does not have it.
-func forgotten(path, what string, err error) error {
-	return fault.New(fault.IOFailed, fmt.Sprintf("%s is not on %s any more: the storage does not keep what is written, or somebody else writes to it", what, path), err)
 }
 
 // finish unlocks and mounts what is ready now.

@@ -207,7 +207,7 @@ func (p *provisioning) own(c *container) (*header, error) {
 	h, err := readHeader(c)
 	switch {
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
-		return nil, forgotten(c.header.Path(), "the header", err)
+		return nil, fault.New(fault.IOFailed, fmt.Sprintf("the header is not on %s any more: the storage does not keep what is written, or somebody else writes to it", c.header.Path()), err)
 	case err != nil:
 		return nil, fmt.Errorf("read the header back: %w", err)
 	}
