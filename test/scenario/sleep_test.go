@@ -28,17 +28,23 @@ type sleeper struct {
 	t *testing.T
 }
 
-func newSleeper(t *testing.T) *sleeper {
+func newSleeper(t *testing.T, b board) *sleeper {
 	t.Helper()
-	b := board{vm.AMD64, "amd64"}
 	m := vm.Start(t, vm.Config{
-		Arch: b.kernel, Suspend: true, SimCAAM: &vm.SimCAAM{Closed: true},
+		Arch: b.kernel, Suspend: b.kernel == vm.AMD64, SimCAAM: &vm.SimCAAM{Closed: true},
 		Disks:    []*vm.Disk{vm.NewDisk(t, 8<<20), vm.NewDisk(t, 8<<20)},
 		Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch),
 	})
 	m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(sleepVolumes))
 	m.PutFile("/opt/load", vm.BuildProgram(t, "./test/load", b.goarch))
-	m.MustSh("mkdir -p /data /logs; echo deep >/sys/power/mem_sleep")
+	m.MustSh("mkdir -p /data /logs")
+	if b.kernel == vm.AMD64 {
+		m.MustSh("echo deep >/sys/power/mem_sleep")
+	} else {
+		// QEMU's arm64 machines have no such sleep: the kernel goes as far as its
+		// devices, and the chip forgets at the beginning.
+		m.MustSh("echo devices >/sys/power/pm_test; echo 0 >/sys/module/suspend/parameters/pm_test_delay; echo 1 >/sys/module/imxcrypt_simcaam/parameters/shallow_resets")
+	}
 	return &sleeper{board: b, Machine: m, t: t}
 }
 
@@ -92,7 +98,15 @@ func (s *sleeper) sound() {
 // Two volumes in use sleep again and again, and no byte is read or written wrong.
 // Then one key does not open after a sleep; then the machine sleeps without us.
 func TestSleep(t *testing.T) {
-	s := newSleeper(t)
+	t.Run("amd64", func(t *testing.T) { newSleeper(t, board{vm.AMD64, "amd64"}).life() })
+	if os.Getenv("IMXCRYPT_SOAK") != "" {
+		t.Run("arm64", func(t *testing.T) { newSleeper(t, board{vm.ARM64, "arm64"}).life() })
+	}
+}
+
+func (s *sleeper) life() {
+	t := s.t
+	t.Helper()
 	s.expect(t, s.Run("imxcrypt", "provision", "data", "logs"), 0, "mounted on /logs")
 	rounds := 3
 	if os.Getenv("IMXCRYPT_SOAK") != "" {
@@ -103,8 +117,8 @@ func TestSleep(t *testing.T) {
 		time.Sleep(300 * time.Millisecond) // something to lose
 		r, slept := s.nap("imxcrypt", "sleep", "-v", "suspend")
 		s.expect(t, r, 0, "awake again; in use as before: data, logs")
-		if round == 0 && !slept {
-			t.Fatal("the machine did not really sleep")
+		if round == 0 && slept != (s.kernel == vm.AMD64) {
+			t.Fatalf("the machine really slept: %v", slept)
 		}
 		if left := s.MustSh("ls -d /sys/fs/cgroup/imxcrypt* 2>/dev/null || true; cat /sys/power/sync_on_suspend"); left != "1\n" {
 			t.Fatalf("round %d: left: %s", round, left)

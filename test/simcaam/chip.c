@@ -10,6 +10,7 @@
 #include <linux/module.h>
 #include <linux/random.h>
 #include <linux/spinlock.h>
+#include <linux/suspend.h>
 #include <linux/syscore_ops.h>
 #include "simcaam.h"
 
@@ -264,15 +265,30 @@ static void chip_resume(void)
 
 static struct syscore_ops chip_syscore = { .resume = chip_resume };
 
+/* Where there is nothing below s2idle, or only pm_test, the core goes not down. */
+static bool shallow_resets;
+module_param(shallow_resets, bool, 0644);
+MODULE_PARM_DESC(shallow_resets, "1: the JDKEK is lost as soon as a suspend of any depth begins (default 0)");
+
+static int chip_pm(struct notifier_block *block, unsigned long event, void *unused)
+{
+	if (event == PM_SUSPEND_PREPARE && READ_ONCE(shallow_resets))
+		chip_resume();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block chip_notifier = { .notifier_call = chip_pm };
+
 int chip_init(void)
 {
 	chip_power_on();
 	register_syscore_ops(&chip_syscore);
-	return 0;
+	return register_pm_notifier(&chip_notifier);
 }
 
 void chip_exit(void)
 {
+	unregister_pm_notifier(&chip_notifier);
 	unregister_syscore_ops(&chip_syscore);
 	memzero_explicit(&chip.jdkek, sizeof(chip.jdkek));
 	memzero_explicit(&chip.tdkek, sizeof(chip.tdkek));
