@@ -66,7 +66,7 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	if f.dryRun {
 		return a.printBootPlan(plan, !f.noMount)
 	}
-	if err := secret.Harden(); err != nil {
+	if err := secret.HardenData(); err != nil {
 		return err
 	}
 	a.loadModules(ctx, mapperControl, program.Runner{})

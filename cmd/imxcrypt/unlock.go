@@ -61,7 +61,7 @@ func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
 	if f.dryRun {
 		return a.eachPlan(ctx, list, do)
 	}
-	if err := secret.Harden(); err != nil {
+	if err := secret.HardenData(); err != nil {
 		return err
 	}
 	return a.each(ctx, list, do, sentence)
