@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"imxcrypt/boot"
 	"imxcrypt/internal/program"
@@ -45,10 +47,17 @@ imxcrypt.debug tells every step.
 }
 
 func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
+	began := time.Now()
 	kernel := a.obeyKernel()
+	if a.verbose {
+		a.tellStart()
+	}
 	c, m, err := a.manager()
 	if err != nil {
 		return err
+	}
+	if a.verbose {
+		fmt.Fprintf(a.stderr, "boot: configuration read%s\n", took(time.Since(began)))
 	}
 	c, unknown := kernel.Narrow(c)
 	for _, name := range unknown {
@@ -106,6 +115,15 @@ func (a *app) leaveMarks(outcomes []boot.Outcome) {
 		if err := (boot.Marks{Dir: volume.RunDir}).Leave(o.Step.Spec.Name); err != nil {
 			a.log.Warn("the real system will not know that the volume was opened in the initramfs", "volume", o.Step.Spec.Name, "error", err)
 		}
+	}
+}
+
+// tellStart tells what the program's own start has cost: of the processor's time,
+// since no process knows when it was asked for.
+func (a *app) tellStart() {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t) == nil {
+		fmt.Fprintf(a.stderr, "boot: program started%s\n", took(time.Duration(t.Nano())))
 	}
 }
 
