@@ -23,7 +23,10 @@ type Plan struct {
 
 // Step opens one volume and mounts it if it has a mount point.
 type Step struct {
-	Spec     volume.Spec
+	Spec volume.Spec
+	// AtBoot tells whether the volume is opened without being asked for.
+	AtBoot bool
+	// Required tells whether the boot fails if it cannot be.
 	Required bool
 	// After names the volumes that must be there first.
 	After []string
@@ -50,7 +53,7 @@ func NewPlan(c *configs.Config, names ...string) (Plan, error) {
 	}
 	steps := make([]Step, 0, len(chosen))
 	for _, v := range chosen {
-		steps = append(steps, Step{Spec: Spec(c, v), Required: v.Required})
+		steps = append(steps, Step{Spec: Spec(c, v), AtBoot: v.AtBoot, Required: v.Needed()})
 	}
 	for i := range steps {
 		for j := range steps {
@@ -64,6 +67,24 @@ func NewPlan(c *configs.Config, names ...string) (Plan, error) {
 		}
 	}
 	return sortSteps(steps)
+}
+
+// AtBoot is the plan without the volumes that are not opened at boot, but for those
+// that others need.
+func (p Plan) AtBoot() Plan {
+	needed := map[string]bool{}
+	var kept []Step
+	for _, s := range slices.Backward(p.Steps) {
+		if !s.AtBoot && !needed[s.Spec.Name] {
+			continue
+		}
+		for _, name := range s.After {
+			needed[name] = true
+		}
+		kept = append(kept, s)
+	}
+	slices.Reverse(kept)
+	return Plan{Steps: kept}
 }
 
 // needs tells why a cannot be opened and mounted before b, or nothing.

@@ -68,6 +68,26 @@ func TestVolumesComeAfterWhatTheyLieIn(t *testing.T) {
 	}
 }
 
+func TestVolumesThatAreNotOpenedAtBoot(t *testing.T) {
+	t.Parallel()
+	p, err := boot.NewPlan(parse(t, `volumes:
+  - {name: inner, device: /dev/mapper/outer}
+  - {name: spare, device: /dev/sda1, at_boot: false}
+  - {name: outer, device: /dev/sda2, filesystem: none, at_boot: false}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := order(p.AtBoot()); !slices.Equal(got, []string{"outer", "inner"}) {
+		t.Errorf("opened at boot are %v: outer is needed by inner, spare by none", got)
+	}
+	for _, s := range p.Steps {
+		if s.Required != (s.Spec.Name == "inner") {
+			t.Errorf("%s: required is %v", s.Spec.Name, s.Required)
+		}
+	}
+}
+
 func TestOnlyTheVolumesNamedAreOpened(t *testing.T) {
 	t.Parallel()
 	p, err := boot.NewPlan(parse(t, nested), "logs", "logs")

@@ -80,6 +80,9 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(step.Spec.Timeout+earlyBoot))})
 	}
 	if step.Spec.Mount.Path == "" {
+		if !step.AtBoot {
+			return units
+		}
 		if step.Required {
 			// Nothing fails with cryptsetup.target.
 			units = append(units, hook("local-fs.target", true, service))
@@ -90,9 +93,11 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 		return units
 	}
 	mount := EscapePath(step.Spec.Mount.Path) + ".mount"
-	return append(units,
-		Unit{Path: mount, Text: mountText(c, step, node)},
-		hook("local-fs.target", step.Required, mount))
+	units = append(units, Unit{Path: mount, Text: mountText(c, step, node)})
+	if !step.AtBoot {
+		return units
+	}
+	return append(units, hook("local-fs.target", step.Required, mount))
 }
 
 // unlockTime is what unlocking is given beyond waiting for the device.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,6 +64,29 @@ func TestUnitsOfTheExamples(t *testing.T) {
 		}
 		if b.String() != string(want) {
 			t.Errorf("%s: the units are not those of %s; IMXCRYPT_UPDATE=1 writes them anew. Now:\n%s", name, file, &b)
+		}
+	}
+}
+
+func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
+	t.Parallel()
+	units, err := boot.Units(parse(t, "volumes:\n  - {name: data, device: /dev/sda1, mount: /data, at_boot: false}\n  - {name: raw, device: /dev/sda2, at_boot: false}\n"),
+		boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, u := range units {
+		if paths = append(paths, u.Path); u.Link != "" {
+			t.Errorf("%s pulls it in", u.Path)
+		}
+		if strings.Contains(u.Text, "local-fs.target") {
+			t.Errorf("%s is ordered before local-fs.target", u.Path)
+		}
+	}
+	for _, want := range []string{"data.mount", "imxcrypt@data.service", "imxcrypt@raw.service"} {
+		if !slices.Contains(paths, want) {
+			t.Errorf("%s is not there, for who asks for it: %v", want, paths)
 		}
 	}
 }

@@ -29,6 +29,7 @@ func volumeDefaults() Volume {
 		Header:     HeaderOnDevice,
 		HeaderSize: 1 * mib,
 		Filesystem: Filesystem{Type: "ext4"},
+		AtBoot:     true,
 		Required:   true,
 		Timeout:    10 * time.Second,
 	}

@@ -145,6 +145,7 @@ volumes:
       label: data
       options: []
     mount: null
+    at_boot: true
     required: true
     timeout: 10s
 `

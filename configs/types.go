@@ -155,6 +155,10 @@ type Volume struct {
 	// Where the filesystem is mounted. Its path alone may be given: `mount: /data`.
 	// Default: null, not mounted by imxcrypt.
 	Mount Mount `mapstructure:"mount,short=path,null"`
+	// Whether the volume is opened at boot. Otherwise it is opened when somebody asks
+	// for it (imxcrypt unlock, systemctl start, a line in fstab), and the system can
+	// do without it, whatever required says. Default: true.
+	AtBoot bool `mapstructure:"at_boot"`
 	// Whether the system cannot do without the volume: if it cannot be opened, boot
 	// fails. Default: true.
 	Required bool `mapstructure:"required"`
@@ -187,6 +191,9 @@ type Mount struct {
 	// knows (nofail, noauto, x-systemd…) is refused. Default: none.
 	Options []string `mapstructure:"options"`
 }
+
+// Needed tells whether the system cannot do without the volume once it is up.
+func (v *Volume) Needed() bool { return v.Required && v.AtBoot }
 
 // Detached tells whether the volume's header lies in a file of its own.
 func (v *Volume) Detached() bool { return v.Header != HeaderOnDevice }

@@ -104,7 +104,9 @@ func mountOptionProblem(word string) (reason, remedy string) {
 	switch name {
 	case "nofail":
 		return "nofail is for fstab", "write required: false for the volume"
-	case "auto", "noauto", "defaults", "user", "nouser", "users", "owner", "group", "_netdev", "comment":
+	case "noauto":
+		return "noauto is for fstab", "write at_boot: false for the volume"
+	case "auto", "defaults", "user", "nouser", "users", "owner", "group", "_netdev", "comment":
 		return name + " is for fstab", "leave it out"
 	case "bind", "rbind", "move", "remount", "loop", "offset", "sizelimit":
 		return name + " would mount something else than the volume", "leave it out"

@@ -26,9 +26,10 @@ func (a *app) bootCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "boot [NAME…]",
 		Short: "unlock and mount the volumes of the configuration, in order",
-		Long: `Boot unlocks and mounts all volumes of the configuration, or those named, each
-as soon as what it needs is there: for an initramfs and for systems without
-systemd. Volumes that are not required may fail without failing the command.
+		Long: `Boot unlocks and mounts all volumes of the configuration (but those with
+at_boot: false), or those named, each as soon as what it needs is there: for an
+initramfs and for systems without systemd. Volumes that are not required may fail
+without failing the command.
 
 The kernel command line is obeyed: imxcrypt.volumes=NAME,NAME leaves out all
 others, imxcrypt.config=FILE names the configuration unless --config does, and
@@ -71,6 +72,9 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	plan, err := boot.NewPlan(c, names...)
 	if err != nil {
 		return err
+	}
+	if len(names) == 0 {
+		plan = plan.AtBoot()
 	}
 	if f.dryRun {
 		return a.printBootPlan(plan, !f.noMount)

@@ -116,7 +116,7 @@ func patient(v configs.Volume, st volume.Status) doctor.Volume {
 	}
 	d.Code, d.Text, d.Remedy = fault.CodeOf(st.Err), oneLine(st.Err.Error()), hint(st.Err)
 	d.Level = doctor.Problem
-	if d.Code == fault.NotProvisioned || d.Code == fault.PermissionMissing || st.State == volume.Absent && !v.Required {
+	if d.Code == fault.NotProvisioned || d.Code == fault.PermissionMissing || st.State == volume.Absent && !v.Needed() {
 		d.Level = doctor.Warning
 	}
 	return d

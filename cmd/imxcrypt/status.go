@@ -115,7 +115,7 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	}
 	var shown, all []standing
 	for _, v := range chosen {
-		s := standing{Status: m.Status(ctx, boot.Spec(c, v)), required: v.Required}
+		s := standing{Status: m.Status(ctx, boot.Spec(c, v)), required: v.Needed()}
 		all = append(all, s)
 		if f.shows(s) {
 			shown = append(shown, s)
