@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package systemd
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"imxcrypt/internal/audit"
+	"imxcrypt/test/vm"
+)
+
+// volumes are: one that imxcrypt's own mount unit mounts, one that a line of
+// fstab mounts, and one whose device never comes. Emulated processors take
+// their time until udev is up.
+const volumes = `volumes:
+  - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 2m}
+  - {name: logs, device: /dev/vdc, timeout: 2m}
+  - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
+`
+
+// bootFiles are a product's: the configuration, provisioning at the first boot,
+// and a service that needs the volume.
+func bootFiles() files {
+	f := files{
+		"/etc/imxcrypt/imxcrypt.yaml": text(volumes),
+		"/etc/fstab":                  text("/dev/mapper/logs /srv/logs ext4 nodev 0 2\n"),
+		"/srv/logs/.empty":            text(""),
+		"/srv/gone/.empty":            text(""),
+		"/etc/systemd/system/user-of-data.service": text(`[Unit]
+RequiresMountsFor=/data
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -ec 'findmnt -n -o SOURCE,OPTIONS /data; if test -e /data/kept; then cat /data/kept; fi'
+`),
+	}
+	f.enabled("multi-user.target", "user-of-data.service", "../../../../etc/systemd/system/user-of-data.service")
+	for _, name := range []string{"data", "logs"} {
+		f.enabled("cryptsetup.target", "imxcrypt-provision@"+name+".service", "imxcrypt-provision@.service")
+	}
+	return f
+}
+
+// A product's life with systemd and udev: the first boot makes the volumes, each
+// later one opens them, and what can go wrong is told and goes no further.
+func TestSystemd(t *testing.T) {
+	t.Parallel()
+	const arch = vm.AMD64
+	disks := []*vm.Disk{newRoot(t, arch, bootFiles()), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20)}
+	b := board{t: t, Machine: vm.Start(t, vm.Config{
+		Arch: arch, Root: "/dev/vda", Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true}, Append: "systemd.show_status=1 systemd.log_color=0",
+	})}
+	b.firstBoot()
+	b.stopAndStart()
+	b.privileges()
+	b.busyShutdown()
+	b.Restart()
+	b.laterBoot()
+	b.orderlyShutdown(func() {
+		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.Replace(volumes, "mount: {", "mont: {", 1)))
+	})
+	b.Restart()
+	b.invalidConfiguration()
+	b.MustSh("sed -i 's/, required: false//' /etc/imxcrypt/imxcrypt.yaml")
+	b.PowerOff()
+	b.Restart(func(c *vm.Config) { c.SimCAAM.OTPMK = strings.Repeat("5a", 32) })
+	b.nothingWorks()
+}
+
+func (b board) firstBoot() {
+	b.t.Helper()
+	b.mustAwait("multi-user.target")
+	b.t.Log("the first boot has made the volumes, and mounted them before their users")
+	for _, name := range []string{"data", "logs"} {
+		b.has(b.journal("-b", "-u", "imxcrypt-provision@"+name), name+": provisioned")
+	}
+	b.has(b.journal("-b", "-u", "user-of-data"), "/dev/mapper/data rw,noatime")
+	b.expect("findmnt -n -o SOURCE,OPTIONS /srv/logs | cut -d , -f 1,2", "/dev/mapper/logs rw,nodev")
+	b.expect("echo 'a year of work' >/data/kept; cat /data/kept", "a year of work")
+
+	b.t.Log("a volume that is not required does not hold up the boot")
+	if got := b.show("srv-gone.mount", "ActiveState"); got == "active" || got == "failed" {
+		b.t.Errorf("the mount of a volume without a device is %s", got)
+	}
+
+	b.t.Log("udev knows the volumes as systemd needs it")
+	uuid := strings.TrimSpace(b.MustRun("blkid", "-o", "value", "-s", "UUID", "/dev/mapper/data"))
+	b.expect("realpath /dev/disk/by-uuid/"+uuid, strings.TrimSpace(b.MustRun("realpath", "/dev/mapper/data")))
+	properties := b.MustRun("udevadm", "info", "-q", "property", "/dev/mapper/data")
+	if strings.Contains(properties, "SYSTEMD_READY=0") || strings.Contains(properties, "DISABLE_OTHER_RULES_FLAG=1") {
+		b.t.Errorf("systemd is not to see the volume:\n%s", properties)
+	}
+	b.has(properties, "ID_FS_UUID="+uuid)
+	if got := b.show("dev-mapper-data.device", "ActiveState"); got != "active" {
+		b.t.Errorf("dev-mapper-data.device is %s", got)
+	}
+	b.expect("dmsetup udevcookies | tail -n +2", "")
+	b.noKeyLeft()
+
+	b.t.Log("the journal has priorities and fields")
+	found := map[string]bool{}
+	for _, e := range b.entries("MESSAGE_ID=" + audit.MessageID) {
+		found[fmt.Sprint(e["IMXCRYPT_OPERATION"], " ", e["IMXCRYPT_VOLUME"], " ", e["IMXCRYPT_RESULT"], " ", e["PRIORITY"])] = true
+	}
+	for _, want := range []string{"provision data done 5", "provision logs done 5", "unlock data done 5", "unlock logs done 5"} {
+		if !found[want] {
+			b.t.Errorf("the journal has no %q: %v", want, found)
+		}
+	}
+	if text := b.journal("-b", "-p", "3", "-u", "imxcrypt*"); strings.Contains(text, "imxcrypt: ") {
+		b.t.Errorf("errors in a boot without any:\n%s", text)
+	}
+}
+
+// stopAndStart is systemctl's way to lock and unlock.
+func (b board) stopAndStart() {
+	b.t.Helper()
+	b.t.Log("systemctl stop unmounts and locks, start unlocks and mounts, restart is both")
+	b.MustRun("systemctl", "stop", "imxcrypt@data")
+	b.expect("systemctl is-active imxcrypt@data data.mount user-of-data; findmnt /data; ls /dev/mapper", "inactive\ninactive\ninactive\ncontrol\nlogs")
+	b.MustRun("systemctl", "start", "user-of-data")
+	b.expect("systemctl is-active imxcrypt@data data.mount; cat /data/kept", "active\nactive\na year of work")
+	before := b.show("data.mount", "ActiveEnterTimestampMonotonic")
+	b.MustRun("systemctl", "restart", "imxcrypt@data")
+	// With the device its users went; systemd starts those again that somebody
+	// asks for.
+	b.MustRun("systemctl", "start", "multi-user.target")
+	b.expect("systemctl is-active imxcrypt@data user-of-data; cat /data/kept", "active\nactive\na year of work")
+	if after := b.show("data.mount", "ActiveEnterTimestampMonotonic"); after == before {
+		b.t.Errorf("restart has not mounted the volume anew")
+	}
+
+	b.t.Log("what is busy stays, and the reason is told")
+	sleeper := b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
+	began := time.Now()
+	b.Run("systemctl", "stop", "imxcrypt@data")
+	b.t.Logf("stopping a busy volume fails after %v", time.Since(began).Round(time.Millisecond))
+	b.has(b.journal("-b", "-u", "imxcrypt@data", "-p", "3"), "/data")
+	b.expect("cat /data/kept", "a year of work")
+	sleeper.Kill()
+	sleeper.Wait()
+	b.MustRun("systemctl", "start", "data.mount", "imxcrypt@data")
+	b.expect("systemctl is-active imxcrypt@data data.mount; cat /data/kept", "active\nactive\na year of work")
+}
+
+// privileges shows the sandbox, and that the way of the key needs no particular
+// session.
+func (b board) privileges() {
+	b.t.Helper()
+	b.t.Log("the unit is in a sandbox")
+	for property, want := range map[string]string{
+		"KeyringMode": "private", "NoNewPrivileges": "yes", "MemoryDenyWriteExecute": "yes", "LockPersonality": "yes",
+		"ProtectClock": "yes", "ProtectHostname": "yes", "RestrictSUIDSGID": "yes", "RestrictRealtime": "yes",
+		"RestrictNamespaces": "mnt", "SystemCallArchitectures": "native", "LimitCORE": "0",
+	} {
+		if got := b.show("imxcrypt@data.service", property); got != want {
+			b.t.Errorf("%s is %s, expected %s", property, got, want)
+		}
+	}
+	b.MustRun("systemctl", "stop", "data.mount")
+	const unlock = "imxcrypt lock data >/dev/null && imxcrypt unlock --mount data"
+	for what, script := range map[string]string{
+		"a service without a session keyring": service(unlock, "inherit"),
+		"a service with one of its own":       service(unlock, "private"),
+		"a login shell":                       "echo '" + unlock + "; exit' | script -qec 'login -f root' /dev/null",
+	} {
+		r := b.Sh(script)
+		if !strings.Contains(r.Stdout, "mounted on /data") {
+			b.t.Errorf("unlocking from %s: %v", what, r)
+		}
+		b.noKeyLeft()
+	}
+}
+
+// service runs a command as a child of PID 1, and prints its output.
+func service(command, keyringMode string) string {
+	return "printf '[Service]\nType=oneshot\nKeyringMode=" + keyringMode + "\nStandardOutput=file:/run/output\nStandardError=inherit\nExecStart=sh -c \"" +
+		command + "\"\n' >/run/systemd/system/try.service; systemctl daemon-reload; rm -f /run/output; systemctl start try; cat /run/output"
+}
+
+func (b board) busyShutdown() {
+	b.t.Helper()
+	b.t.Log("a busy filesystem does not hold up the shutdown")
+	b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
+	began := time.Now()
+	b.PowerOff()
+	took := time.Since(began)
+	b.t.Logf("powered off after %.1f s, with a busy filesystem", took.Seconds())
+	if took > time.Minute {
+		b.t.Errorf("the shutdown took %v", took)
+	}
+}
+
+func (b board) laterBoot() {
+	b.t.Helper()
+	b.mustAwait("multi-user.target")
+	b.t.Log("the volumes are there before their users, and were not made again")
+	user := b.journal("-b", "-u", "user-of-data")
+	b.has(user, "/dev/mapper/data rw,noatime")
+	b.has(user, "a year of work")
+	b.has(b.journal("-b", "-u", "imxcrypt-provision@data"), "already")
+	b.has(b.journal("-b", "-u", "imxcrypt@data"), "data: unlocked")
+	if strings.Contains(b.journal("-b", "-k"), "data recovery") {
+		b.t.Log("the filesystem was left in use by the busy shutdown")
+	}
+	b.noKeyLeft()
+}
+
+// orderlyShutdown takes everything down in reverse order.
+func (b board) orderlyShutdown(before func()) {
+	b.t.Helper()
+	before()
+	began := time.Now()
+	b.PowerOff()
+	b.t.Logf("powered off after %.1f s", time.Since(began).Seconds())
+	console := b.Console()
+	position := -1
+	for _, line := range []string{"Stopped user-of-data.service", "Unmounted data.mount", "Stopped imxcrypt@data.service", "Reached target umount.target"} {
+		at := strings.LastIndex(console, line)
+		if at < position || at < 0 {
+			b.t.Errorf("%q does not come in its place:\n%s", line, console)
+		}
+		position = at
+	}
+}
+
+func (b board) invalidConfiguration() {
+	b.t.Helper()
+	b.mustAwait("emergency.target")
+	b.t.Log("an invalid configuration ends in the emergency mode, and says why")
+	b.eventually("volumes[0].mont", "-u", "imxcrypt-generator-failed", "-p", "3")
+	b.eventually("imxcrypt-generator: ", "-k", "-p", "3")
+	b.has(b.Console(), "volumes[0].mont")
+	b.expect("ls /dev/mapper; findmnt /data", "control")
+	b.t.Log("once it is mended, the boot goes on")
+	b.MustSh("sed -i 's/mont:/mount:/' /etc/imxcrypt/imxcrypt.yaml && imxcrypt config check && systemctl daemon-reload && systemctl --no-block default")
+	b.mustAwait("multi-user.target")
+	b.expect("cat /data/kept", "a year of work")
+}
+
+// nothingWorks is a disk in a board that it does not belong to, with a required
+// volume on a device that is not there.
+func (b board) nothingWorks() {
+	b.t.Helper()
+	b.mustAwait("emergency.target")
+	b.t.Log("required volumes that cannot be opened end in the emergency mode, with the reason")
+	b.eventually("this chip cannot open the key", "-u", "imxcrypt@data", "-p", "3")
+	b.has(b.Console(), "this chip cannot open the key")
+	if got := b.show("imxcrypt@data", "ExecMainStatus"); got != "3" {
+		b.t.Errorf("imxcrypt@data has exit code %s", got)
+	}
+	b.expect("ls /dev/mapper; findmnt /data", "control")
+	b.eventually("Timed out waiting for device", "-u", "dev-vdy.device")
+	b.has(b.Console(), "Dependency failed for")
+}
