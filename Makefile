@@ -29,8 +29,7 @@ help: ## This list
 .PHONY: build
 build: ## Static, stripped binaries: build/bin/{amd64,arm64,arm}/imxcrypt
 	@for arch in $(ARCHES); do \
-		GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' \
-			-o build/bin/$$arch/imxcrypt ./cmd/imxcrypt; \
+		GO=$(GO) packaging/build $$arch build/bin/$$arch/imxcrypt ./cmd/imxcrypt "$(VERSION)"; \
 		stat --format '%s bytes  %n' build/bin/$$arch/imxcrypt; \
 	done
 

@@ -40,8 +40,10 @@ func BuildProgram(t TB, pkg, goarch string) string {
 		t.Fatalf("build %s: %v", pkg, err)
 	}
 	out := filepath.Join(top, "build/vm/programs", goarch, filepath.Base(pkg))
-	if err := goBuild(context.Background(), top, out, goarch, "build", pkg); err != nil {
-		t.Fatalf("%v", err)
+	cmd := exec.Command("packaging/build", goarch, out, pkg)
+	cmd.Dir = top
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v:\n%s", cmd, err, text)
 	}
 	return out
 }
