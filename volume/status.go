@@ -99,8 +99,12 @@ func (m *Manager) Status(ctx context.Context, s Spec) Status {
 const momentSuspended = 50 * time.Millisecond
 
 // staysSuspended tells whether a mapping is suspended for longer than a moment.
+// One that was never announced is what a killed unlock left: nobody uses it.
 func (m *Manager) staysSuspended(s Spec) bool {
 	if info, err := m.sys.Mapper.Info(s.Mapping); err != nil || !info.Suspended {
+		return false
+	}
+	if announced, err := m.sys.Mapper.Announced(s.Mapping); err != nil || !announced {
 		return false
 	}
 	time.Sleep(momentSuspended)

@@ -125,6 +125,7 @@ func (f *faulty) failed(args ...string) {
 // erased: what failed is told as that, nothing is formatted or given up, and
 // once the storage works again the next run finishes.
 func TestStorageThatFails(t *testing.T) {
+	t.Parallel()
 	f := &faulty{board: board{vm.AMD64, "amd64"}, t: t}
 	f.Machine = f.start(t, vm.NewDisk(t, faultySectors*512))
 	f.Put("/etc/imxcrypt/imxcrypt.yaml", []byte("volumes:\n  - name: data\n    device: "+faultyDisk+"\n    timeout: 1s\n    mount: {path: /data}\n"))

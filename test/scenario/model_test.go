@@ -280,6 +280,7 @@ func (l *life) check() {
 // Commands in any order on a real kernel, some of them killed: each answers as
 // the model says, nothing that was ready is formatted, and nothing is lost.
 func TestAnyOrderOfCommands(t *testing.T) {
+	t.Parallel()
 	lives, steps := 1, 40
 	if os.Getenv("IMXCRYPT_SOAK") != "" {
 		lives, steps = 4, 500

@@ -152,6 +152,7 @@ func (c *cuts) stage(name string, from, to replay.Place, tear int64, some int, j
 // power goes at the flushes of all that, with what was not flushed there, lost
 // and torn. In each case the next run ends well.
 func TestPowerCutsOnTheRealKernel(t *testing.T) {
+	t.Parallel()
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -243,6 +244,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 // A key is created and a volume of the old recipe adopted, with blob and header
 // in files of a real filesystem; and the power goes at the flushes of that.
 func TestPowerCutsOfAdoption(t *testing.T) {
+	t.Parallel()
 	c := &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: vm.NewDisk(t, 8<<20)}
 	files := vm.NewDisk(t, 8<<20)
 	files.LogWrites = files.Path + ".log"
