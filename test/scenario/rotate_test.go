@@ -169,7 +169,7 @@ func (r *rotated) killedWithAZoneHeld() {
 		code int
 		text string
 	}{
-		{[]string{"lock", "data"}, 5, "busy"},
+		{[]string{"lock", "data"}, 5, "unmount /data"},
 		{[]string{"unlock", "data"}, 0, "already"},
 		{[]string{"status", "data"}, 0, "data"},
 		{[]string{"boot"}, 0, "already"},
