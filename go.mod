@@ -25,7 +25,10 @@ require (
 	github.com/sourcegraph/conc v0.3.1-0.20240121214520-5f936abd7ae8 // indirect
 	github.com/spf13/cast v1.10.0 // indirect
 	github.com/subosito/gotenv v1.6.0 // indirect
-	golang.org/x/text v0.41.0 // indirect
 )
 
 replace github.com/spf13/afero => ./internal/afero
+
+replace github.com/pelletier/go-toml/v2 => ./internal/gotoml
+
+replace github.com/subosito/gotenv => ./internal/gotenv

@@ -68,3 +68,15 @@ func TestTheStandInForAferoWalks(t *testing.T) {
 }
 
 type elsewhere struct{ afero.Fs }
+
+// The formats whose modules are left out are refused, not misread.
+func TestViperRefusesTheFormatsThatAreLeftOut(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"toml", "env"} {
+		v := viper.New()
+		v.SetConfigType(format)
+		if err := v.ReadConfig(strings.NewReader("name=\"data\"\n")); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s: %v", format, err)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"imxcrypt/test/vm"
 )
@@ -98,7 +99,7 @@ func (h *host) machine(o options, binary string) *vm.Machine {
 	if o.against != "" {
 		files["/usr/bin/other"] = vm.File{Host: o.against}
 	}
-	c := vm.Config{Arch: o.arch, CPUs: 2, SimCAAM: &vm.SimCAAM{Closed: true}, Imxcrypt: binary, ExtraFiles: files}
+	c := vm.Config{Arch: o.arch, CPUs: 2, Timeout: 10 * time.Minute, SimCAAM: &vm.SimCAAM{Closed: true}, Imxcrypt: binary, ExtraFiles: files}
 	if o.counted {
 		c.CPUs, c.QEMUArgs = 1, []string{"-icount", "shift=0,sleep=off"}
 	}

@@ -15,7 +15,7 @@ func (h *host) sectorSizes(m *vm.Machine) {
 	for _, latency := range []string{"0", "20", "100"} {
 		m.MustSh("echo " + latency + " >" + parameter)
 		fmt.Printf("sector sizes, each job of the CAAM taking %s µs more (imxcrypt bench):\n", latency)
-		fmt.Print(indent(m.MustRun("imxcrypt", "bench", "--keys", "3", "--each", "500ms")))
+		fmt.Print(indent(m.MustRun("imxcrypt", "bench", "--keys", "3", "--each", "100ms")))
 	}
 	m.MustSh("echo 0 >" + parameter)
 }
