@@ -46,6 +46,7 @@ install: ## Install into DESTDIR: program, generator, units, initramfs hooks, co
 	install -d $(DESTDIR)$(SYSTEMDDIR)/system-generators
 	ln -sfr $(DESTDIR)$(PREFIX)/bin/imxcrypt $(DESTDIR)$(SYSTEMDDIR)/system-generators/imxcrypt-generator
 	install -D -m 644 -t $(DESTDIR)$(SYSTEMDDIR)/system packaging/systemd/*.service
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/udev/rules.d packaging/udev/*.rules
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/imxcrypt/systemd-suspend.service.d packaging/systemd/systemd-suspend.service.d/*.conf
 	install -D -m 755 packaging/initramfs-tools/hooks/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/imxcrypt
 	install -D -m 755 packaging/initramfs-tools/scripts/local-top/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/local-top/imxcrypt

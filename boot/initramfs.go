@@ -15,22 +15,23 @@ import (
 
 // Marks are left by a boot in an initramfs for the real system, in a directory
 // below /run, which goes along when the root is switched: one empty file for
-// each volume that was opened.
+// each volume that was opened, by the name of its mapping. The rule of udev in
+// packaging/udev looks for it too.
 type Marks struct{ Dir string }
 
 const markSuffix = ".initramfs"
 
 // Leave marks a volume.
-func (m Marks) Leave(volume string) error {
+func (m Marks) Leave(mapping string) error {
 	if err := atomicfile.MkdirAll(m.Dir, 0o700); err != nil {
 		return err
 	}
-	return atomicfile.Replace(filepath.Join(m.Dir, volume+markSuffix), nil, 0o600)
+	return atomicfile.Replace(filepath.Join(m.Dir, mapping+markSuffix), nil, 0o600)
 }
 
 // Left tells whether a volume was marked.
-func (m Marks) Left(volume string) bool {
-	_, err := os.Lstat(filepath.Join(m.Dir, volume+markSuffix))
+func (m Marks) Left(mapping string) bool {
+	_, err := os.Lstat(filepath.Join(m.Dir, mapping+markSuffix))
 	return !errors.Is(err, fs.ErrNotExist)
 }
 

@@ -31,10 +31,10 @@ type UnitOptions struct {
 	// Fstab lists mount points and sources that fstab takes care of: no mount
 	// unit is made for these, and those entries find the volume by its device.
 	Fstab []FstabEntry
-	// FromInitramfs tells whether an initramfs opened a volume; nil: none. The
+	// FromInitramfs tells whether an initramfs opened a mapping; nil: none. The
 	// system may stand on such a one, so it is left to the very end of a
 	// shutdown, when systemd-shutdown(8) takes down whatever is left.
-	FromInitramfs func(volume string) bool
+	FromInitramfs func(mapping string) bool
 	// Debug makes the services tell every step (imxcrypt.debug).
 	Debug bool
 }
@@ -177,7 +177,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	// Going to rescue.target must not take volumes away.
 	line("IgnoreOnIsolate=true")
 	line("After=systemd-modules-load.service systemd-udevd-kernel.socket cryptsetup-pre.target")
-	fromInitramfs := o.FromInitramfs != nil && o.FromInitramfs(s.Name)
+	fromInitramfs := o.FromInitramfs != nil && o.FromInitramfs(s.Mapping)
 	before := "blockdev@" + EscapePath(mappingPath(s)) + ".target"
 	if step.Required {
 		// The boot does not wait for the others, though the targets want them.

@@ -116,7 +116,7 @@ func (a *app) leaveMarks(outcomes []boot.Outcome) {
 		if o.Err != nil {
 			continue
 		}
-		if err := (boot.Marks{Dir: volume.RunDir}).Leave(o.Step.Spec.Name); err != nil {
+		if err := (boot.Marks{Dir: volume.RunDir}).Leave(o.Step.Spec.Mapping); err != nil {
 			a.log.Warn("the real system will not know that the volume was opened in the initramfs", "volume", o.Step.Spec.Name, "error", err)
 		}
 	}
