@@ -218,8 +218,9 @@ func processorTime(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
 }
 
-// bootTimeout is for a machine that shares two cores with much else.
-const bootTimeout = 2 * time.Minute
+// bootTimeout is for a machine that shares two cores with much else, and for a
+// distribution's initramfs.
+const bootTimeout = 4 * time.Minute
 
 // why adds QEMU's own words, if it has ended.
 func (g *guest) why(what string, err error) error {
