@@ -186,13 +186,13 @@ func TestStorageThatFails(t *testing.T) {
 	})
 	run("unlock, a damaged copy cannot be mended", func() {
 		f.ready()
-		f.MustSh("dd if=/dev/urandom of=/dev/vda bs=512 seek=9 count=1 conv=notrunc,fsync 2>/dev/null")
+		f.MustSh("dd if=/dev/zero of=/dev/vda bs=512 seek=9 count=1 conv=notrunc,fsync 2>/dev/null")
 		f.expect(0, "damaged", "header", "check", faultyDisk)
 		f.disk(flakey("error_writes", 0))
-		f.expect(0, "could not be mended", "unlock", "-v", "data")
+		f.expect(0, "input/output error", "unlock", "-v", "data")
 		f.expect(0, "locked", "lock", "data")
 		f.sane("unlock", true)
-		f.expect(0, "valid", "header", "check", faultyDisk)
+		f.expect(0, "copy 1 at byte 0: good", "header", "check", faultyDisk)
 	})
 	run("in use, writes fail", func() {
 		f.ready()

@@ -184,7 +184,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	}
 	c.recorded("lock", "data")
 	used := c.here()
-	c.MustSh("dd if=/dev/urandom of=/dev/vda bs=512 seek=9 count=6 oflag=direct conv=fsync 2>/dev/null")
+	c.MustSh("dd if=/dev/zero of=/dev/vda bs=512 seek=9 count=6 oflag=direct conv=fsync 2>/dev/null")
 	damaged := c.here()
 	c.recorded("unlock", "data")
 	c.recorded("lock", "data")
