@@ -165,6 +165,7 @@ func (s *session) run(args []string) string {
 			}
 			return s.env[name]
 		},
+		cmdline: os.DevNull,
 		system: func(_ *configs.Config, log *slog.Logger) volume.System {
 			s.board.Log = log
 			return s.board.System()

@@ -64,6 +64,11 @@ func HardenData() error {
 			continue
 		}
 		_, _, errno := unix.Syscall(unix.SYS_MLOCK2, uintptr(start), uintptr(end-start), unix.MLOCK_ONFAULT)
+		if errno == unix.ENOMEM {
+			// Another thread of the runtime has given a part of it back since
+			// the list was read. The kernel's own list is always right.
+			return Harden()
+		}
 		if errno != 0 {
 			return lockRefused("lock the process's memory", errno)
 		}
