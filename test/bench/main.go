@@ -41,21 +41,10 @@ func main() {
 	flag.StringVar(&o.against, "against", "", "another `PROGRAM` of imxcrypt's to measure in the same rounds")
 	flag.BoolVar(&o.sectors, "sectors", true, "compare sector sizes, too")
 	flag.Parse()
-	h := &host{}
-	code := h.run(o)
-	h.cleanup()
-	os.Exit(code)
+	os.Exit(vm.Main("bench", func(t vm.TB) { (&host{t}).run(o) }))
 }
 
-func (h *host) run(o options) (code int) {
-	defer func() {
-		if p := recover(); p != nil {
-			if _, ended := p.(failure); !ended {
-				panic(p)
-			}
-			code = 1
-		}
-	}()
+func (h *host) run(o options) {
 	binary := vm.BuildProgram(h, "./cmd/imxcrypt", string(o.arch))
 	m := h.machine(o, binary)
 	list := provision(h, m, volumes)
@@ -83,7 +72,6 @@ func (h *host) run(o options) (code int) {
 	if o.sectors {
 		h.sectorSizes(m)
 	}
-	return 0
 }
 
 // machine boots the virtual board with all that is measured.

@@ -25,21 +25,10 @@ const (
 )
 
 func main() {
-	h := &host{}
-	code := h.run()
-	h.cleanup()
-	os.Exit(code)
+	os.Exit(vm.Main("demo", run))
 }
 
-func (h *host) run() (code int) {
-	defer func() {
-		if p := recover(); p != nil {
-			if _, ended := p.(failure); !ended {
-				panic(p)
-			}
-			code = 1
-		}
-	}()
+func run(h vm.TB) {
 	start := time.Now()
 	say("A virtual board: arm64, Cortex-A53 (software emulation), simulated CAAM, chip closed.")
 	disk := vm.NewDisk(h, diskSize)
@@ -73,14 +62,13 @@ func (h *host) run() (code int) {
 	b.prepare()
 	b.run(3, "imxcrypt boot")
 	say("\nAll as it should be, in %d s with three boots of the board.", int(time.Since(start).Seconds()))
-	return 0
 }
 
 func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 // board runs commands in the machine and shows them.
 type board struct {
-	h *host
+	h vm.TB
 	m *vm.Machine
 }
 

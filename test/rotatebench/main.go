@@ -41,32 +41,20 @@ func main() {
 	flag.Int64Var(&o.large, "large", 192, "the larger size, in MiB")
 	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 1 ns each, instead of emulated time")
 	flag.Parse()
-	h := &host{}
-	code := h.run(o)
-	h.cleanup()
-	os.Exit(code)
+	os.Exit(vm.Main("bench-rotate", func(t vm.TB) { run(t, o) }))
 }
 
-func (h *host) run(o options) (code int) {
-	defer func() {
-		if p := recover(); p != nil {
-			if _, ended := p.(failure); !ended {
-				panic(p)
-			}
-			code = 1
-		}
-	}()
-	b := &bench{host: h, o: o}
+func run(t vm.TB, o options) {
+	b := &bench{TB: t, o: o}
 	b.start()
 	b.rates()
 	b.latencies()
-	return 0
 }
 
 // bench is one machine with four disks: a volume of ours and a LUKS2 volume of
 // cryptsetup's, of each size.
 type bench struct {
-	*host
+	vm.TB
 	*vm.Machine
 	o options
 }
