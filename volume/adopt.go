@@ -265,15 +265,11 @@ func (a *adopting) write(ctx context.Context, h *header, src source) error {
 }
 
 func (a *adopting) proveWritten(ctx context.Context, src source) error {
-	c, err := a.openContainer(a.s, a.data.Path(), blockdev.Flags{Direct: true})
+	c, h, err := a.openHeader(a.s, a.data.Path(), blockdev.Flags{Direct: true})
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return err
-	}
 	key, err := src.open(ctx, h.keyRequest(), h.token.Blob)
 	if err != nil {
 		return err

@@ -63,6 +63,20 @@ func (m *Manager) openContainer(s Spec, path string, f blockdev.Flags) (*contain
 	return c, nil
 }
 
+// openHeader opens a volume's container and reads the header in it. The caller
+// closes the container.
+func (m *Manager) openHeader(s Spec, path string, f blockdev.Flags) (*container, *header, error) {
+	c, err := m.openContainer(s, path, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := readHeader(c)
+	if err != nil {
+		return nil, nil, errors.Join(err, c.close())
+	}
+	return c, h, nil
+}
+
 // onDevice runs an operation under the volume's lock, on the device found for it.
 func (m *Manager) onDevice(ctx context.Context, s Spec, do func(path string) error) (err error) {
 	release, err := m.sys.Locks.Acquire(ctx, s.Name)
@@ -81,15 +95,11 @@ func (m *Manager) onDevice(ctx context.Context, s Spec, do func(path string) err
 // container is closed when it ends.
 func (m *Manager) onHeader(ctx context.Context, s Spec, f blockdev.Flags, j *journey, do func(*container, *header) error) error {
 	return m.onDevice(ctx, s, func(path string) error {
-		c, err := m.openContainer(s, path, f)
+		c, h, err := m.openHeader(s, path, f)
 		if err != nil {
 			return err
 		}
 		defer c.close()
-		h, err := readHeader(c)
-		if err != nil {
-			return err
-		}
 		j.of(h, path)
 		return do(c, h)
 	})

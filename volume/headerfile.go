@@ -368,15 +368,11 @@ func (t *restoring) putFile(area []byte) error {
 
 // prove opens the restored header as any later unlock will.
 func (t *restoring) prove(ctx context.Context) error {
-	c, err := t.openContainer(t.s, t.path, blockdev.Flags{Direct: true})
+	c, h, err := t.openHeader(t.s, t.path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return err
-	}
 	key, err := t.openKey(ctx, t.s, h)
 	if err != nil {
 		return err

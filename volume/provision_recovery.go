@@ -73,15 +73,11 @@ func (p *provisioning) proveRecovery(ctx context.Context, black liveKey) error {
 		return nil
 	}
 	defer p.forgetRed()
-	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Direct: true})
+	c, h, err := p.openHeader(p.s, p.path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return err
-	}
 	at := area{device: c.data.Number(), offset: h.segment.Offset, size: checkAreaSize}
 	if h.check.InHeader() {
 		at = h.checkArea(c.header.Number())

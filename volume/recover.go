@@ -48,15 +48,11 @@ func (m *Manager) Recover(ctx context.Context, o RecoverOptions) (_ Result, err 
 	if closer != nil {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
-	c, err := m.openContainer(s, path, blockdev.Flags{Direct: true})
+	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return j.result, err
 	}
 	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return j.result, err
-	}
 	j.of(h, o.Path)
 	j.result.Volume = h.luks.Label
 	s.Name, s.Mapping = h.luks.Label, o.Name

@@ -136,15 +136,11 @@ func (t *resealing) prove(ctx context.Context, h *header, c *container, blob []b
 
 // readBack proves what was written, as a later unlock will see it.
 func (t *resealing) readBack(ctx context.Context, blob []byte) error {
-	c, err := t.openContainer(t.s, t.path, blockdev.Flags{Direct: true})
+	c, h, err := t.openHeader(t.s, t.path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return err
-	}
 	if !bytes.Equal(h.token.Blob, blob) {
 		return refuse(fault.IOFailed, "%s does not read back as it was written", c.header.Path())
 	}

@@ -65,15 +65,11 @@ func (m *Manager) unlock(ctx context.Context, s Spec, o UnlockOptions) (_ Result
 // unlockLocked unlocks the volume on the device at path. The volume's lock is
 // held.
 func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o UnlockOptions, j *journey) (Result, error) {
-	c, err := m.openContainer(s, path, blockdev.Flags{Direct: true})
+	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return j.result, err
 	}
 	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return j.result, err
-	}
 	j.of(h, path)
 	if err := m.mayOpen(s, h, j); err != nil {
 		return j.result, err

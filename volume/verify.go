@@ -32,15 +32,11 @@ func (m *Manager) verify(ctx context.Context, s Spec) (_ Result, err error) {
 	if err != nil {
 		return j.result, err
 	}
-	c, err := m.openContainer(s, path, blockdev.Flags{Direct: true})
+	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return j.result, err
 	}
 	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		return j.result, err
-	}
 	j.of(h, path)
 	if err := m.mayOpen(s, h, j); err != nil {
 		return j.result, err

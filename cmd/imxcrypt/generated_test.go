@@ -35,12 +35,12 @@ func generated(t *testing.T, name, want string) {
 	}
 }
 
-// Everything that doctor can complain of stands on the troubleshooting page,
-// in its words, with its remedy.
-//
-// Not parallel: another test writes the page's other part.
-func TestTroubleshootingPageHasWhatDoctorSays(t *testing.T) {
-	const name, begin, end = "docs/troubleshooting.md", "<!-- doctor: made by the tests -->\n", "<!-- end of doctor -->\n"
+// troubleshooting is generated for the part of the troubleshooting page that
+// stands between the marks of a name.
+func troubleshooting(t *testing.T, part, want string) {
+	t.Helper()
+	const name = "docs/troubleshooting.md"
+	begin, end := "<!-- "+part+": made by the tests -->\n", "<!-- end of "+part+" -->\n"
 	page, err := os.ReadFile(filepath.Join("../..", name))
 	if err != nil {
 		t.Fatal(err)
@@ -48,8 +48,16 @@ func TestTroubleshootingPageHasWhatDoctorSays(t *testing.T) {
 	before, rest, ok := strings.Cut(string(page), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the findings of doctor", name)
+		t.Fatalf("%s has no place for the part %s", name, part)
 	}
+	generated(t, name, before+begin+want+end+after)
+}
+
+// Everything that doctor can complain of stands on the troubleshooting page,
+// in its words, with its remedy.
+//
+// Not parallel: another test writes the page's other part.
+func TestTroubleshootingPageHasWhatDoctorSays(t *testing.T) {
 	var b strings.Builder
 	verb := regexp.MustCompile(`%[a-z]`)
 	for _, f := range doctor.Findings() {
@@ -58,7 +66,7 @@ func TestTroubleshootingPageHasWhatDoctorSays(t *testing.T) {
 		b.WriteString("**What to do:** " + f.Remedy + ".\n")
 	}
 	b.WriteString("\n")
-	generated(t, name, before+begin+b.String()+end+after)
+	troubleshooting(t, "doctor", b.String())
 }
 
 // documented holds the names that a page of the repository lists to those that

@@ -227,17 +227,7 @@ func TestTroubleshootingPageHasEveryMessage(t *testing.T) {
 		t.Fatalf("only %d messages were found", count)
 	}
 	b.WriteString("\n")
-	const name, begin, end = "docs/troubleshooting.md", "<!-- messages: made by the tests -->\n", "<!-- end of messages -->\n"
-	page, err := os.ReadFile(filepath.Join("../..", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(page), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the messages", name)
-	}
-	generated(t, name, before+begin+b.String()+end+after)
+	troubleshooting(t, "messages", b.String())
 }
 
 func sortedCodes(m map[fault.Code][]string) []fault.Code {
