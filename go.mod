@@ -32,3 +32,5 @@ replace github.com/spf13/afero => ./internal/afero
 replace github.com/pelletier/go-toml/v2 => ./internal/gotoml
 
 replace github.com/subosito/gotenv => ./internal/gotenv
+
+replace github.com/spf13/cast => ./internal/cast

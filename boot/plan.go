@@ -6,7 +6,6 @@ package boot
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -104,10 +103,11 @@ func needs(a, b volume.Spec) string {
 	return ""
 }
 
-// below tells whether path is dir or lies in it.
+// below tells whether path is dir or lies in it. Both are clean: the
+// configuration takes no others.
 func below(path, dir string) bool {
-	rel, err := filepath.Rel(dir, path)
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+	rest, ok := strings.CutPrefix(path, dir)
+	return ok && (rest == "" || dir == "/" || rest[0] == '/')
 }
 
 // sortSteps keeps the configuration's order where nothing speaks against it.

@@ -5,7 +5,6 @@ package configs
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"maps"
 	"reflect"
 	"strconv"
@@ -118,40 +117,18 @@ func (d *decoder) into(c *Config, data []byte) error {
 		}
 		return &Errors{Problems: []*Error{{File: d.file, Reason: "cannot be read", Err: err}}}
 	}
-	// Elements that are there already are decoded into, which is how the fields
-	// that a volume does not give keep their defaults.
+	// Elements that are there already are filled, which is how the fields that a
+	// volume does not give keep their defaults.
 	c.Volumes = make([]Volume, d.volumes)
 	for i := range c.Volumes {
 		c.Volumes[i] = volumeDefaults()
 	}
-	if err := v.UnmarshalExact(c, strictly); err != nil {
+	err := v.UnmarshalExact(c, func(m *mapstructure.DecoderConfig) {
+		m.WeaklyTypedInput = false
+		m.DecodeHook = d.fill
+	})
+	if err != nil {
 		return &Errors{Problems: []*Error{{File: d.file, Reason: "cannot be read", Err: err}}}
 	}
 	return nil
-}
-
-func strictly(m *mapstructure.DecoderConfig) {
-	m.WeaklyTypedInput = false
-	m.DecodeHook = unitHook
-}
-
-var errBareNumber = errors.New("a number without a unit")
-
-// unitHook turns texts into durations and sizes, and lets no bare number be
-// either.
-func unitHook(from, to reflect.Type, data any) (any, error) {
-	if to != durationType && to.Kind() != reflect.Int64 {
-		return data, nil
-	}
-	if from.Kind() != reflect.String {
-		if to == from {
-			return data, nil
-		}
-		return nil, fmt.Errorf("%v: %w", data, errBareNumber)
-	}
-	text := reflect.ValueOf(data).String()
-	if to == durationType {
-		return parseDuration(text)
-	}
-	return parseSize(text)
 }

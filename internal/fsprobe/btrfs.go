@@ -5,7 +5,6 @@ package fsprobe
 import (
 	"bytes"
 	"crypto/sha256"
-	"hash/crc32"
 )
 
 // The superblock of btrfs: kernel, include/uapi/linux/btrfs_tree.h, struct
@@ -54,7 +53,7 @@ func readBtrfs(src *source) (*Superblock, error) {
 	var want []byte
 	switch t := le.Uint16(b[btrfsSumType:]); t {
 	case btrfsCRC32C:
-		want = le.AppendUint32(nil, crc32.Checksum(body, castagnoli()))
+		want = le.AppendUint32(nil, crc32c(0, body))
 	case btrfsXXHash:
 		want = le.AppendUint64(nil, xxhash64(body))
 	case btrfsSHA256:

@@ -4,7 +4,6 @@ package fsprobe
 
 import (
 	"bytes"
-	"hash/crc32"
 )
 
 // The group descriptor and the inode, from the same header. A descriptor
@@ -43,14 +42,14 @@ func (s extSuper) checkDescriptor(src *source, fstype string) error {
 	}
 	// Each step goes on from the last one's result; Go's crc32 inverts
 	// before and after, the kernel's does neither.
-	seed := crc32.Checksum(s.raw[extUUID:][:16], castagnoli())
+	seed := crc32c(0, s.raw[extUUID:][:16])
 	if s.incompat&incompatCsumSeed != 0 {
 		seed = ^le.Uint32(s.raw[extSeed:])
 	}
-	sum := crc32.Update(seed, castagnoli(), make([]byte, 4)) // group 0
-	sum = crc32.Update(sum, castagnoli(), b[:extDescSum])
-	sum = crc32.Update(sum, castagnoli(), make([]byte, 2))
-	sum = crc32.Update(sum, castagnoli(), b[extDescSum+2:])
+	sum := crc32c(seed, make([]byte, 4)) // group 0
+	sum = crc32c(sum, b[:extDescSum])
+	sum = crc32c(sum, make([]byte, 2))
+	sum = crc32c(sum, b[extDescSum+2:])
 	if want, got := uint16(^sum), le.Uint16(b[extDescSum:]); want != got {
 		return badf(fstype, "group descriptor checksum is %#04x, must be %#04x", got, want)
 	}

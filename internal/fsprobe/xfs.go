@@ -4,7 +4,6 @@ package fsprobe
 
 import (
 	"bytes"
-	"hash/crc32"
 )
 
 // The superblock of XFS: kernel, fs/xfs/libxfs/xfs_format.h, struct xfs_dsb;
@@ -90,9 +89,9 @@ func checkXFS(src *source, sector uint32) error {
 	if !ok {
 		return badf(XFS, "device is smaller than a sector")
 	}
-	sum := crc32.Update(0, castagnoli(), b[:xfsCRC])
-	sum = crc32.Update(sum, castagnoli(), make([]byte, 4))
-	sum = crc32.Update(sum, castagnoli(), b[xfsCRC+4:])
+	sum := crc32c(0, b[:xfsCRC])
+	sum = crc32c(sum, make([]byte, 4))
+	sum = crc32c(sum, b[xfsCRC+4:])
 	if got := le.Uint32(b[xfsCRC:]); got != sum {
 		return badf(XFS, "superblock checksum is %#08x, must be %#08x", got, sum)
 	}

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/afero"
 	"github.com/spf13/viper"
@@ -77,6 +79,28 @@ func TestViperRefusesTheFormatsThatAreLeftOut(t *testing.T) {
 		v.SetConfigType(format)
 		if err := v.ReadConfig(strings.NewReader("name=\"data\"\n")); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s: %v", format, err)
+		}
+	}
+}
+
+// What stands in for cast (internal/cast) turns values into each other for viper.
+func TestViperConvertsThroughTheStandIn(t *testing.T) {
+	t.Parallel()
+	v := viper.New()
+	v.SetConfigType("yaml")
+	if err := v.ReadConfig(strings.NewReader("n: 7\ntext: \"12\"\nyes: \"true\"\nwait: 1m30s\nlist: [a, b]\nnumbers: [1, 2]\ngroup: {inner: {name: data}, c: 3}\n")); err != nil {
+		t.Fatal(err)
+	}
+	for what, ok := range map[string]bool{
+		"int":      v.GetInt("n") == 7 && v.GetUint16("text") == 12 && v.GetFloat64("n") == 7,
+		"bool":     v.GetBool("yes") && v.GetBool("n") && !v.GetBool("text2"),
+		"string":   v.GetString("n") == "7" && v.GetString("text") == "12" && v.GetString("group") == "",
+		"duration": v.GetDuration("wait") == 90*time.Second && v.GetDuration("n") == 7,
+		"list":     slices.Equal(v.GetStringSlice("list"), []string{"a", "b"}) && slices.Equal(v.GetIntSlice("numbers"), []int{1, 2}),
+		"map":      v.GetString("group.inner.name") == "data" && v.GetStringMapString("group.inner")["name"] == "data" && len(v.GetStringMap("group")) == 2,
+	} {
+		if !ok {
+			t.Errorf("%s is converted otherwise", what)
 		}
 	}
 }
