@@ -22,10 +22,24 @@ func parseArea(area []byte) (*jsonValue, error) {
 	if len(rest) == 0 {
 		return nil, invalid(RuleJSONTerminated, "no zero byte behind the text")
 	}
-	if i := len(rest) - len(bytes.TrimLeft(rest, "\x00")); i < len(rest) {
+	if i := zeros(rest); i < len(rest) {
 		return nil, invalid(RuleJSONTrailing, "byte %#02x behind the text, at byte %d", rest[i], used+i)
 	}
 	return root, nil
+}
+
+// zeros is how many zero bytes b begins with. Blocks are compared, since most of
+// an area is zeros.
+func zeros(b []byte) int {
+	var zero [256]byte
+	n := 0
+	for len(b)-n >= len(zero) && bytes.Equal(b[n:][:len(zero)], zero[:]) {
+		n += len(zero)
+	}
+	for n < len(b) && b[n] == 0 {
+		n++
+	}
+	return n
 }
 
 // section is an object of the text together with its path, for messages.

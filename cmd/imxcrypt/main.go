@@ -3,6 +3,14 @@
 // Imxcrypt manages the keys of encrypted volumes on NXP i.MX.
 package main
 
+// What the runtime would do at each start for programs that live long: read the
+// cgroup's limit of processors from files, look again whether it has changed, and
+// name its mappings. A boot is over before any of it is of use.
+
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+//go:debug decoratemappings=0
+
 import (
 	"context"
 	"os"
