@@ -129,9 +129,35 @@ type Members map[string]json.RawMessage
 // encoding/json does not heed. Fields without a member are left alone, members
 // without a field ignored. The error names the member.
 func (m Members) Decode(v any) error {
+	_, err := m.decode(v, false)
+	return err
+}
+
+// DecodeStrict is Decode where every member must have a field, also those of the
+// structs that fields point to. It does not make the tables that encoding/json has
+// for a struct, which for a header's few members take longer than all the rest.
+func (m Members) DecodeStrict(v any) error {
+	known, err := m.decode(v, true)
+	if err != nil || known == len(m) {
+		return err
+	}
+	fields := map[string]bool{}
+	for i := range reflect.TypeOf(v).Elem().NumField() {
+		fields[tagName(reflect.TypeOf(v).Elem().Field(i))] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if name == "" || !fields[name] {
+			return fmt.Errorf("unknown member %q", name)
+		}
+	}
+	return nil
+}
+
+// decode counts the members that have a field.
+func (m Members) decode(v any, strict bool) (known int, err error) {
 	rv := reflect.ValueOf(v)
 	if rv.Kind() != reflect.Pointer || rv.Elem().Kind() != reflect.Struct {
-		return fmt.Errorf("decode members into %T: want a pointer to a struct", v)
+		return 0, fmt.Errorf("decode members into %T: want a pointer to a struct", v)
 	}
 	rv = rv.Elem()
 	for i := range rv.NumField() {
@@ -140,11 +166,29 @@ func (m Members) Decode(v any) error {
 		if name == "" || !ok {
 			continue
 		}
-		if err := json.Unmarshal(raw, rv.Field(i).Addr().Interface()); err != nil {
-			return fmt.Errorf("member %q: %w", name, err)
+		known++
+		field := rv.Field(i)
+		if strict && field.Kind() == reflect.Pointer && field.Type().Elem().Kind() == reflect.Struct {
+			err = decodeInner(raw, field)
+		} else {
+			err = json.Unmarshal(raw, field.Addr().Interface())
+		}
+		if err != nil {
+			return known, fmt.Errorf("member %q: %w", name, err)
 		}
 	}
-	return nil
+	return known, nil
+}
+
+// decodeInner decodes an object into a new struct that the field then points to;
+// null leaves it nil.
+func decodeInner(raw json.RawMessage, field reflect.Value) error {
+	var inner Members
+	if err := json.Unmarshal(raw, &inner); err != nil || inner == nil {
+		return err
+	}
+	field.Set(reflect.New(field.Type().Elem()))
+	return inner.DecodeStrict(field.Interface())
 }
 
 // Set takes over the members of v, a struct or map that encoding/json can

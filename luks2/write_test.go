@@ -431,3 +431,44 @@ func TestMembersAreExact(t *testing.T) {
 		t.Error("not an object: no error")
 	}
 }
+
+func TestStrictMembersAreAllKnown(t *testing.T) {
+	t.Parallel()
+	type inner struct {
+		Type string `json:"type"`
+	}
+	type outer struct {
+		Blob   []byte `json:"blob"`
+		Inner  *inner `json:"inner,omitempty"`
+		Ignore int    `json:"-"`
+		Plain  int
+	}
+	var v outer
+	if err := (Members{"blob": []byte(`"/w=="`), "inner": []byte(`{"type":"ext4"}`)}).DecodeStrict(&v); err != nil || v.Inner == nil || v.Inner.Type != "ext4" || v.Blob[0] != 0xff {
+		t.Errorf("%+v, %v", v, err)
+	}
+	for name, c := range map[string]struct {
+		members Members
+		says    string // empty: no error
+	}{
+		"nothing":              {Members{}, ""},
+		"null":                 {Members{"inner": []byte(`null`)}, ""},
+		"unknown":              {Members{"blob": []byte(`""`), "Blob": []byte(`""`)}, `unknown member "Blob"`},
+		"unknown inside":       {Members{"inner": []byte(`{"type":"ext4","label":"x"}`)}, `"inner": unknown member "label"`},
+		"without a name":       {Members{"": []byte(`1`)}, `unknown member ""`},
+		"field without tag":    {Members{"Plain": []byte(`1`)}, `unknown member "Plain"`},
+		"field that is hidden": {Members{"-": []byte(`1`)}, `unknown member "-"`},
+		"another type":         {Members{"blob": []byte(`3`)}, `"blob"`},
+		"another type inside":  {Members{"inner": []byte(`{"type":3}`)}, `"inner": member "type"`},
+		"no object":            {Members{"inner": []byte(`[]`)}, `"inner"`},
+	} {
+		var v outer
+		err := c.members.DecodeStrict(&v)
+		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.says == "" && v.Inner != nil {
+			t.Errorf("%s: made %+v", name, v)
+		}
+	}
+}

@@ -70,7 +70,7 @@ func (c Check) luks() (luks2.Digest, error) {
 // the header area in bytes, which the check area must lie in.
 func parseCheck(raw luks2.Digest, headerArea int64) (Check, error) {
 	var j checkJSON
-	if err := decodeStrict(raw.Extra, &j); err != nil {
+	if err := raw.Extra.DecodeStrict(&j); err != nil {
 		return Check{}, fmt.Errorf("digest: %w", err)
 	}
 	if raw.Type != digestType || len(raw.Keyslots) != 0 || len(raw.Segments) != 1 {

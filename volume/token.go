@@ -3,9 +3,7 @@
 package volume
 
 import (
-	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
@@ -109,7 +107,7 @@ const maxGeneration = 1_000_000
 // a later version would have added a requirement for what must be understood.
 func parseToken(raw luks2.Token) (Token, error) {
 	var j tokenJSON
-	if err := decodeStrict(raw.Extra, &j); err != nil {
+	if err := raw.Extra.DecodeStrict(&j); err != nil {
 		return Token{}, fmt.Errorf("token: %w", err)
 	}
 	bad := func(field string, value any) (Token, error) {
@@ -177,15 +175,4 @@ func parseToken(raw luks2.Token) (Token, error) {
 		return Token{}, fmt.Errorf("token: recovery: %w", err)
 	}
 	return t, nil
-}
-
-// decodeStrict fills into from members, each of which it must know.
-func decodeStrict(members luks2.Members, into any) error {
-	raw, err := json.Marshal(members)
-	if err != nil {
-		return err
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	return d.Decode(into)
 }

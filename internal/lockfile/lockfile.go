@@ -25,7 +25,7 @@ import (
 // drops it however the process ends, so that there are no stale ones.
 type Lock struct{ f *os.File }
 
-// holder is what a lock file tells about who has it.
+// holder is what a lock file tells about who has it; record writes it.
 type holder struct {
 	PID     int       `json:"pid"`
 	Command string    `json:"command"`
@@ -186,10 +186,13 @@ func record(f *os.File) error {
 	if len(command) > maxCommand {
 		command = command[:maxCommand]
 	}
-	text, err := json.Marshal(holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)})
+	// Written out, since each boot does it: the tables that encoding/json makes
+	// for a struct take longer than getting the lock.
+	quoted, err := json.Marshal(command)
 	if err != nil {
 		return err
 	}
+	text := fmt.Appendf(nil, `{"pid":%d,"command":%s,"since":"%s"}`, os.Getpid(), quoted, time.Now().UTC().Format(time.RFC3339))
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
