@@ -41,21 +41,27 @@ func (p Plan) Run(ctx context.Context, opener Opener, mount bool) []Outcome {
 		finished[s.Spec.Name] = make(chan struct{})
 		index[s.Spec.Name] = i
 	}
-	var all sync.WaitGroup
-	for i, step := range p.Steps {
-		all.Go(func() {
-			defer close(finished[step.Spec.Name])
-			outcomes[i] = Outcome{Step: step}
-			for _, name := range step.After {
-				<-finished[name]
-				if outcomes[index[name]].Err != nil {
-					outcomes[i].Err = notTried(step, name, outcomes[index[name]].Err)
-					return
-				}
+	open := func(i int) {
+		step := p.Steps[i]
+		defer close(finished[step.Spec.Name])
+		outcomes[i] = Outcome{Step: step}
+		for _, name := range step.After {
+			<-finished[name]
+			if outcomes[index[name]].Err != nil {
+				outcomes[i].Err = notTried(step, name, outcomes[index[name]].Err)
+				return
 			}
-			outcomes[i].Result, outcomes[i].Err = opener.Unlock(ctx, step.Spec,
-				volume.UnlockOptions{Mount: mount && step.Spec.Mount.Path != ""})
-		})
+		}
+		outcomes[i].Result, outcomes[i].Err = opener.Unlock(ctx, step.Spec,
+			volume.UnlockOptions{Mount: mount && step.Spec.Mount.Path != ""})
+	}
+	if len(p.Steps) == 1 {
+		open(0) // without the threads that waiting for it would take
+		return outcomes
+	}
+	var all sync.WaitGroup
+	for i := range p.Steps {
+		all.Go(func() { open(i) })
 	}
 	all.Wait()
 	return outcomes
