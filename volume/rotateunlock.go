@@ -41,7 +41,7 @@ func (m *Manager) withEngine(k *stack, h *header, c *container, adjust func(*ree
 		return err
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
-	next, err := m.sys.Devices.Open(node(k.new), blockdev.Flags{Write: true, Direct: true})
+	next, err := m.sys.Devices.Open(node(k.new), blockdev.Flags{Write: true, Direct: true, Cached: true})
 	if err != nil {
 		return err
 	}
