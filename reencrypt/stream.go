@@ -8,22 +8,8 @@ import (
 )
 
 // stream moves data in mode Gap without a stop between zones, where nobody is
-// held and nobody slows it down. The lanes go on copying while what they have
-// copied is made durable and recorded. Two rules take the place of the order
-// within a zone:
-//
-//   - A record is written after a flush of the new view that began when every
-//     copy below its position had returned.
-//   - A copy is written only where it overwrites nothing above the position of
-//     a durable record: at most one gap beyond that.
-//
-// Whatever record a cut leaves is the last durable one or a later one. Below its
-// position the copies are durable, by the first rule, and written only once. Above
-// it the old data is whole: copies overwrite what lies a gap below them, which
-// by the second rule is below the position of a record that was durable before.
-//
-// Nobody may write to the volume meanwhile: a copy would be older than its
-// record. Where somebody may, zones are held and moved one by one.
+// held and nobody slows it down: the package's comment has its two rules, and why
+// they are enough. ripe and commitTo keep the first one, take the second.
 type stream struct {
 	*Engine
 	unit int64 // of a lane's copy
@@ -177,7 +163,7 @@ func (s *stream) atRest() bool {
 // is paused. It runs on the engine's own goroutine.
 func (s *stream) record(ctx context.Context) error {
 	var paused error
-	for s.Engine.record.Phase != Finished {
+	for {
 		copied, err := s.ripe()
 		if err != nil {
 			return err
@@ -185,18 +171,17 @@ func (s *stream) record(ctx context.Context) error {
 		if err := s.commitTo(copied); err != nil {
 			return err
 		}
-		if paused != nil {
-			return paused
-		}
 		if s.Engine.record.Phase == Finished {
 			return nil
+		}
+		if paused != nil {
+			return paused
 		}
 		// What is being copied already is recorded before it stops.
 		if paused = s.boundary(ctx); paused != nil {
 			s.close()
 		}
 	}
-	return nil
 }
 
 // commitTo makes everything that was moved below done durable, and gives the
