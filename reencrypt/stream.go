@@ -27,15 +27,22 @@ type stream struct {
 	errAt  int64
 }
 
-// unitsInGap is into how many copies a gap is divided at least: the lanes must be
-// busy with some of them while others are made durable.
-const unitsInGap = 8
+// unitsInGap is into how many copies a gap is divided at least: the lanes are
+// busy with a half of them while the others are made durable. More and smaller
+// ones cost more requests and gain nothing.
+const unitsInGap = 4
+
+// piece is how long a copy may be, at most, so that the gap has room for some.
+func (e *Engine) piece(most int64) int64 {
+	a := e.layout.align()
+	return min(most, max(roundDown(e.layout.ZoneSize/unitsInGap, a), a))
+}
 
 func (e *Engine) newStream() *stream {
 	done := e.record.Done()
 	s := &stream{Engine: e, next: done, copied: done, flying: make([]int64, len(e.copier.bufs))}
 	s.change = sync.NewCond(&s.mu)
-	s.unit = min(e.copier.unit, max(roundDown(e.layout.ZoneSize/unitsInGap, e.layout.align()), e.layout.align()))
+	s.unit = e.piece(e.copier.unit)
 	s.limit = done + e.layout.ZoneSize
 	for i := range s.flying {
 		s.flying[i] = -1
