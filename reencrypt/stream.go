@@ -27,9 +27,9 @@ type stream struct {
 	errAt  int64
 }
 
-// unitsInGap is into how many copies a gap is divided at least: the lanes are
-// busy with a half of them while the others are made durable. More and smaller
-// ones cost more requests and gain nothing.
+// unitsInGap is into how many copies a gap is divided at least, half of them under
+// way while the others are made durable. More and smaller ones cost more requests
+// and gain nothing. More at a time end together, and then all wait for the flush.
 const unitsInGap = 4
 
 // piece is how long a copy may be, at most, so that the gap has room for some.
@@ -40,9 +40,9 @@ func (e *Engine) piece(most int64) int64 {
 
 func (e *Engine) newStream() *stream {
 	done := e.record.Done()
-	s := &stream{Engine: e, next: done, copied: done, flying: make([]int64, len(e.copier.bufs))}
+	s := &stream{Engine: e, next: done, copied: done, unit: e.piece(e.copier.unit)}
 	s.change = sync.NewCond(&s.mu)
-	s.unit = e.piece(e.copier.unit)
+	s.flying = make([]int64, min(int64(len(e.copier.bufs)), max(e.layout.ZoneSize/s.unit/2, 1)))
 	s.limit = done + e.layout.ZoneSize
 	for i := range s.flying {
 		s.flying[i] = -1
@@ -60,8 +60,8 @@ func (e *Engine) streams() bool {
 func (e *Engine) stream(ctx context.Context) error {
 	s := e.newStream()
 	var lanes sync.WaitGroup
-	for i, buf := range e.copier.bufs {
-		lanes.Go(func() { s.lane(i, buf) })
+	for i := range s.flying {
+		lanes.Go(func() { s.lane(i, e.copier.bufs[i]) })
 	}
 	err := s.record(ctx)
 	s.close()

@@ -48,6 +48,9 @@ func (s *sizes) String() string { return strings.Trim(fmt.Sprint([]int64(*s)), "
 
 func (s *sizes) Set(text string) error {
 	*s = nil
+	if text == "" {
+		return nil
+	}
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.ParseInt(part, 10, 32)
 		if err != nil || n < 16 {
@@ -63,7 +66,7 @@ func main() {
 	flag.StringVar((*string)(&o.arch), "arch", "amd64", "amd64 or arm64")
 	flag.IntVar(&o.rounds, "rounds", 3, "runs of each, the median of which counts")
 	flag.Var(&o.sizes, "sizes", "the two sizes in MiB between which the rate is measured")
-	flag.Var(&o.linear, "linear", "further sizes in MiB, measured once")
+	flag.Var(&o.linear, "linear", "further sizes in MiB, measured once; may be empty")
 	flag.IntVar(&o.seconds, "seconds", 30, "how long a program's waits are measured")
 	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 4 ns each, instead of emulated time")
 	flag.Parse()
