@@ -27,9 +27,8 @@ type stream struct {
 	errAt  int64
 }
 
-// unitsInGap is into how many copies a gap is divided at least, half of them under
-// way while the others are made durable. More and smaller ones cost more requests
-// and gain nothing. More at a time end together, and then all wait for the flush.
+// unitsInGap is into how many copies a gap is divided at least: some are under
+// way while others are made durable. More and smaller ones cost more requests.
 const unitsInGap = 4
 
 // piece is how long a copy may be, at most, so that the gap has room for some.
@@ -42,7 +41,9 @@ func (e *Engine) newStream() *stream {
 	done := e.record.Done()
 	s := &stream{Engine: e, next: done, copied: done, unit: e.piece(e.copier.unit)}
 	s.change = sync.NewCond(&s.mu)
-	s.flying = make([]int64, min(int64(len(e.copier.bufs)), max(e.layout.ZoneSize/s.unit/2, 1)))
+	// With all of the gap under way at a time all would end together, and wait for
+	// the flush together.
+	s.flying = make([]int64, min(int64(len(e.copier.bufs)), max(e.layout.ZoneSize/s.unit*3/4, 1)))
 	s.limit = done + e.layout.ZoneSize
 	for i := range s.flying {
 		s.flying[i] = -1

@@ -127,7 +127,7 @@ func (b *bench) start() {
 		if b.o.counted {
 			v.device = fmt.Sprintf("/dev/mapper/disk%d", disks)
 			ram := fmt.Sprintf("/dev/ram%d", disks)
-			memoryDisks = append(memoryDisks, fmt.Sprintf("echo 0 %d delay %s 0 0 %[2]s 0 0 %[2]s 0 4 | dmsetup create disk%d; dd if=/dev/zero of=%[2]s bs=1M count=%d",
+			memoryDisks = append(memoryDisks, fmt.Sprintf("echo 0 %d delay %s 0 0 %[2]s 0 0 %[2]s 0 4 | dmsetup create disk%d; dd if=/dev/zero of=%[2]s bs=1M count=%d oflag=direct",
 				(size+room)*mib/512, ram, disks, size+room))
 			c.Memory += int(size + room)
 			largest = max(largest, size+room)
