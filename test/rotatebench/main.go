@@ -80,7 +80,11 @@ func main() {
 func run(t vm.TB, o options) {
 	b := &bench{TB: t, o: o, begun: time.Now(), memory: map[string]int64{}}
 	b.start()
+	before := b.sums()
 	b.rates()
+	if after := b.sums(); after != before {
+		b.Fatalf("the volumes' content is not what it was before so many rotations: %s, and was %s", after, before)
+	}
 	b.linearity()
 	b.latencies()
 	b.note("done")
@@ -199,6 +203,18 @@ func (b *bench) rotate(v volume) time.Duration {
 	took, kib := b.took("imxcrypt", "rotate", "--json", v.name)
 	b.memory[v.name] = max(b.memory[v.name], kib)
 	return took
+}
+
+// sums are the digests of all that the smaller volumes of ours hold.
+func (b *bench) sums() string {
+	var all []string
+	for _, v := range []volume{b.gap[0], b.journal[0]} {
+		b.MustSh("imxcrypt unlock " + v.name)
+		sum, _, _ := strings.Cut(b.MustSh("md5sum /dev/mapper/"+v.name), " ")
+		b.MustSh("imxcrypt lock " + v.name)
+		all = append(all, sum)
+	}
+	return strings.Join(all, " ")
 }
 
 // latencies are what a program waits, with and without a rotation below it.
