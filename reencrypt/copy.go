@@ -70,7 +70,8 @@ func (c *copier) wipe() {
 // run does one copy. On errors it returns the one with the lowest offset, after
 // every lane has come to rest.
 func (c *copier) run(r route) error {
-	j := &job{route: r, copier: c}
+	share := max(roundDown(r.length/int64(len(c.bufs)), c.align), smallestUnit)
+	j := &job{route: r, copier: c, unit: min(c.unit, share)}
 	j.turn = sync.NewCond(&j.mu)
 	var wg sync.WaitGroup
 	for _, buf := range c.bufs {
@@ -84,6 +85,7 @@ func (c *copier) run(r route) error {
 type job struct {
 	route
 	*copier
+	unit   int64
 	mu     sync.Mutex
 	turn   *sync.Cond
 	next   int64 // first byte no lane has taken

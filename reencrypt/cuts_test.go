@@ -85,13 +85,25 @@ func (w *walker) options(r *rig) Options {
 	return o
 }
 
-// rotate records a whole rotation and walks it.
+// rotate records a whole rotation, zone by zone, and walks it.
 func (w *walker) rotate(t *testing.T, r *rig, depth int) {
 	t.Helper()
-	if err := r.engine(t, w.options(r)).Run(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	steps(t, r.engine(t, w.options(r)))
 	w.walk(t, r, depth)
+}
+
+// steps moves one zone after the other to the end.
+func steps(t *testing.T, e *Engine) {
+	t.Helper()
+	for {
+		finished, err := e.Step(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if finished {
+			return
+		}
+	}
 }
 
 // walk settles the volume in every state that a cut of what r recorded can

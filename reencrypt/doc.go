@@ -21,7 +21,8 @@
 // its start, going up from its end, and the position is the boundary: on one
 // side of it the data is at its new place under the new key, on the other at
 // its old place under the old key. Between the two lies the free space, always
-// as long as the gap, and it moves along. One zone, at most as long as the gap:
+// as long as the gap, and it moves along. One zone, at most as long as the gap,
+// of a volume that is in use:
 //
 //	hold the zone · copy it into the free space · flush the new view ·
 //	write the record with the new position · flush the record · release
@@ -42,6 +43,22 @@
 // So there is nothing to repair after a cut: the position says it all, and
 // the interrupted zone is copied again. That needs no digest, no journal, and no
 // belief about sectors larger than 512 bytes.
+//
+// Where nobody can use the volume there is nothing to hold, and the copying need
+// not stop while what was copied is flushed and recorded. Zones are not needed
+// either; two rules are enough:
+//
+//   - A record is written after a flush of the new view that began when every
+//     copy below its position had returned.
+//   - A copy is written only if it overwrites nothing above the position of a
+//     durable record: at most one gap beyond that position.
+//
+// Whatever record a cut leaves is the last durable one or the one after it. Below
+// its position the copies are durable, by the first rule, and none is written
+// twice. Above it the old data is whole: copies overwrite what lies a gap below
+// themselves, and that, by the second rule, was below a durable position. This
+// does not do for a volume in use: a user's write to what is copied and not yet
+// recorded would be lost with either choice of the side.
 //
 // # Journal
 //
@@ -92,5 +109,9 @@
 // volume, aligned to 4096 bytes for O_DIRECT. Each lane reads one unit and
 // writes it, so that reading and writing overlap. A zone costs two flushes
 // (journal: four); with [Options.DurableMeta] those of the header area are
-// saved.
+// saved. Where nobody uses the volume half a gap is recorded at a time, so that
+// the copying has the other half to go on while the flushes take place.
+//
+// Views should leave what is written to the device's cache: with O_DSYNC each
+// unit costs a flush, which in the middle of a zone is good for nothing.
 package reencrypt

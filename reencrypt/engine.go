@@ -96,7 +96,7 @@ type Options struct {
 	// 0, or no Hold hook, makes every one [Layout.ZoneSize] long.
 	MaxHold time.Duration
 	// Lanes is the number of copies at the same time, 0 for 4, and Unit the
-	// bytes of each, 0 for 128 KiB: their product is the memory taken.
+	// bytes of each at most, 0 for 256 KiB: their product is the memory taken.
 	Lanes, Unit int
 	// Now replaces time.Now where time must be made up.
 	Now func() time.Time
@@ -104,7 +104,10 @@ type Options struct {
 
 const (
 	defaultLanes = 4
-	defaultUnit  = 128 << 10
+	defaultUnit  = 256 << 10
+	// smallestUnit is the least that the copies of a zone are cut into, so that
+	// all lanes have some of it.
+	smallestUnit = 64 << 10
 )
 
 // Engine moves one volume. Begin, Recover, Step and Run are for one goroutine
@@ -157,7 +160,8 @@ func NewEngine(o Options) (*Engine, error) {
 		layout: l, binding: o.Binding, views: o.Views, hooks: o.Hooks, durableMeta: o.DurableMeta, now: o.Now,
 		slots: alignedBuffer(RecordArea),
 	}
-	lanes := min(int64(o.Lanes), (l.ZoneSize+unit-1)/unit)
+	piece := e.piece(unit)
+	lanes := min(int64(o.Lanes), (l.ZoneSize+piece-1)/piece)
 	e.copier = newCopier(&e.views, a, int(lanes), int(unit))
 	e.pace = newPace(l, o.MaxHold, o.Hooks.Hold != nil)
 	return e, nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,11 +19,14 @@ import (
 // faults makes requests fail: those that bad says. Writes that fail may have
 // done half of their work.
 type faults struct {
+	mu  sync.Mutex
 	n   int // requests so far
 	bad func(n int, op string, v View, off, length int64) bool
 }
 
 func (f *faults) fail(op string, v View, off, length int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.n++
 	return f.bad != nil && f.bad(f.n-1, op, v, off, length)
 }

@@ -17,6 +17,12 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	defer e.working.Unlock()
 	defer e.copier.wipe()
+	if e.streams() {
+		if err := e.ready(ctx); err != nil || e.record.Phase == Finished {
+			return err
+		}
+		return e.stream(ctx)
+	}
 	for {
 		if done, err := e.step(ctx); done || err != nil {
 			return err

@@ -4,7 +4,6 @@ package reencrypt
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"testing"
 
@@ -48,9 +47,7 @@ func TestWrongOrdersLoseStates(t *testing.T) {
 				honest.Views = o.Views
 				e := r.engine(t, honest)
 				e.layout, e.pace.size = o.Layout, o.Layout.ZoneSize
-				if err := e.Run(context.Background()); err != nil {
-					t.Fatal(err)
-				}
+				steps(t, e)
 				w.alter, w.thin = nil, w.every // the next run does it right
 				w.walk(t, r, 0)
 				t.Logf("%d of %d states lost", w.lost, w.second)

@@ -94,6 +94,9 @@ func (l Layout) after(z Zone) int64 {
 	return z.End()
 }
 
+// position is where the boundary is once n bytes are moved: the opposite of done.
+func (l Layout) position(n int64) int64 { return l.done(n) }
+
 // done is the number of bytes moved when the position is pos.
 func (l Layout) done(pos int64) int64 {
 	if l.Direction == Backward {

@@ -11,7 +11,6 @@ import (
 
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
-	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/reencrypt"
 )
@@ -87,7 +86,7 @@ func (m *Manager) rotate(ctx context.Context, s Spec, o RotateOptions) (r Rotate
 	if err != nil {
 		return r, err
 	}
-	x.c, err = m.openContainer(s, path, blockdev.Flags{Write: !o.DryRun, Direct: true})
+	x.c, err = m.openContainer(s, path, rotationFlags(!o.DryRun))
 	if err != nil {
 		return r, err
 	}

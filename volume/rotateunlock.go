@@ -29,6 +29,13 @@ func (m *Manager) openProved(ctx context.Context, s Spec, h *header, c *containe
 	return key, nil
 }
 
+// rotationFlags open what a rotation works on. What must be durable it flushes
+// itself, records and headers, too: the kernel would after each write, and of the
+// data there are many.
+func rotationFlags(write bool) blockdev.Flags {
+	return blockdev.Flags{Write: write, Direct: true, Cached: write}
+}
+
 // withEngine runs use with an engine over the stack's mappings. c is open for
 // writing.
 func (m *Manager) withEngine(k *stack, h *header, c *container, adjust func(*reencrypt.Options), use func(*reencrypt.Engine) error) (err error) {
@@ -36,12 +43,12 @@ func (m *Manager) withEngine(k *stack, h *header, c *container, adjust func(*ree
 	if err != nil {
 		return err
 	}
-	old, err := m.sys.Devices.Open(node(k.old), blockdev.Flags{Direct: true})
+	old, err := m.sys.Devices.Open(node(k.old), rotationFlags(false))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
-	next, err := m.sys.Devices.Open(node(k.new), blockdev.Flags{Write: true, Direct: true})
+	next, err := m.sys.Devices.Open(node(k.new), rotationFlags(true))
 	if err != nil {
 		return err
 	}
@@ -129,7 +136,7 @@ func (u *unlocking) settle(ctx context.Context, k *stack, top dmcrypt.Info) erro
 	if !suspended {
 		return nil
 	}
-	c, err := u.openContainer(u.s, u.c.data.Path(), blockdev.Flags{Write: true, Direct: true})
+	c, err := u.openContainer(u.s, u.c.data.Path(), rotationFlags(true))
 	if err != nil {
 		return err
 	}
@@ -286,7 +293,7 @@ func (u *unlocking) recoverRecord(ctx context.Context, k *stack, r reencrypt.Rec
 		}
 		return r, nil
 	}
-	c, err := u.openContainer(u.s, u.c.data.Path(), blockdev.Flags{Write: true, Direct: true})
+	c, err := u.openContainer(u.s, u.c.data.Path(), rotationFlags(true))
 	if u.c.detached() && errors.Is(err, unix.EROFS) {
 		if r.Phase == reencrypt.Journaled {
 			return r, fault.New(fault.DeviceReadOnly, fmt.Sprintf("the rotation was cut off in a zone that must be written back, and %s lies on a filesystem that is read-only", u.s.Header), err)

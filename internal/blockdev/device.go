@@ -26,6 +26,10 @@ type Flags struct {
 	// (O_DSYNC). A regular file gets O_DSYNC alone: its page cache is the
 	// one everybody sees, and many filesystems know no O_DIRECT.
 	Direct bool
+	// Cached takes O_DSYNC from Direct: a write may stay in the device's own
+	// cache until Flush. For who writes much between two flushes: on a device
+	// without FUA the kernel flushes after every single O_DSYNC write, twice.
+	Cached bool
 }
 
 // Device is an open block device or regular file. Its methods may be used by
@@ -67,7 +71,7 @@ func (s System) Open(path string, f Flags) (*Device, error) {
 	if f.Write {
 		mode = unix.O_RDWR
 	}
-	if f.Direct && f.Write {
+	if f.Direct && f.Write && !f.Cached {
 		mode |= unix.O_DSYNC
 	}
 	if f.Direct && block {

@@ -4,6 +4,7 @@ package crashtest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -31,6 +32,10 @@ type Op struct {
 	through bool
 	// durable: it is through, and done at the cut in question.
 	durable bool
+	// number is the write's own, by which a flush names it.
+	number int
+	// missed are, of a flush, the writes that had not returned when it began.
+	missed map[int]bool
 }
 
 func (op Op) String() string {
@@ -59,6 +64,8 @@ type Recorder struct {
 	disks  []*Disk
 	log    []Op
 	epochs int
+	writes int
+	flying map[int]bool // writes that were begun and have not returned
 }
 
 // Disk is a recorded disk.
@@ -117,6 +124,56 @@ func (r *Recorder) do(op Op, run func() error) error {
 		r.epochs++
 	}
 	return nil
+}
+
+// BeginWrite logs a write that takes its time. From then on it may be on the
+// disk; only a flush that begins after returned was called makes it durable.
+// Writes that overlap others in flight are beyond the model.
+func (d *Disk) BeginWrite(b []byte, off int64) (returned func(), err error) {
+	r := d.rec
+	r.mu.Lock()
+	r.writes++
+	n := r.writes
+	if r.flying == nil {
+		r.flying = map[int]bool{}
+	}
+	r.flying[n] = true
+	r.mu.Unlock()
+	returned = func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.flying, n)
+	}
+	op := Op{Kind: Write, Disk: d, Off: off, Length: int64(len(b)), data: slices.Clone(b), number: n}
+	err = r.do(op, func() error {
+		_, err := d.live.WriteAt(b, off)
+		return err
+	})
+	if err != nil {
+		returned()
+		return nil, err
+	}
+	return returned, nil
+}
+
+// BeginFlush begins a flush that takes its time: returned logs it. It makes
+// durable what had returned when it began.
+func (d *Disk) BeginFlush() (returned func() error) {
+	r := d.rec
+	r.mu.Lock()
+	missed, begun := maps.Clone(r.flying), r.writes
+	r.mu.Unlock()
+	return func() error {
+		r.mu.Lock()
+		for n := begun + 1; n <= r.writes; n++ {
+			if missed == nil {
+				missed = map[int]bool{}
+			}
+			missed[n] = true
+		}
+		r.mu.Unlock()
+		return r.do(Op{Kind: Flush, Disk: d, Length: d.Size(), missed: missed}, func() error { return nil })
+	}
 }
 
 // Name is the disk's.

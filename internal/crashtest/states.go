@@ -145,7 +145,7 @@ func flush(durable map[*Disk]*Image, pending []Op, by Op) (map[*Disk]*Image, []O
 	next[d] = durable[d].Overlay()
 	var rest []Op
 	for _, op := range pending {
-		if op.Disk != d || op.Off < by.Off || op.Off+op.Length > by.Off+by.Length {
+		if op.Disk != d || by.missed[op.number] || op.Off < by.Off || op.Off+op.Length > by.Off+by.Length {
 			rest = append(rest, op)
 			continue
 		}

@@ -2,14 +2,20 @@
 
 // Rotatebench measures, in one run of a virtual machine, how fast a volume gets
 // a new key, beside `cryptsetup reencrypt` and beside the limit: reading one
-// mapping and writing the other, with no protection. And what programs wait that
-// use the volume meanwhile.
+// mapping and writing the other, with no protection, in pieces of the size that
+// is fastest. Then whether the time and the memory that it takes grow with the
+// volume, and what programs wait that use it meanwhile.
 //
 // All of them use aes-xts-plain64 with a key of 512 bits and sectors of 4096 bytes,
 // which cryptsetup cannot do with black keys: what is compared is the way of
 // moving the data, at the same cost of the cipher. Rates are slopes between two
 // sizes, so that starting does not count. Emulated time is no board's time, and
 // the host has other work: what counts are ratios of what was measured in turn.
+//
+// With -instructions time is what the guest's one processor has done, an
+// instruction in 4 ns, and the same however busy the host is. The disks are then
+// in the guest's memory, since counted time jumps over waits for real ones, and a
+// flush takes them 4 ms.
 package main
 
 import (
@@ -17,7 +23,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,151 +33,188 @@ import (
 const mib = 1 << 20
 
 type options struct {
-	arch         vm.Arch
-	rounds       int
-	small, large int64 // MiB
-	counted      bool
+	arch    vm.Arch
+	rounds  int
+	sizes   sizes // of the slopes: the smaller and the larger one
+	linear  sizes // measured once, beside those
+	seconds int   // of each measurement of waits
+	counted bool  // time is instructions
+}
+
+// sizes are in MiB.
+type sizes []int64
+
+func (s *sizes) String() string { return strings.Trim(fmt.Sprint([]int64(*s)), "[]") }
+
+func (s *sizes) Set(text string) error {
+	*s = nil
+	if text == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		n, err := strconv.ParseInt(part, 10, 32)
+		if err != nil || n < 16 {
+			return fmt.Errorf("%q is not a size of at least 16 MiB", part)
+		}
+		*s = append(*s, n)
+	}
+	return nil
 }
 
 func main() {
-	var o options
+	o := options{sizes: sizes{64, 192}, linear: sizes{512, 1024}}
 	flag.StringVar((*string)(&o.arch), "arch", "amd64", "amd64 or arm64")
 	flag.IntVar(&o.rounds, "rounds", 3, "runs of each, the median of which counts")
-	flag.Int64Var(&o.small, "small", 64, "the smaller size, in MiB")
-	flag.Int64Var(&o.large, "large", 192, "the larger size, in MiB")
-	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 1 ns each, instead of emulated time")
+	flag.Var(&o.sizes, "sizes", "the two sizes in MiB between which the rate is measured")
+	flag.Var(&o.linear, "linear", "further sizes in MiB, measured once; may be empty")
+	flag.IntVar(&o.seconds, "seconds", 30, "how long a program's waits are measured")
+	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 4 ns each, instead of emulated time")
 	flag.Parse()
+	if len(o.sizes) != 2 || o.sizes[0] >= o.sizes[1] {
+		fmt.Fprintln(os.Stderr, "rotatebench: -sizes must be two, the smaller one first")
+		os.Exit(2)
+	}
 	os.Exit(vm.Main("bench-rotate", func(t vm.TB) { run(t, o) }))
 }
 
 func run(t vm.TB, o options) {
-	b := &bench{TB: t, o: o}
+	b := &bench{TB: t, o: o, begun: time.Now(), memory: map[string]int64{}}
 	b.start()
+	before := b.sums()
 	b.rates()
+	if after := b.sums(); after != before {
+		b.Fatalf("the volumes' content is not what it was before so many rotations: %s, and was %s", after, before)
+	}
+	b.linearity()
 	b.latencies()
+	b.note("done")
 }
 
-// bench is one machine with four disks: a volume of ours and a LUKS2 volume of
-// cryptsetup's, of each size.
+// bench is one machine with a disk for each volume: of ours with the default gap,
+// of ours without, and of cryptsetup's, each in both sizes of the slope; and of
+// ours in the further sizes.
 type bench struct {
 	vm.TB
 	*vm.Machine
-	o options
+	o     options
+	begun time.Time
+
+	gap, journal, cryptsetup [2]volume
+	further                  []volume
+	// measured are the seconds of ours with a gap, of each size and round.
+	measured [2][]float64
+	memory   map[string]int64 // KiB that a rotation took at most, by volume
+}
+
+// volume is one disk's.
+type volume struct {
+	name   string // ours
+	device string
+	size   int64 // of the data, in MiB
 }
 
 // room is what a disk has beyond the data: headers and gaps.
 const room = 20
 
+// note tells on stderr how far the run is.
+func (b *bench) note(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(b.begun).Seconds(), fmt.Sprintf(format, args...))
+}
+
 func (b *bench) start() {
-	c := vm.Config{Arch: b.o.arch, Memory: 768, CPUs: 2, Imxcrypt: vm.BuildProgram(b, "./cmd/imxcrypt", string(b.o.arch)), Timeout: 20 * time.Minute}
-	if b.o.counted {
-		c.CPUs, c.QEMUArgs = 1, []string{"-icount", "shift=0,sleep=off"}
-	}
-	for _, size := range []int64{b.o.small, b.o.large, b.o.small, b.o.large} {
-		d := vm.NewDisk(b, (size+room)*mib)
-		// Not sparse, so that the first run finds what the others find.
-		if err := os.WriteFile(d.Path, make([]byte, d.Size), 0o600); err != nil {
-			b.Fatalf("%v", err)
+	c := vm.Config{Arch: b.o.arch, Memory: 768, CPUs: 2, Imxcrypt: vm.BuildProgram(b, "./cmd/imxcrypt", string(b.o.arch)), Timeout: 30 * time.Minute}
+	var names, memoryDisks []string
+	configuration := "allow_insecure: true\nvolumes:\n"
+	disks, largest := 0, int64(0)
+	add := func(kind, extra string, size int64) volume {
+		v := volume{name: fmt.Sprintf("%s%d", kind, size), size: size}
+		if b.o.counted {
+			v.device = fmt.Sprintf("/dev/mapper/disk%d", disks)
+			ram := fmt.Sprintf("/dev/ram%d", disks)
+			memoryDisks = append(memoryDisks, fmt.Sprintf("echo 0 %d delay %s 0 0 %[2]s 0 0 %[2]s 0 4 | dmsetup create disk%d; dd if=/dev/zero of=%[2]s bs=1M count=%d oflag=direct",
+				(size+room)*mib/512, ram, disks, size+room))
+			c.Memory += int(size + room)
+			largest = max(largest, size+room)
+		} else {
+			v.device = "/dev/vd" + string(rune('a'+disks))
+			c.Disks = append(c.Disks, b.disk(size+room, kind != "further"))
 		}
-		c.Disks = append(c.Disks, d)
+		disks++
+		if kind != "cryptsetup" {
+			names = append(names, v.name)
+			configuration += fmt.Sprintf("  - {name: %s, device: %s, source: dev, mount: {path: /%s}%s}\n", v.name, v.device, v.name, extra)
+		}
+		return v
+	}
+	for i, size := range b.o.sizes {
+		b.gap[i] = add("gap", "", size)
+		b.journal[i] = add("journal", ", gap: 0MiB", size)
+		b.cryptsetup[i] = add("cryptsetup", "", size)
+	}
+	for _, size := range b.o.linear {
+		b.further = append(b.further, add("further", "", size))
+	}
+	if b.o.counted {
+		c.CPUs, c.QEMUArgs = 1, []string{"-icount", "shift=2,sleep=off"}
 	}
 	b.Machine = vm.Start(b, c)
+	if b.o.counted {
+		b.MustSh(fmt.Sprintf("modprobe brd rd_nr=%d rd_size=%d; modprobe dm-delay", disks, largest<<10))
+		b.MustSh(strings.Join(memoryDisks, "\n"))
+	}
 	b.PutFile("/opt/rotateguest", vm.BuildProgram(b, "./test/rotatebench/rotateguest", string(b.o.arch)))
 	b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(configuration))
 	b.Put("/opt/key", []byte("a passphrase of no importance"))
-	b.MustSh("mkdir -p /small /large; imxcrypt provision small large; imxcrypt lock small large")
-	for _, device := range []string{"/dev/vdc", "/dev/vdd"} {
+	all := strings.Join(names, " ")
+	b.MustSh("for v in " + all + "; do mkdir -p /$v; done; imxcrypt provision " + all + "; imxcrypt lock " + all)
+	for _, v := range b.cryptsetup {
 		b.MustSh("cryptsetup luksFormat -q --type luks2 --cipher aes-xts-plain64 --key-size 512 --sector-size 4096 " +
-			"--pbkdf pbkdf2 --pbkdf-force-iterations 1000 " + device + " /opt/key")
+			"--pbkdf pbkdf2 --pbkdf-force-iterations 1000 " + v.device + " /opt/key")
 	}
 }
 
-const configuration = `allow_insecure: true
-volumes:
-  - {name: small, device: /dev/vda, source: dev, mount: {path: /small}}
-  - {name: large, device: /dev/vdb, source: dev, mount: {path: /large}}
-`
-
-// way is one way to move the data; large tells which of the sizes.
-type way struct {
-	name string
-	run  func(large bool) time.Duration
-	// times of each round, and the slopes: seconds for the difference of sizes.
-	slopes []float64
+// disk is a disk of so many MiB. One that is full from the beginning is not
+// sparse, so that its first run finds what the others find.
+func (b *bench) disk(size int64, full bool) *vm.Disk {
+	d := vm.NewDisk(b, size*mib)
+	if full {
+		if err := os.WriteFile(d.Path, make([]byte, d.Size), 0o600); err != nil {
+			b.Fatalf("%v", err)
+		}
+	}
+	return d
 }
 
-func (b *bench) rates() {
-	of := func(large bool, small, other string) string {
-		if large {
-			return other
-		}
-		return small
+// took runs a command and tells how long it took, and its peak of memory in KiB.
+func (b *bench) took(argv ...string) (time.Duration, int64) {
+	r := b.Run(append([]string{"/opt/rotateguest", "run"}, argv...)...)
+	var out struct {
+		Seconds float64
+		KiB     int64
 	}
-	took := func(argv ...string) time.Duration {
-		r := b.Run(argv...)
-		if r.Code != 0 {
-			b.Fatalf("%s: %v", strings.Join(argv, " "), r)
-		}
-		return r.Duration
+	if err := json.Unmarshal([]byte(r.Stdout), &out); err != nil || r.Code != 0 {
+		b.Fatalf("%s: %v %v", strings.Join(argv, " "), err, r)
 	}
-	reencrypt := func(resilience string) func(bool) time.Duration {
-		return func(large bool) time.Duration {
-			return took("cryptsetup", "reencrypt", "-q", "--resilience", resilience, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
-				"--key-file", "/opt/key", of(large, "/dev/vdc", "/dev/vdd"))
-		}
-	}
-	ways := []*way{
-		{name: "imxcrypt rotate", run: func(large bool) time.Duration {
-			return took("imxcrypt", "rotate", "--json", of(large, "small", "large"))
-		}},
-		{name: "cryptsetup, journal", run: reencrypt("journal")},
-		{name: "cryptsetup, checksum", run: reencrypt("checksum")},
-		{name: "cryptsetup, none", run: reencrypt("none")},
-		{name: "the limit", run: func(large bool) time.Duration {
-			device, size := of(large, "/dev/vda", "/dev/vdb"), b.o.small
-			if large {
-				size = b.o.large
-			}
-			return b.limit(device, size)
-		}},
-	}
-	for round := range b.o.rounds {
-		for _, w := range ways {
-			small, large := w.run(false), w.run(true)
-			w.slopes = append(w.slopes, (large - small).Seconds())
-			fmt.Fprintf(os.Stderr, "round %d, %s: %.2f s and %.2f s\n", round+1, w.name, small.Seconds(), large.Seconds())
-		}
-	}
-	fmt.Printf("%s, rate as slope between %d and %d MiB, aes-xts-plain64, sectors of 4096 bytes, medians of %d rounds:\n", b.o.arch, b.o.small, b.o.large, b.o.rounds)
-	ours := middle(ways[0].slopes)
-	for _, w := range ways {
-		fmt.Printf("  %-22s %6.1f MiB/s", w.name, float64(b.o.large-b.o.small)/middle(w.slopes))
-		if w != ways[0] {
-			fmt.Printf("   imxcrypt rotate has %.2f times that", middle(w.slopes)/ours)
-		}
-		fmt.Println()
-	}
+	return time.Duration(out.Seconds * float64(time.Second)), out.KiB
 }
 
-// limit copies between two mappings of one disk, over the place of the data and
-// a mebibyte before it. It is run after the rotation, whose data it overwrites
-// with what is not read again but by the next rotation.
-func (b *bench) limit(device string, size int64) time.Duration {
-	const table = "echo 0 %d crypt aes-xts-plain64 %064d%064d 0 %s %d 1 sector_size:4096 | dmsetup create %s\n"
-	sectors := size * mib / 512
-	b.MustSh(fmt.Sprintf(table+table, sectors, 1, 2, device, 6144, "from", sectors, 3, 4, device, 4096, "to"))
-	r := b.Run("/opt/rotateguest", "copy", "/dev/mapper/from", "/dev/mapper/to", fmt.Sprint(size*mib))
-	if r.Code != 0 {
-		b.Fatalf("the limit: %v", r)
-	}
-	b.MustSh("dmsetup remove from to")
-	return r.Duration
+// rotate gives a volume of ours a new key.
+func (b *bench) rotate(v volume) time.Duration {
+	took, kib := b.took("imxcrypt", "rotate", "--json", v.name)
+	b.memory[v.name] = max(b.memory[v.name], kib)
+	return took
 }
 
-func middle(list []float64) float64 {
-	list = slices.Clone(list)
-	slices.Sort(list)
-	return (list[(len(list)-1)/2] + list[len(list)/2]) / 2
+// sums are the digests of all that the smaller volumes of ours hold.
+func (b *bench) sums() string {
+	var all []string
+	for _, v := range []volume{b.gap[0], b.journal[0]} {
+		b.MustSh("imxcrypt unlock " + v.name)
+		sum, _, _ := strings.Cut(b.MustSh("md5sum /dev/mapper/"+v.name), " ")
+		b.MustSh("imxcrypt lock " + v.name)
+		all = append(all, sum)
+	}
+	return strings.Join(all, " ")
 }
 
 // latencies are what a program waits, with and without a rotation below it.
@@ -179,31 +222,34 @@ func (b *bench) latencies() {
 	type waits struct {
 		N                int
 		Median, P99, Max float64
+		Over             int // requests over 200 ms
+	}
+	v := b.gap[1]
+	if n := len(b.further); n > 0 {
+		v = b.further[n-1]
 	}
 	measure := func() (out map[string]waits) {
-		r := b.Run("/opt/rotateguest", "wait", "/large", "15")
+		r := b.Run("/opt/rotateguest", "wait", "/"+v.name, fmt.Sprint(b.o.seconds))
 		if err := json.Unmarshal([]byte(r.Stdout), &out); err != nil || r.Code != 0 {
 			b.Fatalf("waits: %v %v", err, r)
 		}
 		return out
 	}
-	// The limit has written over the data: a new filesystem.
-	b.MustSh("imxcrypt erase --yes large; imxcrypt provision --wipe --yes large")
+	b.MustSh("imxcrypt unlock --mount " + v.name)
 	without := measure()
-	p := b.Start("imxcrypt", "rotate", "--json", "large")
+	p := b.Start("imxcrypt", "rotate", "--json", v.name)
 	p.WaitFor(`"event":"progress"`, time.Minute)
 	during := measure()
 	running := p.Running()
-	memory := b.Sh("grep VmHWM /proc/$(pidof imxcrypt)/status").Stdout
+	b.MustSh("imxcrypt rotate --pause " + v.name)
 	p.Wait()
-	fmt.Printf("waits of a program in ms, without a rotation and with one:\n")
+	fmt.Printf("waits of a program in ms, without a rotation of its volume and with one:\n")
 	for _, kind := range []string{"read", "write", "fsync"} {
 		a, d := without[kind], during[kind]
-		fmt.Printf("  %-6s median %5.1f and %5.1f   p99 %6.1f and %6.1f   longest %6.1f and %6.1f   (%d and %d requests)\n",
-			kind, a.Median, d.Median, a.P99, d.P99, a.Max, d.Max, a.N, d.N)
+		fmt.Printf("  %-6s median %5.1f and %5.1f   p99 %6.1f and %6.1f   longest %6.1f and %6.1f   over 200 ms %d and %d   of %d and %d requests\n",
+			kind, a.Median, d.Median, a.P99, d.P99, a.Max, d.Max, a.Over, d.Over, a.N, d.N)
 	}
 	if !running {
 		fmt.Println("  (the rotation ended before the measurement)")
 	}
-	fmt.Printf("memory of the rotation: %s", memory)
 }

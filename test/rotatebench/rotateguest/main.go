@@ -2,11 +2,12 @@
 
 // Rotateguest does in the virtual machine what the benchmark of rotation measures:
 //
-//	rotateguest copy FROM TO BYTES   the limit: one mapping read, the other written
-//	rotateguest wait DIR SECONDS     the waits of a program that reads, writes and syncs
+//	rotateguest copy FROM TO BYTES LANES UNIT   the limit: one mapping read, the other written
+//	rotateguest run PROGRAM ARGS...             its time, and the memory it took at most
+//	rotateguest wait DIR SECONDS                the waits of a program that reads, writes and syncs
 //
-// copy moves the data as a rotation does, with four lanes of 128 KiB, without
-// protection and with one flush at the end.
+// copy moves the data as a rotation does, so many pieces of UNIT bytes at a time,
+// but without protection and with one flush at the end.
 package main
 
 import (
@@ -14,11 +15,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -28,8 +31,10 @@ import (
 func main() {
 	var err error
 	switch args := os.Args[1:]; {
-	case len(args) == 4 && args[0] == "copy":
-		err = duplicate(args[1], args[2], args[3])
+	case len(args) == 6 && args[0] == "copy":
+		err = duplicate(args[1], args[2], args[3:])
+	case len(args) >= 2 && args[0] == "run":
+		err = run(args[1:])
 	case len(args) == 3 && args[0] == "wait":
 		err = wait(args[1], args[2])
 	default:
@@ -41,11 +46,7 @@ func main() {
 	}
 }
 
-const (
-	lanes = 4
-	unit  = 128 << 10
-	page  = 4096
-)
+const page = 4096
 
 // aligned is n bytes as O_DIRECT wants them.
 func aligned(n int) []byte {
@@ -53,11 +54,31 @@ func aligned(n int) []byte {
 	return b[-uintptr(unsafe.Pointer(&b[0]))&(page-1):][:n]
 }
 
-func duplicate(from, to, size string) error {
-	total, err := strconv.ParseInt(size, 10, 64)
-	if err != nil {
+// run runs a program and tells what it took, in place of what it says.
+func run(argv []string) error {
+	c := exec.Command(argv[0], argv[1:]...)
+	c.Stderr = os.Stderr
+	begun := time.Now()
+	if err := c.Run(); err != nil {
 		return err
 	}
+	took := time.Since(begun)
+	used := c.ProcessState.SysUsage().(*syscall.Rusage)
+	return json.NewEncoder(os.Stdout).Encode(struct {
+		Seconds float64
+		KiB     int64
+	}{took.Seconds(), used.Maxrss})
+}
+
+func duplicate(from, to string, numbers []string) error {
+	var n [3]int64
+	for i, text := range numbers {
+		var err error
+		if n[i], err = strconv.ParseInt(text, 10, 64); err != nil {
+			return err
+		}
+	}
+	total, lanes, unit := n[0], n[1], n[2]
 	r, err := os.OpenFile(from, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
@@ -73,12 +94,13 @@ func duplicate(from, to, size string) error {
 	failed := make(chan error, lanes)
 	for range lanes {
 		group.Go(func() {
-			b := aligned(unit)
+			b := aligned(int(unit))
 			for {
 				at := next.Add(unit) - unit
 				if at >= total {
 					return
 				}
+				b := b[:min(unit, total-at)]
 				if _, err := r.ReadAt(b, at); err != nil {
 					failed <- err
 					return
@@ -102,9 +124,13 @@ func duplicate(from, to, size string) error {
 type waits struct {
 	N                int
 	Median, P99, Max float64
+	Over             int // 200 ms
 }
 
-const fileSize = 8 << 20
+const (
+	fileSize = 8 << 20
+	chunk    = 128 << 10
+)
 
 // wait reads and writes pages of a file past the page cache, with a pause between
 // two rounds as a program has that is not made of requests, and tells their waits.
@@ -118,8 +144,8 @@ func wait(dir, seconds string) error {
 		return err
 	}
 	defer f.Close()
-	b := aligned(unit)
-	for at := int64(0); at < fileSize; at += unit {
+	b := aligned(chunk)
+	for at := int64(0); at < fileSize; at += chunk {
 		if _, err := f.WriteAt(b, at); err != nil {
 			return err
 		}
@@ -148,7 +174,8 @@ func wait(dir, seconds string) error {
 	for kind, d := range taken {
 		slices.Sort(d)
 		ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-		out[kind] = waits{len(d), ms(d[len(d)/2]), ms(d[len(d)*99/100]), ms(d[len(d)-1])}
+		over, _ := slices.BinarySearch(d, 200*time.Millisecond+1)
+		out[kind] = waits{len(d), ms(d[len(d)/2]), ms(d[len(d)*99/100]), ms(d[len(d)-1]), len(d) - over}
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
 }

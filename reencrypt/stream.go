@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"context"
+	"sync"
+)
+
+// stream moves data in mode Gap without a stop between zones, where nobody is
+// held and nobody slows it down: the package's comment has its two rules, and why
+// they are enough. ripe and commitTo keep the first one, take the second.
+type stream struct {
+	*Engine
+	unit int64 // of a lane's copy
+
+	mu     sync.Mutex
+	change *sync.Cond
+	// What follows counts bytes moved since the rotation's begin, whatever its
+	// direction.
+	next   int64   // the lanes have taken what is below
+	limit  int64   // and may take what is below this
+	copied int64   // everything below has been copied
+	flying []int64 // where each lane's copy begins; -1 for a lane at rest
+	closed bool    // the lanes shall take no more
+	err    error   // the failed copy's with the lowest place
+	errAt  int64
+}
+
+// unitsInGap is into how many copies a gap is divided at least: some are under
+// way while others are made durable. More and smaller ones cost more requests.
+const unitsInGap = 4
+
+// piece is how long a copy may be, at most, so that the gap has room for some.
+func (e *Engine) piece(most int64) int64 {
+	a := e.layout.align()
+	return min(most, max(roundDown(e.layout.ZoneSize/unitsInGap, a), a))
+}
+
+func (e *Engine) newStream() *stream {
+	done := e.record.Done()
+	s := &stream{Engine: e, next: done, copied: done, unit: e.piece(e.copier.unit)}
+	s.change = sync.NewCond(&s.mu)
+	// With all of the gap under way at a time all would end together, and wait for
+	// the flush together.
+	s.flying = make([]int64, min(int64(len(e.copier.bufs)), max(e.layout.ZoneSize/s.unit*3/4, 1)))
+	s.limit = done + e.layout.ZoneSize
+	for i := range s.flying {
+		s.flying[i] = -1
+	}
+	return s
+}
+
+// streams tells whether nothing needs a zone by itself.
+func (e *Engine) streams() bool {
+	return e.layout.Mode == Gap && e.hooks.Hold == nil && e.hooks.Throttle == nil
+}
+
+// stream moves everything that is left. On errors the rotation stands where the
+// last record says, as after [Engine.Step].
+func (e *Engine) stream(ctx context.Context) error {
+	s := e.newStream()
+	var lanes sync.WaitGroup
+	for i := range s.flying {
+		lanes.Go(func() { s.lane(i, e.copier.bufs[i]) })
+	}
+	err := s.record(ctx)
+	s.close()
+	lanes.Wait()
+	if undecided(err) {
+		e.settled = false
+	}
+	return err
+}
+
+// lane copies until nothing is left, something failed or the stream is closed.
+func (s *stream) lane(i int, buf []byte) {
+	for {
+		z, ok := s.take(i)
+		if !ok {
+			return
+		}
+		p := buf[:z.Length]
+		err := s.copier.read(Old, p, z.Start)
+		if err == nil {
+			err = s.copier.write(New, p, z.Start)
+		}
+		s.rest(i, err)
+	}
+}
+
+// take gives a lane the next copy, as soon as it may be written.
+func (s *stream) take(i int) (Zone, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		z := s.layout.zoneAt(s.layout.position(s.next), s.unit)
+		if s.closed || s.err != nil || z.Length == 0 {
+			return Zone{}, false
+		}
+		if s.next+z.Length <= s.limit {
+			s.flying[i] = s.next
+			s.next += z.Length
+			return z, true
+		}
+		s.change.Wait()
+	}
+}
+
+// rest ends a lane's copy.
+func (s *stream) rest(i int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.flying[i]
+	if err != nil && (s.err == nil || at < s.errAt) {
+		s.err, s.errAt = err, at
+	}
+	s.flying[i] = -1
+	if s.err == nil {
+		s.copied = s.next
+		for _, from := range s.flying {
+			if from >= 0 {
+				s.copied = min(s.copied, from)
+			}
+		}
+	}
+	s.change.Broadcast()
+}
+
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.change.Broadcast()
+}
+
+// ripe waits until enough is copied to be recorded, or no more will come. It
+// returns how far everything is copied, or the copy's error once all lanes
+// are at rest.
+func (s *stream) ripe() (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		fresh := s.copied - s.Engine.record.Done()
+		switch {
+		case s.atRest() && s.err != nil:
+			return 0, s.err
+		case s.err != nil:
+		case fresh >= s.layout.ZoneSize/2, s.atRest() && (fresh > 0 || s.closed):
+			return s.copied, nil
+		}
+		s.change.Wait()
+	}
+}
+
+// atRest: no lane is copying, or will before something is recorded.
+func (s *stream) atRest() bool {
+	for _, from := range s.flying {
+		if from >= 0 {
+			return false
+		}
+	}
+	if s.closed || s.err != nil {
+		return true
+	}
+	z := s.layout.zoneAt(s.layout.position(s.next), s.unit)
+	return z.Length == 0 || s.next+z.Length > s.limit
+}
+
+// record makes durable what the lanes copied, until all of it is or the rotation
+// is paused. It runs on the engine's own goroutine.
+func (s *stream) record(ctx context.Context) error {
+	var paused error
+	for {
+		copied, err := s.ripe()
+		if err != nil {
+			return err
+		}
+		if err := s.commitTo(copied); err != nil {
+			return err
+		}
+		if s.Engine.record.Phase == Finished {
+			return nil
+		}
+		if paused != nil {
+			return paused
+		}
+		// What is being copied already is recorded before it stops.
+		if paused = s.boundary(ctx); paused != nil {
+			s.close()
+		}
+	}
+}
+
+// commitTo makes everything that was moved below done durable, and gives the
+// lanes the room that this frees.
+func (s *stream) commitTo(done int64) error {
+	from, to := s.Engine.record.Position, s.layout.position(done)
+	z := Zone{Start: min(from, to), Length: max(from, to) - min(from, to)}
+	if z.Length == 0 {
+		return nil
+	}
+	if err := s.flush(New); err != nil {
+		return err
+	}
+	if err := s.commit(s.moved(z), z); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.limit = done + s.layout.ZoneSize
+	s.change.Broadcast()
+	s.mu.Unlock()
+	if s.hooks.Progress != nil {
+		s.hooks.Progress(Progress{Done: done, Total: s.layout.DataSize, Zone: z})
+	}
+	return nil
+}

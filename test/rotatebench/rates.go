@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// way is one way to move the data: of the smaller volume, or of the larger one.
+type way struct {
+	name string
+	run  func(which int) time.Duration
+	took [2][]float64 // seconds, of each round
+}
+
+// slope is how many seconds the difference of the sizes takes, by the medians.
+func (w *way) slope() float64 { return middle(w.took[1]) - middle(w.took[0]) }
+
+func (b *bench) rates() {
+	chunk := b.bestChunk()
+	cryptsetup := func(resilience string) func(int) time.Duration {
+		return func(which int) time.Duration {
+			took, _ := b.took("cryptsetup", "reencrypt", "-q", "--resilience", resilience, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+				"--key-file", "/opt/key", b.cryptsetup[which].device)
+			return took
+		}
+	}
+	of := func(volumes [2]volume) func(int) time.Duration {
+		return func(which int) time.Duration { return b.rotate(volumes[which]) }
+	}
+	ours := &way{name: "imxcrypt rotate", run: of(b.gap)}
+	unlocked := &way{name: "imxcrypt rotate, unlocked", run: func(which int) time.Duration {
+		name := b.gap[which].name
+		b.MustSh("imxcrypt unlock " + name)
+		defer b.MustSh("imxcrypt lock " + name)
+		return b.rotate(b.gap[which])
+	}}
+	ways := []*way{
+		ours,
+		{name: "the limit", run: func(which int) time.Duration { return b.limit(b.cryptsetup[which], chunk) }},
+		{name: "cryptsetup, journal", run: cryptsetup("journal")},
+		{name: "cryptsetup, checksum", run: cryptsetup("checksum")},
+		unlocked,
+		{name: "imxcrypt rotate, no gap", run: of(b.journal)},
+	}
+	for round := range b.o.rounds {
+		for _, w := range ways {
+			for which := range w.took {
+				w.took[which] = append(w.took[which], w.run(which).Seconds())
+			}
+			b.note("round %d, %s: %.2f s and %.2f s", round+1, w.name, w.took[0][round], w.took[1][round])
+		}
+	}
+	small, large := b.o.sizes[0], b.o.sizes[1]
+	fmt.Printf("%s, rate as slope between %d and %d MiB, aes-xts-plain64, sectors of 4096 bytes, medians of %d rounds in turn:\n", b.o.arch, small, large, b.o.rounds)
+	for _, w := range ways {
+		fmt.Printf("  %-26s %6.1f MiB/s", w.name, float64(large-small)/w.slope())
+		if w != ours {
+			fmt.Printf("   imxcrypt rotate has %.2f times that", w.slope()/ours.slope())
+		}
+		fmt.Println()
+	}
+	b.measured = ours.took
+}
+
+// chunking is how the limit's copy is cut: so many at a time, so long each.
+type chunking struct{ lanes, kib int64 }
+
+func (c chunking) String() string { return fmt.Sprintf("%d x %d KiB", c.lanes, c.kib) }
+
+// bestChunk is the fastest way to copy without protection.
+func (b *bench) bestChunk() chunking {
+	list := []chunking{{1, 1024}, {2, 512}, {2, 1024}, {4, 128}, {4, 256}, {4, 512}}
+	took := make([][]float64, len(list))
+	for range min(b.o.rounds, 2) {
+		for i, c := range list {
+			took[i] = append(took[i], b.limit(b.cryptsetup[0], c).Seconds())
+		}
+	}
+	best := 0
+	var told []string
+	for i, c := range list {
+		if middle(took[i]) < middle(took[best]) {
+			best = i
+		}
+		told = append(told, fmt.Sprintf("%v: %.2f s", c, middle(took[i])))
+	}
+	b.note("the limit copies by %v of %s", list[best], strings.Join(told, ", "))
+	return list[best]
+}
+
+// limit copies between two mappings of a disk of cryptsetup's, over the place of
+// its data and a mebibyte before it, which is not the header's. What it destroys
+// there nobody reads but the next run.
+func (b *bench) limit(v volume, c chunking) time.Duration {
+	const table = "echo 0 %d crypt aes-xts-plain64 %064d%064d 0 %s %d 1 sector_size:4096 | dmsetup create %s\n"
+	const from, to = 18 * mib / 512, 17 * mib / 512
+	sectors := v.size * mib / 512
+	b.MustSh(fmt.Sprintf(table+table, sectors, 1, 2, v.device, from, "from", sectors, 3, 4, v.device, to, "to"))
+	took, _ := b.took("/opt/rotateguest", "copy", "/dev/mapper/from", "/dev/mapper/to", fmt.Sprint(v.size*mib), fmt.Sprint(c.lanes), fmt.Sprint(c.kib<<10))
+	b.MustSh("dmsetup remove from to")
+	return took
+}
+
+// linearity prints what a MiB costs, and how much memory is taken, in each size.
+func (b *bench) linearity() {
+	small, large := middle(b.measured[0]), middle(b.measured[1])
+	fixed := small - (large-small)*float64(b.o.sizes[0])/float64(b.o.sizes[1]-b.o.sizes[0])
+	fmt.Printf("imxcrypt rotate by the size of the volume, without the %.2f s of its start and end:\n", fixed)
+	for i, v := range append(b.gap[:], b.further...) {
+		var seconds float64
+		if i < len(b.measured) {
+			seconds = middle(b.measured[i])
+		} else {
+			seconds = b.rotate(v).Seconds()
+			b.note("%d MiB: %.2f s", v.size, seconds)
+		}
+		fmt.Printf("  %5d MiB %8.2f s   %6.2f ms a MiB   at most %.1f MiB of memory\n", v.size, seconds, 1000*(seconds-fixed)/float64(v.size), float64(b.memory[v.name])/1024)
+	}
+}
+
+func middle(list []float64) float64 {
+	list = slices.Clone(list)
+	slices.Sort(list)
+	return (list[(len(list)-1)/2] + list[len(list)/2]) / 2
+}
