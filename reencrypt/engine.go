@@ -70,6 +70,11 @@ type Hooks struct {
 	// rotation's. If it fails the zone counts as held, and it is called again
 	// by the next Step, Run or Recover.
 	Release func(context.Context, Zone, View) error
+	// Trusted is called when copies are durable, and before a record says so. An
+	// error means that what was copied since the last record cannot be relied on,
+	// as when the keys under the views were lost in between: it stays on the old
+	// side, and the rotation stops with that error.
+	Trusted func() error
 	// Progress is called when a zone is moved and released.
 	Progress func(Progress)
 	// Throttle is called before a zone of n bytes is held, and may wait.

@@ -105,7 +105,20 @@ func (e *Engine) copyZone(z Zone) error {
 	if err := e.copier.run(route{from: Old, fromOff: z.Start, to: New, toOff: z.Start, length: z.Length}); err != nil {
 		return err
 	}
-	return e.flush(New)
+	if err := e.flush(New); err != nil {
+		return err
+	}
+	return e.trusted()
+}
+
+func (e *Engine) trusted() error {
+	if e.hooks.Trusted == nil {
+		return nil
+	}
+	if err := e.hooks.Trusted(); err != nil {
+		return fmt.Errorf("after copying: %w", err)
+	}
+	return nil
 }
 
 // moved is the record that makes the zone count on the new side.

@@ -20,6 +20,23 @@ func ReadRecord(meta io.ReaderAt, offset int64, b Binding) (Record, error) {
 	return s.find(b)
 }
 
+// Reached is the highest generation of a key that a rotation of the volume has
+// moved data to, as the slots tell, be it finished or not; 0 if there was none. A
+// header with an older key alone is an old copy. Errors as [ReadRecord].
+func Reached(meta io.ReaderAt, offset int64, uuid [16]byte) (uint64, error) {
+	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
+	if err != nil {
+		return 0, err
+	}
+	var most uint64
+	for _, r := range s.valid {
+		if r.UUID == uuid && !r.Untouched() {
+			most = max(most, r.Generation)
+		}
+	}
+	return most, nil
+}
+
 // slots is what the two slots hold: every valid copy, and the reason of a slot
 // that has none.
 type slots struct {
@@ -86,8 +103,7 @@ func (s slots) started(b Binding) (Record, bool) {
 			continue
 		}
 		last, _ := s.find(r.Binding)
-		untouched := last.Phase == Moving && last.Done() == 0
-		if !untouched && (last.Binding == b || last.Phase != Finished) {
+		if !last.Untouched() && (last.Binding == b || last.Phase != Finished) {
 			return last, true
 		}
 	}

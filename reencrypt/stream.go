@@ -203,6 +203,9 @@ func (s *stream) commitTo(done int64) error {
 	if err := s.flush(New); err != nil {
 		return err
 	}
+	if err := s.trusted(); err != nil {
+		return err
+	}
 	if err := s.commit(s.moved(z), z); err != nil {
 		return err
 	}

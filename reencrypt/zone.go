@@ -144,3 +144,6 @@ func (r Record) Pieces() []Piece {
 
 // Done is the number of bytes that are under the new key.
 func (r Record) Done() int64 { return r.layout().done(r.Position) }
+
+// Untouched tells whether all data is still on the old side, and whole.
+func (r Record) Untouched() bool { return r.Phase == Moving && r.Done() == 0 }

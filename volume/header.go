@@ -11,6 +11,7 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/luks2"
+	"imxcrypt/reencrypt"
 )
 
 // segmentID is the number of the segment, the token and the digest of a volume
@@ -30,6 +31,9 @@ type header struct {
 	// seen is the filesystem's superblock as the proof of the key read it; nil
 	// where something else proved it.
 	seen *fsprobe.Superblock
+	// reached is the highest generation that the records of rotations in the
+	// header area tell of; 0 for none.
+	reached uint64
 }
 
 // binding is what this header's check must be tied to.
@@ -112,7 +116,7 @@ func readHeader(c *container) (*header, error) {
 }
 
 func findHeader(c *container) (*header, error) {
-	dev := c.header
+	dev := readAhead(c.header)
 	var lh *luks2.Header
 	var copies luks2.Copies
 	var err error
@@ -124,7 +128,11 @@ func findHeader(c *container) (*header, error) {
 	}
 	switch {
 	case err == nil:
-		return understand(lh, copies, dev.Path())
+		h, err := understand(lh, copies, dev.Path())
+		if err == nil {
+			err = h.readReached(dev)
+		}
+		return h, err
 	case errors.Is(err, luks2.ErrNotLUKS):
 		return nil, notAHeader(dev)
 	case errors.As(err, &version) && version.Version < 2:
@@ -134,6 +142,63 @@ func findHeader(c *container) (*header, error) {
 		return nil, refuse(fault.ProvisioningStarted, "%s: provisioning was interrupted before the header was complete", dev.Path())
 	}
 	return nil, fmt.Errorf("header on %s: %w", dev.Path(), err)
+}
+
+// aheadSize is what is read at once at a header's start, in bytes: both copies of
+// the default size and the records of a rotation.
+const aheadSize = 64 * kib
+
+// ahead is a device whose first bytes have been read already.
+type ahead struct {
+	Device
+	first []byte
+}
+
+func (a ahead) ReadAt(p []byte, off int64) (int, error) {
+	if off >= 0 && off+int64(len(p)) <= int64(len(a.first)) {
+		return copy(p, a.first[off:]), nil
+	}
+	return a.Device.ReadAt(p, off)
+}
+
+// readAhead saves requests; what cannot be read shows when it is asked for.
+func readAhead(dev Device) Device {
+	first := make([]byte, min(aheadSize, dev.Size()))
+	if n, err := dev.ReadAt(first, 0); err != nil || n != len(first) {
+		return dev
+	}
+	return ahead{dev, first}
+}
+
+// readReached looks for what rotations have left: see notRolledBack.
+func (h *header) readReached(dev Device) error {
+	if h.luks.Area() < rotationJournalOffset || dev.Size() < rotationJournalOffset {
+		return nil
+	}
+	b, err := h.rotationBinding(0)
+	if err != nil {
+		return err
+	}
+	h.reached, err = reencrypt.Reached(dev, rotationRecordOffset, b.UUID)
+	return err
+}
+
+// notRolledBack refuses an old copy of the header: one that does not know of a
+// key to which a rotation has moved data. What it opens would be noise but for
+// what the rotation had not come to.
+func (h *header) notRolledBack() error {
+	if newest := max(h.token.Generation, h.nextGeneration()); h.reached > uint64(newest) {
+		return refuse(fault.HeaderRolledBack, "the header of uuid %q has the key of generation %d, and a rotation has moved data to that of generation %d: an old copy of the header was brought back",
+			h.luks.UUID, newest, h.reached)
+	}
+	return nil
+}
+
+func (h *header) nextGeneration() int {
+	if h.next == nil {
+		return 0
+	}
+	return h.next.token.Generation
 }
 
 // understand reads the members that are ours out of a valid LUKS2 header.

@@ -106,6 +106,8 @@ type restoring struct {
 	area   []byte // the backup's bytes
 	// before is what was there, to be put back; nil if it is not worth it.
 	before []byte
+	// older: the backup has an older key than the header that is there.
+	older bool
 	// what says what is overwritten; empty if nothing is lost.
 	what string
 }
@@ -263,7 +265,7 @@ func (t *restoring) surveyHeader(h *header, c *container, unlocked bool) error {
 		return refuse(fault.RollbackRefused, "the backup has the key of generation %d, the header on %s that of generation %d",
 			t.backup.token.Generation, c.header.Path(), h.token.Generation)
 	}
-	t.before = area
+	t.before, t.older = area, h.token.Generation > t.backup.token.Generation
 	t.what = fmt.Sprintf("the header on %s (generation %d, %s) will be replaced by that of the backup (generation %d): restore",
 		c.header.Path(), h.token.Generation, h.token.Phase, t.backup.token.Generation)
 	return nil
@@ -378,5 +380,10 @@ func (t *restoring) prove(ctx context.Context) error {
 		return err
 	}
 	defer key.wipe()
-	return t.proveKey(ctx, t.s, h, c, key)
+	if err := t.proveKey(ctx, t.s, h, c, key); err != nil || !t.older || h.token.Filesystem.Type == "" {
+		return err
+	}
+	// The backup's check came with it, and proves its key for the header only:
+	// whether the data is still under that key the filesystem tells.
+	return t.verifyByFilesystem(ctx, t.s, h, c, key)
 }

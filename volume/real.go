@@ -236,3 +236,14 @@ func (realLocks) Acquire(_ context.Context, name string) (func() error, error) {
 	}
 	return l.Release, nil
 }
+
+// asleep is System.Asleep of the running kernel: the one clock goes on while the
+// system is suspended, the other does not (clock_gettime(2)). Some nanoseconds pass
+// between reading the two.
+func asleep() time.Duration {
+	var boot, awake unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &awake) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
+		return 0
+	}
+	return max(0, time.Duration(boot.Nano()-awake.Nano())).Truncate(10 * time.Millisecond)
+}

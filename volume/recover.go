@@ -92,6 +92,9 @@ func (h *header) recoverable() error {
 	if !h.token.Recovery.Made() {
 		return refuse(fault.RecoveryMissing, "the volume %q has no recovery copy of its key", h.luks.Label)
 	}
+	if err := h.notRolledBack(); err != nil {
+		return err
+	}
 	return h.keepable()
 }
 

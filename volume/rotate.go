@@ -357,7 +357,7 @@ func (x *rotating) goOn(ctx context.Context) error {
 // is under it, and starts again with another. again is false where that is not
 // so, or not the reason.
 func (x *rotating) drop(ctx context.Context, r reencrypt.Record, cause error) (again bool, err error) {
-	if !untouched(r) || ctx.Err() != nil {
+	if !r.Untouched() || ctx.Err() != nil {
 		return false, nil
 	}
 	switch fault.CodeOf(cause) {
@@ -441,14 +441,19 @@ func (x *rotating) mapSides(ctx context.Context, k *stack, next liveKey) error {
 // takeOver goes on with the mappings under a live volume, without the hot one
 // that an earlier run may have left.
 func (x *rotating) takeOver(ctx context.Context, k *stack) error {
-	if err := k.attach(); err != nil || k.hot.IsZero() {
+	if err := k.attach(); err != nil {
 		return err
 	}
-	r, err := x.h.rotationRecord(x.c)
-	if err != nil {
-		return err
+	if !k.hot.IsZero() {
+		r, err := x.h.rotationRecord(x.c)
+		if err != nil {
+			return err
+		}
+		if err := k.rest(ctx, r); err != nil {
+			return err
+		}
 	}
-	return k.rest(ctx, r)
+	return x.stillOpen()
 }
 
 // putOver slides the overlay under a live volume.
@@ -475,6 +480,7 @@ func (x *rotating) hooks(o *reencrypt.Options, k *stack, e **reencrypt.Engine) {
 			x.o.Moved(*x.progress)
 		}
 	}
+	o.Hooks.Trusted = x.awake()
 	if x.o.RateLimit > 0 {
 		o.Hooks.Throttle = throttle(x.o.RateLimit)
 	}
@@ -534,6 +540,9 @@ func (x *rotating) finish(ctx context.Context, k *stack, next liveKey) error {
 		return fmt.Errorf("the new key, once more: %w", err)
 	}
 	last.wipe()
+	if err := x.clearFreed(ctx); err != nil {
+		return err
+	}
 	done := h.endRotation()
 	if err := done.write(x.c.header); err != nil {
 		return fmt.Errorf("write the header: %w", err)

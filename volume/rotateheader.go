@@ -130,9 +130,6 @@ func (h *header) rotationRecord(c *container) (reencrypt.Record, error) {
 	return reencrypt.ReadRecord(c.header, rotationRecordOffset, b)
 }
 
-// untouched tells whether all data is still on the old side, and whole.
-func untouched(r reencrypt.Record) bool { return r.Phase == reencrypt.Moving && r.Done() == 0 }
-
 // beginRotation adds the new key to the header, in memory. The caller sets the
 // check's digest.
 func (h *header) beginRotation(t Token, cipher string, l reencrypt.Layout) *header {

@@ -37,7 +37,7 @@ func (m *Manager) verifyNext(ctx context.Context, s Spec, h *header, c *containe
 		j.did("new key proved")
 		return nil
 	}
-	if untouched(r) {
+	if r.Untouched() {
 		j.warn(fmt.Sprintf("the new key is not proved, and no data is under it; the next rotation makes another: %v", err))
 		return nil
 	}

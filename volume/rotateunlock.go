@@ -99,7 +99,7 @@ func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, 
 	}
 	side := *u
 	switch {
-	case untouched(r):
+	case r.Untouched():
 	case r.Phase == reencrypt.Finished:
 		side.h = u.h.next
 	default:
@@ -220,7 +220,7 @@ func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
 	switch {
 	case err != nil:
 		return false, err
-	case untouched(r):
+	case r.Untouched():
 		return false, nil
 	case r.Phase == reencrypt.Finished:
 		u.h = u.h.next

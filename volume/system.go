@@ -148,8 +148,11 @@ type System struct {
 	SecurityState func() caam.SecurityState
 	Unlocks       UnlockRecords    // keeps none
 	Now           func() time.Time // time.Now
-	Rand          io.Reader        // crypto/rand
-	Log           *slog.Logger     // discards
+	// Asleep is how long the system has been suspended since it started, in all.
+	// What lies in the kernel's memory survives that, a black key's meaning may not.
+	Asleep func() time.Duration // the difference of CLOCK_BOOTTIME and CLOCK_MONOTONIC
+	Rand   io.Reader            // crypto/rand
+	Log    *slog.Logger         // discards
 }
 
 // Manager runs the life of volumes on one System.
@@ -159,6 +162,9 @@ type Manager struct{ sys System }
 func New(sys System) *Manager {
 	if sys.Now == nil {
 		sys.Now = time.Now
+	}
+	if sys.Asleep == nil {
+		sys.Asleep = asleep
 	}
 	if sys.Rand == nil {
 		sys.Rand = rand.Reader

@@ -126,6 +126,9 @@ func (m *Manager) mayUse(s Spec, h *header, j *journey) error {
 	if h.token.Phase != PhaseReady {
 		return refuse(fault.ProvisioningStarted, "provisioning was interrupted; there is no data in the volume yet")
 	}
+	if err := h.notRolledBack(); err != nil {
+		return err
+	}
 	if h.token.Source == SourceCAAM && h.token.State == caam.Open {
 		if !s.AllowOpenState {
 			return refuse(fault.OpenStateRefused, "the volume was made while the chip was open: every open chip can read it, and none can once it is closed")

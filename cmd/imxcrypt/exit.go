@@ -38,7 +38,7 @@ func exitCode(err error) int {
 		fault.CipherNotAllowed, fault.ConfirmationNeeds:
 		return exitUsage
 	case fault.BlobRejected, fault.BlobDamaged, fault.BlobOpenState, fault.KeyWrong, fault.KeyFileDamaged,
-		fault.KeyLengthMismatch, fault.IdentityWrong, fault.StaysSuspended:
+		fault.KeyLengthMismatch, fault.IdentityWrong, fault.StaysSuspended, fault.KeysLost:
 		return exitKeyRejected
 	case fault.DeviceMissing, fault.DeviceAmbiguous, fault.DeviceUnsuitable, fault.DeviceReadOnly, fault.CAAMMissing,
 		fault.CAAMNotReady, fault.CAAMBadArgument, fault.CipherMissing, fault.DMMissing, fault.DMCryptMissing,

@@ -46,6 +46,7 @@ func hints() map[fault.Code]string {
 		fault.IdentityWrong:     "the recovery copy was sealed to another recipient: `imxcrypt status` and `imxcrypt header check` name it; take the identity that belongs to it",
 		fault.KeyLengthMismatch: "blob and header do not belong together; bring back the header that was written with this blob",
 
+		fault.KeysLost:       "imxcrypt lock NAME and unlock NAME, or a reboot, give the kernel new ones; then `imxcrypt rotate --resume-only NAME` goes on. `imxcrypt sleep` suspends without that (docs/suspend.md)",
 		fault.StaysSuspended: "nothing was read or written with a wrong key. Mend what the reason says, then `imxcrypt unlock NAME` proves the key again and lets the volume go on; to give it up: `dmsetup wipe_table NAME`, then `imxcrypt lock NAME`",
 
 		fault.DeviceMissing:     "check `device` in the configuration against `ls -l /dev/disk/by-*` or /sys/class/block, and `timeout` if it appears late",
@@ -88,7 +89,7 @@ func hints() map[fault.Code]string {
 		fault.FileExists:           "nothing is ever overwritten; choose another name, or move the file away",
 		fault.MountPointMissing:    "make the directory (mkdir -p), or mend mount.path",
 		fault.MountPointOccupied:   "unmount what is there, or mend mount.path",
-		fault.HeaderRolledBack:     "nothing was formatted: bring the right header back with `imxcrypt header restore NAME FILE`; if the data is not needed any more, `imxcrypt erase NAME`",
+		fault.HeaderRolledBack:     "nothing was formatted or mounted: bring the right header back with `imxcrypt header restore NAME FILE`; if the data is not needed any more, `imxcrypt erase NAME`",
 		fault.RollbackRefused:      "an older header has an older key; give --force only if you know that the data was written with it",
 		fault.AdoptMismatch:        "nothing was written; take blob, cipher, sector size and offset from the script that opens the volume today, or from `dmsetup table` while it is open",
 		fault.RecoveryMissing:      "a recovery copy is made when the volume is provisioned, with --recipient, and never afterwards: back up the data, erase the volume and provision it again",

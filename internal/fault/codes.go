@@ -26,6 +26,7 @@ const (
 	KeyFileDamaged    Code = "key-file-damaged"
 	KeyLengthMismatch Code = "key-length-mismatch"
 	IdentityWrong     Code = "identity-wrong"         // does not open the recovery copy
+	KeysLost          Code = "keys-lost"              // in the kernel, by a suspend in the middle of a rotation
 	StaysSuspended    Code = "volume-stays-suspended" // after a sleep the key was not proved
 )
 
@@ -79,7 +80,7 @@ const (
 	MountPointMissing    Code = "mount-point-missing"
 	MountPointOccupied   Code = "mount-point-occupied"
 	RollbackRefused      Code = "rollback-refused"
-	HeaderRolledBack     Code = "header-rolled-back"     // provisioning, it says, over a filesystem that was in use
+	HeaderRolledBack     Code = "header-rolled-back"     // an old copy: of before the filesystem was used, or before a rotation
 	AdoptMismatch        Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
 	RecoveryMissing      Code = "recovery-missing"       // no recovery copy of the key in the header
 	SleepRefused         Code = "sleep-refused"          // a key would not survive it

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,6 +85,7 @@ type Board struct {
 	made     []string
 	loops    []*Disk
 	plugged  chan struct{}
+	asleep   atomic.Int64 // nanoseconds
 }
 
 // New returns a board with a chip and disks, just powered on.
@@ -123,7 +125,7 @@ func (b *Board) System() volume.System {
 		Attach: b.attach,
 		Files:  b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
 		SecurityState: func() caam.SecurityState { return b.State },
-		Now:           b.Now, Log: b.Log,
+		Now:           b.Now, Log: b.Log, Asleep: func() time.Duration { return time.Duration(b.asleep.Load()) },
 	}
 }
 
@@ -152,6 +154,13 @@ func (d detach) Close() error {
 	defer d.mu.Unlock()
 	d.disk.Absent = true
 	return nil
+}
+
+// Sleep suspends the system for a while and wakes it up: what is in the kernel
+// stays, and the chip has lost the key that its black keys are encrypted with.
+func (b *Board) Sleep(d time.Duration) {
+	b.Chip.PowerCycle()
+	b.asleep.Add(int64(d))
 }
 
 // Manager is a volume.Manager on the board.

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/volumetest"
+)
+
+// copiesSize is what the two copies of a header take up, in bytes.
+const copiesSize = 32 << 10
+
+// notOpened: no command opens the volume, with that code, and nothing is left.
+func notOpened(t *testing.T, b *volumetest.Board, s volume.Spec, code fault.Code) {
+	t.Helper()
+	ctx := context.Background()
+	_, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+	refused(t, err, code)
+	_, err = b.Manager().Verify(ctx, s)
+	if code == fault.HeaderRolledBack {
+		refused(t, err, code)
+		if st := b.Manager().Status(ctx, s); !fault.Is(st.Err, code) {
+			t.Fatalf("status: %v", st.Err)
+		}
+		_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+		refused(t, err, code)
+	}
+	nothingPrivate(t, b, 0)
+}
+
+// A header of before a rotation is brought back, alone or with all that lies in
+// its area: it opens nothing, whichever way the data has moved, for where it
+// moved up its old superblock would still be readable with the old key.
+func TestAHeaderOfBeforeARotation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range rotationCases() {
+		if s.Detached() {
+			continue // the record goes with the header's file
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk := rotationDisk(s)
+			b, want := filled(t, s, disk)
+			for generation := 2; generation <= 3; generation++ {
+				r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+				must(t, r, err)
+				before := disk.Bytes()[:s.HeaderSize]
+				rotateUntil(t, b, s, 2)
+				half := disk.Bytes()[:copiesSize]
+				write(disk, before[:copiesSize], 0)
+				b = powerCycle(b)
+				notOpened(t, b, s, fault.HeaderRolledBack)
+				write(disk, half, 0)
+
+				rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+				must(t, rr.Result, err)
+				after := disk.Bytes()[:s.HeaderSize]
+				write(disk, before[:copiesSize], 0)
+				b = powerCycle(b)
+				notOpened(t, b, s, fault.HeaderRolledBack)
+				if s.Source != volume.SourceDev { // whose old key is gone
+					write(disk, before, 0)
+					notOpened(t, b, s, fault.FilesystemMissing)
+				}
+
+				write(disk, after, 0)
+				r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+				must(t, r, err)
+				same(t, fmt.Sprintf("generation %d", generation), content(t, b), want)
+			}
+		})
+	}
+}
+
+// A backup of before a rotation is restored by force: it does not open the data,
+// and the header that was there comes back.
+func TestABackupOfBeforeARotationIsNotLeft(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	disk := rotationDisk(s)
+	b, want := filled(t, s, disk)
+	for generation := 2; generation <= 3; generation++ {
+		file := fmt.Sprintf("/var/lib/backup-%d", generation)
+		r, err := b.Manager().BackupHeader(ctx, s, file)
+		must(t, r, err)
+		r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
+		must(t, r, err)
+		rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+		must(t, rr.Result, err)
+		before := disk.Bytes()
+		_, err = b.Manager().RestoreHeader(ctx, s, file, volume.RestoreOptions{Force: true, Confirm: func(string) error { return nil }})
+		refused(t, err, fault.FilesystemMissing)
+		same(t, "the disk", disk.Bytes(), before)
+		b = powerCycle(b)
+		r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+		must(t, r, err)
+		same(t, "after it", content(t, b), want)
+	}
+}
+
+// The system is suspended in the middle of a rotation, not by imxcrypt sleep, and
+// the chip loses its keys: nothing is copied with the dead ones, which an ECB key
+// would make noise of.
+func TestASuspendInARotation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range rotationCases() {
+		if s.Source == volume.SourceDev {
+			continue // its key does not depend on the chip
+		}
+		for _, wrap := range []string{"ccm", "ecb"} {
+			for _, live := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s %s, live %v", name, wrap, live), func(t *testing.T) {
+					t.Parallel()
+					s := s
+					s.Wrap = wrap
+					disk := rotationDisk(s)
+					b, want := filled(t, s, disk)
+					if !live {
+						r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+						must(t, r, err)
+					}
+					zones := 0
+					_, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{Moved: func(volume.Rotation) {
+						if zones++; zones == 2 {
+							b.Sleep(time.Second)
+						}
+					}})
+					if code := fault.CodeOf(err); code != fault.KeysLost && (wrap == "ecb" || err == nil) {
+						t.Fatalf("%v (code %s)", err, code)
+					}
+					if live {
+						// Nor by the next run, which finds the dead mappings.
+						_, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+						refused(t, err, fault.KeysLost)
+						r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+						must(t, r, err)
+					}
+					r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+					must(t, r, err)
+					same(t, "with new keys in the kernel", content(t, b), want)
+					rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+					must(t, rr.Result, err)
+					same(t, "after the rotation", content(t, b), want)
+				})
+			}
+		}
+	}
+}
