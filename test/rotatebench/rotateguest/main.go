@@ -67,7 +67,7 @@ func run(argv []string) error {
 	return json.NewEncoder(os.Stdout).Encode(struct {
 		Seconds float64
 		KiB     int64
-	}{took.Seconds(), used.Maxrss})
+	}{took.Seconds(), int64(used.Maxrss)}) // an int32 on arm
 }
 
 func duplicate(from, to string, numbers []string) error {
