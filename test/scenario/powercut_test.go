@@ -30,7 +30,7 @@ type cuts struct {
 	bench *vm.Disk
 
 	// end closes what a judge's script has opened, after it.
-	end string
+	end                                 string
 	flushes, images, distinct, possible int
 }
 
