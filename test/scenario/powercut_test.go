@@ -30,7 +30,8 @@ type cuts struct {
 	bench *vm.Disk
 
 	// end closes what a judge's script has opened, after it.
-	end                                 string
+	end string
+
 	flushes, images, distinct, possible int
 }
 
@@ -128,11 +129,11 @@ exit $code`)
 
 // stage tries some images of every flush between two places, and the one of the
 // end; many more in a soak.
-func (c *cuts) stage(name string, from, to replay.Place, tear int64, perCut int, judge func(s *crashtest.State)) {
+func (c *cuts) stage(name string, from, to replay.Place, tear int64, judge func(s *crashtest.State)) {
 	c.t.Helper()
-	began := time.Now()
+	began, perCut := time.Now(), 3
 	if soak() {
-		perCut *= 5
+		perCut = 15
 	}
 	o := replay.Options{
 		From: from, To: to, PerCut: perCut, Seed: 1,
@@ -225,7 +226,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 
 	const open = "ok $I unlock --mount data; "
 	chip(first)
-	c.stage("provisioning", 0, provisioned, 512, 2, func(s *crashtest.State) {
+	c.stage("provisioning", 0, provisioned, 512, func(s *crashtest.State) {
 		script := "ok $I provision -v data; "
 		if c.phase(s) == "ready" {
 			script += "grep -q 'ext4 made' /run/out && fail formatted; :"
@@ -234,24 +235,24 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	})
 	// ext4 itself does not survive a superblock, its own or the journal's, that is
 	// torn in the middle: no filesystem without copy on write does.
-	c.stage("in use", provisioned, used, 4096, 3, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
-	c.stage("mending the header", damaged, mended, 512, 3, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
-	c.stage("erasing", mended, erased, 512, 2, func(s *crashtest.State) {
+	c.stage("in use", provisioned, used, 4096, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
+	c.stage("mending the header", damaged, mended, 512, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
+	c.stage("erasing", mended, erased, 512, func(s *crashtest.State) {
 		script := "if $I unlock --mount data > /run/out 2>&1; then " + c.wanted(s, files) + "; else ok $I erase --yes data; ok $I provision data; [ ! -e /data/f0 ] || fail not erased; fi"
 		if c.run.Durable(s, erased) {
 			script = "$I unlock data > /run/out 2>&1 && fail it opens; grep -q 'was erased' /run/out || fail \"$(cat /run/out)\""
 		}
 		c.judge(s, script)
 	})
-	c.stage("provisioning anew, with a recovery copy", erased, again, 512, 2, func(s *crashtest.State) {
+	c.stage("provisioning anew, with a recovery copy", erased, again, 512, func(s *crashtest.State) {
 		c.judge(s, "ok $I provision data --recipient "+id.Recipient().String())
 	})
-	c.stage("in use again", again, usedAgain, 4096, 3, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, second)) })
-	c.stage("restoring the header", gone, restored, 512, 3, func(s *crashtest.State) {
+	c.stage("in use again", again, usedAgain, 4096, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, second)) })
+	c.stage("restoring the header", gone, restored, 512, func(s *crashtest.State) {
 		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I header restore data /run/backup; "+open+"}; "+c.wanted(s, second))
 	})
 	chip(replacement)
-	c.stage("giving the key to another chip", other, resealed, 512, 3, func(s *crashtest.State) {
+	c.stage("giving the key to another chip", other, resealed, 512, func(s *crashtest.State) {
 		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I recover --identity /run/key.txt --reseal data; "+open+"}; "+c.wanted(s, second))
 	})
 	c.sum("power cuts on the real kernel")
@@ -298,14 +299,14 @@ func TestPowerCutsOfAdoption(t *testing.T) {
 		c.judge(s, "e2fsck -fp /dev/vdc >/run/fsck 2>&1; [ $? -le 1 ] || fail \"$(cat /run/fsck)\"; ok mount /dev/vdc /bench; ( "+script+
 			" )")
 	}
-	c.stage("creating a key", begun, created, 4096, 3, func(s *crashtest.State) {
+	c.stage("creating a key", begun, created, 4096, func(s *crashtest.State) {
 		script := "[ -e /bench/data.bb ] || ok $I key create data --dir /bench --wrap ccm; "
 		if c.run.Durable(s, created) {
 			script = ""
 		}
 		with(s, script+"rm -f /run/black; ok $I key import /bench/data.bb --out /run/black")
 	})
-	c.stage("adopting", made, adopted, 4096, 3, func(s *crashtest.State) {
+	c.stage("adopting", made, adopted, 4096, func(s *crashtest.State) {
 		script := "ok $I adopt data --blob /bench/data.bb; "
 		if c.run.Durable(s, adopted) {
 			script = ""

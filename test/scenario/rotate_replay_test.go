@@ -42,19 +42,23 @@ func TestRotationReplayed(t *testing.T) {
 		for _, c := range []struct {
 			name, config string
 			used, long   bool
+			perCut       int
 		}{
-			{"gap, idle", gapIdle, false, false},
-			{"journal, idle", journalIdle, false, false},
-			{"gap, in use", gapUsed, true, false},
+			{"gap, idle", gapIdle, false, false, 2},
+			{"journal, idle", journalIdle, false, false, 1},
+			{"gap, in use", gapUsed, true, false, 1},
 			// What differs from the two before is the sum of both.
-			{"journal, in use", journalUsed, true, true},
+			{"journal, in use", journalUsed, true, true, 1},
 		} {
 			if (b.goarch != "amd64" || c.long) && !soak() {
 				continue
 			}
 			t.Run(b.goarch+", "+c.name, func(t *testing.T) {
 				t.Parallel()
-				size := int64(idleSize)
+				size, perCut := int64(idleSize), c.perCut
+				if soak() {
+					perCut = 6
+				}
 				if c.used {
 					size = usedSize
 				}
@@ -67,7 +71,7 @@ func TestRotationReplayed(t *testing.T) {
 				r.Machine = b.start(t, disk, r.bench)
 				r.PutFile("/opt/load", vm.BuildProgram(t, "./test/load", b.goarch))
 				r.record()
-				r.judge()
+				r.judge(perCut)
 			})
 		}
 	}
@@ -144,21 +148,18 @@ sha256sum -c -s /run/still
 imxcrypt lock data >/dev/null
 `
 
-// judge tries images of every flush of the rotation. In use, what the filesystem
+// judge tries some images of every flush of the rotation. In use, what the filesystem
 // writes is not torn within its blocks, which it relies on; idle, every sector of
 // 512 bytes may be there or not.
-func (r *replayed) judge() {
+func (r *replayed) judge(perCut int) {
 	r.t.Helper()
 	r.device = "/dev/vdb"
 	r.configureVolume()
 	began, run := time.Now(), r.tape.Run(r.t)
-	o := replay.Options{From: r.from, To: r.to, PerCut: 2, Seed: 5, Crash: crashtest.Options{Exhaustive: 6, Limit: 32}}
+	o := replay.Options{From: r.from, To: r.to, PerCut: perCut, Seed: 5, Crash: crashtest.Options{Exhaustive: 6, Limit: 32}}
 	check := checkIdle
 	if r.used {
-		check, o.Crash.Tear, o.PerCut = checkUsed, 1024, 1
-	}
-	if soak() {
-		o.PerCut *= 3
+		check, o.Crash.Tear = checkUsed, 1024
 	}
 	r.Put("/run/check", []byte(check))
 	chosen := run.Sample(o)
