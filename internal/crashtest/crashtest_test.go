@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -365,5 +366,41 @@ func TestStorageThatWritesMoreThanASectorAsAWholeTearsBetween(t *testing.T) {
 	want := []string{"................", "......xx........", "........xx......", "......xxxx......"}
 	if !slices.Equal(got, want) {
 		t.Errorf("states %q, want %q", got, want)
+	}
+}
+
+func TestAStateTellsWhatKindOfLossItIs(t *testing.T) {
+	t.Parallel()
+	r, d := Record(NewFilledImage(8*sector, '.'))
+	write(t, d, 0, sectors(2, 'a'))
+	write(t, d, 3*sector, sectors(1, '.')) // nothing new
+	write(t, d, 4*sector, sectors(1, 'b'))
+	got := map[string]Loss{}
+	for s := range r.States(Options{}) {
+		b := s.Image(d).Bytes()
+		got[string([]byte{b[0], b[sector], b[4*sector]})] = s.Loss()
+	}
+	want := map[string]Loss{
+		"...": LostAll, "a..": Torn, ".a.": Torn, "aa.": LostWrites,
+		"..b": LostWrites, "a.b": Torn, ".ab": Torn, "aab": LostNone,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if err := d.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.WriteThrough(sectors(1, 'c'), 0); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d, sector, sectors(1, 'd'))
+	for s := range r.States(Options{Epochs: func(n int) bool { return n == 2 }}) {
+		want := LostAll
+		if s.Image(d).Bytes()[sector] == 'd' {
+			want = LostNone
+		}
+		if s.Loss() != want {
+			t.Errorf("%v: %v, want %v", s, s.Loss(), want)
+		}
 	}
 }

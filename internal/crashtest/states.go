@@ -56,6 +56,52 @@ type State struct {
 	there []bool // of the epoch's units
 }
 
+// Loss says what a loss of power took of the writes that were pending.
+type Loss uint8
+
+// Kinds of losses.
+const (
+	LostAll    Loss = iota // all of them, or none was pending
+	LostWrites             // some, each as a whole
+	Torn                   // of one at least a part
+	LostNone
+)
+
+func (l Loss) String() string {
+	return [...]string{"everything lost", "writes lost", "torn", "nothing lost"}[l]
+}
+
+// Loss tells which kind of state it is. What was written through, and what
+// wrote nothing new, does not count.
+func (s *State) Loss() Loss {
+	there, missing := false, false
+	for _, span := range s.epoch.spans {
+		some, all := false, true
+		for i := span[0]; i < span[1]; i++ {
+			if s.epoch.units[i].op.durable {
+				some, all = false, true
+				break
+			}
+			some, all = some || s.there[i], all && s.there[i]
+		}
+		switch {
+		case some && !all:
+			return Torn
+		case some:
+			there = true
+		case !all:
+			missing = true
+		}
+	}
+	switch {
+	case there && missing:
+		return LostWrites
+	case there:
+		return LostNone
+	}
+	return LostAll
+}
+
 // Image is a disk's content in that state: a new overlay at each call, for the
 // caller to write to.
 func (s *State) Image(d *Disk) *Image {

@@ -3,7 +3,7 @@
 // Load keeps a filesystem busy and checks every byte of it: for scenarios in
 // which the device below is changed meanwhile.
 //
-//	load DIR          write and verify files in DIR until SIGTERM
+//	load DIR          write and verify files in DIR until SIGTERM; -pause 100ms between them
 //	load -verify DIR  verify the files that are there
 //
 // Each file is {length u32, random bytes, SHA-256 of both}, written under another
@@ -37,6 +37,7 @@ const (
 
 func main() {
 	verify := flag.Bool("verify", false, "only verify what is there")
+	pause := flag.Duration("pause", 0, "wait between two files")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
@@ -44,6 +45,10 @@ func main() {
 	err := l.verifyAll()
 	for err == nil && !*verify && ctx.Err() == nil {
 		err = l.round()
+		select {
+		case <-ctx.Done():
+		case <-time.After(*pause):
+		}
 	}
 	if err == nil && !*verify {
 		err = l.verifyAll()

@@ -20,7 +20,7 @@
 //	m.MustRun("imxcrypt", "rotate", "data") // of /dev/vda
 //	end := tape.Now(t)
 //	run := tape.Run(t)
-//	for _, s := range run.Sample(replay.Options{From: begin, To: end, PerCut: 2, Seed: 1}) {
+//	for _, s := range run.Distinct(run.Sample(replay.Options{From: begin, To: end, PerCut: 3, Seed: 1})) {
 //		run.Lay(t, bench, s)           // while nothing has /dev/vdb open
 //		m.MustRun("imxcrypt", "unlock", "--mount", "data") // now of /dev/vdb
 //		…
@@ -33,8 +33,13 @@
 // closes it. A state tells with [Run.Durable] whether something that was recorded
 // at a place must be there.
 //
+// What an image costs is what the guest does with it, a third of a second of an
+// emulated processor and more; choosing and laying one takes the host some
+// milliseconds. So images that are the same are opened once, and what judges them
+// starts as few programs as it can.
+//
 // Where one command writes to two disks, each has its own log, and nothing tells
-// their order; record what goes to one of them.
+// their order. [Tape.Changes] tells of one that it should not be written to.
 //
 // # What QEMU's log can not tell
 //

@@ -211,11 +211,84 @@ func TestTheSampleIsOfItsSeedAndCoversEveryCut(t *testing.T) {
 			t.Errorf("%d states of cut %d", cuts[n], n)
 		}
 	}
-	if few, cuts := names(Options{PerCut: 3, Max: 6, Seed: 5}); len(few) != 6 || len(cuts) < 5 {
-		t.Errorf("%d states of %d cuts", len(few), len(cuts))
-	}
-	if n := r.Count(Options{PerCut: 1, Max: 1}); n != 6*256+1 {
+	if n := r.Count(Options{PerCut: 1}); n != 6*256+1 {
 		t.Errorf("%d states in all", n)
+	}
+}
+
+func TestEachFlushLosesEverythingWholeWritesAndPartsOfOne(t *testing.T) {
+	t.Parallel()
+	w := &writer{size: 512}
+	const flushes = 40
+	for i := range uint64(flushes) {
+		for k := range uint64(4) {
+			w.entry(2*k, 2, 0, "", filled(2*512, byte('A'+i)))
+		}
+		w.entry(0, 0, flagFlush, "", nil)
+	}
+	r := run(t, w.bytes())
+	if n := r.Flushes(0, 0); n != flushes {
+		t.Errorf("%d flushes", n)
+	}
+	if n := r.Flushes(5, 10); n != 1 {
+		t.Errorf("%d flushes between the first and the second", n)
+	}
+	all := map[crashtest.Loss]int{}
+	for _, s := range r.Sample(Options{PerCut: 1, Seed: 1}) {
+		all[s.Loss()]++
+	}
+	if len(all) != 3 || all[crashtest.LostNone] != 0 {
+		t.Errorf("with one of each: %v", all)
+	}
+	kinds := map[int][]crashtest.Loss{}
+	for _, s := range r.Sample(Options{PerCut: 3, Seed: 1}) {
+		kinds[s.Epoch] = append(kinds[s.Epoch], s.Loss())
+	}
+	for n := range flushes {
+		slices.Sort(kinds[n])
+		if want := []crashtest.Loss{crashtest.LostAll, crashtest.LostWrites, crashtest.Torn}; !slices.Equal(kinds[n], want) {
+			t.Errorf("at flush %d: %v", n, kinds[n])
+		}
+	}
+	if want := []crashtest.Loss{crashtest.LostAll}; !slices.Equal(kinds[flushes], want) {
+		t.Errorf("at the end: %v", kinds[flushes])
+	}
+}
+
+func TestAChoiceEndsWithWhatIsDurableAtItsEnd(t *testing.T) {
+	t.Parallel()
+	r := run(t, sample(512))
+	states := r.Sample(Options{To: 2})
+	last := states[len(states)-1]
+	if !r.Durable(last, 2) || picture(r.Image(last)) != "aa......" {
+		t.Errorf("%v: %q", last, picture(r.Image(last)))
+	}
+	for _, s := range states[:len(states)-1] {
+		if r.Durable(s, 2) {
+			t.Errorf("%v is from behind the place", s)
+		}
+	}
+}
+
+func TestOfEqualDisksTheLastIsKept(t *testing.T) {
+	t.Parallel()
+	w := &writer{size: 512}
+	for _, v := range []byte("aba") {
+		w.entry(0, 1, 0, "", filled(512, v))
+		w.entry(0, 0, flagFlush, "", nil)
+	}
+	r := run(t, w.bytes())
+	states := r.Sample(Options{})
+	distinct := r.Distinct(states)
+	var got []string
+	for _, s := range distinct {
+		got = append(got, picture(r.Image(s))[:1])
+	}
+	if want := []string{".", "b", "a"}; len(states) != 7 || !slices.Equal(got, want) {
+		t.Errorf("%q of %d states, want %q", got, len(states), want)
+	}
+	if last := distinct[2]; last.Epoch != 3 {
+		t.Errorf("%v was kept", last)
 	}
 }
 
@@ -301,6 +374,12 @@ func TestATapeBeginsEmpty(t *testing.T) {
 	if now := tape.Now(t); now != 6 {
 		t.Errorf("at place %d", now)
 	}
+	if got := tape.Changes(t, 1, 5); len(got) != 2 || got[0].Off != 4*512 || !got[1].Discard {
+		t.Errorf("changed: %v", got)
+	}
+	if got := tape.Changes(t, 1, 3); got != nil {
+		t.Errorf("changed by a flush and a mark: %v", got)
+	}
 	r := tape.Run(t)
 	states := r.Sample(Options{})
 	bench := vm.NewDisk(t, 8*512)
@@ -342,7 +421,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return // behind the end of this disk
 		}
-		for range r.Sample(Options{PerCut: 1, Max: 4, Crash: crashtest.Options{Exhaustive: 2, Limit: 2, Random: -1}}) {
+		for range r.Sample(Options{PerCut: 1, Crash: crashtest.Options{Exhaustive: 2, Limit: 2, Random: -1}}) {
 		}
 	})
 }

@@ -4,9 +4,12 @@ package replay
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/test/vm"
@@ -61,6 +64,22 @@ func (p *Tape) log() (*Log, error) {
 		return &Log{}, err // nothing was done yet
 	}
 	return Parse(b)
+}
+
+// Changes are the writes and discards between two places.
+func (p *Tape) Changes(t TB, from, to Place) []Entry {
+	t.Helper()
+	l, err := p.log()
+	if err != nil {
+		t.Fatalf("replay: %v", err)
+	}
+	var changes []Entry
+	for _, e := range l.Entries[from:to] {
+		if e.Length > 0 {
+			changes = append(changes, e)
+		}
+	}
+	return changes
 }
 
 // Run is what was recorded so far, ready to be replayed.
@@ -126,17 +145,25 @@ func (r *Run) add(e Entry) error {
 // by then, is there in a state: what a program was told to be safe there must be.
 func (r *Run) Durable(s *crashtest.State, at Place) bool { return s.Epoch >= r.epochs[at] }
 
+// Flushes is how many flushes there are between two places; to 0 is the end.
+// Each is a boundary: the power can go right before it.
+func (r *Run) Flushes(from, to Place) int { return r.upTo(to) - r.epochs[from] }
+
+func (r *Run) upTo(to Place) int {
+	if to == 0 {
+		return r.epochs[len(r.epochs)-1]
+	}
+	return r.epochs[to]
+}
+
 // Options choose among the states of a run.
 type Options struct {
 	// From and To bound the cuts: the power goes at one of the flushes between
-	// the two places. To 0 is the end.
+	// the two places, or when the last of them is done. To 0 is the end.
 	From, To Place
 	// PerCut is how many states are taken at each flush; 0 for all that Crash
 	// allows.
 	PerCut int
-	// Max bounds the whole, evenly over the cuts; 0 for no bound. Without PerCut
-	// each flush gets its share of it.
-	Max int
 	// Seed of the choice.
 	Seed uint64
 	// Crash bounds the enumeration that is chosen from.
@@ -144,17 +171,12 @@ type Options struct {
 }
 
 // Sample is a choice among the states of the model, in the order of the log, and
-// the same one for the same seed. Where only some of a cut are taken, one with
-// everything lost that could be is among them for every second cut.
+// the same one for the same seed. No flush is left out. Where only some states of
+// a flush are taken, the first has lost everything that was not flushed, and
+// others lost whole writes and tore one, in turns; where only one is taken, it is
+// of either kind.
 func (r *Run) Sample(o Options) []*crashtest.State {
-	first, last := r.epochs[o.From], r.epochs[len(r.epochs)-1]
-	if o.To > 0 {
-		// What is written from there on comes before the next flush.
-		last = max(first, r.epochs[o.To]-1)
-	}
-	if o.PerCut == 0 && o.Max > 0 {
-		o.PerCut = (o.Max + last - first) / (last - first + 1)
-	}
+	first, last := r.epochs[o.From], r.upTo(o.To)
 	o.Crash.Seed = o.Seed
 	o.Crash.Epochs = func(n int) bool { return n >= first && n <= last }
 	rng := rand.New(rand.NewPCG(o.Seed, 1))
@@ -164,49 +186,98 @@ func (r *Run) Sample(o Options) []*crashtest.State {
 		cut = nil
 	}
 	for s := range r.rec.States(o.Crash) {
+		if o.To > 0 && s.Epoch == last && s.Loss() != crashtest.LostAll {
+			continue // written behind the place
+		}
 		if len(cut) > 0 && cut[0].Epoch != s.Epoch {
 			take()
 		}
 		cut = append(cut, s)
 	}
 	take()
-	if o.Max > 0 && len(all) > o.Max {
-		even := make([]*crashtest.State, o.Max)
-		for i := range even {
-			even[i] = all[i*len(all)/o.Max]
-		}
-		all = even
-	}
 	return all
 }
 
 // Count is how many states there are to choose from.
 func (r *Run) Count(o Options) int {
-	o.PerCut, o.Max = 0, 0
+	o.PerCut = 0
 	return len(r.Sample(o))
 }
 
-// pick takes n of the states of one cut. The first of them has nothing of what
-// was not flushed.
+// pick takes n of the states of one cut.
 func pick(cut []*crashtest.State, n int, rng *rand.Rand) []*crashtest.State {
 	if n == 0 || len(cut) <= n {
 		return cut
 	}
-	first := 0
-	if rng.IntN(2) == 0 {
-		first = rng.IntN(len(cut))
+	kinds := map[crashtest.Loss][]int{}
+	for _, i := range rng.Perm(len(cut)) {
+		kinds[cut[i].Loss()] = append(kinds[cut[i].Loss()], i)
 	}
-	chosen := map[int]bool{first: true}
+	turn := []crashtest.Loss{crashtest.LostWrites, crashtest.Torn}
+	if n == 1 {
+		turn = append(turn, crashtest.LostAll)
+	}
+	rng.Shuffle(len(turn), func(i, j int) { turn[i], turn[j] = turn[j], turn[i] })
+	if n > 1 {
+		turn = append([]crashtest.Loss{crashtest.LostAll}, turn...)
+	}
+	// What lost nothing is the next flush's state that lost everything.
+	rest := append(slices.Clone(turn), crashtest.LostNone)
+	var chosen []int
 	for len(chosen) < n {
-		chosen[rng.IntN(len(cut))] = true
+		before := len(chosen)
+		for _, kind := range turn {
+			if list := kinds[kind]; len(list) > 0 && len(chosen) < n {
+				chosen, kinds[kind] = append(chosen, list[0]), list[1:]
+			}
+		}
+		if len(chosen) == before {
+			turn = rest
+		}
+	}
+	slices.Sort(chosen)
+	out := make([]*crashtest.State, n)
+	for k, i := range chosen {
+		out[k] = cut[i]
+	}
+	return out
+}
+
+// Distinct leaves one of those states out of many whose disks have the same
+// content: the last, of which the most is expected, since what is durable stays
+// so.
+func (r *Run) Distinct(states []*crashtest.State) []*crashtest.State {
+	last := map[[sha256.Size]byte]int{}
+	sums := make([][sha256.Size]byte, len(states))
+	for i, s := range states {
+		sums[i] = contentOf(r.Image(s))
+		last[sums[i]] = i
 	}
 	var out []*crashtest.State
-	for i, s := range cut {
-		if chosen[i] {
+	for i, s := range states {
+		if last[sums[i]] == i {
 			out = append(out, s)
 		}
 	}
 	return out
+}
+
+// contentOf is a hash of what a disk holds that is not zero.
+func contentOf(im *crashtest.Image) [sha256.Size]byte {
+	h := sha256.New()
+	b, zero := make([]byte, pieceSize), make([]byte, pieceSize)
+	for off := int64(0); off < im.Size(); off += pieceSize {
+		n := min(pieceSize, im.Size()-off)
+		if _, err := im.ReadAt(b[:n], off); err != nil {
+			panic(err) // the range is the image's own
+		}
+		if bytes.Equal(b[:n], zero[:n]) {
+			continue
+		}
+		binary.Write(h, binary.LittleEndian, off) // a hash takes all
+		h.Write(b[:n])
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // Image is the disk in that state, a new one at each call.

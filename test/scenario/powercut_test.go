@@ -29,7 +29,17 @@ type cuts struct {
 	run   *replay.Run
 	bench *vm.Disk
 
-	tried, possible int
+	// end closes what a judge's script has opened, after it.
+	end string
+
+	flushes, images, distinct, possible int
+}
+
+// soak tells whether there is time for hours of testing.
+func soak() bool { return os.Getenv("IMXCRYPT_SOAK") != "" }
+
+func newCuts(t *testing.T, bench *vm.Disk) *cuts {
+	return &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: bench, end: "ok $I lock data"}
 }
 
 // cutPaths are the configurations of the recorded disk and of the one that the
@@ -55,29 +65,31 @@ func (c *cuts) here() replay.Place {
 	return c.tape.Now(c.t)
 }
 
-// write writes the n-th file and waits until it is durable, then takes away the
-// one before the last.
-func (c *cuts) write(n int) replay.Place {
+// write writes the n-th file and waits until it is durable.
+func (c *cuts) write(n int) file {
 	c.t.Helper()
-	c.MustSh(fmt.Sprintf("seq %[1]d %[2]d > /run/want/f%[1]d; dd if=/run/want/f%[1]d of=/data/f%[1]d bs=4096 conv=fsync 2>/dev/null", n, n+9000))
-	return c.here()
+	sum := c.MustSh(fmt.Sprintf("cd /data; seq %[1]d %[2]d | dd of=f%[1]d bs=4096 iflag=fullblock conv=fsync 2>/dev/null; sha256sum f%[1]d", n, n+9000))
+	return file{sum, c.here()}
 }
 
 // file is one that must be there from a place on.
 type file struct {
-	number int
-	from   replay.Place
+	sum  string // a line of sha256sum
+	from replay.Place
 }
 
-// wanted are the files that must be there in a state, for the judge.
+// wanted asks a judge for the files that must be there in a state.
 func (c *cuts) wanted(s *crashtest.State, files []file) string {
-	var names []string
+	var sums strings.Builder
 	for _, f := range files {
 		if c.run.Durable(s, f.from) {
-			names = append(names, fmt.Sprintf("f%d", f.number))
+			sums.WriteString(f.sum)
 		}
 	}
-	return strings.Join(names, " ")
+	if sums.Len() == 0 {
+		return ":"
+	}
+	return "present '" + sums.String() + "'"
 }
 
 // phase is what the header in an image says; empty if there is none.
@@ -93,24 +105,10 @@ func (c *cuts) phase(s *crashtest.State) string {
 	return ""
 }
 
-// choose is how many images are tried of one stage: some in make test, thousands
-// in a soak.
-func (c *cuts) choose(from, to replay.Place, tear int64, some int) []*crashtest.State {
-	c.t.Helper()
-	o := replay.Options{From: from, To: to, Seed: 1, Crash: crashtest.Options{Exhaustive: 10, Limit: 200, Random: 64, Tear: tear}}
-	c.possible += c.run.Count(o)
-	o.Max = some
-	if os.Getenv("IMXCRYPT_SOAK") != "" {
-		o.Max = 30 * some
-	}
-	states := c.run.Sample(o)
-	c.tried += len(states)
-	return states
-}
-
 // judge lays a state's image and runs a script on it, after a power cycle of the
 // chip. The script has the program as $I, and says by its exit code whether the
-// image is good.
+// image is good. Each program that it starts costs as much as opening a volume
+// does: what a shell can do by itself, it does.
 func (c *cuts) judge(s *crashtest.State, script string) {
 	c.t.Helper()
 	c.run.Lay(c.t, c.bench, s)
@@ -118,33 +116,49 @@ func (c *cuts) judge(s *crashtest.State, script string) {
 echo 1 > /sys/module/imxcrypt_simcaam/parameters/jdkek_reset
 fail() { echo "$*" >&2; exit 1; }
 ok() { "$@" > /run/out 2>&1 || fail "exit $? of $*: $(cat /run/out)"; }
-present() { for f in $*; do cmp /run/want/$f /data/$f || fail "$f is lost"; done; }
+present() { cd /data; printf %s "$1" > /run/sums; sha256sum -c /run/sums > /run/out 2>&1 || fail "lost: $(cat /run/out)"; cd /; }
 ( ` + script + `
 ); code=$?
-ok $I lock data
-[ -z "$(dmsetup ls | grep -v 'No devices')" ] || fail left behind
+` + c.end + `
+for dm in /sys/block/dm-*; do [ ! -e $dm ] || fail "left behind: $(dmsetup ls)"; done
 exit $code`)
 	if r.Code != 0 {
 		c.t.Errorf("%v (phase %q): %v", s, c.phase(s), r)
 	}
 }
 
+// stage tries some images of every flush between two places, and the one of the
+// end; many more in a soak.
+func (c *cuts) stage(name string, from, to replay.Place, tear int64, judge func(s *crashtest.State)) {
+	c.t.Helper()
+	began, perCut := time.Now(), 3
+	if soak() {
+		perCut = 15
+	}
+	o := replay.Options{
+		From: from, To: to, PerCut: perCut, Seed: 1,
+		Crash: crashtest.Options{Exhaustive: 10, Limit: 200, Random: 64, Tear: tear},
+	}
+	chosen, possible := c.run.Sample(o), c.run.Count(o)
+	distinct := c.run.Distinct(chosen)
+	kinds := map[crashtest.Loss]int{}
+	for _, s := range distinct {
+		kinds[s.Loss()]++
+		judge(s)
+	}
+	flushes := c.run.Flushes(from, to)
+	c.t.Logf("%s: all %d flushes, %d images, %d distinct ones opened (%v) of %d possible, in %v",
+		name, flushes, len(chosen), len(distinct), kinds, possible, time.Since(began).Round(time.Second))
+	c.flushes, c.images, c.distinct, c.possible = c.flushes+flushes, c.images+len(chosen), c.distinct+len(distinct), c.possible+possible
+}
+
 // sum prints the counts.
 func (c *cuts) sum(what string) {
 	c.t.Helper()
 	if !c.t.Failed() {
-		c.t.Logf("%s: %d images opened, of %d possible ones; 0 lost", what, c.tried, c.possible)
+		c.t.Logf("%s: %d flushes recorded, %d of them tried, %d images of these, %d distinct ones opened, of %d possible; 0 lost",
+			what, c.run.Flushes(0, 0), c.flushes, c.images, c.distinct, c.possible)
 	}
-}
-
-// stage tries some of the images between two places.
-func (c *cuts) stage(name string, from, to replay.Place, tear int64, some int, judge func(s *crashtest.State)) {
-	c.t.Helper()
-	tried, began := c.tried, time.Now()
-	for _, s := range c.choose(from, to, tear, some) {
-		judge(s)
-	}
-	c.t.Logf("%s: %d images opened in %v", name, c.tried-tried, time.Since(began).Round(time.Second))
 }
 
 // A board is provisioned, used, its header mended, erased, provisioned anew with
@@ -157,15 +171,16 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: vm.NewDisk(t, 16<<20)}
-	disk := vm.NewDisk(t, 16<<20)
+	const size = 11 << 20 // much less, and mkfs makes no journal
+	c := newCuts(t, vm.NewDisk(t, size))
+	disk := vm.NewDisk(t, size)
 	disk.LogWrites = disk.Path + ".log"
 	c.tape = replay.Load(t, disk)
 	c.Machine = c.start(t, disk, c.bench)
 	c.Put(cutRecorded, cutConfig("/dev/vda"))
 	c.Put(cutBench, cutConfig("/dev/vdb"))
 	c.Put("/run/key.txt", []byte(id.String()+"\n"))
-	c.MustSh("mkdir -p /data /run/want")
+	c.MustSh("mkdir -p /data")
 
 	chip := func(otpmk string) {
 		c.MustSh("echo " + otpmk + " > /sys/module/imxcrypt_simcaam/parameters/otpmk")
@@ -180,7 +195,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 			c.recorded("lock", "data")
 			c.recorded("unlock", "--mount", "data")
 		}
-		files = append(files, file{n, c.write(n)})
+		files = append(files, c.write(n))
 	}
 	c.recorded("lock", "data")
 	used := c.here()
@@ -194,9 +209,10 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	c.recorded("provision", "--no-mount", "data", "--recipient", id.Recipient().String())
 	again := c.here()
 	c.recorded("unlock", "--mount", "data")
-	second := []file{{10, c.write(10)}}
+	second := []file{c.write(10)}
 	c.recorded("header", "backup", "data", "/run/backup")
 	c.recorded("lock", "data")
+	usedAgain := c.here()
 	c.MustSh("dd if=/dev/zero of=/dev/vda bs=4096 count=8 oflag=direct conv=fsync 2>/dev/null")
 	gone := c.here()
 	c.recorded("header", "restore", "data", "/run/backup")
@@ -210,7 +226,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 
 	const open = "ok $I unlock --mount data; "
 	chip(first)
-	c.stage("provisioning", 0, provisioned, 512, 10, func(s *crashtest.State) {
+	c.stage("provisioning", 0, provisioned, 512, func(s *crashtest.State) {
 		script := "ok $I provision -v data; "
 		if c.phase(s) == "ready" {
 			script += "grep -q 'ext4 made' /run/out && fail formatted; :"
@@ -219,24 +235,25 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	})
 	// ext4 itself does not survive a superblock, its own or the journal's, that is
 	// torn in the middle: no filesystem without copy on write does.
-	c.stage("in use", provisioned, used, 4096, 45, func(s *crashtest.State) { c.judge(s, open+"present "+c.wanted(s, files)) })
-	c.stage("mending the header", damaged, mended, 512, 12, func(s *crashtest.State) { c.judge(s, open+"present "+c.wanted(s, files)) })
-	c.stage("erasing", mended, erased, 512, 12, func(s *crashtest.State) {
-		script := "if $I unlock --mount data > /run/out 2>&1; then present " + c.wanted(s, files) + "; else ok $I erase --yes data; ok $I provision data; [ ! -e /data/f0 ] || fail not erased; fi"
+	c.stage("in use", provisioned, used, 4096, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
+	c.stage("mending the header", damaged, mended, 512, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
+	c.stage("erasing", mended, erased, 512, func(s *crashtest.State) {
+		script := "if $I unlock --mount data > /run/out 2>&1; then " + c.wanted(s, files) + "; else ok $I erase --yes data; ok $I provision data; [ ! -e /data/f0 ] || fail not erased; fi"
 		if c.run.Durable(s, erased) {
 			script = "$I unlock data > /run/out 2>&1 && fail it opens; grep -q 'was erased' /run/out || fail \"$(cat /run/out)\""
 		}
 		c.judge(s, script)
 	})
-	c.stage("provisioning anew, with a recovery copy", erased, again, 512, 5, func(s *crashtest.State) {
+	c.stage("provisioning anew, with a recovery copy", erased, again, 512, func(s *crashtest.State) {
 		c.judge(s, "ok $I provision data --recipient "+id.Recipient().String())
 	})
-	c.stage("restoring the header", gone, restored, 512, 10, func(s *crashtest.State) {
-		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I header restore data /run/backup; "+open+"}; present "+c.wanted(s, second))
+	c.stage("in use again", again, usedAgain, 4096, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, second)) })
+	c.stage("restoring the header", gone, restored, 512, func(s *crashtest.State) {
+		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I header restore data /run/backup; "+open+"}; "+c.wanted(s, second))
 	})
 	chip(replacement)
-	c.stage("giving the key to another chip", other, resealed, 512, 10, func(s *crashtest.State) {
-		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I recover --identity /run/key.txt --reseal data; "+open+"}; present "+c.wanted(s, second))
+	c.stage("giving the key to another chip", other, resealed, 512, func(s *crashtest.State) {
+		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I recover --identity /run/key.txt --reseal data; "+open+"}; "+c.wanted(s, second))
 	})
 	c.sum("power cuts on the real kernel")
 }
@@ -245,11 +262,13 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 // in files of a real filesystem; and the power goes at the flushes of that.
 func TestPowerCutsOfAdoption(t *testing.T) {
 	t.Parallel()
-	c := &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: vm.NewDisk(t, 8<<20)}
-	files := vm.NewDisk(t, 8<<20)
-	files.LogWrites = files.Path + ".log"
+	c := newCuts(t, vm.NewDisk(t, 8<<20))
+	c.end = "ok $I lock data; umount /bench || fail the files are in use"
+	files, disk := vm.NewDisk(t, 8<<20), vm.NewDisk(t, 2<<20)
+	files.LogWrites, disk.LogWrites = files.Path+".log", disk.Path+".log"
 	c.tape = replay.Load(t, files)
-	c.Machine = c.start(t, vm.NewDisk(t, 16<<20), files, c.bench)
+	adoptee := replay.Load(t, disk)
+	c.Machine = c.start(t, disk, files, c.bench)
 	config := func(dir string) []byte {
 		return fmt.Appendf(nil, strings.ReplaceAll(adoptedVolume, "/var/lib/imxcrypt", dir), "ccm", "capi:tk(cbc(aes))-plain64", 4096)
 	}
@@ -261,25 +280,33 @@ func TestPowerCutsOfAdoption(t *testing.T) {
 	c.recorded("key", "create", "data", "--dir", "/caam", "--wrap", "ccm")
 	created := c.here()
 	c.MustSh("FIRST=yes\nexport FIRST\n" + fmt.Sprintf(byHand, "capi:tk(cbc(aes))-plain64", 4096, "echo fox > /mnt/fox"))
-	made := c.here()
+	made, before := c.here(), adoptee.Now(t)
+	if len(adoptee.Changes(t, 0, before)) == 0 {
+		t.Fatal("the record of the disk to adopt is empty")
+	}
 	c.recorded("adopt", "data", "--blob", "/caam/data.bb")
 	adopted := c.here()
+	// Whatever the power cut leaves of the disk is what it was before, if nothing
+	// at all was written to it.
+	if changes := adoptee.Changes(t, before, adoptee.Now(t)); changes != nil {
+		t.Errorf("adopting changed the disk: %v", changes)
+	}
 	c.MustSh("umount /caam")
 	c.run = c.tape.Run(t)
 
 	// with runs a script while the image is mounted.
 	with := func(s *crashtest.State, script string) {
 		c.judge(s, "e2fsck -fp /dev/vdc >/run/fsck 2>&1; [ $? -le 1 ] || fail \"$(cat /run/fsck)\"; ok mount /dev/vdc /bench; ( "+script+
-			" ); code=$?; ok $I lock data; ok umount /bench; [ $code = 0 ]")
+			" )")
 	}
-	c.stage("creating a key", begun, created, 4096, 8, func(s *crashtest.State) {
+	c.stage("creating a key", begun, created, 4096, func(s *crashtest.State) {
 		script := "[ -e /bench/data.bb ] || ok $I key create data --dir /bench --wrap ccm; "
 		if c.run.Durable(s, created) {
 			script = ""
 		}
 		with(s, script+"rm -f /run/black; ok $I key import /bench/data.bb --out /run/black")
 	})
-	c.stage("adopting", made, adopted, 4096, 8, func(s *crashtest.State) {
+	c.stage("adopting", made, adopted, 4096, func(s *crashtest.State) {
 		script := "ok $I adopt data --blob /bench/data.bb; "
 		if c.run.Durable(s, adopted) {
 			script = ""

@@ -5,140 +5,175 @@
 package scenario
 
 import (
-	"os"
+	"math/rand/v2"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"imxcrypt/internal/crashtest"
 	"imxcrypt/test/replay"
 	"imxcrypt/test/vm"
 )
 
-// What a rotation under load wrote, as the disk saw it: wherever the power could
-// have gone, and whatever of the unflushed writes it could have lost or torn, the
-// volume opens, all is there, and the rotation goes on to its end.
+// The volumes are as small as they can be with some zones, and a journal in the
+// filesystem of those in use: the less there is to encrypt, the more images can be
+// tried. Idle, there are five zones of a quarter MiB; in use, six of half a MiB.
+const (
+	idleSize = 1536 << 10
+	usedSize = 3584 << 10
+
+	gapIdle     = "    header_size: 128KiB\n    gap: 256KiB\n"
+	journalIdle = "    header_size: 320KiB\n    gap: 0MiB\n"
+	// mkfs makes a journal from 2048 blocks on: with blocks of 4 KiB that would be
+	// 8 MiB.
+	gapUsed     = "    header_size: 128KiB\n    gap: 512KiB\n    sector_size: 1024\n"
+	journalUsed = "    header_size: 580KiB\n    gap: 0MiB\n    sector_size: 1024\n"
+)
+
+// What rotations wrote, as the disk saw it: wherever the power could have gone,
+// and whatever of the unflushed writes it could have lost or torn, the volume
+// opens, all is there, and the rotation goes on to its end.
 func TestRotationReplayed(t *testing.T) {
-	for _, c := range []struct {
+	for _, b := range []struct {
 		board
 		wrap string
 	}{{board{vm.AMD64, "amd64"}, "ecb"}, {board{vm.ARM64, "arm64"}, "ccm"}} {
-		perDisk := 4
-		if os.Getenv("IMXCRYPT_SOAK") != "" {
-			perDisk = 600
-		} else if c.goarch != "amd64" {
-			continue
-		}
-		t.Run(c.goarch+" "+c.wrap, func(t *testing.T) {
-			const size = 10 << 20 // less, and mkfs makes no journal
-			r := &rotated{board: c.board, t: t, wrap: c.wrap, load: vm.BuildProgram(t, "./test/load", c.goarch)}
-			gap, journal, bench := vm.NewDisk(t, size), vm.NewDisk(t, size), vm.NewDisk(t, size)
-			gap.LogWrites, journal.LogWrites = gap.Path+".log", journal.Path+".log"
-			tapes := []*replay.Tape{replay.Load(t, gap), replay.Load(t, journal)}
-			r.Machine = c.start(t, gap, journal, bench)
-			tried := 0
-			for n, more := range []string{"    header_size: 256KiB\n    gap: 256KiB\n", "    header_size: 256KiB\n    gap: 0MiB\n"} {
-				r.more = more
-				tried += r.replayed(tapes[n], []string{"/dev/vda", "/dev/vdb"}[n], bench, perDisk)
+		for _, c := range []struct {
+			name, config string
+			used, long   bool
+			perCut       int
+		}{
+			{"gap, idle", gapIdle, false, false, 2},
+			{"journal, idle", journalIdle, false, false, 1},
+			{"gap, in use", gapUsed, true, false, 1},
+			// What differs from the two before is the sum of both.
+			{"journal, in use", journalUsed, true, true, 1},
+		} {
+			if (b.goarch != "amd64" || c.long) && !soak() {
+				continue
 			}
-			t.Logf("%s: %d states of recorded rotations tried, 0 lost", c.goarch, tried)
-		})
+			t.Run(b.goarch+", "+c.name, func(t *testing.T) {
+				t.Parallel()
+				size, perCut := int64(idleSize), c.perCut
+				if soak() {
+					perCut = 6
+				}
+				if c.used {
+					size = usedSize
+				}
+				disk := vm.NewDisk(t, size)
+				disk.LogWrites = disk.Path + ".log"
+				r := &replayed{
+					rotated: &rotated{board: b.board, t: t, wrap: b.wrap, more: c.config},
+					used:    c.used, tape: replay.Load(t, disk), bench: vm.NewDisk(t, size),
+				}
+				r.Machine = b.start(t, disk, r.bench)
+				r.PutFile("/opt/load", vm.BuildProgram(t, "./test/load", b.goarch))
+				r.record()
+				r.judge(perCut)
+			})
+		}
 	}
 }
 
-// checkFiles opens what a power cut left, checks its files, and finishes the
-// rotation, in use or not.
-const checkFiles = `set -e
-imxcrypt unlock --mount data >/dev/null
-/opt/load -verify /data >/dev/null
-sha256sum -c -s /run/still
-case $1 in
-used) imxcrypt rotate --resume-only data >/dev/null ;;
-*) imxcrypt lock data >/dev/null; imxcrypt rotate --resume-only data >/dev/null; imxcrypt unlock --mount data >/dev/null ;;
-esac
-echo 3 > /proc/sys/vm/drop_caches
-/opt/load -verify /data >/dev/null
-sha256sum -c -s /run/still
-imxcrypt lock data >/dev/null
-`
+// replayed is a board that records a rotation, of a volume that is locked and
+// every byte of which is compared, or that is mounted and written to; and that
+// judges what power cuts leave of it.
+type replayed struct {
+	*rotated
+	used     bool
+	tape     *replay.Tape
+	from, to replay.Place
+	bench    *vm.Disk
+}
 
-// checkBytes does it with every byte of the volume.
-const checkBytes = `set -e
-same() { test "$(dd if=/dev/mapper/data bs=1M iflag=direct 2>/dev/null | sha256sum)" = "$(cat /run/bytes)"; }
+// record rotates a new volume.
+func (r *replayed) record() {
+	r.t.Helper()
+	r.configureVolume()
+	r.expect(0, "mounted on /data", "provision", "data")
+	r.MustSh("dd if=/dev/urandom of=/data/still bs=64k count=4 2>/dev/null; sync; sha256sum /data/still > /run/still")
+	if !r.used {
+		// As much as there is room for.
+		r.MustSh("dd if=/dev/urandom of=/data/more bs=64k 2>/dev/null || true; imxcrypt lock data; imxcrypt unlock data; dd if=/dev/mapper/data bs=1M iflag=direct 2>/dev/null | sha256sum > /run/bytes; imxcrypt lock data")
+		r.from = r.tape.Now(r.t)
+		r.expect(0, "rotated, generation 2", "rotate", "data")
+		r.to = r.tape.Now(r.t)
+		return
+	}
+	r.MustSh("mkdir /data/load")
+	load := r.Start("/opt/load", "-pause", "50ms", "/data/load")
+	r.from = r.tape.Now(r.t)
+	r.expect(0, "rotated, generation 2", "rotate", "--max-hold", "10s", "data")
+	r.to = r.tape.Now(r.t)
+	load.Signal(syscall.SIGTERM)
+	result := load.Wait()
+	if result.Code != 0 {
+		r.t.Fatalf("the load failed: %v", result)
+	}
+	r.t.Logf("load: %s", strings.TrimSpace(result.Stdout))
+	r.expect(0, "locked", "lock", "data")
+}
+
+// checkIdle opens what a power cut left, compares every byte of the volume, and
+// finishes the rotation, unlocked or not.
+const checkIdle = `set -e
+echo 1 > /sys/module/imxcrypt_simcaam/parameters/jdkek_reset
+read want < /run/bytes
+same() { [ "$(dd if=/dev/mapper/data bs=1M iflag=direct 2>/dev/null | sha256sum)" = "$want" ]; }
 imxcrypt unlock data >/dev/null
 same
 case $1 in
-used) imxcrypt rotate --resume-only data >/dev/null ;;
+unlocked) imxcrypt rotate --resume-only data >/dev/null ;;
 *) imxcrypt lock data >/dev/null; imxcrypt rotate --resume-only data >/dev/null; imxcrypt unlock data >/dev/null ;;
 esac
 same
 imxcrypt lock data >/dev/null
 `
 
-// replayed records rotations of the volume on a disk, and tries states of them
-// on another. In use, the filesystem's own writes are not torn within a block,
-// which it relies on; idle, every sector of 512 bytes may be there or not.
-func (r *rotated) replayed(tape *replay.Tape, device string, bench *vm.Disk, images int) (tried int) {
-	r.device = device
-	r.prepare()
-	r.expect(0, "mounted on /data", "provision", "data")
-	r.MustSh("dd if=/dev/urandom of=/data/still bs=64k count=8 2>/dev/null; sync; sha256sum /data/still > /run/still")
-	if os.Getenv("IMXCRYPT_SOAK") == "" && device != "/dev/vda" {
-		r.expect(0, "locked", "lock", "data")
-		return r.idle(tape, device, bench, images)
-	}
-	load := r.Start("/opt/load", "/data")
-	used := replay.Options{From: tape.Now(r.t), PerCut: 2, Max: images, Seed: 5}
-	used.Crash.Tear = 4096
-	bounded(&used)
-	r.expect(0, "rotated, generation 2", "rotate", "data")
-	used.To = tape.Now(r.t)
-	load.Signal(syscall.SIGTERM)
-	result := load.Wait()
-	r.t.Logf("load: %v", result)
-	if result.Code != 0 {
-		r.t.Fatal("the load failed")
-	}
-	r.expect(0, "locked", "lock", "data")
-	run := tape.Run(r.t)
-	r.device = "/dev/vdc"
-	r.prepare()
-	r.lost(run, bench, used, "in use on "+device, checkFiles)
-	r.device = device
-	r.prepare()
-	return images + r.idle(tape, device, bench, images)
-}
+// checkUsed does it with the files in it.
+const checkUsed = `set -e
+echo 1 > /sys/module/imxcrypt_simcaam/parameters/jdkek_reset
+imxcrypt unlock --mount data >/dev/null
+/opt/load -verify /data/load >/dev/null
+sha256sum -c -s /run/still
+case $1 in
+unlocked) imxcrypt rotate --resume-only data >/dev/null ;;
+*) imxcrypt lock data >/dev/null; imxcrypt rotate --resume-only data >/dev/null; imxcrypt unlock --mount data >/dev/null ;;
+esac
+echo 3 > /proc/sys/vm/drop_caches
+/opt/load -verify /data/load >/dev/null
+sha256sum -c -s /run/still
+imxcrypt lock data >/dev/null
+`
 
-// bounded keeps a sample from enumerating for longer than it is tried.
-func bounded(o *replay.Options) {
-	if os.Getenv("IMXCRYPT_SOAK") == "" {
-		o.Crash.Exhaustive, o.Crash.Limit = 6, 32
-	}
-}
-
-// idle records and tries a rotation of the locked volume.
-func (r *rotated) idle(tape *replay.Tape, device string, bench *vm.Disk, images int) (tried int) {
+// judge tries some images of every flush of the rotation. In use, what the filesystem
+// writes is not torn within its blocks, which it relies on; idle, every sector of
+// 512 bytes may be there or not.
+func (r *replayed) judge(perCut int) {
 	r.t.Helper()
-	r.MustSh("imxcrypt unlock data; dd if=/dev/mapper/data bs=1M iflag=direct 2>/dev/null | sha256sum > /run/bytes; imxcrypt lock data")
-	idle := replay.Options{From: tape.Now(r.t), PerCut: 2, Max: images, Seed: 6}
-	bounded(&idle)
-	r.expect(0, "rotated, generation", "rotate", "data")
-	idle.To = tape.Now(r.t)
-	run := tape.Run(r.t)
-	r.device = "/dev/vdc"
-	r.prepare()
-	r.lost(run, bench, idle, "idle on "+device, checkBytes)
-	return images
-}
-
-func (r *rotated) lost(run *replay.Run, bench *vm.Disk, o replay.Options, what, check string) {
-	r.t.Helper()
+	r.device = "/dev/vdb"
+	r.configureVolume()
+	began, run := time.Now(), r.tape.Run(r.t)
+	o := replay.Options{From: r.from, To: r.to, PerCut: perCut, Seed: 5, Crash: crashtest.Options{Exhaustive: 6, Limit: 32}}
+	check := checkIdle
+	if r.used {
+		check, o.Crash.Tear = checkUsed, 1024
+	}
 	r.Put("/run/check", []byte(check))
-	states := run.Sample(o)
-	r.t.Logf("%s: %d of %d states", what, len(states), run.Count(o))
-	for n, s := range states {
-		run.Lay(r.t, bench, s)
-		how := []string{"used", "locked"}[n%2]
+	chosen := run.Sample(o)
+	distinct := run.Distinct(chosen)
+	rng := rand.New(rand.NewPCG(o.Seed, 2))
+	kinds := map[crashtest.Loss]int{}
+	for n, s := range distinct {
+		run.Lay(r.t, r.bench, s)
+		how := []string{"unlocked", "locked"}[rng.IntN(2)]
+		kinds[s.Loss()]++
 		if result := r.Run("sh", "/run/check", how); result.Code != 0 {
-			r.t.Fatalf("%s, %s, state %d, %v: %v\n%v", what, how, n, s, result, r.Sh("imxcrypt status --json; dmesg | tail -20"))
+			r.t.Fatalf("image %d, finished %s, %v: %v\n%v", n, how, s, result, r.Sh("imxcrypt status --json; dmesg | tail -20"))
 		}
 	}
+	r.t.Logf("%d flushes recorded, all %d of the rotation tried, %d images of these, %d distinct ones opened, checked and rotated to the end (%v), of %d possible, in %v; 0 lost",
+		run.Flushes(0, 0), run.Flushes(r.from, r.to), len(chosen), len(distinct), kinds, run.Count(o), time.Since(began).Round(time.Second))
 }

@@ -39,12 +39,17 @@ type rotated struct {
 // prepare puts what the guest needs after each boot.
 func (r *rotated) prepare() {
 	r.t.Helper()
+	r.configureVolume()
+	r.PutFile("/opt/load", r.load)
+}
+
+func (r *rotated) configureVolume() {
+	r.t.Helper()
 	device := r.device
 	if device == "" {
 		device = "/dev/vda"
 	}
 	r.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.NewReplacer("WRAP", r.wrap, "DEVICE", device, "MORE", r.more).Replace(rotatedVolume)))
-	r.PutFile("/opt/load", r.load)
 	r.MustSh("mkdir -p /data")
 }
 
