@@ -17,6 +17,7 @@ import (
 // have gone, and whatever of the unflushed writes it could have lost or torn, the
 // volume opens, all is there, and the rotation goes on to its end.
 func TestRotationReplayed(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		board
 		wrap string
@@ -28,6 +29,7 @@ func TestRotationReplayed(t *testing.T) {
 			continue
 		}
 		t.Run(c.goarch+" "+c.wrap, func(t *testing.T) {
+			t.Parallel()
 			const size = 10 << 20 // less, and mkfs makes no journal
 			r := &rotated{board: c.board, t: t, wrap: c.wrap, load: vm.BuildProgram(t, "./test/load", c.goarch)}
 			gap, journal, bench := vm.NewDisk(t, size), vm.NewDisk(t, size), vm.NewDisk(t, size)

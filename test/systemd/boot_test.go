@@ -15,13 +15,17 @@ import (
 )
 
 // volumes are: one that imxcrypt's own mount unit mounts, one that a line of
-// fstab mounts, and one whose device never comes. Emulated processors take
-// their time until udev is up.
+// fstab mounts, one that is not opened at boot, and one whose device never comes.
+// Emulated processors take their time until udev is up.
 const volumes = `volumes:
   - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 2m}
   - {name: logs, device: /dev/vdc, timeout: 2m}
+  - {name: spare, device: /dev/vdd, mount: /srv/spare, at_boot: false, timeout: 2m}
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
 `
+
+// provedInDebug is a step of unlocking that only imxcrypt.debug tells.
+const provedInDebug = "data: key proved by its filesystem ("
 
 // bootFiles are a product's: the configuration, provisioning at the first boot,
 // and a service that needs the volume.
@@ -31,6 +35,7 @@ func bootFiles() files {
 		"/etc/fstab":                  text("/dev/mapper/logs /srv/logs ext4 nodev 0 2\n"),
 		"/srv/logs/.empty":            text(""),
 		"/srv/gone/.empty":            text(""),
+		"/srv/spare/.empty":           text(""),
 		"/etc/systemd/system/user-of-data.service": text(`[Unit]
 RequiresMountsFor=/data
 [Service]
@@ -50,26 +55,49 @@ ExecStart=/bin/sh -ec 'findmnt -n -o SOURCE,OPTIONS /data; if test -e /data/kept
 // later one opens them, and what can go wrong is told and goes no further.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
-	const arch = vm.AMD64
-	disks := []*vm.Disk{newRoot(t, arch, bootFiles()), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20)}
-	b := board{t: t, Machine: vm.Start(t, vm.Config{
-		Arch: arch, Root: "/dev/vda", Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true}, Append: "systemd.show_status=1 systemd.log_color=0",
-	})}
+	b := startSystemd(t, vm.AMD64)
 	b.firstBoot()
 	b.stopAndStart()
 	b.privileges()
 	b.busyShutdown()
-	b.Restart()
+	b.Restart(with("imxcrypt.debug"))
 	b.laterBoot()
 	b.orderlyShutdown(func() {
 		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.Replace(volumes, "mount: {", "mont: {", 1)))
 	})
-	b.Restart()
+	b.Restart(with(""))
 	b.invalidConfiguration()
 	b.MustSh("sed -i 's/, required: false//' /etc/imxcrypt/imxcrypt.yaml")
 	b.PowerOff()
 	b.Restart(func(c *vm.Config) { c.SimCAAM.OTPMK = strings.Repeat("5a", 32) })
 	b.nothingWorks()
+}
+
+// The same systemd for the kind of board that the program is for, as far as the
+// architecture could matter.
+func TestSystemdOnARM64(t *testing.T) {
+	t.Parallel()
+	b := startSystemd(t, vm.ARM64)
+	b.firstBoot()
+	b.stopAndStart()
+	b.orderlyShutdown(func() {})
+	b.Restart(with("imxcrypt.debug"))
+	b.laterBoot()
+}
+
+func startSystemd(t *testing.T, arch vm.Arch) board {
+	t.Helper()
+	disks := []*vm.Disk{newRoot(t, arch, bootFiles()), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 16<<20)}
+	return board{t: t, Machine: vm.Start(t, vm.Config{
+		Arch: arch, Root: "/dev/vda", Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true}, Append: systemOptions,
+	})}
+}
+
+const systemOptions = "systemd.show_status=1 systemd.log_color=0"
+
+// with boots with further kernel arguments.
+func with(options string) func(*vm.Config) {
+	return func(c *vm.Config) { c.Append = systemOptions + " " + options }
 }
 
 func (b board) firstBoot() {
@@ -83,10 +111,18 @@ func (b board) firstBoot() {
 	b.expect("findmnt -n -o SOURCE,OPTIONS /srv/logs | cut -d , -f 1,2", "/dev/mapper/logs rw,nodev")
 	b.expect("echo 'a year of work' >/data/kept; cat /data/kept", "a year of work")
 
+	if text := b.journal("-b", "-u", "imxcrypt@data"); strings.Contains(text, provedInDebug) {
+		b.t.Errorf("every step is told without imxcrypt.debug:\n%s", text)
+	}
+
 	b.t.Log("a volume that is not required does not hold up the boot")
 	if got := b.show("srv-gone.mount", "ActiveState"); got == "active" || got == "failed" {
 		b.t.Errorf("the mount of a volume without a device is %s", got)
 	}
+
+	b.t.Log("a volume with at_boot: false is nobody's")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount", "inactive\ninactive")
+	b.MustSh("imxcrypt provision spare; echo 'for a rainy day' >/srv/spare/kept; imxcrypt lock spare")
 
 	b.t.Log("udev knows the volumes as systemd needs it")
 	uuid := strings.TrimSpace(b.MustRun("blkid", "-o", "value", "-s", "UUID", "/dev/mapper/data"))
@@ -205,6 +241,11 @@ func (b board) laterBoot() {
 	b.has(user, "a year of work")
 	b.has(b.journal("-b", "-u", "imxcrypt-provision@data"), "already")
 	b.has(b.journal("-b", "-u", "imxcrypt@data"), "data: unlocked")
+	b.has(b.journal("-b", "-u", "imxcrypt@data"), provedInDebug)
+	b.t.Log("the volume with at_boot: false was left alone, and is there when it is asked for")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
+	b.MustRun("systemctl", "start", "srv-spare.mount")
+	b.expect("systemctl is-active imxcrypt@spare; cat /srv/spare/kept", "active\nfor a rainy day")
 	if strings.Contains(b.journal("-b", "-k"), "data recovery") {
 		b.t.Log("the filesystem was left in use by the busy shutdown")
 	}
