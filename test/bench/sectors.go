@@ -15,15 +15,15 @@ imxcrypt key create sectors --dir /root >/dev/null
 import sectors.bb >sectors.key
 id=$(keyctl padd logon bench:sectors @us <sectors.key)
 for size in 512 4096; do
-	truncate -s 4M /run/s$size.img
+	truncate -s 8M /run/s$size.img
 	device=$(losetup --find --show /run/s$size.img)
-	dmsetup create s$size --table "0 8192 crypt capi:tk(cbc(aes))-plain64 :$(stat -c %s sectors.key):logon:bench:sectors 0 $device 0 2 sector_size:$size iv_large_sectors"
+	dmsetup create s$size --table "0 16384 crypt capi:tk(cbc(aes))-plain64 :$(stat -c %s sectors.key):logon:bench:sectors 0 $device 0 2 sector_size:$size iv_large_sectors"
 done
 keyctl unlink "$id" @us >/dev/null
 rm sectors.key`
 
 // sectorRounds is how often each size is read and written with each latency.
-const sectorRounds = 7
+const sectorRounds = 5
 
 // sectorSizes compares sectors of 512 and 4096 bytes with hardware that takes its
 // time for each job, which is one a sector. The two take turns, so that what else
@@ -40,9 +40,10 @@ func (h *host) sectorSizes(m *vm.Machine) {
 		} {
 			var small, large, ratio []float64
 			for range sectorRounds {
-				// Of the small ones less, so that no round takes long.
-				s := h.throughput(m, fmt.Sprintf(what.dd, 512, 4), 1<<20)
-				l := h.throughput(m, fmt.Sprintf(what.dd, 4096, 16), 4<<20)
+				// Each long enough that the start of dd does not count, none
+				// much longer.
+				s := h.throughput(m, fmt.Sprintf(what.dd, 512, 8), 2<<20)
+				l := h.throughput(m, fmt.Sprintf(what.dd, 4096, 32), 8<<20)
 				small, large, ratio = append(small, s), append(large, l), append(ratio, l/s)
 			}
 			fmt.Printf("  %3d µs, %-7s  512: %6.1f MiB/s   4096: %6.1f MiB/s   4096 / 512: %.1f\n",
@@ -52,7 +53,8 @@ func (h *host) sectorSizes(m *vm.Machine) {
 	m.MustSh("echo 0 >" + parameter + "; dmsetup remove s512; dmsetup remove s4096; losetup -D; rm /run/s512.img /run/s4096.img")
 }
 
-// throughput runs dd, which moves so many bytes, and returns MiB a second.
+// throughput runs dd, which moves so many bytes, and returns MiB a second, with
+// its start.
 func (h *host) throughput(m *vm.Machine, dd string, bytes int) float64 {
 	r := m.Sh(dd)
 	if r.Code != 0 {

@@ -36,6 +36,9 @@ func bootFiles() files {
 		"/srv/logs/.empty":            text(""),
 		"/srv/gone/.empty":            text(""),
 		"/srv/spare/.empty":           text(""),
+		// So that a shutdown that hangs is told from a slow one on a busy host.
+		"/etc/systemd/system.conf.d/patient.conf":           text("[Manager]\nDefaultTimeoutStopSec=20min\n"),
+		"/etc/systemd/system/imxcrypt@.service.d/stop.conf": text("[Service]\nTimeoutStopSec=20min\n"),
 		"/etc/systemd/system/user-of-data.service": text(`[Unit]
 RequiresMountsFor=/data
 [Service]
@@ -224,13 +227,8 @@ func (b board) busyShutdown() {
 	b.t.Log("a busy filesystem does not hold up the shutdown")
 	b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
 	began := time.Now()
-	b.PowerOff()
-	took := time.Since(began)
-	b.t.Logf("powered off after %.1f s, with a busy filesystem", took.Seconds())
-	// systemd gives up after 90 s what it waits for.
-	if took > 85*time.Second {
-		b.t.Errorf("the shutdown took %v:\n%s", took, b.Console())
-	}
+	b.PowerOff() // which fails long before systemd would give up waiting
+	b.t.Logf("powered off after %.1f s, with a busy filesystem", time.Since(began).Seconds())
 }
 
 func (b board) laterBoot() {
