@@ -106,7 +106,7 @@ demo: setup ## A virtual board from provisioning to unlocking at boot, on one sc
 
 .PHONY: bench
 bench: setup ## Time to mount, memory, size and sector sizes in virtual machines, against the shell recipe; then Go's benchmarks
-	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5 -sectors=false; done
+	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch -sectors=false; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5; done
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: bench-rotate

@@ -53,7 +53,7 @@ func (h *host) run(o options) {
 		h.times(m, o, binary)
 	}
 	if o.sectors {
-		h.sectorSizes(m)
+		h.sectorSizes(m, o)
 	}
 }
 

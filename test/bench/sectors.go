@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"imxcrypt/test/vm"
 )
@@ -15,9 +16,9 @@ imxcrypt key create sectors --dir /root >/dev/null
 import sectors.bb >sectors.key
 id=$(keyctl padd logon bench:sectors @us <sectors.key)
 for size in 512 4096; do
-	truncate -s 8M /run/s$size.img
+	truncate -s 4M /run/s$size.img
 	device=$(losetup --find --show /run/s$size.img)
-	dmsetup create s$size --table "0 16384 crypt capi:tk(cbc(aes))-plain64 :$(stat -c %s sectors.key):logon:bench:sectors 0 $device 0 2 sector_size:$size iv_large_sectors"
+	dmsetup create s$size --table "0 8192 crypt capi:tk(cbc(aes))-plain64 :$(stat -c %s sectors.key):logon:bench:sectors 0 $device 0 2 sector_size:$size iv_large_sectors"
 done
 keyctl unlink "$id" @us >/dev/null
 rm sectors.key`
@@ -28,10 +29,14 @@ const sectorRounds = 5
 // sectorSizes compares sectors of 512 and 4096 bytes with hardware that takes its
 // time for each job, which is one a sector. The two take turns, so that what else
 // the host does slows both: what counts is the median of the rounds' ratios.
-func (h *host) sectorSizes(m *vm.Machine) {
+func (h *host) sectorSizes(m *vm.Machine, o options) {
 	const parameter = "/sys/module/imxcrypt_simcaam/parameters/latency_us"
 	m.MustSh(sectorMappings)
-	fmt.Printf("sectors of 512 and 4096 bytes, by what a job of the CAAM takes more, %d rounds in turn, medians:\n", sectorRounds)
+	unit := "medians"
+	if o.counted {
+		unit = "in instructions, 1 ns each, " + unit
+	}
+	fmt.Printf("sectors of 512 and 4096 bytes, by what a job of the CAAM takes more, %d rounds in turn, %s:\n", sectorRounds, unit)
 	for _, latency := range []int{0, 20, 100} {
 		m.MustSh(fmt.Sprintf("echo %d >%s", latency, parameter))
 		for _, what := range []struct{ name, dd string }{
@@ -40,10 +45,7 @@ func (h *host) sectorSizes(m *vm.Machine) {
 		} {
 			var small, large, ratio []float64
 			for range sectorRounds {
-				// Each long enough that the start of dd does not count, none
-				// much longer.
-				s := h.throughput(m, fmt.Sprintf(what.dd, 512, 8), 2<<20)
-				l := h.throughput(m, fmt.Sprintf(what.dd, 4096, 32), 8<<20)
+				s, l := h.throughput(m, what.dd, 512, 4), h.throughput(m, what.dd, 4096, 16)
 				small, large, ratio = append(small, s), append(large, l), append(ratio, l/s)
 			}
 			fmt.Printf("  %3d µs, %-7s  512: %6.1f MiB/s   4096: %6.1f MiB/s   4096 / 512: %.1f\n",
@@ -53,12 +55,19 @@ func (h *host) sectorSizes(m *vm.Machine) {
 	m.MustSh("echo 0 >" + parameter + "; dmsetup remove s512; dmsetup remove s4096; losetup -D; rm /run/s512.img /run/s4096.img")
 }
 
-// throughput runs dd, which moves so many bytes, and returns MiB a second, with
-// its start.
-func (h *host) throughput(m *vm.Machine, dd string, bytes int) float64 {
-	r := m.Sh(dd)
-	if r.Code != 0 {
-		h.Fatalf("%s: %v", dd, r)
+// throughput runs dd for so many requests of 256 KiB and returns MiB a second,
+// without what it takes to start, and to open and close the device.
+func (h *host) throughput(m *vm.Machine, dd string, sector, requests int) float64 {
+	run := func(count int) time.Duration {
+		r := m.Sh(fmt.Sprintf(dd, sector, count))
+		if r.Code != 0 {
+			h.Fatalf("%s: %v", dd, r)
+		}
+		return r.Duration
 	}
-	return float64(bytes) / (1 << 20) / r.Duration.Seconds()
+	took := run(requests) - run(0)
+	if took <= 0 {
+		h.Fatalf("%s: the host is too busy to measure anything", dd)
+	}
+	return float64(requests) / 4 / took.Seconds()
 }
