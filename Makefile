@@ -92,8 +92,8 @@ $(ARCHES:%=cross-%): cross-%:
 
 .PHONY: vmtest
 vmtest: ## Tests in virtual machines: amd64, arm64, and 32-bit arm under arm64
-	@# They wait for each other as it is best for the host: test/vm/places.go.
-	@$(GO) test -tags vmhost -count=1 -p 8 -parallel 16 -timeout 50m -json $(VMPACKAGES) \
+	@# How many have machines at once: test/vm/places.go (IMXCRYPT_VMS).
+	@$(GO) test -tags vmhost -count=1 -p 4 -parallel 16 -timeout 80m -json $(VMPACKAGES) \
 		| $(GO) run ./test/tools/results -dir $(RESULTS) -step vmtest -v
 
 .PHONY: test
@@ -116,7 +116,7 @@ bench-rotate: setup ## How fast a volume is rotated, beside cryptsetup and the l
 .PHONY: soak
 soak: setup ## The long tests, whole (hours)
 	IMXCRYPT_SOAK=1 $(GO) test -count=1 -timeout 0 ./...
-	IMXCRYPT_SOAK=1 $(GO) test -tags vmhost -count=1 -p 8 -parallel 16 -timeout 0 $(VMPACKAGES)
+	IMXCRYPT_SOAK=1 $(GO) test -tags vmhost -count=1 -p 4 -parallel 16 -timeout 0 $(VMPACKAGES)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for FUZZTIME (default 20s)
