@@ -15,9 +15,9 @@ const sectorMappings = `cd /root
 imxcrypt key create sectors --dir /root >/dev/null
 import sectors.bb >sectors.key
 id=$(keyctl padd logon bench:sectors @us <sectors.key)
+modprobe brd rd_nr=2 rd_size=4096
 for size in 512 4096; do
-	truncate -s 4M /run/s$size.img
-	device=$(losetup --find --show /run/s$size.img)
+	device=/dev/ram$((size / 4096))
 	dmsetup create s$size --table "0 8192 crypt capi:tk(cbc(aes))-plain64 :$(stat -c %s sectors.key):logon:bench:sectors 0 $device 0 2 sector_size:$size iv_large_sectors"
 done
 keyctl unlink "$id" @us >/dev/null
@@ -52,7 +52,7 @@ func (h *host) sectorSizes(m *vm.Machine, o options) {
 				latency, what.name, median(small), median(large), median(ratio))
 		}
 	}
-	m.MustSh("echo 0 >" + parameter + "; dmsetup remove s512; dmsetup remove s4096; losetup -D; rm /run/s512.img /run/s4096.img")
+	m.MustSh("echo 0 >" + parameter + "; dmsetup remove s512; dmsetup remove s4096; rmmod brd")
 }
 
 // throughput runs dd for so many requests of 256 KiB and returns MiB a second,
