@@ -83,9 +83,10 @@ func TestSystemdOnARM64(t *testing.T) {
 	b := startSystemd(t, vm.ARM64)
 	b.firstBoot()
 	b.stopAndStart()
-	b.orderlyShutdown(func() {})
+	b.PowerOff()
 	b.Restart(with("imxcrypt.debug"))
 	b.laterBoot()
+	b.orderlyShutdown(func() {})
 }
 
 func startSystemd(t *testing.T, arch vm.Arch) board {
