@@ -109,9 +109,9 @@ func (b board) firstBoot() {
 	b.mustAwait("multi-user.target")
 	b.t.Log("the first boot has made the volumes, and mounted them before their users")
 	for _, name := range []string{"data", "logs"} {
-		b.has(b.journal("-b", "-u", "imxcrypt-provision@"+name), name+": provisioned")
+		b.eventually(name+": provisioned", "-u", "imxcrypt-provision@"+name)
 	}
-	b.has(b.journal("-b", "-u", "user-of-data"), "/dev/mapper/data rw,noatime")
+	b.eventually("/dev/mapper/data rw,noatime", "-u", "user-of-data")
 	b.expect("findmnt -n -o SOURCE,OPTIONS /srv/logs | cut -d , -f 1,2", "/dev/mapper/logs rw,nodev")
 	b.expect("echo 'a year of work' >/data/kept; cat /data/kept", "a year of work")
 
@@ -239,9 +239,9 @@ func (b board) laterBoot() {
 	user := b.journal("-b", "-u", "user-of-data")
 	b.has(user, "/dev/mapper/data rw,noatime")
 	b.has(user, "a year of work")
-	b.has(b.journal("-b", "-u", "imxcrypt-provision@data"), "already")
-	b.has(b.journal("-b", "-u", "imxcrypt@data"), "data: unlocked")
-	b.has(b.journal("-b", "-u", "imxcrypt@data"), provedInDebug)
+	b.eventually("already", "-u", "imxcrypt-provision@data")
+	b.eventually("data: unlocked", "-u", "imxcrypt@data")
+	b.eventually(provedInDebug, "-u", "imxcrypt@data")
 	b.t.Log("the volume with at_boot: false was left alone, and is there when it is asked for")
 	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
 	b.MustRun("systemctl", "start", "srv-spare.mount")
