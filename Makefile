@@ -92,7 +92,8 @@ $(ARCHES:%=cross-%): cross-%:
 
 .PHONY: vmtest
 vmtest: ## Tests in virtual machines: amd64, arm64, and 32-bit arm under arm64
-	@$(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 50m -json $(VMPACKAGES) \
+	@# How many have machines at once: test/vm/places.go (IMXCRYPT_VMS).
+	@$(GO) test -tags vmhost -count=1 -p 4 -parallel 16 -timeout 80m -json $(VMPACKAGES) \
 		| $(GO) run ./test/tools/results -dir $(RESULTS) -step vmtest -v
 
 .PHONY: test
@@ -105,7 +106,7 @@ demo: setup ## A virtual board from provisioning to unlocking at boot, on one sc
 
 .PHONY: bench
 bench: setup ## Time to mount, memory, size and sector sizes in virtual machines, against the shell recipe; then Go's benchmarks
-	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5 -sectors=false; done
+	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch -sectors=false; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5; done
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: bench-rotate
@@ -115,7 +116,7 @@ bench-rotate: setup ## How fast a volume is rotated, beside cryptsetup and the l
 .PHONY: soak
 soak: setup ## The long tests, whole (hours)
 	IMXCRYPT_SOAK=1 $(GO) test -count=1 -timeout 0 ./...
-	IMXCRYPT_SOAK=1 $(GO) test -tags vmhost -count=1 -p 1 -parallel 2 -timeout 0 $(VMPACKAGES)
+	IMXCRYPT_SOAK=1 $(GO) test -tags vmhost -count=1 -p 4 -parallel 16 -timeout 0 $(VMPACKAGES)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for FUZZTIME (default 20s)

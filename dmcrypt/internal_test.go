@@ -203,7 +203,9 @@ func TestUdevIsWaitedFor(t *testing.T) {
 		t.Fatal("udev is not seen")
 	}
 	write(t, d.dmPath(dm3), dm3.String())
+	made := make(chan struct{})
 	go func() {
+		defer close(made)
 		time.Sleep(20 * time.Millisecond)
 		// As udev does: a link of another name, then renamed; and before
 		// that, something that is of no concern.
@@ -218,6 +220,7 @@ func TestUdevIsWaitedFor(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("took %v", took)
 	}
+	<-made
 	if err := os.Remove(d.path("v")); err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ type options struct {
 	// run however busy the host is. Only one virtual processor runs at a time.
 	counted bool
 	against string
+	times   bool
 	sectors bool
 }
 
@@ -39,6 +40,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 21, "runs of each, the median of which counts")
 	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 1 ns each, instead of emulated time")
 	flag.StringVar(&o.against, "against", "", "another `PROGRAM` of imxcrypt's to measure in the same rounds")
+	flag.BoolVar(&o.times, "times", true, "measure the time to mount, memory and size")
 	flag.BoolVar(&o.sectors, "sectors", true, "compare sector sizes, too")
 	flag.Parse()
 	os.Exit(vm.Main("bench", func(t vm.TB) { (&host{t}).run(o) }))
@@ -47,6 +49,16 @@ func main() {
 func (h *host) run(o options) {
 	binary := vm.BuildProgram(h, "./cmd/imxcrypt", string(o.arch))
 	m := h.machine(o, binary)
+	if o.times {
+		h.times(m, o, binary)
+	}
+	if o.sectors {
+		h.sectorSizes(m, o)
+	}
+}
+
+// times measures from the start of a process until the volumes are mounted.
+func (h *host) times(m *vm.Machine, o options, binary string) {
 	list := provision(h, m, volumes)
 	closeAll(m)
 
@@ -69,9 +81,6 @@ func (h *host) run(o options) {
 		fmt.Println("  " + line)
 	}
 	h.size(o.arch, binary, runs)
-	if o.sectors {
-		h.sectorSizes(m)
-	}
 }
 
 // machine boots the virtual board with all that is measured.

@@ -19,7 +19,8 @@ import (
 
 // bench is a board that stays on while many short scenarios run on it, one
 // after the other, each with a folder and loop devices of its own: a boot costs
-// more than most of them. Each subtest takes its own bench.
+// more than most of them. Each subtest takes its own bench. There are as many
+// machines as scenarios that run at once.
 type bench struct {
 	board
 	*vm.Machine
@@ -65,11 +66,14 @@ func (x *bench) in(t *testing.T) *bench {
 	return &y
 }
 
-// benches runs a scenario on each of the boards, as subtests, one after the
-// other: two of them share a machine.
+// benches runs a scenario on each of the boards, as subtests.
 func benches(t *testing.T, boards []board, scenario func(*testing.T, board)) {
+	t.Parallel()
 	for _, b := range boards {
-		t.Run(b.goarch, func(t *testing.T) { scenario(t, b) })
+		t.Run(b.goarch, func(t *testing.T) {
+			t.Parallel()
+			scenario(t, b)
+		})
 	}
 }
 

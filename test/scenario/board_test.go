@@ -34,6 +34,7 @@ func boards() []board {
 
 // eachBoard runs a scenario on all boards, as subtests.
 func eachBoard(t *testing.T, scenario func(*testing.T, board)) {
+	t.Parallel()
 	for _, b := range boards() {
 		t.Run(b.goarch, func(t *testing.T) {
 			t.Parallel()
@@ -46,6 +47,7 @@ func eachBoard(t *testing.T, scenario func(*testing.T, board)) {
 // others are for make soak. What differs between them, the ioctl's structure and
 // the width of integers, the scenarios of eachBoard go through.
 func longScenario(t *testing.T, scenario func(*testing.T, board)) {
+	t.Parallel()
 	for _, b := range boards() {
 		if b.goarch != "arm64" && os.Getenv("IMXCRYPT_SOAK") == "" {
 			continue

@@ -15,13 +15,15 @@ import (
 )
 
 // bootVolumes has every kind of order: a volume in a volume, a mount point in a
-// volume, a device that comes late, one that never comes.
+// volume, a device that comes late, one that never comes, and one that nobody
+// asks for.
 const bootVolumes = `volumes:
   - {name: inner, device: /dev/mapper/outer, mount: /srv/inner}
   - {name: logs, device: /dev/vdc, mount: /data/logs}
   - {name: outer, device: /dev/vda, filesystem: none}
   - {name: data, device: /dev/vdb, mount: /data}
-  - {name: late, device: /dev/vdd, mount: /srv/late, required: false, timeout: 60s}
+  - {name: spare, device: /dev/vdd, mount: /srv/spare, at_boot: false}
+  - {name: late, device: /dev/vde, mount: /srv/late, required: false, timeout: 5m}
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
 `
 
@@ -32,12 +34,15 @@ const bootRequired = `volumes:
   - {name: gone, device: /dev/vdy, mount: /srv/gone, timeout: 1s}
 `
 
+// bootTold is a step that only imxcrypt.debug, or -v, tells.
+const bootTold = "boot: configuration read"
+
 // A system of busybox without udev and systemd: one `imxcrypt boot` does it all.
 func TestBootWithoutUdev(t *testing.T) { longScenario(t, bootWithoutUdev) }
 
 func bootWithoutUdev(t *testing.T, b board) {
 	var disks []*vm.Disk
-	for range 4 {
+	for range 5 {
 		disks = append(disks, vm.NewDisk(t, 24<<20))
 	}
 	m := vm.Start(t, vm.Config{
@@ -48,18 +53,17 @@ func bootWithoutUdev(t *testing.T, b board) {
 			"/etc/imxcrypt/required.yaml": {Data: []byte(bootRequired)},
 		},
 	})
-	directories := func() { m.MustRun("mkdir", "-p", "/data", "/srv/inner", "/srv/late", "/srv/gone") }
+	directories := func() { m.MustRun("mkdir", "-p", "/data", "/srv/inner", "/srv/spare", "/srv/late", "/srv/gone") }
 	directories()
 	m.MustSh(`imxcrypt provision outer; imxcrypt unlock outer; imxcrypt provision --wipe --yes inner
-		imxcrypt provision data; mkdir /data/logs; imxcrypt provision logs late
-		for d in /srv/inner /data /data/logs /srv/late; do echo "$d" >$d/name; done
+		imxcrypt provision data; mkdir /data/logs; imxcrypt provision logs spare late
+		for d in /srv/inner /data /data/logs /srv/spare /srv/late; do echo "$d" >$d/name; done
 		imxcrypt lock logs; imxcrypt lock inner; imxcrypt lock --all
 		imxcrypt unlock data; debugfs -w -R 'set_super_value state 3' /dev/mapper/data; imxcrypt lock data`)
 
-	late := disks[3]
-	m.Restart(func(c *vm.Config) { c.Disks, c.Append = disks[:3], "imxcrypt.debug" })
+	late := disks[4]
+	m.Restart(func(c *vm.Config) { c.Disks, c.Append = disks[:4], "imxcrypt.debug" })
 	directories()
-	m.HotPlug(late, 8*time.Second)
 	boot := m.Start("imxcrypt", "boot")
 	for m.Sh("grep -q ' /data/logs ' /proc/mounts && grep -q ' /srv/inner ' /proc/mounts").Code != 0 {
 		if !boot.Running() {
@@ -67,13 +71,15 @@ func bootWithoutUdev(t *testing.T, b board) {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	if !boot.Running() || m.Sh("test -e /dev/vdd").Code == 0 {
-		t.Errorf("the other volumes have waited for the late one")
+	// The others have not waited for it, it is waited for.
+	if !boot.Running() {
+		t.Fatalf("boot has ended without the late volume: %v", boot.Wait())
 	}
+	m.HotPlug(late, 0)
 	r := boot.Wait()
 	for _, text := range []string{
 		"late: mounted on /srv/late", "data: filesystem checked", "the boot goes on without a volume that is not required",
-		"volume=gone",
+		"volume=gone", bootTold,
 	} {
 		b.expect(t, r, 0, text)
 	}
@@ -83,6 +89,13 @@ func bootWithoutUdev(t *testing.T, b board) {
 	}
 	if keys := m.MustSh("cat /proc/keys"); strings.Contains(keys, "imxcrypt:") {
 		t.Errorf("a key is left behind:\n%s", keys)
+	}
+	if strings.Contains(r.Stdout+r.Stderr, "spare") || m.Sh("test -e /dev/mapper/spare").Code == 0 {
+		t.Errorf("a volume with at_boot: false was opened at boot")
+	}
+	b.expect(t, m.Run("imxcrypt", "boot", "spare"), 0, "spare: mounted on /srv/spare")
+	if got := m.MustSh("cat /srv/spare/name"); got != "/srv/spare\n" {
+		t.Errorf("read back %q", got)
 	}
 	// The real system, after an initramfs has done it.
 	b.expect(t, m.Run("imxcrypt", "unlock", "--mount", "data", "inner", "late"), 0, "inner: mounted on /srv/inner (already)")
@@ -96,6 +109,9 @@ func bootWithoutUdev(t *testing.T, b board) {
 	b.expect(t, r, 4, "volume=other")
 	b.expect(t, r, 4, "data: mounted on /data")
 	b.expect(t, r, 4, "/dev/vdy")
+	if strings.Contains(r.Stdout+r.Stderr, bootTold) {
+		t.Errorf("steps are told without imxcrypt.debug")
+	}
 	if m.Sh("grep -q /data/logs /proc/mounts").Code == 0 {
 		t.Errorf("a volume that the kernel command line left out was opened")
 	}
@@ -118,5 +134,5 @@ func lateness(t *testing.T, m *vm.Machine) time.Duration {
 		}
 		return time.Duration(seconds * float64(time.Second))
 	}
-	return at(`EXT4-fs \(dm-\d+\): mounted filesystem`) - at(`\[vdd\]`)
+	return at(`EXT4-fs \(dm-\d+\): mounted filesystem`) - at(`\[vde\]`)
 }

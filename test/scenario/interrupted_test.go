@@ -77,7 +77,7 @@ func TestTwoAtOnce(t *testing.T) {
 		x := b.bench(t)
 		x.configure(x.loop("disk"))
 		// Each job takes so long, and creating a key is two.
-		x.chip("latency_us", "5000000", "0")
+		x.chip("latency_us", "20000000", "0")
 		p := x.Start(x.command("provision", "data")...)
 		x.MustSh("until [ -s /run/imxcrypt/data.lock ]; do sleep 0.1; done")
 		for _, args := range [][]string{{"provision", "data"}, {"unlock", "data"}, {"verify", "data"}, {"boot"}} {

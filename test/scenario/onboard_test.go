@@ -17,6 +17,7 @@ import (
 // What an operator sees in the first hour: doctor, status, metrics, the bench,
 // and a production line's command; on a real kernel.
 func TestFirstHour(t *testing.T) {
+	t.Parallel()
 	b := board{vm.AMD64, "amd64"}
 	m := vm.Start(t, vm.Config{
 		Arch: b.kernel, Disks: []*vm.Disk{vm.NewDisk(t, 64<<20)},

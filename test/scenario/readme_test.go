@@ -46,6 +46,7 @@ func commands(block string) (all []string) {
 // The README's quick start, followed line by line on a board with an empty
 // partition.
 func TestQuickStart(t *testing.T) {
+	t.Parallel()
 	q := readQuickStart(t)
 	host := commands(q.host)
 	if len(host) != 2 || host[0] != "make build" {

@@ -17,6 +17,7 @@ import (
 // gets its first new key while it is in use, through a power cut. Its header and
 // the journal lie on another disk.
 func TestRotationOfAnAdoptedVolume(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		board
 		wrap, cipher string
@@ -29,6 +30,7 @@ func TestRotationOfAnAdoptedVolume(t *testing.T) {
 			continue
 		}
 		t.Run(c.goarch+" "+c.wrap, func(t *testing.T) {
+			t.Parallel()
 			r := &rotated{board: c.board, t: t, wrap: c.wrap, load: vm.BuildProgram(t, "./test/load", c.goarch)}
 			r.more = fmt.Sprintf("    header: /var/lib/imxcrypt/data.header\n    cipher: %s\n    sector_size: %d\n", c.cipher, c.sector)
 			r.Machine = c.start(t, vm.NewDisk(t, 8<<20), vm.NewDisk(t, 8<<20))

@@ -35,6 +35,7 @@ const (
 // and whatever of the unflushed writes it could have lost or torn, the volume
 // opens, all is there, and the rotation goes on to its end.
 func TestRotationReplayed(t *testing.T) {
+	t.Parallel()
 	for _, b := range []struct {
 		board
 		wrap string

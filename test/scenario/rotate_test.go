@@ -118,11 +118,13 @@ func (r *rotated) onlyTheVolume(generation int) {
 // A volume is rotated while it is mounted and written to: to the end, killed
 // while a zone is held, through a power cut, and stopped.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		board
 		wrap string
 	}{{board{vm.AMD64, "amd64"}, "ecb"}, {board{vm.ARM64, "arm64"}, "ccm"}} {
 		t.Run(c.goarch+" "+c.wrap, func(t *testing.T) {
+			t.Parallel()
 			r := &rotated{board: c.board, t: t, wrap: c.wrap, load: vm.BuildProgram(t, "./test/load", c.goarch)}
 			r.Machine = c.start(t, vm.NewDisk(t, 10<<20))
 			r.prepare()

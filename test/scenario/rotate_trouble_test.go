@@ -18,6 +18,7 @@ import (
 // What goes wrong while a volume is rotated: the rotation stops and says where,
 // the volume stays readable, and when the trouble is over the rotation goes on.
 func TestRotationInTrouble(t *testing.T) {
+	t.Parallel()
 	for _, b := range []struct {
 		board
 		wrap string
@@ -26,6 +27,7 @@ func TestRotationInTrouble(t *testing.T) {
 			continue
 		}
 		t.Run(b.goarch+" "+b.wrap, func(t *testing.T) {
+			t.Parallel()
 			r := &rotated{board: b.board, t: t, wrap: b.wrap, load: vm.BuildProgram(t, "./test/load", b.goarch)}
 			r.Machine = b.start(t, vm.NewDisk(t, 10<<20))
 			r.device = "/dev/mapper/under"

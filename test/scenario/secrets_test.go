@@ -99,7 +99,7 @@ func TestTheProcessIsClosed(t *testing.T) {
 		user := []string{"setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"}
 		control := x.Start(append(user, "sleep", "600")...)
 		defer control.Kill()
-		x.chip("latency_us", "5000000", "0")
+		x.chip("latency_us", "20000000", "0")
 		p := x.Start(append(user, x.command("provision", "data")...)...)
 		x.MustSh("until [ -s /run/imxcrypt/data.lock ]; do sleep 0.1; done")
 

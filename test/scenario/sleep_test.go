@@ -98,9 +98,15 @@ func (s *sleeper) sound() {
 // Two volumes in use sleep again and again, and no byte is read or written wrong.
 // Then one key does not open after a sleep; then the machine sleeps without us.
 func TestSleep(t *testing.T) {
-	t.Run("amd64", func(t *testing.T) { newSleeper(t, board{vm.AMD64, "amd64"}).life() })
-	if os.Getenv("IMXCRYPT_SOAK") != "" {
-		t.Run("arm64", func(t *testing.T) { newSleeper(t, board{vm.ARM64, "arm64"}).life() })
+	t.Parallel()
+	for _, b := range []board{{vm.AMD64, "amd64"}, {vm.ARM64, "arm64"}} {
+		if b.goarch != "amd64" && os.Getenv("IMXCRYPT_SOAK") == "" {
+			continue
+		}
+		t.Run(b.goarch, func(t *testing.T) {
+			t.Parallel()
+			newSleeper(t, b).life()
+		})
 	}
 }
 

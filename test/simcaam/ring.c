@@ -19,8 +19,9 @@
 #include "simcaam.h"
 
 #define RINGS_MAX	4
-#define LATENCY_MAX	1000000		/* µs; a request may not look like a hang */
+#define LATENCY_MAX	20000000	/* µs; a request may not look like a hang */
 #define SPIN_US		10		/* below this a sleep costs more than it lasts */
+#define SLEEP_US	100000		/* µs; how long latency_us may have changed unseen */
 
 static uint rings = 3;
 module_param(rings, uint, 0444);
@@ -28,7 +29,7 @@ MODULE_PARM_DESC(rings, "number of job rings, 1 to 4; a cipher instance stays on
 
 static uint latency_us;
 module_param(latency_us, uint, 0644);
-MODULE_PARM_DESC(latency_us, "time that a ring takes for a job, in µs, at most 1000000 (default 0: as fast as the CPU)");
+MODULE_PARM_DESC(latency_us, "time that a ring takes for a job, in µs, at most 20000000; 0, the default, is as fast as the CPU and ends what waits");
 
 static uint ring_depth = 512;
 module_param(ring_depth, uint, 0644);
@@ -78,7 +79,7 @@ static ktime_t ring_reserve(struct ring *ring, ktime_t queued, unsigned int jobs
 	ktime_t done;
 
 	spin_lock_bh(&ring->lock);
-	done = ktime_after(ring->busy_until, queued) ? ring->busy_until : queued;
+	done = latency && ktime_after(ring->busy_until, queued) ? ring->busy_until : queued;
 	done = ktime_add_us(done, latency * jobs);
 	ring->busy_until = done;
 	spin_unlock_bh(&ring->lock);
@@ -89,11 +90,13 @@ static void wait_until(ktime_t done)
 {
 	s64 left;
 
-	while ((left = ktime_us_delta(done, ktime_get())) > 0) {
-		if (left <= SPIN_US)
+	while ((left = ktime_us_delta(done, ktime_get())) > 0 && READ_ONCE(latency_us)) {
+		if (left <= SPIN_US) {
 			udelay(left);
-		else
+		} else {
+			left = min_t(s64, left, SLEEP_US);
 			usleep_range(left, left + left / 16);
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ type board struct {
 func (b board) await() string {
 	b.t.Helper()
 	began := time.Now()
-	up := b.MustSh(`for i in $(seq 600); do
+	up := b.MustSh(`for i in $(seq 1000); do
 		for target in multi-user.target emergency.target; do
 			if systemctl --quiet is-active $target; then echo $target; exit; fi
 		done
@@ -53,7 +53,7 @@ func (b board) journal(args ...string) string {
 func (b board) eventually(part string, args ...string) {
 	b.t.Helper()
 	text := ""
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 		if text = b.Run(append([]string{"journalctl", "--no-pager", "-b"}, args...)...).Stdout; strings.Contains(text, part) {
 			return
 		}

@@ -15,13 +15,17 @@ import (
 )
 
 // volumes are: one that imxcrypt's own mount unit mounts, one that a line of
-// fstab mounts, and one whose device never comes. Emulated processors take
-// their time until udev is up.
+// fstab mounts, one that is not opened at boot, and one whose device never comes.
+// Emulated processors take their time until udev is up.
 const volumes = `volumes:
   - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 2m}
   - {name: logs, device: /dev/vdc, timeout: 2m}
+  - {name: spare, device: /dev/vdd, mount: /srv/spare, at_boot: false, timeout: 2m}
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
 `
+
+// provedInDebug is a step of unlocking that only imxcrypt.debug tells.
+const provedInDebug = "data: key proved by its filesystem ("
 
 // bootFiles are a product's: the configuration, provisioning at the first boot,
 // and a service that needs the volume.
@@ -31,6 +35,10 @@ func bootFiles() files {
 		"/etc/fstab":                  text("/dev/mapper/logs /srv/logs ext4 nodev 0 2\n"),
 		"/srv/logs/.empty":            text(""),
 		"/srv/gone/.empty":            text(""),
+		"/srv/spare/.empty":           text(""),
+		// So that a shutdown that hangs is told from a slow one on a busy host.
+		"/etc/systemd/system.conf.d/patient.conf":           text("[Manager]\nDefaultTimeoutStopSec=20min\n"),
+		"/etc/systemd/system/imxcrypt@.service.d/stop.conf": text("[Service]\nTimeoutStopSec=20min\n"),
 		"/etc/systemd/system/user-of-data.service": text(`[Unit]
 RequiresMountsFor=/data
 [Service]
@@ -50,21 +58,17 @@ ExecStart=/bin/sh -ec 'findmnt -n -o SOURCE,OPTIONS /data; if test -e /data/kept
 // later one opens them, and what can go wrong is told and goes no further.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
-	const arch = vm.AMD64
-	disks := []*vm.Disk{newRoot(t, arch, bootFiles()), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20)}
-	b := board{t: t, Machine: vm.Start(t, vm.Config{
-		Arch: arch, Root: "/dev/vda", Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true}, Append: "systemd.show_status=1 systemd.log_color=0",
-	})}
+	b := startSystemd(t, vm.AMD64)
 	b.firstBoot()
 	b.stopAndStart()
 	b.privileges()
 	b.busyShutdown()
-	b.Restart()
+	b.Restart(with("imxcrypt.debug"))
 	b.laterBoot()
 	b.orderlyShutdown(func() {
 		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.Replace(volumes, "mount: {", "mont: {", 1)))
 	})
-	b.Restart()
+	b.Restart(with(""))
 	b.invalidConfiguration()
 	b.MustSh("sed -i 's/, required: false//' /etc/imxcrypt/imxcrypt.yaml")
 	b.PowerOff()
@@ -72,21 +76,57 @@ func TestSystemd(t *testing.T) {
 	b.nothingWorks()
 }
 
+// The same systemd for the kind of board that the program is for, as far as the
+// architecture could matter.
+func TestSystemdOnARM64(t *testing.T) {
+	t.Parallel()
+	b := startSystemd(t, vm.ARM64)
+	b.firstBoot()
+	b.stopAndStart()
+	b.PowerOff()
+	b.Restart(with("imxcrypt.debug"))
+	b.laterBoot()
+	b.orderlyShutdown(func() {})
+}
+
+func startSystemd(t *testing.T, arch vm.Arch) board {
+	t.Helper()
+	disks := []*vm.Disk{newRoot(t, arch, bootFiles()), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 16<<20)}
+	return board{t: t, Machine: vm.Start(t, vm.Config{
+		Arch: arch, Root: "/dev/vda", Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true}, Append: systemOptions,
+	})}
+}
+
+const systemOptions = "systemd.show_status=1 systemd.log_color=0"
+
+// with boots with further kernel arguments.
+func with(options string) func(*vm.Config) {
+	return func(c *vm.Config) { c.Append = systemOptions + " " + options }
+}
+
 func (b board) firstBoot() {
 	b.t.Helper()
 	b.mustAwait("multi-user.target")
 	b.t.Log("the first boot has made the volumes, and mounted them before their users")
 	for _, name := range []string{"data", "logs"} {
-		b.has(b.journal("-b", "-u", "imxcrypt-provision@"+name), name+": provisioned")
+		b.eventually(name+": provisioned", "-u", "imxcrypt-provision@"+name)
 	}
-	b.has(b.journal("-b", "-u", "user-of-data"), "/dev/mapper/data rw,noatime")
+	b.eventually("/dev/mapper/data rw,noatime", "-u", "user-of-data")
 	b.expect("findmnt -n -o SOURCE,OPTIONS /srv/logs | cut -d , -f 1,2", "/dev/mapper/logs rw,nodev")
 	b.expect("echo 'a year of work' >/data/kept; cat /data/kept", "a year of work")
+
+	if text := b.journal("-b", "-u", "imxcrypt@data"); strings.Contains(text, provedInDebug) {
+		b.t.Errorf("every step is told without imxcrypt.debug:\n%s", text)
+	}
 
 	b.t.Log("a volume that is not required does not hold up the boot")
 	if got := b.show("srv-gone.mount", "ActiveState"); got == "active" || got == "failed" {
 		b.t.Errorf("the mount of a volume without a device is %s", got)
 	}
+
+	b.t.Log("a volume with at_boot: false is nobody's")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount", "inactive\ninactive")
+	b.MustSh("imxcrypt provision spare; echo 'for a rainy day' >/srv/spare/kept; imxcrypt lock spare")
 
 	b.t.Log("udev knows the volumes as systemd needs it")
 	uuid := strings.TrimSpace(b.MustRun("blkid", "-o", "value", "-s", "UUID", "/dev/mapper/data"))
@@ -188,12 +228,8 @@ func (b board) busyShutdown() {
 	b.t.Log("a busy filesystem does not hold up the shutdown")
 	b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
 	began := time.Now()
-	b.PowerOff()
-	took := time.Since(began)
-	b.t.Logf("powered off after %.1f s, with a busy filesystem", took.Seconds())
-	if took > time.Minute {
-		b.t.Errorf("the shutdown took %v", took)
-	}
+	b.PowerOff() // which fails long before systemd would give up waiting
+	b.t.Logf("powered off after %.1f s, with a busy filesystem", time.Since(began).Seconds())
 }
 
 func (b board) laterBoot() {
@@ -203,8 +239,13 @@ func (b board) laterBoot() {
 	user := b.journal("-b", "-u", "user-of-data")
 	b.has(user, "/dev/mapper/data rw,noatime")
 	b.has(user, "a year of work")
-	b.has(b.journal("-b", "-u", "imxcrypt-provision@data"), "already")
-	b.has(b.journal("-b", "-u", "imxcrypt@data"), "data: unlocked")
+	b.eventually("already", "-u", "imxcrypt-provision@data")
+	b.eventually("data: unlocked", "-u", "imxcrypt@data")
+	b.eventually(provedInDebug, "-u", "imxcrypt@data")
+	b.t.Log("the volume with at_boot: false was left alone, and is there when it is asked for")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
+	b.MustRun("systemctl", "start", "srv-spare.mount")
+	b.expect("systemctl is-active imxcrypt@spare; cat /srv/spare/kept", "active\nfor a rainy day")
 	if strings.Contains(b.journal("-b", "-k"), "data recovery") {
 		b.t.Log("the filesystem was left in use by the busy shutdown")
 	}
@@ -255,6 +296,7 @@ func (b board) nothingWorks() {
 		b.t.Errorf("imxcrypt@data has exit code %s", got)
 	}
 	b.expect("ls /dev/mapper; findmnt /data", "control")
-	b.eventually("Timed out waiting for device", "-u", "dev-vdy.device")
+	// Not by unit: on a busy host it is told before the journal has started.
+	b.eventually("Timed out waiting for device dev-vdy.device")
 	b.has(b.Console(), "Dependency failed for")
 }

@@ -33,6 +33,7 @@ const (
 // the initramfs; the root filesystem encrypted, or read-only below an encrypted
 // overlay.
 func TestPlainInitramfs(t *testing.T) {
+	t.Parallel()
 	for _, arch := range vm.Arches() {
 		t.Run(string(arch), func(t *testing.T) {
 			t.Parallel()

@@ -18,6 +18,7 @@ import (
 // frozen with the others, and go on; a rotation that a unit runs is paused, and
 // started again.
 func TestSystemdSleeps(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
 		return // two minutes; TestSleep of the scenarios does the same without systemd
 	}

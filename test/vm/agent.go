@@ -43,5 +43,7 @@ func Agent(t TB, arch Arch) string {
 
 func buildAgent(ctx context.Context, top string, arch Arch) (string, error) {
 	file := filepath.Join(top, "build/vm", string(arch), "guest")
-	return file, goBuild(ctx, top, file, string(arch), "build", "./test/guest")
+	return makeOnce(file, func() (string, error) {
+		return file, goBuild(ctx, top, file, string(arch), "build", "./test/guest")
+	})
 }

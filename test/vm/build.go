@@ -40,12 +40,34 @@ func BuildProgram(t TB, pkg, goarch string) string {
 		t.Fatalf("build %s: %v", pkg, err)
 	}
 	out := filepath.Join(top, "build/vm/programs", goarch, filepath.Base(pkg))
-	cmd := exec.Command("packaging/build", goarch, out, pkg)
-	cmd.Dir = top
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v:\n%s", cmd, err, text)
+	out, err = makeOnce(out, func() (string, error) {
+		return out, locked(out, func() error {
+			cmd := exec.Command("packaging/build", goarch, out, pkg)
+			cmd.Dir = top
+			if text, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w:\n%s", cmd, err, text)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatalf("%v", err)
 	}
 	return out
+}
+
+// locked makes a file of the cache while no other process does: the compiler's
+// work is not done twice, and nobody reads half a file.
+func locked(file string, do func() error) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	unlock, err := lockFile(file + ".lock")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return do()
 }
 
 // BuildTest compiles a package's test binary with the tag vm.
@@ -64,17 +86,16 @@ func BuildTest(t TB, pkg, goarch string) string {
 
 // goBuild runs go build or go test -c, static, without debug information.
 func goBuild(ctx context.Context, top, out, goarch, verb string, args ...string) error {
-	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
-		return err
-	}
-	words := append([]string{verb, "-trimpath", "-ldflags=-s -w", "-o", out}, args...)
-	cmd := exec.CommandContext(ctx, "go", words...)
-	cmd.Dir = top
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch, "GOARM=7")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go %s for %s: %w:\n%s", strings.Join(words, " "), goarch, err, text)
-	}
-	return nil
+	return locked(out, func() error {
+		words := append([]string{verb, "-trimpath", "-ldflags=-s -w", "-o", out}, args...)
+		cmd := exec.CommandContext(ctx, "go", words...)
+		cmd.Dir = top
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch, "GOARM=7")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go %s for %s: %w:\n%s", strings.Join(words, " "), goarch, err, text)
+		}
+		return nil
+	})
 }
 
 // writeAtomically never leaves half a file in the cache.

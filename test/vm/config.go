@@ -41,7 +41,8 @@ type Config struct {
 
 	Append   string   // further kernel arguments
 	QEMUArgs []string // further arguments of QEMU
-	// Timeout of the boot and of each Run, Put and Get; default 2 minutes.
+	// Timeout of the boot and of each Run, Put and Get; default 6 minutes:
+	// far more than anything takes, on a host that does much else.
 	Timeout time.Duration
 }
 
@@ -66,7 +67,7 @@ type SimCAAM struct {
 
 const (
 	defaultMemory  = 512 // MiB
-	defaultTimeout = 2 * time.Minute
+	defaultTimeout = 6 * time.Minute
 )
 
 // clone copies the configuration so that changes of the caller's maps and

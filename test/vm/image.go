@@ -64,9 +64,16 @@ type image struct {
 	modules *initramfs.Modules
 }
 
-// prepare fetches and makes what is not in the cache. Concurrent test
-// processes wait for each other.
+// prepare fetches and makes what is not in the cache.
 func prepare(ctx context.Context, arch Arch, p platform) (*image, error) {
+	return makeOnce(fmt.Sprintf("image %s %v", arch, p.kernelELF), func() (*image, error) {
+		return prepareImage(ctx, arch, p)
+	})
+}
+
+// prepareImage looks into the cache. Concurrent test processes wait for each
+// other.
+func prepareImage(ctx context.Context, arch Arch, p platform) (*image, error) {
 	top, err := moduleRoot()
 	if err != nil {
 		return nil, err

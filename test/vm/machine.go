@@ -46,10 +46,12 @@ type Machine struct {
 	late  int    // disks plugged in since power-on
 }
 
-// Start boots a machine. At the end of the test its power is cut; if the test
-// has failed, the end of its console goes to the test's log.
+// Start boots a machine, once there is a place for it (see places). At the end of
+// the test its power is cut; if the test has failed, the end of its console goes
+// to the test's log.
 func Start(t TB, cfg Config) *Machine {
 	t.Helper()
+	takePlace(t)
 	m := &Machine{t: t, cfg: cfg.clone()}
 	t.Cleanup(m.cleanup)
 	m.powerOn()

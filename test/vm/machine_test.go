@@ -20,6 +20,7 @@ import (
 
 // forEachArch runs a test on every architecture, beside each other.
 func forEachArch(t *testing.T, test func(t *testing.T, arch vm.Arch)) {
+	t.Parallel()
 	for _, arch := range vm.Arches() {
 		t.Run(string(arch), func(t *testing.T) {
 			t.Parallel()
@@ -234,6 +235,7 @@ func TestToolsInTheGuest(t *testing.T) {
 }
 
 func TestWithheldModules(t *testing.T) {
+	t.Parallel()
 	m := vm.Start(t, vm.Config{Arch: vm.AMD64, Withhold: []string{"dm-crypt"}})
 	if r := m.Run("modprobe", "dm-crypt"); r.Code == 0 {
 		t.Error("dm-crypt can be loaded")
@@ -245,6 +247,7 @@ func TestWithheldModules(t *testing.T) {
 
 // Late events of a machine: what the scenarios of suspend and of flushes rest on.
 func TestMonitor(t *testing.T) {
+	t.Parallel()
 	disk := vm.NewDisk(t, 16<<20)
 	disk.LogWrites = disk.Path + ".log"
 	m := vm.Start(t, vm.Config{Arch: vm.AMD64, Disks: []*vm.Disk{disk}, Suspend: true})
@@ -258,7 +261,7 @@ func TestMonitor(t *testing.T) {
 		t.Fatalf("no suspend to RAM: %q", got)
 	}
 	p := m.Start("sh", "-c", "echo deep > /sys/power/mem_sleep; echo mem > /sys/power/state && echo awake")
-	for range 100 {
+	for range 300 {
 		if strings.Contains(string(m.QMP("query-status", nil)), "suspended") {
 			break
 		}
@@ -273,6 +276,7 @@ func TestMonitor(t *testing.T) {
 
 // A kernel that dies says so at once, with its last words.
 func TestPanicEndsTheMachine(t *testing.T) {
+	t.Parallel()
 	m := vm.Start(t, vm.Config{Arch: vm.AMD64})
 	began := time.Now()
 	_, err := m.TryRun(context.Background(), vm.Command{Argv: []string{"sh", "-c", "echo c > /proc/sysrq-trigger"}})

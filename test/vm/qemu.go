@@ -220,7 +220,7 @@ func processorTime(pid int) (time.Duration, error) {
 
 // bootTimeout is for a machine that shares two cores with much else, and for a
 // distribution's initramfs.
-const bootTimeout = 4 * time.Minute
+const bootTimeout = 10 * time.Minute
 
 // why adds QEMU's own words, if it has ended.
 func (g *guest) why(what string, err error) error {

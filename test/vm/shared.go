@@ -9,9 +9,9 @@ import (
 	"sync"
 )
 
-// sharedGuests are the machines that the tests of this process share. They are
-// the one package-level state here: a boot costs more than most tests, and no
-// other place outlives a test. They end with the process (see guest.run).
+// sharedGuests are the machines that the tests of this process hand on to each
+// other. They are package-level state because a boot costs more than most tests,
+// and no other place outlives a test. They end with the process (see guest.run).
 var sharedGuests struct {
 	amd64, arm64 sharedGuest
 }
@@ -19,40 +19,80 @@ var sharedGuests struct {
 type sharedGuest struct {
 	sync.Mutex
 	boots int
-	guest *guest
+	idle  []*guest
+	used  map[string]*guest // by the name of the test that has it
 }
 
-// Shared returns a running machine that the tests of the process share: one
-// with a closed simulated CAAM and without disks (use loop devices), for tests
-// that need no power cycle and clean up behind them. One that has ended is
-// replaced.
+// Shared returns a running machine that earlier tests may have used: one with a
+// closed simulated CAAM and without disks (use loop devices), for tests that
+// need no power cycle and clean up behind them. The test has it to itself until
+// it ends; its subtests get the same one. One that has ended is replaced.
 func Shared(t TB, arch Arch) *Machine {
 	t.Helper()
+	takePlace(t)
 	s := &sharedGuests.amd64
 	if arch == ARM64 {
 		s = &sharedGuests.arm64
 	}
-	s.Lock()
-	defer s.Unlock()
 	m := &Machine{t: t, cfg: Config{Arch: arch, SimCAAM: &SimCAAM{Closed: true}}, shared: true}
-	g := s.guest
+	holder, g := s.of(t)
 	if g == nil || g.over() {
-		s.boots++
-		// Tests of several packages run at once, each its own process.
-		console, err := newConsole("shared-by-"+filepath.Base(os.Args[0]), arch, s.boots)
-		if err != nil {
-			t.Fatalf("vm: %v", err)
-		}
-		m.console = console
-		if g, err = boot(context.Background(), m.cfg, console); err != nil {
-			t.Fatalf("vm: boot %s: %v\n%s", arch, err, m.consoleTail())
-		}
-		m.logBoot(g)
-		s.guest = g
+		g = s.start(t, m)
+		s.Lock()
+		s.used[holder] = g
+		s.Unlock()
 	}
 	m.guest, m.console = g, g.console
 	t.Cleanup(m.dump)
 	return m
+}
+
+// of returns the name of the test that a machine belongs to, or shall: this one
+// or one that it is a subtest of; and that machine, or one that is idle, if there
+// is any.
+func (s *sharedGuest) of(t TB) (holder string, g *guest) {
+	s.Lock()
+	defer s.Unlock()
+	if holder, g = ofAncestor(s.used, t.Name()); holder != "" {
+		return holder, g
+	}
+	holder = t.Name()
+	if n := len(s.idle); n > 0 {
+		g, s.idle = s.idle[n-1], s.idle[:n-1]
+	}
+	if s.used == nil {
+		s.used = map[string]*guest{}
+	}
+	s.used[holder] = g
+	t.Cleanup(func() {
+		s.Lock()
+		defer s.Unlock()
+		if g := s.used[holder]; g != nil && !g.over() {
+			s.idle = append(s.idle, g)
+		}
+		delete(s.used, holder)
+	})
+	return holder, g
+}
+
+func (s *sharedGuest) start(t TB, m *Machine) *guest {
+	t.Helper()
+	s.Lock()
+	s.boots++
+	number := s.boots
+	s.Unlock()
+	// Tests of several packages run at once, each its own process.
+	console, err := newConsole("shared-by-"+filepath.Base(os.Args[0]), m.cfg.Arch, number)
+	if err != nil {
+		t.Fatalf("vm: %v", err)
+	}
+	m.console = console
+	g, err := boot(context.Background(), m.cfg, console)
+	if err != nil {
+		t.Fatalf("vm: boot %s: %v\n%s", m.cfg.Arch, err, m.consoleTail())
+	}
+	m.logBoot(g)
+	return g
 }
 
 // over reports whether QEMU has ended.

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// placesVariable of the environment sets how many tests have machines at once.
+const placesVariable = "IMXCRYPT_VMS"
+
+// places are what a test needs to have machines at work, in all test processes
+// together: one more than there are processors, because machines wait too, for
+// their timers and for the host. More would only make each of them slow, and
+// none would be the sooner done.
+//
+// A test that has one has it to its end, and its subtests are in it; so nobody
+// who has a place waits for another.
+var places struct {
+	sync.Mutex
+	taken map[string]bool // by the test's name
+}
+
+// takePlace waits until the test, or one that it is a subtest of, has a place.
+func takePlace(t TB) {
+	t.Helper()
+	places.Lock()
+	defer places.Unlock()
+	name := t.Name()
+	if found, _ := ofAncestor(places.taken, name); found != "" {
+		return
+	}
+	places.Unlock()
+	began := time.Now()
+	release, err := waitForPlace()
+	places.Lock()
+	if err != nil {
+		t.Fatalf("vm: no place for a machine: %v", err)
+	}
+	if waited := time.Since(began); waited > time.Second {
+		t.Logf("vm: waited %.0f s for other tests' machines", waited.Seconds())
+	}
+	if places.taken == nil {
+		places.taken = map[string]bool{}
+	}
+	places.taken[name] = true
+	t.Cleanup(func() {
+		places.Lock()
+		delete(places.taken, name)
+		places.Unlock()
+		release()
+	})
+}
+
+// ofAncestor looks for a test's own name, and then for those of the tests that it
+// is a subtest of; it returns the name that it has found, "" if none.
+func ofAncestor[V any](all map[string]V, name string) (found string, v V) {
+	for {
+		if v, ok := all[name]; ok {
+			return name, v
+		}
+		i := strings.LastIndex(name, "/")
+		if i < 0 {
+			return "", v
+		}
+		name = name[:i]
+	}
+}
+
+// waitForPlace waits for one of the places. They are locks on files, so that they
+// are free again however a process ends.
+func waitForPlace() (release func(), err error) {
+	top, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(top, "build/vm/places")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	count := runtime.NumCPU() + 1
+	if text := os.Getenv(placesVariable); text != "" {
+		if count, err = strconv.Atoi(text); err != nil || count < 1 {
+			return nil, fmt.Errorf("%s=%q is no number of machines", placesVariable, text)
+		}
+	}
+	// One at a time looks for a free place, the others wait for their turn.
+	turn, err := lockFile(filepath.Join(dir, "turn"))
+	if err != nil {
+		return nil, err
+	}
+	defer turn()
+	for {
+		for n := range count {
+			f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(n)), os.O_RDWR|os.O_CREATE, 0o644)
+			if err != nil {
+				return nil, err
+			}
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			if err == nil {
+				return func() { f.Close() }, nil
+			}
+			f.Close()
+			if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+				return nil, err
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
