@@ -28,8 +28,9 @@ type Unit struct {
 type UnitOptions struct {
 	// Program is the path of imxcrypt.
 	Program string
-	// Fstab lists mount points and sources that fstab takes care of: no mount
-	// unit is made for these, and those entries find the volume by its device.
+	// Fstab lists what fstab mounts: no mount unit is made for a mount point of
+	// these. An entry that names the mapping finds the volume by its device; one
+	// that names its source otherwise, by UUID= for one, does not.
 	Fstab []FstabEntry
 	// FromInitramfs tells whether an initramfs opened a mapping; nil: none. The
 	// system may stand on such a one, so it is left to the very end of a
@@ -79,7 +80,14 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 		units = append(units, Unit{Path: deviceUnit(backing) + ".d/40-imxcrypt-backing.conf", Text: fmt.Sprintf(
 			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(step.Spec.Timeout+earlyBoot))})
 	}
-	if step.Spec.Mount.Path == "" {
+	claim := slices.IndexFunc(o.Fstab, func(e FstabEntry) bool { return path.Clean(e.Target) == step.Spec.Mount.Path })
+	if claim >= 0 && path.Clean(o.Fstab[claim].Source) == node {
+		return units // fstab's mount asks for the device, and that for the service
+	}
+	if step.Spec.Mount.Path == "" || claim >= 0 {
+		// Nothing asks for the device by the mapping's name: what fstab waits
+		// for instead, like a link by the filesystem's UUID, comes into being
+		// only after the service has run.
 		if !step.AtBoot {
 			return units
 		}
@@ -88,9 +96,6 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 			units = append(units, hook("local-fs.target", true, service))
 		}
 		return append(units, hook("cryptsetup.target", false, service))
-	}
-	if slices.ContainsFunc(o.Fstab, func(e FstabEntry) bool { return e.Target == step.Spec.Mount.Path || e.Source == node }) {
-		return units
 	}
 	mount := EscapePath(step.Spec.Mount.Path) + ".mount"
 	units = append(units, Unit{Path: mount, Text: mountText(c, step, node)})

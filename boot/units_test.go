@@ -91,26 +91,54 @@ func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
 	}
 }
 
-// What fstab mounts is not mounted by us, but finds the volume.
+// A mount point that fstab has is left to it, and the volume is opened all the
+// same: where fstab does not name the mapping, nothing else would pull the
+// service in. A line for another mount point takes nothing away.
 func TestFstabKeepsItsMounts(t *testing.T) {
 	t.Parallel()
-	c := parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data}\n")
-	for _, e := range []boot.FstabEntry{{Source: "/dev/mapper/data", Target: "/elsewhere"}, {Source: "/dev/x", Target: "/data"}} {
-		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{e}})
+	const mapping, service = "/dev/mapper/data", "imxcrypt@data.service"
+	var (
+		asked    = []string(nil) // by the mapping's device
+		required = []string{"cryptsetup.target.wants/" + service, "local-fs.target.requires/" + service}
+		wanted   = []string{"cryptsetup.target.wants/" + service}
+	)
+	for _, test := range []struct {
+		settings, source, target string
+		hooks                    []string
+		mount                    bool
+	}{
+		{"", mapping, "/data", asked, false},
+		{"", mapping, "/data/", asked, false},
+		{"", "UUID=0a1b", "/data", required, false},
+		{"", "LABEL=data", "/data", required, false},
+		{"", "/dev/x", "/data", required, false},
+		{"", "/dev/x", "/data/", required, false},
+		{", required: false", "UUID=0a1b", "/data", wanted, false},
+		{", at_boot: false", "UUID=0a1b", "/data", nil, false},
+		{"", mapping, "/elsewhere", []string{"local-fs.target.requires/data.mount"}, true},
+		{", required: false", mapping, "/elsewhere", []string{"local-fs.target.wants/data.mount"}, true},
+		{", at_boot: false", mapping, "/elsewhere", nil, true},
+	} {
+		c := parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data"+test.settings+"}\n")
+		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{{Source: test.source, Target: test.target}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		found := false
+		var hooks []string
+		mount, found := false, false
 		for _, u := range units {
-			if strings.HasSuffix(u.Path, ".mount") {
-				t.Errorf("%v: %s was made", e, u.Path)
-			}
-			if u.Path == "dev-mapper-data.device.d/40-imxcrypt.conf" {
-				found = strings.Contains(u.Text, "Requires=imxcrypt@data.service\n")
+			switch {
+			case u.Link != "":
+				hooks = append(hooks, u.Path)
+			case strings.HasSuffix(u.Path, ".mount"):
+				mount = true
+			case u.Path == "dev-mapper-data.device.d/40-imxcrypt.conf":
+				found = strings.Contains(u.Text, "Requires="+service+"\n")
 			}
 		}
-		if !found {
-			t.Errorf("%v: the device does not pull the service in", e)
+		if !slices.Equal(hooks, test.hooks) || mount != test.mount || !found {
+			t.Errorf("%s %s in fstab, a volume with mount: /data%s: hooks %q, a mount unit %v, pulled in by its device %v",
+				test.source, test.target, test.settings, hooks, mount, found)
 		}
 	}
 }
