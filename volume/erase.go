@@ -122,7 +122,9 @@ type erasing struct {
 	missing bool
 	// recipients of a recovery copy.
 	recipients []string
-	discarded  string
+	// overwritten counts the runs that were overwritten, secure those of them
+	// that the storage has securely discarded.
+	overwritten, secure int
 }
 
 // survey finds out what is to be erased, and refuses what is not this volume.
@@ -356,12 +358,13 @@ func (e *erasing) overwrite(dev Device, r run) error {
 	if err := putOver(dev, block, r.from); err != nil {
 		return err
 	}
+	e.overwritten++
 	if d, ok := dev.(discarder); ok {
-		switch {
-		case d.Discard(r.from, r.to-r.from, true) == nil:
-			e.discarded = "secure"
-		case d.Discard(r.from, r.to-r.from, false) == nil && e.discarded == "":
-			e.discarded = "plain"
+		if d.Discard(r.from, r.to-r.from, true) == nil {
+			e.secure++
+		} else {
+			// It promises nothing, so that nothing is lost where it fails too.
+			_ = d.Discard(r.from, r.to-r.from, false)
 		}
 	}
 	clear(block)
@@ -448,8 +451,10 @@ func (e *erasing) remains() []string {
 	switch {
 	case e.s.Detached():
 		list = append(list, "blocks in which the filesystem of "+e.s.Header+" kept the header: a file cannot be overwritten in its place everywhere")
-	case e.discarded == "secure":
+	case e.secure > 0 && e.secure == e.overwritten:
 		list = append(list, "nothing of the header in flash pages, if the storage's secure discard does what it says")
+	case e.secure > 0:
+		list = append(list, "old flash pages: the storage's secure discard did not take all of the header, and it may keep the rest (of this and of earlier generations) where only taking the chip off reads it")
 	default:
 		list = append(list, "old flash pages: the storage has no secure discard, and may keep the overwritten header (of this and of earlier generations) where only taking the chip off reads it")
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
@@ -243,6 +245,43 @@ func TestProvisioningAfterAnEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 				}
 			}
 			t.Logf("%d states", states)
+		})
+	}
+}
+
+// That nothing is left in flash is said only where the storage has securely
+// discarded everything.
+func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
+	t.Parallel()
+	const nothing, some, none = "nothing of the header in flash pages", "did not take all of the header", "the storage has no secure discard"
+	for name, test := range map[string]struct {
+		secure func(run int) bool
+		want   string
+	}{
+		"all runs":       {func(int) bool { return true }, nothing},
+		"the first only": {func(run int) bool { return run == 1 }, some},
+		"the last only":  {func(run int) bool { return run == 2 }, some},
+		"no run":         {func(int) bool { return false }, none},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := provisioned(t, spec(), crashtest.NewImage(16*mib))
+			runs := 0
+			b.Disks[0].Secure = func(int64, int64) error {
+				if runs++; !test.secure(runs) {
+					return unix.EIO
+				}
+				return nil
+			}
+			said := strings.Join(erase(t, b, spec()).Remains, "\n")
+			if runs != 2 {
+				t.Fatalf("%d runs were to be discarded", runs)
+			}
+			for _, text := range []string{nothing, some, none} {
+				if strings.Contains(said, text) != (text == test.want) {
+					t.Errorf("expected %q in:\n%s", test.want, said)
+				}
+			}
 		})
 	}
 }
