@@ -5,6 +5,7 @@ package volume_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -283,5 +284,36 @@ func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where the header does not tell the generation any more, every key file of the
+// volume goes, and none of another's.
+func TestEraseFindsTheKeyFilesOfEveryGeneration(t *testing.T) {
+	t.Parallel()
+	s := devSpec()
+	disk := crashtest.NewImage(16 * mib)
+	b := provisioned(t, s, disk)
+	uuid := b.Manager().Status(context.Background(), s).UUID
+	folder := s.StateDir + "/dev/"
+	other := []string{folder + "11111111-2222-4333-8444-555555555555-1.key", folder + uuid + "-1.key.old", folder + uuid + "-notes.key"}
+	for _, f := range append([]string{folder + uuid + "-65.key", folder + uuid + "-1000.key"}, other...) {
+		if err := b.Files.Create(f, make([]byte, 64), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, at := range []int64{4200, 16*1024 + 4200} {
+		if _, err := disk.WriteAt([]byte{0xff, 0xfe}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := erase(t, b, s); r.UUID != uuid {
+		t.Fatalf("%q was erased, not %q", r.UUID, uuid)
+	}
+	left := b.Files.Names()
+	slices.Sort(left)
+	slices.Sort(other)
+	if !slices.Equal(left, other) {
+		t.Errorf("left are\n%q, expected\n%q", left, other)
 	}
 }
