@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Imxcrypt manages the keys of encrypted volumes on NXP i.MX.
-package main
-
 // What the runtime would do at each start for programs that live long: read the
 // cgroup's limit of processors from files, look again whether it has changed, and
 // name its mappings. A boot is over before any of it is of use.
@@ -10,6 +7,9 @@ package main
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 //go:debug decoratemappings=0
+
+// Imxcrypt manages the keys of encrypted volumes on NXP i.MX.
+package main
 
 import (
 	"context"
