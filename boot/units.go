@@ -131,7 +131,7 @@ func FailureUnits(program string, reasons []string) []Unit {
 	const service = "imxcrypt-generator-failed.service"
 	var b strings.Builder
 	b.WriteString(generated)
-	b.WriteString("[Unit]\nDescription=Units of the encrypted volumes\nDocumentation=man:imxcrypt(1)\n" +
+	b.WriteString("[Unit]\nDescription=Units of the encrypted volumes\nDocumentation=man:imxcrypt-config-check(1) man:imxcrypt.yaml(5)\n" +
 		"DefaultDependencies=no\nBefore=local-fs.target\n\n[Service]\nType=oneshot\nStandardError=journal+console\n")
 	fmt.Fprintf(&b, "ExecStart=%s generator", program)
 	for _, r := range reasons {
@@ -176,7 +176,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	b.WriteString(generated)
 	line("[Unit]")
 	line("Description=Encrypted volume %s", strings.ReplaceAll(s.Name, "%", "%%"))
-	line("Documentation=man:imxcrypt(1) man:imxcrypt-generator(8)")
+	line("Documentation=man:imxcrypt(1) man:imxcrypt-boot(1) man:imxcrypt.yaml(5)")
 	line("SourcePath=%s", quoteSpecifiers(c.File()))
 	line("DefaultDependencies=no")
 	// Going to rescue.target must not take volumes away.
@@ -262,7 +262,7 @@ func mountText(c *configs.Config, step Step, node string) string {
 	b.WriteString(generated)
 	line("[Unit]")
 	line("Description=%s on encrypted volume %s", quoteSpecifiers(s.Mount.Path), strings.ReplaceAll(s.Name, "%", "%%"))
-	line("Documentation=man:imxcrypt(1) man:imxcrypt-generator(8)")
+	line("Documentation=man:imxcrypt(1) man:imxcrypt-boot(1) man:imxcrypt.yaml(5)")
 	line("SourcePath=%s", quoteSpecifiers(c.File()))
 	line("Requires=%s", service)
 	line("After=%s", service)
