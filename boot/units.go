@@ -28,8 +28,9 @@ type Unit struct {
 type UnitOptions struct {
 	// Program is the path of imxcrypt.
 	Program string
-	// Fstab lists mount points and sources that fstab takes care of: no mount
-	// unit is made for these, and those entries find the volume by its device.
+	// Fstab lists what fstab mounts: no mount unit is made for a mount point of
+	// these. An entry that names the mapping finds the volume by its device; one
+	// that names its source otherwise, by UUID= for one, does not.
 	Fstab []FstabEntry
 	// FromInitramfs tells whether an initramfs opened a mapping; nil: none. The
 	// system may stand on such a one, so it is left to the very end of a
@@ -79,7 +80,14 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 		units = append(units, Unit{Path: deviceUnit(backing) + ".d/40-imxcrypt-backing.conf", Text: fmt.Sprintf(
 			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(step.Spec.Timeout+earlyBoot))})
 	}
-	if step.Spec.Mount.Path == "" {
+	claim := slices.IndexFunc(o.Fstab, func(e FstabEntry) bool { return path.Clean(e.Target) == step.Spec.Mount.Path })
+	if claim >= 0 && path.Clean(o.Fstab[claim].Source) == node {
+		return units // fstab's mount asks for the device, and that for the service
+	}
+	if step.Spec.Mount.Path == "" || claim >= 0 {
+		// Nothing asks for the device by the mapping's name: what fstab waits
+		// for instead, like a link by the filesystem's UUID, comes into being
+		// only after the service has run.
 		if !step.AtBoot {
 			return units
 		}
@@ -88,9 +96,6 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 			units = append(units, hook("local-fs.target", true, service))
 		}
 		return append(units, hook("cryptsetup.target", false, service))
-	}
-	if slices.ContainsFunc(o.Fstab, func(e FstabEntry) bool { return e.Target == step.Spec.Mount.Path || e.Source == node }) {
-		return units
 	}
 	mount := EscapePath(step.Spec.Mount.Path) + ".mount"
 	units = append(units, Unit{Path: mount, Text: mountText(c, step, node)})
@@ -126,7 +131,7 @@ func FailureUnits(program string, reasons []string) []Unit {
 	const service = "imxcrypt-generator-failed.service"
 	var b strings.Builder
 	b.WriteString(generated)
-	b.WriteString("[Unit]\nDescription=Units of the encrypted volumes\nDocumentation=man:imxcrypt(1)\n" +
+	b.WriteString("[Unit]\nDescription=Units of the encrypted volumes\nDocumentation=man:imxcrypt-config-check(1) man:imxcrypt.yaml(5)\n" +
 		"DefaultDependencies=no\nBefore=local-fs.target\n\n[Service]\nType=oneshot\nStandardError=journal+console\n")
 	fmt.Fprintf(&b, "ExecStart=%s generator", program)
 	for _, r := range reasons {
@@ -171,7 +176,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	b.WriteString(generated)
 	line("[Unit]")
 	line("Description=Encrypted volume %s", strings.ReplaceAll(s.Name, "%", "%%"))
-	line("Documentation=man:imxcrypt(1) man:imxcrypt-generator(8)")
+	line("Documentation=man:imxcrypt(1) man:imxcrypt-boot(1) man:imxcrypt.yaml(5)")
 	line("SourcePath=%s", quoteSpecifiers(c.File()))
 	line("DefaultDependencies=no")
 	// Going to rescue.target must not take volumes away.
@@ -257,7 +262,7 @@ func mountText(c *configs.Config, step Step, node string) string {
 	b.WriteString(generated)
 	line("[Unit]")
 	line("Description=%s on encrypted volume %s", quoteSpecifiers(s.Mount.Path), strings.ReplaceAll(s.Name, "%", "%%"))
-	line("Documentation=man:imxcrypt(1) man:imxcrypt-generator(8)")
+	line("Documentation=man:imxcrypt(1) man:imxcrypt-boot(1) man:imxcrypt.yaml(5)")
 	line("SourcePath=%s", quoteSpecifiers(c.File()))
 	line("Requires=%s", service)
 	line("After=%s", service)

@@ -4,9 +4,11 @@ package boot_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -91,37 +93,130 @@ func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
 	}
 }
 
-// What fstab mounts is not mounted by us, but finds the volume.
+// A mount point that fstab has is left to it, and the volume is opened all the
+// same: where fstab does not name the mapping, nothing else would pull the
+// service in. A line for another mount point takes nothing away.
 func TestFstabKeepsItsMounts(t *testing.T) {
 	t.Parallel()
-	c := parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data}\n")
-	for _, e := range []boot.FstabEntry{{Source: "/dev/mapper/data", Target: "/elsewhere"}, {Source: "/dev/x", Target: "/data"}} {
-		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{e}})
+	const mapping, service = "/dev/mapper/data", "imxcrypt@data.service"
+	var (
+		asked    = []string(nil) // by the mapping's device
+		required = []string{"cryptsetup.target.wants/" + service, "local-fs.target.requires/" + service}
+		wanted   = []string{"cryptsetup.target.wants/" + service}
+	)
+	for _, test := range []struct {
+		settings, source, target string
+		hooks                    []string
+		mount                    bool
+	}{
+		{"", mapping, "/data", asked, false},
+		{"", mapping, "/data/", asked, false},
+		{"", "UUID=0a1b", "/data", required, false},
+		{"", "LABEL=data", "/data", required, false},
+		{"", "/dev/x", "/data", required, false},
+		{"", "/dev/x", "/data/", required, false},
+		{", required: false", "UUID=0a1b", "/data", wanted, false},
+		{", at_boot: false", "UUID=0a1b", "/data", nil, false},
+		{"", mapping, "/elsewhere", []string{"local-fs.target.requires/data.mount"}, true},
+		{", required: false", mapping, "/elsewhere", []string{"local-fs.target.wants/data.mount"}, true},
+		{", at_boot: false", mapping, "/elsewhere", nil, true},
+	} {
+		c := parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data"+test.settings+"}\n")
+		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{{Source: test.source, Target: test.target}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		found := false
+		var hooks []string
+		mount, found := false, false
 		for _, u := range units {
-			if strings.HasSuffix(u.Path, ".mount") {
-				t.Errorf("%v: %s was made", e, u.Path)
-			}
-			if u.Path == "dev-mapper-data.device.d/40-imxcrypt.conf" {
-				found = strings.Contains(u.Text, "Requires=imxcrypt@data.service\n")
+			switch {
+			case u.Link != "":
+				hooks = append(hooks, u.Path)
+			case strings.HasSuffix(u.Path, ".mount"):
+				mount = true
+			case u.Path == "dev-mapper-data.device.d/40-imxcrypt.conf":
+				found = strings.Contains(u.Text, "Requires="+service+"\n")
 			}
 		}
-		if !found {
-			t.Errorf("%v: the device does not pull the service in", e)
+		if !slices.Equal(hooks, test.hooks) || mount != test.mount || !found {
+			t.Errorf("%s %s in fstab, a volume with mount: /data%s: hooks %q, a mount unit %v, pulled in by its device %v",
+				test.source, test.target, test.settings, hooks, mount, found)
 		}
+	}
+}
+
+// Every page of the manual that a unit names is one of ours, and there.
+func TestUnitsNamePagesThatExist(t *testing.T) {
+	t.Parallel()
+	texts := map[string]string{}
+	for _, u := range boot.FailureUnits("/usr/bin/imxcrypt", []string{"a reason"}) {
+		texts[u.Path] = u.Text
+	}
+	for name, c := range goldenConfigurations(t) {
+		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range units {
+			texts[name+": "+u.Path] = u.Text
+		}
+	}
+	err := filepath.WalkDir("../packaging", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		texts[path] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference := regexp.MustCompile(`man:([^\s()]+)\((\w+)\)`)
+	for name, text := range texts {
+		found := reference.FindAllStringSubmatch(text, -1)
+		if len(found) != strings.Count(text, "man:") || len(found) == 0 && strings.Contains(text, "[Unit]\nDescription=") {
+			t.Errorf("%s names no page, or in a way that is not understood", name)
+		}
+		for _, m := range found {
+			if _, err := os.Stat("../docs/man/" + m[1] + "." + m[2]); err != nil {
+				t.Errorf("%s: there is no page %s: %v", name, m[0], err)
+			}
+		}
+	}
+}
+
+// verify has systemd read units, by their names or paths, that lie in dir, and
+// returns what it says.
+func verify(t *testing.T, dir string, units ...string) (string, error) {
+	t.Helper()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("NOT TESTED: systemd-analyze is missing (package systemd)")
+	}
+	cmd := exec.Command(analyze, append([]string{"verify", "--man=no", "--recursive-errors=no"}, units...)...)
+	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":/lib/systemd/system")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// judge fails for what systemd says of our units. Other packages' units are not
+// ours to judge.
+func judge(t *testing.T, dir, said string, err error) {
+	t.Helper()
+	for line := range strings.Lines(said) {
+		if strings.Contains(line, "imxcrypt") || strings.Contains(line, dir) || strings.Contains(line, ".mount") {
+			t.Errorf("%s", line)
+		}
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, said)
 	}
 }
 
 // systemd itself reads the units without a complaint.
 func TestSystemdUnderstandsTheUnits(t *testing.T) {
 	t.Parallel()
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("NOT TESTED: systemd-analyze is missing (package systemd)")
-	}
 	for name, c := range goldenConfigurations(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -133,25 +228,58 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 			if err := boot.WriteUnits(dir, units); err != nil {
 				t.Fatal(err)
 			}
-			args := []string{"verify", "--man=no", "--recursive-errors=no"}
+			var paths []string
 			for _, u := range units {
 				if u.Link == "" && !strings.Contains(u.Path, "/") {
-					args = append(args, filepath.Join(dir, u.Path))
+					paths = append(paths, filepath.Join(dir, u.Path))
 				}
 			}
-			cmd := exec.Command(analyze, args...)
-			cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":/lib/systemd/system")
-			out, err := cmd.CombinedOutput()
-			for line := range strings.Lines(string(out)) {
-				// Other packages' units are not ours to judge.
-				if strings.Contains(line, "imxcrypt") || strings.Contains(line, dir) || strings.Contains(line, ".mount") {
-					t.Errorf("%s", line)
-				}
-			}
-			if err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
+			said, err := verify(t, dir, paths...)
+			judge(t, dir, said, err)
 		})
+	}
+}
+
+// So it does the templates that are shipped, beside the units of a volume.
+func TestSystemdUnderstandsTheTemplates(t *testing.T) {
+	t.Parallel()
+	units, err := boot.Units(parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data}\n"), boot.UnitOptions{Program: "/bin/true"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	templates, err := filepath.Glob("../packaging/systemd/*@.service")
+	if err != nil || len(templates) < 2 {
+		t.Fatalf("templates %q: %v", templates, err)
+	}
+	var instances []string
+	for _, file := range templates {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Base(file)
+		units = append(units, boot.Unit{Path: name, Text: strings.ReplaceAll(string(text), "/usr/bin/imxcrypt", "/bin/true")})
+		instances = append(instances, strings.Replace(name, "@", "@data", 1))
+	}
+	dir := t.TempDir()
+	if err := boot.WriteUnits(dir, units); err != nil {
+		t.Fatal(err)
+	}
+	said, err := verify(t, dir, instances...)
+	judge(t, dir, said, err)
+}
+
+// What stops a volume stops its rotation first: that holds the volume's lock.
+func TestARotationIsStoppedBeforeItsVolume(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../packaging/systemd/imxcrypt-rotate@.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"After=imxcrypt@%i.service", "PartOf=imxcrypt@%i.service"} {
+		if !strings.Contains(string(text), "\n"+line+"\n") {
+			t.Errorf("%s is missing", line)
+		}
 	}
 }
 
@@ -159,10 +287,6 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 // unit runs is replaced by it, not added to.
 func TestSystemdUnderstandsTheDropInForSleep(t *testing.T) {
 	t.Parallel()
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("NOT TESTED: systemd-analyze is missing (package systemd)")
-	}
 	text, err := os.ReadFile("../packaging/systemd/systemd-suspend.service.d/imxcrypt.conf")
 	if err != nil {
 		t.Fatal(err)
@@ -177,9 +301,7 @@ func TestSystemdUnderstandsTheDropInForSleep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(analyze, "verify", "--man=no", filepath.Join(dir, "systemd-suspend.service"))
-	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":/lib/systemd/system")
-	if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "imxcrypt.conf") || strings.Contains(string(out), "nonexistent") {
+	if out, err := verify(t, dir, filepath.Join(dir, "systemd-suspend.service")); err != nil || strings.Contains(out, "imxcrypt.conf") || strings.Contains(out, "nonexistent") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -68,6 +68,12 @@ func (m *Manager) adopt(ctx context.Context, s Spec, o AdoptOptions, path string
 	if a.recipe, err = m.recipeOf(ctx, s, o, data); err != nil {
 		return err
 	}
+	if a.recipe.wraps() {
+		if o.Cipher == "" && o.Table == "" {
+			return refuse(fault.AdoptMismatch, "%s is larger than 2 TiB: there plain and plain64 differ, which the filesystem's beginning does not show; give the cipher that the volume is opened with today (--cipher or --table)", path)
+		}
+		j.warn("beyond 2 TiB plain and plain64 differ, which the filesystem's beginning does not show: " + a.recipe.cipher + " was taken as it was given, and is proved below 2 TiB only")
+	}
 	if err := a.readBlob(); err != nil {
 		return err
 	}

@@ -83,7 +83,8 @@ type candidate struct {
 }
 
 // candidates are the recipes that people use, besides the one that was given.
-// plain and plain64 are the same below 2 TiB, so one of them will do.
+// plain and plain64 are the same below 2 TiB, so one of them will do; beyond,
+// what is looked at cannot tell them apart.
 func candidates(given recipe, deviceSize int64) []candidate {
 	var list []candidate
 	for _, mode := range []string{"plain64", "eboiv"} {
@@ -100,7 +101,11 @@ func candidates(given recipe, deviceSize int64) []candidate {
 				r = r.fit()
 				note := fmt.Sprintf("cipher %s, sector size %d", r.cipher, r.sectorSize)
 				if mode == "plain64" {
-					note = fmt.Sprintf("cipher %s (or -plain, which is the same below 2 TiB), sector size %d", r.cipher, r.sectorSize)
+					other := "or -plain, which is the same below 2 TiB"
+					if r.wraps() {
+						other = "or -plain: here they differ, and only how the volume is opened today tells which it is"
+					}
+					note = fmt.Sprintf("cipher %s (%s), sector size %d", r.cipher, other, r.sectorSize)
 				}
 				if large {
 					note += ", iv_large_sectors"

@@ -40,6 +40,12 @@ func (r recipe) table(device blockdev.Number, key dmcrypt.KeyRef) (dmcrypt.Table
 	}}, nil
 }
 
+// wraps tells whether the sectors are numbered so far that plain, whose numbers
+// have 32 bits and count 512 bytes, begins anew where plain64 does not.
+func (r recipe) wraps() bool {
+	return strings.HasSuffix(strings.TrimSuffix(r.cipher, "64"), "-plain") && r.size > sectorBytes<<32
+}
+
 // fit cuts the size to whole sectors.
 func (r recipe) fit() recipe {
 	r.size -= r.size % int64(r.sectorSize)
@@ -89,6 +95,8 @@ func (r recipe) judge(data Device) error {
 	case strings.HasSuffix(r.cipher, "-eboiv") && r.sectorSize != blockAlign:
 		return refuse(fault.CipherNotAllowed, "cipher %q with sectors of %d bytes cannot be adopted: eboiv takes a job of the hardware more for each sector, and is supported with 4096 only",
 			r.cipher, r.sectorSize)
+	case r.wraps() && strings.HasSuffix(r.cipher, "-plain"):
+		return refuse(fault.AdoptMismatch, "cipher %q repeats its IVs beyond 2 TiB, so such a volume cannot be adopted; copy its data into a new one", r.cipher)
 	case r.large:
 		return refuse(fault.AdoptMismatch, "iv_large_sectors: "+largeReason)
 	case r.size < minData || r.offset < 0 || r.offset > data.Size()-r.size:

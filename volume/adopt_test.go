@@ -281,3 +281,47 @@ func TestAnOldBlobIsConverted(t *testing.T) {
 	must(t, r, err)
 	hasItsData(t, b, adoptedSpec(h))
 }
+
+// large is a disk of which only the beginning exists; the rest is never touched.
+type large struct{ volumetest.Store }
+
+func (large) Size() int64 { return 3 << 40 }
+
+// Beyond 2 TiB plain and plain64 differ where nothing is looked at: the one that
+// is configured, or was left to the default, is not taken for the one that is meant.
+func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	h := byHand{cipher: plainTK + "64", sectorSize: 512, wrap: caam.ECB}
+	b, _ := h.make(t, large{crashtest.NewImage(16 * mib)})
+	s := adoptedSpec(h)
+	before := len(b.Files.Names())
+	for _, c := range []struct {
+		cipher     string
+		sectorSize int
+		says       string
+	}{
+		{"", 0, "give the cipher"},
+		{plainTK, 0, "repeats its IVs"},
+		// What fits is not told as if it were known.
+		{plainTK + "64", 4096, "here they differ"},
+	} {
+		_, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Cipher: c.cipher, SectorSize: c.sectorSize})
+		refused(t, err, fault.AdoptMismatch)
+		if !strings.Contains(err.Error(), c.says) || len(b.Files.Names()) != before {
+			t.Errorf("expected %q: %v; files %q", c.says, err, b.Files.Names())
+		}
+	}
+	r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Cipher: plainTK + "64"})
+	if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "proved below 2 TiB only") {
+		t.Errorf("no warning: %q", r.Warnings)
+	}
+
+	// eboiv does not count sectors, and is proved as ever.
+	h = byHand{cipher: "capi:tk(cbc(aes))-eboiv", sectorSize: 4096, wrap: caam.ECB}
+	b, _ = h.make(t, large{crashtest.NewImage(16 * mib)})
+	r, err = b.Manager().Adopt(ctx, adoptedSpec(h), volume.AdoptOptions{Blob: blobFile})
+	if must(t, r, err); len(r.Warnings) > 0 {
+		t.Errorf("%q", r.Warnings)
+	}
+}

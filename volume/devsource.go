@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/fault"
@@ -26,6 +28,25 @@ type devSource struct {
 
 func (d devSource) path(r keyRequest) string {
 	return filepath.Join(d.dir, "dev", fmt.Sprintf("%s-%d.key", r.uuid, r.generation))
+}
+
+// paths are the key files of all generations of a volume that are there, also of
+// those that no header names any more.
+func (d devSource) paths(uuid string) ([]string, error) {
+	dir := filepath.Join(d.dir, "dev")
+	names, err := d.files.List(dir)
+	if err != nil {
+		return nil, fmt.Errorf("look for key files: %w", err)
+	}
+	var paths []string
+	for _, name := range names {
+		generation, ours := strings.CutPrefix(name, uuid+"-")
+		generation, key := strings.CutSuffix(generation, ".key")
+		if _, err := strconv.ParseUint(generation, 10, 64); ours && key && err == nil {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	return paths, nil
 }
 
 // create makes the key file, or takes the one that an interrupted provisioning

@@ -114,15 +114,16 @@ type erasing struct {
 	// record is what is written, or was found; State is 0 as long as nothing was
 	// begun.
 	record eraseRecord
-	// header is set where it can be read, generations are the keys that it, or
-	// what is left of it, names.
+	// header is set where it can be read, with its generation.
 	header     *header
 	generation int
 	// missing tells that the file of a detached header is gone.
 	missing bool
 	// recipients of a recovery copy.
 	recipients []string
-	discarded  string
+	// overwritten counts the runs that were overwritten, secure those of them
+	// that the storage has securely discarded.
+	overwritten, secure int
 }
 
 // survey finds out what is to be erased, and refuses what is not this volume.
@@ -293,35 +294,24 @@ func (e *erasing) onDevice(use func(Device) error) error {
 	return errors.Join(use(dev), dev.Close())
 }
 
-// destroyKeyFiles overwrites and removes the key file of a dev volume.
+// destroyKeyFiles overwrites and removes the key files of a dev volume: all that
+// there are, since the header may not tell its generation any more.
 func (e *erasing) destroyKeyFiles() error {
 	if e.s.Source != SourceDev || e.record.UUID == "" {
 		return nil
 	}
-	generations := []int{max(e.generation, 1)}
-	if e.header != nil && e.header.next != nil {
-		generations = append(generations, e.header.next.token.Generation)
+	paths, err := devSource{files: e.sys.Files, dir: e.s.StateDir}.paths(e.record.UUID)
+	if err != nil {
+		return err
 	}
-	if e.header == nil {
-		// The header is gone; a volume has one key, or two while it is rotated.
-		generations = generations[:0]
-		for g := range maxDevGenerations {
-			generations = append(generations, g+1)
-		}
-	}
-	src := devSource{files: e.sys.Files, dir: e.s.StateDir}
-	for _, g := range generations {
-		if err := e.destroyFile(src.path(keyRequest{uuid: e.record.UUID, generation: g})); err != nil {
+	for _, path := range paths {
+		if err := e.destroyFile(path); err != nil {
 			return fmt.Errorf("key of source dev: %w", err)
 		}
 	}
 	e.j.did("key file destroyed")
 	return nil
 }
-
-// maxDevGenerations is how many key files of a dev volume are looked for whose
-// header does not tell its generation any more.
-const maxDevGenerations = 64
 
 // destroyFile overwrites a file and removes it. A file that is not there is no
 // error: an interrupted run may have got that far.
@@ -356,12 +346,13 @@ func (e *erasing) overwrite(dev Device, r run) error {
 	if err := putOver(dev, block, r.from); err != nil {
 		return err
 	}
+	e.overwritten++
 	if d, ok := dev.(discarder); ok {
-		switch {
-		case d.Discard(r.from, r.to-r.from, true) == nil:
-			e.discarded = "secure"
-		case d.Discard(r.from, r.to-r.from, false) == nil && e.discarded == "":
-			e.discarded = "plain"
+		if d.Discard(r.from, r.to-r.from, true) == nil {
+			e.secure++
+		} else {
+			// It promises nothing, so that nothing is lost where it fails too.
+			_ = d.Discard(r.from, r.to-r.from, false)
 		}
 	}
 	clear(block)
@@ -448,8 +439,10 @@ func (e *erasing) remains() []string {
 	switch {
 	case e.s.Detached():
 		list = append(list, "blocks in which the filesystem of "+e.s.Header+" kept the header: a file cannot be overwritten in its place everywhere")
-	case e.discarded == "secure":
+	case e.secure > 0 && e.secure == e.overwritten:
 		list = append(list, "nothing of the header in flash pages, if the storage's secure discard does what it says")
+	case e.secure > 0:
+		list = append(list, "old flash pages: the storage's secure discard did not take all of the header, and it may keep the rest (of this and of earlier generations) where only taking the chip off reads it")
 	default:
 		list = append(list, "old flash pages: the storage has no secure discard, and may keep the overwritten header (of this and of earlier generations) where only taking the chip off reads it")
 	}

@@ -5,8 +5,11 @@ package volume_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
@@ -244,5 +247,73 @@ func TestProvisioningAfterAnEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 			}
 			t.Logf("%d states", states)
 		})
+	}
+}
+
+// That nothing is left in flash is said only where the storage has securely
+// discarded everything.
+func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
+	t.Parallel()
+	const nothing, some, none = "nothing of the header in flash pages", "did not take all of the header", "the storage has no secure discard"
+	for name, test := range map[string]struct {
+		secure func(run int) bool
+		want   string
+	}{
+		"all runs":       {func(int) bool { return true }, nothing},
+		"the first only": {func(run int) bool { return run == 1 }, some},
+		"the last only":  {func(run int) bool { return run == 2 }, some},
+		"no run":         {func(int) bool { return false }, none},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := provisioned(t, spec(), crashtest.NewImage(16*mib))
+			runs := 0
+			b.Disks[0].Secure = func(int64, int64) error {
+				if runs++; !test.secure(runs) {
+					return unix.EIO
+				}
+				return nil
+			}
+			said := strings.Join(erase(t, b, spec()).Remains, "\n")
+			if runs != 2 {
+				t.Fatalf("%d runs were to be discarded", runs)
+			}
+			for _, text := range []string{nothing, some, none} {
+				if strings.Contains(said, text) != (text == test.want) {
+					t.Errorf("expected %q in:\n%s", test.want, said)
+				}
+			}
+		})
+	}
+}
+
+// Where the header does not tell the generation any more, every key file of the
+// volume goes, and none of another's.
+func TestEraseFindsTheKeyFilesOfEveryGeneration(t *testing.T) {
+	t.Parallel()
+	s := devSpec()
+	disk := crashtest.NewImage(16 * mib)
+	b := provisioned(t, s, disk)
+	uuid := b.Manager().Status(context.Background(), s).UUID
+	folder := s.StateDir + "/dev/"
+	other := []string{folder + "11111111-2222-4333-8444-555555555555-1.key", folder + uuid + "-1.key.old", folder + uuid + "-notes.key"}
+	for _, f := range append([]string{folder + uuid + "-65.key", folder + uuid + "-1000.key"}, other...) {
+		if err := b.Files.Create(f, make([]byte, 64), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, at := range []int64{4200, 16*1024 + 4200} {
+		if _, err := disk.WriteAt([]byte{0xff, 0xfe}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := erase(t, b, s); r.UUID != uuid {
+		t.Fatalf("%q was erased, not %q", r.UUID, uuid)
+	}
+	left := b.Files.Names()
+	slices.Sort(left)
+	slices.Sort(other)
+	if !slices.Equal(left, other) {
+		t.Errorf("left are\n%q, expected\n%q", left, other)
 	}
 }

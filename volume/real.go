@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -205,6 +206,18 @@ func (realFiles) Remove(path string) error { return atomicfile.Remove(path) }
 
 func (realFiles) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	return atomicfile.Read(path, o)
+}
+
+func (realFiles) List(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
 }
 
 type realMounts struct{}

@@ -103,6 +103,8 @@ type Files interface {
 	// Remove is no error for a file that is not there.
 	Remove(path string) error
 	Read(path string, o atomicfile.ReadOptions) ([]byte, error)
+	// List are the names in a folder; none if there is no such folder.
+	List(dir string) ([]string, error)
 }
 
 // Filesystems runs mkfs and fsck.

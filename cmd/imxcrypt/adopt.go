@@ -28,6 +28,11 @@ The volume stands in the configuration with "header:" set to a file. What the
 flags leave out is taken from there. If nothing fits, other ciphers and sector
 sizes are tried, read-only, and those that fit are named.
 
+Beyond 2 TiB the ciphers -plain and -plain64 differ, and what is looked at, the
+superblock and the first MiB, cannot tell them apart: for such a size the cipher
+must be given, with --cipher or --table. -plain64 is taken on trust then; -plain
+repeats its IVs there, and is not adopted.
+
 ` + exitCodesHelp,
 		Example: `  imxcrypt adopt data --blob /data/caam/data.bb
   imxcrypt adopt data --blob data.bb --table "$(dmsetup table data)"

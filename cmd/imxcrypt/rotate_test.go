@@ -136,3 +136,28 @@ func TestRates(t *testing.T) {
 		}
 	}
 }
+
+// Only a rotation is stopped, not what another command does with a volume that is
+// called rotate.
+func TestWhatRotates(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]bool{
+		"imxcrypt rotate data":                                       true,
+		"/usr/bin/imxcrypt rotate --resume-only rotate":              true,
+		"imxcrypt --config /etc/x.yaml rotate data":                  true,
+		"imxcrypt -c rotate --verbose rotate --rate-limit 1MiB data": true,
+		"imxcrypt --log-level=debug rotate data":                     true,
+		"imxcrypt unlock rotate":                                     false,
+		"imxcrypt lock --all rotate":                                 false,
+		"imxcrypt provision rotate":                                  false,
+		"imxcrypt --config rotate unlock data":                       false,
+		"imxcrypt -c rotate unlock rotate":                           false,
+		"imxcrypt header restore rotate rotate":                      false,
+		"imxcrypt":                                                   false,
+		"":                                                           false,
+	} {
+		if got := rotates(line); got != want {
+			t.Errorf("%q rotates: %v", line, got)
+		}
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +27,7 @@ func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 	if held == nil {
 		return false, err
 	}
-	if !slices.Contains(strings.Fields(held.Command), "rotate") {
+	if !rotates(held.Command) {
 		return false, held
 	}
 	fd, err := unix.PidfdOpen(held.PID, 0)
@@ -51,6 +50,17 @@ func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 		return false, err
 	}
 	return true, l.Release()
+}
+
+// rotates tells whether a command line is one of rotate, and not of another
+// command on a volume of that name, or with a file or flag that is called so.
+func rotates(line string) bool {
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return false
+	}
+	c, _, err := new(app).root().Find(words[1:])
+	return err == nil && c.CommandPath() == "imxcrypt rotate"
 }
 
 // goOnRotating has systemd go on with a rotation that a power cut interrupted, in

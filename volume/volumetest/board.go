@@ -53,6 +53,9 @@ type Disk struct {
 	Users blockdev.Users
 	// Err is returned by reads, instead of data.
 	Err error
+	// Secure is asked before a range in bytes is securely discarded; its error is
+	// the discard's. nil: the disk has no secure discard.
+	Secure func(off, length int64) error
 
 	number blockdev.Number
 }
@@ -380,8 +383,16 @@ func (o *openDisk) Flush() error {
 	return o.Store.Flush()
 }
 
-// Discard forgets a range where the disk's store can, as [crashtest.Disk] does.
+// Discard forgets a range where the disk's store can, as [crashtest.Disk] does,
+// and securely, to zeros, where [Disk.Secure] lets it.
 func (o *openDisk) Discard(off, length int64, secure bool) error {
+	if secure && o.Secure != nil {
+		if err := o.Secure(off, length); err != nil {
+			return err
+		}
+		_, err := o.WriteAt(make([]byte, length), off)
+		return err
+	}
 	store, ok := o.Store.(interface {
 		Discard(off, length int64, secure bool) error
 	})

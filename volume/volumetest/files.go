@@ -5,6 +5,7 @@ package volumetest
 import (
 	"errors"
 	"io/fs"
+	"path"
 	"strings"
 	"sync"
 
@@ -124,6 +125,17 @@ func failed(op, path string, err error) error {
 		code = fault.IOFailed
 	}
 	return &atomicfile.Error{Op: op, Path: path, Code: code, Err: err}
+}
+
+// List implements volume.Files.
+func (f *Files) List(dir string) ([]string, error) {
+	var names []string
+	for _, n := range f.Names() {
+		if path.Dir(n) == path.Clean(dir) {
+			names = append(names, path.Base(n))
+		}
+	}
+	return names, nil
 }
 
 // Names lists the files.
