@@ -5,6 +5,7 @@
 package scenario
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"syscall"
@@ -42,14 +43,16 @@ func TestRotationReplayed(t *testing.T) {
 	}{{board{vm.AMD64, "amd64"}, "ecb"}, {board{vm.ARM64, "arm64"}, "ccm"}} {
 		for _, c := range []struct {
 			name, config string
-			used, long   bool
+			used, up     bool
+			long         bool
 			perCut       int
 		}{
-			{"gap, idle", gapIdle, false, false, 2},
-			{"journal, idle", journalIdle, false, false, 1},
-			{"gap, in use", gapUsed, true, false, 1},
+			{"gap, idle", gapIdle, false, false, false, 1},
+			{"gap, idle, data going up", gapIdle, false, true, false, 1},
+			{"journal, idle", journalIdle, false, false, false, 1},
+			{"gap, in use", gapUsed, true, false, false, 1},
 			// What differs from the two before is the sum of both.
-			{"journal, in use", journalUsed, true, true, 1},
+			{"journal, in use", journalUsed, true, false, true, 1},
 		} {
 			if (b.goarch != "amd64" || c.long) && !soak() {
 				continue
@@ -67,7 +70,7 @@ func TestRotationReplayed(t *testing.T) {
 				disk.LogWrites = disk.Path + ".log"
 				r := &replayed{
 					rotated: &rotated{board: b.board, t: t, wrap: b.wrap, more: c.config},
-					used:    c.used, tape: replay.Load(t, disk), bench: vm.NewDisk(t, size),
+					used:    c.used, up: c.up, tape: replay.Load(t, disk), bench: vm.NewDisk(t, size),
 				}
 				r.Machine = b.start(t, disk, r.bench)
 				r.PutFile("/opt/load", vm.BuildProgram(t, "./test/load", b.goarch))
@@ -84,6 +87,7 @@ func TestRotationReplayed(t *testing.T) {
 type replayed struct {
 	*rotated
 	used     bool
+	up       bool // not the first rotation: the data moves up again
 	tape     *replay.Tape
 	from, to replay.Place
 	bench    *vm.Disk
@@ -98,8 +102,13 @@ func (r *replayed) record() {
 	if !r.used {
 		// As much as there is room for.
 		r.MustSh("dd if=/dev/urandom of=/data/more bs=64k 2>/dev/null || true; imxcrypt lock data; imxcrypt unlock data; dd if=/dev/mapper/data bs=1M iflag=direct 2>/dev/null | sha256sum > /run/bytes; imxcrypt lock data")
+		generation := 2
+		if r.up {
+			r.expect(0, "rotated, generation 2", "rotate", "data")
+			generation++
+		}
 		r.from = r.tape.Now(r.t)
-		r.expect(0, "rotated, generation 2", "rotate", "data")
+		r.expect(0, fmt.Sprintf("rotated, generation %d", generation), "rotate", "data")
 		r.to = r.tape.Now(r.t)
 		return
 	}
