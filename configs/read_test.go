@@ -49,7 +49,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 		says string
 	}{
 		{"missing", func(t *testing.T) string { return filepath.Join(t.TempDir(), "no.yaml") },
-			fault.ConfigMissing, "there is no such file; write one, or name another with --config"},
+			fault.ConfigMissing, "there is no such file; write one (`imxcrypt config example minimal` prints one to begin with), or name another with --config"},
 		{"a folder", func(t *testing.T) string { return filepath.Dir(own(t, "x", "")) },
 			fault.FileUnsafe, "is not a regular file"},
 		{"a pipe nobody writes to", func(t *testing.T) string {

@@ -87,10 +87,17 @@ type RestoreOptions struct {
 // proved afterwards; if it is not the volume's, what was there is put back.
 func (m *Manager) RestoreHeader(ctx context.Context, s Spec, file string, o RestoreOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
-	err := m.onDevice(ctx, s, func(path string) error {
-		t := &restoring{Manager: m, s: s, o: o, j: j, path: path}
-		return t.restore(ctx, file)
-	})
+	// Before the device is waited for: a file that is not there does not come.
+	area, err := m.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: maxHeaderArea, FollowLinks: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fault.New(fault.Usage, "the backup", err)
+	}
+	if err == nil {
+		err = m.onDevice(ctx, s, func(path string) error {
+			t := &restoring{Manager: m, s: s, o: o, j: j, path: path}
+			return t.restore(ctx, file, area)
+		})
+	}
 	return j.result, failed(ctx, "header restore", s, err)
 }
 
@@ -112,8 +119,8 @@ type restoring struct {
 	what string
 }
 
-func (t *restoring) restore(ctx context.Context, file string) error {
-	if err := t.readBackup(file); err != nil {
+func (t *restoring) restore(ctx context.Context, file string, area []byte) error {
+	if err := t.judgeBackup(file, area); err != nil {
 		return err
 	}
 	t.j.of(t.backup, t.path)
@@ -151,16 +158,9 @@ func (t *restoring) place() string {
 	return t.path
 }
 
-// readBackup reads the file and judges it against the device and the
+// judgeBackup judges what was read from the file against the device and the
 // configuration.
-func (t *restoring) readBackup(file string) error {
-	area, err := t.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: maxHeaderArea, FollowLinks: true})
-	if errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.Usage, "the backup", err)
-	}
-	if err != nil {
-		return err
-	}
+func (t *restoring) judgeBackup(file string, area []byte) error {
 	dev, err := t.sys.Devices.Open(t.path, blockdev.Flags{})
 	if err != nil {
 		return err

@@ -52,6 +52,8 @@ type app struct {
 	log *slog.Logger
 	// operation is the command's name, "key create".
 	operation string
+	// command is what was called, as it is typed: "imxcrypt key create".
+	command string
 	// printed is set when the error was given to the caller as JSON already.
 	printed bool
 }
@@ -67,7 +69,8 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	err := root.ExecuteContext(ctx)
+	called, err := root.ExecuteContextC(ctx)
+	a.command = called.CommandPath()
 	if err != nil && !a.printed {
 		a.printError(err)
 	}
@@ -78,7 +81,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 func (a *app) printError(err error) {
 	for _, e := range parts(err) {
 		fmt.Fprintf(a.stderr, "%simxcrypt: %s\n", a.priority(priorityError), oneLine(e.Error()))
-		if h := hint(e); h != "" {
+		if h := a.hint(e); h != "" {
 			fmt.Fprintf(a.stderr, "%s  hint: %s\n", a.priority(priorityError), h)
 		}
 	}
@@ -104,6 +107,7 @@ func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), 
 // command's name, that command alone. At boot the others would be a tenth of
 // the time until the first device is opened.
 func (a *app) root(args ...string) *cobra.Command {
+	var tellVersion bool
 	root := &cobra.Command{
 		Use:   "imxcrypt",
 		Short: "keys and encrypted volumes on NXP i.MX",
@@ -117,12 +121,18 @@ inspects and renews the volumes that are encrypted with them.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noSuchCommand,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if tellVersion {
+				return a.printVersion()
+			}
+			return cmd.Help()
+		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			// Cobra would find these too, later and without our code.
 			if err := cmd.ValidateFlagGroups(); err != nil {
-				return fault.New(fault.Usage, err.Error(), nil)
+				return fault.New(fault.Usage, exclusion(err), nil)
 			}
+			a.command = cmd.CommandPath()
 			a.operation = strings.TrimPrefix(cmd.CommandPath(), "imxcrypt ")
 			return a.prepare()
 		},
@@ -130,6 +140,7 @@ inspects and renews the volumes that are encrypted with them.
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(helpCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, err.Error(), nil) })
+	root.Flags().BoolVar(&tellVersion, "version", false, "print the version, as the command version does")
 	f := root.PersistentFlags()
 	f.StringVarP(&a.configPath, "config", "c", "", "configuration file (default $IMXCRYPT_CONFIG or "+configs.DefaultPath+")")
 	f.BoolVar(&a.json, "json", false, "print results as JSON")
@@ -162,6 +173,17 @@ func (a *app) addCommands(root *cobra.Command, args []string) {
 	for _, c := range all {
 		root.AddCommand(c.make())
 	}
+}
+
+// exclusion tells in our words what cobra says of flags that exclude each other:
+// "…; [all given, separated by spaces] were all set".
+func exclusion(err error) string {
+	given, ok := strings.CutSuffix(err.Error(), "] were all set")
+	at := strings.LastIndex(given, "[")
+	if !ok || at < 0 {
+		return err.Error()
+	}
+	return "--" + strings.Join(strings.Fields(given[at+1:]), " and --") + " exclude each other"
 }
 
 // prepare runs after the flags are known and before any command.
@@ -221,7 +243,10 @@ func (a *app) volumes(names []string, all bool) (*volume.Manager, []volume.Spec,
 // specs are the volumes named on the command line, each once and in the order
 // given, or all.
 func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
-	if all == (len(names) > 0) {
+	switch {
+	case all && len(names) > 0:
+		return nil, fault.New(fault.Usage, "names of volumes and --all exclude each other", nil)
+	case !all && len(names) == 0:
 		return nil, fault.New(fault.Usage, "name the volumes, or give --all", nil)
 	}
 	var list []volume.Spec
@@ -295,11 +320,11 @@ type problem struct {
 	Hint    string     `json:"hint"`
 }
 
-func problemOf(err error) *problem {
+func (a *app) problemOf(err error) *problem {
 	if err == nil {
 		return nil
 	}
-	return &problem{Code: fault.CodeOf(err), Message: oneLine(err.Error()), Hint: hint(err)}
+	return &problem{Code: fault.CodeOf(err), Message: oneLine(err.Error()), Hint: a.hint(err)}
 }
 
 // operation is one that can be done to a volume.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -100,11 +101,16 @@ func (a *app) configExample(args []string) error {
 		for _, n := range names {
 			fmt.Fprintln(a.stdout, n)
 		}
+		if err == nil {
+			fmt.Fprintln(a.stderr, "`imxcrypt config example NAME` prints one of them")
+		}
 		return err
 	}
 	text, err := configs.Examples.ReadFile("examples/" + args[0] + ".yaml")
 	if err != nil {
-		return fault.New(fault.Usage, fmt.Sprintf("there is no example %q", args[0]), nil)
+		names, err := exampleNames()
+		return errors.Join(err, fault.New(fault.Usage,
+			fmt.Sprintf("there is no example %q; `imxcrypt config example NAME` prints one of %s", args[0], strings.Join(names, ", ")), nil))
 	}
 	_, err = a.stdout.Write(text)
 	return err

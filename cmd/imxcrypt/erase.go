@@ -63,7 +63,7 @@ func (a *app) erase(ctx context.Context, name string, f eraseFlags) error {
 			a.audit(r.Result, err)
 		}
 		a.printed = a.printed || err != nil
-		return joinPrint(a.printJSON(eraseJSON{r, err == nil, problemOf(err)}), err)
+		return joinPrint(a.printJSON(eraseJSON{r, err == nil, a.problemOf(err)}), err)
 	}
 	if f.dryRun {
 		if err := joinPrint(a.printPlan(r.Result, err), err); err != nil {

@@ -28,7 +28,7 @@ type provisionJSON struct {
 
 func (a *app) provisionLine(r volume.Result, err error) provisionJSON {
 	return provisionJSON{
-		resultJSON: resultJSON{Result: r, OK: err == nil, Error: problemOf(err)},
+		resultJSON: resultJSON{Result: r, OK: err == nil, Error: a.problemOf(err)},
 		// Older kernels, and those of some SoCs, call the number soc_uid.
 		SoC: a.socFact("soc_id"), SerialNumber: cmp.Or(a.socFact("serial_number"), a.socFact("soc_uid")),
 		TookMS: float64(duration(r)) / float64(time.Millisecond), ExitCode: exitCode(err),

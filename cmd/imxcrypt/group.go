@@ -36,7 +36,9 @@ func noSuchCommand(c *cobra.Command, args []string) error {
 		return nil
 	}
 	text := fmt.Sprintf("there is no command %q", strings.TrimPrefix(c.CommandPath()+" "+args[0], "imxcrypt "))
-	c.SuggestionsMinimumDistance = 2
+	// A third of the letters may be wrong: of a short word little would be left,
+	// and anything is similar to boot.
+	c.SuggestionsMinimumDistance = max(1, len(args[0])/3)
 	if similar := c.SuggestionsFor(args[0]); len(similar) > 0 {
 		text += fmt.Sprintf("; did you mean %s?", strings.Join(similar, " or "))
 	}

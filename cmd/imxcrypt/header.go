@@ -52,7 +52,7 @@ func (a *app) headerCheck(path string) error {
 		return joinPrint(a.printJSON(struct {
 			volume.HeaderReport
 			Error *problem `json:"error"`
-		}{r, problemOf(err)}), err)
+		}{r, a.problemOf(err)}), err)
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(a.stderr, "%simxcrypt: %s: %s\n", a.priority(priorityWarning), path, p)

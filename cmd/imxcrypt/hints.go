@@ -26,12 +26,21 @@ func hint(err error) string {
 	return text
 }
 
+// hint is the advice with the command that was called.
+func (a *app) hint(err error) string {
+	text := hint(err)
+	if a.command != "" {
+		text = strings.ReplaceAll(text, "`imxcrypt COMMAND ", "`"+a.command+" ")
+	}
+	return text
+}
+
 func hints() map[fault.Code]string {
 	return map[fault.Code]string{
 		fault.Failed:            "run the command again with --log-level debug, and see the kernel log (dmesg)",
 		fault.Usage:             "see `imxcrypt COMMAND --help`",
 		fault.ConfigInvalid:     "mend the field named above; `imxcrypt config check` tests the file, `imxcrypt config show` prints every default",
-		fault.ConfigMissing:     "write /etc/imxcrypt/imxcrypt.yaml, or name another file with --config; `imxcrypt config example` prints one to begin with",
+		fault.ConfigMissing:     "write /etc/imxcrypt/imxcrypt.yaml, or name another file with --config; `imxcrypt config example minimal` prints one to begin with",
 		fault.ConfigUntrusted:   "whoever can write the configuration decides what is mounted: chown root:root FILE; chmod go-w FILE",
 		fault.GeneratorFailed:   "mend it (`imxcrypt config check`), then: systemctl daemon-reload; systemctl default",
 		fault.VolumeUnknown:     "`imxcrypt config show` lists the volumes of the configuration",

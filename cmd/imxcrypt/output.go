@@ -31,7 +31,7 @@ func (a *app) printResult(r volume.Result, err error, say func(volume.Result) st
 		if a.operation == "provision" {
 			return a.printJSON(a.provisionLine(r, err))
 		}
-		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: problemOf(err)})
+		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: a.problemOf(err)})
 	}
 	if a.verbose {
 		for _, s := range r.Steps {
@@ -73,7 +73,7 @@ func took(d time.Duration) string {
 func (a *app) printPlan(r volume.Result, err error) error {
 	if a.json {
 		a.printed = a.printed || err != nil
-		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: problemOf(err)})
+		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: a.problemOf(err)})
 	}
 	for _, w := range r.Warnings {
 		a.log.Warn(w, "volume", r.Volume)

@@ -112,7 +112,7 @@ func (a *app) printRotation(r volume.RotateResult, err error) error {
 			Event string `json:"event"`
 			resultJSON
 			Rotation *volume.Rotation `json:"rotation"`
-		}{"result", resultJSON{Result: r.Result, OK: err == nil, Error: problemOf(err)}, r.Rotation}); perr != nil {
+		}{"result", resultJSON{Result: r.Result, OK: err == nil, Error: a.problemOf(err)}, r.Rotation}); perr != nil {
 			return perr
 		}
 		return err

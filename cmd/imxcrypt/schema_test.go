@@ -177,7 +177,7 @@ func TestStatusFollowsItsSchema(t *testing.T) {
 	check("unlocked")
 
 	at := time.Date(2026, 3, 4, 5, 6, 7, 8, time.UTC)
-	text, err := json.Marshal(statusPage{Volumes: []statusJSON{statusOf(standing{Status: volume.Status{
+	text, err := json.Marshal(statusPage{Volumes: []statusJSON{new(app).statusOf(standing{Status: volume.Status{
 		Name: "x", State: volume.Damaged, Phase: "rotating", Generation: 1, Source: "caam", Wrap: "ecb", Created: at,
 		Rotation: &volume.Rotation{Done: 1, Total: 2, Generation: 2}, LastUnlock: &volume.LastUnlock{At: at, Took: 1234567},
 		Err: fault.New(fault.HeaderDamaged, "x", nil),

@@ -155,7 +155,7 @@ func (a *app) printSleep(r volume.SleepResult, err error, dry bool) error {
 			volume.SleepResult
 			OK    bool     `json:"ok"`
 			Error *problem `json:"error"`
-		}{r, err == nil, problemOf(err)}), err)
+		}{r, err == nil, a.problemOf(err)}), err)
 	}
 	for _, w := range r.Warnings {
 		a.log.Warn(w)

@@ -126,7 +126,7 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	case a.json:
 		volumes := []statusJSON{}
 		for _, s := range shown {
-			volumes = append(volumes, statusOf(s))
+			volumes = append(volumes, a.statusOf(s))
 		}
 		err = a.printJSON(statusPage{Volumes: volumes})
 	case f.prometheus:
@@ -207,12 +207,12 @@ type lastUnlockJSON struct {
 	TookMS float64   `json:"took_ms"`
 }
 
-func statusOf(s standing) statusJSON {
+func (a *app) statusOf(s standing) statusJSON {
 	j := statusJSON{
 		Name: s.Name, Device: s.Device, UUID: s.UUID, State: string(s.State), Up: s.Up(), Required: s.required,
 		Phase: string(s.Phase), Generation: s.Generation, Source: s.Source, Wrap: s.Wrap, KeySize: s.KeySize,
 		Cipher: s.Cipher, SectorSize: s.SectorSize, Header: s.Header, SecurityState: s.SecurityState, Mapping: s.Mapping,
-		Mount: statusMount{Path: s.MountPath, Mounted: s.Mounted}, SizeBytes: s.Size, Problem: problemOf(s.Err),
+		Mount: statusMount{Path: s.MountPath, Mounted: s.Mounted}, SizeBytes: s.Size, Problem: a.problemOf(s.Err),
 	}
 	if !s.Created.IsZero() {
 		created := s.Created.UTC()

@@ -17,12 +17,16 @@ func (a *app) versionCommand() *cobra.Command {
 		Example: "  imxcrypt version --json",
 		Args:    exactly(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
-			platform := runtime.GOOS + "/" + runtime.GOARCH
-			if a.json {
-				return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "platform": platform})
-			}
-			fmt.Fprintf(a.stdout, "imxcrypt %s (%s, %s)\n", version, runtime.Version(), platform)
-			return nil
+			return a.printVersion()
 		},
 	}
+}
+
+func (a *app) printVersion() error {
+	platform := runtime.GOOS + "/" + runtime.GOARCH
+	if a.json {
+		return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "platform": platform})
+	}
+	_, err := fmt.Fprintf(a.stdout, "imxcrypt %s (%s, %s)\n", version, runtime.Version(), platform)
+	return err
 }
