@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -250,13 +252,27 @@ func (realLocks) Acquire(_ context.Context, name string) (func() error, error) {
 	return l.Release, nil
 }
 
-// asleep is System.Asleep of the running kernel: the one clock goes on while the
-// system is suspended, the other does not (clock_gettime(2)). Some nanoseconds pass
-// between reading the two.
-func asleep() time.Duration {
-	var boot, awake unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &awake) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
-		return 0
+// slept is System.Slept of the running kernel. CLOCK_BOOTTIME goes on while the
+// system is suspended, CLOCK_MONOTONIC does not (clock_gettime(2)); where no clock
+// outlasts the suspend it is not counted by the time, so that the kernel's own count
+// is looked at, too (Linux 5.4 and later, Documentation/ABI/testing/sysfs-power).
+func slept() Slept {
+	var s Slept
+	if text, err := os.ReadFile("/sys/power/suspend_stats/success"); err == nil {
+		s.Times, _ = strconv.Atoi(strings.TrimSpace(string(text)))
 	}
-	return max(0, time.Duration(boot.Nano()-awake.Nano())).Truncate(10 * time.Millisecond)
+	// The clocks are not read at once: what lies between is small in one of a few
+	// tries, however busy the system is.
+	for range 100 {
+		var before, boot, after unix.Timespec
+		if unix.ClockGettime(unix.CLOCK_MONOTONIC, &before) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil ||
+			unix.ClockGettime(unix.CLOCK_MONOTONIC, &after) != nil {
+			break
+		}
+		s.For = max(s.For, time.Duration(boot.Nano()-after.Nano()))
+		if after.Nano()-before.Nano() < int64(time.Millisecond) {
+			break
+		}
+	}
+	return s
 }

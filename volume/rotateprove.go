@@ -15,9 +15,9 @@ import (
 // chips the black keys under the mappings are dead then, and an ECB key would have
 // all that is still to be moved copied as noise.
 func (x *rotating) awake() func() error {
-	before := x.sys.Asleep()
+	before := x.sys.Slept()
 	return func() error {
-		if x.sys.Asleep() == before {
+		if !x.sys.Slept().since(before) {
 			return nil
 		}
 		return refuse(fault.KeysLost, "the system was suspended while the volume was rotated, in which most chips lose the keys that are in the kernel; what was copied since the last record is not trusted, and stays as it was")

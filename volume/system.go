@@ -150,11 +150,26 @@ type System struct {
 	SecurityState func() caam.SecurityState
 	Unlocks       UnlockRecords    // keeps none
 	Now           func() time.Time // time.Now
-	// Asleep is how long the system has been suspended since it started, in all.
-	// What lies in the kernel's memory survives that, a black key's meaning may not.
-	Asleep func() time.Duration // the difference of CLOCK_BOOTTIME and CLOCK_MONOTONIC
-	Rand   io.Reader            // crypto/rand
-	Log    *slog.Logger         // discards
+	// Slept tells of the suspends since the system started. What lies in the kernel's
+	// memory survives one, the meaning of a black key may not.
+	Slept func() Slept // the running kernel's
+	Rand  io.Reader    // crypto/rand
+	Log   *slog.Logger // discards
+}
+
+// Slept is how often and how long the system has been suspended.
+type Slept struct {
+	Times int // 0 where the kernel does not count
+	For   time.Duration
+}
+
+// shortestSleep is more than the clocks differ by chance, and less than any suspend
+// to RAM takes.
+const shortestSleep = 50 * time.Millisecond
+
+// since tells whether the system was suspended between two looks.
+func (s Slept) since(before Slept) bool {
+	return s.Times != before.Times || s.For-before.For >= shortestSleep
 }
 
 // Manager runs the life of volumes on one System.
@@ -165,8 +180,8 @@ func New(sys System) *Manager {
 	if sys.Now == nil {
 		sys.Now = time.Now
 	}
-	if sys.Asleep == nil {
-		sys.Asleep = asleep
+	if sys.Slept == nil {
+		sys.Slept = slept
 	}
 	if sys.Rand == nil {
 		sys.Rand = rand.Reader

@@ -128,7 +128,7 @@ func (b *Board) System() volume.System {
 		Attach: b.attach,
 		Files:  b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
 		SecurityState: func() caam.SecurityState { return b.State },
-		Now:           b.Now, Log: b.Log, Asleep: func() time.Duration { return time.Duration(b.asleep.Load()) },
+		Now:           b.Now, Log: b.Log, Slept: func() volume.Slept { return volume.Slept{For: time.Duration(b.asleep.Load())} },
 	}
 }
 

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// A busy system, on which there is time between reading one clock and the other, is
+// not taken for one that slept.
+func TestABusySystemHasNotSlept(t *testing.T) {
+	t.Parallel()
+	done := make(chan struct{})
+	defer close(done)
+	for range 4 * runtime.NumCPU() {
+		go func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		}()
+	}
+	before := slept()
+	for range 200 {
+		if now := slept(); now.since(before) {
+			t.Fatalf("from %+v to %+v", before, now)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestSleepIsSeenByCountOrTime(t *testing.T) {
+	t.Parallel()
+	before := Slept{Times: 3, For: time.Hour}
+	for _, c := range []struct {
+		now  Slept
+		want bool
+	}{
+		{before, false},
+		{Slept{3, time.Hour + 20*time.Millisecond}, false}, // the clocks' own difference
+		{Slept{3, time.Hour - 20*time.Millisecond}, false},
+		{Slept{4, time.Hour}, true}, // no clock went on
+		{Slept{3, time.Hour + time.Second}, true},
+	} {
+		if got := c.now.since(before); got != c.want {
+			t.Errorf("%+v: %v", c.now, got)
+		}
+	}
+}
