@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/luks2"
@@ -116,7 +118,8 @@ func readHeader(c *container) (*header, error) {
 }
 
 func findHeader(c *container) (*header, error) {
-	dev := readAhead(c.header)
+	dev, release := readAhead(c.header)
+	defer release()
 	var lh *luks2.Header
 	var copies luks2.Copies
 	var err error
@@ -161,13 +164,18 @@ func (a ahead) ReadAt(p []byte, off int64) (int, error) {
 	return a.Device.ReadAt(p, off)
 }
 
-// readAhead saves requests; what cannot be read shows when it is asked for.
-func readAhead(dev Device) Device {
-	first := make([]byte, min(aheadSize, dev.Size()))
-	if n, err := dev.ReadAt(first, 0); err != nil || n != len(first) {
-		return dev
+// readAhead saves requests; what cannot be read shows when it is asked for. release
+// gives the memory back, which at boot no garbage collector does.
+func readAhead(dev Device) (_ Device, release func()) {
+	first, err := unix.Mmap(-1, 0, int(min(aheadSize, dev.Size())), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return dev, func() {}
 	}
-	return ahead{dev, first}
+	release = func() { _ = unix.Munmap(first) }
+	if n, err := dev.ReadAt(first, 0); err != nil || n != len(first) {
+		return dev, release
+	}
+	return ahead{dev, first}, release
 }
 
 // readReached looks for what rotations have left: see notRolledBack.
