@@ -91,7 +91,7 @@ func run(t vm.TB, o options) {
 }
 
 // bench is one machine with a disk for each volume: of ours with the default gap,
-// of ours without, and of cryptsetup's, each in both sizes of the slope; and of
+// with the gap that the erase size of an eMMC makes, and without, and of cryptsetup's, each in both sizes of the slope; and of
 // ours in the further sizes.
 type bench struct {
 	vm.TB
@@ -99,8 +99,8 @@ type bench struct {
 	o     options
 	begun time.Time
 
-	gap, journal, cryptsetup [2]volume
-	further                  []volume
+	gap, wide, journal, cryptsetup [2]volume
+	further                        []volume
 	// measured are the seconds of ours with a gap, of each size and round.
 	measured [2][]float64
 	memory   map[string]int64 // KiB that a rotation took at most, by volume
@@ -148,6 +148,7 @@ func (b *bench) start() {
 	}
 	for i, size := range b.o.sizes {
 		b.gap[i] = add("gap", "", size)
+		b.wide[i] = add("wide", ", gap: 4MiB", size)
 		b.journal[i] = add("journal", ", gap: 0MiB", size)
 		b.cryptsetup[i] = add("cryptsetup", "", size)
 	}
