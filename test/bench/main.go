@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"imxcrypt/test/vm"
@@ -104,12 +103,4 @@ func (h *host) machine(o options, binary string) *vm.Machine {
 		c.Disks = append(c.Disks, vm.NewDisk(h, diskSize))
 	}
 	return vm.Start(h, c)
-}
-
-func indent(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		b.WriteString("  " + line)
-	}
-	return b.String()
 }

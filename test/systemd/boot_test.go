@@ -109,7 +109,7 @@ func (b board) firstBoot() {
 	b.mustAwait("multi-user.target")
 	b.t.Log("the first boot has made the volumes, and mounted them before their users")
 	for _, name := range []string{"data", "logs"} {
-		b.eventually(name+": provisioned")
+		b.eventually(name + ": provisioned")
 	}
 	b.eventually("/dev/mapper/data rw,noatime", "-u", "user-of-data")
 	b.expect("findmnt -n -o SOURCE,OPTIONS /srv/logs | cut -d , -f 1,2", "/dev/mapper/logs rw,nodev")
