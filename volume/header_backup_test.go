@@ -6,12 +6,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
 	"imxcrypt/volume"
 	"imxcrypt/volume/volumetest"
 )
@@ -241,6 +244,48 @@ func TestHeaderCheckNamesWhatIsWrong(t *testing.T) {
 	refused(t, err, fault.HeaderInvalid)
 	if r.Rule != "magic" {
 		t.Fatalf("%+v", r)
+	}
+}
+
+func TestHeaderCheckOnDemandsOfOtherPrograms(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		requirement string
+		refused     bool
+	}{
+		"a re-encryption of cryptsetup's": {"offline-reencrypt", false},
+		"of a program that nobody knows":  {"frobnicate-v7", true},
+		"of a later imxcrypt":             {"imxcrypt-v99", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk := crashtest.NewImage(16 * mib)
+			b := provisioned(t, spec(), disk)
+			lh, _, err := luks2.Read(disk, disk.Size())
+			if err != nil {
+				t.Fatal(err)
+			}
+			lh.Require(c.requirement)
+			if err := lh.Write(disk); err != nil {
+				t.Fatal(err)
+			}
+			r, err := b.Manager().CheckHeader("/dev/mmcblk2p3")
+			if !slices.Contains(r.Requirements, c.requirement) || !r.Imxcrypt {
+				t.Errorf("%+v", r)
+			}
+			if !c.refused {
+				if err != nil || !r.Valid || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], c.requirement) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				return
+			}
+			refused(t, err, fault.HeaderRequirement)
+			if r.Valid || r.Rule != "unknown-requirement" || !strings.Contains(err.Error(), c.requirement) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			_, err = b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{})
+			refused(t, err, fault.HeaderRequirement)
+		})
 	}
 }
 

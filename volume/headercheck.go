@@ -58,14 +58,29 @@ type HeaderContent struct {
 	Recipients    []string     `json:"recovery_recipients"`
 }
 
-// ruleImxcrypt is the rule that a sound LUKS2 header breaks whose imxcrypt
-// members are wrong.
-const ruleImxcrypt = "imxcrypt"
+// Rules beside those of luks2: ruleImxcrypt is broken by a sound LUKS2 header
+// whose imxcrypt members are wrong, ruleRequirement by one with a mandatory
+// requirement that neither the specification, nor cryptsetup, nor imxcrypt
+// knows.
+const (
+	ruleImxcrypt    = "imxcrypt"
+	ruleRequirement = "unknown-requirement"
+)
+
+// knownRequirements are those of the LUKS2 specification (config.requirements),
+// those that cryptsetup has added to it since, and ours.
+func knownRequirements() []string {
+	return []string{
+		"offline-reencrypt", "online-reencrypt", "online-reencrypt-v2", "online-reencrypt-v3", "inline-hw-tags", "opal",
+		Requirement, RequirementRotate,
+	}
+}
 
 // CheckHeader judges any LUKS2 header, cryptsetup's too, by the specification,
 // at the start of a device, an image or a file. The report is filled in as far
 // as possible with an error too; the error is of code header-damaged,
-// header-invalid or header-version where the header is not valid, and what
+// header-invalid or header-version where the header is not valid, of code
+// header-requirement where it demands what no known program knows, and what
 // opening or reading gave otherwise.
 func (m *Manager) CheckHeader(path string) (r HeaderReport, err error) {
 	r = HeaderReport{Path: path, Requirements: []string{}, Copies: []HeaderCopy{}, Problems: []string{}}
@@ -118,15 +133,19 @@ func (r *HeaderReport) judge(dev Device) error {
 			return err
 		}
 	}
+	r.Imxcrypt = lh.Requires(Requirement) && lh.Subsystem == Subsystem
+	if err := lh.CheckRequirements(knownRequirements()...); err != nil {
+		r.Rule = ruleRequirement
+		return err
+	}
 	return r.ours(lh, report.Copies)
 }
 
 // ours adds what the members of a volume of ours say.
 func (r *HeaderReport) ours(lh *luks2.Header, copies luks2.Copies) error {
-	if !lh.Requires(Requirement) || lh.Subsystem != Subsystem {
+	if !r.Imxcrypt {
 		return nil
 	}
-	r.Imxcrypt = true
 	h, err := understand(lh, copies, r.Path)
 	if fault.Is(err, fault.HeaderRequirement) {
 		r.Problems = append(r.Problems, err.Error())

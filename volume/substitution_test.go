@@ -133,6 +133,9 @@ func TestSubstitutionIsRefused(t *testing.T) {
 				delete(h.Metadata.Tokens["0"].Extra, "wrap")
 			})
 		}, code: fault.HeaderMismatch, text: "source"},
+		"digest of another kind": {swap: headerChange(func(h *luks2.Header) {
+			h.Metadata.Digests["0"].Extra["hash"] = json.RawMessage(`"crc32"`)
+		}), code: fault.HeaderInvalid, text: "crc32"},
 		"a member of a later version": {swap: func(t *testing.T, _ *volumetest.Board, im *crashtest.Image) {
 			rewrite(t, im, func(h *luks2.Header) { member(t, h, "colour", "blue") })
 		}, code: fault.HeaderInvalid},
@@ -191,6 +194,48 @@ func TestSubstitutionIsRefused(t *testing.T) {
 				t.Error("something was written")
 			}
 		})
+	}
+}
+
+// A check that was rewritten, and nothing else: a filesystem that only this key
+// shows, with the UUID that only this volume has, proves the key all the same, so
+// that it opens and its data is right; verify, which asks the check, refuses it.
+// Where no filesystem proves the key, everything does.
+func TestARewrittenCheck(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	rewritten := func(name, value string) func(*testing.T, *volumetest.Board, *crashtest.Image) {
+		return headerChange(func(h *luks2.Header) { h.Metadata.Digests["0"].Extra[name] = json.RawMessage(`"` + value + `"`) })
+	}
+	for name, swap := range map[string]func(*testing.T, *volumetest.Board, *crashtest.Image){
+		"digest": rewritten("digest", base64.StdEncoding.EncodeToString(make([]byte, 32))),
+		"place":  rewritten("offset", "36864"),
+	} {
+		for _, fs := range []string{"ext4", volume.FilesystemNone} {
+			t.Run(name+" "+fs, func(t *testing.T) {
+				t.Parallel()
+				s := changed(func(s *volume.Spec) {
+					if s.Filesystem.Type = fs; fs == volume.FilesystemNone {
+						s.Mount.Path = ""
+					}
+				})
+				b, im := ready(t, s)
+				swap(t, b, im)
+				_, err := b.Manager().Verify(ctx, s)
+				refused(t, err, fault.KeyWrong)
+				_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+				if fs == volume.FilesystemNone {
+					refused(t, err, fault.KeyWrong)
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := get(t, b, len(userText)); got != userText {
+					t.Errorf("the data is %q", got)
+				}
+			})
+		}
 	}
 }
 

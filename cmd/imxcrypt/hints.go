@@ -112,7 +112,7 @@ func hints() map[fault.Code]string {
 		fault.HeaderDamaged:     "nothing was changed; bring back a copy of the header if there is one",
 		fault.HeaderInvalid:     "nothing was changed; the header breaks the rule named above. Bring back a copy if there is one",
 		fault.HeaderVersion:     "the header is of a newer LUKS version: use a newer imxcrypt",
-		fault.HeaderRequirement: "the volume was written by a newer imxcrypt: use that one",
+		fault.HeaderRequirement: "the header was written by a newer imxcrypt or cryptsetup: use that one",
 
 		fault.RotationDamaged: "nothing was changed; the storage lost what the rotation wrote down: see dmesg, and copy what can still be read before anything else",
 

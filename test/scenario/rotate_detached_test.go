@@ -48,7 +48,7 @@ func TestRotationOfAnAdoptedVolume(t *testing.T) {
 func (r *rotated) adoptedThroughAPowerCut() {
 	load := r.Start("/opt/load", "/data")
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
-	p.WaitFor(`"event":"progress"`, time.Minute)
+	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	if _, done, total := r.rotation(); !load.Running() || done == 0 || done >= total {
 		r.t.Fatalf("the rotation stands at %d of %d", done, total)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,7 +153,7 @@ func (r *rotated) wholly() {
 func (r *rotated) catch(p *vm.Process) bool {
 	seen := map[string]int{}
 	defer func() { r.t.Logf("overlay and hot mapping were seen as %v", seen) }()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline) && p.Running(); {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline) && p.Running(); {
 		p.Signal(syscall.SIGSTOP)
 		states := strings.Fields(r.Sh("for n in rotate hot; do dmsetup info data:$n | sed -n 's/^State: *//p'; done").Stdout)
 		seen[strings.Join(states, " ")]++
@@ -188,7 +189,7 @@ func (r *rotated) killedWithAZoneHeld() {
 		caught := false
 		for range 5 {
 			p := r.Start("imxcrypt", "rotate", "--json", "--max-hold", "10s", "data")
-			p.WaitFor(`"event":"progress"`, time.Minute)
+			p.WaitFor(`"event":"progress"`, 3*time.Minute)
 			if caught = r.catch(p); caught {
 				break
 			}
@@ -223,8 +224,8 @@ func (r *rotated) held() bool {
 // has another JDKEK afterwards, so that both blobs are opened anew.
 func (r *rotated) powerCut() {
 	load := r.Start("/opt/load", "/data")
-	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
-	p.WaitFor(`"event":"progress"`, time.Minute)
+	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "512KiB", "data")
+	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	generation, done, total := r.rotation()
 	if !load.Running() || !p.Running() || done == 0 || done >= total {
 		r.t.Fatalf("the rotation stands at %d of %d", done, total)
@@ -250,24 +251,31 @@ func (r *rotated) powerCut() {
 	r.MustSh("umount /data && e2fsck -fn /dev/mapper/data")
 }
 
-// stopped stops a rotation by a signal, and by another command; it keeps to its
+// stopped stops a rotation by another command, and by a signal; it keeps to its
 // rate meanwhile.
 func (r *rotated) stopped() {
+	const rate = 256 << 10
 	end := r.busy()
+	slowly := func() *vm.Process {
+		p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", strconv.Itoa(rate), "data")
+		p.WaitFor(`"event":"progress"`, 3*time.Minute)
+		return p
+	}
 	_, before, _ := r.rotation()
-	slow := r.Start("imxcrypt", "rotate", "--rate-limit", "256KiB", "data")
-	time.Sleep(3 * time.Second)
+	begun := time.Now()
+	slow := slowly()
 	r.expect(0, "paused", "rotate", "--pause", "data")
 	if result := slow.Wait(); result.Code != 7 {
 		r.t.Fatalf("the paused rotation: %v", result)
 	}
+	took := time.Since(begun)
 	_, after, _ := r.rotation()
-	r.t.Logf("%d bytes in 3 s at 256 KiB/s", after-before)
-	if after <= before || after-before > 2<<20 {
+	r.t.Logf("%d bytes in %v at %d a second", after-before, took, rate)
+	// A zone more than its time allows, and the one it was told to stop in.
+	if after <= before || after-before > int64(rate*took.Seconds())+2<<20 {
 		r.t.Fatal("the rate was not kept to")
 	}
-	slow = r.Start("imxcrypt", "rotate", "--rate-limit", "256KiB", "data")
-	time.Sleep(time.Second)
+	slow = slowly()
 	slow.Signal(syscall.SIGTERM)
 	if result := slow.Wait(); result.Code != 7 {
 		r.t.Fatalf("the rotation that was told to stop: %v", result)

@@ -141,7 +141,7 @@ func (r *rotated) onlyOver(device string, generation int) {
 func (r *rotated) suspended() {
 	end := r.busy()
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
-	p.WaitFor(`"event":"progress"`, time.Minute)
+	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	if result := r.Run("cryptsetup", "luksSuspend", "data"); result.Code == 0 || !strings.Contains(result.Stderr, "Unmet LUKS2 requirements") {
 		r.t.Fatalf("cryptsetup luksSuspend: %v", result)
 	}
@@ -165,7 +165,7 @@ func (r *rotated) suspended() {
 func (r *rotated) closed() {
 	end := r.busy()
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
-	p.WaitFor(`"event":"progress"`, time.Minute)
+	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	if result := r.Run("cryptsetup", "close", "data"); result.Code == 0 {
 		r.t.Fatal("a mounted volume was closed")
 	}

@@ -55,7 +55,7 @@ func newSleeper(t *testing.T, b board) *sleeper {
 func (s *sleeper) nap(argv ...string) (r vm.Result, slept bool) {
 	s.t.Helper()
 	p := s.Start(argv...)
-	for deadline := time.Now().Add(time.Minute); p.Running() && !slept; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); p.Running() && !slept; time.Sleep(100 * time.Millisecond) {
 		slept = strings.Contains(string(s.QMP("query-status", nil)), `"suspended"`)
 		if time.Now().After(deadline) {
 			s.t.Fatal("the machine does not sleep")
