@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"filippo.io/age"
@@ -281,50 +282,65 @@ func (l *life) check() {
 // the model says, nothing that was ready is formatted, and nothing is lost.
 func TestAnyOrderOfCommands(t *testing.T) {
 	t.Parallel()
-	lives, steps := 1, 40
+	lives, steps := 1, 120
 	if os.Getenv("IMXCRYPT_SOAK") != "" {
 		lives, steps = 4, 500
 	}
-	b := board{vm.AMD64, "amd64"}
-	m := b.start(t, vm.NewDisk(t, 10<<20), vm.NewDisk(t, 10<<20))
+	var mu sync.Mutex
+	var total life
+	t.Cleanup(func() {
+		if t.Failed() {
+			return
+		}
+		if total.formats == 0 || total.rotations == 0 || total.boards == 0 {
+			t.Errorf("%d filesystems made, %d rotations, %d other boards: nothing was shown", total.formats, total.rotations, total.boards)
+		}
+		t.Logf("%d commands on a real kernel, %d of them killed; %d filesystems made, none on a volume that was ready; %d rotations; %d times on another board; nothing lost",
+			2*lives*steps, total.kills, total.formats, total.rotations, total.boards)
+	})
+	for _, name := range []string{"adopted", "device"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := board{vm.AMD64, "amd64"}
+			m := b.start(t, vm.NewDisk(t, 6<<20))
+			for seed := range lives {
+				l := newLife(t, m, name, uint64(seed))
+				for n := range steps {
+					l.step()
+					if n == steps/2 && l.recipient != "" {
+						l.certainly()
+					}
+				}
+				m.MustRun("imxcrypt", "lock", "data")
+				mu.Lock()
+				total.kills, total.formats = total.kills+l.kills, total.formats+l.formats
+				total.rotations, total.boards = total.rotations+l.rotations, total.boards+l.boards
+				mu.Unlock()
+			}
+		})
+	}
+}
+
+// newLife begins with an empty disk, or with one that the recipe has filled.
+func newLife(t *testing.T, m *vm.Machine, name string, seed uint64) *life {
+	t.Helper()
+	l := &life{Machine: m, t: t, rng: rand.New(rand.NewPCG(seed, uint64(len(name)))), device: "/dev/vda"}
+	l.Mounts = true
+	l.note("%s, seed %d", name, seed)
+	m.MustSh("mkdir -p /data; rm -rf /caam /var/lib/imxcrypt; blkdiscard -z " + l.device)
+	if name == "adopted" {
+		m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(fmt.Sprintf(adoptedVolume, "ccm", "capi:tk(cbc(aes))-plain64", 4096)))
+		m.MustRun("imxcrypt", "key", "create", "data", "--dir", "/caam", "--wrap", "ccm")
+		m.MustSh("FIRST=yes\nexport FIRST\n" + fmt.Sprintf(byHand, "capi:tk(cbc(aes))-plain64", 4096, "echo old > /mnt/note"))
+		l.Recipe, l.text = true, "old"
+		return l
+	}
+	m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(oneVolume))
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.Put("/run/key.txt", []byte(id.String()+"\n"))
-	m.MustSh("mkdir -p /data")
-	var total life
-	for name, c := range map[string]struct{ config, device string }{
-		"adopted": {fmt.Sprintf(adoptedVolume, "ccm", "capi:tk(cbc(aes))-plain64", 4096), "/dev/vda"},
-		"device":  {strings.ReplaceAll(oneVolume, "/dev/vda", "/dev/vdb"), "/dev/vdb"},
-	} {
-		for seed := range lives {
-			l := &life{Machine: m, t: t, rng: rand.New(rand.NewPCG(uint64(seed), uint64(len(name)))), device: c.device}
-			l.Mounts = true
-			l.note("%s, seed %d", name, seed)
-			m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(c.config))
-			m.MustSh("rm -rf /caam /var/lib/imxcrypt; blkdiscard -z " + c.device)
-			if name == "adopted" {
-				m.MustRun("imxcrypt", "key", "create", "data", "--dir", "/caam", "--wrap", "ccm")
-				m.MustSh("FIRST=yes\nexport FIRST\n" + fmt.Sprintf(byHand, "capi:tk(cbc(aes))-plain64", 4096, "echo old > /mnt/note"))
-				l.Recipe, l.text = true, "old"
-			} else {
-				l.recipient = id.Recipient().String()
-			}
-			for n := range steps {
-				l.step()
-				if n == steps/2 && l.recipient != "" {
-					l.certainly()
-				}
-			}
-			m.MustRun("imxcrypt", "lock", "data")
-			total.kills, total.formats = total.kills+l.kills, total.formats+l.formats
-			total.rotations, total.boards = total.rotations+l.rotations, total.boards+l.boards
-		}
-	}
-	if total.formats == 0 || total.rotations == 0 || total.boards == 0 {
-		t.Errorf("%d filesystems made, %d rotations, %d other boards: nothing was shown", total.formats, total.rotations, total.boards)
-	}
-	t.Logf("%d commands on a real kernel, %d of them killed; %d filesystems made, none on a volume that was ready; %d rotations; %d times on another board; nothing lost",
-		2*lives*steps, total.kills, total.formats, total.rotations, total.boards)
+	l.recipient = id.Recipient().String()
+	return l
 }
