@@ -131,9 +131,10 @@ type Volume struct {
 	HeaderSize int64 `mapstructure:"header_size"`
 	// Free room between header and data, by which a rotation moves the data, in
 	// multiples of 4KiB, up to 1GiB. On devices over 64MiB it is at least their
-	// preferred erase size. 0MiB leaves none: rotation is then slower. Used when the
-	// volume is provisioned. Default: 1MiB, or 0MiB with a detached header (no
-	// other value is possible there).
+	// preferred erase size, or 4MiB where they tell none. 0MiB leaves none, but for
+	// what aligning the data to the erase size makes: rotation is then slower. Used
+	// when the volume is provisioned. Default: 1MiB, or 0MiB with a detached header
+	// (no other value is possible there).
 	Gap int64 `mapstructure:"gap"`
 	// Passes discards (TRIM) to the device. Good for flash; shows which sectors
 	// are unused. Default: false.

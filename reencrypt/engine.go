@@ -101,7 +101,7 @@ type Options struct {
 	// 0, or no Hold hook, makes every one [Layout.ZoneSize] long.
 	MaxHold time.Duration
 	// Lanes is the number of copies at the same time, 0 for 4, and Unit the
-	// bytes of each at most, 0 for 256 KiB: their product is the memory taken.
+	// bytes of each at most, 0 for 1 MiB: their product is the memory taken.
 	Lanes, Unit int
 	// Now replaces time.Now where time must be made up.
 	Now func() time.Time
@@ -109,7 +109,7 @@ type Options struct {
 
 const (
 	defaultLanes = 4
-	defaultUnit  = 256 << 10
+	defaultUnit  = 1 << 20
 	// smallestUnit is the least that the copies of a zone are cut into, so that
 	// all lanes have some of it.
 	smallestUnit = 64 << 10

@@ -18,14 +18,19 @@ type stream struct {
 	change *sync.Cond
 	// What follows counts bytes moved since the rotation's begin, whatever its
 	// direction.
-	next   int64   // the lanes have taken what is below
-	limit  int64   // and may take what is below this
-	copied int64   // everything below has been copied
-	flying []int64 // where each lane's copy begins; -1 for a lane at rest
-	closed bool    // the lanes shall take no more
-	err    error   // the failed copy's with the lowest place
+	next   int64  // the lanes have taken what is below
+	limit  int64  // and may write what is below this
+	copied int64  // everything below has been copied
+	flying []span // each lane's copy
+	closed bool   // the lanes shall take no more, nor write what they read ahead
+	err    error  // the failed copy's with the lowest place
 	errAt  int64
 }
+
+// span is what lies between two counts of bytes; empty, no copy at all.
+type span struct{ from, to int64 }
+
+func (c span) empty() bool { return c.from == c.to }
 
 // unitsInGap is into how many copies a gap is divided at least: some are under
 // way while others are made durable. More and smaller ones cost more requests.
@@ -41,13 +46,8 @@ func (e *Engine) newStream() *stream {
 	done := e.record.Done()
 	s := &stream{Engine: e, next: done, copied: done, unit: e.piece(e.copier.unit)}
 	s.change = sync.NewCond(&s.mu)
-	// With all of the gap under way at a time all would end together, and wait for
-	// the flush together.
-	s.flying = make([]int64, min(int64(len(e.copier.bufs)), max(e.layout.ZoneSize/s.unit*3/4, 1)))
+	s.flying = make([]span, len(e.copier.bufs))
 	s.limit = done + e.layout.ZoneSize
-	for i := range s.flying {
-		s.flying[i] = -1
-	}
 	return s
 }
 
@@ -74,6 +74,10 @@ func (e *Engine) stream(ctx context.Context) error {
 }
 
 // lane copies until nothing is left, something failed or the stream is closed.
+//
+// It reads before it may write: what is not copied yet lies in its old place, and
+// nobody else writes to it. So there is something to write as soon as a record
+// allows it.
 func (s *stream) lane(i int, buf []byte) {
 	for {
 		z, ok := s.take(i)
@@ -83,44 +87,56 @@ func (s *stream) lane(i int, buf []byte) {
 		p := buf[:z.Length]
 		err := s.copier.read(Old, p, z.Start)
 		if err == nil {
+			if !s.mayWrite(i) {
+				return
+			}
 			err = s.copier.write(New, p, z.Start)
 		}
 		s.rest(i, err)
 	}
 }
 
-// take gives a lane the next copy, as soon as it may be written.
+// take gives a lane the next copy.
 func (s *stream) take(i int) (Zone, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
-		z := s.layout.zoneAt(s.layout.position(s.next), s.unit)
-		if s.closed || s.err != nil || z.Length == 0 {
-			return Zone{}, false
-		}
-		if s.next+z.Length <= s.limit {
-			s.flying[i] = s.next
-			s.next += z.Length
-			return z, true
+	z := s.layout.zoneAt(s.layout.position(s.next), s.unit)
+	if s.closed || s.err != nil || z.Length == 0 {
+		return Zone{}, false
+	}
+	s.flying[i] = span{s.next, s.next + z.Length}
+	s.next += z.Length
+	return z, true
+}
+
+// mayWrite waits until the lane's copy may be written. Where that will not come
+// any more, what was read is given up: it stays among what is not copied.
+func (s *stream) mayWrite(i int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.flying[i].to > s.limit {
+		if s.closed || s.err != nil {
+			return false
 		}
 		s.change.Wait()
 	}
+	return true
 }
 
 // rest ends a lane's copy.
 func (s *stream) rest(i int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.flying[i]
+	at := s.flying[i].from
 	if err != nil && (s.err == nil || at < s.errAt) {
 		s.err, s.errAt = err, at
 	}
-	s.flying[i] = -1
+	s.flying[i] = span{}
 	if s.err == nil {
 		s.copied = s.next
-		for _, from := range s.flying {
-			if from >= 0 {
-				s.copied = min(s.copied, from)
+		for _, c := range s.flying {
+			if !c.empty() {
+				s.copied = min(s.copied, c.from)
 			}
 		}
 	}
@@ -153,10 +169,10 @@ func (s *stream) ripe() (int64, error) {
 	}
 }
 
-// atRest: no lane is copying, or will before something is recorded.
+// atRest: no lane is copying, or will write before something is recorded.
 func (s *stream) atRest() bool {
-	for _, from := range s.flying {
-		if from >= 0 {
+	for _, c := range s.flying {
+		if !c.empty() && c.to <= s.limit {
 			return false
 		}
 	}

@@ -91,7 +91,7 @@ func run(t vm.TB, o options) {
 }
 
 // bench is one machine with a disk for each volume: of ours with the default gap,
-// with the gap that the erase size of an eMMC makes, and without, and of cryptsetup's, each in both sizes of the slope; and of
+// with a wider one, and without, and of cryptsetup's, each in both sizes of the slope; and of
 // ours in the further sizes.
 type bench struct {
 	vm.TB
@@ -148,7 +148,7 @@ func (b *bench) start() {
 	}
 	for i, size := range b.o.sizes {
 		b.gap[i] = add("gap", "", size)
-		b.wide[i] = add("wide", ", gap: 4MiB", size)
+		b.wide[i] = add("wide", ", gap: 16MiB", size)
 		b.journal[i] = add("journal", ", gap: 0MiB", size)
 		b.cryptsetup[i] = add("cryptsetup", "", size)
 	}

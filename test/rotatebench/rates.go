@@ -44,7 +44,7 @@ func (b *bench) rates() {
 		{name: "cryptsetup, journal", run: cryptsetup("journal")},
 		{name: "cryptsetup, checksum", run: cryptsetup("checksum")},
 		unlocked,
-		{name: "imxcrypt rotate, gap 4MiB", run: of(b.wide)},
+		{name: "imxcrypt rotate, gap 16MiB", run: of(b.wide)},
 		{name: "imxcrypt rotate, no gap", run: of(b.journal)},
 	}
 	for round := range b.o.rounds {
