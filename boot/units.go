@@ -67,6 +67,9 @@ func Units(c *configs.Config, o UnitOptions) ([]Unit, error) {
 func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	service := ServiceName(step.Spec.Name)
 	units := []Unit{{Path: service, Text: serviceText(c, step, o)}}
+	if c.File() != configs.DefaultPath {
+		units = append(units, Unit{Path: RotateServiceName(step.Spec.Name) + ".d/40-imxcrypt-config.conf", Text: rotateDropIn(c, step, o)})
+	}
 	node := mappingPath(step.Spec)
 	nodeUnit := deviceUnit(node)
 	// Who asks for the device by its name, fstab for one, gets the service; and
@@ -231,6 +234,13 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 		line("%s", l)
 	}
 	return b.String()
+}
+
+// rotateDropIn has the packaged unit of a volume's rotation use the configuration
+// that the volume was opened by.
+func rotateDropIn(c *configs.Config, step Step, o UnitOptions) string {
+	return generated + "[Unit]\nConditionPathExists=\nConditionPathExists=" + quoteSpecifiers(c.File()) + "\n\n[Service]\nExecStart=\nExecStart=" +
+		o.Program + " --config " + quoteArgument(c.File()) + " rotate --resume-only " + quoteArgument(step.Spec.Name) + "\n"
 }
 
 // sandbox is what was seen to be harmless. Options that give the service a mount

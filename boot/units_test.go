@@ -93,6 +93,36 @@ func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
 	}
 }
 
+// A rotation that goes on in the background reads the configuration that its
+// volume was opened by.
+func TestTheRotationsConfiguration(t *testing.T) {
+	t.Parallel()
+	const text = "volumes:\n  - {name: my-data, device: /dev/sda1}\n"
+	for file, dropIn := range map[string]string{
+		configs.DefaultPath: "",
+		"/boot/50%.yaml": "[Unit]\nConditionPathExists=\nConditionPathExists=/boot/50%%.yaml\n\n[Service]\nExecStart=\n" +
+			`ExecStart=/usr/bin/imxcrypt --config "/boot/50%%.yaml" rotate --resume-only "my-data"` + "\n",
+	} {
+		c, err := configs.Parse(file, []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, u := range units {
+			if u.Path == `imxcrypt-rotate@my\x2ddata.service.d/40-imxcrypt-config.conf` {
+				_, got, _ = strings.Cut(u.Text, "\n\n")
+			}
+		}
+		if got != dropIn {
+			t.Errorf("%s: %q, expected %q", file, got, dropIn)
+		}
+	}
+}
+
 // A mount point that fstab has is left to it, and the volume is opened all the
 // same: where fstab does not name the mapping, nothing else would pull the
 // service in. A line for another mount point takes nothing away.

@@ -61,10 +61,12 @@ func TestSystemd(t *testing.T) {
 	b := startSystemd(t, vm.AMD64)
 	b.firstBoot()
 	b.stopAndStart()
+	b.rotate()
 	b.privileges()
 	b.busyShutdown()
 	b.Restart(with("imxcrypt.debug"))
 	b.laterBoot()
+	b.unplugged()
 	b.orderlyShutdown(func() {
 		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.Replace(volumes, "mount: {", "mont: {", 1)))
 	})

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package systemd
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// rotation is how far systemctl's volume "data" is, as status tells.
+func (b board) rotation() (generation int, done, total int64) {
+	b.t.Helper()
+	var status struct {
+		Volumes []struct {
+			Generation int
+			Rotation   *struct{ Done, Total int64 }
+		}
+	}
+	r := b.Run("imxcrypt", "status", "--json", "data")
+	if err := json.Unmarshal([]byte(r.Stdout), &status); err != nil || len(status.Volumes) != 1 {
+		b.t.Fatalf("status: %v %v", err, r)
+	}
+	v := status.Volumes[0]
+	if v.Rotation == nil {
+		return v.Generation, 0, 0
+	}
+	return v.Generation, v.Rotation.Done, v.Rotation.Total
+}
+
+// rotate shows the rotation's unit: killed, it is started again; stopping the
+// volume stops it first, and opening the volume starts it, also in the boot after
+// a power cut. It is slowed down, so that each finds it half-way.
+func (b board) rotate() {
+	b.t.Helper()
+	b.t.Log("a rotation in the background is started again when it was killed")
+	const dropIn = "/run/systemd/system/imxcrypt-rotate@data.service.d"
+	slowly := func() {
+		b.MustSh("mkdir -p " + dropIn + "; printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/imxcrypt rotate --resume-only --rate-limit 256KiB %%I\\n' >" + dropIn +
+			"/slowly.conf; systemctl daemon-reload")
+	}
+	slowly()
+	b.MustRun("imxcrypt", "rotate", "--init-only", "data")
+	b.MustRun("systemctl", "start", "imxcrypt-rotate@data")
+	b.moves("the rotation that was started")
+	b.MustRun("systemctl", "kill", "-s", "KILL", "imxcrypt-rotate@data")
+	b.expect("until systemctl show -P NRestarts imxcrypt-rotate@data | grep -qv '^0'; do sleep 0.3; done; systemctl is-active imxcrypt-rotate@data", "active")
+	b.moves("the rotation that was killed")
+	b.expect("cat /data/kept", "a year of work")
+
+	b.t.Log("stopping the volume stops its rotation first, starting it starts that, too")
+	b.MustRun("systemctl", "stop", "imxcrypt@data")
+	b.expect("systemctl is-active imxcrypt@data data.mount imxcrypt-rotate@data; ls /dev/mapper", "inactive\ninactive\ninactive\ncontrol\nlogs")
+	b.eventually("paused", "-u", "imxcrypt-rotate@data")
+	b.MustRun("systemctl", "start", "user-of-data")
+	b.expect("cat /data/kept", "a year of work")
+	b.expect("until systemctl --quiet is-active imxcrypt-rotate@data; do sleep 0.3; done; systemctl is-active imxcrypt-rotate@data", "active")
+	b.moves("the rotation of the volume that was started")
+
+	b.t.Log("it goes on in the boot after a power cut")
+	_, before, _ := b.rotation()
+	b.Restart()
+	b.mustAwait("multi-user.target")
+	b.expect("cat /data/kept", "a year of work")
+	b.eventually("rotation that was interrupted goes on", "-u", "imxcrypt@data")
+	b.expect("until systemctl show -P Result,ActiveState imxcrypt-rotate@data | grep -q inactive; do sleep 1; done; systemctl show -P Result imxcrypt-rotate@data", "success")
+	if generation, done, total := b.rotation(); generation != 2 || total != 0 {
+		b.t.Errorf("generation %d, %d of %d bytes after %d before the power cut", generation, done, total, before)
+	}
+	b.expect("imxcrypt verify data >/dev/null && cat /data/kept", "a year of work")
+	b.noKeyLeft()
+}
+
+// moves waits until a rotation has moved more than it had.
+func (b board) moves(what string) {
+	b.t.Helper()
+	_, before, _ := b.rotation()
+	for range 200 {
+		_, now, total := b.rotation()
+		if total == 0 {
+			break
+		}
+		if now > before {
+			return
+		}
+	}
+	b.t.Fatalf("%s does not move:\n%s", what, b.journal("-b", "-u", "imxcrypt-rotate@data"))
+}
+
+// unplugged takes the device away below an open volume: its service stops, and
+// what stood on it; when the device is back, so is the volume.
+func (b board) unplugged() {
+	b.t.Helper()
+	b.t.Log("a device that is unplugged in use takes its volume's service with it, and nothing else")
+	driver := "/sys/bus/virtio/drivers/virtio_blk/"
+	name := strings.TrimSpace(b.MustSh("basename $(realpath /sys/block/vdd/device)"))
+	b.expect("cat /srv/spare/kept", "for a rainy day")
+	b.MustSh("echo " + name + " >" + driver + "unbind")
+	b.expect("until ! systemctl --quiet is-active imxcrypt@spare; do sleep 0.3; done; findmnt /srv/spare; systemctl is-active imxcrypt@data imxcrypt@logs", "active\nactive")
+	b.t.Logf("the journal:\n%s", b.journal("-b", "-u", "imxcrypt@spare", "-u", "srv-spare.mount"))
+	b.MustSh("echo " + name + " >" + driver + "bind")
+	b.MustSh("for i in $(seq 100); do systemctl start srv-spare.mount && exit; sleep 1; done; exit 1")
+	b.expect("cat /srv/spare/kept", "for a rainy day")
+}
