@@ -110,7 +110,9 @@
 // writes it, so that reading and writing overlap. A zone costs two flushes
 // (journal: four); with [Options.DurableMeta] those of the header area are
 // saved. Where nobody uses the volume half a gap is recorded at a time, so that
-// the copying has the other half to go on while the flushes take place.
+// the copying has the other half to go on while the flushes take place, and reads
+// ahead of what it may write: what is not copied lies in its old place, where
+// nobody else writes.
 //
 // Views should leave what is written to the device's cache: with O_DSYNC each
 // unit costs a flush, which in the middle of a zone is good for nothing.
