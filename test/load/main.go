@@ -44,7 +44,9 @@ func main() {
 	l := load{dir: flag.Arg(0)}
 	err := l.verifyAll()
 	for err == nil && !*verify && ctx.Err() == nil {
-		err = l.round()
+		if err = l.round(); err == nil && l.wrote == 1 {
+			fmt.Println("begun") // whoever starts it waits for that before ending it
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(*pause):

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"imxcrypt/test/vm"
 )
@@ -81,4 +82,12 @@ func (b board) expect(t *testing.T, r vm.Result, code int, text string) {
 	if t.Failed() {
 		t.FailNow()
 	}
+}
+
+// startLoad starts a load that was put into the machine, and waits until it has
+// written: on a busy host that may take longer than what it is meant to disturb.
+func startLoad(m *vm.Machine, args ...string) *vm.Process {
+	p := m.Start(append([]string{"/opt/load"}, args...)...)
+	p.WaitFor("begun", 3*time.Minute)
+	return p
 }

@@ -27,7 +27,7 @@ func TestRotationToAnotherConfiguration(t *testing.T) {
 			x.expect(6, "imxcrypt rotate data", "verify", "data")
 			x.expect(0, "would change wrap from ecb to ccm, key_size from 16 to 32, cipher from capi:tk(cbc(aes))-plain to capi:tk(cbc(aes))-plain64, sector_size from 512 to 4096",
 				"rotate", "--dry-run", "data")
-			load := x.Start("/opt/load", x.dir+"/mnt")
+			load := startLoad(x.Machine, x.dir+"/mnt")
 			x.expect(0, "rotated, generation 2", "rotate", "data")
 			load.Signal(syscall.SIGTERM)
 			if r := load.Wait(); r.Code != 0 {

@@ -46,7 +46,7 @@ func TestRotationOfAnAdoptedVolume(t *testing.T) {
 }
 
 func (r *rotated) adoptedThroughAPowerCut() {
-	load := r.Start("/opt/load", "/data")
+	load := startLoad(r.Machine, "/data")
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
 	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	if _, done, total := r.rotation(); !load.Running() || done == 0 || done >= total {

@@ -113,7 +113,7 @@ func (r *replayed) record() {
 		return
 	}
 	r.MustSh("mkdir /data/load")
-	load := r.Start("/opt/load", "-pause", "50ms", "/data/load")
+	load := startLoad(r.Machine, "-pause", "50ms", "/data/load")
 	r.from = r.tape.Now(r.t)
 	r.expect(0, "rotated, generation 2", "rotate", "--max-hold", "10s", "data")
 	r.to = r.tape.Now(r.t)

@@ -61,7 +61,7 @@ func (r *rotated) expect(code int, text string, args ...string) {
 
 // busy starts the load; the function it returns ends it and tells what it saw.
 func (r *rotated) busy() (end func()) {
-	p := r.Start("/opt/load", "/data")
+	p := startLoad(r.Machine, "/data")
 	return func() {
 		r.t.Helper()
 		p.Signal(syscall.SIGTERM)
@@ -126,7 +126,7 @@ func TestRotation(t *testing.T) {
 	}{{board{vm.AMD64, "amd64"}, "ecb"}, {board{vm.ARM64, "arm64"}, "ccm"}} {
 		t.Run(c.goarch+" "+c.wrap, func(t *testing.T) {
 			t.Parallel()
-			r := &rotated{board: c.board, t: t, wrap: c.wrap, load: vm.BuildProgram(t, "./test/load", c.goarch)}
+			r := &rotated{board: c.board, t: t, wrap: c.wrap, load: vm.BuildProgram(t, "./test/load", c.goarch), more: "    allow_discards: true\n"}
 			r.Machine = c.start(t, vm.NewDisk(t, 10<<20))
 			r.prepare()
 			r.expect(0, "mounted on /data", "provision", "data")
@@ -205,8 +205,9 @@ func (r *rotated) killedWithAZoneHeld() {
 		end()
 	}
 	end := r.busy()
-	r.expect(0, "rotated, generation", "rotate", "data")
+	r.expect(0, "`fstrim /data` gives them back", "rotate", "data")
 	end()
+	r.MustRun("fstrim", "/data")
 	after, _, _ := r.rotation()
 	if after <= before {
 		r.t.Fatalf("generation %d after %d", after, before)
@@ -223,7 +224,7 @@ func (r *rotated) held() bool {
 // powerCut takes the power away in the middle of a rotation under load. The chip
 // has another JDKEK afterwards, so that both blobs are opened anew.
 func (r *rotated) powerCut() {
-	load := r.Start("/opt/load", "/data")
+	load := startLoad(r.Machine, "/data")
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "512KiB", "data")
 	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	generation, done, total := r.rotation()

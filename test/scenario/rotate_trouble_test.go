@@ -32,7 +32,7 @@ func TestRotationInTrouble(t *testing.T) {
 			r.Machine = b.start(t, vm.NewDisk(t, 10<<20))
 			r.device = "/dev/mapper/under"
 			r.prepare()
-			r.under("")
+			r.under("", "")
 			r.expect(0, "mounted on /data", "provision", "data")
 			end := r.busy()
 			time.Sleep(time.Second)
@@ -47,15 +47,15 @@ func TestRotationInTrouble(t *testing.T) {
 }
 
 // under makes the device that the volume lies on, or changes it below the
-// volume: all of the disk, but the 8 sectors from bad on fail.
-func (r *rotated) under(bad string) {
+// volume: all of the disk, but the 8 sectors from bad on have dm-flakey's fault.
+func (r *rotated) under(bad, fault string) {
 	r.t.Helper()
 	const size = 10 << 20 / 512
 	table := fmt.Sprintf("0 %d linear /dev/vda 0", size)
 	if n, err := strconv.Atoi(bad); err == nil {
-		table = fmt.Sprintf("0 %d linear /dev/vda 0\n%d 8 error\n%d %d linear /dev/vda %d", n, n, n+8, size-n-8, n+8)
+		table = fmt.Sprintf("0 %d linear /dev/vda 0\n%d 8 flakey /dev/vda %[2]d 0 3600%s\n%d %d linear /dev/vda %[4]d", n, n, fault, n+8, size-n-8)
 	}
-	r.MustSh("printf '" + table + "\n' >/tmp/under.table; if test -e /dev/mapper/under; then " +
+	r.MustSh("modprobe dm-flakey; printf '" + table + "\n' >/tmp/under.table; if test -e /dev/mapper/under; then " +
 		"dmsetup load under /tmp/under.table; dmsetup suspend --noflush --nolockfs under; dmsetup resume under; " +
 		"else dmsetup create under /tmp/under.table; fi")
 }
@@ -75,7 +75,7 @@ func (r *rotated) offset() int {
 func (r *rotated) writeErrors() {
 	const bad = 1000 // sector of the volume
 	const gap = 1 << 20 / 512
-	r.under(strconv.Itoa(r.offset() - gap + bad))
+	r.under(strconv.Itoa(r.offset()-gap+bad), " 1 error_writes")
 	end := r.busy()
 	r.expect(1, fmt.Sprintf("write at byte %d (sector %d) of the new mapping", bad*512, bad), "rotate", "data")
 	if r.held() {
@@ -85,7 +85,7 @@ func (r *rotated) writeErrors() {
 	if _, done, total := r.rotation(); done > bad*512 || total == 0 {
 		r.t.Fatalf("%d of %d", done, total)
 	}
-	r.under("")
+	r.under("", "")
 	end = r.busy()
 	r.expect(0, "rotated, generation 2", "rotate", "data")
 	end()
@@ -108,7 +108,7 @@ func (r *rotated) victim() int {
 // now, from its end.
 func (r *rotated) readErrors() {
 	bad := r.victim()
-	r.under(strconv.Itoa(r.offset() + bad))
+	r.under(strconv.Itoa(r.offset()+bad), "") // nothing goes, reads included
 	r.expect(1, fmt.Sprintf("read at byte %d (sector %d) of the old mapping", bad*512, bad), "rotate", "data")
 	if r.held() {
 		r.t.Fatal("a zone is held")
@@ -118,7 +118,7 @@ func (r *rotated) readErrors() {
 	r.expect(0, "locked", "lock", "data")
 	r.expect(0, "mounted on /data", "unlock", "--mount", "data")
 	r.verify()
-	r.under("")
+	r.under("", "")
 	end := r.busy()
 	r.expect(0, "rotated, generation 3", "rotate", "--resume-only", "data")
 	end()

@@ -70,7 +70,7 @@ func (s *sleeper) nap(argv ...string) (r vm.Result, slept bool) {
 // busy starts a load on each volume; the function it returns ends them, and fails
 // the test if one saw a wrong byte.
 func (s *sleeper) busy() (end func()) {
-	loads := []*vm.Process{s.Start("/opt/load", "/data"), s.Start("/opt/load", "/logs")}
+	loads := []*vm.Process{startLoad(s.Machine, "/data"), startLoad(s.Machine, "/logs")}
 	return func() {
 		s.t.Helper()
 		for _, p := range loads {

@@ -37,6 +37,7 @@ func TestSystemdSleeps(t *testing.T) {
 	b.mustAwait("multi-user.target")
 	b.MustSh("echo deep >/sys/power/mem_sleep; findmnt /data")
 	load := b.Start("/opt/load", "/data")
+	load.WaitFor("begun", 3*time.Minute)
 
 	slept := b.suspend()
 	if !slept {
