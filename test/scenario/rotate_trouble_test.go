@@ -47,13 +47,13 @@ func TestRotationInTrouble(t *testing.T) {
 }
 
 // under makes the device that the volume lies on, or changes it below the
-// volume: all of the disk, but the 8 sectors from bad on have dm-flakey's fault.
-func (r *rotated) under(bad, fault string) {
+// volume: all of the disk, but the 8 sectors from bad on are another target.
+func (r *rotated) under(bad, target string) {
 	r.t.Helper()
 	const size = 10 << 20 / 512
 	table := fmt.Sprintf("0 %d linear /dev/vda 0", size)
 	if n, err := strconv.Atoi(bad); err == nil {
-		table = fmt.Sprintf("0 %d linear /dev/vda 0\n%d 8 flakey /dev/vda %[2]d 0 3600%s\n%d %d linear /dev/vda %[4]d", n, n, fault, n+8, size-n-8)
+		table = fmt.Sprintf("0 %d linear /dev/vda 0\n%d 8 %s\n%d %d linear /dev/vda %[4]d", n, n, target, n+8, size-n-8)
 	}
 	r.MustSh("modprobe dm-flakey; printf '" + table + "\n' >/tmp/under.table; if test -e /dev/mapper/under; then " +
 		"dmsetup load under /tmp/under.table; dmsetup suspend --noflush --nolockfs under; dmsetup resume under; " +
@@ -75,7 +75,16 @@ func (r *rotated) offset() int {
 func (r *rotated) writeErrors() {
 	const bad = 1000 // sector of the volume
 	const gap = 1 << 20 / 512
-	r.under(strconv.Itoa(r.offset()-gap+bad), " 1 error_writes")
+	at := strconv.Itoa(r.offset() - gap + bad)
+	r.t.Log("with dm-flakey no flush succeeds either")
+	r.under(at, "flakey /dev/vda "+at+" 0 3600 1 error_writes")
+	r.expect(1, "input/output error", "rotate", "data")
+	if r.held() {
+		r.t.Fatal("a zone is held")
+	}
+	r.MustSh("ls /data >/dev/null")
+	r.under(at, "error")
+	r.verify()
 	end := r.busy()
 	r.expect(1, fmt.Sprintf("write at byte %d (sector %d) of the new mapping", bad*512, bad), "rotate", "data")
 	if r.held() {
@@ -108,7 +117,7 @@ func (r *rotated) victim() int {
 // now, from its end.
 func (r *rotated) readErrors() {
 	bad := r.victim()
-	r.under(strconv.Itoa(r.offset()+bad), "") // nothing goes, reads included
+	r.under(strconv.Itoa(r.offset()+bad), "error")
 	r.expect(1, fmt.Sprintf("read at byte %d (sector %d) of the old mapping", bad*512, bad), "rotate", "data")
 	if r.held() {
 		r.t.Fatal("a zone is held")
