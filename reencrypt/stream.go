@@ -23,7 +23,6 @@ type stream struct {
 	limit  int64  // and may write what is below this
 	copied int64  // everything below has been copied
 	flying []span // each lane's copy
-	given  int64  // what was read from here on was given up: it counts as not copied
 	closed bool   // the lanes shall take no more, nor write what they read ahead
 	err    error  // the failed copy's with the lowest place
 	errAt  int64
@@ -49,7 +48,7 @@ func (e *Engine) newStream() *stream {
 	s := &stream{Engine: e, next: done, copied: done, unit: e.piece(e.copier.unit)}
 	s.change = sync.NewCond(&s.mu)
 	s.flying = make([]span, len(e.copier.bufs))
-	s.limit, s.given = done+e.layout.ZoneSize, math.MaxInt64
+	s.limit = done + e.layout.ZoneSize
 	return s
 }
 
@@ -118,11 +117,9 @@ func (s *stream) mayWrite(i int) bool {
 	defer s.mu.Unlock()
 	for s.flying[i].to > s.limit {
 		if s.closed || s.err != nil {
-			// A record under way may raise the limit yet: the lane must not look
-			// as if it were about to write.
-			s.given = min(s.given, s.flying[i].from)
-			s.flying[i] = span{}
-			s.change.Broadcast()
+			// Beyond every limit that a record under way may set yet, or atRest
+			// would wait for it; but not empty, or rest would count it as copied.
+			s.flying[i].to = math.MaxInt64
 			return false
 		}
 		s.change.Wait()
@@ -140,7 +137,7 @@ func (s *stream) rest(i int, err error) {
 	}
 	s.flying[i] = span{}
 	if s.err == nil {
-		s.copied = min(s.next, s.given)
+		s.copied = s.next
 		for _, c := range s.flying {
 			if !c.empty() {
 				s.copied = min(s.copied, c.from)

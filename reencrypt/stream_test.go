@@ -353,6 +353,49 @@ func TestFaultsInAStream(t *testing.T) {
 	}
 }
 
+// One block can never be read, or never be written, and everything else goes on:
+// the stream ends, whatever was being recorded or waiting meanwhile, and says
+// which block; nothing is lost.
+func TestABadBlockInAStream(t *testing.T) {
+	t.Parallel()
+	for _, s := range streamSetups() {
+		if s.oldSector != s.newSector {
+			continue
+		}
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			base, want := started(t, s)
+			block := int64(s.oldSector)
+			runs := 0
+			for at := int64(0); at < s.data; at += block {
+				for view, op := range map[View]string{Old: "read", New: "write"} {
+					for seed := range uint64(8) {
+						runs++
+						r := base.again(t)
+						sched := newSchedule(seed)
+						o := streaming(r, sched)
+						f := &faults{bad: func(_ int, what string, v View, off, n int64) bool {
+							return what == op && v == view && off <= at && at < off+n
+						}}
+						o.Lanes, o.Views = 3, f.over(o.Views)
+						e := r.engine(t, o)
+						var err error
+						sched.run(t, func() { err = e.Run(context.Background()) })
+						var ioErr *IOError
+						if !errors.As(err, &ioErr) || ioErr.Op != op || ioErr.View != view || ioErr.Offset != at {
+							t.Fatalf("seed %d: %v, want a failed %s at %d of the %v", seed, err, op, at, view)
+						}
+						if next := r.again(t); next.settle(next.options(), same(want)) != nil {
+							t.Fatalf("seed %d, %s at %d: lost", seed, op, at)
+						}
+					}
+				}
+			}
+			t.Logf("%d runs into a bad block", runs)
+		})
+	}
+}
+
 // A stream that is paused, or whose context ends, records what was copied and
 // stops; nothing is lost, and it goes on.
 func TestPauseInAStream(t *testing.T) {

@@ -112,6 +112,8 @@ type rotating struct {
 	// live: the volume is unlocked, and perhaps in use.
 	live     bool
 	progress *Rotation
+	// trusted fails once the keys that the data is moved with may be dead.
+	trusted func() error
 }
 
 // mayRotate is mayOpen, but that a volume which is not yet as configured can be
@@ -206,6 +208,7 @@ func (x *rotating) start(ctx context.Context) error {
 	if x.c.detached() && x.h.token.Recovery.Made() {
 		return refuse(fault.DeviceUnsuitable, "nothing proves the recipients that stand in the detached header %s: a new key is not sealed to them", x.s.Header)
 	}
+	x.trusted = x.awake()
 	if err := x.proveOld(ctx); err != nil {
 		return err
 	}
@@ -260,6 +263,10 @@ func (x *rotating) putKey(ctx context.Context, next *header, key liveKey, l reen
 		if err := x.deriveCheck(ctx, x.s, next, x.c, key); err != nil {
 			return err
 		}
+	}
+	// A check derived with a dead key would refuse the right one from now on.
+	if err := x.trusted(); err != nil {
+		return err
 	}
 	if err := x.firstRecords(ctx, next, l); err != nil {
 		return err
@@ -329,6 +336,8 @@ func (x *rotating) goOn(ctx context.Context) error {
 		return err
 	}
 	x.progress = &Rotation{Done: r.Done(), Total: r.DataSize, Generation: x.h.next.token.Generation}
+	// Before the first key that the data is moved with is opened.
+	x.trusted = x.awake()
 	next, err := x.proved(ctx, x.h.next)
 	if err != nil {
 		if again, dropErr := x.drop(ctx, r, err); again || dropErr != nil {
@@ -480,7 +489,7 @@ func (x *rotating) hooks(o *reencrypt.Options, k *stack, e **reencrypt.Engine) {
 			x.o.Moved(*x.progress)
 		}
 	}
-	o.Hooks.Trusted = x.awake()
+	o.Hooks.Trusted = x.trusted
 	if x.o.RateLimit > 0 {
 		o.Hooks.Throttle = throttle(x.o.RateLimit)
 	}

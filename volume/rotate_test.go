@@ -49,12 +49,18 @@ func rotationDisk(s volume.Spec) *crashtest.Image {
 func filled(t *testing.T, s volume.Spec, disk volumetest.Store) (*volumetest.Board, []byte) {
 	t.Helper()
 	b := newBoard(disk)
+	return b, fill(t, s, b)
+}
+
+// fill makes and mounts a board's volume, and returns what is in it.
+func fill(t *testing.T, s volume.Spec, b *volumetest.Board) []byte {
+	t.Helper()
 	r, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{})
 	must(t, r, err)
 	text := make([]byte, rotationData-rotationText)
 	_, _ = rand.NewChaCha8([32]byte{7}).Read(text) // never fails
 	scrawl(t, b, text, rotationText)
-	return b, content(t, b)
+	return content(t, b)
 }
 
 func scrawl(t *testing.T, b *volumetest.Board, text []byte, at int64) {

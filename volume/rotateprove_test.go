@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 	"imxcrypt/volume/volumetest"
@@ -152,6 +154,63 @@ func TestASuspendInARotation(t *testing.T) {
 					same(t, "after the rotation", content(t, b), want)
 				})
 			}
+		}
+	}
+}
+
+// The system is suspended before each change that a rotation makes in the kernel
+// or on storage, its beginning and its end included: the volume is never taken
+// for rotated when it is not, and all of it is there with new keys in the kernel.
+func TestASuspendAnywhereInARotation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range rotationCases() {
+		if s.Source == volume.SourceDev {
+			continue // its key does not depend on the chip
+		}
+		s.Wrap = "ecb" // a dead CCM key fails, a dead ECB key makes noise
+		for _, live := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, live %v", name, live), func(t *testing.T) {
+				t.Parallel()
+				st := start{caamtest.RandomChip(), rotationDisk(s), crashtest.NewImage(volumetest.FilesSize)}
+				want := fill(t, s, boardOver(st.chip, st.disk, st.files))
+				suspends, stopped := 0, 0
+				for at := 1; ; at += stride("rotate") {
+					b := st.board()
+					r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+					must(t, r, err)
+					if !live {
+						r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
+						must(t, r, err)
+					}
+					changes := 0
+					b.Step = func(string) error {
+						if changes++; changes == at {
+							b.Sleep(time.Second)
+						}
+						return nil
+					}
+					_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+					if changes < at {
+						break
+					}
+					if suspends++; err != nil {
+						stopped++
+					}
+					b.Step = nil
+					b = powerCycle(b)
+					r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+					must(t, r, err)
+					same(t, fmt.Sprintf("suspended before change %d", at), content(t, b), want)
+					rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+					must(t, rr.Result, err)
+					same(t, fmt.Sprintf("suspended before change %d, then rotated", at), content(t, b), want)
+				}
+				t.Logf("%d suspends, %d of them stopped the rotation, nothing lost", suspends, stopped)
+				if stopped == 0 {
+					t.Error("none stopped it: nothing was shown")
+				}
+			})
 		}
 	}
 }
