@@ -130,11 +130,11 @@ type Volume struct {
 	// volume is provisioned. Default: 1MiB.
 	HeaderSize int64 `mapstructure:"header_size"`
 	// Free room between header and data, by which a rotation moves the data, in
-	// multiples of 4KiB, up to 1GiB. On devices over 64MiB it is at least their
-	// preferred erase size, or 4MiB where they tell none. 0MiB leaves none, but for
-	// what aligning the data to the erase size makes: rotation is then slower. Used
-	// when the volume is provisioned. Default: 1MiB, or 0MiB with a detached header
-	// (no other value is possible there).
+	// multiples of 4KiB, up to 1GiB. On devices over 64MiB it is at least 4MiB, and
+	// at least their preferred erase size. 0MiB leaves none, but for what aligning the
+	// data to the erase size makes: rotation is then slower. Used when the volume is
+	// provisioned. Default: 1MiB, or 0MiB with a detached header (no other value is
+	// possible there).
 	Gap int64 `mapstructure:"gap"`
 	// Passes discards (TRIM) to the device. Good for flash; shows which sectors
 	// are unused. Default: false.

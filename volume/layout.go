@@ -29,17 +29,16 @@ const (
 	// largest encryption sector and the largest logical block in use.
 	blockAlign = 4096
 
-	// smallDevice is the size up to which the gap is not widened to the
-	// storage's erase size: there the space matters more.
+	// smallDevice is the size up to which the gap is not widened, and the data
+	// not aligned to the storage's erase size: there the space matters more.
 	smallDevice = 64 * mib
 
 	// maxEraseSize is the largest erase size that is believed.
 	maxEraseSize = 64 * mib
 
-	// wideGap is what the gap is widened to where the storage tells no erase
-	// size. It is what eMMCs tell as a rule. A rotation flushes and records for
-	// each half of a gap, so that 4 MiB are faster by half than 1 MiB
-	// (docs/rotation.md).
+	// wideGap is the least that the gap is widened to on larger devices. A
+	// rotation flushes and records for each half of a gap, so that 4 MiB are
+	// faster by half than 1 MiB (docs/rotation.md).
 	wideGap = 4 * mib
 
 	// minData is the least data area that is worth a volume; ext4 needs less.
@@ -81,10 +80,11 @@ func planLayout(s Spec, d deviceFacts) (Layout, error) {
 	}
 	gap, align := s.Gap, int64(blockAlign)
 	if d.size > smallDevice {
+		if gap > 0 {
+			gap = max(gap, wideGap)
+		}
 		if e := d.eraseSize; e > 0 && e <= maxEraseSize && e%blockAlign == 0 {
 			gap, align = max(gap, e), e
-		} else if gap > 0 {
-			gap = max(gap, wideGap)
 		}
 	}
 	offset := roundUp(s.HeaderSize+gap, align)
