@@ -215,7 +215,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	line("[Service]")
 	line("Type=oneshot")
 	line("RemainAfterExit=yes")
-	command := o.Program + " --config " + quoteArgument(c.File())
+	command := commandLine(c, o)
 	if o.Debug {
 		command += " --verbose --log-level debug"
 	}
@@ -240,7 +240,12 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 // that the volume was opened by.
 func rotateDropIn(c *configs.Config, step Step, o UnitOptions) string {
 	return generated + "[Unit]\nConditionPathExists=\nConditionPathExists=" + quoteSpecifiers(c.File()) + "\n\n[Service]\nExecStart=\nExecStart=" +
-		o.Program + " --config " + quoteArgument(c.File()) + " rotate --resume-only " + quoteArgument(step.Spec.Name) + "\n"
+		commandLine(c, o) + " rotate --resume-only " + quoteArgument(step.Spec.Name) + "\n"
+}
+
+// commandLine is the program with the configuration that the units are made of.
+func commandLine(c *configs.Config, o UnitOptions) string {
+	return o.Program + " --config " + quoteArgument(c.File())
 }
 
 // sandbox is what was seen to be harmless. Options that give the service a mount

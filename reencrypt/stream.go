@@ -205,7 +205,7 @@ func (s *stream) record(ctx context.Context) error {
 		if paused != nil {
 			return paused
 		}
-		// What is being copied already is recorded before it stops.
+		// What has been copied meanwhile is recorded before it stops.
 		if paused = s.boundary(ctx); paused != nil {
 			s.close()
 		}

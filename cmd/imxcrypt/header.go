@@ -77,7 +77,7 @@ func (a *app) headerCheck(path string) error {
 			fmt.Fprintf(a.stdout, "  RECOVERY COPY of the key for %s\n", recipient)
 		}
 	case r.Imxcrypt:
-		fmt.Fprintln(a.stdout, "  imxcrypt volume of a newer version, or under rotation")
+		fmt.Fprintln(a.stdout, "  imxcrypt volume that another program must finish with first")
 	default:
 		fmt.Fprintln(a.stdout, "  not an imxcrypt volume")
 	}

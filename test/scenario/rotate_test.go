@@ -5,7 +5,6 @@
 package scenario
 
 import (
-	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -82,24 +81,10 @@ func (r *rotated) verify() {
 	}
 }
 
-// rotation is what status says.
+// rotation is what status says of it.
 func (r *rotated) rotation() (generation int, done, total int64) {
 	r.t.Helper()
-	var status struct {
-		Volumes []struct {
-			Generation int
-			Rotation   *struct{ Done, Total int64 }
-		}
-	}
-	result := r.Run("imxcrypt", "status", "--json", "data")
-	if err := json.Unmarshal([]byte(result.Stdout), &status); err != nil || result.Code != 0 || len(status.Volumes) != 1 {
-		r.t.Fatalf("status: %v %v", err, result)
-	}
-	v := status.Volumes[0]
-	if v.Rotation == nil {
-		return v.Generation, 0, 0
-	}
-	return v.Generation, v.Rotation.Done, v.Rotation.Total
+	return r.Rotation("data")
 }
 
 // onlyTheVolume: nothing of a rotation is left in the kernel.

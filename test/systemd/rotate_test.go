@@ -4,30 +4,7 @@
 
 package systemd
 
-import (
-	"encoding/json"
-	"strings"
-)
-
-// rotation is how far systemctl's volume "data" is, as status tells.
-func (b board) rotation() (generation int, done, total int64) {
-	b.t.Helper()
-	var status struct {
-		Volumes []struct {
-			Generation int
-			Rotation   *struct{ Done, Total int64 }
-		}
-	}
-	r := b.Run("imxcrypt", "status", "--json", "data")
-	if err := json.Unmarshal([]byte(r.Stdout), &status); err != nil || len(status.Volumes) != 1 {
-		b.t.Fatalf("status: %v %v", err, r)
-	}
-	v := status.Volumes[0]
-	if v.Rotation == nil {
-		return v.Generation, 0, 0
-	}
-	return v.Generation, v.Rotation.Done, v.Rotation.Total
-}
+import "strings"
 
 // rotate shows the rotation's unit: killed, it is started again; stopping the
 // volume stops it first, and opening the volume starts it, also in the boot after
@@ -59,12 +36,12 @@ func (b board) rotate() {
 	b.moves("the rotation of the volume that was started")
 
 	b.t.Log("it goes on in the boot after a power cut")
-	_, before, _ := b.rotation()
+	_, before, _ := b.Rotation("data")
 	b.Restart()
 	b.mustAwait("multi-user.target")
 	b.expect("cat /data/kept", "a year of work")
 	b.eventually("rotated, generation 2", "-u", "imxcrypt-rotate@data")
-	if generation, done, total := b.rotation(); generation != 2 || total != 0 {
+	if generation, done, total := b.Rotation("data"); generation != 2 || total != 0 {
 		b.t.Errorf("generation %d, %d of %d bytes after %d before the power cut", generation, done, total, before)
 	}
 	b.expect("imxcrypt verify data >/dev/null && cat /data/kept", "a year of work")
@@ -74,9 +51,9 @@ func (b board) rotate() {
 // moves waits until a rotation has moved more than it had.
 func (b board) moves(what string) {
 	b.t.Helper()
-	_, before, _ := b.rotation()
+	_, before, _ := b.Rotation("data")
 	for range 200 {
-		_, now, total := b.rotation()
+		_, now, total := b.Rotation("data")
 		if total == 0 {
 			break
 		}
