@@ -91,8 +91,8 @@ func run(t vm.TB, o options) {
 }
 
 // bench is one machine with a disk for each volume: of ours with the default gap,
-// with a wider one, and without, and of cryptsetup's, each in both sizes of the slope; and of
-// ours in the further sizes.
+// with a wider one, and without, and of cryptsetup's, each in both sizes of the
+// slope; and of ours in the further sizes.
 type bench struct {
 	vm.TB
 	*vm.Machine
