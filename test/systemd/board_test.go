@@ -87,7 +87,8 @@ func (b board) expect(script, want string) {
 	b.t.Helper()
 	r := b.Sh(script)
 	if got := strings.TrimSpace(r.Stdout); got != want {
-		b.t.Fatalf("%s\nprints  %q\ninstead %q\n%v", script, got, want, r)
+		b.t.Fatalf("%s\nprints  %q\ninstead %q\n%v\nmappings: %s\n%s", script, got, want, r,
+			b.Sh("dmsetup ls; ls -l /dev/mapper").Stdout, b.journal("-b", "-u", "imxcrypt*", "-u", "systemd-udevd"))
 	}
 }
 

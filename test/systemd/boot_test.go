@@ -164,7 +164,7 @@ func (b board) stopAndStart() {
 	b.t.Helper()
 	b.t.Log("systemctl stop unmounts and locks, start unlocks and mounts, restart is both")
 	b.MustRun("systemctl", "stop", "imxcrypt@data")
-	b.expect("systemctl is-active imxcrypt@data data.mount user-of-data; findmnt /data; ls /dev/mapper", "inactive\ninactive\ninactive\ncontrol\nlogs")
+	b.expect("systemctl is-active imxcrypt@data data.mount user-of-data; findmnt /data; udevadm settle; ls /dev/mapper", "inactive\ninactive\ninactive\ncontrol\nlogs")
 	b.MustRun("systemctl", "start", "user-of-data")
 	b.expect("systemctl is-active imxcrypt@data data.mount; cat /data/kept", "active\nactive\na year of work")
 	before := b.show("data.mount", "ActiveEnterTimestampMonotonic")
@@ -245,7 +245,7 @@ func (b board) laterBoot() {
 	b.eventually("data: unlocked", "-u", "imxcrypt@data")
 	b.eventually(provedInDebug, "-u", "imxcrypt@data")
 	b.t.Log("the volume with at_boot: false was left alone, and is there when it is asked for")
-	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
 	b.MustRun("systemctl", "start", "srv-spare.mount")
 	b.expect("systemctl is-active imxcrypt@spare; cat /srv/spare/kept", "active\nfor a rainy day")
 	if strings.Contains(b.journal("-b", "-k"), "data recovery") {
@@ -279,7 +279,7 @@ func (b board) invalidConfiguration() {
 	b.eventually("volumes[0].mont", "-u", "imxcrypt-generator-failed", "-p", "3")
 	b.eventually("imxcrypt-generator: ", "-k", "-p", "3")
 	b.has(b.Console(), "volumes[0].mont")
-	b.expect("ls /dev/mapper; findmnt /data", "control")
+	b.expect("udevadm settle; ls /dev/mapper; findmnt /data", "control")
 	b.t.Log("once it is mended, the boot goes on")
 	b.MustSh("sed -i 's/mont:/mount:/' /etc/imxcrypt/imxcrypt.yaml && imxcrypt config check && systemctl daemon-reload && systemctl --no-block default")
 	b.mustAwait("multi-user.target")
@@ -297,7 +297,7 @@ func (b board) nothingWorks() {
 	if got := b.show("imxcrypt@data", "ExecMainStatus"); got != "3" {
 		b.t.Errorf("imxcrypt@data has exit code %s", got)
 	}
-	b.expect("ls /dev/mapper; findmnt /data", "control")
+	b.expect("udevadm settle; ls /dev/mapper; findmnt /data", "control")
 	// Not by unit: on a busy host it is told before the journal has started.
 	b.eventually("Timed out waiting for device dev-vdy.device")
 	b.has(b.Console(), "Dependency failed for")
