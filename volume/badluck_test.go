@@ -44,10 +44,12 @@ func changed(changes ...func(*volume.Spec)) volume.Spec {
 // written.
 func TestProvisioningRefuses(t *testing.T) {
 	t.Parallel()
-	anywhere := func(r *rand.Rand) func(*crashtest.Image) {
-		return func(im *crashtest.Image) { write(im, []byte{0x17}, r.Int64N(im.Size())) }
+	// Each case has its own randomness: they run side by side.
+	anywhere := func(seed uint64) func(*crashtest.Image) {
+		return func(im *crashtest.Image) {
+			write(im, []byte{0x17}, rand.New(rand.NewPCG(seed, 2)).Int64N(im.Size()))
+		}
 	}
-	rng := rand.New(rand.NewPCG(1, 2))
 	for name, c := range map[string]struct {
 		s       volume.Spec
 		size    int64 // 16 MiB
@@ -56,8 +58,8 @@ func TestProvisioningRefuses(t *testing.T) {
 		o       volume.ProvisionOptions
 		code    fault.Code
 	}{
-		"one byte somewhere":         {content: anywhere(rng), code: fault.NotEmpty},
-		"one byte, detached":         {s: changed(detached), content: anywhere(rng), code: fault.NotEmpty},
+		"one byte somewhere":         {content: anywhere(1), code: fault.NotEmpty},
+		"one byte, detached":         {s: changed(detached), content: anywhere(2), code: fault.NotEmpty},
 		"the last byte":              {content: func(im *crashtest.Image) { write(im, []byte{1}, im.Size()-1) }, code: fault.NotEmpty},
 		"noise":                      {content: noise, code: fault.NotEmpty},
 		"zeros and 0xFF":             {content: func(im *crashtest.Image) { write(im, bytes.Repeat([]byte{0xff}, 4096), 8*mib) }, code: fault.NotEmpty},
