@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"imxcrypt/internal/plainfile"
 )
 
 // heard tells whether anybody may be listening to the kernel's uevents: a udev,
@@ -19,7 +21,7 @@ func (d nodes) heard() bool {
 	if _, err := os.Stat(filepath.Join(d.run, "udev/control")); err == nil {
 		return true
 	}
-	text, err := os.ReadFile(filepath.Join(d.proc, "net/netlink"))
+	text, err := plainfile.Read(filepath.Join(d.proc, "net/netlink"))
 	return err != nil || listening(string(text))
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/internal/klog"
+	"imxcrypt/internal/plainfile"
 )
 
 // Options are where a Mapper finds things; the zero value is right outside
@@ -65,7 +66,7 @@ func New(o Options) (*Mapper, error) {
 		o.NodeWait = defaultNodeWait
 	}
 	// Not below Dev: the library opens this path, too.
-	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
+	control, err := plainfile.Open("/dev/mapper/control", os.O_RDWR, 0)
 	if err != nil {
 		e := &Error{Op: "open the device-mapper", Err: err}
 		switch {

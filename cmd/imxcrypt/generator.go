@@ -14,6 +14,7 @@ import (
 
 	"imxcrypt/boot"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/plainfile"
 	"imxcrypt/volume"
 )
 
@@ -137,7 +138,7 @@ func (a *app) generateUnits(dir, root string) error {
 // obeyKernel reads the kernel command line, for the commands that run at boot
 // with nobody to give them flags. Flags and environment come first.
 func (a *app) obeyKernel() boot.KernelOptions {
-	text, err := os.ReadFile(a.cmdline)
+	text, err := plainfile.Read(a.cmdline)
 	if err != nil {
 		a.log.Warn("the kernel command line cannot be read", "error", err)
 	}

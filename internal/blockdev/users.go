@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"imxcrypt/internal/mount"
+	"imxcrypt/internal/plainfile"
 
 	"golang.org/x/sys/unix"
 )
@@ -121,7 +121,7 @@ func (s System) numberOfPath(path string) Number {
 
 // swaps lists the devices of /proc/swaps, which a kernel without swap lacks.
 func (s System) swaps() ([]Number, error) {
-	f, err := os.Open(s.proc("swaps"))
+	f, err := plainfile.Open(s.proc("swaps"), unix.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

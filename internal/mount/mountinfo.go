@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"imxcrypt/internal/plainfile"
 )
 
 // Entry is one line of mountinfo (proc(5), /proc/[pid]/mountinfo), with the
@@ -70,7 +72,7 @@ func List() ([]Entry, error) { return ListAt("/proc") }
 // ListAt is List with another root for /proc.
 func ListAt(proc string) ([]Entry, error) {
 	path := filepath.Join(proc, "self/mountinfo")
-	f, err := os.Open(path)
+	f, err := plainfile.Open(path, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, &ListError{Path: path, Err: err}
 	}

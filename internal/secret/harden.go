@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/plainfile"
 )
 
 // Harden makes the calling process one that may hold keys: not traceable or
@@ -47,7 +48,7 @@ func HardenData() error {
 		return lockRefused("lock the process's memory", err)
 	}
 	// What is mapped from here on is locked, so that the list misses nothing.
-	maps, err := os.ReadFile("/proc/self/maps")
+	maps, err := plainfile.Read("/proc/self/maps")
 	if err != nil {
 		return fmt.Errorf("lock the process's memory: %w", err)
 	}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plainfile opens and reads files of the kernel's with the system calls
+// that this takes and no more.
+//
+// Package os prepares each file for being waited for, in case it is a pipe or a
+// socket: up to six calls more, of which a boot, with a dozen small files of
+// /proc and /sys and a few devices, has no use.
+package plainfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open is [os.OpenFile] for regular files and devices. The errors are the same,
+// *fs.PathError.
+func Open(path string, flags int, perm uint32) (*os.File, error) {
+	fd, err := open(path, flags, perm)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func open(path string, flags int, perm uint32) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_LARGEFILE, perm)
+		if err == nil {
+			return fd, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+// page is what the kernel's own files are made in; few of them are longer.
+const page = 4096
+
+// Read is [os.ReadFile].
+func Read(path string) ([]byte, error) {
+	fd, err := open(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	text := make([]byte, 0, 2*page)
+	for {
+		if cap(text)-len(text) < page {
+			text = append(make([]byte, 0, 2*cap(text)), text...)
+		}
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return text, nil
+		default:
+			text = text[:len(text)+n]
+		}
+	}
+}
