@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -229,5 +230,44 @@ func TestFindUsers(t *testing.T) {
 	}
 	if s := u.String(); !strings.Contains(s, "9 more processes") {
 		t.Errorf("with 14 processes: %s", s)
+	}
+}
+
+// What a mount point is, is asked of the kernel in a shorter way where that will
+// do; the list of all mounts says the same.
+func TestLookAgreesWithTheListOfMounts(t *testing.T) {
+	t.Parallel()
+	entries, err := List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	occupied := 0
+	for i, e := range entries {
+		hidden := slices.ContainsFunc(entries[i+1:], func(later Entry) bool {
+			return strings.HasPrefix(e.Target, strings.TrimSuffix(later.Target, "/")+"/")
+		})
+		if st, err := os.Lstat(e.Target); hidden || err != nil || !st.IsDir() {
+			continue // below another mount, or a mounted file
+		}
+		at, err := Look(e.Target)
+		if err != nil || at.State != TargetOccupied {
+			t.Errorf("%s: %s, %v", e.Target, at.State, err)
+		}
+		occupied++
+	}
+	if occupied == 0 {
+		t.Error("nothing is mounted: nothing was compared")
+	}
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink("/proc", link)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]TargetState{
+		dir: TargetFree, file: TargetNotDirectory, link: TargetOccupied, filepath.Join(dir, "missing"): TargetMissing,
+	} {
+		if at, err := Look(path); err != nil || at.State != want {
+			t.Errorf("%s: %s, %v; expected %s", path, at.State, err, want)
+		}
 	}
 }
