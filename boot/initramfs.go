@@ -23,10 +23,7 @@ const markSuffix = ".initramfs"
 
 // Leave marks a volume.
 func (m Marks) Leave(mapping string) error {
-	if err := atomicfile.MkdirAll(m.Dir, 0o700); err != nil {
-		return err
-	}
-	return atomicfile.Replace(filepath.Join(m.Dir, mapping+markSuffix), nil, 0o600)
+	return atomicfile.Volatile(filepath.Join(m.Dir, mapping+markSuffix), nil, 0o600)
 }
 
 // Left tells whether a volume was marked.

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package atomicfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Volatile writes a file below /run, over whatever has the name, and makes its
+// folder (0700) if that is missing. Whoever reads it meanwhile finds the old
+// contents or the new ones, whole. Nothing is flushed, since the file is gone with
+// the power anyway; that makes it a tenth of what [Replace] costs, for what each
+// boot writes. Errors are *Error.
+func Volatile(path string, data []byte, perm fs.FileMode) error {
+	const op = "replace"
+	dir, name := filepath.Split(path)
+	// By the process's number, so that no two write to one.
+	temp := filepath.Join(dir, "."+name+"."+strconv.Itoa(os.Getpid()))
+	fd, err := create(temp, perm)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return failed(op, path, err)
+		}
+		fd, err = create(temp, perm)
+	}
+	if err != nil {
+		return failed(op, path, err)
+	}
+	n, err := 0, error(nil)
+	if len(data) > 0 {
+		n, err = unix.Write(fd, data)
+	}
+	if err == nil && n < len(data) {
+		err = unix.ENOSPC // tmpfs writes all, or what there is room for
+	}
+	err = errors.Join(err, unix.Close(fd))
+	if err == nil {
+		err = unix.Rename(temp, path)
+	}
+	if err != nil {
+		_ = unix.Unlink(temp)
+		return failed(op, path, err)
+	}
+	return nil
+}
+
+// create makes a file anew. One that is there was left by a process of the same
+// number that was killed.
+func create(path string, perm fs.FileMode) (int, error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Open(path, flags, uint32(perm.Perm()))
+	if errors.Is(err, unix.EEXIST) {
+		if err := unix.Unlink(path); err != nil {
+			return -1, err
+		}
+		fd, err = unix.Open(path, flags, uint32(perm.Perm()))
+	}
+	return fd, err
+}
