@@ -135,14 +135,18 @@ func Read(r io.ReaderAt, size int64) (*Superblock, error) {
 
 // ReadType is Read for who knows what must be there: it looks for that one
 // type alone (ext2, ext3 and ext4 being one family, the Superblock tells which)
-// in as few aligned blocks of 4096 bytes as will do: one for xfs and btrfs,
-// two for ext4 with metadata_csum, two or three for the others. An unknown
-// type is ErrNone.
+// in as few aligned blocks of 4096 bytes as will do: one for xfs and btrfs, two
+// for ext4 with metadata_csum, in one call of ReadAt, two or three for the others.
+// An unknown type is ErrNone.
 func ReadType(r io.ReaderAt, size int64, fstype string) (*Superblock, error) {
 	for _, p := range probers {
 		for _, t := range p.types {
 			if t == fstype {
-				return p.read(newSource(r, size))
+				s := newSource(r, size)
+				if t == Ext4 {
+					s.ahead(2)
+				}
+				return p.read(s)
 			}
 		}
 	}

@@ -31,7 +31,7 @@ func TestRecordedFilesystems(t *testing.T) {
 func TestReadTypeReadsLittle(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
-		"ext4":  "0+4096 4096+4096",
+		"ext4":  "0+8192",
 		"xfs":   "0+4096",
 		"btrfs": "65536+4096",
 	} {

@@ -69,6 +69,21 @@ func (s *source) page(i int64) ([]byte, error) {
 	return p, nil
 }
 
+// ahead reads the first n pages at once. If that fails, each is read when it is
+// needed, and then it is known which one cannot be.
+func (s *source) ahead(n int64) {
+	if s.size < n*page {
+		return
+	}
+	all := make([]byte, n*page)
+	if got, _ := s.r.ReadAt(all, 0); got < len(all) {
+		return
+	}
+	for i := range n {
+		s.pages[i] = all[i*page : (i+1)*page]
+	}
+}
+
 var (
 	le = binary.LittleEndian
 	be = binary.BigEndian
