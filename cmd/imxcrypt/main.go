@@ -15,6 +15,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,8 +24,57 @@ import (
 var version = "unknown"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	code := run(ctx, asGenerator(os.Args), os.Stdin, os.Stdout, os.Stderr, os.Getenv)
-	stop()
-	os.Exit(code)
+	widenStack(0)
+	args := asGenerator(os.Args)
+	os.Exit(run(interruptible(args), args, os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+}
+
+// brief is how long a command that opens volumes goes without handling signals:
+// four times what opening one takes on a slow processor.
+const brief = 250 * time.Millisecond
+
+// interruptible is a context that SIGINT and SIGTERM end. It is never given back:
+// that takes a thread more, and the process's end does it anyway.
+//
+// To be told of signals takes two threads more. Commands that open volumes, which
+// every boot waits for, make them only when it takes long, as where a device is
+// waited for. Until then a signal kills, which is as harmless at any moment as the
+// loss of power: what such a run leaves, the next takes away.
+func interruptible(args []string) context.Context {
+	background := context.Background()
+	if len(args) == 0 || args[0] != "boot" && args[0] != "unlock" {
+		ctx, _ := signal.NotifyContext(background, unix.SIGINT, unix.SIGTERM)
+		return ctx
+	}
+	ctx, cancel := context.WithCancelCause(background)
+	time.AfterFunc(brief, func() {
+		signalled, _ := signal.NotifyContext(background, unix.SIGINT, unix.SIGTERM)
+		<-signalled.Done()
+		cancel(context.Cause(signalled))
+	})
+	return ctx
+}
+
+// widenStack makes the main goroutine's stack as large as opening a volume needs
+// it, while there is next to nothing on it. By itself it would be doubled four
+// times, each time copied, frame by frame, to fresh memory. It is to be called
+// with 0.
+//
+//go:noinline
+func widenStack(n int) int {
+	if n > 0 {
+		var room [stackRoom]byte
+		return fill(room[:], n)
+	}
+	return n
+}
+
+const stackRoom = 24 << 10 // bytes; the stack becomes 32 KiB
+
+//go:noinline
+func fill(b []byte, n int) int {
+	for i := range b {
+		b[i] = byte(n)
+	}
+	return len(b)
 }

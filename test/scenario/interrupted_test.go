@@ -94,3 +94,38 @@ func TestTwoAtOnce(t *testing.T) {
 		x.expect(0, "already", "provision", "data")
 	})
 }
+
+// Whenever opening is interrupted, the volume is open or it is not, and the next
+// boot finishes. In its first moments the program has no handler of signals yet.
+func TestInterruptedBoot(t *testing.T) {
+	benches(t, mainBoard(), func(t *testing.T, b board) {
+		x := b.bench(t)
+		x.configure(x.loop("disk"))
+		x.expect(0, "mounted on", "provision", "data")
+		x.expect(0, "locked", "lock", "data")
+		whole := x.expect(0, "mounted on", "boot").Duration
+		x.expect(0, "locked", "lock", "data")
+		for signal, moments := range interruptions() {
+			for i := range moments {
+				after := whole * time.Duration(i+1) / time.Duration(moments+1)
+				r := x.Sh(fmt.Sprintf("%s boot -v & p=$!; sleep %.3f; kill -%s $p; wait $p",
+					strings.Join(x.command(), " "), after.Seconds(), signal))
+				t.Logf("SIG%s after %v: exit %d\n%s", signal, after, r.Code, r.Stderr)
+				x.expect(0, "data", "boot")
+				x.expect(0, "mounted", "status")
+				x.expect(0, "locked", "lock", "data")
+				if left := x.MustRun("dmsetup", "ls"); !strings.Contains(left, "No devices") {
+					t.Errorf("left behind: %s", left)
+				}
+			}
+		}
+
+		x.configureText("  - {name: data, device: /dev/absent, timeout: 1m}\n")
+		for _, signal := range []string{"TERM", "INT"} {
+			r := x.Sh(fmt.Sprintf("%s boot & p=$!; sleep 2; kill -%s $p; wait $p", strings.Join(x.command(), " "), signal))
+			if r.Code != 7 {
+				t.Errorf("SIG%s while a device is waited for: exit code %d, expected 7\n%s", signal, r.Code, r.Stderr)
+			}
+		}
+	})
+}
