@@ -12,12 +12,7 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // version is set by the linker from the tag the program was built at.
@@ -27,32 +22,6 @@ func main() {
 	widenStack(0)
 	args := asGenerator(os.Args)
 	os.Exit(run(interruptible(args), args, os.Stdin, os.Stdout, os.Stderr, os.Getenv))
-}
-
-// brief is how long a command that opens volumes goes without handling signals:
-// four times what opening one takes on a slow processor.
-const brief = 250 * time.Millisecond
-
-// interruptible is a context that SIGINT and SIGTERM end. It is never given back:
-// that takes a thread more, and the process's end does it anyway.
-//
-// To be told of signals takes two threads more. Commands that open volumes, which
-// every boot waits for, make them only when it takes long, as where a device is
-// waited for. Until then a signal kills, which is as harmless at any moment as the
-// loss of power: what such a run leaves, the next takes away.
-func interruptible(args []string) context.Context {
-	background := context.Background()
-	if len(args) == 0 || args[0] != "boot" && args[0] != "unlock" {
-		ctx, _ := signal.NotifyContext(background, unix.SIGINT, unix.SIGTERM)
-		return ctx
-	}
-	ctx, cancel := context.WithCancelCause(background)
-	time.AfterFunc(brief, func() {
-		signalled, _ := signal.NotifyContext(background, unix.SIGINT, unix.SIGTERM)
-		<-signalled.Done()
-		cancel(context.Cause(signalled))
-	})
-	return ctx
 }
 
 // widenStack makes the main goroutine's stack as large as opening a volume needs

@@ -96,7 +96,7 @@ func TestTwoAtOnce(t *testing.T) {
 }
 
 // Whenever opening is interrupted, the volume is open or it is not, and the next
-// boot finishes. In its first moments the program has no handler of signals yet.
+// boot finishes. Until it has to wait, the program has no handler of signals.
 func TestInterruptedBoot(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
