@@ -96,14 +96,16 @@ func ratios(runs []*run, o options) []string {
 		}
 		return nil
 	}
-	ratio := func(what string, target float64, a string, b ...string) string {
+	sum := func(round int, names []string) (all time.Duration) {
+		for _, name := range names {
+			all += times(name)[round]
+		}
+		return all
+	}
+	ratioOf := func(what string, target float64, a, b []string) string {
 		var all []float64
-		for i, t := range times(a) {
-			var sum time.Duration
-			for _, name := range b {
-				sum += times(name)[i]
-			}
-			all = append(all, float64(t)/float64(sum))
+		for round := range times(a[0]) {
+			all = append(all, float64(sum(round, a))/float64(sum(round, b)))
 		}
 		text := fmt.Sprintf("%-48s %5.2f", what, median(all))
 		if target > 0 {
@@ -111,9 +113,14 @@ func ratios(runs []*run, o options) []string {
 		}
 		return text
 	}
+	ratio := func(what string, target float64, a string, b ...string) string {
+		return ratioOf(what, target, []string{a}, b)
+	}
 	list := []string{
 		ratio("1 volume / shell recipe", 0.45, programOne, recipeOne),
 		ratio("1 volume / (floor in C + Go hello world)", 1.3, programOne, floorOne, hello),
+		// Where the program would be if, once started, it were as quick as the floor.
+		ratioOf("(floor in C + imxcrypt version) / the same", 0, []string{floorOne, version}, []string{floorOne, hello}),
 		ratio("8 volumes / shell recipe", 0, programAll, recipeAll),
 	}
 	if !o.counted {
