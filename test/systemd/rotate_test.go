@@ -40,6 +40,7 @@ func (b board) rotate() {
 	b.Restart()
 	b.mustAwait("multi-user.target")
 	b.expect("cat /data/kept", "a year of work")
+	b.ends("the rotation of before the power cut")
 	b.eventually("rotated, generation 2", "-u", "imxcrypt-rotate@data")
 	if generation, done, total := b.Rotation("data"); generation != 2 || total != 0 {
 		b.t.Errorf("generation %d, %d of %d bytes after %d before the power cut", generation, done, total, before)
@@ -59,6 +60,21 @@ func (b board) moves(what string) {
 		}
 		if now > before {
 			return
+		}
+	}
+	b.t.Fatalf("%s does not move:\n%s", what, b.journal("-b", "-u", "imxcrypt-rotate@data"))
+}
+
+// ends waits for a rotation's end, as long as it moves.
+func (b board) ends(what string) {
+	b.t.Helper()
+	for last, still := int64(-1), 0; still < 200; still++ {
+		_, done, total := b.Rotation("data")
+		if total == 0 {
+			return
+		}
+		if done > last {
+			last, still = done, 0
 		}
 	}
 	b.t.Fatalf("%s does not move:\n%s", what, b.journal("-b", "-u", "imxcrypt-rotate@data"))
