@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
@@ -26,6 +27,13 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 	if err != nil || !needed {
 		return err
 	}
+	switch elsewhere, err := u.mountedElsewhere(); {
+	case err != nil:
+		return err
+	case elsewhere != "":
+		u.j.warn(fmt.Sprintf("the %s filesystem asks for a check; it is mounted on %s, so it was not checked", u.s.Filesystem.Type, elsewhere))
+		return nil
+	}
 	fstype, node := u.s.Filesystem.Type, u.j.result.Mapping
 	repaired, err := u.sys.Filesystems.Check(ctx, fstype, node)
 	switch {
@@ -41,6 +49,18 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 	}
 	u.j.did("filesystem checked")
 	return nil
+}
+
+// mountedElsewhere is where the volume is mounted already, somebody having done
+// that by hand, or having mounted something over the configuration's mount point.
+// Not every checker refuses such a one.
+func (u *unlocking) mountedElsewhere() (string, error) {
+	info, err := u.sys.Mapper.Info(u.s.Mapping)
+	if err != nil {
+		return "", err
+	}
+	targets, err := u.mountPoints(info)
+	return strings.Join(targets, ", "), err
 }
 
 // filesystemAsks tells whether the superblock asks for a check. The proof of the

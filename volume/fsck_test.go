@@ -124,3 +124,21 @@ func TestAReadOnlyMountIsNotChecked(t *testing.T) {
 	r, err := b.Manager().Unlock(context.Background(), s, volume.UnlockOptions{Mount: true})
 	must(t, r, err)
 }
+
+// A checker may take a filesystem apart that somebody has mounted by hand elsewhere.
+func TestAFilesystemThatIsMountedElsewhereIsNotChecked(t *testing.T) {
+	t.Parallel()
+	b := damagedFilesystem(t)
+	b.Fsck = func(string, string) (bool, error) { t.Error("checked"); return false, nil }
+	b.Directories = append(b.Directories, "/mnt")
+	r, err := b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{})
+	must(t, r, err)
+	if err := b.System().Mounts.Mount(r.Mapping, "/mnt", "ext4", nil); err != nil {
+		t.Fatal(err)
+	}
+	r, err = b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Mount: true})
+	must(t, r, err)
+	if got := strings.Join(r.Warnings, "; "); !strings.Contains(got, "mounted on /mnt") {
+		t.Errorf("warnings %q", got)
+	}
+}
