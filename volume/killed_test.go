@@ -144,7 +144,11 @@ func killEverywhere(t *testing.T, what string, s volume.Spec, from start, before
 		if err == nil {
 			t.Fatalf("%s did not notice that it is dead at change %d", what, n)
 		}
-		ready := b.Manager().Status(context.Background(), s).Phase == volume.PhaseReady
+		st := b.Manager().Status(context.Background(), s)
+		if announced, err := b.System().Mapper.Announced(s.Mapping); st.Up() && (err != nil || !announced) {
+			t.Fatalf("%s killed at change %d: status says %s of a mapping that nobody was told of (%v)", what, n, st.State, err)
+		}
+		ready := st.Phase == volume.PhaseReady
 		made := len(b.Made())
 		if err := run(b.Manager()); err != nil {
 			t.Fatalf("%s killed at change %d: the next run: %v (code %s)\n%s", what, n, err, fault.CodeOf(err), b.DM.State())

@@ -140,9 +140,14 @@ func (m *Manager) liveState(s Spec, st *Status) (*dmcrypt.Info, error) {
 	if !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
 		return nil, refuse(fault.MappingMismatch, "mapping %s exists and is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
 	}
-	st.Mapping = "/dev/mapper/" + s.Mapping
 	targets, err := m.mountPoints(info)
 	st.Mounted = len(targets) > 0
+	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && !announced && info.Opens == 0 {
+		// With the key in it, but of use to nobody.
+		m.sys.Log.Warn("a mapping was left by an interrupted run: the next unlock makes it anew, `imxcrypt lock` takes it away", "mapping", s.Mapping)
+	} else {
+		st.Mapping = "/dev/mapper/" + s.Mapping
+	}
 	return &info, err
 }
 
