@@ -149,6 +149,9 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	// From here on a signal must not kill: what is in use may be suspended for a
+	// moment. Who waits for the context's end has them handled.
+	_ = ctx.Done()
 	if want := dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping); info.UUID != want {
 		return false, refuse(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q, not %q", u.s.Mapping, info.UUID, want)
 	}

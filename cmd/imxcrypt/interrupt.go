@@ -15,7 +15,7 @@ import (
 // interruptible is a context that SIGINT and SIGTERM end. It is never given back:
 // that takes a thread more, and the process's end does it anyway.
 func interruptible(args []string) context.Context {
-	if len(args) > 0 && (args[0] == "boot" || args[0] == "unlock") {
+	if len(args) > 0 && args[0] == "boot" {
 		return &untilWaited{}
 	}
 	return signalled()
@@ -26,11 +26,12 @@ func signalled() context.Context {
 	return ctx
 }
 
-// untilWaited is the context of the commands that open volumes, which every boot
-// waits for. To be told of signals takes two threads more, so they are made only
-// when somebody waits for the context to end, as while a device is missing. Until
-// then a signal kills, which is as harmless at any moment as the loss of power:
-// what such a run leaves, the next takes away.
+// untilWaited is the context of the command boot, which an initramfs waits for. To
+// be told of signals takes two threads more, so they are made only when somebody
+// waits for the context to end, or says so by asking for Done: while a device is
+// missing, a filesystem is checked, or a mapping in use may be suspended. Until
+// then a signal kills, as it kills any program. What such a run leaves is a
+// mapping that nothing is told of, and the next boot, unlock or lock takes it away.
 type untilWaited struct {
 	once   sync.Once
 	signal atomic.Pointer[context.Context] // nil until somebody waited

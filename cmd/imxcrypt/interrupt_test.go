@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 // Not parallel: it gets the process a signal.
 func TestOpeningHandlesSignalsFromTheFirstWait(t *testing.T) {
+	t.Cleanup(func() { signal.Reset(unix.SIGINT, unix.SIGTERM) })
 	u := &untilWaited{}
 	if u.Err() != nil || context.Cause(u) != nil || u.signal.Load() != nil {
 		t.Fatalf("%v, %v before anybody waited", u.Err(), context.Cause(u))

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -105,26 +106,45 @@ func TestInterruptedBoot(t *testing.T) {
 		x.expect(0, "locked", "lock", "data")
 		whole := x.expect(0, "mounted on", "boot").Duration
 		x.expect(0, "locked", "lock", "data")
-		for signal, moments := range interruptions() {
+		const moments = 5
+		interrupted := 0
+		signals := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT}
+		for _, signal := range signals {
 			for i := range moments {
-				after := whole * time.Duration(i+1) / time.Duration(moments+1)
-				r := x.Sh(fmt.Sprintf("%s boot -v & p=$!; sleep %.3f; kill -%s $p; wait $p",
-					strings.Join(x.command(), " "), after.Seconds(), signal))
-				t.Logf("SIG%s after %v: exit %d\n%s", signal, after, r.Code, r.Stderr)
-				x.expect(0, "data", "boot")
-				x.expect(0, "mounted", "status")
+				p := x.Start(x.command("boot", "-v")...)
+				time.Sleep(whole * time.Duration(i) / moments)
+				p.Signal(signal)
+				r := p.Wait()
+				t.Logf("%v at %d/%d: %v\n%s", signal, i, moments, r.Code, r.Stderr)
+				if r.Code != 0 {
+					interrupted++
+				}
+				status := x.imxcrypt("status").Stdout
+				if node := x.Sh("test -e /dev/mapper/data").Code == 0; node == strings.Contains(status, " locked") {
+					t.Errorf("there is a node: %v; the status is\n%s", node, status)
+				}
+				if i%2 == 0 {
+					x.expect(0, "data", "boot")
+					x.expect(0, "mounted", "status")
+				}
 				x.expect(0, "locked", "lock", "data")
 				if left := x.MustRun("dmsetup", "ls"); !strings.Contains(left, "No devices") {
 					t.Errorf("left behind: %s", left)
 				}
 			}
 		}
+		t.Logf("%d of %d boots were interrupted", interrupted, moments*len(signals))
+		if interrupted < len(signals) {
+			t.Errorf("%d boots were interrupted: the signals came too late", interrupted)
+		}
 
 		x.configureText("  - {name: data, device: /dev/absent, timeout: 1m}\n")
-		for _, signal := range []string{"TERM", "INT"} {
-			r := x.Sh(fmt.Sprintf("%s boot & p=$!; sleep 2; kill -%s $p; wait $p", strings.Join(x.command(), " "), signal))
-			if r.Code != 7 {
-				t.Errorf("SIG%s while a device is waited for: exit code %d, expected 7\n%s", signal, r.Code, r.Stderr)
+		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+			p := x.Start(x.command("boot")...)
+			x.MustSh(fmt.Sprintf("until [ $(ls /proc/%d/fd | wc -l) -gt 5 ]; do sleep 0.1; done; sleep 0.5", p.PID()))
+			p.Signal(signal)
+			if r := p.Wait(); r.Code != 7 {
+				t.Errorf("%v while a device is waited for: exit code %d, expected 7\n%s", signal, r.Code, r.Stderr)
 			}
 		}
 	})
