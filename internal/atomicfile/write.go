@@ -2,7 +2,8 @@
 
 // Package atomicfile writes small regular files so that after a power cut at
 // any moment either the old contents are there or the new ones, whole, and
-// reads them with suspicion.
+// reads them with suspicion. For files that end with the power there is
+// [Volatile].
 package atomicfile
 
 import (

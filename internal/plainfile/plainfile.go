@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package plainfile opens and reads files of the kernel's with the system calls
-// that this takes and no more.
+// Package plainfile opens and reads files of the kernel's with few system calls.
 //
 // Package os prepares each file for being waited for, in case it is a pipe or a
 // socket: up to six calls more, of which a boot, with a dozen small files of
