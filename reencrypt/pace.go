@@ -8,16 +8,17 @@ import "time"
 // more than the copying, and holding gets no shorter.
 const smallestZone = 64 << 10
 
-// pace chooses the size of the zones so that none is held longer than target, as
-// far as their size can help that: a part of each hold, flushing and changing
-// tables, is the same for all sizes, and on a busy or slow system longer than the
-// target. Zones are not made so small that it is more than half of the hold.
+// pace chooses the size of the zones so that none is held longer than target. A
+// part of each hold, flushing and changing tables, is the same for all sizes; on a
+// busy or slow system that alone is longer than the target. So where even the
+// smallest zones are held too long, they grow until a hold is twice as long as
+// theirs: half of it is copying then, and the rotation many times as fast.
 type pace struct {
 	size           int64 // of the next zone
 	least, largest int64
 	align          int64
 	target         time.Duration // 0: always the largest
-	cost           cost
+	climb          climb
 }
 
 func newPace(l Layout, target time.Duration, live bool) pace {
@@ -45,56 +46,64 @@ func (p *pace) resume(zone int64) {
 // took learns from a zone of n bytes: too long a hold is corrected at once, a
 // short one doubled.
 func (p *pace) took(n int64, held time.Duration) {
-	if p.target == 0 {
-		return
-	}
-	p.cost.learn(n, held)
 	switch {
+	case p.target == 0:
 	case held > p.target:
 		fit := int64(float64(n) * float64(p.target) / float64(held))
-		p.size = p.clamp(max(fit, min(p.cost.worthwhile(p.largest), 2*p.size)))
-	case held < p.target/2 && n == p.size:
-		p.size = p.clamp(2 * p.size)
+		floor := p.climb.late(n, held, p.least, p.largest)
+		p.size = p.clamp(max(fit, floor))
+	default:
+		// The target can be met.
+		p.climb = climb{}
+		if held < p.target/2 && n == p.size {
+			p.size = p.clamp(2 * p.size)
+		}
 	}
 }
-
-// cost is what a hold is made of, a fixed part and one for each byte, as the line
-// that fits the latest zones best: sums over them, of which each weighs a fifth
-// less than the next.
-type cost struct{ zones, bytes, ns, squares, products float64 }
 
 const (
-	// forget is what is left of a zone's weight when another one follows.
-	forget = 0.8
-	// spread is how much the sizes must differ, as their variance over the square
-	// of their mean, for a line through them to tell anything.
-	spread = 0.05
+	// samples of a size are judged by the shortest, since what is out of the
+	// ordinary only makes holds longer.
+	samples = 4
+	// outdated is after how many zones it is found out anew.
+	outdated = 256
 )
 
-func (c *cost) learn(n int64, held time.Duration) {
-	x, y := float64(n), float64(held)
-	c.zones = forget*c.zones + 1
-	c.bytes = forget*c.bytes + x
-	c.ns = forget*c.ns + y
-	c.squares = forget*c.squares + x*x
-	c.products = forget*c.products + x*y
+// climb is what is known while no zone is held as short as it should be.
+type climb struct {
+	floor    int64         // zones are no smaller; 0 for the smallest
+	shortest time.Duration // hold of a zone of that size
+	seen     int           // zones of that size
+	base     time.Duration // shortest hold of a smallest zone; 0 until that is known
+	top      bool          // larger ones are held too long, or there are none
+	zones    int           // of any size
 }
 
-// worthwhile is the size in bytes from which copying takes as long as all else:
-// smaller zones are held hardly shorter, and take as much longer altogether. It is
-// 0 where that is not known, and largest at most.
-func (c *cost) worthwhile(largest int64) int64 {
-	variance := c.zones*c.squares - c.bytes*c.bytes
-	if variance <= spread*c.bytes*c.bytes {
-		return 0
+// late learns from a zone of n bytes that was held too long, and returns what the
+// next one must have at least.
+func (c *climb) late(n int64, held time.Duration, least, largest int64) (floor int64) {
+	if c.zones++; c.zones > outdated || held < c.base {
+		*c = climb{} // the system is less busy than it was, or may be
 	}
-	each := (c.zones*c.products - c.bytes*c.ns) / variance
-	fixed := (c.ns - each*c.bytes) / c.zones
+	if c.top || n != max(c.floor, least) {
+		return c.floor
+	}
+	if c.seen == 0 || held < c.shortest {
+		c.shortest = held
+	}
+	if c.seen++; c.seen < samples {
+		return c.floor
+	}
+	if c.base == 0 {
+		c.base = c.shortest
+	}
 	switch {
-	case fixed <= 0:
-		return 0
-	case each <= 0 || fixed/each > float64(largest):
-		return largest
+	case c.shortest > 2*c.base:
+		c.floor, c.top = max(n/2, least), true
+	case n == largest:
+		c.top = true
+	default:
+		c.floor, c.seen = min(2*n, largest), 0
 	}
-	return int64(fixed / each)
+	return c.floor
 }
