@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
@@ -27,11 +26,8 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 	if err != nil || !needed {
 		return err
 	}
-	switch elsewhere, err := u.mountedElsewhere(); {
-	case err != nil:
-		return err
-	case elsewhere != "":
-		u.j.warn(fmt.Sprintf("the %s filesystem asks for a check; it is mounted on %s, so it was not checked", u.s.Filesystem.Type, elsewhere))
+	if inUse := u.inUse(); inUse != nil {
+		u.j.warn(fmt.Sprintf("the %s filesystem asks for a check, and was not checked: %v", u.s.Filesystem.Type, inUse))
 		return nil
 	}
 	fstype, node := u.s.Filesystem.Type, u.j.result.Mapping
@@ -51,16 +47,18 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 	return nil
 }
 
-// mountedElsewhere is where the volume is mounted already, somebody having done
-// that by hand, or having mounted something over the configuration's mount point.
-// Not every checker refuses such a one.
-func (u *unlocking) mountedElsewhere() (string, error) {
-	info, err := u.sys.Mapper.Info(u.s.Mapping)
-	if err != nil {
-		return "", err
+// inUse is who uses the mapping already: somebody may have mounted it by hand, in
+// this namespace or in another, and not every checker refuses such a one.
+func (u *unlocking) inUse() error {
+	d, err := u.sys.Devices.Open(u.j.result.Mapping, blockdev.Flags{Exclusive: true})
+	if err == nil {
+		return d.Close()
 	}
-	targets, err := u.mountPoints(info)
-	return strings.Join(targets, ", "), err
+	var busy *blockdev.BusyError
+	if errors.As(err, &busy) {
+		return busy
+	}
+	return nil // whatever it is, the checker or the mount will say it better
 }
 
 // filesystemAsks tells whether the superblock asks for a check. The proof of the

@@ -342,6 +342,9 @@ func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
 		if err != nil {
 			return nil, err
 		}
+		if mounts := d.Mounts.of(file.Number()); f.Exclusive && len(mounts) > 0 {
+			return nil, errors.Join(&blockdev.BusyError{Path: path, Users: blockdev.Users{Mounts: mounts}, Err: unix.EBUSY}, file.Close())
+		}
 		return openMapping{file, d.Board}, nil
 	}
 	store, err := d.Files.open(path)

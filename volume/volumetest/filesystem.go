@@ -22,6 +22,7 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/dmcrypt/dmtest"
+	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/internal/mkfs"
@@ -206,6 +207,18 @@ func (m *Mounts) List() ([]mount.Entry, error) {
 	m.mountMu.Lock()
 	defer m.mountMu.Unlock()
 	return slices.Clone(m.entries), nil
+}
+
+// of lists the mounts of a mapping.
+func (m *Mounts) of(n dmcrypt.Number) (list []blockdev.Mounted) {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	for _, e := range m.entries {
+		if e.Major == n.Major && e.Minor == n.Minor {
+			list = append(list, blockdev.Mounted{Device: fmt.Sprintf("dm-%d", n.Minor), Target: e.Target, Type: e.Type})
+		}
+	}
+	return list
 }
 
 // Look implements volume.Mounts.
