@@ -128,7 +128,12 @@ func (b board) firstBoot() {
 
 	b.t.Log("a volume with at_boot: false is nobody's")
 	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount", "inactive\ninactive")
-	b.MustSh("imxcrypt provision spare; echo 'for a rainy day' >/srv/spare/kept; imxcrypt lock spare")
+	b.MustSh("imxcrypt provision spare; echo 'for a rainy day' >/srv/spare/kept")
+
+	b.t.Log("what is opened by hand its service takes over, and closes")
+	b.expect("until systemctl --quiet is-active imxcrypt@spare; do sleep 0.3; done; cat /srv/spare/kept", "for a rainy day")
+	b.MustRun("systemctl", "stop", "imxcrypt@spare")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
 
 	b.t.Log("udev knows the volumes as systemd needs it")
 	uuid := strings.TrimSpace(b.MustRun("blkid", "-o", "value", "-s", "UUID", "/dev/mapper/data"))

@@ -4,7 +4,10 @@
 
 package systemd
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // rotate shows the rotation's unit: killed, it is started again; stopping the
 // volume stops it first, and opening the volume starts it, also in the boot after
@@ -76,6 +79,7 @@ func (b board) ends(what string) {
 		if done > last {
 			last, still = done, 0
 		}
+		time.Sleep(300 * time.Millisecond)
 	}
 	b.t.Fatalf("%s does not move:\n%s", what, b.journal("-b", "-u", "imxcrypt-rotate@data"))
 }
