@@ -144,7 +144,7 @@ func (m *Manager) liveState(s Spec, st *Status) (*dmcrypt.Info, error) {
 	st.Mounted = len(targets) > 0
 	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && !announced && info.Opens == 0 {
 		// With the key in it, but of use to nobody.
-		m.sys.Log.Warn("a mapping was left by an interrupted run: the next unlock makes it anew, `imxcrypt lock` takes it away", "mapping", s.Mapping)
+		m.sys.Log.Warn("there is a mapping that nobody was told of: an unlock is at work, or was interrupted; then the next one makes it anew, and `imxcrypt lock` takes it away", "mapping", s.Mapping)
 	} else {
 		st.Mapping = "/dev/mapper/" + s.Mapping
 	}

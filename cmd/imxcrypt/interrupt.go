@@ -30,8 +30,8 @@ func signalled() context.Context {
 // be told of signals takes two threads more, so they are made only when somebody
 // waits for the context to end, or says so by asking for Done: while a device is
 // missing, a filesystem is checked, or a mapping in use may be suspended. Until
-// then a signal kills, as it kills any program. What such a run leaves is a
-// mapping that nothing is told of, and the next boot, unlock or lock takes it away.
+// then a signal kills, as it kills any program. What such a run leaves are mappings
+// that nothing is told of, and the next boot, unlock or lock takes them away.
 type untilWaited struct {
 	once   sync.Once
 	signal atomic.Pointer[context.Context] // nil until somebody waited
