@@ -66,7 +66,7 @@ func New(o Options) (*Mapper, error) {
 		o.NodeWait = defaultNodeWait
 	}
 	// Not below Dev: the library opens this path, too.
-	control, err := plainfile.Open("/dev/mapper/control", os.O_RDWR, 0)
+	control, err := plainfile.Open("/dev/mapper/control", os.O_RDWR)
 	if err != nil {
 		e := &Error{Op: "open the device-mapper", Err: err}
 		switch {

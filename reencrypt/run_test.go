@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"time"
 	"unsafe"
 
 	"imxcrypt/internal/crashtest"
@@ -229,32 +228,6 @@ func TestOneAtATime(t *testing.T) {
 	e = r.engine(t, o)
 	if _, err := e.Step(context.Background()); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// Zones shrink on a slow device and grow on a fast one, so that holding stays
-// near what was asked for.
-func TestZonesAdaptToTheDevice(t *testing.T) {
-	t.Parallel()
-	const mib = 1 << 20
-	l := setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: 8 * mib, data: 64 * mib}.layout()
-	for _, c := range []struct {
-		rate        int64 // bytes a second
-		atLeast, to int64
-	}{{1 * mib, 64 << 10, 128 << 10}, {20 * mib, mib, 2 * mib}, {1000 * mib, 8 * mib, 8 * mib}} {
-		p := newPace(l, 100*time.Millisecond, true)
-		for range 40 {
-			p.took(p.size, time.Duration(p.size)*time.Second/time.Duration(c.rate))
-			if p.size%l.align() != 0 || p.size > l.ZoneSize || p.size < smallestZone {
-				t.Fatalf("zone of %d", p.size)
-			}
-		}
-		if p.size < c.atLeast || p.size > c.to {
-			t.Errorf("%d MiB/s: zones of %d", c.rate/mib, p.size)
-		}
-	}
-	if p := newPace(l, 100*time.Millisecond, false); p.size != l.ZoneSize {
-		t.Error("zones are small although nobody is held")
 	}
 }
 

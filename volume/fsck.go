@@ -52,13 +52,13 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 func (u *unlocking) inUse() error {
 	d, err := u.sys.Devices.Open(u.j.result.Mapping, blockdev.Flags{Exclusive: true})
 	if err == nil {
-		return d.Close()
+		_ = d.Close() // nothing was written
 	}
 	var busy *blockdev.BusyError
 	if errors.As(err, &busy) {
 		return busy
 	}
-	return nil // whatever it is, the checker or the mount will say it better
+	return nil // anything else the checker or the mount will say better
 }
 
 // filesystemAsks tells whether the superblock asks for a check. The proof of the

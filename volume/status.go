@@ -142,7 +142,7 @@ func (m *Manager) liveState(s Spec, st *Status) (*dmcrypt.Info, error) {
 	}
 	targets, err := m.mountPoints(info)
 	st.Mounted = len(targets) > 0
-	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && !announced && info.Opens == 0 {
+	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && untold(info, announced) {
 		// With the key in it, but of use to nobody.
 		m.sys.Log.Warn("there is a mapping that nobody was told of: an unlock is at work, or was interrupted; then the next one makes it anew, and `imxcrypt lock` takes it away", "mapping", s.Mapping)
 	} else {

@@ -159,7 +159,7 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !info.Live || !announced && info.Opens == 0 {
+	if !info.Live || untold(info, announced) {
 		if u.o.DryRun {
 			return false, nil
 		}
@@ -189,6 +189,10 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// untold tells of a mapping that nobody was told of and nobody found: an unlock is
+// at work on it, or was killed.
+func untold(info dmcrypt.Info, announced bool) bool { return !announced && info.Opens == 0 }
 
 // wantedTable is the table that the header and the configuration ask for. The
 // length of the payload is not known without importing the blob, so it is

@@ -11,9 +11,7 @@
 // Imxcrypt manages the keys of encrypted volumes on NXP i.MX.
 package main
 
-import (
-	"os"
-)
+import "os"
 
 // version is set by the linker from the tag the program was built at.
 var version = "unknown"

@@ -33,10 +33,7 @@ func Volatile(path string, data []byte, perm fs.FileMode) error {
 	if err != nil {
 		return failed(op, path, err)
 	}
-	n, err := 0, error(nil)
-	if len(data) > 0 {
-		n, err = unix.Write(fd, data)
-	}
+	n, err := unix.Write(fd, data)
 	if err == nil && n < len(data) {
 		err = unix.ENOSPC // tmpfs writes all, or what there is room for
 	}

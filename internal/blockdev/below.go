@@ -5,6 +5,8 @@ package blockdev
 import (
 	"slices"
 
+	"imxcrypt/internal/plainfile"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +30,7 @@ func (s System) below(n Number, found *[]Number, depth int) {
 			next = append(next, node.number)
 		}
 	}
-	if file, err := readSmall(s.block(name, "loop/backing_file")); err == nil {
+	if file, err := plainfile.Attribute(s.block(name, "loop/backing_file")); err == nil {
 		var st unix.Stat_t
 		if unix.Stat(file, &st) == nil {
 			next = append(next, numberOf(st.Dev))

@@ -81,7 +81,7 @@ func (s System) Open(path string, f Flags) (*Device, error) {
 	if f.Exclusive && block {
 		mode |= unix.O_EXCL
 	}
-	file, err := plainfile.Open(path, mode, 0)
+	file, err := plainfile.Open(path, mode)
 	if err != nil {
 		return nil, s.openFailed(path, numberOf(before.Rdev), f, err)
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"imxcrypt/internal/plainfile"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -317,7 +319,7 @@ func (f *finder) worthProbing(n node) bool {
 	}
 	if isMapping(n.name) {
 		// A piece of a stack shows the superblock of the whole.
-		if uuid, err := readSmall(f.block(n.name, "dm/uuid")); err == nil && strings.HasPrefix(uuid, "CRYPT-SUBDEV-") {
+		if uuid, err := plainfile.Attribute(f.block(n.name, "dm/uuid")); err == nil && strings.HasPrefix(uuid, "CRYPT-SUBDEV-") {
 			return false
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"imxcrypt/internal/plainfile"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -25,23 +27,6 @@ type node struct {
 	// partName and partUUID: PARTNAME is old; PARTUUID came with Linux 6.9.
 	partName, partUUID string
 	hasPartName        bool
-}
-
-// readSmall reads a sysfs attribute, which is never longer than a page and
-// comes whole with one read, and takes the newline off. os.ReadFile would be
-// four system calls more, and a search makes many.
-func readSmall(path string) (string, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer func() { _ = unix.Close(fd) }()
-	var buf [4096]byte
-	n, err := unix.Read(fd, buf[:])
-	if err != nil {
-		return "", &fs.PathError{Op: "read", Path: path, Err: err}
-	}
-	return strings.TrimSuffix(string(buf[:n]), "\n"), nil
 }
 
 func (s System) block(name string, elem ...string) string {
@@ -70,13 +55,13 @@ func (s System) nodes() ([]node, error) {
 
 // hasSize is false for an unused loop device and for a drive without medium.
 func (s System) hasSize(name string) bool {
-	size, err := readSmall(s.block(name, "size"))
+	size, err := plainfile.Attribute(s.block(name, "size"))
 	return err == nil && size != "0"
 }
 
 // node reads what sysfs tells of one device.
 func (s System) node(name string) (node, error) {
-	text, err := readSmall(s.block(name, "uevent"))
+	text, err := plainfile.Attribute(s.block(name, "uevent"))
 	if err != nil {
 		return node{}, fmt.Errorf("block device %s: %w", name, err)
 	}
@@ -116,7 +101,7 @@ func small(s string) uint32 {
 // that is what a person knows a mapping by.
 func (s System) path(name string) string {
 	if isMapping(name) {
-		if dm, err := readSmall(s.block(name, "dm/name")); err == nil && dm != "" {
+		if dm, err := plainfile.Attribute(s.block(name, "dm/name")); err == nil && dm != "" {
 			p := s.dev("mapper", dm)
 			if _, err := os.Stat(p); err == nil {
 				return p
@@ -151,7 +136,7 @@ func (s System) Name(n Number) string {
 
 // displayName names a device by its mapping, if it is one.
 func (s System) displayName(name string) string {
-	if dm, err := readSmall(s.block(name, "dm/name")); err == nil && dm != "" {
+	if dm, err := plainfile.Attribute(s.block(name, "dm/name")); err == nil && dm != "" {
 		return dm
 	}
 	return name
@@ -225,7 +210,7 @@ func (s System) suspended(name string, depth int) bool {
 	if !isMapping(name) && !strings.HasPrefix(name, "md") || depth > maxStack {
 		return false // stands on nothing
 	}
-	if v, err := readSmall(s.block(name, "dm/suspended")); err == nil && v == "1" {
+	if v, err := plainfile.Attribute(s.block(name, "dm/suspended")); err == nil && v == "1" {
 		return true
 	}
 	for _, below := range s.links(name, "slaves") {
@@ -248,7 +233,7 @@ func (s System) eraseSize(n Number) int64 {
 	}
 	disk := s.diskOf(name)
 	for _, attr := range []string{"device/preferred_erase_size", "queue/discard_granularity"} {
-		text, err := readSmall(s.block(disk, attr))
+		text, err := plainfile.Attribute(s.block(disk, attr))
 		if err != nil {
 			continue
 		}
@@ -264,6 +249,6 @@ func (s System) sysfsReadOnly(n Number) bool {
 	if err != nil {
 		return false
 	}
-	ro, err := readSmall(s.block(name, "ro"))
+	ro, err := plainfile.Attribute(s.block(name, "ro"))
 	return err == nil && ro == "1"
 }

@@ -78,7 +78,7 @@ func (s System) Users(n Number) (Users, error) {
 	var u Users
 	for _, p := range names {
 		for _, h := range s.links(p, "holders") {
-			uuid, _ := readSmall(s.block(h, "dm/uuid"))
+			uuid, _ := plainfile.Attribute(s.block(h, "dm/uuid"))
 			u.Holders = append(u.Holders, Holder{Device: h, Name: s.displayName(h), UUID: uuid})
 		}
 	}
@@ -121,7 +121,7 @@ func (s System) numberOfPath(path string) Number {
 
 // swaps lists the devices of /proc/swaps, which a kernel without swap lacks.
 func (s System) swaps() ([]Number, error) {
-	f, err := plainfile.Open(s.proc("swaps"), unix.O_RDONLY, 0)
+	f, err := plainfile.Open(s.proc("swaps"), unix.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -161,18 +161,6 @@ func (e *TargetError) FaultCode() fault.Code {
 	return fault.MountPointMissing
 }
 
-// free is sure that a path is a folder that nothing is mounted on: the kernel says
-// so (statx, since Linux 5.8), in one call instead of the whole list of mounts.
-// Anything else is looked up.
-func free(path string) bool {
-	var st unix.Statx_t
-	if unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st) != nil {
-		return false
-	}
-	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 &&
-		st.Mode&unix.S_IFMT == unix.S_IFDIR
-}
-
 // Usable is nil for a free target and a *TargetError for any other.
 func (t Target) Usable() error {
 	if t.State == TargetFree {
@@ -199,6 +187,7 @@ func LookAt(proc, target string) (Target, error) {
 		return Target{}, &Error{Op: "look at mount point " + target, Code: fault.IOFailed, Err: err}
 	}
 	t.Path = path
+	// The kernel is asked of the running system only.
 	if proc == "/proc" && free(path) {
 		return t, nil
 	}
@@ -218,4 +207,16 @@ func LookAt(proc, target string) (Target, error) {
 		t.State = TargetNotDirectory
 	}
 	return t, nil
+}
+
+// free is sure that a path is a folder that nothing is mounted on: the kernel says
+// so (statx, since Linux 5.8), in one call instead of the whole list of mounts.
+// Anything else is looked up.
+func free(path string) bool {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st) != nil {
+		return false
+	}
+	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 &&
+		st.Mode&unix.S_IFMT == unix.S_IFDIR
 }

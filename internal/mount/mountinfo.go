@@ -72,7 +72,7 @@ func List() ([]Entry, error) { return ListAt("/proc") }
 // ListAt is List with another root for /proc.
 func ListAt(proc string) ([]Entry, error) {
 	path := filepath.Join(proc, "self/mountinfo")
-	f, err := plainfile.Open(path, os.O_RDONLY, 0)
+	f, err := plainfile.Open(path, os.O_RDONLY)
 	if err != nil {
 		return nil, &ListError{Path: path, Err: err}
 	}

@@ -11,23 +11,24 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Open is [os.OpenFile] for regular files and devices. The errors are the same,
-// *fs.PathError.
-func Open(path string, flags int, perm uint32) (*os.File, error) {
-	fd, err := open(path, flags, perm)
+// Open is [os.OpenFile] for regular files and devices that are there already. The
+// errors are the same, *fs.PathError.
+func Open(path string, flags int) (*os.File, error) {
+	fd, err := open(path, flags)
 	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func open(path string, flags int, perm uint32) (int, error) {
+func open(path string, flags int) (int, error) {
 	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_LARGEFILE, perm)
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
 		if err == nil {
 			return fd, nil
 		}
@@ -42,7 +43,7 @@ const page = 4096
 
 // Read is [os.ReadFile].
 func Read(path string) ([]byte, error) {
-	fd, err := open(path, unix.O_RDONLY, 0)
+	fd, err := open(path, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -63,4 +64,21 @@ func Read(path string) ([]byte, error) {
 			text = text[:len(text)+n]
 		}
 	}
+}
+
+// Attribute reads an attribute of sysfs, which is never longer than a page and
+// comes whole with one read, and takes the newline off. The errors are
+// *fs.PathError.
+func Attribute(path string) (string, error) {
+	fd, err := open(path, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var buf [page]byte
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strings.TrimSuffix(string(buf[:n]), "\n"), nil
 }

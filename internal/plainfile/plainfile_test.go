@@ -55,7 +55,10 @@ func TestErrorsAreThoseOfPackageOS(t *testing.T) {
 func TestOpenedFilesReachNoChild(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "new")
-	f, err := plainfile.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := plainfile.Open(path, os.O_RDWR)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +69,26 @@ func TestOpenedFilesReachNoChild(t *testing.T) {
 	if _, err := f.WriteString("x"); err != nil {
 		t.Error(err)
 	}
-	if _, err := plainfile.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); !errors.Is(err, fs.ErrExist) {
+	if _, err := plainfile.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("%v instead of %v", err, fs.ErrExist)
+	}
+}
+
+func TestAttribute(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "size")
+	for content, want := range map[string]string{"8192\n": "8192", "8192": "8192", "": "", "two\nlines\n": "two\nlines"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := plainfile.Attribute(path); err != nil || got != want {
+			t.Errorf("%q of %q, %v", got, content, err)
+		}
+	}
+	for path, want := range map[string]error{filepath.Join(dir, "missing"): unix.ENOENT, dir: unix.EISDIR} {
+		if _, err := plainfile.Attribute(path); !errors.Is(err, want) {
+			t.Errorf("%s: %v, expected %v", path, err, want)
+		}
 	}
 }
