@@ -6,7 +6,7 @@ SHELL      := /bin/bash
 
 GO          ?= go
 ARCHES      := amd64 arm64 arm
-VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION     ?= $(shell packaging/version)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 20s
 RESULTS     := build/results
@@ -33,37 +33,30 @@ build: ## Static, stripped binaries: build/bin/{amd64,arm64,arm}/imxcrypt
 		stat --format '%s bytes  %n' build/bin/$$arch/imxcrypt; \
 	done
 
-# Where `make install` puts things, below DESTDIR.
-PREFIX     ?= /usr
-SYSTEMDDIR ?= $(PREFIX)/lib/systemd
-GOARCH     ?= $(shell $(GO) env GOARCH)
-BINARY      = build/bin/$(GOARCH)/imxcrypt
+# Where `make install` puts things, below DESTDIR; more in packaging/install.
+PREFIX ?= /usr
+GOARCH ?= $(shell uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/; s/^arm.*/arm/')
+BINARY  = build/bin/$(GOARCH)/imxcrypt
 
 .PHONY: install
-install: ## Install into DESTDIR: program, generator, units, initramfs hooks, completions (GOARCH chooses the build)
-	@test -x $(BINARY) || { echo "$(BINARY) is missing: make build" >&2; exit 1; }
-	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/imxcrypt
-	install -d $(DESTDIR)$(SYSTEMDDIR)/system-generators
-	ln -sfr $(DESTDIR)$(PREFIX)/bin/imxcrypt $(DESTDIR)$(SYSTEMDDIR)/system-generators/imxcrypt-generator
-	install -D -m 644 -t $(DESTDIR)$(SYSTEMDDIR)/system packaging/systemd/*.service
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/udev/rules.d packaging/udev/*.rules
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/imxcrypt/systemd-suspend.service.d packaging/systemd/systemd-suspend.service.d/*.conf
-	install -D -m 755 packaging/initramfs-tools/hooks/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/imxcrypt
-	install -D -m 755 packaging/initramfs-tools/scripts/local-top/imxcrypt $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/local-top/imxcrypt
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/lib/dracut/modules.d/90imxcrypt packaging/dracut/90imxcrypt/*.sh
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/imxcrypt/initramfs packaging/initramfs-plain/*
-	if test -d docs/man; then install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1; fi
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	GOARCH= $(GO) run ./cmd/imxcrypt completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/imxcrypt
-	GOARCH= $(GO) run ./cmd/imxcrypt completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_imxcrypt
-	GOARCH= $(GO) run ./cmd/imxcrypt completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/imxcrypt.fish
+install: ## Install into DESTDIR: program, generator, units, initramfs hooks, manual, completions, docs (GOARCH chooses the build)
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSTEMDDIR="$(SYSTEMDDIR)" UDEVDIR="$(UDEVDIR)" DOCDIR="$(DOCDIR)" \
+		INITRAMFSTOOLSDIR="$(INITRAMFSTOOLSDIR)" DRACUTDIR="$(DRACUTDIR)" packaging/install $(BINARY)
+
+.PHONY: docs
+docs: ## Write the generated pages: docs/man and docs/troubleshooting.md
+	IMXCRYPT_UPDATE=1 $(GO) test -count=1 -run 'UpToDate' ./cmd/imxcrypt
+
+.PHONY: site
+site: ## The documentation as a static site, build/site (hugo)
+	@packaging/site/build build/site
 
 .PHONY: setup
 setup: ## Install what the tests need (Debian packages; only those missing)
 	@test/tools/setup
 
 .PHONY: check
-check: gofmt $(ARCHES:%=vet-%) staticcheck ## gofmt, go vet and staticcheck, for every architecture and build tag
+check: gofmt $(ARCHES:%=vet-%) staticcheck deadcode ## gofmt, go vet, staticcheck and deadcode, for every architecture and build tag
 
 .PHONY: gofmt
 gofmt:
@@ -71,17 +64,25 @@ gofmt:
 
 .PHONY: $(ARCHES:%=vet-%)
 $(ARCHES:%=vet-%): vet-%:
-	$(call step,$@,GOOS=linux GOARCH=$* $(GO) vet ./... && GOOS=linux GOARCH=$* $(GO) vet -tags vm$(comma)vmhost ./...)
+	$(call step,$@,$(if $(filter amd64,$*),GOOS=linux GOARCH=$* $(GO) vet ./... &&) GOOS=linux GOARCH=$* $(GO) vet -tags vm$(comma)vmhost ./...)
 
 .PHONY: staticcheck
 staticcheck:
 	$(call step,$@,$(GO) run $(STATICCHECK) ./... && $(GO) run $(STATICCHECK) -tags vm$(comma)vmhost ./...)
 
+.PHONY: deadcode
+deadcode:
+	$(call step,$@,test/tools/deadcode)
+
+.PHONY: short
+short: ## The inner loop: unit tests with a slice of the crash states, in a minute
+	@$(GO) test -short ./...
+
 .PHONY: unit
 unit: ## Unit tests with the race detector, fuzz seeds included
-	@CGO_ENABLED=1 $(GO) test -race -timeout 40m -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
+	@CGO_ENABLED=1 $(GO) test -race -timeout 75m -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
 	@# The race detector gets a slice of the crash states; here are all of make test's.
-	@$(GO) test -timeout 40m -json ./volume ./reencrypt | $(GO) run ./test/tools/results -dir $(RESULTS) -step crash
+	@$(GO) test -timeout 75m -json ./volume ./reencrypt ./sleep | $(GO) run ./test/tools/results -dir $(RESULTS) -step crash
 
 .PHONY: cross
 cross: $(ARCHES:%=cross-%) ## Build every package for every architecture
@@ -101,12 +102,14 @@ test: ## All of the above, and a summary; what CI runs
 	@test/tools/test-all
 
 .PHONY: demo
-demo: setup ## A virtual board from provisioning to unlocking at boot, on one screen
-	@$(GO) run ./test/demo
+demo: setup ## A virtual board from provisioning to unlocking at boot, on one screen; SOURCE=trusted on mainline's kernel; recorded in build/demo.cast
+	@mkdir -p build
+	@$(GO) run ./test/demo -source $(or $(SOURCE),caam) -cast build/demo.cast
 
 .PHONY: bench
 bench: setup ## Time to mount, memory, size and sector sizes in virtual machines, against the shell recipe; then Go's benchmarks
 	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch -sectors=false; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5; done
+	@$(GO) run ./test/bench -source trusted -rounds 11
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: bench-rotate
@@ -124,4 +127,4 @@ fuzz: ## Fuzz each parser for FUZZTIME (default 20s)
 
 .PHONY: clean
 clean: ## Remove what was built, keep what was downloaded
-	rm -rf build/bin build/results build/vm build/vm-logs build/simcaam
+	rm -rf build/bin build/site build/results build/vm build/vm-logs build/simcaam build/mainline

@@ -7,7 +7,6 @@ require (
 	github.com/anatol/devmapper.go v0.0.0-20260315162726-c47dfb6cf674
 	github.com/go-viper/mapstructure/v2 v2.4.0
 	github.com/jsipprell/keyctl v1.0.4-0.20211208153515-36ca02672b6c
-	github.com/spf13/afero v1.15.0
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10
 	github.com/spf13/viper v1.21.0
@@ -23,14 +22,8 @@ require (
 	github.com/pelletier/go-toml/v2 v2.2.4 // indirect
 	github.com/sagikazarmark/locafero v0.11.0 // indirect
 	github.com/sourcegraph/conc v0.3.1-0.20240121214520-5f936abd7ae8 // indirect
+	github.com/spf13/afero v1.15.0 // indirect
 	github.com/spf13/cast v1.10.0 // indirect
 	github.com/subosito/gotenv v1.6.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
 )
-
-replace github.com/spf13/afero => ./internal/afero
-
-replace github.com/pelletier/go-toml/v2 => ./internal/gotoml
-
-replace github.com/subosito/gotenv => ./internal/gotenv
-
-replace github.com/spf13/cast => ./internal/cast

@@ -11,9 +11,9 @@ import (
 
 // KernelOptions are what the kernel command line says to imxcrypt. It is not
 // protected on every board, so it can only narrow what the configuration
-// allows: choose among its volumes, or another file that root alone can write.
+// allows: choose among its volumes, or another file in the configuration's folders.
 type KernelOptions struct {
-	// Narrowed tells that imxcrypt.volumes= was given.
+	// Narrowed reports whether imxcrypt.volumes= was given.
 	Narrowed bool
 	// Volumes are its names; none at all opens nothing.
 	Volumes []string
@@ -70,6 +70,18 @@ func kernelWords(cmdline string) []string {
 		words = append(words, word.String())
 	}
 	return words
+}
+
+// LeftOut are the volumes that the system cannot do without and that would be opened
+// at boot, but for the kernel command line.
+func (o KernelOptions) LeftOut(c *configs.Config) []string {
+	var names []string
+	for _, v := range c.Volumes {
+		if o.Narrowed && v.Needed() && v.AtBoot && !slices.Contains(o.Volumes, v.Name) {
+			names = append(names, v.Name)
+		}
+	}
+	return names
 }
 
 // Narrow leaves only those volumes in a configuration that the kernel command

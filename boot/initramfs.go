@@ -26,13 +26,13 @@ func (m Marks) Leave(mapping string) error {
 	return atomicfile.Volatile(filepath.Join(m.Dir, mapping+markSuffix), nil, 0o600)
 }
 
-// Left tells whether a volume was marked.
+// Left reports whether a volume was marked.
 func (m Marks) Left(mapping string) bool {
 	_, err := os.Lstat(filepath.Join(m.Dir, mapping+markSuffix))
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// InInitramfs tells whether the root filesystem is one in memory that the kernel
+// InInitramfs reports whether the root filesystem is one in memory that the kernel
 // unpacked.
 func InInitramfs() bool {
 	var st unix.Statfs_t

@@ -11,7 +11,7 @@ import (
 
 	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
-	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 // Plan is the order in which volumes are opened and mounted.
@@ -22,10 +22,10 @@ type Plan struct {
 
 // Step opens one volume and mounts it if it has a mount point.
 type Step struct {
-	Spec volume.Spec
-	// AtBoot tells whether the volume is opened without being asked for.
+	Spec spec.Volume
+	// AtBoot reports whether the volume is opened without being asked for.
 	AtBoot bool
-	// Required tells whether the boot fails if it cannot be.
+	// Required reports whether the boot fails if it cannot be.
 	Required bool
 	// After names the volumes that must be there first.
 	After []string
@@ -59,9 +59,9 @@ func NewPlan(c *configs.Config, names ...string) (Plan, error) {
 			if i == j {
 				continue
 			}
-			if why := needs(steps[i].Spec, steps[j].Spec); why != "" {
-				steps[i].After = append(steps[i].After, steps[j].Spec.Name)
-				steps[i].Why = append(steps[i].Why, why)
+			if need := c.Need(&chosen[i], &chosen[j]); need != "" {
+				steps[i].After = append(steps[i].After, chosen[j].Name)
+				steps[i].Why = append(steps[i].Why, why(need, chosen[j].Name))
 			}
 		}
 	}
@@ -86,28 +86,18 @@ func (p Plan) AtBoot() Plan {
 	return Plan{Steps: kept}
 }
 
-// needs tells why a cannot be opened and mounted before b, or nothing.
-func needs(a, b volume.Spec) string {
-	switch {
-	case a.Device == "/dev/mapper/"+b.Mapping:
-		return "its device is the mapping of " + b.Name
-	case b.Mount.Path == "":
-		return ""
-	case a.Mount.Path != "" && below(a.Mount.Path, b.Mount.Path):
-		return "its mount point lies in " + b.Name
-	case a.Detached() && below(a.Header, b.Mount.Path):
-		return "its header lies in " + b.Name
-	case a.Source == volume.SourceDev && below(a.StateDir, b.Mount.Path):
-		return "its key file lies in " + b.Name
+// why puts a need into words.
+func why(need, name string) string {
+	switch need {
+	case configs.NeedsDevice:
+		return "its device lies in " + name
+	case configs.NeedsMountPoint:
+		return "its mount point lies in " + name
+	case configs.NeedsHeader:
+		return "its header lies in " + name
+	default:
+		return "its key file lies in " + name
 	}
-	return ""
-}
-
-// below tells whether path is dir or lies in it. Both are clean: the
-// configuration takes no others.
-func below(path, dir string) bool {
-	rest, ok := strings.CutPrefix(path, dir)
-	return ok && (rest == "" || dir == "/" || rest[0] == '/')
 }
 
 // sortSteps keeps the configuration's order where nothing speaks against it.

@@ -14,6 +14,7 @@ import (
 	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 func parse(t *testing.T, text string) *configs.Config {
@@ -59,7 +60,7 @@ func TestVolumesComeAfterWhatTheyLieIn(t *testing.T) {
 		why[s.Spec.Name] = strings.Join(s.Why, ", ")
 	}
 	for name, want := range map[string]string{
-		"data": "", "outer": "", "inner": "its device is the mapping of outer",
+		"data": "", "outer": "", "inner": "its device lies in outer",
 		"logs": "its mount point lies in data", "keyed": "its header lies in data",
 	} {
 		if why[name] != want {
@@ -110,7 +111,7 @@ type opener struct {
 	both   *sync.WaitGroup
 }
 
-func (o *opener) Unlock(_ context.Context, s volume.Spec, _ volume.UnlockOptions) (volume.Result, error) {
+func (o *opener) Unlock(_ context.Context, s spec.Volume, _ volume.UnlockOptions) (volume.Result, error) {
 	o.mu.Lock()
 	o.began = append(o.began, s.Name)
 	if n := o.needs[s.Name]; n != "" && !o.ended[n] {

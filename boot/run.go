@@ -10,12 +10,13 @@ import (
 
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 // Opener opens a volume; [volume.Manager] is one. It is called from several
 // goroutines at once, never twice for a volume.
 type Opener interface {
-	Unlock(ctx context.Context, s volume.Spec, o volume.UnlockOptions) (volume.Result, error)
+	Unlock(ctx context.Context, s spec.Volume, o volume.UnlockOptions) (volume.Result, error)
 }
 
 // Outcome is what came of one step.
@@ -71,7 +72,7 @@ func notTried(step Step, needed string, cause error) error {
 	return fault.New(fault.CodeOf(cause), fmt.Sprintf("unlock %s: it needs %s, which failed", step.Spec.Name, needed), ErrNotTried)
 }
 
-// Failed joins the errors of required volumes: nil when the boot may go on.
+// Failed joins the errors of required volumes: nil when the boot may continue.
 func Failed(outcomes []Outcome) error {
 	var errs []error
 	for _, o := range outcomes {

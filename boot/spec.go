@@ -3,25 +3,30 @@
 package boot
 
 import (
+	"slices"
+
 	"imxcrypt/configs"
-	"imxcrypt/volume"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/volume/spec"
 )
 
 // Spec is what the configuration says of one of its volumes, in the terms of
 // package volume.
-func Spec(c *configs.Config, v configs.Volume) volume.Spec {
-	s := volume.Spec{
+func Spec(c *configs.Config, v configs.Volume) spec.Volume {
+	s := spec.Volume{
 		Name: v.Name, Mapping: c.MappingName(v.Name), Device: v.Device, Source: string(v.Source),
-		Wrap: string(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
+		Trusted: spec.Trusted(v.Trusted), Protected: v.Protected, Wrap: string(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
 		Header: v.Header, HeaderSize: v.HeaderSize, Gap: v.Gap,
-		AllowDiscards: v.AllowDiscards, CryptFlags: v.CryptFlags, AllowOpenState: v.AllowOpenState,
+		AllowDiscards: v.AllowDiscards, Grow: v.Grow, CryptFlags: v.CryptFlags, AllowOpenState: v.AllowOpenState, AllowUnboundHeader: v.AllowUnboundHeader,
 		AllowInsecure: c.AllowInsecure, UUID: v.UUID,
-		Filesystem: volume.Filesystem{Type: v.Filesystem.Type, Label: v.Filesystem.Label, Options: v.Filesystem.Options},
-		Mount:      volume.MountSpec{Path: v.Mount.Path, Options: v.Mount.Options},
-		StateDir:   c.StateDir, Timeout: v.Timeout,
+		Filesystem: spec.Filesystem(v.Filesystem), Mount: spec.Mount(v.Mount),
+		StateDir: c.StateDir, Timeout: v.Timeout,
+	}
+	if fsprobe.IsReadOnly(s.Filesystem.Type) && s.Mount.Path != "" && !slices.Contains(s.Mount.Options, "ro") {
+		s.Mount.Options = append([]string{"ro"}, s.Mount.Options...)
 	}
 	if !v.Detached() {
-		s.Header = volume.HeaderOnDevice
+		s.Header = spec.HeaderOnDevice
 	}
 	return s
 }

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
 
 	"imxcrypt/configs"
-	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 // Unit is a file or a link that the generator leaves for systemd.
@@ -32,11 +33,14 @@ type UnitOptions struct {
 	// these. An entry that names the mapping finds the volume by its device; one
 	// that names its source otherwise, by UUID= for one, does not.
 	Fstab []FstabEntry
-	// FromInitramfs tells whether an initramfs opened a mapping; nil: none. The
-	// system may stand on such a one, so it is left to the very end of a
+	// FromInitramfs reports whether an initramfs opened a mapping; nil: none. The
+	// system may depend on that mapping, so it is left to the very end of a
 	// shutdown, when systemd-shutdown(8) takes down whatever is left.
 	FromInitramfs func(mapping string) bool
-	// Debug makes the services tell every step (imxcrypt.debug).
+	// Canonical gives a path without symbolic links, which systemd refuses in mount
+	// points, as what will be there at boot; nil: paths have none.
+	Canonical func(path string) string
+	// Debug makes the services log every step (imxcrypt.debug).
 	Debug bool
 }
 
@@ -58,10 +62,18 @@ func Units(c *configs.Config, o UnitOptions) ([]Unit, error) {
 	}
 	var units []Unit
 	for _, step := range plan.Steps {
+		step.Spec.Mount.Path = o.canonical(step.Spec.Mount.Path)
 		units = append(units, volumeUnits(c, step, o)...)
 	}
-	slices.SortFunc(units, func(a, b Unit) int { return strings.Compare(a.Path, b.Path) })
+	sort.Slice(units, func(i, j int) bool { return units[i].Path < units[j].Path })
 	return units, nil
+}
+
+func (o UnitOptions) canonical(p string) string {
+	if o.Canonical == nil || p == "" {
+		return p
+	}
+	return o.Canonical(p)
 }
 
 func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
@@ -81,9 +93,16 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 			"%s[Unit]\nRequires=%s\nJobTimeoutSec=%s\n", generated, service, seconds(step.Spec.Timeout+earlyBoot+unlockTime))})
 	if backing := backingPath(step.Spec.Device); backing != "" {
 		units = append(units, Unit{Path: deviceUnit(backing) + ".d/40-imxcrypt-backing.conf", Text: fmt.Sprintf(
-			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(step.Spec.Timeout+earlyBoot))})
+			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(step.Spec.Timeout+earlyBoot))},
+			missingService(c, step, o, backing))
 	}
-	claim := slices.IndexFunc(o.Fstab, func(e FstabEntry) bool { return path.Clean(e.Target) == step.Spec.Mount.Path })
+	fromInitramfs := o.FromInitramfs != nil && o.FromInitramfs(step.Spec.Mapping)
+	mount := EscapePath(step.Spec.Mount.Path) + ".mount"
+	if step.Spec.Mount.Path != "" && !fromInitramfs && spec.Sealed(step.Spec.Source) {
+		units = append(units, keyService(c, step, o, mount),
+			Unit{Path: mount + ".d/40-imxcrypt-key.conf", Text: fmt.Sprintf("%s[Unit]\nWants=%s\n", generated, keyServiceName(step.Spec.Name))})
+	}
+	claim := slices.IndexFunc(o.Fstab, func(e FstabEntry) bool { return o.canonical(path.Clean(e.Target)) == step.Spec.Mount.Path })
 	if claim >= 0 && path.Clean(o.Fstab[claim].Source) == node {
 		return units // fstab's mount asks for the device, and that for the service
 	}
@@ -100,7 +119,6 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 		}
 		return append(units, hook("cryptsetup.target", false, service))
 	}
-	mount := EscapePath(step.Spec.Mount.Path) + ".mount"
 	units = append(units, Unit{Path: mount, Text: mountText(c, step, node)})
 	if !step.AtBoot {
 		return units
@@ -135,7 +153,10 @@ func FailureUnits(program string, reasons []string) []Unit {
 	var b strings.Builder
 	b.WriteString(generated)
 	b.WriteString("[Unit]\nDescription=Units of the encrypted volumes\nDocumentation=man:imxcrypt-config-check(1) man:imxcrypt.yaml(5)\n" +
-		"DefaultDependencies=no\nBefore=local-fs.target\n\n[Service]\nType=oneshot\nStandardError=journal+console\n")
+		"DefaultDependencies=no\nBefore=local-fs.target\n" +
+		// When the configuration is repaired, packaging/systemd has a unit of this
+		// name with which systemd forgets the failure.
+		"\n[Service]\nType=oneshot\nStandardError=journal+console\n")
 	fmt.Fprintf(&b, "ExecStart=%s generator", program)
 	for _, r := range reasons {
 		b.WriteString(" " + quoteArgument("--failed="+r))
@@ -147,12 +168,14 @@ func FailureUnits(program string, reasons []string) []Unit {
 // ServiceName is the service of a volume.
 func ServiceName(name string) string { return "imxcrypt@" + escape(name) + ".service" }
 
-// RotateServiceName is the unit that goes on with a volume's rotation.
+// RotateServiceName is the unit that continues a volume's rotation.
 func RotateServiceName(name string) string { return "imxcrypt-rotate@" + escape(name) + ".service" }
 
-func mappingPath(s volume.Spec) string { return "/dev/mapper/" + s.Mapping }
+func mappingPath(s spec.Volume) string { return "/dev/mapper/" + s.Mapping }
 
-// backingPath is the path by which udev knows a device specification.
+// backingPath is the path by which udev knows a device specification; empty where no link
+// of udev's leads to that device for certain, as where it is looked for on one controller:
+// the unlocking waits for it then.
 func backingPath(spec string) string {
 	for tag, dir := range map[string]string{
 		"PARTLABEL=": "by-partlabel", "PARTUUID=": "by-partuuid", "LABEL=": "by-label", "UUID=": "by-uuid",
@@ -180,7 +203,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	line("[Unit]")
 	line("Description=Encrypted volume %s", strings.ReplaceAll(s.Name, "%", "%%"))
 	line("Documentation=man:imxcrypt(1) man:imxcrypt-boot(1) man:imxcrypt.yaml(5)")
-	line("SourcePath=%s", quoteSpecifiers(c.File()))
+	line("SourcePath=%s", quoteSpecifiers(c.FileOf(step.Spec.Name)))
 	line("DefaultDependencies=no")
 	// Going to rescue.target must not take volumes away.
 	line("IgnoreOnIsolate=true")
@@ -200,16 +223,20 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	if backing := backingPath(s.Device); backing != "" {
 		line("BindsTo=%s", deviceUnit(backing))
 		line("After=%s", deviceUnit(backing))
+		line("OnFailure=%s", missingServiceName(s.Name))
+	}
+	if strings.HasPrefix(s.Device, "/") && !strings.HasPrefix(path.Clean(s.Device), "/dev/") {
+		line("RequiresMountsFor=%s", quoteWord(o.canonical(path.Clean(s.Device))))
 	}
 	for _, name := range step.After {
 		line("Requires=%s", ServiceName(name))
 		line("After=%s", ServiceName(name))
 	}
 	if s.Detached() {
-		line("RequiresMountsFor=%s", quoteWord(s.Header))
+		line("RequiresMountsFor=%s", quoteWord(o.canonical(s.Header)))
 	}
-	if s.Source == volume.SourceDev {
-		line("RequiresMountsFor=%s", quoteWord(s.StateDir))
+	if s.Source == spec.SourceDev {
+		line("RequiresMountsFor=%s", quoteWord(o.canonical(s.StateDir)))
 	}
 	line("")
 	line("[Service]")
@@ -223,7 +250,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	if !fromInitramfs {
 		line("ExecStop=%s lock %s", command, quoteArgument(s.Name))
 	}
-	// Why a boot ends in the emergency mode stands where one looks first.
+	// Why a boot ends in the emergency mode is shown where one looks first.
 	line("StandardError=journal+console")
 	line("TimeoutStartSec=%s", seconds(s.Timeout+unlockTime))
 	line("TimeoutStopSec=30s")
@@ -239,7 +266,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 // rotateDropIn has the packaged unit of a volume's rotation use the configuration
 // that the volume was opened by.
 func rotateDropIn(c *configs.Config, step Step, o UnitOptions) string {
-	return generated + "[Unit]\nConditionPathExists=\nConditionPathExists=" + quoteSpecifiers(c.File()) + "\n\n[Service]\nExecStart=\nExecStart=" +
+	return generated + "[Unit]\nConditionPathExists=\nConditionPathExists=" + quoteSpecifiers(c.FileOf(step.Spec.Name)) + "\n\n[Service]\nExecStart=\nExecStart=" +
 		commandLine(c, o) + " rotate --resume-only " + quoteArgument(step.Spec.Name) + "\n"
 }
 
@@ -278,13 +305,16 @@ func mountText(c *configs.Config, step Step, node string) string {
 	line("[Unit]")
 	line("Description=%s on encrypted volume %s", quoteSpecifiers(s.Mount.Path), strings.ReplaceAll(s.Name, "%", "%%"))
 	line("Documentation=man:imxcrypt(1) man:imxcrypt-boot(1) man:imxcrypt.yaml(5)")
-	line("SourcePath=%s", quoteSpecifiers(c.File()))
+	line("SourcePath=%s", quoteSpecifiers(c.FileOf(step.Spec.Name)))
 	line("Requires=%s", service)
 	line("After=%s", service)
 	switch s.Filesystem.Type {
 	case "ext4", "f2fs", "vfat":
 		line("Requires=systemd-fsck@%s.service", EscapePath(node))
 		line("After=systemd-fsck@%s.service", EscapePath(node))
+	}
+	if s.Grow {
+		line("Wants=systemd-growfs@%s.service", EscapePath(s.Mount.Path))
 	}
 	line("")
 	line("[Mount]")

@@ -18,7 +18,7 @@ import (
 )
 
 // goldenConfigurations are configurations and what the generator makes of them, one text
-// each: IMXCRYPT_UPDATE=1 writes them anew.
+// each: IMXCRYPT_UPDATE=1 rewrites them.
 func goldenConfigurations(t *testing.T) map[string]*configs.Config {
 	t.Helper()
 	all := map[string]*configs.Config{"nested": parse(t, nested)}
@@ -65,7 +65,7 @@ func TestUnitsOfTheExamples(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b.String() != string(want) {
-			t.Errorf("%s: the units are not those of %s; IMXCRYPT_UPDATE=1 writes them anew. Now:\n%s", name, file, &b)
+			t.Errorf("%s: the units are not those of %s; IMXCRYPT_UPDATE=1 rewrites them. Now:\n%s", name, file, &b)
 		}
 	}
 }
@@ -93,7 +93,51 @@ func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
 	}
 }
 
-// A rotation that goes on in the background reads the configuration that its
+// systemd refuses a mount point behind a symbolic link, as /var/log on Yocto.
+func TestUnitsHaveNoSymbolicLinks(t *testing.T) {
+	t.Parallel()
+	options := boot.UnitOptions{Program: "/usr/bin/imxcrypt", Canonical: func(p string) string {
+		return strings.Replace(p, "/var/log", "/var/volatile/log", 1)
+	}}
+	const text = "volumes:\n  - {name: logs, device: /dev/sda1, mount: /var/log, header: /var/log.header}\n  - {name: app, device: /dev/sda2, mount: /var/log/app}\n"
+	options.Fstab = boot.ParseFstab("/dev/mapper/app /var/log/app ext4 defaults 0 0\n")
+	units, err := boot.Units(parse(t, text), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := map[string]string{}
+	for _, u := range units {
+		if strings.HasSuffix(u.Path, ".mount") && u.Text != "" {
+			mounts[u.Path] = u.Text
+		}
+		if strings.HasPrefix(u.Path, "imxcrypt@logs") && !strings.Contains(u.Text, `RequiresMountsFor="/var/volatile/log.header"`) {
+			t.Errorf("the header's file: %s", u.Text)
+		}
+	}
+	if len(mounts) != 1 || !strings.Contains(mounts["var-volatile-log.mount"], "Where=/var/volatile/log\n") {
+		t.Errorf("mount units: %v", mounts)
+	}
+}
+
+// A device that is looked for on one controller has no link of udev's that leads to it for
+// certain: systemd waits for none, and does not lock the volume when a foreign card with
+// the same label is pulled out.
+func TestUnitsOfADeviceOnOneController(t *testing.T) {
+	t.Parallel()
+	for _, device := range []string{"eMMC:PARTLABEL=data", "mmc@30b60000:part3"} {
+		units, err := boot.Units(parse(t, "volumes:\n  - {name: data, device: '"+device+"', mount: /data}\n"), boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range units {
+			if strings.HasPrefix(u.Path, "imxcrypt@data.service") && strings.Contains(u.Text, "BindsTo=") || strings.Contains(u.Path, "backing") {
+				t.Errorf("%s: %s\n%s", device, u.Path, u.Text)
+			}
+		}
+	}
+}
+
+// A rotation that continues in the background reads the configuration that its
 // volume was opened by.
 func TestTheRotationsConfiguration(t *testing.T) {
 	t.Parallel()
@@ -119,6 +163,43 @@ func TestTheRotationsConfiguration(t *testing.T) {
 		}
 		if got != dropIn {
 			t.Errorf("%s: %q, expected %q", file, got, dropIn)
+		}
+	}
+}
+
+// A unit's source is the file that defines its volume, so that systemd asks for a
+// reload when that was changed.
+func TestUnitsNameTheFileOfTheirVolume(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "board.yaml")
+	dropIn := filepath.Join(file+".d", "logs.yaml")
+	if err := errors.Join(
+		os.Mkdir(file+".d", 0o755),
+		os.WriteFile(file, []byte("volumes:\n  - {name: data, device: /dev/sda1, mount: /data}\n"), 0o644),
+		os.WriteFile(dropIn, []byte("volumes:\n  - {name: logs, device: /dev/sda2, mount: /srv/logs}\n"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	c, err := configs.Options{AllowAnyOwner: true}.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{}
+	for _, u := range units {
+		texts[u.Path] = u.Text
+	}
+	for unit, want := range map[string]string{
+		"imxcrypt@data.service": "SourcePath=" + file + "\n", "data.mount": "SourcePath=" + file + "\n",
+		"imxcrypt@logs.service": "SourcePath=" + dropIn + "\n", "srv-logs.mount": "SourcePath=" + dropIn + "\n",
+		// They are opened by the whole all the same.
+		"imxcrypt-rotate@logs.service.d/40-imxcrypt-config.conf": " --config \"" + file + "\" rotate",
+	} {
+		if !strings.Contains(texts[unit], want) {
+			t.Errorf("%s: no %q in\n%s", unit, want, texts[unit])
 		}
 	}
 }
@@ -230,17 +311,17 @@ func verify(t *testing.T, dir string, units ...string) (string, error) {
 	return string(out), err
 }
 
-// judge fails for what systemd says of our units. Other packages' units are not
-// ours to judge.
-func judge(t *testing.T, dir, said string, err error) {
+// checkVerify fails for what systemd says of our units. Other packages' units are not
+// ours to check.
+func checkVerify(t *testing.T, dir, output string, err error) {
 	t.Helper()
-	for line := range strings.Lines(said) {
+	for line := range strings.Lines(output) {
 		if strings.Contains(line, "imxcrypt") || strings.Contains(line, dir) || strings.Contains(line, ".mount") {
 			t.Errorf("%s", line)
 		}
 	}
 	if err != nil {
-		t.Errorf("%v\n%s", err, said)
+		t.Errorf("%v\n%s", err, output)
 	}
 }
 
@@ -264,8 +345,8 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 					paths = append(paths, filepath.Join(dir, u.Path))
 				}
 			}
-			said, err := verify(t, dir, paths...)
-			judge(t, dir, said, err)
+			output, err := verify(t, dir, paths...)
+			checkVerify(t, dir, output, err)
 		})
 	}
 }
@@ -295,8 +376,8 @@ func TestSystemdUnderstandsTheTemplates(t *testing.T) {
 	if err := boot.WriteUnits(dir, units); err != nil {
 		t.Fatal(err)
 	}
-	said, err := verify(t, dir, instances...)
-	judge(t, dir, said, err)
+	output, err := verify(t, dir, instances...)
+	checkVerify(t, dir, output, err)
 }
 
 // What stops a volume stops its rotation first: that holds the volume's lock.

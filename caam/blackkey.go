@@ -8,28 +8,46 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// BlackKey is a tagged black key in locked memory. Whoever is handed one owns
-// it and calls Wipe.
+// BlackKey is a tagged black key in locked memory. Its owner calls Wipe.
 type BlackKey struct {
 	mem       *secret.Buffer
 	wrap      Wrap
 	redKeyLen int
 }
 
-// NewBlackKey checks that mem holds exactly one tagged black key. It takes mem
-// over: it is wiped with the BlackKey, or at once on error, which is an
-// [*Error] of kind Damaged.
+// NewBlackKey checks that mem holds exactly one tagged black key. It takes
+// ownership of mem, which is wiped with the BlackKey, or at once on error. The
+// error is an [*Error] of kind Damaged.
 func NewBlackKey(mem *secret.Buffer) (*BlackKey, error) {
-	t, err := readTag(mem.Bytes())
-	if err == nil && !t.isBlackKey() {
-		err = fmt.Errorf("%d bytes around a key of %d are no %s black key, which has %d",
-			t.size(), t.redKeyLen, t.wrap(), BlackKeySize(t.wrap(), int(t.redKeyLen)))
-	}
+	t, err := readBlackKey(mem.Bytes())
 	if err != nil {
 		mem.Wipe()
 		return nil, &Error{Op: "parse black key", Kind: Damaged, Reason: err.Error()}
 	}
 	return &BlackKey{mem: mem, wrap: t.wrap(), redKeyLen: int(t.redKeyLen)}, nil
+}
+
+func readBlackKey(data []byte) (tag, error) {
+	t, err := readTag(data)
+	if err == nil && !t.isBlackKey() {
+		err = fmt.Errorf("%d bytes around a key of %d are not a %s black key, which has %d",
+			t.size(), t.redKeyLen, t.wrap(), BlackKeySize(t.wrap(), int(t.redKeyLen)))
+	}
+	return t, err
+}
+
+// CheckKey returns why bytes must not become a key for tk(). The driver trusts the
+// header: one that does not match the payload makes it read past the payload or
+// overwrite kernel memory. The error is an [*Error] of kind Damaged.
+func CheckKey(payload []byte) error {
+	t, err := readBlackKey(payload)
+	if err == nil && !IsAESKeySize(int(t.redKeyLen)) {
+		err = fmt.Errorf("a black key around %d bytes, tk() takes 16, 24 or 32", t.redKeyLen)
+	}
+	if err != nil {
+		return &Error{Op: "check black key", Kind: Damaged, Reason: err.Error()}
+	}
+	return nil
 }
 
 // Bytes is the tagged object as caam-keygen writes it and tk() takes it: in
@@ -53,7 +71,7 @@ func (k *BlackKey) Wipe() {
 	}
 }
 
-// String keeps a key that is printed by mistake from showing its content.
+// String keeps a key printed by mistake from showing its content.
 func (k *BlackKey) String() string { return "[black key]" }
 
 // GoString does the same for %#v.

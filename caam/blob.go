@@ -4,14 +4,15 @@ package caam
 
 import "fmt"
 
-// Blob is a tagged blob, exactly as in a .bb file of caam-keygen. It is no
+// Blob is a tagged blob, exactly as in a .bb file of caam-keygen. It is not
 // secret: it opens only on its chip. A Blob comes from [ParseBlob] or an
 // engine; engines validate it again before it goes near the kernel.
 type Blob []byte
 
-// ParseBlob checks that data is a well-formed tagged blob of the current form
-// and returns a copy of it. The error is an [*Error] of kind Damaged, which
-// names an older form or a black key by its name. Only the hardware can tell
+// ParseBlob checks that data is a well-formed tagged blob of the current form and
+// returns a copy, with zeros where the hardware never reads: drivers leave old
+// memory contents there, which must not be stored. The error is an [*Error] of kind
+// Damaged, which names an older form or a black key. Only the hardware knows
 // whether a well-formed blob opens.
 func ParseBlob(data []byte) (Blob, error) {
 	info, err := Inspect(data)
@@ -20,7 +21,9 @@ func ParseBlob(data []byte) (Blob, error) {
 	}
 	switch info.Form {
 	case FormBlob:
-		return append(Blob(nil), data...), nil
+		blob := append(Blob(nil), data...)
+		clear(blob[tagSize+info.RedKeyLen+blobOverhead:])
+		return blob, nil
 	case FormBlackKey, FormOldBlackKey:
 		return nil, &Error{Op: "parse blob", Kind: Damaged,
 			Reason: fmt.Sprintf("this is a %s, which is of no use after a power cycle; the blob is the file ending in .bb", info.Form)}
@@ -30,8 +33,7 @@ func ParseBlob(data []byte) (Blob, error) {
 	}
 }
 
-// Wrap is what the black key will be encrypted with. Empty for bytes that are
-// no blob.
+// Wrap is what the black key will be encrypted with; empty if b is not a blob.
 func (b Blob) Wrap() Wrap {
 	t, err := readTag(b)
 	if err != nil {
@@ -40,8 +42,8 @@ func (b Blob) Wrap() Wrap {
 	return t.wrap()
 }
 
-// RedKeyLen is the length in bytes of the key within, as the header says. 0
-// for bytes that are no blob.
+// RedKeyLen is the length in bytes of the key in the blob, according to the header;
+// 0 if b is not a blob.
 func (b Blob) RedKeyLen() int {
 	t, err := readTag(b)
 	if err != nil {

@@ -45,10 +45,9 @@ const (
 	ioctlImport = ioctlCreate + 1
 )
 
-// exchange holds all the memory that one command points into. It lies in
-// locked pages of its own: a red key may be in it, a black key will be, and
-// the kernel is given plain addresses, which the garbage collector must not
-// know better than.
+// exchange holds all the memory that one command points into. It has locked pages
+// of its own: it may hold a red key and will hold a black one, and the kernel gets
+// plain addresses, so the garbage collector must not move it.
 type exchange struct {
 	// args holds, at the offsets below, the arguments and the blob.
 	args *secret.Buffer
@@ -78,7 +77,7 @@ func newExchange() (*exchange, error) {
 	return &exchange{args: args, key: key}, nil
 }
 
-// wipe gives all of it back. takeKey's result is no part of it any more.
+// wipe frees all of it, except what takeKey returned.
 func (x *exchange) wipe() {
 	x.args.Wipe()
 	x.key.Wipe()
@@ -134,9 +133,9 @@ func (x *exchange) importCommand(blob Blob) *command {
 	}
 }
 
-// kernelText is the sentence the driver may have left in a buffer that was all
-// zero before, or "". It is the driver's only if it is plain text up to a NUL:
-// hardware failures leave the buffer alone, and key material never passes.
+// kernelText is the message the driver may have left in a buffer that was all
+// zero before, or "". It must be plain text up to a NUL: hardware failures leave the
+// buffer alone, and key material never passes.
 func kernelText(buffer []byte) string {
 	end := 0
 	for end < len(buffer) && buffer[end] != 0 {

@@ -4,14 +4,13 @@ package caam
 
 import "fmt"
 
-// Convert makes a current blob out of an older form, and returns a current one
-// as it is. The result opens only where the old one did; import it before
-// trusting it. The sealed bytes are the same in all forms: a header goes in
-// front, and behind, up to the driver's size, zeros that the hardware never
-// reads.
+// Convert converts a blob of an older form, and returns a current one as it is.
+// The result opens only where the old one did; import it before trusting it. The
+// sealed bytes are the same in all forms: Convert prepends the header and pads to
+// the driver's size with zeros, which the hardware never reads.
 //
-// The error is an [*Error]: Damaged for what is nothing known, BadArgument for
-// a form that cannot be converted.
+// The error is an [*Error]: Damaged for an unknown form, BadArgument for one that
+// cannot be converted.
 func Convert(data []byte) (Blob, error) {
 	info, err := Inspect(data)
 	if err != nil {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package caam talks to the CAAM of an i.MX chip as NXP's BSP kernels offer
-// it: it has keys made and opened by the hardware, and knows the files that
-// NXP's caam-keygen program writes, byte for byte.
+// Package caam talks to the CAAM of an i.MX chip through NXP's BSP kernels: the
+// hardware creates and opens keys. The package is byte-compatible with the files of
+// NXP's caam-keygen program.
 //
 // A key exists in two shapes. The blob is what is stored; it opens only on
 // the chip, and in the security state, that made it. The black key is what
-// the kernel's tk() ciphers take; it is good until power goes off, and lives
-// in locked memory only ([BlackKey]). The red key is never seen here, except
-// where [Ioctl.CreateFrom] is handed one on purpose.
+// the kernel's tk() ciphers take; it is valid until power-off, and only ever in
+// locked memory ([BlackKey]). The red key never appears here, except as the
+// argument of [Ioctl.CreateFrom].
 //
-// Two engines make and open keys: [Ioctl], straight over /dev/caam-keygen,
-// and [Program], which drives NXP's program for BSPs whose ABI differs. Both
-// give the same results and the same errors ([Error]).
+// Two engines create and open keys: [Ioctl], directly through /dev/caam-keygen, and
+// [Program], which runs NXP's program for BSPs whose ABI differs. Both give the same
+// results and errors ([Error]).
 package caam

@@ -9,11 +9,11 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Kind tells what an [Error] means to whoever has to act on it.
+// Kind classifies an [Error] by what to do about it.
 type Kind string
 
 const (
-	// NoDevice: there is no CAAM to talk to. Err tells the two cases apart:
+	// NoDevice: there is no CAAM to talk to. Err distinguishes two cases:
 	// ENOENT is a missing device node (module not loaded, or no BSP kernel),
 	// ENXIO, ENODEV and ENOTTY a node without that driver behind it.
 	NoDevice Kind = "no device"
@@ -37,17 +37,16 @@ const (
 	Failed Kind = "failed"
 )
 
-// Error is every error of this package that a person may see. It never holds
-// key material.
+// Error is the type of all errors that a user may see. It never holds key material.
 type Error struct {
 	// Op is what was tried: "open", "create", "import", "parse blob" …
 	Op string
 	// Path is the device node, program or file; empty for bytes in memory.
 	Path string
 	Kind Kind
-	// Reason says in our words what is wrong; may be empty.
+	// Reason is our explanation; may be empty.
 	Reason string
-	// Text is what the kernel, or caam-keygen, said; may be empty.
+	// Text is the kernel's or caam-keygen's message; may be empty.
 	Text string
 	// Err is the cause, for system calls the errno; may be nil.
 	Err error

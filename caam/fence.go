@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fenced runs work on a thread of its own, in a mount namespace of its own, in
-// which an empty filesystem in memory lies over dir: what a program writes
-// there is seen by nobody else and gone afterwards. work must stay on its
-// goroutine; children that it starts from there are inside too.
+// fenced runs work on a thread and in a mount namespace of its own, with an empty
+// in-memory filesystem over dir: nobody else sees what a program writes there, and
+// it is gone afterwards. work must stay on its goroutine; children that it starts
+// are inside too.
 //
 // The filesystem is ramfs: unlike tmpfs it never goes to swap.
 //
-// Takes CAP_SYS_ADMIN; without it the error is EPERM.
+// Needs CAP_SYS_ADMIN; without it the error is EPERM.
 func fenced(dir string, work func() error) error {
 	return onDoomedThread(func() error { return inside(dir, work) })
 }
 
 // onDoomedThread runs work on a thread that is never used again: a namespace
-// cannot be left, so the thread has to end. That happens when a goroutine ends
-// that is still locked to it.
+// cannot be left, so the thread has to end, which it does when a goroutine ends
+// while still locked to it.
 func onDoomedThread(work func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -74,12 +74,12 @@ func inside(dir string, work func() error) (err error) {
 	return work()
 }
 
-// errRootNotMounted: / is a folder of a filesystem that is mounted elsewhere, as
-// after a chroot, so that it cannot be told to keep its mounts to itself.
+// errRootNotMounted: / is a folder of a filesystem mounted elsewhere, as after a
+// chroot, so its mount propagation cannot be changed.
 var errRootNotMounted = errors.New("/ is no mount point, as in a chroot; bind the new root onto itself before (mount --bind ROOT ROOT; chroot ROOT), or use caam.engine: ioctl")
 
-// notPrivate explains why mounts could not be made private (mount(2): EINVAL for
-// what is no mount point).
+// notPrivate explains why mounts could not be made private (mount(2): EINVAL if it
+// is not a mount point).
 func notPrivate(err error) error {
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("make mounts private: %w: %w", err, errRootNotMounted)

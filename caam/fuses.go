@@ -11,13 +11,13 @@ import (
 	"strconv"
 )
 
-// fuseTable is per-chip facts as data, so that adding a chip is no change of
-// code. A test holds it to its own rules.
+// fuseTable holds per-chip facts as data, so that adding a chip needs no code. A
+// test checks it.
 //
 //go:embed fuses.json
 var fuseTable string
 
-// family is SoCs that keep the fuse in the same place.
+// family is a set of SoCs with the fuse in the same place.
 type family struct {
 	SoC []string
 	// Key names the unit that seals keys: caam, dcp or ele.
@@ -26,7 +26,7 @@ type family struct {
 	Old    string
 	Offset hex32
 	Mask   hex32
-	// NoFuse says why the state cannot be read; empty where it can.
+	// NoFuse is why the state cannot be read; empty if it can.
 	NoFuse string `json:"no_fuse"`
 	// KeepsKeys are those of SoC whose black keys outlive suspend-to-RAM.
 	KeepsKeys []string `json:"keeps_keys"`

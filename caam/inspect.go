@@ -9,7 +9,7 @@ import (
 	"fmt"
 )
 
-// Form is one of the file formats keys of this chip family have come in.
+// Form is one of the file formats of this chip family's keys.
 type Form string
 
 const (
@@ -24,15 +24,15 @@ const (
 	FormHexBlob Form = "blob of the :hex: form of 4.14 kernels"
 )
 
-// Info is what can be told from an object's bytes alone.
+// Info is what an object's bytes alone reveal.
 type Info struct {
 	Form Form
 	Wrap Wrap
-	// RedKeyLen is the length in bytes of the AES key within.
+	// RedKeyLen is the length in bytes of the AES key in it.
 	RedKeyLen int
-	// Size is the whole object's in bytes.
+	// Size is that of the whole object in bytes.
 	Size int
-	// Convertible tells that [Convert] makes a current blob of it.
+	// Convertible reports whether [Convert] can convert it.
 	Convertible bool
 }
 
@@ -42,9 +42,9 @@ const (
 	hexPrefix     = ":hex:"
 )
 
-// Inspect tells what a file of caam-keygen or of one of its forerunners is.
-// The error is an [*Error] of kind Damaged with the first thing that is wrong.
-// Nothing is accepted on its looks: every form has its exact size.
+// Inspect identifies a file of caam-keygen or one of its predecessors. The error is
+// an [*Error] of kind Damaged with the first problem. Looking right is not enough:
+// every form has its exact size.
 func Inspect(data []byte) (Info, error) {
 	switch {
 	case len(data) == 0:
@@ -79,9 +79,9 @@ func inspectTagged(data []byte) (Info, error) {
 	return info, nil
 }
 
-// inspectOldBlackKey knows the tag of magic, version, type and the black key's
-// length, 16 bytes. No current object reads as one: its fourth word is a red
-// key's length, never the whole length less 16.
+// inspectOldBlackKey recognises the 16-byte tag of magic, version, type and black
+// key length. No current object passes as one: its fourth word is a red key's
+// length, never the whole length less 16.
 func inspectOldBlackKey(data []byte) (Info, bool) {
 	if len(data) < oldTagSize {
 		return Info{}, false
@@ -110,7 +110,7 @@ func inspectOldBlackKey(data []byte) (Info, bool) {
 	return info, true
 }
 
-// inspectOldBlob knows the blobs that have only their type in front. The
+// inspectOldBlob recognises blobs with only their type in front. The
 // kernel that made them sealed the black key's whole length: for ECB that is
 // the (padded) red key, for CCM 12 bytes more than the key.
 func inspectOldBlob(data []byte) (Info, error) {
@@ -131,8 +131,8 @@ func inspectOldBlob(data []byte) (Info, error) {
 	return info, nil
 }
 
-// inspectHex knows the blobs of 4.14 kernels: despite the name, binary behind
-// the prefix. Those kernels made ECB black keys only.
+// inspectHex recognises the blobs of 4.14 kernels: despite the name, binary after
+// the prefix. Those kernels made only ECB black keys.
 func inspectHex(data []byte) (Info, error) {
 	n := len(data) - len(hexPrefix) - blobOverhead
 	if !IsAESKeySize(n) {
@@ -145,8 +145,8 @@ func damaged(reason string) *Error {
 	return &Error{Op: "inspect", Kind: Damaged, Reason: reason}
 }
 
-// reason takes the inner sentence out of an error that is wrapped anew, so
-// that it is not told twice.
+// reason extracts the reason from an error that is wrapped again, so that it is not
+// repeated.
 func reason(err error) string {
 	var e *Error
 	if errors.As(err, &e) && e.Reason != "" {

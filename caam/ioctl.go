@@ -17,8 +17,8 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// Ioctl is the engine over /dev/caam-keygen. It may be used by several
-// goroutines at once; the driver takes one job ring for each call.
+// Ioctl is the engine over /dev/caam-keygen. Several goroutines may use it at once;
+// the driver takes a job ring for each call.
 type Ioctl struct {
 	path string
 	// call issues one ioctl; a field so that tests can be the kernel.
@@ -26,7 +26,7 @@ type Ioctl struct {
 	close func() error
 }
 
-// OpenIoctl opens the device node, [DefaultDevice] where path is empty. The
+// OpenIoctl opens the device node, [DefaultDevice] if path is empty. The
 // error is an [*Error] of kind NoDevice, NoPermission or Failed.
 func OpenIoctl(path string) (*Ioctl, error) {
 	if path == "" {
@@ -38,7 +38,7 @@ func OpenIoctl(path string) (*Ioctl, error) {
 	}
 	file := os.NewFile(uintptr(fd), path)
 	if st, err := file.Stat(); err != nil || st.Mode()&os.ModeCharDevice == 0 {
-		return nil, errors.Join(&Error{Op: "open", Path: path, Kind: NoDevice, Reason: "no character device", Err: err}, file.Close())
+		return nil, errors.Join(&Error{Op: "open", Path: path, Kind: NoDevice, Reason: "not a character device", Err: err}, file.Close())
 	}
 	raw, err := file.SyscallConn()
 	if err != nil {
@@ -85,13 +85,12 @@ func openError(path string, err error) error {
 	return e
 }
 
-// Close gives the device back. Calls under way are finished first; later ones
-// fail.
+// Close closes the device. Calls in progress finish first; later ones fail.
 func (d *Ioctl) Close() error { return d.close() }
 
 // Create has the hardware draw a key of keySize bytes (16, 24 or 32) and seal
-// it. The caller owns the BlackKey. The call cannot be interrupted; ctx is
-// looked at before it. The error is an [*Error], or ctx's.
+// it. The caller owns the BlackKey. The call cannot be interrupted; ctx is checked
+// before it. The error is an [*Error], or ctx's.
 func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
 	if why := unfit(w, keySize); why != "" {
 		return nil, nil, d.fail("create", BadArgument, why, nil)
@@ -99,10 +98,10 @@ func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blo
 	return d.create(ctx, w, "-s", append(strconv.AppendInt(nil, int64(keySize), 10), 0), keySize)
 }
 
-// CreateFrom seals a key that is given, of 16, 24 or 32 bytes. Kernels up to 5.10
-// take it for a C string and cut it short at a zero byte; that shows in the
-// lengths of what they return, and is an error of kind Mismatch. red stays the
-// caller's. Otherwise as [Ioctl.Create].
+// CreateFrom seals a given key of 16, 24 or 32 bytes. Kernels up to 5.10 treat it as
+// a C string and truncate it at a zero byte; the lengths they return reveal that,
+// and the error is of kind Mismatch. The caller keeps red. Otherwise it is
+// [Ioctl.Create].
 func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*BlackKey, Blob, error) {
 	n := red.Len()
 	if why := unfit(w, n); why != "" {
@@ -113,20 +112,20 @@ func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*Bl
 	if !errors.As(err, &e) || e.Kind != Mismatch && e.Kind != BadArgument {
 		return key, blob, err
 	}
-	// Those older kernels also run over the end of a key that no NUL follows,
-	// while the newer ones would count a NUL in. So it is only given to those
-	// that came to another length without it.
+	// The older kernels also read past a key that is not NUL-terminated, while newer
+	// ones would count the NUL. So only those that came to another length without a
+	// NUL get one.
 	terminated, err := secret.New(n + 1)
 	if err != nil {
 		return nil, nil, d.fail("create", Failed, "", err)
 	}
 	defer terminated.Wipe()
 	copy(terminated.Bytes(), red.Bytes())
-	key, blob, again := d.create(ctx, w, "-t", terminated.Bytes(), n)
-	if again != nil && bytes.IndexByte(red.Bytes(), 0) >= 0 {
+	key, blob, retried := d.create(ctx, w, "-t", terminated.Bytes(), n)
+	if retried != nil && bytes.IndexByte(red.Bytes(), 0) >= 0 {
 		return nil, nil, d.fail("create", Mismatch, "the key was cut short at its zero byte, as kernels up to 5.10 do: draw another one", e.Err)
 	}
-	if again != nil {
+	if retried != nil {
 		return nil, nil, e
 	}
 	return key, blob, nil
@@ -150,7 +149,7 @@ func (d *Ioctl) create(ctx context.Context, w Wrap, mode string, value []byte, k
 	}
 	blob, err := ParseBlob(x.blob()[:c.blobLen])
 	if err != nil {
-		return nil, nil, d.fail("create", Failed, "the driver returned a blob that is none: "+reason(err), nil)
+		return nil, nil, d.fail("create", Failed, "the driver returned an invalid blob: "+reason(err), nil)
 	}
 	key, err := d.takeKey("create", x, c)
 	if err != nil {
@@ -169,8 +168,7 @@ func (d *Ioctl) create(ctx context.Context, w Wrap, mode string, value []byte, k
 // is an [*Error], of kind Rejected if the blob is not this chip's in its
 // present security state, or ctx's.
 func (d *Ioctl) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
-	// Also keeps more than 144 bytes, which would run over the driver's
-	// stack, from ever getting there.
+	// This also refuses more than 144 bytes, which would overrun the driver's stack.
 	blob, err := ParseBlob(blob)
 	if err != nil {
 		return nil, d.fail("import", Damaged, reason(err), nil)
@@ -198,7 +196,7 @@ func (d *Ioctl) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 	return key, nil
 }
 
-// takeKey makes a BlackKey of what the driver returned.
+// takeKey makes a BlackKey from what the driver returned.
 func (d *Ioctl) takeKey(op string, x *exchange, c *command) (*BlackKey, error) {
 	// The addresses in c are the only other reference to the pages.
 	runtime.KeepAlive(x)
@@ -208,7 +206,7 @@ func (d *Ioctl) takeKey(op string, x *exchange, c *command) (*BlackKey, error) {
 	}
 	key, err := NewBlackKey(mem)
 	if err != nil {
-		return nil, d.fail(op, Failed, "the driver returned a black key that is none: "+reason(err), nil)
+		return nil, d.fail(op, Failed, "the driver returned an invalid black key: "+reason(err), nil)
 	}
 	return key, nil
 }
@@ -217,7 +215,7 @@ func (d *Ioctl) fail(op string, kind Kind, reason string, err error) *Error {
 	return &Error{Op: op, Path: d.path, Kind: kind, Reason: reason, Err: err}
 }
 
-// callError gives an ioctl's errno its meaning (the driver's error paths).
+// callError explains an ioctl's errno, according to the driver's error paths.
 func (d *Ioctl) callError(op string, err error, text []byte) *Error {
 	e := &Error{Op: op, Path: d.path, Kind: Failed, Err: err, Text: kernelText(text)}
 	switch {
@@ -229,7 +227,7 @@ func (d *Ioctl) callError(op string, err error, text []byte) *Error {
 	case errors.Is(err, unix.ENODEV):
 		e.Kind, e.Reason = NotInitialised, "the CAAM has no job ring"
 	case errors.Is(err, unix.ENOTTY):
-		e.Kind, e.Reason = NoDevice, "this is no caam-keygen device, or one with another interface"
+		e.Kind, e.Reason = NoDevice, "this is not a caam-keygen device, or has another interface"
 	case errors.Is(err, unix.EINVAL) && op == "import":
 		e.Kind, e.Reason = Damaged, "the driver does not accept the blob"
 	case errors.Is(err, unix.EINVAL):

@@ -19,12 +19,12 @@ import (
 // (KEYBLOB_LOCATION); other builds have others.
 const DefaultLocation = "/data/caam"
 
-// Program is the engine that drives NXP's caam-keygen program, for BSPs whose
-// driver speaks another ABI than [Ioctl]. The program leaves black keys in a
-// fixed directory and exits with 0 on nearly every failure, so each call runs
-// it in a mount namespace of its own with memory over that directory, judges
-// by the files it finds there, and takes the black key straight into locked
-// memory. It may be used by several goroutines at once. Takes root.
+// Program is the engine that runs NXP's caam-keygen program, for BSPs whose driver
+// has another ABI than [Ioctl]. The program leaves black keys in a fixed directory
+// and exits with 0 on nearly every failure. So each call runs it in a mount
+// namespace of its own with a memory filesystem over that directory, goes by the
+// files left there, and moves the black key straight into locked memory. Several
+// goroutines may use it at once. Needs root.
 type Program struct {
 	path     string
 	location string
@@ -32,14 +32,14 @@ type Program struct {
 
 // OpenProgram finds the program. path is absolute, or empty for caam-keygen in
 // the fixed PATH; location is the directory the program was built to write to,
-// [DefaultLocation] where empty. The error is an [*Error] of kind NoProgram or
+// [DefaultLocation] if empty. The error is an [*Error] of kind NoProgram or
 // BadArgument.
 func OpenProgram(path, location string) (*Program, error) {
 	if location == "" {
 		location = DefaultLocation
 	}
 	if clean := filepath.Clean(location); !filepath.IsAbs(clean) || clean == "/" {
-		return nil, &Error{Op: "open", Path: location, Kind: BadArgument, Reason: "the location of caam-keygen's files is no absolute path of a directory"}
+		return nil, &Error{Op: "open", Path: location, Kind: BadArgument, Reason: "the location of caam-keygen's files is not the absolute path of a directory"}
 	}
 	found, err := findProgram(path)
 	if err != nil {
@@ -76,7 +76,7 @@ func findProgram(path string) (string, error) {
 	return "", &Error{Op: "open", Path: path, Kind: NoProgram, Reason: "the program is not there, or cannot be run", Err: cause}
 }
 
-// Close does nothing; it makes Program close like [Ioctl].
+// Close does nothing; it matches [Ioctl].
 func (p *Program) Close() error { return nil }
 
 // The names of the files within the location.
@@ -86,7 +86,7 @@ const (
 	inName   = "imxcrypt-import.bb"
 )
 
-// Create is [Ioctl.Create]. When ctx is cancelled the program is ended.
+// Create is [Ioctl.Create]. Cancelling ctx ends the program.
 func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
 	if why := unfit(w, keySize); why != "" {
 		return nil, nil, p.fail("create", BadArgument, why, nil)
@@ -95,14 +95,14 @@ func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, B
 	var blob Blob
 	err := p.fenced(ctx, "create", func() error {
 		defer p.scrub()
-		said, err := p.run(ctx, "create", keyName, string(w), "-s", strconv.Itoa(keySize))
+		out, err := p.run(ctx, "create", keyName, string(w), "-s", strconv.Itoa(keySize))
 		if err != nil {
 			return err
 		}
-		if blob, err = p.takeBlob(said); err != nil {
+		if blob, err = p.takeBlob(out); err != nil {
 			return err
 		}
-		key, err = p.takeKey("create", said)
+		key, err = p.takeKey("create", out)
 		return err
 	})
 	if err != nil {
@@ -118,15 +118,15 @@ func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, B
 	return key, blob, nil
 }
 
-// CreateFrom is always refused, as a bad argument: the program takes a red key
-// in its argument vector only, where every process can read it.
+// CreateFrom is always refused, as a bad argument: the program takes a red key only
+// as an argument, which every process can read.
 func (p *Program) CreateFrom(context.Context, Wrap, *secret.Buffer) (*BlackKey, Blob, error) {
 	return nil, nil, p.fail("create", BadArgument, "caam-keygen takes a given key in its arguments only, for all to see; the ioctl engine can do it", nil)
 }
 
-// Import is [Ioctl.Import]. The program does not tell a rejected blob from
-// other failures of the hardware; a failure it has no words for is taken for
-// a rejection, which is what it nearly always is.
+// Import is [Ioctl.Import]. The program does not distinguish a rejected blob from
+// other hardware failures; a failure without a message counts as a rejection, which
+// it nearly always is.
 func (p *Program) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 	blob, err := ParseBlob(blob)
 	if err != nil {
@@ -139,11 +139,11 @@ func (p *Program) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 		if err := os.WriteFile(in, blob, 0o600); err != nil {
 			return p.fail("import", Failed, "hand the blob over", err)
 		}
-		said, err := p.run(ctx, "import", in, keyName)
+		out, err := p.run(ctx, "import", in, keyName)
 		if err != nil {
 			return err
 		}
-		key, err = p.takeKey("import", said)
+		key, err = p.takeKey("import", out)
 		return err
 	})
 	if err != nil {
@@ -157,8 +157,8 @@ func (p *Program) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 	return key, nil
 }
 
-// fenced runs work within the fence and gives what goes wrong with the fence
-// itself a type. A black key that work has taken is the caller's to wipe.
+// fenced runs work within the fence and classifies failures of the fence itself.
+// The caller wipes a black key that work has taken.
 func (p *Program) fenced(ctx context.Context, op string, work func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -176,39 +176,38 @@ func (p *Program) fenced(ctx context.Context, op string, work func() error) erro
 }
 
 // takeBlob reads the blob that the program should have written.
-func (p *Program) takeBlob(said said) (Blob, error) {
-	mem, err := p.take("create", blobName, MaxBlobSize, said)
+func (p *Program) takeBlob(out outcome) (Blob, error) {
+	mem, err := p.take("create", blobName, MaxBlobSize, out)
 	if err != nil {
 		return nil, err
 	}
 	defer mem.Wipe()
 	blob, err := ParseBlob(mem.Bytes())
 	if err != nil {
-		return nil, said.explain(p.fail("create", Failed, "the program left a blob that is none: "+reason(err), nil))
+		return nil, out.explain(p.fail("create", Failed, "the program left an invalid blob: "+reason(err), nil))
 	}
 	return blob, nil
 }
 
-func (p *Program) takeKey(op string, said said) (*BlackKey, error) {
-	mem, err := p.take(op, keyName, MaxBlackKeySize, said)
+func (p *Program) takeKey(op string, out outcome) (*BlackKey, error) {
+	mem, err := p.take(op, keyName, MaxBlackKeySize, out)
 	if err != nil {
 		return nil, err
 	}
 	key, err := NewBlackKey(mem)
 	if err != nil {
-		return nil, said.explain(p.fail(op, Failed, "the program left a black key that is none: "+reason(err), nil))
+		return nil, out.explain(p.fail(op, Failed, "the program left an invalid black key: "+reason(err), nil))
 	}
 	return key, nil
 }
 
-// take moves a file out of the location into locked memory: what was in the
-// file is overwritten, and the file removed. Its absence is how the program
-// reports a failure.
-func (p *Program) take(op, name string, atMost int, said said) (*secret.Buffer, error) {
+// take moves a file out of the location into locked memory: the file is overwritten
+// and removed. A missing file is how the program reports a failure.
+func (p *Program) take(op, name string, atMost int, out outcome) (*secret.Buffer, error) {
 	path := filepath.Join(p.location, name)
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, said.failure(p.fail(op, Failed, "the program left no "+name, nil))
+		return nil, out.failure(p.fail(op, Failed, "the program left no "+name, nil))
 	}
 	if err != nil {
 		return nil, p.fail(op, Failed, "take the program's file", err)
@@ -216,19 +215,19 @@ func (p *Program) take(op, name string, atMost int, said said) (*secret.Buffer, 
 	mem, err := drain(file, atMost)
 	if err = errors.Join(err, file.Close(), os.Remove(path)); err != nil {
 		mem.Wipe()
-		return nil, said.explain(p.fail(op, Failed, "take the program's file "+name, err))
+		return nil, out.explain(p.fail(op, Failed, "take the program's file "+name, err))
 	}
 	return mem, nil
 }
 
-// scrub overwrites a black key that was not taken, because something else went
-// wrong before: pages of a filesystem that is unmounted are freed as they are.
+// scrub overwrites a black key that was not taken because of an earlier failure:
+// unmounting a filesystem frees its pages without wiping them.
 func (p *Program) scrub() {
 	file, err := os.OpenFile(filepath.Join(p.location, keyName), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return
 	}
-	// Nothing more can be done where this fails; the file goes with the fence.
+	// Nothing more can be done if this fails; the file goes with the fence.
 	mem, _ := drain(file, MaxBlackKeySize)
 	mem.Wipe()
 	_ = file.Close()

@@ -243,8 +243,8 @@ func TestHangingProgramIsEnded(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(start); took > 20*time.Second {
-		t.Errorf("took %v", took)
+	if elapsed := time.Since(start); elapsed > 20*time.Second {
+		t.Errorf("took %v", elapsed)
 	}
 }
 

@@ -4,7 +4,7 @@ package caam
 
 import "fmt"
 
-// unfit says why no key can be created as asked, or "".
+// unfit returns why no key can be created as requested, or "".
 func unfit(w Wrap, keySize int) string {
 	if _, err := ParseWrap(string(w)); err != nil {
 		return err.Error()
@@ -15,15 +15,15 @@ func unfit(w Wrap, keySize int) string {
 	return ""
 }
 
-// object is what a BlackKey and a Blob tell of themselves.
+// object is what BlackKey and Blob have in common.
 type object interface {
 	Wrap() Wrap
 	RedKeyLen() int
 }
 
-// mismatch says in what a returned object is not what was asked for, or "".
-// Some kernels cut a given key short and say nothing; and a table that is
-// loaded with another key than the header names loses data.
+// mismatch returns how an object differs from the request, or "". Some kernels
+// silently truncate a given key, and a table loaded with another key than the
+// header names loses data.
 func mismatch(o object, w Wrap, keySize int) string {
 	if o.Wrap() == w && o.RedKeyLen() == keySize {
 		return ""

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// SecurityState tells which master key the chip seals blobs under.
+// SecurityState is which master key the chip seals blobs under.
 type SecurityState string
 
 const (
@@ -24,11 +24,11 @@ const (
 	Open SecurityState = "open"
 	// Closed: the chip's own fused key.
 	Closed SecurityState = "closed"
-	// Unknown: nothing readable says, or what there is disagrees.
+	// Unknown: nothing readable says so, or the evidence conflicts.
 	Unknown SecurityState = "unknown"
 )
 
-// State is what can be learnt of the chip's security state from Linux.
+// State is what Linux reveals of the chip's security state.
 type State struct {
 	State SecurityState
 	// SoC is the chip's name as the kernel has it ("i.MX8MP"); empty where it
@@ -37,24 +37,22 @@ type State struct {
 	// Key names the unit of this SoC that seals keys: caam, dcp, ele; empty
 	// for an unknown SoC.
 	Key string
-	// KeepsKeys tells whether black keys outlive suspend-to-RAM on this SoC.
+	// KeepsKeys reports whether black keys outlive suspend-to-RAM on this SoC.
 	KeepsKeys bool
-	// Evidence says in sentences for people what was looked at and what it
-	// said.
+	// Evidence lists, as sentences, what was read and what it said.
 	Evidence []string
 }
 
-// lockedWord is what a fuse reads as whose bank may not be read.
+// lockedWord is the value of a fuse whose bank may not be read.
 const lockedWord = 0xBADABADA
 
-// ReadSecurityState looks at the fuses and at the kernel's log. root is the
-// folder above sys, empty for the running system's; log is lines of the kernel
-// log, as many as the caller has. It never fails: what cannot be read is
-// evidence too, of an unknown state.
+// ReadSecurityState reads the fuses and the kernel's log. root is the folder above
+// sys, empty for the running system; log holds the lines of the kernel log that the
+// caller has. It never fails: what cannot be read is evidence of an unknown state.
 //
-// The fuse is what decides. It is necessary for a closed chip, not sufficient:
-// hence the log, whose words can only make the judgement more careful. It
-// says "open" alone where the CAAM itself reports the test key.
+// The fuse decides. It is necessary for a closed chip, not sufficient: hence the
+// log, which can only make the result more cautious. The log alone means "open"
+// only if the CAAM itself reports the test key.
 func ReadSecurityState(root string, log []string) State {
 	s := State{State: Unknown}
 	s.readSoC(root)
@@ -156,7 +154,7 @@ func readWord(path string, at int64) (uint32, error) {
 	return binary.LittleEndian.Uint32(word[:]), nil
 }
 
-// hint is what the kernel log lets one suspect.
+// hint is what the kernel log suggests.
 type hint int
 
 const (
@@ -166,9 +164,9 @@ const (
 	testKeyInUse
 )
 
-// readLog knows the words of drivers/crypto/caam, of the trusted keys' CAAM
-// source and of the BSP's caam-snvs driver. The state "init" of the latter is
-// no evidence: it is printed when the driver comes up early.
+// readLog recognises the messages of drivers/crypto/caam, of the trusted keys' CAAM
+// source and of the BSP's caam-snvs driver. The latter's state "init" is not
+// evidence: it is printed when the driver starts early.
 func (s *State) readLog(log []string) hint {
 	found := nothing
 	for _, line := range log {

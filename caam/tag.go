@@ -14,15 +14,15 @@ const (
 	tagMagic = 0x5461674f // on disk "OgaT"
 
 	// The only values the keygen driver writes, in black keys and blobs
-	// alike: bit 0 is "black", bit 3 "encrypted with CCM". All others name
-	// things this kernel interface does not make (red keys, TDKEK keys,
-	// secure memory).
+	// alike: bit 0 is "black", bit 3 "encrypted with CCM". Others are for objects
+	// that this kernel interface does not make (red keys, TDKEK keys, secure
+	// memory).
 	typeECB = 1
 	typeCCM = 1 | 1<<3
 )
 
-// The greatest objects there are, those around a red key of 64 bytes. They
-// are the driver's buffer sizes too, MAX_BLACK_KEY_SIZE and MAX_BLOB_SIZE.
+// The largest objects, around a red key of 64 bytes, and the driver's buffer sizes,
+// MAX_BLACK_KEY_SIZE and MAX_BLOB_SIZE.
 const (
 	MaxBlackKeySize = tagSize + maxRedKey + 12
 	MaxBlobSize     = MaxBlackKeySize + blobOverhead
@@ -32,15 +32,15 @@ type tag struct {
 	typ, redKeyLen, objLen uint32
 }
 
-// readTag takes the header off data and holds it against itself and the
-// data's length. The error text starts with the object's fault.
+// readTag reads data's header and checks its consistency and the data's length. The
+// error text starts with the object's fault.
 func readTag(data []byte) (tag, error) {
 	if len(data) < tagSize {
 		return tag{}, fmt.Errorf("%d bytes are too few for a tagged object's header of %d", len(data), tagSize)
 	}
 	word := func(i int) uint32 { return binary.LittleEndian.Uint32(data[4*i:]) }
 	if word(0) != tagMagic {
-		return tag{}, fmt.Errorf("no tagged object: magic %#08x, want %#08x", word(0), tagMagic)
+		return tag{}, fmt.Errorf("not a tagged object: magic %#08x, want %#08x", word(0), tagMagic)
 	}
 	if word(1) != 0 {
 		return tag{}, fmt.Errorf("tagged object of version %d, only version 0 is known", word(1))

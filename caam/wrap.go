@@ -8,15 +8,15 @@ import "fmt"
 type Wrap string
 
 const (
-	// ECB has no integrity check: a black key of an earlier power cycle is
-	// used as a wrong key without a word.
+	// ECB has no integrity check: a black key of an earlier power cycle is silently
+	// used as a wrong key.
 	ECB Wrap = "ecb"
 	// CCM carries a MAC: a stale black key makes every request fail.
 	CCM Wrap = "ccm"
 )
 
-// ParseWrap reads a wrap as written in the configuration and in token and
-// command line. The error names the values there are.
+// ParseWrap parses a wrap as in the configuration, tokens and the command line. The
+// error lists the valid values.
 func ParseWrap(s string) (Wrap, error) {
 	switch w := Wrap(s); w {
 	case ECB, CCM:
@@ -32,8 +32,8 @@ const (
 	maxRedKey = 64
 )
 
-// IsAESKeySize tells whether a red key of n bytes is one that tk(cbc(aes))
-// takes. The driver makes others too, which no table can use.
+// IsAESKeySize reports whether tk(cbc(aes)) takes a red key of n bytes. The driver
+// makes others too, which no table can use.
 func IsAESKeySize(n int) bool { return n == 16 || n == 24 || n == 32 }
 
 // BlackKeySize is the exact size in bytes of a tagged black key around a red
@@ -48,7 +48,7 @@ func BlackKeySize(w Wrap, n int) int {
 
 // BlobSize is the exact size in bytes of a tagged blob around a red key of n
 // bytes. The driver sizes it for a CCM key whatever the wrap, so the last 12
-// bytes are never read by the hardware.
+// bytes, and what the key is padded with, are never read by the hardware.
 func BlobSize(n int) int { return tagSize + roundUp(n, 8) + 12 + blobOverhead }
 
 // blobOverhead is what the hardware adds to a key in a blob: 32 bytes of

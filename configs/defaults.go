@@ -3,9 +3,10 @@
 package configs
 
 import (
-	"strings"
 	"time"
-	"unicode/utf8"
+
+	"imxcrypt/internal/keysource"
+	"imxcrypt/internal/mkfs"
 )
 
 func defaults() *Config {
@@ -24,7 +25,7 @@ func defaults() *Config {
 // the rest.
 func volumeDefaults() Volume {
 	return Volume{
-		Source:     SourceCAAM,
+		Source:     SourceAuto,
 		SectorSize: 4096,
 		Header:     HeaderOnDevice,
 		HeaderSize: 1 * mib,
@@ -36,8 +37,8 @@ func volumeDefaults() Volume {
 }
 
 // completeVolumes fills the defaults that follow from another field. A field
-// that is given stays as it is, even when it is empty or zero: the validation
-// judges it.
+// that is given is kept, even when it is empty or zero: validation checks
+// it.
 func completeVolumes(c *Config, given map[string]position) {
 	for i := range c.Volumes {
 		v := &c.Volumes[i]
@@ -45,45 +46,20 @@ func completeVolumes(c *Config, given map[string]position) {
 			_, there := given[join(item("volumes", i), name)]
 			return !there
 		}
-		s, _ := rulesOf(v.Source)
-		if absent("wrap") {
-			v.Wrap = s.wrap
+		if absent("wrap") && keysource.Wraps(v.keys()) {
+			v.Wrap = WrapCCM
 		}
-		if absent("key_size") {
-			v.KeySize = s.keySize
+		if list := keysource.Defaults(v.keys()); absent("cipher") && len(list) == 1 {
+			v.Cipher = list[0]
 		}
-		if absent("cipher") && len(s.ciphers) > 0 {
-			v.Cipher = s.ciphers[0]
+		if sizes := keysource.KeySizes(v.keys(), v.Cipher); absent("key_size") && len(sizes) > 0 && v.Cipher != "" {
+			v.KeySize = sizes[len(sizes)-1]
 		}
 		if absent("gap") && !v.Detached() {
 			v.Gap = 1 * mib
 		}
 		if absent("filesystem.label") {
-			v.Filesystem.Label = defaultLabel(v.Name, v.Filesystem.Type)
+			v.Filesystem.Label = mkfs.FitLabel(v.Filesystem.Type, v.Name)
 		}
 	}
-}
-
-// defaultLabel is the volume's name as far as the filesystem can hold it.
-func defaultLabel(name, fstype string) string {
-	fs, known := filesystemOf(fstype)
-	if !known {
-		return ""
-	}
-	if strings.ContainsAny(name, fs.noLabel) {
-		name = strings.Map(func(c rune) rune {
-			if strings.ContainsRune(fs.noLabel, c) {
-				return '_'
-			}
-			return c
-		}, name)
-	}
-	if len(name) <= fs.labelBytes {
-		return name
-	}
-	n := fs.labelBytes
-	for n > 0 && !utf8.RuneStart(name[n]) {
-		n--
-	}
-	return name[:n]
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package configs is the configuration: its types, how the file is read, what
-// is accepted in it, and examples that are known to load.
+// Package configs is the configuration: its types, how its files are read and
+// merged, what they may contain, and examples that are known to load.
 //
 // The configuration is the authority over what a volume may be, because the
-// header on the device is not authenticated. So it is read strictly: a field
-// that is not known, a value of another type, a number without its unit, a
-// name given twice is an error with its place in the file, what is wrong and
-// what to write instead. Nothing is guessed, and nothing is taken from the
-// environment or from other places than the one file. All that is wrong is
-// told at once.
+// header on the device is not authenticated. So it is read strictly: an
+// unknown field, a value of the wrong type, a number without its unit or a
+// duplicate name is an error that says where it is, what is wrong and what to
+// write instead. Nothing is guessed, and nothing comes from the environment or
+// from anywhere but the file and its drop-ins (layers.go). All errors are
+// reported at once.
 //
 // A file that loads today loads with later versions too: fields are added,
 // never renamed, and defaults that end up on a disk do not change.

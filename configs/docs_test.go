@@ -96,7 +96,7 @@ func TestDocumentationIsMadeOfTheTypes(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if have != b.String() {
-		t.Errorf("%s is not in step with types.go; make it anew with -update", docsFile)
+		t.Errorf("%s is out of date with types.go; regenerate it with -update", docsFile)
 	}
 }
 
@@ -111,7 +111,7 @@ func TestDocumentedDefaultsAreTrue(t *testing.T) {
 	}
 	inWords := map[string]string{
 		"empty": "", "none": "[]",
-		"the first named": SourceCAAM.Ciphers()[0], "the volume's name": "data",
+		"the volume's name": "data",
 	}
 	for _, s := range documented() {
 		for _, f := range fieldsOf(s.typ) {

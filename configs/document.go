@@ -15,19 +15,22 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// position is a place in the file, counted from 1; zero where unknown.
+// position is a place in a file, counted from 1; zero if unknown.
 type position struct {
+	file         string // empty: the one that is being read
 	line, column int
-	null         bool // the value that stands there is null
+	null         bool // the value there is null
 }
+
+func (p position) String() string { return p.file + ":" + strconv.Itoa(p.line) }
 
 func positionOf(n *yaml.Node) position {
 	return position{line: n.Line, column: n.Column, null: isNull(n)}
 }
 
-// parseYAML turns the bytes into the tree of the one document in them, or
-// reports why it cannot. JSON is read too, being YAML. TOML is not: a second
-// grammar would need a second set of strict rules.
+// parseYAML parses the single document in the bytes, or reports why it cannot.
+// JSON is YAML and is accepted. TOML is not: a second grammar would need a
+// second set of strict rules.
 func parseYAML(file string, data []byte, r *report) *yaml.Node {
 	switch ext := strings.ToLower(filepath.Ext(file)); ext {
 	case ".toml", ".ini", ".env", ".properties":
@@ -58,8 +61,8 @@ func parseYAML(file string, data []byte, r *report) *yaml.Node {
 	return document.Content[0]
 }
 
-// readable reports bytes that are no text. The YAML reader would take some of
-// them (UTF-16, a byte order mark) and give others a message without a place.
+// readable reports bytes that are not text. The YAML parser would accept some of
+// them (UTF-16, a byte order mark) and report others without a position.
 func readable(data []byte, r *report) bool {
 	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
 		r.add(position{line: 1, column: 1}, "", "the file begins with a byte order mark", "save it as UTF-8 without BOM")
@@ -69,7 +72,7 @@ func readable(data []byte, r *report) bool {
 		c, size := utf8.DecodeRune(data[i:])
 		control := c < ' ' && c != '\n' && c != '\r' && c != '\t' || c == 0x7f
 		if control || c == utf8.RuneError && size == 1 {
-			reason := "byte " + hexByte(data[i]) + " is no UTF-8 text"
+			reason := "byte " + hexByte(data[i]) + " is not UTF-8 text"
 			if control {
 				reason = "control character " + hexByte(data[i])
 			}
@@ -94,8 +97,8 @@ func positionAt(data []byte, offset int) position {
 	}
 }
 
-// syntax reports what the YAML parser said. It tells at most the line, and the
-// commonest of its messages is about a tab that nobody can see.
+// syntax reports the YAML parser's error. The parser gives the line at most, and
+// its most common message is about a tab that nobody can see.
 func syntax(data []byte, err error, r *report) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	var at position
@@ -134,8 +137,8 @@ func syntax(data []byte, err error, r *report) {
 	r.add(at, "", "not YAML: "+text, remedy)
 }
 
-// stumbledAt is the first line with which the parser stops as it does with all
-// of them; 0 if that would take too long to find out.
+// stumbledAt is the first line up to which the parser fails as it does on the
+// whole file; 0 if finding it would take too long.
 func stumbledAt(data []byte, err error) int {
 	if len(data) > 64*kib {
 		return 0
@@ -149,8 +152,8 @@ func stumbledAt(data []byte, err error) int {
 	})
 }
 
-// tabNear finds the first line at or after the one before the given that is
-// indented with a tab.
+// tabNear finds the first line that is indented with a tab, from the line before
+// the given one on.
 func tabNear(data []byte, line int) position {
 	lines := bytes.SplitAfterN(data, []byte("\n"), line+2)
 	for i := max(0, line-2); i < len(lines) && i <= line; i++ {

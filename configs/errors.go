@@ -4,6 +4,7 @@ package configs
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -12,7 +13,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Error is one thing that is wrong with a configuration.
+// Error is one problem in a configuration.
 type Error struct {
 	// File is the file's path, as it was given.
 	File string
@@ -55,7 +56,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// FaultCode is [fault.ConfigInvalid] unless the file could not be read at all.
+// FaultCode is [fault.ConfigInvalid] unless the file could not be read.
 func (e *Error) FaultCode() fault.Code {
 	if e.code == "" {
 		return fault.ConfigInvalid
@@ -63,8 +64,8 @@ func (e *Error) FaultCode() fault.Code {
 	return e.code
 }
 
-// Errors is everything that is wrong with a configuration's contents, in the
-// order of the file.
+// Errors are all problems in a configuration's contents, in the order of its
+// files and their lines.
 type Errors struct {
 	// Problems is never empty.
 	Problems []*Error
@@ -96,16 +97,21 @@ func (e *Errors) Unwrap() []error {
 // FaultCode makes Errors a [fault.Coder].
 func (e *Errors) FaultCode() fault.Code { return fault.ConfigInvalid }
 
-// UnknownVolumeError says that the configuration has no volume of a name.
+// UnknownVolumeError means that the configuration has no volume of that name.
 type UnknownVolumeError struct {
 	Name string
-	// Near is the name that was probably meant, or empty.
+	// Near is the name that was probably meant, if any.
 	Near string
-	File string
+	// File is the configuration's name, Others the number of its other files.
+	File   string
+	Others int
 }
 
 func (e *UnknownVolumeError) Error() string {
 	text := fmt.Sprintf("no volume %s in %s", quote(e.Name), e.File)
+	if e.Others > 0 {
+		text += fmt.Sprintf(" and its drop-ins (%d)", e.Others)
+	}
 	if e.Near != "" {
 		text += fmt.Sprintf(" (did you mean %q?)", e.Near)
 	}
@@ -120,18 +126,37 @@ const maxProblems = 50
 
 // report collects problems.
 type report struct {
-	file     string
+	// files are those read so far, in order; the last is being read.
+	files []string
+	// places maps each volume of the whole configuration to its index in its own
+	// file, which is what messages use.
+	places   []int
 	problems []*Error
 	more     int
-	// bad holds the fields that something is wrong with: nothing that follows
-	// from their values is worth telling.
+	// bad holds the fields already refused: problems that follow from their values
+	// are not reported.
 	bad map[string]bool
 }
 
-// full tells that further problems are only counted: their words need not be
-// found.
+// full reports whether further problems are only counted, so that their text is
+// not needed.
 func (r *report) full() bool { return len(r.problems) >= maxProblems }
 
+// file is the file being read.
+func (r *report) file() string { return r.files[len(r.files)-1] }
+
+// shown is a field's path as it is counted in its own file.
+func (r *report) shown(field string) string {
+	rest, ok := strings.CutPrefix(field, "volumes[")
+	number, after, _ := strings.Cut(rest, "]")
+	i, err := strconv.Atoi(number)
+	if !ok || err != nil || i >= len(r.places) {
+		return field
+	}
+	return item("volumes", r.places[i]) + after
+}
+
+// add reports a problem. A position without a file is in the file being read.
 func (r *report) add(at position, field, reason, remedy string) {
 	if r.full() {
 		r.more++
@@ -141,9 +166,12 @@ func (r *report) add(at position, field, reason, remedy string) {
 		r.bad = map[string]bool{}
 	}
 	r.bad[field] = true
+	if at.file == "" {
+		at.file = r.file()
+	}
 	r.problems = append(r.problems, &Error{
-		File: r.file, Line: at.line, Column: at.column,
-		Field: field, Reason: reason, Remedy: remedy,
+		File: at.file, Line: at.line, Column: at.column,
+		Field: r.shown(field), Reason: reason, Remedy: remedy,
 	})
 }
 
@@ -154,6 +182,9 @@ func (r *report) err() error {
 	}
 	sort.SliceStable(r.problems, func(i, j int) bool {
 		a, b := r.problems[i], r.problems[j]
+		if a.File != b.File {
+			return slices.Index(r.files, a.File) < slices.Index(r.files, b.File)
+		}
 		if a.Line != b.Line {
 			return a.Line < b.Line
 		}
@@ -162,7 +193,7 @@ func (r *report) err() error {
 	return &Errors{Problems: r.problems, More: r.more}
 }
 
-// quote shows a text from the file: escaped, and cut if it is long.
+// quote quotes text from the file: escaped, and truncated if it is long.
 func quote(s string) string {
 	const most = 60
 	if len(s) <= most {

@@ -4,7 +4,7 @@ package configs
 
 import "embed"
 
-// Examples are configurations to begin from, each a .yaml file in the folder
+// Examples are configurations to start from, each a .yaml file in the folder
 // examples. All of them load.
 //
 //go:embed examples/*.yaml

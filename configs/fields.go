@@ -17,17 +17,17 @@ const (
 	kindText
 	kindSize
 	kindDuration
-	kindList     // of texts
+	kindList     // of strings
 	kindSection  // fields
 	kindSections // a list of sections
 )
 
-// field is what the types' tags say about one field. The types are the only
-// place where the file's form is written down.
+// field is what the struct tags say about one field. The types are the only
+// definition of the file's format.
 type field struct {
 	name  string
 	kind  kind
-	short string // the field whose value alone may stand for a section
+	short string // the field whose value alone may replace the section
 	null  bool   // may be written as null
 	must  bool   // has no default
 	typ   reflect.Type

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// fill is the hook by which mapstructure decodes a whole configuration in one
-// step, over the defaults that are there. The reader has held every field to the
-// types already; left to itself, mapstructure compares each field's name with
-// each that is given, which takes as long as all the rest of reading.
+// fill is the hook that lets mapstructure decode a whole configuration in one
+// step, over the defaults. The reader has already checked every field's type; by
+// itself mapstructure compares each field's name with each given name, which
+// takes as long as the rest of the reading.
 func (r *reader) fill(from, to reflect.Value) (any, error) {
 	c, ok := to.Interface().(Config)
 	values, ok2 := from.Interface().(map[string]any)
@@ -25,8 +25,8 @@ func (r *reader) fill(from, to reflect.Value) (any, error) {
 	return c, nil
 }
 
-// fillSection sets the fields of a struct; those that are not among the values
-// stay as they are.
+// fillSection sets the fields of a struct; those without a value stay as they
+// are.
 func (r *reader) fillSection(section reflect.Value, values map[string]any) error {
 	fields := r.fields(section.Type())
 	for name, value := range values {
@@ -43,8 +43,8 @@ func (r *reader) fillSection(section reflect.Value, values map[string]any) error
 
 var errOtherType = errors.New("a value of another type")
 
-// fillField sets one field. Texts become sizes and durations here, and no bare
-// number is either.
+// fillField sets one field. Strings become sizes and durations here; bare numbers
+// never do.
 func (r *reader) fillField(to reflect.Value, f *field, value any) error {
 	switch v := value.(type) {
 	case bool:
@@ -91,8 +91,8 @@ func fillText(to reflect.Value, k kind, text string) error {
 	return err
 }
 
-// fillList sets a list of texts, or of sections: those over the elements that
-// are there, which hold the defaults.
+// fillList sets a list of strings or of sections. Sections are decoded over the
+// existing elements, which hold the defaults.
 func (r *reader) fillList(to reflect.Value, k kind, list []any) error {
 	switch k {
 	case kindList:

@@ -4,7 +4,6 @@ package configs
 
 import (
 	"bytes"
-	"errors"
 	"maps"
 	"reflect"
 	"strconv"
@@ -17,34 +16,42 @@ import (
 // Options changes how a file is loaded. The zero value is for a program that
 // acts as root on what it reads.
 type Options struct {
-	// AllowAnyOwner leaves out the checks of owner and mode: for dry runs and
-	// checks by somebody who is not root.
+	// AllowAnyOwner skips the checks of owner and mode, for dry runs and checks
+	// by users other than root.
 	AllowAnyOwner bool
 }
 
-// Load reads the configuration from a file that only root can write.
+// Load reads the configuration that a path names: the file and the drop-ins in
+// the folder FILE.d; for a file in /etc/imxcrypt also the files of the same names
+// in /usr/lib/imxcrypt. Only root can write any of them.
 //
-// The error is an [*Error] if the file cannot be read or trusted, and [*Errors]
-// with everything that is wrong with its contents.
+// The error is an [*Error] if a file cannot be read or trusted, and [*Errors]
+// with all problems in the contents.
 func Load(path string) (*Config, error) { return Options{}.Load(path) }
 
 // Load is [Load] with these options.
 func (o Options) Load(path string) (*Config, error) {
-	data, err := read(path, o.AllowAnyOwner)
+	files, err := layersOf(path).read(o.AllowAnyOwner)
 	if err != nil {
 		return nil, err
 	}
-	return Parse(path, data)
+	return merge(path, files)
 }
 
-// Parse reads a configuration from bytes. file is their name in messages. The
+// Parse reads a configuration from bytes. file is its name in messages. The
 // error is [*Errors].
 func Parse(file string, data []byte) (*Config, error) {
-	r := &report{file: file}
-	d := &decoder{reader: reader{report: r, given: map[string]position{}, known: map[reflect.Type][]field{}}, file: file}
+	return merge(file, []source{{file, data}})
+}
+
+// merge reads a configuration from its files, of which there is at least one.
+// name is the name of the whole.
+func merge(name string, files []source) (*Config, error) {
+	r := &report{}
+	d := &decoder{reader: reader{report: r, given: map[string]position{}, known: map[reflect.Type][]field{}, single: map[string]any{}}}
 	c := defaults()
-	c.file = file
-	if err := d.into(c, data); err != nil {
+	c.file, c.given = name, d.given
+	if err := d.into(c, files); err != nil {
 		return nil, err
 	}
 	completeVolumes(c, d.given)
@@ -53,18 +60,23 @@ func Parse(file string, data []byte) (*Config, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
+	if len(files) > 1 {
+		c.definedIn = make(map[string]string, len(c.Volumes))
+		for i := range c.Volumes {
+			c.definedIn[c.Volumes[i].Name] = d.given[item("volumes", i)].file
+		}
+	}
 	return c, nil
 }
 
 // maxVolumes bounds the work: volumes are compared with each other.
 const maxVolumes = 256
 
-// decoder is what viper reads the bytes with, in place of its own: one pass
-// over the file, with the places of all fields kept.
+// decoder replaces viper's own decoders: one pass over each file, which keeps the
+// position of every field.
 type decoder struct {
 	reader
-	file    string
-	volumes int
+	list []any // the volumes of all files so far
 }
 
 var (
@@ -75,10 +87,11 @@ var (
 // Decoder gives viper this decoder for every format.
 func (d *decoder) Decoder(string) (viper.Decoder, error) { return d, nil }
 
-// Decode fills values from the bytes. Its error is what was reported if there is
-// nothing to go on with; fields that were refused are left out of values.
+// Decode fills values from the bytes of the report's file, without the fields that
+// were refused. It returns the reported errors if nothing can be read. viper does
+// not merge lists, so volumes also holds those of earlier files.
 func (d *decoder) Decode(data []byte, values map[string]any) error {
-	root := parseYAML(d.file, data, d.report)
+	root := parseYAML(d.file(), data, d.report)
 	if root == nil {
 		return d.err()
 	}
@@ -93,33 +106,45 @@ func (d *decoder) Decode(data []byte, values map[string]any) error {
 		return d.err()
 	}
 	maps.Copy(values, fields)
-	list, _ := values["volumes"].([]any)
-	if d.volumes = len(list); d.volumes > maxVolumes {
-		d.add(d.given["volumes"], "volumes", strconv.Itoa(d.volumes)+" volumes are more than "+strconv.Itoa(maxVolumes), "leave some out")
+	if list, ok := values["volumes"].([]any); ok {
+		d.list = append(d.list, list...)
+		values["volumes"] = d.list
+	}
+	if n := len(d.list); n > maxVolumes {
+		d.add(d.given["volumes"], "volumes", strconv.Itoa(n)+" volumes are more than "+strconv.Itoa(maxVolumes), "leave some out")
 		return d.err()
 	}
 	return nil
 }
 
-// into decodes the bytes over the defaults in c.
+// into decodes the files over the defaults in c, one after the other. A problem in
+// one file does not keep the others from being read.
 //
-// The viper is an own one that knows nothing but these bytes: no search paths,
-// no environment, no watching. It lower-cases keys and turns values into each
-// other where it can; the first is why other spellings are refused before it
-// sees them, the second is off.
-func (d *decoder) into(c *Config, data []byte) error {
+// The viper instance sees only these bytes: no search paths, no environment, no
+// watching. viper lower-cases keys, which is why other spellings are refused
+// before it sees them; its conversion of values is off.
+func (d *decoder) into(c *Config, files []source) error {
 	v := viper.NewWithOptions(viper.WithDecoderRegistry(d))
 	v.SetConfigType("yaml")
-	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
-		var problems *Errors
-		if errors.As(err, &problems) {
+	var failed error
+	merge := v.ReadConfig
+	for _, s := range files {
+		d.files = append(d.files, s.file)
+		c.files = d.files
+		if err := merge(bytes.NewReader(s.data)); err != nil && failed == nil {
+			failed = &Errors{Problems: []*Error{{File: s.file, Reason: "cannot be read", Err: err}}}
+		}
+		merge = v.MergeConfig
+	}
+	if failed != nil {
+		if problems := d.err(); problems != nil {
 			return problems
 		}
-		return &Errors{Problems: []*Error{{File: d.file, Reason: "cannot be read", Err: err}}}
+		return failed
 	}
-	// Elements that are there already are filled, which is how the fields that a
-	// volume does not give keep their defaults.
-	c.Volumes = make([]Volume, d.volumes)
+	// Existing elements are filled, so that the fields a volume does not give keep
+	// their defaults.
+	c.Volumes = make([]Volume, len(d.list))
 	for i := range c.Volumes {
 		c.Volumes[i] = volumeDefaults()
 	}
@@ -128,7 +153,7 @@ func (d *decoder) into(c *Config, data []byte) error {
 		m.DecodeHook = d.fill
 	})
 	if err != nil {
-		return &Errors{Problems: []*Error{{File: d.file, Reason: "cannot be read", Err: err}}}
+		return &Errors{Problems: []*Error{{File: c.file, Reason: "cannot be read", Err: err}}}
 	}
 	return nil
 }

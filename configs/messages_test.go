@@ -12,7 +12,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-var update = flag.Bool("update", false, "write testdata/messages.txt and docs/configuration.md anew")
+var update = flag.Bool("update", false, "regenerate testdata/messages.txt and docs/configuration.md")
 
 // testdata/messages.txt reads like a session: below a line "=== what it shows"
 // a file as somebody might write it, below "--- says" what

@@ -23,17 +23,16 @@ const maxFile = 1 * mib
 //
 // A symbolic link is followed, because files under /etc are links on systems
 // that are built from a store or from layers (Nix, OSTree, Yocto's
-// alternatives). What is judged is the file that was opened: a regular file of
-// root's that nobody else can write. So that nobody else can choose which of
-// root's files that is, the folders of the name and of what it leads to must be
-// root's too.
+// alternatives). The checks apply to the opened file: a regular file owned by root
+// that nobody else can write. The folders of the name and of the link's target
+// must be root's too, so that nobody else can choose which of root's files it is.
 func read(path string, anyOwner bool) ([]byte, error) {
 	if !anyOwner {
 		if err := checkFolders(path); err != nil {
 			return nil, err
 		}
 	}
-	// Not blocking: opening a pipe would wait for its writer.
+	// Non-blocking: opening a pipe would wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, openError(path, err)
@@ -57,14 +56,14 @@ func read(path string, anyOwner bool) ([]byte, error) {
 		return nil, &Error{File: path, code: fault.IOFailed, Reason: "cannot be read", Err: cause(err)}
 	}
 	if len(data) > maxFile {
-		return nil, &Error{File: path, code: fault.FileUnsafe, Reason: "is larger than " + formatSize(maxFile),
+		return nil, &Error{File: path, code: fault.ConfigInvalid, Reason: "is larger than " + formatSize(maxFile),
 			Remedy: "check that this is the configuration"}
 	}
 	return data, nil
 }
 
-// checkFolders judges the folder of the path's last name and, if that name is a
-// link, the link's owner and the folder where it ends.
+// checkFolders checks the folder that holds the file and, if the file is a link,
+// the link's owner and its target's folder.
 func checkFolders(path string) error {
 	entry, err := os.Lstat(path)
 	if err != nil {
@@ -86,7 +85,7 @@ func checkFolders(path string) error {
 		if err != nil {
 			return openError(path, err)
 		}
-		// In a sticky folder only the file's owner can put another in its place.
+		// In a sticky folder only its owner can replace the file.
 		if info.Mode()&fs.ModeSticky != 0 && ownerOf(info) == 0 {
 			continue
 		}
@@ -97,8 +96,8 @@ func checkFolders(path string) error {
 	return nil
 }
 
-// checkOwner refuses what others than root may write. name is what info tells
-// of: the file itself or a folder on the way to it.
+// checkOwner refuses what users other than root may write. name is what info
+// describes: the file itself or a folder on the way to it.
 func checkOwner(path, name string, info fs.FileInfo) error {
 	if uid := ownerOf(info); uid != 0 {
 		return notRoots(path, name, uid)
@@ -136,7 +135,7 @@ func openError(path string, err error) error {
 	return e
 }
 
-// cause leaves the path out of err: the message begins with it.
+// cause strips the path from err: the message begins with it.
 func cause(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {

@@ -61,7 +61,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 		}, fault.FileUnsafe, "is not a regular file"},
 		{"more than a MiB", func(t *testing.T) string {
 			return own(t, "x.yaml", small+strings.Repeat("#\n", mib/2))
-		}, fault.FileUnsafe, "is larger than 1MiB"},
+		}, fault.ConfigInvalid, "is larger than 1MiB"},
 		{"a link that leads nowhere", func(t *testing.T) string {
 			path := own(t, "x", "") + ".yaml"
 			if err := os.Symlink("nowhere", path); err != nil {

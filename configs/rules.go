@@ -2,55 +2,47 @@
 
 package configs
 
-import "strings"
+import (
+	"slices"
+	"strings"
 
-// sourceRules is what a key source allows. The first cipher is the default.
-type sourceRules struct {
-	ciphers  []string
-	keySizes []int
-	keySize  int
-	wrap     Wrap // the default; empty where keys are not wrapped
+	"imxcrypt/internal/keysource"
+)
+
+// known reports whether this version has the source.
+func (s Source) known() bool {
+	return slices.Contains([]Source{SourceAuto, SourceCAAM, SourceTrusted, SourceDev}, s)
 }
 
-func rulesOf(s Source) (sourceRules, bool) {
-	switch s {
-	case SourceCAAM:
-		return sourceRules{
-			ciphers:  []string{"capi:tk(cbc(aes))-plain64", "capi:tk(cbc(aes))-plain", "capi:tk(cbc(aes))-eboiv"},
-			keySizes: []int{16, 24, 32}, // what the kernel's tk() takes
-			keySize:  32,
-			wrap:     WrapCCM,
-		}, true
-	case SourceDev:
-		return sourceRules{
-			ciphers:  []string{"aes-xts-plain64"},
-			keySizes: []int{32, 64}, // two AES keys: AES-128 and AES-256
-			keySize:  64,
-		}, true
+// keys is the name that package keysource has for the volume's keys.
+func (v *Volume) keys() string { return keysource.Kind(string(v.Source), v.Protected) }
+
+// cipherOpen: provisioning chooses the cipher.
+func (v *Volume) cipherOpen() bool { return v.Cipher == "" && len(keysource.Defaults(v.keys())) > 1 }
+
+// keysShown is the same for a message.
+func (v *Volume) keysShown() string {
+	if v.keys() == keysource.Protected {
+		return "protected: true"
 	}
-	return sourceRules{}, false
+	return "source " + string(v.Source)
 }
 
-// Ciphers lists what volumes of this source may be encrypted with; the first
-// is the default. It is empty for a source that is not known.
-func (s Source) Ciphers() []string {
-	rules, _ := rulesOf(s)
-	return rules.ciphers
-}
-
-// cipherProblem says why a cipher cannot be used with a source, in words to go
-// behind its name; empty if it can be used.
-func cipherProblem(s Source, cipher string) string {
-	rules, _ := rulesOf(s)
-	for _, c := range rules.ciphers {
-		if c == cipher {
-			return ""
-		}
+// cipherProblem returns why a cipher cannot be used with a volume's keys, as text to
+// follow its name; empty if it can.
+func cipherProblem(v *Volume) string {
+	if slices.Contains(keysource.CipherNames(v.keys()), v.Cipher) {
+		return ""
 	}
+	return foreignCipher(v.Source, v.keysShown(), v.Cipher)
+}
+
+// foreignCipher is cipherProblem for a cipher that cannot.
+func foreignCipher(s Source, shown, cipher string) string {
 	if s != SourceCAAM {
-		return " cannot be used with source " + string(s)
+		return " cannot be used with " + shown
 	}
-	// essiv, lmk and tcw hash the bytes that were handed to the kernel as the key.
+	// essiv, lmk and tcw hash the bytes that the kernel was given as the key.
 	for _, mode := range []string{"essiv", "lmk", "tcw"} {
 		if strings.Contains(cipher, mode) {
 			return ": " + mode + " makes the IVs from the black key, which differs at every boot: the data would be lost at the next one"
@@ -62,13 +54,13 @@ func cipherProblem(s Source, cipher string) string {
 	return " cannot be used with source caam"
 }
 
-// cryptFlags are dm-crypt's optional flags that only change how the work is
-// done. The others decide what is on the disk.
+// cryptFlags are dm-crypt's optional flags that only affect performance. The
+// others change what is on the disk.
 func cryptFlags() []string {
 	return []string{"same_cpu_crypt", "submit_from_crypt_cpus", "no_read_workqueue", "no_write_workqueue", "high_priority"}
 }
 
-// cryptFlagRemedy tells where a flag of dm-crypt that is no crypt_flags item
+// cryptFlagRemedy returns where a dm-crypt flag that is not for crypt_flags
 // belongs.
 func cryptFlagRemedy(flag string) string {
 	name, _, _ := strings.Cut(flag, ":")

@@ -10,10 +10,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// scalar reads a single value as the kind that its field has, and as no other:
-// in YAML 123 is a number, on a text, 0x20 and 1_000 numbers, and 2024-01-01 a
-// date, which is seldom what was meant. Sizes and durations stay texts here; the
-// decoding hooks turn them into numbers.
+// scalar reads a single value as its field's kind and no other: in YAML 123 is a
+// number, on a string, 0x20 and 1_000 numbers, and 2024-01-01 a date, which is
+// seldom what was meant. Sizes and durations stay strings here; the decoding hooks
+// convert them.
 func (r *reader) scalar(n *yaml.Node, k kind, where string) any {
 	if n.Kind != yaml.ScalarNode {
 		r.add(positionOf(n), where, "is "+describe(n)+", not "+kindName(k), "write one value")
@@ -89,8 +89,8 @@ func intRemedy(text string) string {
 	return "write digits only, without quotes"
 }
 
-// sizeRemedy proposes the size that was probably meant: bytes without a unit,
-// or a unit spelled otherwise.
+// sizeRemedy proposes the size that was probably meant: bytes without a unit, or
+// a misspelled unit.
 func sizeRemedy(text string) string {
 	number := strings.TrimRight(strings.TrimSpace(text), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 	unit := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(text), number))

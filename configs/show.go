@@ -5,18 +5,44 @@ package configs
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // YAML writes the configuration with every field, defaults too, in the order of
 // the types. It loads again, to the same configuration.
 func (c *Config) YAML() []byte {
 	var b bytes.Buffer
-	writeFields(&b, reflect.ValueOf(c).Elem(), "")
+	writeFields(&b, reflect.ValueOf(c).Elem(), "", "", nil)
 	return b.Bytes()
+}
+
+// Origins is YAML with a comment after each value: the file and line it comes
+// from, or that it is a default. elsewhere names other origins, by field path.
+func (c *Config) Origins(elsewhere map[string]string) []byte {
+	var b bytes.Buffer
+	writeFields(&b, reflect.ValueOf(c).Elem(), "", "", func(field string) string {
+		if from, ok := elsewhere[field]; ok {
+			return from
+		}
+		if at, ok := c.given[field]; ok {
+			return strings.Map(visible, at.String())
+		}
+		return "default"
+	})
+	return b.Bytes()
+}
+
+// visible keeps a file's name from ending a comment.
+func visible(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return '?'
 }
 
 // MarshalJSON writes the same as YAML, with the same names and units.
@@ -26,29 +52,39 @@ func (c *Config) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// writeFields writes a section's fields, one a line behind the indentation.
-func writeFields(b *bytes.Buffer, section reflect.Value, indent string) {
+// writeFields writes a section's fields, indented, one per line, each followed by
+// its origin if origin is not nil.
+func writeFields(b *bytes.Buffer, section reflect.Value, indent, path string, origin func(field string) string) {
 	for _, f := range fieldsOf(section.Type()) {
-		value := section.Field(f.index)
-		b.WriteString(indent + f.name + ":")
+		value, where := section.Field(f.index), join(path, f.name)
+		line := indent + f.name + ":"
 		switch {
 		case f.null && value.Field(0).IsZero():
-			b.WriteString(" null\n")
+			line += " null"
 		case f.kind == kindSection:
-			b.WriteString("\n")
-			writeFields(b, value, indent+"  ")
+			b.WriteString(line + "\n")
+			writeFields(b, value, indent+"  ", where, origin)
+			continue
 		case f.kind == kindSections && value.Len() > 0:
-			b.WriteString("\n")
+			b.WriteString(line + "\n")
 			for i := range value.Len() {
 				var fields bytes.Buffer
-				writeFields(&fields, value.Index(i), indent+"    ")
+				writeFields(&fields, value.Index(i), indent+"    ", item(where, i), origin)
 				b.WriteString(indent + "  - " + fields.String()[len(indent)+4:])
 			}
+			continue
 		default:
-			b.WriteString(" " + inline(value, f.kind, yamlText) + "\n")
+			line += " " + inline(value, f.kind, yamlText)
 		}
+		if origin != nil {
+			line = fmt.Sprintf("%-*s  # %s", originColumn, line, origin(where))
+		}
+		b.WriteString(line + "\n")
 	}
 }
+
+// originColumn leaves room for most values.
+const originColumn = 44
 
 func jsonSection(b *bytes.Buffer, section reflect.Value) {
 	b.WriteByte('{')
@@ -79,8 +115,8 @@ func jsonSection(b *bytes.Buffer, section reflect.Value) {
 	b.WriteByte('}')
 }
 
-// inline is a value on one line. What differs between YAML and JSON is only how
-// a text is quoted.
+// inline formats a value on one line. YAML and JSON differ only in how strings are
+// quoted.
 func inline(v reflect.Value, k kind, text func(string) string) string {
 	switch k {
 	case kindBool:
@@ -102,7 +138,7 @@ func inline(v reflect.Value, k kind, text func(string) string) string {
 	}
 }
 
-// yamlText leaves a text bare where no YAML reader can take it for anything
+// yamlText leaves a string unquoted if no YAML parser can take it for anything
 // else.
 func yamlText(s string) string {
 	switch strings.ToLower(s) {
@@ -122,10 +158,10 @@ func yamlText(s string) string {
 	return yamlQuoted(s)
 }
 
-// yamlQuoted: Go's escapes in a quoted text are all YAML's too.
+// yamlQuoted: Go's escapes are all valid in YAML.
 func yamlQuoted(s string) string { return strconv.Quote(s) }
 
 func jsonText(s string) string {
-	b, _ := json.Marshal(s) // a string always can
+	b, _ := json.Marshal(s) // cannot fail for a string
 	return string(b)
 }

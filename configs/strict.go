@@ -3,6 +3,7 @@
 package configs
 
 import (
+	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
@@ -11,14 +12,18 @@ import (
 )
 
 // reader turns the document's tree into the map that viper takes, and reports
-// every field that is unknown, doubled, or of another type. It goes only where
-// the types go, so its depth and work do not depend on who wrote the file.
+// every field that is unknown, duplicate, or of the wrong type. It follows the
+// types, so its depth and work do not depend on the file.
 type reader struct {
 	*report
-	// given holds the place of every field that stands in the file.
+	// given holds the first position of every field that is in the files.
 	given map[string]position
-	// known keeps what the types say, for each type that was met.
+	// single holds the values of those outside lists, to compare between files.
+	single map[string]any
+	// known caches the fields of each type.
 	known map[reflect.Type][]field
+	// defined holds each volume's values, by its index in the whole.
+	defined []map[string]any
 }
 
 func (r *reader) fields(t reflect.Type) []field {
@@ -61,24 +66,52 @@ func (r *reader) section(n *yaml.Node, t reflect.Type, path string) map[string]a
 			meant, remedy := unknownField(key.Value, t, fields)
 			r.add(positionOf(key), join(path, printable(key.Value)), "unknown field", remedy)
 			if meant != "" {
-				r.bad[join(path, meant)] = true // or it would be called missing as well
+				r.bad[join(path, meant)] = true // or it would be reported missing as well
 			}
 			continue
 		}
 		where := join(path, known.name)
-		if first, twice := r.given[where]; twice {
+		first, twice := r.given[where]
+		if twice && first.file == r.file() {
 			r.add(positionOf(key), where, "is given a second time (first in line "+strconv.Itoa(first.line)+")", "keep one")
 			continue
 		}
-		r.given[where] = positionOf(value)
-		if v := r.value(value, known, where); v != nil {
-			values[known.name] = v
+		if !twice {
+			r.given[where] = r.here(value)
 		}
+		v := r.value(value, known, where)
+		if v == nil || !r.agrees(value, known, where, v, first) {
+			continue
+		}
+		values[known.name] = v
 	}
 	return values
 }
 
-// key refuses what cannot be a field's name.
+func (r *reader) here(n *yaml.Node) position {
+	at := positionOf(n)
+	at.file = r.file()
+	return at
+}
+
+// agrees refuses a field that another file sets to a different value. Sections
+// and the list of volumes are merged instead.
+func (r *reader) agrees(n *yaml.Node, f *field, where string, v any, first position) bool {
+	if f.kind == kindSection || f.kind == kindSections || strings.HasPrefix(where, "volumes[") {
+		return true
+	}
+	other, before := r.single[where]
+	if !before {
+		r.single[where] = v
+	}
+	if before && other != v {
+		r.add(positionOf(n), where, "is "+printable(fmt.Sprint(v))+" here and "+printable(fmt.Sprint(other))+" in "+first.String(), "keep one of the two")
+		return false
+	}
+	return true
+}
+
+// key refuses what cannot be a field name.
 func (r *reader) key(n *yaml.Node, path string) bool {
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Value == "<<" && n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) == 0:
@@ -87,15 +120,14 @@ func (r *reader) key(n *yaml.Node, path string) bool {
 	case !r.plain(n, path):
 		return false
 	case n.Kind != yaml.ScalarNode:
-		r.add(positionOf(n), path, describe(n)+" stands where a field's name belongs", "write FIELD: VALUE")
+		r.add(positionOf(n), path, describe(n)+" is where a field's name belongs", "write FIELD: VALUE")
 		return false
 	}
 	return true
 }
 
-// plain refuses YAML's means of saying the same thing elsewhere or otherwise:
-// with them a small file can unfold to a huge one, and the reader of a file
-// cannot see what a field is.
+// plain refuses YAML's aliases, anchors and tags: with them a small file can
+// expand to a huge one, and a reader cannot see what a field is.
 func (r *reader) plain(n *yaml.Node, where string) bool {
 	switch {
 	case n.Kind == yaml.AliasNode:
@@ -119,8 +151,8 @@ func findField(fields []field, name string) *field {
 	return nil
 }
 
-// unknownField finds the field that was meant: in this section, or the same
-// name in another.
+// unknownField finds the field that was meant: in this section, or one of the
+// same name in another.
 func unknownField(name string, t reflect.Type, fields []field) (meant, remedy string) {
 	if lower := strings.ToLower(name); lower != name && findField(fields, lower) != nil {
 		return lower, "fields are written in small letters: " + lower
@@ -152,7 +184,7 @@ func (r *reader) value(n *yaml.Node, f *field, where string) any {
 	}
 	if isNull(n) {
 		if !f.null {
-			remedy := "give one, or leave the line out to have the default"
+			remedy := "give one, or leave the line out for the default"
 			if f.must {
 				remedy = "give one"
 			}
@@ -164,7 +196,7 @@ func (r *reader) value(n *yaml.Node, f *field, where string) any {
 	case kindSection:
 		if n.Kind == yaml.ScalarNode && f.short != "" {
 			inner := join(where, f.short)
-			r.given[inner] = positionOf(n)
+			r.given[inner] = r.here(n)
 			if v := r.scalar(n, kindText, inner); v != nil {
 				return map[string]any{f.short: v}
 			}
@@ -172,41 +204,49 @@ func (r *reader) value(n *yaml.Node, f *field, where string) any {
 		}
 		return r.section(n, f.typ, where)
 	case kindSections:
-		return r.list(n, where, "begin each item with a dash: - name: data", map[string]any{}, func(n *yaml.Node, where string) any { return r.section(n, f.typ.Elem(), where) })
+		return r.volumes(n, f, where)
 	case kindList:
-		return r.list(n, where, listRemedy(n), "", func(n *yaml.Node, where string) any { return r.scalar(n, kindText, where) })
+		return r.list(n, where, listRemedy(n), func(i int, child *yaml.Node) any {
+			at := item(where, i)
+			return r.item(child, at, "", func() any { return r.scalar(child, kindText, at) })
+		})
 	default:
 		return r.scalar(n, f.kind, where)
 	}
 }
 
-// list reads the items of a list; none stands for an item that was refused.
-func (r *reader) list(n *yaml.Node, where, remedy string, none any, read func(*yaml.Node, string) any) any {
+// list reads the items of a list. read returns nil for an item to leave out.
+func (r *reader) list(n *yaml.Node, where, remedy string, read func(i int, child *yaml.Node) any) any {
 	if n.Kind != yaml.SequenceNode {
 		r.add(positionOf(n), where, "is "+describe(n)+", not a list", remedy)
 		return nil
 	}
 	values := make([]any, 0, len(n.Content))
 	for i, child := range n.Content {
-		at := item(where, i)
-		r.given[at] = positionOf(child)
-		var v any
-		switch {
-		case !r.plain(child, at):
-		case isNull(child):
-			r.add(positionOf(child), at, "is empty", "give a value or leave the item out")
-		default:
-			v = read(child, at)
+		if v := read(i, child); v != nil {
+			values = append(values, v)
 		}
-		if v == nil {
-			v = none // the paths of the items that follow count this one
-		}
-		values = append(values, v)
 	}
 	return values
 }
 
-// listRemedy writes a single text as the list that was probably meant.
+// item reads one item. A refused one leaves a placeholder, as the paths of later
+// items count it.
+func (r *reader) item(n *yaml.Node, at string, none any, read func() any) any {
+	r.given[at] = r.here(n)
+	switch {
+	case !r.plain(n, at):
+	case isNull(n):
+		r.add(positionOf(n), at, "is empty", "give a value or leave the item out")
+	default:
+		if v := read(); v != nil {
+			return v
+		}
+	}
+	return none
+}
+
+// listRemedy writes a single string as the list that was probably meant.
 func listRemedy(n *yaml.Node) string {
 	if n.Kind != yaml.ScalarNode || len(n.Value) > 60 {
 		return "write it as a list, as in [A, B]"
@@ -220,7 +260,7 @@ func listRemedy(n *yaml.Node) string {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// describe says what a value is, as opposed to what it should be.
+// describe describes what a value is, as opposed to what it should be.
 func describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -245,7 +285,7 @@ func describe(n *yaml.Node) string {
 
 func quoteless(s string) string { return strings.Trim(quote(s), `"`) }
 
-// printable shows a name from the file: as it stands if it is harmless.
+// printable returns a name from the file, quoted unless it is harmless.
 func printable(s string) string {
 	if s != "" && len(s) <= 48 && strings.Trim(s, wordCharacters) == "" {
 		return s

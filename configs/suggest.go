@@ -4,9 +4,9 @@ package configs
 
 import "strings"
 
-// nearest is the word that was probably meant, or empty if none is near.
+// nearest is the word that was probably meant, or empty if none is close.
 func nearest(word string, among []string) string {
-	// Longer ones are no typing mistakes, and the distance is quadratic.
+	// Longer ones are not typos, and the distance is quadratic.
 	if len(word) > 48 {
 		return ""
 	}
@@ -19,7 +19,7 @@ func nearest(word string, among []string) string {
 	return best
 }
 
-// didYouMean is a remedy that names the nearest word, or all that may stand.
+// didYouMean is a remedy that names the nearest word, or all valid ones.
 func didYouMean(word string, among []string) string {
 	if near := nearest(word, among); near != "" {
 		return "did you mean " + near + "?"
@@ -36,7 +36,7 @@ func oneOf(words []string) string {
 }
 
 // distance counts the insertions, deletions, substitutions and swaps of
-// neighbours that make b out of a.
+// neighbours that turn a into b.
 func distance(a, b string) int {
 	before, last, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

@@ -2,7 +2,11 @@
 
 package configs
 
-import "time"
+import (
+	"time"
+
+	"imxcrypt/internal/keysource"
+)
 
 // DefaultPath is where the configuration is looked for when neither --config
 // nor IMXCRYPT_CONFIG names another file.
@@ -12,12 +16,14 @@ const DefaultPath = "/etc/imxcrypt/imxcrypt.yaml"
 type Source string
 
 const (
+	// SourceAuto is whichever is bound to this hardware: caam, else trusted.
+	SourceAuto Source = keysource.Auto
 	// SourceCAAM keeps the key in the chip's CAAM as a black key.
-	SourceCAAM Source = "caam"
-	// SourceDev keeps the key in a plain file: no protection, for trying out.
-	SourceDev Source = "dev"
-	// SourceTrusted is mainline's trusted keys; refused by this version.
-	SourceTrusted Source = "trusted"
+	SourceCAAM Source = keysource.CAAM
+	// SourceDev keeps the key in a plain file: no protection, for trials.
+	SourceDev Source = keysource.Dev
+	// SourceTrusted has the kernel make trusted keys, sealed by its trust source.
+	SourceTrusted Source = keysource.Trusted
 )
 
 // Wrap names the encryption of a black key. Its values are those of the CAAM
@@ -33,7 +39,7 @@ const (
 	WrapECB Wrap = "ecb"
 )
 
-// Engine names the way to the CAAM.
+// Engine names the interface to the CAAM.
 type Engine string
 
 const (
@@ -49,6 +55,9 @@ const HeaderOnDevice = "device"
 
 // FilesystemNone is the [Filesystem.Type] of a volume without a filesystem.
 const FilesystemNone = "none"
+
+// AnyUUID is the [Filesystem.UUID] of a filesystem that is not known by its UUID.
+const AnyUUID = "any"
 
 // Config is a configuration with every default filled in.
 //
@@ -72,10 +81,14 @@ type Config struct {
 	AllowInsecure bool `mapstructure:"allow_insecure"`
 	// How the chip's CAAM is reached.
 	CAAM CAAM `mapstructure:"caam"`
-	// The volumes. Obligatory; `[]` says that there are none.
+	// The volumes. Obligatory in one of the files; `[]` says that there are none.
 	Volumes []Volume `mapstructure:"volumes,must"`
 
-	file string
+	file  string
+	files []string            // in merge order
+	given map[string]position // of each field that is in one of them
+
+	definedIn map[string]string // the file of each volume, if there are several
 }
 
 // CAAM says how to reach the chip's key hardware. It has no meaning for
@@ -95,6 +108,14 @@ type CAAM struct {
 	Location string `mapstructure:"location"`
 }
 
+// Trusted says what is expected of the kernel's trusted keys.
+type Trusted struct {
+	// The trust source: caam, dcp, tee or tpm. The kernel has one at a time, and
+	// chooses it by itself or by trusted.source= on its command line. Default: empty,
+	// whichever it is.
+	Source string `mapstructure:"source"`
+}
+
 // Volume is one encrypted block device.
 type Volume struct {
 	// The volume's name, and its header's label. Obligatory. At most 47 of the
@@ -102,21 +123,46 @@ type Volume struct {
 	Name string `mapstructure:"name,must"`
 	// The block device that holds the data. Obligatory. An absolute path, or
 	// PARTLABEL=, PARTUUID=, LABEL= or UUID= with a value; found without udev too.
+	// So are udev's links for eMMC and SD card,
+	// /dev/disk/by-path/platform-30b60000.mmc-part3: no other disk can be taken for that.
+	// eMMC:PARTLABEL=data looks on the eMMC only, mmc@30b60000:PARTLABEL=data on what hangs
+	// on that controller of the device tree (or 30b60000.mmc, as sysfs has it), whatever
+	// other disks and cards there are; eMMC:part3 is its third partition.
 	// More than one device that fits is an error.
+	// An absolute path may be that of a
+	// regular file, with the volume's image in it (docs/images.md).
 	Device string `mapstructure:"device,must"`
-	// Where the key comes from. caam: the chip's CAAM. dev: a plain file under
-	// state_dir, for trying out (allow_insecure). Default: caam.
+	// Where the key comes from. caam: the chip's CAAM, by NXP's kernels. trusted: the
+	// kernel's trusted keys, by mainline's. auto: provisioning takes caam if its driver
+	// is there, else trusted; afterwards whichever of the two the header has, never dev.
+	// wrap, trusted, cipher and key_size narrow the choice. dev: a plain file under
+	// state_dir, for trying out (allow_insecure). Default: auto.
 	Source Source `mapstructure:"source"`
-	// How the black key is encrypted: ccm fails when the key is not right, ecb
-	// silently reads and writes noise. Only with source caam. Default: ccm.
+	// Which trust source a trusted key must be sealed by: `trusted: {source: caam}`.
+	// Default: null, any.
+	Trusted Trusted `mapstructure:"trusted,null"`
+	// Has the kernel keep a trusted key sealed, and the CAAM open it for each request
+	// (protected keys): only with source trusted and the CAAM as trust source, from Linux
+	// 6.19 on, where dm-crypt takes the cipher; provisioning tries that. Default: false.
+	Protected bool `mapstructure:"protected"`
+	// How the black or protected key is encrypted: ccm fails when the key is not right,
+	// ecb silently reads and writes noise. Only with source caam, which it chooses where
+	// the source is auto, and with protected. Default: empty, which is ccm there.
 	Wrap Wrap `mapstructure:"wrap"`
-	// The plain key's length in bytes. caam: 16, 24 or 32. dev: 32 or 64 (XTS uses
-	// two keys). Default: 32 for caam, 64 for dev.
+	// The plain key's length in bytes. caam: 16, 24 or 32. trusted and dev: 32 or 64
+	// for aes-xts-plain64 (XTS uses two keys); trusted: 32 for the others and with protected; dev: as for
+	// caam with aes-cbc-plain64. Default: 0, the
+	// cipher's own: 32, or 64 for aes-xts-plain64.
 	KeySize int `mapstructure:"key_size"`
 	// The cipher in dm-crypt's notation. caam: capi:tk(cbc(aes))-plain64, or with
 	// -plain (same bytes below 2 TiB, for volumes that exist already) or -eboiv
 	// (IVs that cannot be predicted, one more job for the hardware per sector;
-	// only with sector_size 4096). dev: aes-xts-plain64. Default: the first named.
+	// only with sector_size 4096). trusted: aes-xts-plain64;
+	// capi:adiantum(xchacha12,aes)-plain64, for processors without instructions for
+	// AES; or aes-cbc-essiv:sha256; with protected capi:cbc(paes)-plain64. dev:
+	// aes-xts-plain64 or aes-cbc-plain64. Default: empty, the first named of the source;
+	// for trusted provisioning chooses between the first two, by the processor and what
+	// the kernel has, and the header has the choice.
 	Cipher string `mapstructure:"cipher"`
 	// Bytes that are encrypted at a time: 512, 1024, 2048 or 4096. Each sector is a
 	// request to the hardware, so 4096 is fastest. A rotation changes it,
@@ -139,6 +185,9 @@ type Volume struct {
 	// Passes discards (TRIM) to the device. Good for flash; shows which sectors
 	// are unused. Default: false.
 	AllowDiscards bool `mapstructure:"allow_discards"`
+	// Takes the space of the device when the volume is opened, if the partition has
+	// grown, and grows the mounted filesystem: ext4, xfs and btrfs. Default: false.
+	Grow bool `mapstructure:"grow"`
 	// dm-crypt's optional flags by their names: same_cpu_crypt,
 	// submit_from_crypt_cpus, no_read_workqueue, no_write_workqueue, high_priority.
 	// Measure before using any. Default: none.
@@ -147,6 +196,11 @@ type Volume struct {
 	// on all chips, and closing the chip makes the volume unreadable for ever.
 	// Default: false.
 	AllowOpenState bool `mapstructure:"allow_open_state"`
+	// Opens a detached header that has no check of its key, whatever filesystem it
+	// names: for volumes that an earlier version adopted, until `imxcrypt provision`
+	// has added the check. A writer of the file can then put another volume of
+	// this chip in this one's place. Default: false.
+	AllowUnboundHeader bool `mapstructure:"allow_unbound_header"`
 	// Pins the header's UUID: a header with another one is refused, and
 	// provisioning gives the volume this one. Default: empty, any.
 	UUID string `mapstructure:"uuid"`
@@ -170,12 +224,18 @@ type Volume struct {
 
 // Filesystem says what lies in a volume.
 type Filesystem struct {
-	// ext4, f2fs, xfs, btrfs, vfat, or none: the volume is used as a block device.
-	// Default: ext4.
+	// ext4, f2fs, xfs, btrfs, vfat; squashfs or erofs: an image that an updater writes to
+	// the mapping, never made by imxcrypt and mounted read-only; or none: the volume is
+	// used as a block device. Default: ext4.
 	Type string `mapstructure:"type"`
 	// The filesystem's label, given by mkfs: at most 16 bytes for ext4, 12 for xfs,
 	// 11 for vfat, 255 for btrfs and f2fs. Default: the volume's name, cut to fit.
 	Label string `mapstructure:"label"`
+	// any: an updater writes other filesystems of the type over the one that provisioning
+	// made, as into a slot. It is not compared with that one then, and the key is always
+	// proved by the check in the header, never by the filesystem. Only with the header on the
+	// device. Default: empty, the filesystem keeps the UUID that it was made with.
+	UUID string `mapstructure:"uuid"`
 	// Options handed to mkfs, each word an item of its own. Options by which the
 	// filesystem would leave the volume, or that imxcrypt sets itself, are refused.
 	// Default: none.
@@ -193,20 +253,32 @@ type Mount struct {
 	Options []string `mapstructure:"options"`
 }
 
-// Needed tells whether the system cannot do without the volume once it is up.
+// Needed reports whether the running system cannot do without the volume.
 func (v *Volume) Needed() bool { return v.Required && v.AtBoot }
 
-// Detached tells whether the volume's header lies in a file of its own.
+// Detached reports whether the volume's header is in a file of its own.
 func (v *Volume) Detached() bool { return v.Header != HeaderOnDevice }
 
-// File is the path the configuration was loaded from, as it was given.
+// File is the path the configuration was loaded from, as given. Loading it again
+// gives the same configuration.
 func (c *Config) File() string { return c.file }
+
+// Files are the configuration's files, in merge order.
+func (c *Config) Files() []string { return c.files }
+
+// FileOf is the file that defines a volume.
+func (c *Config) FileOf(volume string) string {
+	if file, ok := c.definedIn[volume]; ok {
+		return file
+	}
+	return c.files[0]
+}
 
 // MappingName is the name of the volume's mapping under /dev/mapper.
 func (c *Config) MappingName(volume string) string { return c.MappingPrefix + volume }
 
 // Volume returns the volume of that name. The error is an
-// [*UnknownVolumeError], with a name that is near if there is one.
+// [*UnknownVolumeError], with a similar name if there is one.
 func (c *Config) Volume(name string) (Volume, error) {
 	names := make([]string, len(c.Volumes))
 	for i, v := range c.Volumes {
@@ -215,5 +287,5 @@ func (c *Config) Volume(name string) (Volume, error) {
 		}
 		names[i] = v.Name
 	}
-	return Volume{}, &UnknownVolumeError{Name: name, Near: nearest(name, names), File: c.file}
+	return Volume{}, &UnknownVolumeError{Name: name, Near: nearest(name, names), File: c.file, Others: len(c.files) - 1}
 }

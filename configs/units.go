@@ -16,8 +16,8 @@ const (
 	gib = 1 << 30
 )
 
-// sizeUnits go from the largest to the smallest; sizes are written with the
-// largest that divides them.
+// sizeUnits are in descending order; sizes are written with the largest that
+// divides them.
 var sizeUnits = [...]struct {
 	name  string
 	bytes int64
@@ -29,15 +29,16 @@ var (
 	errDurationUnit = errors.New("a duration is a number with ms, s, m or h, as in 10s")
 )
 
-// parseSize reads a size such as 512KiB, without blanks or fractions. Decimal
-// units are refused: a header of 1MB has no room on a sector boundary.
+// parseSize parses a size such as 512KiB, without blanks or fractions. Decimal
+// units are refused: 1MB is not a whole number of 4 KiB sectors.
 func parseSize(s string) (int64, error) {
 	digits := len(s) - len(strings.TrimLeft(s, "0123456789"))
 	if digits == 0 {
 		return 0, errSizeUnit
 	}
 	for _, u := range sizeUnits {
-		if s[digits:] != u.name {
+		// 8M is short for 8MiB, as for cryptsetup and mkfs.
+		if s[digits:] != u.name && (u.bytes == 1 || s[digits:] != u.name[:1]) {
 			continue
 		}
 		n, err := strconv.ParseInt(s[:digits], 10, 64)
@@ -49,7 +50,7 @@ func parseSize(s string) (int64, error) {
 	return 0, errSizeUnit
 }
 
-// formatSize writes a size so that parseSize reads it.
+// formatSize formats a size so that parseSize can parse it.
 func formatSize(n int64) string {
 	if n == 0 {
 		return "0MiB"
@@ -64,7 +65,7 @@ func formatSize(n int64) string {
 	return strconv.FormatInt(n/unit.bytes, 10) + unit.name
 }
 
-// parseDuration reads a duration such as 10s or 1m30s: not negative, and never
+// parseDuration parses a duration such as 10s or 1m30s: not negative, and never
 // without a unit.
 func parseDuration(s string) (time.Duration, error) {
 	if strings.Trim(s, "0123456789.hms") != "" || strings.Trim(s, "0123456789.") == "" {

@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// validator judges a configuration that has the right types.
+// validator checks a configuration whose types are right.
 type validator struct {
 	*report
 	given  map[string]position
 	config *Config
 }
 
-// problem reports a field, at the place where it or, if it is not given, the
-// section around it stands. What was refused before is not reported again.
+// problem reports a field, at its own position or, if it is not given, at that of
+// the section around it. What was refused before is not reported again.
 func (v *validator) problem(field, reason, remedy string) {
 	if v.spoilt(field) {
 		return
@@ -24,7 +24,7 @@ func (v *validator) problem(field, reason, remedy string) {
 	v.add(v.place(field), field, reason, remedy)
 }
 
-// spoilt tells whether the field, or a section around it, was refused already.
+// spoilt reports whether the field, or a section around it, was refused already.
 func (v *validator) spoilt(field string) bool {
 	for ; field != ""; field = parent(field) {
 		if v.bad[field] {
@@ -40,7 +40,7 @@ func (v *validator) place(field string) position {
 			return at
 		}
 	}
-	return position{line: 1, column: 1}
+	return position{file: v.files[0], line: 1, column: 1}
 }
 
 // parent is the path without its last name or index.
@@ -89,10 +89,13 @@ func (v *validator) caam() {
 
 const (
 	maxName   = 47 // bytes of a LUKS2 label, without its NUL
-	maxPrefix = 32 // with the name below device-mapper's 127
+	maxPrefix = 32
+	// maxMapping leaves room in device-mapper's 128 bytes of a UUID for those of a
+	// rotation's mappings: "CRYPT-SUBDEV-", the volume's UUID, "-", and ":rotate".
+	maxMapping = 128 - 13 - 32 - 1 - 7
 )
 
-// nameProblem judges a volume's name; empty if it is good.
+// nameProblem returns what is wrong with a volume's name, or "".
 func nameProblem(name string, most int) string {
 	letters := strings.Trim(wordCharacters, "_-")
 	switch {
@@ -111,7 +114,7 @@ func nameProblem(name string, most int) string {
 	return ""
 }
 
-// word wants one of the words.
+// word checks that the value is one of the words.
 func (v *validator) word(field, value string, words ...string) bool {
 	for _, w := range words {
 		if w == value {
@@ -126,8 +129,8 @@ func (v *validator) word(field, value string, words ...string) bool {
 	return false
 }
 
-// absolute wants an absolute path in its shortest form, so that two paths can
-// be compared as texts.
+// absolute checks that the value is an absolute path in its shortest form, so that
+// paths can be compared as strings.
 func (v *validator) absolute(field, value string) bool {
 	switch {
 	case value == "":
@@ -146,7 +149,7 @@ func (v *validator) absolute(field, value string) bool {
 	return false
 }
 
-// below tells whether name is dir or lies in it. Both are clean.
+// below reports whether name is dir or is in it. Both are clean.
 func below(name, dir string) bool {
 	return name == dir || dir == "/" || strings.HasPrefix(name, dir+"/")
 }

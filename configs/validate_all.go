@@ -2,10 +2,7 @@
 
 package configs
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // distinct refuses what two volumes cannot share.
 func (v *validator) distinct() {
@@ -16,7 +13,7 @@ func (v *validator) distinct() {
 		}
 		if first, taken := seen[kind+value]; taken {
 			at := item("volumes", first)
-			v.problem(field, fmt.Sprintf("%s is that of %s (line %d) too", what, at, v.place(at).line), remedy)
+			v.problem(field, fmt.Sprintf("%s is that of %s (%s) too", what, v.shown(at), v.seenFrom(field, at)), remedy)
 			return
 		}
 		seen[kind+value] = i
@@ -33,15 +30,25 @@ func (v *validator) distinct() {
 	}
 }
 
-// need says that a volume cannot be opened before another one: by which field,
-// and in which words.
+// seenFrom names a field's position as seen from another: its line, and its file
+// if that is a different one.
+func (v *validator) seenFrom(field, other string) string {
+	at := v.place(other)
+	if at.file == v.place(field).file {
+		return fmt.Sprintf("line %d", at.line)
+	}
+	return at.String()
+}
+
+// need is why a volume cannot be opened before another: the field, and the reason
+// as text.
 type need struct {
 	volume int
 	field  string
 	why    string
 }
 
-// cycles refuses volumes that wait for each other, or for themselves.
+// cycles refuses volumes that depend on each other, or on themselves.
 func (v *validator) cycles() {
 	const (
 		unseen = iota
@@ -71,50 +78,29 @@ func (v *validator) cycles() {
 	}
 }
 
-// needs lists what must be there before volume i: the mapping that is its
-// device, the mount that its header lies in, the mount that its mount point
-// lies in, and for a key in a file the mount that state_dir lies in.
+// needs lists what volume i depends on.
 func (v *validator) needs(i int) []need {
 	c := v.config
 	vol, at := &c.Volumes[i], item("volumes", i)
 	var list []need
-	if name, ok := strings.CutPrefix(vol.Device, "/dev/mapper/"+c.MappingPrefix); ok {
-		for j := range c.Volumes {
-			if c.Volumes[j].Name == name {
-				list = append(list, need{j, join(at, "device"), quote(vol.Device) + " is the mapping of " + quote(name)})
+	for j := range c.Volumes {
+		other := &c.Volumes[j]
+		field := c.Need(vol, other)
+		inMount := func(path string) string { return quote(path) + " lies in the mount of " + quote(other.Name) }
+		switch field {
+		case NeedsDevice:
+			reason := quote(vol.Device) + " is the mapping of " + quote(other.Name)
+			if vol.Device != "/dev/mapper/"+c.MappingName(other.Name) {
+				reason = inMount(vol.Device)
 			}
+			list = append(list, need{j, join(at, field), reason})
+		case NeedsMountPoint:
+			list = append(list, need{j, join(at, field), inMount(vol.Mount.Path)})
+		case NeedsHeader:
+			list = append(list, need{j, join(at, field), inMount(vol.Header)})
+		case NeedsKey:
+			list = append(list, need{j, field, inMount(c.StateDir)})
 		}
-	}
-	inMount := func(p, field string, self bool) {
-		j := c.mountAbove(p, i, self)
-		if j >= 0 {
-			list = append(list, need{j, field, quote(p) + " lies in the mount of " + quote(c.Volumes[j].Name)})
-		}
-	}
-	if vol.Detached() {
-		inMount(vol.Header, join(at, "header"), false) // its own mount was refused already
-	}
-	if vol.Mount.Path != "" {
-		inMount(vol.Mount.Path, join(join(at, "mount"), "path"), false)
-	}
-	if vol.Source == SourceDev {
-		inMount(c.StateDir, "state_dir", true)
 	}
 	return list
-}
-
-// mountAbove is the index of the volume whose mount point is the nearest above
-// the path, or -1.
-func (c *Config) mountAbove(p string, except int, self bool) int {
-	best := -1
-	for j := range c.Volumes {
-		m := c.Volumes[j].Mount.Path
-		if m == "" || j == except && !self || !below(p, m) {
-			continue
-		}
-		if best < 0 || len(m) > len(c.Volumes[best].Mount.Path) {
-			best = j
-		}
-	}
-	return best
 }

@@ -3,25 +3,45 @@
 package configs
 
 import (
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf16"
+
+	"imxcrypt/internal/blockdev"
 )
 
 // maxPartLabel is the length of a GPT partition's name, in UTF-16 units.
 const maxPartLabel = 36
 
-// device judges the form in which a volume's device is named.
+// device checks the form of a volume's device.
 func (v *validator) device(spec, field string) {
 	const remedy = "write a path as in /dev/mmcblk2p3, or PARTLABEL=, PARTUUID=, LABEL= or UUID= with a value"
 	if !v.has(field) {
 		v.problem(field, "is missing", remedy)
 		return
 	}
+	whole := spec
+	controller, spec := blockdev.CutController(spec)
+	if controller != "" && onController(spec) {
+		return
+	}
 	tag, value, tagged := strings.Cut(spec, "=")
+	switch before, _, cut := strings.Cut(tag, ":"); {
+	case controller != "" && strings.HasPrefix(spec, "/"):
+		v.problem(field, "a path is not looked for on a controller", "write "+spec+", or "+controller+": with PARTLABEL= or part3 behind it")
+		return
+	case controller == "" && cut && !strings.HasPrefix(spec, "/"):
+		remedy := "write eMMC:, or the controller's name as in mmc@30b60000: (ls /sys/bus/platform/devices)"
+		if strings.EqualFold(before, blockdev.EMMC) {
+			remedy = "did you mean " + blockdev.EMMC + ":?"
+		}
+		v.problem(field, quote(before)+" is no controller", remedy)
+		return
+	}
 	if strings.HasPrefix(spec, "/") || !tagged {
 		if spec != "" && !strings.HasPrefix(spec, "/") {
-			v.problem(field, quote(spec)+" is neither a path nor a label", remedy)
+			v.problem(field, quote(whole)+" is neither a path nor a label", remedy)
 			return
 		}
 		if spec == "" {
@@ -48,7 +68,7 @@ func (v *validator) device(spec, field string) {
 		}
 	case "UUID":
 		if strings.Trim(value, "0123456789abcdefABCDEF-") != "" {
-			reason = "is no UUID"
+			reason = "is not a UUID"
 		}
 	default:
 		remedy := "write " + oneOf(tags) + ", with = behind it"
@@ -70,8 +90,15 @@ func (v *validator) device(spec, field string) {
 	}
 }
 
-// isPartUUID takes the UUID of a GPT partition, or the disk's identifier and
-// the partition's number of an MBR one.
+// onController accepts a partition by its number: part3.
+func onController(spec string) bool {
+	number, ok := strings.CutPrefix(spec, "part")
+	n, err := strconv.Atoi(number)
+	return ok && err == nil && n > 0 && strconv.Itoa(n) == number
+}
+
+// isPartUUID accepts the UUID of a GPT partition, or an MBR partition's disk
+// identifier and number.
 func isPartUUID(s string) bool {
 	if isUUID(strings.ToLower(s)) {
 		return true
@@ -79,7 +106,7 @@ func isPartUUID(s string) bool {
 	return len(s) == 11 && s[8] == '-' && strings.Trim(s[:8]+s[9:], "0123456789abcdefABCDEF") == ""
 }
 
-// isUUID takes the form that headers hold: 36 characters, small letters.
+// isUUID accepts the form that headers hold: 36 characters, lower case.
 func isUUID(s string) bool {
 	if len(s) != 36 {
 		return false
@@ -106,11 +133,12 @@ func uuidRemedy(s string) string {
 	return "write it as imxcrypt status prints it, or leave it out"
 }
 
-// sameDevice is a form of the spec that is equal for two that certainly mean
-// the same device.
+// sameDevice normalises the spec: two that certainly mean the same device become
+// equal.
 func sameDevice(spec string) string {
-	if strings.HasPrefix(spec, "UUID=") || strings.HasPrefix(spec, "PARTUUID=") {
-		return strings.ToLower(spec)
+	controller, rest := blockdev.CutController(spec)
+	if strings.HasPrefix(rest, "UUID=") || strings.HasPrefix(rest, "PARTUUID=") {
+		return controller + strings.ToLower(rest)
 	}
 	return spec
 }

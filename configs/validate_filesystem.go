@@ -3,40 +3,50 @@
 package configs
 
 import (
-	"strconv"
 	"strings"
 	"unicode"
+
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/internal/mkfs"
 )
 
-func (v *validator) filesystem(f *Filesystem, sectorSize int, at string) {
+func (v *validator) filesystem(f *Filesystem, detached bool, sectorSize int, at string) {
 	if v.spoilt(join(at, "type")) || !v.word(join(at, "type"), f.Type, filesystemTypes()...) {
 		return // the rest depends on it
 	}
-	if f.Type == FilesystemNone {
+	if field := join(at, "uuid"); f.UUID != "" {
+		switch {
+		case !v.word(field, f.UUID, AnyUUID):
+		case !mkfs.Known(f.Type):
+			v.problem(field, "a volume of type "+f.Type+" is not known by a UUID", "leave it out: an updater may write it as it is")
+		case detached:
+			v.problem(field, "a detached header knows its device by the filesystem's UUID", "leave it out, or put the header on the device")
+		}
+	}
+	if !mkfs.Known(f.Type) {
 		if f.Label != "" {
-			v.problem(join(at, "label"), "there is no filesystem to have a label", "leave it out, or choose a type")
+			v.problem(join(at, "label"), "no filesystem is made that could have a label", "leave it out, or choose a type")
 		}
 		if len(f.Options) > 0 {
-			v.problem(join(at, "options"), "there is no filesystem to make", "leave them out, or choose a type")
+			v.problem(join(at, "options"), "no filesystem is made", "leave them out, or choose a type")
 		}
 		return
 	}
-	rules, _ := filesystemOf(f.Type)
-	switch field := join(at, "label"); {
-	case !v.has(field): // the default fits
-	case len(f.Label) > rules.labelBytes:
-		v.problem(field, quote(f.Label)+" has "+strconv.Itoa(len(f.Label))+" bytes; "+f.Type+" has room for "+strconv.Itoa(rules.labelBytes), "shorten it")
-	case strings.ContainsAny(f.Label, rules.noLabel):
-		v.problem(field, quote(f.Label)+" holds a character that "+f.Type+" does not take in a label", "use letters, digits, - and _")
-	case strings.ContainsFunc(f.Label, unicode.IsControl):
-		v.problem(field, quote(f.Label)+" holds a control character", "use letters, digits, - and _")
-	case strings.HasPrefix(f.Label, "-"):
-		v.problem(field, quote(f.Label)+" begins with a dash, as an option does", "use another label")
+	if field := join(at, "label"); v.has(field) { // the default fits
+		if reason, remedy := mkfs.LabelProblem(f.Type, f.Label); reason != "" {
+			v.problem(field, reason, remedy)
+		}
 	}
 	if len(f.Options) > 0 {
-		rules.options().check(f.Options, sectorSize, func(i int, reason, remedy string) {
+		mkfs.CheckOptions(f.Type, f.Options, sectorSize, func(i int, reason, remedy string) {
 			v.problem(item(join(at, "options"), i), reason, remedy)
 		})
+	}
+}
+
+func (v *validator) grow(vol *Volume, at string) {
+	if t := vol.Filesystem.Type; vol.Grow && (t == "vfat" || t == "f2fs" || fsprobe.IsReadOnly(t)) && !v.spoilt(join(at, "filesystem.type")) {
+		v.problem(join(at, "grow"), "a "+t+" filesystem does not grow while it is mounted", "leave it out, or choose ext4, xfs or btrfs")
 	}
 }
 
@@ -55,7 +65,9 @@ func (v *validator) mount(vol *Volume, at string) {
 		return
 	}
 	if v.absolute(field, m.Path) {
-		v.mountPath(m.Path, field)
+		if reason, remedy := MountPointProblem(m.Path); reason != "" {
+			v.problem(field, reason, remedy)
+		}
 	}
 	seen := map[string]bool{}
 	for i, word := range m.Options {
@@ -64,6 +76,8 @@ func (v *validator) mount(vol *Volume, at string) {
 		switch {
 		case reason != "":
 			v.problem(at, reason, remedy)
+		case word == "rw" && fsprobe.IsReadOnly(vol.Filesystem.Type):
+			v.problem(at, "nothing writes to "+vol.Filesystem.Type, "leave it out")
 		case seen[word]:
 			v.problem(at, word+" is given twice", "keep one")
 		}
@@ -71,26 +85,26 @@ func (v *validator) mount(vol *Volume, at string) {
 	}
 }
 
-func (v *validator) mountPath(p, field string) {
+// MountPointProblem is why nothing can be mounted on an absolute path without symbolic
+// links; an empty reason for none.
+func MountPointProblem(p string) (reason, remedy string) {
 	if p == "/" {
-		v.problem(field, "the running system is mounted there", "in an initramfs mount the root volume where it hands over, as in /sysroot")
-		return
+		return "the running system is mounted there", "in an initramfs mount the root volume where it hands over, as in /sysroot"
 	}
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if below(p, dir) {
-			v.problem(field, p+" is the kernel's", "choose another mount point")
-			return
+			return p + " is the kernel's", "choose another mount point"
 		}
 	}
 	for _, dir := range []string{"/run", "/etc", "/usr", "/bin", "/sbin", "/lib"} {
 		if p == dir {
-			v.problem(field, "mounting over "+p+" would hide what runs from there", "choose another mount point")
-			return
+			return "mounting over " + p + " would hide what runs from there", "choose another mount point"
 		}
 	}
+	return "", ""
 }
 
-// mountOptionProblem judges one word of mount -o.
+// mountOptionProblem checks one word of mount -o.
 func mountOptionProblem(word string) (reason, remedy string) {
 	switch {
 	case word == "":

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"imxcrypt/internal/keysource"
 )
 
 func (v *validator) volume(vol *Volume, at string) {
@@ -15,7 +17,8 @@ func (v *validator) volume(vol *Volume, at string) {
 	v.device(vol.Device, join(at, "device"))
 	v.crypt(vol, at)
 	v.header(vol, at)
-	v.filesystem(&vol.Filesystem, vol.SectorSize, join(at, "filesystem"))
+	v.filesystem(&vol.Filesystem, vol.Detached() && !v.spoilt(join(at, "header")), vol.SectorSize, join(at, "filesystem"))
+	v.grow(vol, at)
 	v.mount(vol, join(at, "mount"))
 	if vol.UUID != "" && !isUUID(vol.UUID) {
 		v.problem(join(at, "uuid"), quote(vol.UUID)+" is not a UUID in small letters",
@@ -33,12 +36,14 @@ func (v *validator) name(vol *Volume, field string) {
 	}
 	if reason := nameProblem(vol.Name, maxName); reason != "" {
 		v.problem(field, reason, "name it as in data or var-log")
-	} else if v.config.MappingName(vol.Name) == "control" {
+	} else if mapping := v.config.MappingName(vol.Name); len(mapping) > maxMapping {
+		v.problem(field, "with mapping_prefix it is "+quote(mapping)+" of "+strconv.Itoa(len(mapping))+" bytes, and a rotation has room for "+strconv.Itoa(maxMapping), "shorten the name, or mapping_prefix")
+	} else if mapping == "control" {
 		v.problem(field, "/dev/mapper/control is device-mapper's own", "choose another name")
 	}
 }
 
-// crypt judges what decides how the data is encrypted.
+// crypt checks the fields that decide how the data is encrypted.
 func (v *validator) crypt(vol *Volume, at string) {
 	v.sectorSize(vol, at)
 	v.flags(vol, at)
@@ -46,43 +51,113 @@ func (v *validator) crypt(vol *Volume, at string) {
 		return // the rest depends on it
 	}
 	field := join(at, "source")
-	rules, ok := rulesOf(vol.Source)
 	switch {
-	case vol.Source == SourceTrusted:
-		v.problem(field, "trusted is not available in this version", "write caam, or dev for trying out")
-	case !ok:
-		v.word(field, string(vol.Source), string(SourceCAAM), string(SourceDev))
+	case !vol.Source.known():
+		v.word(field, string(vol.Source), string(SourceAuto), string(SourceCAAM), string(SourceTrusted), string(SourceDev))
 	}
-	if !ok {
+	if !vol.Source.known() {
 		return
 	}
-	if rules.wrap != "" {
+	v.protected(vol, join(at, "protected"))
+	if vol.Source == SourceAuto {
+		v.auto(vol, at)
+		return
+	}
+	if keysource.Wraps(vol.keys()) {
 		v.word(join(at, "wrap"), string(vol.Wrap), string(WrapCCM), string(WrapECB))
 	} else if vol.Wrap != "" {
 		v.problem(join(at, "wrap"), "has no meaning with source "+string(vol.Source), "leave it out")
 	}
-	if !slices.Contains(rules.keySizes, vol.KeySize) {
-		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is no key size of source "+string(vol.Source),
-			"write "+oneOf(numbers(rules.keySizes))+keySizeHint(vol, rules.keySizes))
+	if trust := join(at, "trusted"); vol.Trusted.Source != "" && vol.Source != SourceTrusted {
+		v.problem(trust, "has no meaning with source "+string(vol.Source), "leave it out")
+	} else if vol.Trusted.Source != "" {
+		v.word(join(trust, "source"), vol.Trusted.Source, keysource.Trusts()...)
 	}
-	if reason := cipherProblem(vol.Source, vol.Cipher); reason != "" {
+	ciphers := keysource.CipherNames(vol.keys())
+	if vol.cipherOpen() && vol.KeySize == 0 {
+		return
+	}
+	if sizes := keysource.KeySizes(vol.keys(), vol.Cipher); !slices.Contains(sizes, vol.KeySize) {
+		of := vol.keysShown()
+		if vol.Cipher != ciphers[0] && slices.Contains(ciphers, vol.Cipher) {
+			of = "cipher " + vol.Cipher
+		}
+		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is no key size of "+of,
+			"write "+oneOf(numbers(sizes))+keySizeHint(vol, sizes))
+	}
+	if reason := cipherProblem(vol); reason != "" && !vol.cipherOpen() {
 		if vol.Cipher == "" {
 			reason = "is empty"
 		} else {
 			reason = quote(vol.Cipher) + reason
 		}
-		v.problem(join(at, "cipher"), reason, "write "+oneOf(rules.ciphers))
+		v.problem(join(at, "cipher"), reason, "write "+oneOf(ciphers))
 	}
 }
 
-// keySizeHint helps who wrote bits, or the length that a dm-crypt table has
-// for the black key.
+// protected refuses protected keys where no source, or no trust source, has them. Source
+// auto never stands for them: whoever wants them says so.
+func (v *validator) protected(vol *Volume, field string) {
+	switch {
+	case !vol.Protected:
+	case vol.Source != SourceTrusted:
+		v.problem(field, "is for source trusted, and the source is "+string(vol.Source), "write source: trusted, or leave it out")
+	case vol.Trusted.Source != "" && vol.Trusted.Source != keysource.TrustCAAM:
+		v.problem(field, "is for the trust source caam, and trusted.source is "+quote(vol.Trusted.Source), "leave one of them out")
+	}
+}
+
+// auto checks the fields by which source auto is narrowed.
+func (v *validator) auto(vol *Volume, at string) {
+	if vol.Wrap != "" {
+		v.word(join(at, "wrap"), string(vol.Wrap), string(WrapCCM), string(WrapECB))
+	}
+	trust := join(at, "trusted")
+	if vol.Trusted.Source != "" {
+		v.word(join(trust, "source"), vol.Trusted.Source, keysource.Trusts()...)
+	}
+	chosen := keysource.Chosen{Wrap: string(vol.Wrap), Trust: vol.Trusted.Source}
+	if len(chosen.Fitting()) == 0 {
+		v.problem(trust, "is for source trusted, and wrap for source caam", "leave one of them out, or name the source")
+		return
+	}
+	sources := chosen.Fitting()
+	of := "source " + oneOf(sources)
+	if chosen.Cipher = vol.Cipher; len(chosen.Fitting()) == 0 {
+		reason := foreignCipher(Source(sources[0]), "source "+sources[0], vol.Cipher)
+		if strings.HasSuffix(reason, " cannot be used with source "+sources[0]) {
+			reason = " cannot be used with " + of
+		}
+		var list []string
+		for _, s := range sources {
+			list = append(list, keysource.CipherNames(s)...)
+		}
+		v.problem(join(at, "cipher"), quote(vol.Cipher)+reason, "write "+oneOf(list))
+		return
+	}
+	sources = chosen.Fitting()
+	if chosen.KeySize = vol.KeySize; len(chosen.Fitting()) == 0 {
+		var sizes []int
+		for _, s := range sources {
+			sizes = append(sizes, keysource.KeySizes(s, vol.Cipher)...)
+		}
+		slices.Sort(sizes)
+		sizes = slices.Compact(sizes)
+		if vol.Cipher != "" {
+			of = "cipher " + vol.Cipher
+		}
+		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is no key size of "+of, "write "+oneOf(numbers(sizes))+keySizeHint(vol, sizes))
+	}
+}
+
+// keySizeHint recognises a size in bits, and the length of the black key as in a
+// dm-crypt table.
 func keySizeHint(vol *Volume, sizes []int) string {
 	n := vol.KeySize
 	switch {
 	case n%8 == 0 && slices.Contains(sizes, n/8):
 		return fmt.Sprintf(": %d bits are %d bytes", n, n/8)
-	case vol.Source == SourceCAAM && slices.Contains([]int{36, 48, 52, 56, 64}, n):
+	case (vol.Source == SourceCAAM || vol.Source == SourceAuto) && slices.Contains([]int{36, 48, 52, 56, 64}, n):
 		return fmt.Sprintf(", the plain key's length: %d is the length of a black key, which needs no field", n)
 	}
 	return ""
@@ -97,14 +172,13 @@ func numbers(list []int) []string {
 }
 
 func (v *validator) sectorSize(vol *Volume, at string) {
-	sizes := []int{512, 1024, 2048, 4096}
+	sizes := keysource.SectorSizes()
 	if !slices.Contains(sizes, vol.SectorSize) {
 		v.problem(join(at, "sector_size"), strconv.Itoa(vol.SectorSize)+" bytes is no sector size of dm-crypt",
 			"write "+oneOf(numbers(sizes)))
 		return
 	}
-	// An eboiv sector takes two jobs of the hardware, one after the other.
-	if strings.HasSuffix(vol.Cipher, "-eboiv") && vol.SectorSize != 4096 {
+	if !keysource.FitsSector(vol.Cipher, vol.SectorSize) {
 		v.problem(join(at, "sector_size"), strconv.Itoa(vol.SectorSize)+" cannot be used with eboiv, which needs an extra job of the hardware for each sector",
 			"write 4096, or a cipher with plain64")
 	}
@@ -119,8 +193,8 @@ func (v *validator) flags(vol *Volume, at string) {
 			v.problem(field, quote(flag)+" is not a flag of dm-crypt that may be set", cryptFlagRemedy(flag))
 		case seen[flag]:
 			v.problem(field, flag+" is given twice", "keep one")
-		case flag == "no_read_workqueue" && strings.HasSuffix(vol.Cipher, "-eboiv"):
-			v.problem(field, "no_read_workqueue cannot be used with eboiv, which waits for the hardware", "leave it out, or use a cipher with plain64")
+		case !keysource.FitsFlag(vol.Cipher, flag):
+			v.problem(field, flag+" cannot be used with eboiv, which waits for the hardware", "leave it out, or use a cipher with plain64")
 		}
 		seen[flag] = true
 	}
@@ -130,7 +204,7 @@ const (
 	minHeader = 64 * kib
 	maxHeader = 16 * mib
 	maxGap    = 1 * gib
-	grain     = 4 * kib // everything on the device begins at a multiple of it
+	grain     = 4 * kib // everything on the device starts at a multiple of it
 )
 
 func (v *validator) header(vol *Volume, at string) {
@@ -163,12 +237,12 @@ func (v *validator) headerFile(vol *Volume, field string) {
 	}
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
 		if below(vol.Header, dir) {
-			v.problem(field, vol.Header+" lies in "+dir+", where no file lasts", "name a file on a disk")
+			v.problem(field, vol.Header+" is in "+dir+", where files do not survive a reboot", "name a file on a disk")
 			return
 		}
 	}
 	if p := vol.Mount.Path; p != "" && below(vol.Header, p) {
-		v.problem(field, vol.Header+" lies in the volume itself, which is mounted at "+p, "name a file outside of "+p)
+		v.problem(field, vol.Header+" is in the volume itself, which is mounted at "+p, "name a file outside of "+p)
 	}
 }
 

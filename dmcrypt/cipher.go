@@ -18,7 +18,7 @@ import (
 // echoes, so it is kept as written.
 type Cipher string
 
-// CipherSpec is a Cipher taken apart.
+// CipherSpec is a parsed Cipher.
 type CipherSpec struct {
 	// Algorithm is the crypto API's name, the same for both notations:
 	// "tk(cbc(aes))", "xts(aes)".
@@ -29,7 +29,7 @@ type CipherSpec struct {
 	IVOptions string
 }
 
-// Wrapped tells whether the bytes given to setkey are not the key but a
+// Wrapped reports whether the bytes given to setkey are not the key but a
 // wrapping of it, which differs at every boot (CAAM's tk) or at every export
 // (paes). The drivers' own names ("tk-cbc-aes-caam") count as well.
 func (s CipherSpec) Wrapped() bool {
@@ -38,8 +38,8 @@ func (s CipherSpec) Wrapped() bool {
 
 // The IV modes that depend on nothing but the sector's number, plus eboiv,
 // which runs the number through the data cipher itself. All others hash the
-// bytes given to setkey (essiv, lmk, tcw, elephant), or are no mode for data
-// that shall be read again (random) or kept secret (null).
+// bytes given to setkey (essiv, lmk, tcw, elephant), or are unsuitable for data that
+// must be readable again (random) or secret (null).
 var (
 	ivsForWrapped = []string{"plain", "plain64", "eboiv"}
 	ivsForPlain   = []string{"plain", "plain64", "plain64be", "benbi", "eboiv", "essiv"}
@@ -49,8 +49,8 @@ var (
 // is 128) could not be longer.
 const maxCipher = 255
 
-// Parse takes the string apart. It refuses what cannot be a dm-crypt cipher,
-// key counts and AEAD, but does not judge; Validate does.
+// Parse parses the string. It refuses what cannot be a dm-crypt cipher, key counts
+// and AEAD; whether the cipher is safe is for Validate.
 func (c Cipher) Parse() (CipherSpec, error) {
 	var s CipherSpec
 	text := string(c)
@@ -87,9 +87,9 @@ func (c Cipher) Parse() (CipherSpec, error) {
 	return s, nil
 }
 
-// Validate tells whether data encrypted with the cipher can be read again with
-// the same key after a boot. Which ciphers a key source allows is narrower and
-// not decided here.
+// Validate checks that data encrypted with the cipher can be read again with the
+// same key after a reboot. A key source may allow fewer ciphers; that is checked
+// elsewhere.
 func (c Cipher) Validate() error {
 	s, err := c.Parse()
 	if err != nil {
@@ -115,8 +115,8 @@ func (c Cipher) Validate() error {
 	return nil
 }
 
-// keySizes are the payload sizes in bytes that an algorithm takes; nil where
-// we know no better than the kernel. For tk they are the tagged black keys of
+// keySizes are the payload sizes in bytes that an algorithm takes; nil if
+// only the kernel knows. For tk they are the tagged black keys of
 // 16, 24 and 32 byte AES keys: 20 bytes of header and, for ECB, the key in
 // whole blocks (36, 52, 52) or, for CCM, the key with 12 bytes of nonce and
 // tag (48, 56, 64).
@@ -128,6 +128,8 @@ func (s CipherSpec) keySizes() []int {
 		return []int{16, 24, 32}
 	case "xts(aes)":
 		return []int{32, 48, 64}
+	case "adiantum(xchacha12,aes)":
+		return []int{32}
 	}
 	return nil
 }
@@ -147,7 +149,7 @@ func balanced(s string) bool {
 	return depth == 0
 }
 
-// printable tells whether s is one word of a table line: ASCII, no white
+// printable reports whether s is one word of a table line: ASCII, no white
 // space, no control characters, and no backslash, by which the device-mapper
 // quotes (dm_split_args).
 func printable(s string) bool {

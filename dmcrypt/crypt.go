@@ -9,9 +9,11 @@ import (
 	"strings"
 
 	devmapper "github.com/anatol/devmapper.go"
+
+	"imxcrypt/internal/keysource"
 )
 
-// Crypt is a piece of a table that dm-crypt serves. Start, Length and Offset
+// Crypt is a dm-crypt target of a table. Start, Length and Offset
 // count sectors of 512 bytes, whatever the encryption sector is.
 type Crypt struct {
 	Start, Length uint64
@@ -20,7 +22,7 @@ type Crypt struct {
 	// IVOffset is added to the sector's number before the initialisation
 	// vector is made from it, in 512-byte sectors; LUKS2 calls it iv_tweak.
 	IVOffset uint64
-	// Device holds the ciphertext, from Offset on.
+	// Device holds the ciphertext, starting at Offset.
 	Device Number
 	Offset uint64
 	// Options are dm-crypt's optional parameters, in the kernel's order: see
@@ -43,8 +45,8 @@ func (c Crypt) Params() string {
 	return strings.Join(fields, " ")
 }
 
-// optionFields is the count and the options, or nothing where there are none:
-// so prints the kernel.
+// optionFields is the count and the options, or nothing if there are none, as the
+// kernel prints them.
 func optionFields(options []string) []string {
 	if len(options) == 0 {
 		return nil
@@ -64,7 +66,7 @@ func (c Crypt) SectorSize() int {
 	return SectorBytes
 }
 
-// Has tells whether an option without a value is set.
+// Has reports whether an option without a value is set.
 func (c Crypt) Has(option string) bool { return slices.Contains(c.Options, option) }
 
 func (c Crypt) validate() error {
@@ -103,8 +105,7 @@ func (c Crypt) validate() error {
 	return nil
 }
 
-// cipherError lets a cipher that is refused be told from other mistakes in a
-// table.
+// cipherError distinguishes a refused cipher from other mistakes in a table.
 type cipherError struct{ err error }
 
 func (e *cipherError) Error() string { return e.err.Error() }
@@ -121,11 +122,9 @@ func (c Crypt) validateIV(spec CipherSpec, unit uint64) error {
 	switch {
 	case spec.IV == "plain" && numbers > 1<<32:
 		return fmt.Errorf("cipher %q: plain counts 32 bits of sectors and would repeat itself, take plain64", string(c.Cipher))
-	case spec.IV == "eboiv" && spec.Wrapped() && c.SectorSize() != maxCryptSector:
+	case spec.Wrapped() && !keysource.FitsSector(spec.IV, c.SectorSize()):
 		return fmt.Errorf("cipher %q: eboiv costs a job of the coprocessor for each sector, and is supported with sectors of 4096 bytes only", string(c.Cipher))
-	case spec.IV == "eboiv" && spec.Wrapped() && c.Has("no_read_workqueue"):
-		// The IV is awaited where it is made; without the workqueue that is
-		// the completion of the read, which must not sleep.
+	case spec.Wrapped() && c.Has("no_read_workqueue") && !keysource.FitsFlag(spec.IV, "no_read_workqueue"):
 		return fmt.Errorf("cipher %q: eboiv waits for the coprocessor and cannot go with no_read_workqueue", string(c.Cipher))
 	}
 	return nil

@@ -13,10 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/klog"
 )
 
-// named adds the operation and the mapping to an error of ours.
+// named adds the operation and the mapping to our own error.
 func named(err error, op, name string) error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -27,8 +28,13 @@ func named(err error, op, name string) error {
 	return &Error{Op: op, Name: name, Err: err}
 }
 
-// failure sorts the error of an ioctl that concerns a mapping, not its table.
+// failure classifies the error of an ioctl on a mapping, not on its table. That of
+// opening the control device says all there is.
 func (m *Mapper) failure(op, name string, err error) error {
+	var unopened *Error
+	if errors.As(err, &unopened) {
+		return unopened
+	}
 	e := &Error{Op: op, Name: name, Err: errnoOf(err)}
 	switch {
 	case errors.Is(err, unix.ENXIO):
@@ -43,8 +49,7 @@ func (m *Mapper) failure(op, name string, err error) error {
 	return e
 }
 
-// errnoOf takes the library's "dm ioctl (cmd=0x…)" off an errno; Op says it
-// better.
+// errnoOf strips the library's "dm ioctl (cmd=0x…)" from an errno; Op is clearer.
 func errnoOf(err error) error {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
@@ -69,9 +74,9 @@ func (m *Mapper) createFailed(op, name, uuid string, err error, mark *klog.Mark)
 }
 
 // What the kernel logs for the steps of loading a crypt table (crypt_ctr and
-// dm_table_add_target); the errno alone does not tell them apart. None of it
-// is relied upon: where the log cannot be read, or a kernel has other words,
-// the device and the target are asked.
+// dm_table_add_target), which the errno alone does not distinguish. We do not rely
+// on it: if the log cannot be read, or a kernel words it differently, we check the
+// device and the target.
 const (
 	logNoTarget   = "unknown target type"
 	logCipher     = "Error allocating crypto tfm"
@@ -80,7 +85,7 @@ const (
 	logBeyondDisk = "too small for target"
 )
 
-// tableFailed sorts the error of loading a table, or of making it live.
+// tableFailed classifies the error of loading a table, or of making it live.
 func (m *Mapper) tableFailed(op, name string, t Table, err error, mark *klog.Mark) error {
 	e := &Error{Op: op, Name: name, Err: errnoOf(err)}
 	i, gone := m.info(name)
@@ -89,7 +94,7 @@ func (m *Mapper) tableFailed(op, name string, t Table, err error, mark *klog.Mar
 		e.Kind = ErrNotFound
 		return e
 	}
-	said := strings.Join(e.KernelLog, "\n")
+	log := strings.Join(e.KernelLog, "\n")
 	switch {
 	case errors.Is(err, unix.ENOKEY), errors.Is(err, unix.EKEYEXPIRED), errors.Is(err, unix.EKEYREVOKED):
 		e.Kind, e.Detail = ErrNoKey, keysOf(t)
@@ -99,7 +104,7 @@ func (m *Mapper) tableFailed(op, name string, t Table, err error, mark *klog.Mar
 		e.Kind, e.Detail = ErrDeviceReadOnly, devicesOf(t)
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		missing := m.missing(t)
-		if strings.Contains(said, logCipher) || missing == "" && !strings.Contains(said, logNoDevice) && errors.Is(err, unix.ENOENT) {
+		if strings.Contains(log, logCipher) || missing == "" && !strings.Contains(log, logNoDevice) && errors.Is(err, unix.ENOENT) {
 			e.Kind, e.Detail = ErrNoCipher, ciphersOf(t)
 			break
 		}
@@ -108,22 +113,22 @@ func (m *Mapper) tableFailed(op, name string, t Table, err error, mark *klog.Mar
 			e.Detail = devicesOf(t)
 		}
 	case errors.Is(err, unix.EINVAL):
-		m.whyInvalid(e, t, said)
+		m.whyInvalid(e, t, log)
 	}
 	return e
 }
 
-// whyInvalid finds what EINVAL stands for.
-func (m *Mapper) whyInvalid(e *Error, t Table, said string) {
+// whyInvalid finds the reason for EINVAL.
+func (m *Mapper) whyInvalid(e *Error, t Table, log string) {
 	small := m.tooSmall(t)
 	switch {
-	case strings.Contains(said, logNoTarget):
+	case strings.Contains(log, logNoTarget):
 		e.Kind = ErrNoTarget
-	case strings.Contains(said, logKey):
+	case strings.Contains(log, logKey):
 		e.Kind, e.Detail = ErrKeyRefused, keysOf(t)
-	case strings.Contains(said, logCipher):
+	case strings.Contains(log, logCipher):
 		e.Kind, e.Detail = ErrNoCipher, ciphersOf(t)
-	case strings.Contains(said, logBeyondDisk) || small != nil:
+	case strings.Contains(log, logBeyondDisk) || small != nil:
 		e.Kind = ErrDeviceTooSmall
 		if small != nil {
 			e.Detail = small.Detail
@@ -146,13 +151,13 @@ func (m *Mapper) whyInvalid(e *Error, t Table, said string) {
 			}
 		}
 		if len(e.KernelLog) == 0 {
-			e.Detail = "the kernel log, which would tell why, cannot be read"
+			e.Detail = "the kernel log, which has the reason, cannot be read"
 		}
 	}
 }
 
-// missing names a device of the table that the kernel does not know; empty if
-// it knows all, or cannot be asked.
+// missing names a device of the table that the kernel does not know; empty if it
+// knows them all, or sysfs cannot be read.
 func (m *Mapper) missing(t Table) string {
 	if _, err := os.Stat(filepath.Join(m.options.Sys, "dev/block")); err != nil {
 		return ""
@@ -165,8 +170,7 @@ func (m *Mapper) missing(t Table) string {
 	return ""
 }
 
-// tooSmall compares what a table uses of its devices with their sizes, as far
-// as sysfs tells them.
+// tooSmall compares what a table uses of its devices with their sizes in sysfs.
 func (m *Mapper) tooSmall(t Table) *Error {
 	for _, target := range t {
 		var n Number
@@ -218,9 +222,8 @@ func list(t Table, what func(Crypt) string) string {
 	return strings.Join(all, ", ")
 }
 
-// kernelLog is what the kernel logged since the mark about the device n, or,
-// if n is none, about any. Lines of other mappings, opened at the same time,
-// are left out where they name theirs.
+// kernelLog is what the kernel logged since the mark about the device n, or about
+// any if n is zero. Lines that name another mapping's device are left out.
 func kernelLog(mark *klog.Mark, n Number) []string {
 	const dm, table = "device-mapper: ", "table: "
 	var specific, general []string
@@ -232,7 +235,7 @@ func kernelLog(mark *klog.Mark, n Number) []string {
 			continue
 		}
 		if number, reason, ok := strings.Cut(about, ": "); ok && !n.IsZero() {
-			if parsed, err := ParseNumber(number); err == nil {
+			if parsed, err := devnum.Parse(number); err == nil {
 				if parsed != n {
 					continue
 				}
@@ -242,7 +245,7 @@ func kernelLog(mark *klog.Mark, n Number) []string {
 		specific = append(specific, about)
 	}
 	if len(specific) > 0 {
-		// "ioctl: error adding target to table" tells nothing more.
+		// "ioctl: error adding target to table" adds nothing.
 		return specific
 	}
 	return general

@@ -26,7 +26,7 @@ func TestContract(t *testing.T) {
 	dmtest.TestMapper(t, fixture(dmcrypt.Options{RemoveWait: 300 * time.Millisecond}))
 }
 
-// The errors are told apart also where the kernel log cannot be read
+// The errors are distinguished also if the kernel log cannot be read
 // (dmesg_restrict, containers); then only the words are missing.
 func TestContractWithoutTheKernelLog(t *testing.T) {
 	dmtest.TestMapper(t, fixture(dmcrypt.Options{RemoveWait: 300 * time.Millisecond, KernelLog: "/nonexistent"}))
@@ -78,7 +78,7 @@ func refused(t *testing.T, m *dmcrypt.Mapper, table dmcrypt.Table) *dmcrypt.Erro
 	return e
 }
 
-// The kernel's own words reach whoever reads the error.
+// The error contains the kernel's own words.
 func TestErrorsCarryTheKernelsWords(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)

@@ -10,7 +10,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Kind is what went wrong, for errors.Is(err, dmcrypt.ErrBusy).
+// Kind classifies errors, for errors.Is(err, dmcrypt.ErrBusy).
 type Kind string
 
 // Error makes a Kind usable with errors.Is; it is the text of an Error, too.
@@ -28,7 +28,7 @@ const (
 	ErrMismatch Kind = "the live mapping is not the one that was wanted"
 	// ErrNoDevice: the device under the mapping is not there.
 	ErrNoDevice Kind = "the device under it is missing"
-	// ErrDeviceInUse: somebody holds the device under the mapping exclusively.
+	// ErrDeviceInUse: another holder has the device under the mapping exclusively.
 	ErrDeviceInUse Kind = "the device under it is in use"
 	// ErrDeviceReadOnly: the device under the mapping cannot be written.
 	ErrDeviceReadOnly Kind = "the device under it is read-only"
@@ -62,21 +62,21 @@ const (
 type Error struct {
 	// Op is what was tried: "load a table".
 	Op string
-	// Name is the mapping's name; empty where there is none.
+	// Name is the mapping's name; may be empty.
 	Name string
-	// Kind sorts the error; empty if it is none of them.
+	// Kind is empty for an error of no kind.
 	Kind Kind
-	// Detail tells more than the kind: which cipher, which device.
+	// Detail adds to the kind: which cipher, which device.
 	Detail string
-	// Err is the cause, as a rule an errno.
+	// Err is the cause, usually an errno.
 	Err error
 	// Opens is how often the mapping is open, for ErrBusy.
 	Opens int
 	// Differences are the ways in which the live mapping differs from the
 	// wanted one, for ErrMismatch.
 	Differences []string
-	// KernelLog is what the kernel said during the operation; empty where
-	// that cannot be read.
+	// KernelLog is what the kernel logged during the operation; empty if it cannot
+	// be read.
 	KernelLog []string
 }
 
@@ -141,7 +141,13 @@ func (e *Error) FaultCode() fault.Code {
 	case ErrCipher:
 		return fault.CipherNotAllowed
 	case ErrNoCipher:
-		return fault.CipherMissing
+		switch {
+		case strings.Contains(e.Detail, "tk("):
+			return fault.CipherMissing
+		case strings.Contains(e.Detail, "paes"):
+			return fault.ProtectedMissing
+		}
+		return fault.SoftCipherMissing
 	case ErrNoTarget:
 		return fault.DMCryptMissing
 	case ErrNoDeviceMapper:
@@ -154,7 +160,7 @@ func (e *Error) FaultCode() fault.Code {
 	return fault.Failed
 }
 
-// invalid wraps what a check of ours found.
+// invalid wraps the error of one of our checks.
 func invalid(err error) *Error {
 	e := &Error{Kind: ErrInvalid, Err: err}
 	var size *sizeError

@@ -3,23 +3,26 @@
 package dmcrypt
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"sort"
 	"strings"
 	"unsafe"
 
 	devmapper "github.com/anatol/devmapper.go"
 	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/devnum"
 )
 
 // Info is the state of a mapping.
 type Info struct {
 	Name, UUID string
 	Number     Number
-	// Opens counts who has the device open; a mounted filesystem is one.
+	// Opens is the open count; a mounted filesystem counts as one.
 	Opens int
 	// Targets is the number of targets in the live table.
 	Targets int
@@ -27,22 +30,22 @@ type Info struct {
 	EventNumber uint32
 	// Suspended: I/O queues until Resume.
 	Suspended bool
-	// Live and Inactive tell which tables there are.
+	// Live and Inactive report which tables exist.
 	Live, Inactive bool
 	ReadOnly       bool
-	// Removing: goes as soon as nobody has it open.
+	// Removing: removed as soon as nobody has it open.
 	Removing bool
 }
 
-// Ours tells by the UUID whether the mapping is a LUKS2 volume's or one of its
-// helpers. cryptsetup's own are among these.
+// Ours reports whether the mapping is, by its UUID, a LUKS2 volume's or one of its
+// helpers, cryptsetup's included.
 func (i Info) Ours() bool {
 	return strings.HasPrefix(i.UUID, UUIDPrefixVolume) || strings.HasPrefix(i.UUID, UUIDPrefixHelper)
 }
 
 func infoOf(h *unix.DmIoctl) Info {
 	return Info{
-		Name: cString(h.Name[:]), UUID: cString(h.Uuid[:]), Number: NumberOf(h.Dev),
+		Name: cString(h.Name[:]), UUID: cString(h.Uuid[:]), Number: devnum.Of(h.Dev),
 		Opens: int(h.Open_count), Targets: int(h.Target_count), EventNumber: h.Event_nr,
 		Suspended: h.Flags&unix.DM_SUSPEND_FLAG != 0,
 		Live:      h.Flags&unix.DM_ACTIVE_PRESENT_FLAG != 0,
@@ -52,7 +55,7 @@ func infoOf(h *unix.DmIoctl) Info {
 	}
 }
 
-// Info asks for a mapping's state; ErrNotFound if there is none of that name.
+// Info returns a mapping's state; ErrNotFound if no mapping has that name.
 func (m *Mapper) Info(name string) (Info, error) {
 	if err := ValidateName(name); err != nil {
 		return Info{}, err
@@ -64,8 +67,7 @@ func (m *Mapper) Info(name string) (Info, error) {
 	return i, nil
 }
 
-// info takes any name that the kernel has told, also one that we would not
-// give.
+// info accepts any name from the kernel, also one that we would not give.
 func (m *Mapper) info(name string) (Info, error) {
 	r := newRequest(name, 0)
 	if err := m.do(unix.DM_DEV_STATUS, r); err != nil {
@@ -74,10 +76,13 @@ func (m *Mapper) info(name string) (Info, error) {
 	return infoOf(r.header()), nil
 }
 
-// ByNumber asks for the mapping with a device number; ErrNotFound if the
-// device is none.
+// ByNumber returns the mapping with a device number; ErrNotFound if the device is
+// not a mapping.
 func (m *Mapper) ByNumber(n Number) (Info, error) {
 	const op = "look up the device"
+	if _, err := m.control(); err != nil {
+		return Info{}, err
+	}
 	d, err := devmapper.InfoByDevno(n.Dev())
 	if err != nil {
 		return Info{}, m.failure(op+" "+n.String(), "", err)
@@ -89,10 +94,29 @@ func (m *Mapper) ByNumber(n Number) (Info, error) {
 	return i, nil
 }
 
+// Announced reports whether the node /dev/mapper/NAME leads to the mapping.
+func (m *Mapper) Announced(name string) (bool, error) {
+	info, err := m.Info(name)
+	if err != nil {
+		return false, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(m.Node(name), &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
+		}
+		return false, &fs.PathError{Op: "stat", Path: m.Node(name), Err: err}
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == info.Number.Dev(), nil
+}
+
 // List returns all mappings whose UUID begins with one of the prefixes, sorted
-// by name; all there are, if no prefix is given.
+// by name; all mappings if no prefix is given.
 func (m *Mapper) List(uuidPrefixes ...string) ([]Info, error) {
 	const op = "list the mappings"
+	if _, err := m.control(); err != nil {
+		return nil, err
+	}
 	items, err := devmapper.List()
 	if err != nil {
 		return nil, m.failure(op, "", err)
@@ -113,11 +137,11 @@ func (m *Mapper) List(uuidPrefixes ...string) ([]Info, error) {
 			all = append(all, i)
 		}
 	}
-	slices.SortFunc(all, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
 	return all, nil
 }
 
-// Table reads back the live table; nil, without an error, if there is none.
+// Table reads back the live table; nil without an error if there is no live table.
 func (m *Mapper) Table(name string) (Table, error) { return m.table(name, 0) }
 
 // InactiveTable reads the table that the next Resume makes live; nil if none
@@ -205,15 +229,14 @@ func (m *Mapper) Devices(name string) ([]Number, error) {
 	}
 	numbers := make([]Number, count)
 	for i := range numbers {
-		numbers[i] = NumberOf(binary.NativeEndian.Uint64(out[header+8*i:]))
+		numbers[i] = devnum.Of(binary.NativeEndian.Uint64(out[header+8*i:]))
 	}
 	return numbers, nil
 }
 
 // Verify reads back a mapping and compares it with the one wanted: UUID, table
-// and whether it can be written. The error is of the kind ErrMismatch and
-// names every difference, or ErrNotFound. A mapping that is right is right
-// also while suspended; Info tells that.
+// and whether it can be written. The error is of the kind ErrMismatch and names
+// every difference, or ErrNotFound. Suspended mappings can match too; see Info.
 func (m *Mapper) Verify(name, uuid string, want Table, readOnly bool) (Info, error) {
 	i, err := m.Info(name)
 	if err != nil {
@@ -229,7 +252,7 @@ func (m *Mapper) Verify(name, uuid string, want Table, readOnly bool) (Info, err
 	return i, nil
 }
 
-// Compare is what Verify does, over what was read.
+// Compare is Verify for a state already read.
 func Compare(i Info, live Table, uuid string, want Table, readOnly bool) []string {
 	var d differences
 	if i.UUID != uuid {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -217,8 +218,8 @@ func TestUdevIsWaitedFor(t *testing.T) {
 	if err := d.appear(t.Context(), "v", dm3); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("took %v", took)
+	if elapsed := time.Since(began); elapsed > 5*time.Second {
+		t.Errorf("took %v", elapsed)
 	}
 	<-made
 	if err := os.Remove(d.path("v")); err != nil {
@@ -297,7 +298,7 @@ func TestUsersThatStayAreNamed(t *testing.T) {
 			"23 22 253:4 / /mnt/a\\040b rw,noatime - ext4 /dev/mapper/v rw\n",
 	})
 	for n, want := range map[Number]string{
-		dm3: "held by dm-7", {253, 4}: `mounted on "/mnt/a\\040b"`, {253, 5}: "", {253, 40}: "",
+		dm3: "held by dm-7", {Major: 253, Minor: 4}: `mounted on "/mnt/a b"`, {Major: 253, Minor: 5}: "", {Major: 253, Minor: 40}: "",
 	} {
 		if got := m.longUser(n); got != want {
 			t.Errorf("%s: got %q, want %q", n, got, want)
@@ -305,13 +306,13 @@ func TestUsersThatStayAreNamed(t *testing.T) {
 	}
 }
 
-// ENOENT and EINVAL stand for several things; sysfs tells them apart where the
+// ENOENT and EINVAL have several causes; sysfs distinguishes them where the
 // kernel log is not to be had.
 func TestDevicesAreLookedAtInSysfs(t *testing.T) {
 	t.Parallel()
 	m := fakeMapper(t, map[string]string{"sys/dev/block/8:1/size": "2048\n"})
 	linear := func(n Number, length uint64) Table { return Table{Linear{Length: length, Device: n, Offset: 48}} }
-	here, gone := Number{8, 1}, Number{8, 2}
+	here, gone := Number{Major: 8, Minor: 1}, Number{Major: 8, Minor: 2}
 	if got := m.missing(linear(here, 8)); got != "" {
 		t.Errorf("missing: %q", got)
 	}
@@ -339,5 +340,36 @@ func TestAKernelWithoutDeviceMapperSaysSo(t *testing.T) {
 	}
 	if _, err := New(Options{}); !errors.Is(err, ErrNoDeviceMapper) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Without a device-mapper every method says so, the first one and later ones.
+func TestLazyWithoutADeviceMapper(t *testing.T) {
+	t.Parallel()
+	m := Lazy(Options{})
+	m.control = sync.OnceValues(func() (*os.File, error) {
+		return nil, &Error{Op: "open the device-mapper", Kind: ErrNoDeviceMapper, Err: unix.ENOENT}
+	})
+	ctx, table := t.Context(), Table{Zero{Length: 8}}
+	for name, do := range map[string]func() error{
+		"Activate":  func() error { _, err := m.Activate(ctx, "data", "CRYPT-x", table, false); return err },
+		"Announce":  func() error { return m.Announce(ctx, "data") },
+		"Announced": func() error { _, err := m.Announced("data"); return err },
+		"Remove":    func() error { return m.Remove(ctx, "data") },
+		"Info":      func() error { _, err := m.Info("data"); return err },
+		"ByNumber":  func() error { _, err := m.ByNumber(Number{Major: 253}); return err },
+		"Table":     func() error { _, err := m.Table("data"); return err },
+		"List":      func() error { _, err := m.List(); return err },
+		"Load":      func() error { return m.Load(ctx, "data", table, false) },
+		"Clear":     func() error { return m.Clear("data") },
+		"Suspend":   func() error { return m.Suspend(ctx, "data", 0) },
+		"Resume":    func() error { return m.Resume("data", Private, 0) },
+		"Swap":      func() error { return m.Swap(ctx, "data", table, false, Private, 0) },
+		"Version":   func() error { _, err := m.Version(); return err },
+	} {
+		err := do()
+		if !errors.Is(err, ErrNoDeviceMapper) || err.Error() != "open the device-mapper: this kernel has no device-mapper: no such file or directory" {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// request is one struct dm_ioctl with room for data behind it. The memory is
-// made of words, so that the structs in it are aligned for every target.
+// request is one struct dm_ioctl with room for data after it. The memory consists
+// of words, so that the structs in it are aligned on every architecture.
 type request struct {
 	words []uint64
 	size  int // bytes
@@ -59,11 +59,15 @@ func (r *request) wipe() {
 	runtime.KeepAlive(r.words)
 }
 
-// do issues the ioctl on the calling thread. A call that a signal interrupted
-// is repeated: the kernel has undone what it began.
+// do issues the ioctl on the calling thread. It repeats a call interrupted by a
+// signal: the kernel has undone what it began.
 func (m *Mapper) do(cmd uintptr, r *request) error {
+	control, err := m.control()
+	if err != nil {
+		return err
+	}
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, m.control.Fd(), cmd, uintptr(unsafe.Pointer(&r.words[0])))
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), cmd, uintptr(unsafe.Pointer(&r.words[0])))
 		runtime.KeepAlive(r)
 		switch errno {
 		case 0:
@@ -78,9 +82,8 @@ func (m *Mapper) do(cmd uintptr, r *request) error {
 // maxOutput bounds what is asked of the kernel in one answer.
 const maxOutput = 1 << 20
 
-// doOutput issues an ioctl that writes data, with more room as long as the
-// kernel says that it was too little. prepare fills in the header anew each
-// time.
+// doOutput issues an ioctl that writes data, with more room until it fits. prepare
+// fills in the header each time.
 func (m *Mapper) doOutput(cmd uintptr, name string, prepare func(*unix.DmIoctl)) (*request, error) {
 	for room := 4096 - unix.SizeofDmIoctl; ; room *= 4 {
 		r := newRequest(name, room)

@@ -7,10 +7,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"imxcrypt/internal/devnum"
 )
 
 // KeyRef names a key in the kernel's keyring as dm-crypt does:
-// ":64:logon:imxcrypt:<uuid>:1". There is no way to hand a key itself to this
+// ":64:logon:imxcrypt:<uuid>:1". There is no way to pass a key itself to this
 // package.
 //
 // The zero KeyRef is the "-" of a table without a key.
@@ -22,10 +24,9 @@ type KeyRef struct {
 	Type string
 	// Description is the key's name; no white space.
 	Description string
-	// InTheClear marks a key that stands as hexadecimal digits in a table
-	// that somebody else has loaded. Only its Size is kept. It prints as
-	// zeros, as dmsetup does without --showkeys, and no such table can be
-	// loaded.
+	// InTheClear marks a key given as hexadecimal digits in a table that someone
+	// else loaded. Only its Size is kept. It prints as zeros, as in dmsetup without
+	// --showkeys, and such a table cannot be loaded.
 	InTheClear bool
 }
 
@@ -47,8 +48,8 @@ func (k KeyRef) String() string {
 	return ":" + strconv.Itoa(k.Size) + ":" + k.Type + ":" + k.Description
 }
 
-// parseKey reads a key field. The field of a key in the clear is looked at,
-// not copied: it must not become a string that stays in memory.
+// parseKey parses a key field. It inspects a key in the clear without copying it:
+// it must not become a string that stays in memory.
 func parseKey(field []byte) (KeyRef, error) {
 	if len(field) == 1 && field[0] == '-' {
 		return KeyRef{}, nil
@@ -69,7 +70,7 @@ func parseKey(field []byte) (KeyRef, error) {
 	if !ok || !ok2 {
 		return KeyRef{}, fmt.Errorf("key: a reference is :size:type:description")
 	}
-	n, err := parseDecimal(size, maxKey)
+	n, err := devnum.ParseDecimal(size, maxKey)
 	if err != nil {
 		return KeyRef{}, fmt.Errorf("key size: %w", err)
 	}
@@ -113,7 +114,7 @@ func (k KeyRef) validate(c CipherSpec) error {
 	return nil
 }
 
-// sizeError lets a wrong key size be told from other mistakes in a table.
+// sizeError distinguishes a wrong key size from other mistakes in a table.
 type sizeError struct{ text string }
 
 func (e *sizeError) Error() string { return e.text }

@@ -11,12 +11,12 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// heard tells whether anybody may be listening to the kernel's uevents: a udev,
-// or whoever else has a netlink socket for them. Only if it is certain that
-// nobody does, as in an initramfs without udev, the answer is no.
+// heard reports whether udev or anything else may be listening to the kernel's
+// uevents. It is false only if certainly nothing is, as in an initramfs without
+// udev.
 //
-// The sockets seen are those of our network namespace, which a service may have
-// to itself; so a udev is looked for by its own file too.
+// We see only the sockets of our network namespace, which a service may have to
+// itself; so udev is also detected by its own file.
 func (d nodes) heard() bool {
 	if _, err := os.Stat(filepath.Join(d.run, "udev/control")); err == nil {
 		return true
@@ -34,7 +34,7 @@ func listening(table string) bool {
 	const ueventProtocol = "15" // NETLINK_KOBJECT_UEVENT
 	head, rest, _ := strings.Cut(table, "\n")
 	if f := strings.Fields(head); len(f) < 4 || f[1] != "Eth" || f[3] != "Groups" {
-		return true // another table than the one known
+		return true // unknown format
 	}
 	for line := range strings.Lines(rest) {
 		f := strings.Fields(line)

@@ -16,6 +16,7 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/dmcrypt/dmtest"
 	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/devnum"
 )
 
 // loopDevice makes a block device of a file, in memory, for the time of a
@@ -63,7 +64,7 @@ func loopDevice(t *testing.T, size int64, readOnly bool) (path string, n dmcrypt
 	if err := unix.Stat(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	return path, dmcrypt.NumberOf(uint64(st.Rdev))
+	return path, devnum.Of(uint64(st.Rdev))
 }
 
 // open opens past the page cache.

@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	devmapper "github.com/anatol/devmapper.go"
 	"golang.org/x/sys/unix"
 
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/klog"
 	"imxcrypt/internal/plainfile"
 )
@@ -26,8 +28,8 @@ type Options struct {
 	Sys, Proc, Dev, Run string
 	// KernelLog is read after a failure: "/dev/kmsg".
 	KernelLog string
-	// RemoveWait is how long Remove waits for somebody who has the mapping
-	// open for a moment, as udev's blkid; 3 s.
+	// RemoveWait is how long Remove waits for a process that has the mapping open
+	// for a moment, such as udev's blkid; 3 s.
 	RemoveWait time.Duration
 	// NodeWait is how long Announce waits for udev's node before it makes one
 	// itself; 3 s.
@@ -39,18 +41,28 @@ const (
 	defaultNodeWait   = 3 * time.Second
 )
 
-// Mapper speaks to the kernel's device-mapper. Its methods may be called from
-// several goroutines, for different mappings.
+// Mapper uses the kernel's device-mapper. Several goroutines may call its methods,
+// for different mappings.
 type Mapper struct {
-	control *os.File
+	control func() (*os.File, error) // opens it at the first call
 	options Options
 	nodes   nodes
 }
 
 // New opens the device-mapper's control device. The error is of the kind
-// ErrNoDeviceMapper where the kernel has none (CONFIG_BLK_DEV_DM, or the
-// module dm-mod is not loaded), ErrPermission where it may not be used.
+// ErrNoDeviceMapper if the kernel lacks it (CONFIG_BLK_DEV_DM, or the module dm-mod
+// is not loaded), ErrPermission if it may not be used.
 func New(o Options) (*Mapper, error) {
+	m := Lazy(o)
+	if _, err := m.control(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Lazy is New for a mapper that may never be used: the control device is opened by
+// the first method that needs it, with New's errors.
+func Lazy(o Options) *Mapper {
 	for _, d := range []struct {
 		where *string
 		path  string
@@ -65,7 +77,11 @@ func New(o Options) (*Mapper, error) {
 	if o.NodeWait == 0 {
 		o.NodeWait = defaultNodeWait
 	}
-	// Not below Dev: the library opens this path, too.
+	return &Mapper{control: sync.OnceValues(openControl), options: o, nodes: newNodes(o)}
+}
+
+func openControl() (*os.File, error) {
+	// Not below Options.Dev: the library opens this path, too.
 	control, err := plainfile.Open("/dev/mapper/control", os.O_RDWR)
 	if err != nil {
 		e := &Error{Op: "open the device-mapper", Err: err}
@@ -77,14 +93,23 @@ func New(o Options) (*Mapper, error) {
 		}
 		return nil, e
 	}
-	return &Mapper{control: control, options: o, nodes: newNodes(o)}, nil
+	return control, nil
 }
 
-// Close gives up the control device. Mappings stay.
-func (m *Mapper) Close() error { return m.control.Close() }
+// Close closes the control device. Mappings stay.
+func (m *Mapper) Close() error {
+	control, err := m.control()
+	if err != nil {
+		return err
+	}
+	return control.Close()
+}
 
 // Version is the version of the kernel's device-mapper interface.
 func (m *Mapper) Version() (Version, error) {
+	if _, err := m.control(); err != nil {
+		return Version{}, err
+	}
 	major, minor, patch, err := devmapper.GetVersion()
 	if err != nil {
 		return Version{}, m.failure("ask the version", "", err)
@@ -100,8 +125,8 @@ func (m *Mapper) Version() (Version, error) {
 // in that thread's keyrings. A context that is done is noticed between the
 // steps; the ioctls themselves cannot be interrupted.
 //
-// Errors are [*Error]; ErrExists if the name or the UUID is taken, which may
-// be by the very mapping that is wanted: [Mapper.Verify] tells.
+// Errors are [*Error]; ErrExists if the name or the UUID is taken, possibly by the
+// wanted mapping itself, which [Mapper.Verify] finds out.
 func (m *Mapper) Activate(ctx context.Context, name, uuid string, t Table, readOnly bool) (n Number, err error) {
 	const op = "create the device"
 	if err := ValidateName(name); err != nil {
@@ -115,6 +140,9 @@ func (m *Mapper) Activate(ctx context.Context, name, uuid string, t Table, readO
 	}
 	if err := ctx.Err(); err != nil {
 		return n, &Error{Op: op, Name: name, Err: err}
+	}
+	if _, err := m.control(); err != nil {
+		return n, err
 	}
 	mark := klog.Now(m.options.KernelLog)
 	defer mark.Close()
@@ -134,11 +162,11 @@ func (m *Mapper) Activate(ctx context.Context, name, uuid string, t Table, readO
 	if err != nil {
 		return n, m.tableFailed("resume the device", name, t, err, &mark)
 	}
-	return NumberOf(h.Dev), nil
+	return devnum.Of(h.Dev), nil
 }
 
-// discard removes a mapping that was never finished; nil if that worked, so
-// that the cause of the failure stands alone.
+// discard removes an unfinished mapping; nil if that worked, so that only the cause
+// of the failure is reported.
 func (m *Mapper) discard(ctx context.Context, name string) error {
 	// The context may be why we are here.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.options.RemoveWait)
@@ -168,6 +196,9 @@ func (m *Mapper) load(ctx context.Context, name string, t Table, readOnly bool, 
 	if err := ctx.Err(); err != nil {
 		return &Error{Op: op, Name: name, Err: err}
 	}
+	if _, err := m.control(); err != nil {
+		return err
+	}
 	tables := make([]devmapper.Table, len(t))
 	for i, target := range t {
 		tables[i] = target.library()
@@ -182,7 +213,7 @@ func (m *Mapper) load(ctx context.Context, name string, t Table, readOnly bool, 
 	return nil
 }
 
-// Clear drops the table in the inactive slot; it is no error if there is none.
+// Clear drops the table in the inactive slot, if there is one.
 func (m *Mapper) Clear(name string) error {
 	if err := m.do(unix.DM_TABLE_CLEAR, newRequest(name, 0)); err != nil {
 		return m.failure("drop the inactive table", name, err)
@@ -190,16 +221,15 @@ func (m *Mapper) Clear(name string) error {
 	return nil
 }
 
-// Announce makes a private mapping public: udev hears of it and makes its
-// links, or, where there is no udev, the node in /dev/mapper is made here. It
-// returns when [Mapper.Node] can be opened. Nothing must be waiting for the
-// mapping meanwhile; it is suspended for an instant, without freezing a
-// filesystem: the kernel tells of a mapping only when it is resumed. Where
-// nobody listens that is left out, since waiting for a suspend costs the kernel
-// some milliseconds.
+// Announce makes a private mapping public: udev gets its event and makes its links
+// or, without udev, Announce makes the node in /dev/mapper. It returns when
+// [Mapper.Node] can be opened. The mapping must be idle: it is suspended for an
+// instant, without freezing a filesystem, because the kernel announces a mapping
+// only when it is resumed. If nothing listens, the suspend is left out, since it
+// takes the kernel some milliseconds.
 func (m *Mapper) Announce(ctx context.Context, name string) error {
 	if !m.nodes.heard() {
-		// One that is suspended wants to be resumed all the same.
+		// A suspended mapping still has to be resumed.
 		if i, err := m.Info(name); err == nil && i.Live && !i.Suspended {
 			if err := m.nodes.appear(ctx, name, i.Number); err != nil {
 				return named(err, "make the node", name)
@@ -210,12 +240,12 @@ func (m *Mapper) Announce(ctx context.Context, name string) error {
 	if err := m.Suspend(ctx, name, SkipLockFS|NoFlush); err != nil {
 		return err
 	}
-	// Not stopped by the context: a suspended mapping would be left.
+	// Ignores the context: the mapping would stay suspended.
 	h, err := m.resume(name, Public, SkipLockFS|NoFlush)
 	if err != nil {
 		return m.failure("resume the device", name, err)
 	}
-	if err := m.nodes.appear(ctx, name, NumberOf(h.Dev)); err != nil {
+	if err := m.nodes.appear(ctx, name, devnum.Of(h.Dev)); err != nil {
 		return named(err, "make the node", name)
 	}
 	return nil
@@ -225,8 +255,8 @@ func (m *Mapper) Announce(ctx context.Context, name string) error {
 func (m *Mapper) Node(name string) string { return filepath.Join(m.options.Dev, unix.DM_DIR, name) }
 
 // DevicePath is a path by which a mapping's device can be opened, also while
-// it is private: devtmpfs' /dev/dm-N, which is there as soon as the device is.
-// Where there is no devtmpfs, a node is made in /dev/mapper.
+// it is private: devtmpfs' /dev/dm-N, which exists as soon as the device does.
+// Without devtmpfs, a node is made in /dev/mapper.
 func (m *Mapper) DevicePath(name string, n Number) (string, error) {
 	path, err := m.nodes.devicePath(name, n)
 	if err != nil {

@@ -33,10 +33,9 @@ func HelperUUID(uuid, name string) string {
 	return UUIDPrefixHelper + strings.ReplaceAll(uuid, "-", "") + "-" + name
 }
 
-// ValidateName tells whether a mapping may have the name. Longer ones than
-// MaxName would be cut without a word by the library. libdevmapper and udev's
-// rules write all other characters than these as \xNN into /dev/mapper, where
-// nobody would look for them.
+// ValidateName checks that a mapping may have the name. The library would silently
+// truncate names longer than MaxName. libdevmapper and udev's rules write other
+// characters as \xNN into /dev/mapper, where nobody would look for them.
 func ValidateName(name string) error {
 	switch {
 	case name == "":
@@ -52,7 +51,7 @@ func ValidateName(name string) error {
 	return nil
 }
 
-// ValidateUUID tells whether a mapping may have the UUID; none is allowed.
+// ValidateUUID checks that a mapping may have the UUID, which may be empty.
 func ValidateUUID(uuid string) error {
 	if len(uuid) > MaxUUID {
 		return invalid(fmt.Errorf("mapping uuid %q has %d bytes, at most %d are possible", clip(uuid), len(uuid), MaxUUID))

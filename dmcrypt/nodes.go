@@ -14,15 +14,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/devnum"
 )
 
-// nodes looks after /dev/mapper/NAME. With udev its rules make and remove the
-// link; without, nobody does but we. devtmpfs alone gives /dev/dm-N.
+// nodes maintains /dev/mapper/NAME. With udev, its rules make and remove the link;
+// otherwise we do. devtmpfs alone gives /dev/dm-N.
 type nodes struct {
 	dev, run, proc string
-	rules          []string // where udev's rules lie
+	rules          []string // where udev's rules are
 	wait           time.Duration
-	// isDevice tells whether a path leads to the block device n.
+	// isDevice reports whether a path leads to the block device n.
 	isDevice func(path string, n Number) bool
 }
 
@@ -35,7 +37,7 @@ func newNodes(o Options) nodes {
 
 func isDevice(path string, n Number) bool {
 	var st unix.Stat_t
-	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && NumberOf(uint64(st.Rdev)) == n
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && devnum.Of(uint64(st.Rdev)) == n
 }
 
 func (d nodes) path(name string) string { return filepath.Join(d.dev, unix.DM_DIR, name) }
@@ -45,7 +47,7 @@ func (d nodes) dmPath(n Number) string {
 	return filepath.Join(d.dev, "dm-"+strconv.FormatUint(uint64(n.Minor), 10))
 }
 
-// udev tells whether there is a udev that makes nodes for mappings: it runs,
+// udev reports whether there is a udev that makes nodes for mappings: it runs,
 // and has the device-mapper's rules (10-dm.rules, 55-dm.rules on Debian),
 // which come with dmsetup and are not on every board.
 func (d nodes) udev() bool {
@@ -60,9 +62,8 @@ func (d nodes) udev() bool {
 	return false
 }
 
-// appear returns when the node of a public mapping is there. A udev that does
-// not make it in time (busy, or broken) is not waited for: its job is done
-// here, as libdevmapper does it.
+// appear returns when a public mapping's node exists. If udev does not make it in
+// time (busy, or broken), we do, as libdevmapper does.
 func (d nodes) appear(ctx context.Context, name string, n Number) error {
 	path := d.path(name)
 	if d.udev() {
@@ -91,8 +92,8 @@ func (d nodes) devicePath(name string, n Number) (string, error) {
 	return d.path(name), nil
 }
 
-// make makes the link ../dm-N or, without devtmpfs, a node. What is there
-// already is replaced, atomically, only if it is a leftover.
+// make makes the link ../dm-N or, without devtmpfs, a node. It replaces an existing
+// one, atomically, only if that is a leftover.
 func (d nodes) make(name string, n Number) error {
 	path := d.path(name)
 	// Once more when something came or went between looking and making.
@@ -147,11 +148,10 @@ func (d nodes) replace(path string, n Number) error {
 	return nil
 }
 
-// leftover tells whether what stands in the place of a mapping's node is of an
-// earlier mapping of that name: a link to nothing, or to another dm device
-// (the kernel knows one mapping of a name, and it is n), or a node with the
-// device-mapper's major number. Anything else somebody has put there on
-// purpose.
+// leftover reports whether a file in place of a mapping's node is from an earlier
+// mapping of that name: a dangling link, a link to another dm device (names are
+// unique in the kernel, and this one is n's), or a node with device-mapper's major
+// number. Anything else was put there on purpose.
 func (d nodes) leftover(path string, there fs.FileInfo, n Number) bool {
 	switch there.Mode().Type() {
 	case fs.ModeSymlink:
@@ -168,27 +168,25 @@ func (d nodes) leftover(path string, there fs.FileInfo, n Number) bool {
 		return filepath.Dir(to) == filepath.Clean(d.dev) && strings.HasPrefix(filepath.Base(to), "dm-")
 	case fs.ModeDevice:
 		var st unix.Stat_t
-		return unix.Lstat(path, &st) == nil && NumberOf(uint64(st.Rdev)).Major == n.Major
+		return unix.Lstat(path, &st) == nil && devnum.Of(uint64(st.Rdev)).Major == n.Major
 	}
 	return false
 }
 
-// disappear removes the node of a mapping that is gone, or has another name
-// now. udev does the same for its own; whoever comes second finds nothing.
-// Failing to is no failure: a link to nothing is replaced when it is in the
-// way.
+// disappear removes the node of a removed or renamed mapping. udev removes its own;
+// the second to try finds nothing. Failing to is harmless: a dangling link is
+// replaced when it is in the way.
 func (d nodes) disappear(name string, n Number, renamed bool) {
 	path := d.path(name)
 	if to, err := os.Readlink(path); err == nil {
-		// If the device is there again it is a new one, and the link may be
-		// the new one's.
+		// If the device exists again, it is a new one, and the link may be its.
 		if to == filepath.Join("..", filepath.Base(d.dmPath(n))) && (renamed || !d.isDevice(d.dmPath(n), n)) {
 			_ = os.Remove(path)
 		}
 		return
 	}
 	var st unix.Stat_t
-	if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && NumberOf(uint64(st.Rdev)) == n {
+	if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && devnum.Of(uint64(st.Rdev)) == n {
 		_ = os.Remove(path)
 	}
 }

@@ -2,73 +2,8 @@
 
 package dmcrypt
 
-import (
-	"fmt"
-	"strconv"
-	"strings"
-
-	"golang.org/x/sys/unix"
-)
-
-// Limits of Linux's 32-bit device numbers (include/linux/kdev_t.h: 12 and 20
-// bits).
-const (
-	maxMajor = 1<<12 - 1
-	maxMinor = 1<<20 - 1
-)
+import "imxcrypt/internal/devnum"
 
 // Number is a block device's number. Tables name devices by number only: a
-// path may come to mean another device between two looks at it.
-type Number struct{ Major, Minor uint32 }
-
-// String is the kernel's notation, "8:1".
-func (n Number) String() string {
-	return strconv.FormatUint(uint64(n.Major), 10) + ":" + strconv.FormatUint(uint64(n.Minor), 10)
-}
-
-// IsZero tells whether n names no device at all; 0:0 is none.
-func (n Number) IsZero() bool { return n == Number{} }
-
-// ParseNumber reads the notation of String.
-func ParseNumber(s string) (Number, error) {
-	major, minor, ok := strings.Cut(s, ":")
-	if !ok {
-		return Number{}, fmt.Errorf("device %q: not of the form major:minor", s)
-	}
-	a, err := parseDecimal(major, maxMajor)
-	if err != nil {
-		return Number{}, fmt.Errorf("device %q: major: %w", s, err)
-	}
-	b, err := parseDecimal(minor, maxMinor)
-	if err != nil {
-		return Number{}, fmt.Errorf("device %q: minor: %w", s, err)
-	}
-	return Number{uint32(a), uint32(b)}, nil
-}
-
-// NumberOf splits a dev_t, as stat(2) and the device-mapper tell it.
-func NumberOf(dev uint64) Number { return Number{unix.Major(dev), unix.Minor(dev)} }
-
-// Dev is the dev_t that mknod(2) and the device-mapper take.
-func (n Number) Dev() uint64 { return unix.Mkdev(n.Major, n.Minor) }
-
-// parseDecimal reads an unsigned number as the kernel prints it: digits only,
-// at most limit. Not being more liberal keeps one spelling for one table.
-func parseDecimal(s string, limit uint64) (uint64, error) {
-	if s == "" {
-		return 0, fmt.Errorf("empty number")
-	}
-	if s[0] == '0' && len(s) > 1 {
-		return 0, fmt.Errorf("number %q has leading zeros", s)
-	}
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return 0, fmt.Errorf("%q is no decimal number", s)
-		}
-	}
-	n, err := strconv.ParseUint(s, 10, 64)
-	if err != nil || n > limit {
-		return 0, fmt.Errorf("number %s is greater than %d", s, limit)
-	}
-	return n, nil
-}
+// path may name another device the next time it is resolved.
+type Number = devnum.Number

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"imxcrypt/internal/devnum"
+	"imxcrypt/internal/keysource"
 )
 
 // dm-crypt's optional parameters that we use, in the order in which the kernel
@@ -26,12 +29,9 @@ var optionOrder = []struct {
 	{"iv_large_sectors", Version{1, 17, 0}},
 }
 
-// SectorBytes is the device-mapper's unit of lengths and offsets. A crypt
-// mapping's own sector may be larger.
+// SectorBytes is device-mapper's unit of lengths and offsets. A crypt mapping's own
+// sector may be larger.
 const SectorBytes = 512
-
-// maxCryptSector is the largest encryption sector of dm-crypt, in bytes.
-const maxCryptSector = 4096
 
 // CryptOptions puts flags (names only: "allow_discards") and the sector size
 // in bytes (0 and 512 alike mean 512) into the form that a Crypt target holds
@@ -50,8 +50,8 @@ func CryptOptions(sectorSize int, flags ...string) ([]string, error) {
 	return canonical(options)
 }
 
-// SupportsOption tells whether a crypt target of version v knows an option, by
-// its name without a value. Unknown names are supported by none.
+// SupportsOption reports whether a crypt target of version v knows an option, by
+// its name without a value. It is false for unknown names.
 func SupportsOption(v Version, name string) bool {
 	i := optionRank(name)
 	return i >= 0 && v.Compare(optionOrder[i].since) >= 0
@@ -87,11 +87,11 @@ func canonical(options []string) ([]string, error) {
 		}
 		seen[rank] = true
 		if name == "sector_size" {
-			n, err := parseDecimal(value, maxCryptSector)
+			n, err := devnum.ParseDecimal(value, keysource.MaxSector)
 			if err != nil {
 				return nil, fmt.Errorf("option %q: %w", clip(o), err)
 			}
-			if n < SectorBytes || n&(n-1) != 0 {
+			if !slices.Contains(keysource.SectorSizes(), int(n)) {
 				return nil, fmt.Errorf("option %q: the sector size is 512, 1024, 2048 or 4096 bytes", o)
 			}
 			if n == SectorBytes {

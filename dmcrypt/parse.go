@@ -6,15 +6,17 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+
+	"imxcrypt/internal/devnum"
 )
 
 // maxTableText bounds the text of a table, as the read-back from the kernel.
 const maxTableText = 1 << 20
 
-// ParseTable reads dmsetup's notation, one target on a line. It takes what the
-// kernel echoes, which is more than Validate lets through: options that we do
-// not use are an error, targets that we do not use become [Unknown], and a
-// key in the clear becomes a [KeyRef] that says so, without the key. No error
+// ParseTable parses dmsetup's notation, one target per line. It accepts what the
+// kernel echoes, which is more than Validate does: options that we do not use are an
+// error, targets that we do not use become [Unknown], and a key in the clear becomes
+// a [KeyRef] marked as such, without the key. No error
 // quotes a line, which might hold a key.
 func ParseTable(text string) (Table, error) { return parseTable([]byte(text)) }
 
@@ -34,11 +36,11 @@ func parseTable(text []byte) (Table, error) {
 		if len(fields) < 3 {
 			return nil, invalid(fmt.Errorf("line %d: a target is start, length, name and parameters", n+1))
 		}
-		start, err := parseDecimal(string(fields[0]), maxSectors)
+		start, err := devnum.ParseDecimal(string(fields[0]), maxSectors)
 		if err != nil {
 			return nil, invalid(fmt.Errorf("line %d: start: %w", n+1, err))
 		}
-		length, err := parseDecimal(string(fields[1]), maxSectors)
+		length, err := devnum.ParseDecimal(string(fields[1]), maxSectors)
 		if err != nil {
 			return nil, invalid(fmt.Errorf("line %d: length: %w", n+1, err))
 		}
@@ -54,8 +56,8 @@ func parseTable(text []byte) (Table, error) {
 	return t, nil
 }
 
-// asciiFields splits at blanks and tabs only: the device-mapper knows no other
-// white space of Unicode's.
+// asciiFields splits at blanks and tabs only: device-mapper knows no other white
+// space.
 func asciiFields(line []byte) [][]byte {
 	return bytes.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' })
 }
@@ -91,7 +93,7 @@ func parseTarget(start, length uint64, kind string, params [][]byte) (Target, er
 		return parseFlakey(start, length, params)
 	}
 	if len(kind) > maxKind || !printable(kind) {
-		return nil, fmt.Errorf("target %q is none", clip(kind))
+		return nil, fmt.Errorf("target %q is not a valid name", clip(kind))
 	}
 	return Unknown{Start: start, Length: length, Name: kind}, nil
 }
@@ -109,7 +111,7 @@ func parseCrypt(start, length uint64, p [][]byte) (Target, error) {
 	if c.Key, err = parseKey(p[1]); err != nil {
 		return nil, fmt.Errorf("crypt: %w", err)
 	}
-	if c.IVOffset, err = parseDecimal(string(p[2]), 1<<64-1); err != nil {
+	if c.IVOffset, err = devnum.ParseDecimal(string(p[2]), 1<<64-1); err != nil {
 		return nil, fmt.Errorf("crypt: iv offset: %w", err)
 	}
 	var rest [][]byte
@@ -137,7 +139,7 @@ func parseFlakey(start, length uint64, p [][]byte) (Target, error) {
 		return nil, fmt.Errorf("flakey: the intervals are missing")
 	}
 	for i, interval := range []*uint32{&f.Up, &f.Down} {
-		n, err := parseDecimal(string(rest[i]), 1<<32-1)
+		n, err := devnum.ParseDecimal(string(rest[i]), 1<<32-1)
 		if err != nil {
 			return nil, fmt.Errorf("flakey: interval: %w", err)
 		}
@@ -154,21 +156,21 @@ func parseDevice(p [][]byte) (n Number, offset uint64, rest [][]byte, err error)
 	if len(p) < 2 {
 		return n, 0, nil, fmt.Errorf("device and offset are missing")
 	}
-	if n, err = ParseNumber(clip(string(p[0]))); err != nil {
+	if n, err = devnum.Parse(clip(string(p[0]))); err != nil {
 		return n, 0, nil, err
 	}
-	if offset, err = parseDecimal(string(p[1]), maxSectors); err != nil {
+	if offset, err = devnum.ParseDecimal(string(p[1]), maxSectors); err != nil {
 		return n, 0, nil, fmt.Errorf("offset: %w", err)
 	}
 	return n, offset, p[2:], nil
 }
 
-// parseOptions reads a count and as many words; nothing at all is none too.
+// parseOptions parses a count and that many words; an empty list has no options.
 func parseOptions(p [][]byte) ([]string, error) {
 	if len(p) == 0 {
 		return nil, nil
 	}
-	n, err := parseDecimal(string(p[0]), uint64(len(p)-1))
+	n, err := devnum.ParseDecimal(string(p[0]), uint64(len(p)-1))
 	if err != nil || int(n) != len(p)-1 {
 		return nil, fmt.Errorf("the count of options does not match the %d that follow", len(p)-1)
 	}

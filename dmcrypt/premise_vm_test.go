@@ -235,7 +235,7 @@ func TestPremiseAReadOnlyDeviceBelow(t *testing.T) {
 }
 
 // A device without a size, as a loop device that has no file, passes for large
-// enough: whoever makes a table has to look at the size himself.
+// enough: the maker of a table has to check the size.
 func TestPremiseADeviceOfNoSizeIsTaken(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	activate(t, m, dmcrypt.Table{dmcrypt.Linear{Length: 64, Device: dmcrypt.Number{Major: 7, Minor: 77}}})

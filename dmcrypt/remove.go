@@ -3,8 +3,6 @@
 package dmcrypt
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,15 +12,17 @@ import (
 
 	devmapper "github.com/anatol/devmapper.go"
 	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/mount"
 )
 
-// Remove takes a mapping away, its tables and its node in /dev/mapper with it.
-// The mapping must not be mounted or in other use: then ErrBusy, at once if
+// Remove removes a mapping, its tables and its node in /dev/mapper. If the mapping
+// is mounted or otherwise in use, it returns ErrBusy, at once if
 // that can be seen, otherwise after Options.RemoveWait, since udev opens
-// mappings for a moment. ErrNotFound if there is none of that name.
+// mappings for a moment. ErrNotFound if no mapping has that name.
 //
-// The event that udev gets carries the flag of a primary source and no cookie;
-// nobody waits for it.
+// udev's event carries the flag of a primary source and no cookie; nothing waits
+// for it.
 func (m *Mapper) Remove(ctx context.Context, name string) error {
 	const op = "remove the device"
 	i, err := m.Info(name)
@@ -57,8 +57,8 @@ func (m *Mapper) Remove(ctx context.Context, name string) error {
 	}
 }
 
-// RemoveLater tells the kernel to take a mapping away when nobody has it open
-// any more, which may be now.
+// RemoveLater makes the kernel remove a mapping as soon as nobody has it open, which
+// may be now.
 func (m *Mapper) RemoveLater(name string) error {
 	i, err := m.Info(name)
 	if err != nil {
@@ -89,23 +89,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // longUser names a user that will not go away by itself: a mapping above, or a
-// mount. Empty if none is seen; udev's probes are not.
+// mount. It is empty if there is neither; udev's probes do not count.
 func (m *Mapper) longUser(n Number) string {
 	holders, err := os.ReadDir(filepath.Join(m.options.Sys, "dev/block", n.String(), "holders"))
 	if err == nil && len(holders) > 0 {
 		return "held by " + holders[0].Name()
 	}
-	f, err := os.Open(filepath.Join(m.options.Proc, "self/mountinfo"))
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	want := []byte(n.String())
-	for s := bufio.NewScanner(f); s.Scan(); {
-		// 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw
-		fields := bytes.Fields(s.Bytes())
-		if len(fields) > 4 && bytes.Equal(fields[2], want) {
-			return fmt.Sprintf("mounted on %q", fields[4])
+	// A line that cannot be parsed does not hide the others.
+	mounts, _ := mount.ListAt(m.options.Proc)
+	for _, e := range mounts {
+		if e.Major == n.Major && e.Minor == n.Minor {
+			return fmt.Sprintf("mounted on %q", e.Target)
 		}
 	}
 	return ""

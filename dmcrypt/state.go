@@ -6,39 +6,39 @@ import (
 	"context"
 
 	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/devnum"
 )
 
-// SuspendFlag says how a mapping is suspended.
+// SuspendFlag is how a mapping is suspended.
 type SuspendFlag uint32
 
 const (
 	// SkipLockFS does not freeze the filesystem on the mapping. Freezing
 	// writes to it, and waits for ever if I/O is held further below.
 	SkipLockFS SuspendFlag = unix.DM_SKIP_LOCKFS_FLAG
-	// NoFlush does not wait for I/O that the mapping has been given: it is
-	// taken back and queued.
+	// NoFlush does not wait for I/O in flight but queues it again.
 	NoFlush SuspendFlag = unix.DM_NOFLUSH_FLAG
 )
 
-// Visibility tells udev what to do with the event of a resumed mapping. The
+// Visibility is what udev does with the event of a resumed mapping. The
 // values are libdevmapper's DM_UDEV_* flags, shifted by 16 as the kernel hands
 // them on in DM_COOKIE, with a cookie of zero, so that nobody waits on a
 // semaphore.
 type Visibility uint32
 
 const (
-	// Public is DM_UDEV_PRIMARY_SOURCE_FLAG alone. Without it udev's rules
-	// take the event for a spurious one: no by-uuid links, and systemd never
-	// sees the device.
+	// Public is DM_UDEV_PRIMARY_SOURCE_FLAG alone. Without it udev's rules consider
+	// the event spurious: no by-uuid links, and systemd never sees the device.
 	Public Visibility = 0x400000
 	// Private adds the flags that disable the rules: nothing probes the
-	// device, and /dev/mapper/NAME is not made. On a device that is public
-	// already it would delete that node.
+	// device, and /dev/mapper/NAME is not made. On a public device it would delete
+	// that node.
 	Private Visibility = 0x6f0000
 )
 
-// Suspend stops a mapping's I/O; requests queue until it is resumed. Whoever
-// calls it resumes the mapping on every path.
+// Suspend stops a mapping's I/O; requests queue until it is resumed. The caller
+// resumes the mapping on every path.
 func (m *Mapper) Suspend(ctx context.Context, name string, flags SuspendFlag) error {
 	const op = "suspend the device"
 	if err := ctx.Err(); err != nil {
@@ -52,10 +52,9 @@ func (m *Mapper) Suspend(ctx context.Context, name string, flags SuspendFlag) er
 	return nil
 }
 
-// Resume lets a mapping's I/O go on, with the inactive table if one is loaded.
-// The flags hold for the suspend that the kernel then puts before it if the
-// mapping was not suspended. It takes no context: resuming must not be kept
-// from happening.
+// Resume resumes a mapping's I/O, with the inactive table if one is loaded. The
+// flags apply to the suspend that the kernel does first if the mapping was not
+// suspended. It takes no context: nothing must prevent a resume.
 func (m *Mapper) Resume(name string, v Visibility, flags SuspendFlag) error {
 	if _, err := m.resume(name, v, flags); err != nil {
 		return m.failure("resume the device", name, err)
@@ -75,7 +74,7 @@ func (m *Mapper) resume(name string, v Visibility, flags SuspendFlag) (*unix.DmI
 
 // Swap replaces the live table of a mapping in use: load, suspend, resume.
 // Open files stay open. If it fails, the old table is live again and resumed.
-// v must be Public for a mapping that is public.
+// v must be Public for a public mapping.
 func (m *Mapper) Swap(ctx context.Context, name string, t Table, readOnly bool, v Visibility, flags SuspendFlag) error {
 	if err := m.Load(ctx, name, t, readOnly); err != nil {
 		return err
@@ -88,16 +87,16 @@ func (m *Mapper) Swap(ctx context.Context, name string, t Table, readOnly bool, 
 		// The kernel has thrown the new table away and left the mapping
 		// suspended with the old one.
 		_ = m.Clear(name)
-		if again := m.Resume(name, v, flags); again != nil {
-			return again
+		if failed := m.Resume(name, v, flags); failed != nil {
+			return failed
 		}
 		return err
 	}
 	return nil
 }
 
-// Rename gives a mapping another name. The node of the old name goes, a public
-// mapping's new one is made by Announce.
+// Rename renames a mapping and removes the old node; Announce makes a public
+// mapping's new one.
 func (m *Mapper) Rename(name, newName string, v Visibility) error {
 	const op = "rename the device"
 	if err := ValidateName(newName); err != nil {
@@ -107,7 +106,7 @@ func (m *Mapper) Rename(name, newName string, v Visibility) error {
 	if err != nil {
 		return m.failure(op, name, err)
 	}
-	m.nodes.disappear(name, NumberOf(h.Dev), true)
+	m.nodes.disappear(name, devnum.Of(h.Dev), true)
 	return nil
 }
 

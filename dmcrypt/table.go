@@ -41,8 +41,8 @@ func (t Table) Sectors() uint64 {
 // maxTargets bounds a table; ours have at most a handful of targets.
 const maxTargets = 1024
 
-// Validate tells whether the table may be loaded: no holes, lengths that suit
-// the sector size, ciphers that can be read again, keys by reference. The
+// Validate checks that the table may be loaded: no holes, lengths that suit the
+// sector size, ciphers that can be read again, keys by reference. The
 // error is an [*Error] of the kind [ErrInvalid], [ErrCipher] or [ErrKeySize].
 func (t Table) Validate() error {
 	if len(t) == 0 || len(t) > maxTargets {
@@ -68,12 +68,11 @@ func (t Table) Validate() error {
 	return nil
 }
 
-// Equal tells whether both tables do the same.
+// Equal reports whether both tables do the same.
 func (t Table) Equal(live Table) bool { return len(t.Diff(live)) == 0 }
 
-// Diff names each way in which a live table differs from t, the wanted one,
-// in words for a person; nil if in none. The order of options is of no
-// account.
+// Diff describes each way in which a live table differs from t, the wanted one; nil
+// if they are equal. The order of options does not matter.
 func (t Table) Diff(live Table) []string {
 	if len(t) != len(live) {
 		return []string{fmt.Sprintf("%d targets, wanted %d", len(live), len(t))}
@@ -147,4 +146,16 @@ func sortedWords(words []string) string {
 		return "none"
 	}
 	return strings.Join(s, " ")
+}
+
+// IsCut reports whether the table lets nothing pass: every request fails.
+func (t Table) IsCut() bool { return len(t) == 1 && t[0].Kind() == (Fail{}).Kind() }
+
+// HasBlackKey reports whether a target has a key that most chips lose in
+// suspend-to-RAM. Mainline's protected keys (paes) open their blob for each request.
+func (t Table) HasBlackKey() bool {
+	return slices.ContainsFunc(t, func(target Target) bool {
+		c, ok := target.(Crypt)
+		return ok && (strings.Contains(string(c.Cipher), "tk(") || strings.Contains(string(c.Cipher), "tk-"))
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/fault"
 )
 
@@ -275,10 +276,10 @@ func TestNames(t *testing.T) {
 func TestNumbers(t *testing.T) {
 	t.Parallel()
 	for _, n := range []dmcrypt.Number{{Major: 8, Minor: 1}, {Major: 253}, {Major: 4095, Minor: 1<<20 - 1}, {Major: 259, Minor: 300}} {
-		if got := dmcrypt.NumberOf(n.Dev()); got != n {
+		if got := devnum.Of(n.Dev()); got != n {
 			t.Errorf("%s became %s", n, got)
 		}
-		if got, err := dmcrypt.ParseNumber(n.String()); err != nil || got != n {
+		if got, err := devnum.Parse(n.String()); err != nil || got != n {
 			t.Errorf("%s was read as %s, %v", n, got, err)
 		}
 	}
@@ -295,6 +296,10 @@ func TestErrorsSayAllThereIs(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", err, want)
 	}
 	if fault.CodeOf(err) != fault.CipherMissing || errors.Is(err, dmcrypt.ErrBusy) || errors.Is(err, dmcrypt.Kind("")) {
+		t.Errorf("code %s", fault.CodeOf(err))
+	}
+	// What to do is another thing where no CAAM is needed.
+	if err.Detail = "aes-xts-plain64"; fault.CodeOf(err) != fault.SoftCipherMissing {
 		t.Errorf("code %s", fault.CodeOf(err))
 	}
 }

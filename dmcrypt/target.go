@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	devmapper "github.com/anatol/devmapper.go"
+
+	"imxcrypt/internal/devnum"
 )
 
 // Target is one piece of a table. The types are Crypt, Linear, Fail, Zero,
@@ -24,10 +26,10 @@ type Target interface {
 
 	validate() error
 	diff(live Target) []string
-	library() devmapper.Table // nil where it cannot be loaded
+	library() devmapper.Table // nil if it cannot be loaded
 }
 
-// Linear shows a piece of another device.
+// Linear maps a piece of another device.
 type Linear struct {
 	Start, Length uint64
 	Device        Number
@@ -126,8 +128,7 @@ func (f Flakey) Extent() (start, length uint64) { return f.Start, f.Length }
 // Kind implements Target.
 func (f Flakey) Kind() string { return "flakey" }
 
-// Params implements Target. The kernel prints the count of options even where
-// there are none.
+// Params implements Target. The kernel prints the count of options even if it is 0.
 func (f Flakey) Params() string {
 	fields := append([]string{
 		f.Device.String(), strconv.FormatUint(f.Offset, 10),
@@ -168,9 +169,8 @@ func (f Flakey) diff(live Target) []string {
 	return d
 }
 
-// Unknown stands for a target of a kind that this package does not load, in a
-// table that somebody else made. Its parameters are not kept: they may hold a
-// key.
+// Unknown is a target of a kind that this package does not load, in someone else's
+// table. Its parameters are not kept: they may hold a key.
 type Unknown struct {
 	Start, Length uint64
 	Name          string
@@ -191,8 +191,7 @@ func (u Unknown) validate() error {
 
 func (u Unknown) library() devmapper.Table { return nil }
 
-// diff never finds an Unknown equal to anything, since nobody knows what it
-// does.
+// diff never finds an Unknown equal to anything, since its behaviour is unknown.
 func (u Unknown) diff(live Target) []string {
 	return []string{fmt.Sprintf("target %s is not understood", u.Name)}
 }
@@ -202,8 +201,8 @@ func (u Unknown) diff(live Target) []string {
 const maxSectors = 1<<63/SectorBytes - 1
 
 func validateExtent(n Number, offset, length uint64) error {
-	if n.IsZero() || n.Major > maxMajor || n.Minor > maxMinor {
-		return fmt.Errorf("device %s is none", n)
+	if n.IsZero() || n.Major > devnum.MaxMajor || n.Minor > devnum.MaxMinor {
+		return fmt.Errorf("device %s does not exist", n)
 	}
 	if offset > maxSectors || length > maxSectors-offset {
 		return fmt.Errorf("offset %d and length %d in sectors are too large", offset, length)

@@ -12,16 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waitFor waits until there() holds, looking each time something in the
-// directory comes, goes or changes. It returns the context's error if that is
-// done first.
+// waitFor waits until there() holds, checking on each change in the directory. It
+// returns the context's error if that is done first.
 func waitFor(ctx context.Context, dir string, there func() bool) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
-	// Not blocking, so that the runtime waits for it and a deadline ends the
-	// wait.
+	// Non-blocking, so that the runtime polls it and a deadline ends the wait.
 	f := os.NewFile(uintptr(fd), "inotify")
 	defer f.Close()
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ATTRIB|unix.IN_ONLYDIR); err != nil {

@@ -3,6 +3,7 @@
 package keyring
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -13,8 +14,10 @@ import (
 
 // Error is every error of this package; it never holds a payload.
 type Error struct {
-	// Op is "add", "search" or "remove".
+	// Op is "add", "search", "read" or "remove".
 	Op string
+	// Type is the key's; empty for logon.
+	Type string
 	// Description is the key's.
 	Description string
 	// Err is the cause; errors.Is finds the errno in it.
@@ -22,7 +25,8 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	what := e.Op + " logon key"
+	keyType := cmp.Or(e.Type, keyType)
+	what := e.Op + " " + keyType + " key"
 	switch {
 	case errors.Is(e.Err, unix.ENOSYS):
 		what += ": the kernel has no keyrings (CONFIG_KEYS)"
@@ -45,8 +49,10 @@ func (e *Error) FaultCode() fault.Code {
 		return fault.KeyringMissing
 	case errors.Is(e.Err, unix.EPERM), errors.Is(e.Err, unix.EACCES):
 		return fault.PermissionMissing
-	case errors.Is(e.Err, unix.EEXIST), errors.Is(e.Err, unix.EDQUOT):
+	case errors.Is(e.Err, unix.EEXIST):
 		return fault.Busy
+	case errors.Is(e.Err, unix.EDQUOT):
+		return fault.KeyQuota
 	default:
 		return fault.Failed
 	}

@@ -66,7 +66,7 @@ func onOwnThread(t *testing.T, f func()) {
 	onAnotherThread(f)
 }
 
-// listed tells whether the kernel lists a key of that description to us.
+// listed reports whether the kernel lists a key of that description to us.
 func listed(t *testing.T, description string) bool {
 	t.Helper()
 	keys, err := os.ReadFile("/proc/keys")

@@ -51,7 +51,7 @@ func TestUsedUpQuotaIsNamed(t *testing.T) {
 	onOwnThread(t, func() {
 		err := keyring.Ring{}.WithLogonKey("test:quota", payload, func() error { return nil })
 		wantErrno(t, "with a quota of one byte", err, unix.EDQUOT)
-		if fault.CodeOf(err) != fault.Busy || !strings.Contains(err.Error(), "quota") {
+		if fault.CodeOf(err) != fault.KeyQuota || !strings.Contains(err.Error(), "quota") {
 			t.Errorf("%v, code %s", err, fault.CodeOf(err))
 		}
 	})

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Describe is the description of a volume's key: a live table shows it, and so
-// tells which of the volume's keys it was loaded with.
+// Describe is the description of a volume's key. A live table shows it, and so
+// identifies which of the volume's keys it was loaded with.
 func Describe(uuid string, generation int) string {
 	return fmt.Sprintf("imxcrypt:%s:%d", uuid, generation)
 }
@@ -29,15 +29,14 @@ const (
 // Ring is the calling thread's keyring.
 type Ring struct{}
 
-// WithLogonKey adds payload as a logon key, calls fn, and takes the key away
-// again, also when fn panics or ends its goroutine. The goroutine is locked to
+// WithLogonKey adds payload as a logon key, calls fn, and removes the key, also
+// when fn panics or ends its goroutine. The goroutine is locked to
 // its thread meanwhile; only that thread has the key, so fn must do its work
 // itself and not in another goroutine. It may call WithLogonKey for a second
 // key, under another description.
 //
-// payload stays the caller's; the kernel's copy is wiped before WithLogonKey
-// returns or soon after. A key that could not be taken away is an error even
-// if fn had none.
+// The caller keeps payload; the kernel's copy is wiped before WithLogonKey returns
+// or soon after. A key that could not be removed is an error even if fn had none.
 //
 // The error is an [*Error], or what fn returned.
 func (Ring) WithLogonKey(description string, payload []byte, fn func() error) (err error) {
@@ -47,8 +46,8 @@ func (Ring) WithLogonKey(description string, payload []byte, fn func() error) (e
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	// Adding to a key that is there replaces its payload: under the table
-	// that someone up the stack is about to load.
+	// Adding an existing key replaces its payload: under the table that a caller up
+	// the stack is about to load.
 	switch _, err := unix.KeyctlSearch(unix.KEY_SPEC_THREAD_KEYRING, keyType, description, 0); {
 	case err == nil:
 		return &Error{Op: "add", Description: description, Err: unix.EEXIST}
@@ -68,21 +67,21 @@ func (Ring) WithLogonKey(description string, payload []byte, fn func() error) (e
 	return fn()
 }
 
-// remove revokes the key and unlinks it. Revoking drops the payload whoever
-// else may hold the key by then; dm-crypt holds none, it copied the payload
-// when the table was loaded. Unlinking is what takes the key out of the ring
-// before the call returns; invalidating would leave that to a worker.
+// remove revokes the key and unlinks it. Revoking drops the payload even if the key
+// has other references; dm-crypt has none, as it copied the payload when the table
+// was loaded. Unlinking takes the key out of the ring before the call returns;
+// invalidating would leave that to a worker.
 func remove(id int) error {
 	_, revoked := unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
 	_, unlinked := unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0)
 	if unlinked == nil {
-		// Gone from the only ring it was in, and destroyed with that.
+		// Already gone from its only ring, and so destroyed.
 		return nil
 	}
 	return errors.Join(unlinked, revoked)
 }
 
-// check refuses what the kernel would refuse, or dm-crypt misread: white space
+// check refuses what the kernel would refuse or dm-crypt would misread: white space
 // ends a word of a table, and a backslash escapes in it.
 func check(description string, payload []byte) error {
 	if len(payload) == 0 || len(payload) > maxPayload {

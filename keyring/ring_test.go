@@ -266,7 +266,7 @@ func TestErrorsHaveTheirCode(t *testing.T) {
 		{unix.ENODEV, fault.KeyringMissing, "type"},
 		{unix.EPERM, fault.PermissionMissing, "logon"},
 		{unix.EACCES, fault.PermissionMissing, "logon"},
-		{unix.EDQUOT, fault.Busy, "quota"},
+		{unix.EDQUOT, fault.KeyQuota, "quota"},
 		{unix.EEXIST, fault.Busy, "already"},
 		{unix.ENOMEM, fault.Failed, "memory"},
 	} {

@@ -14,6 +14,7 @@ import (
 const (
 	binarySize = 4096 // bytes, JSON area behind it
 	sectorSize = 512  // bytes: device-mapper's unit
+	maxSector  = 4096 // bytes: dm-crypt's largest
 	headerUsed = 512  // bytes of the binary header that have a meaning
 
 	offMagic     = 0x000
@@ -64,7 +65,7 @@ func magicOf(secondary bool) string {
 	return magicPrimary
 }
 
-// copySize judges a binary header as far as it must be before its JSON area is
+// copySize checks a binary header as far as it must be before its JSON area is
 // read, and returns the size of the copy. bin has at least 512 bytes.
 func copySize(bin []byte, offset int64) (int64, error) {
 	if string(bin[:6]) != magicOf(offset != 0) {
@@ -106,9 +107,9 @@ func checksum(buf []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// onlyVersionDamaged tells whether a copy of another version is one of ours in
+// onlyVersionDamaged reports whether a copy of another version is one of ours in
 // whose version field bits have flipped: its checksum fits with the version put
-// right. It is what tells damage from a LUKS1 header, or one to come, made
+// right. It distinguishes damage from a LUKS1 header, or one to come, made
 // where an old second copy still lies.
 func onlyVersionDamaged(buf []byte) bool {
 	fixed := slices.Clone(buf)
@@ -116,7 +117,7 @@ func onlyVersionDamaged(buf []byte) bool {
 	return verify(fixed) == nil
 }
 
-// parseBinary judges the content of a binary header whose checksum fits.
+// parseBinary validates the content of a binary header whose checksum fits.
 func parseBinary(bin []byte) (binaryHeader, error) {
 	h := binaryHeader{
 		size:  int64(binary.BigEndian.Uint64(bin[offSize:])),

@@ -57,7 +57,7 @@ func phase(t *testing.T, h *Header) string {
 
 // oldDisk is a disk with a header, written through the disk so that its state
 // is an image.
-func oldDisk(t *testing.T, h *Header) *crashtest.Image {
+func oldDisk(t testing.TB, h *Header) *crashtest.Image {
 	t.Helper()
 	im := crashtest.NewImage(testSize)
 	if err := h.Format(im); err != nil {
@@ -107,15 +107,15 @@ func TestPowerLossWhileFormatting(t *testing.T) {
 				if got.UUID != h.UUID || got.SeqID != 1 {
 					t.Fatalf("%v: read %+v", s, got)
 				}
-				if _, err := Mend(im); err != nil {
-					t.Fatalf("%v: mend: %v", s, err)
+				if _, err := Repair(im); err != nil {
+					t.Fatalf("%v: repair: %v", s, err)
 				}
 				if _, copies, _ := Read(im, im.Size()); !copies.Intact() {
-					t.Fatalf("%v: not intact after mending: %+v", s, copies)
+					t.Fatalf("%v: not intact after the repair: %+v", s, copies)
 				}
 				continue
 			}
-			// Otherwise it is nothing yet, which can be told, and formatting
+			// Otherwise it is nothing yet, which is recognised, and formatting
 			// again succeeds.
 			var damaged *DamagedError
 			if !errors.Is(err, ErrNotLUKS) && !errors.As(err, &damaged) {
@@ -173,7 +173,7 @@ func TestPowerLossWhileWriting(t *testing.T) {
 					second += secondCut(t, s, d, h.SeqID)
 				}
 			}
-			t.Logf("%d states of Write with %s (%d old, %d new), %d of a second cut while mending",
+			t.Logf("%d states of Write with %s (%d old, %d new), %d of a second cut during the repair",
 				states, name, seen["provisioning"], seen["ready"], second)
 			if seen["provisioning"] == 0 || seen["ready"] == 0 {
 				t.Error("only one of the two headers was seen")
@@ -182,18 +182,18 @@ func TestPowerLossWhileWriting(t *testing.T) {
 	}
 }
 
-// secondCut lets the next run mend what the first cut left, or write over it,
+// secondCut lets the next run repair what the first cut left, or write over it,
 // and cuts it again; it returns the number of states.
 func secondCut(t *testing.T, s *crashtest.State, d *crashtest.Disk, oldSeq uint64) int {
 	t.Helper()
 	im := s.Image(d)
 	before := mustRead(t, s, im, oldSeq)
 	r, again := crashtest.Record(im)
-	mended, err := Mend(again)
+	repaired, err := Repair(again)
 	if err != nil {
-		t.Fatalf("%v: mend: %v", s, err)
+		t.Fatalf("%v: repair: %v", s, err)
 	}
-	if !mended {
+	if !repaired {
 		return 0
 	}
 	n := 0
@@ -206,7 +206,7 @@ func secondCut(t *testing.T, s *crashtest.State, d *crashtest.Disk, oldSeq uint6
 	}
 	live := again.Live()
 	if _, copies, err := Read(live, live.Size()); err != nil || !copies.Intact() {
-		t.Fatalf("%v: after mending: %v, %+v", s, err, copies)
+		t.Fatalf("%v: after the repair: %v, %+v", s, err, copies)
 	}
 	return n
 }

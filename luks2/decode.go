@@ -5,6 +5,7 @@ package luks2
 import (
 	"bytes"
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -152,6 +153,19 @@ func (s *section) bytes(name string) (int64, error) {
 	return int64(n), nil
 }
 
+// segmentBytes is bytes; a foreign number that is larger than any device is cut to
+// the largest.
+func (d *decoder) segmentBytes(s *section, name string) (int64, error) {
+	if d.at.kind != foreign {
+		return s.bytes(name)
+	}
+	n, err := s.decimal(name)
+	if n > math.MaxInt64 {
+		n = math.MaxInt64&^(maxSector-1) + n%maxSector
+	}
+	return int64(n), err
+}
+
 // extra collects the members that nothing has asked for.
 func (s *section) extra() Members {
 	var m Members
@@ -196,8 +210,8 @@ func plainDecimal(s string) bool {
 	return true
 }
 
-// decodeMetadata turns an area's text into Metadata, and judges everything
-// that is told there. jsonArea is the area's size by the binary header.
+// decodeMetadata turns an area's text into Metadata, and checks everything
+// that it says. jsonArea is the area's size by the binary header.
 func decodeMetadata(area []byte, at place) (*Metadata, error) {
 	root, err := parseArea(area)
 	if err != nil {
@@ -269,7 +283,7 @@ func (d *decoder) config(s *section) error {
 		if c.Flags, err = s.strings("flags"); err != nil {
 			return err
 		}
-		if err := checkWords(RuleConfigFlags, "config.flags", c.Flags); err != nil {
+		if err := checkWords(RuleConfigFlags, "config.flags", c.Flags); err != nil && d.at.kind != foreign {
 			return err
 		}
 	}
@@ -282,7 +296,7 @@ func (d *decoder) config(s *section) error {
 			if c.Mandatory, err = r.strings("mandatory"); err != nil {
 				return err
 			}
-			if err := checkWords(RuleRequirements, "config.requirements.mandatory", c.Mandatory); err != nil {
+			if err := checkWords(RuleRequirements, "config.requirements.mandatory", c.Mandatory); err != nil && d.at.kind != foreign {
 				return err
 			}
 		}
@@ -302,9 +316,9 @@ func (d *decoder) tokens(s *section) error {
 		if t.Keyslots, err = d.references(s, "keyslots"); err != nil {
 			return err
 		}
-		// cryptsetup's own type; all others are whoever's made them.
+		// cryptsetup's own type; all others belong to those who made them.
 		t.Extra = s.extra()
-		if t.Type == "luks2-keyring" {
+		if t.Type == "luks2-keyring" && d.at.kind != foreign {
 			if _, err := s.string("key_description"); err != nil {
 				return err
 			}
@@ -328,7 +342,7 @@ func (d *decoder) digests(s *section) error {
 			return err
 		}
 		g.Extra = s.extra()
-		if g.Type == "pbkdf2" {
+		if g.Type == "pbkdf2" && d.at.kind != foreign {
 			if err := checkPBKDF2Digest(s); err != nil {
 				return err
 			}
@@ -345,6 +359,10 @@ func (d *decoder) references(s *section, name string) ([]string, error) {
 		return nil, err
 	}
 	seen := make(map[string]bool, len(list))
+	if d.at.kind == foreign {
+		slices.Sort(list)
+		list = slices.Compact(list)
+	}
 	for _, id := range list {
 		exists := false
 		switch name {
@@ -366,7 +384,7 @@ func (d *decoder) references(s *section, name string) ([]string, error) {
 
 func (d *decoder) segments(s *section) error {
 	return s.each(func(id string, s *section) error {
-		g, err := decodeSegment(s)
+		g, err := d.segment(s)
 		if err != nil {
 			return err
 		}
@@ -375,13 +393,15 @@ func (d *decoder) segments(s *section) error {
 	})
 }
 
-func decodeSegment(s *section) (Segment, error) {
+// segment decodes a segment. Of a foreign one that is larger than any device, the
+// size is cut.
+func (d *decoder) segment(s *section) (Segment, error) {
 	var g Segment
 	var err error
 	if g.Type, err = s.string("type"); err != nil {
 		return g, err
 	}
-	if g.Offset, err = s.bytes("offset"); err != nil {
+	if g.Offset, err = d.segmentBytes(s, "offset"); err != nil {
 		return g, err
 	}
 	size, err := s.string("size")
@@ -391,11 +411,15 @@ func decodeSegment(s *section) (Segment, error) {
 	if size == "dynamic" {
 		g.Size = SizeDynamic
 	} else {
-		if g.Size, err = s.bytes("size"); err != nil {
+		if g.Size, err = d.segmentBytes(s, "size"); err != nil {
 			return g, err
 		}
 		if g.Size == 0 {
 			return g, invalid(RuleSegmentBounds, "%s is empty", s.path)
+		}
+		if d.at.kind == foreign && g.Offset > math.MaxInt64-g.Size {
+			g.Size = (math.MaxInt64-g.Offset)&^(maxSector-1) + g.Size%maxSector
+			g.Size -= maxSector // the end is a number, too
 		}
 		if g.Offset > math.MaxInt64-g.Size {
 			return g, invalid(RuleSegmentBounds, "%s ends beyond any device", s.path)
@@ -408,11 +432,15 @@ func decodeSegment(s *section) (Segment, error) {
 	}
 	unit := int64(sectorSize)
 	if g.Type == SegmentCrypt {
-		if unit, err = decodeCrypt(s, &g); err != nil {
+		if unit, err = d.crypt(s, &g); err != nil {
 			return g, err
 		}
 	}
-	if g.Offset%unit != 0 || (g.Size != SizeDynamic && g.Size%unit != 0) {
+	begin := unit
+	if d.at.kind == foreign {
+		begin = sectorSize
+	}
+	if g.Offset%begin != 0 || (g.Size != SizeDynamic && g.Size%unit != 0) {
 		return g, invalid(RuleAlignment, "%s begins at %d with size %q: not whole sectors of %d bytes", s.path, g.Offset, size, unit)
 	}
 	g.Extra = s.extra()
@@ -421,7 +449,7 @@ func decodeSegment(s *section) (Segment, error) {
 
 // decodeCrypt decodes what only crypt segments have, and returns the unit in
 // bytes that the segment must be aligned to.
-func decodeCrypt(s *section, g *Segment) (int64, error) {
+func (d *decoder) crypt(s *section, g *Segment) (int64, error) {
 	var err error
 	if g.IVTweak, err = s.decimal("iv_tweak"); err != nil {
 		return 0, err
@@ -430,20 +458,21 @@ func decodeCrypt(s *section, g *Segment) (int64, error) {
 		return 0, err
 	}
 	// The string becomes a word of a dm-crypt table.
-	if !isWord(g.Encryption) {
+	if !isWord(g.Encryption) && d.at.kind != foreign {
 		return 0, invalid(RuleSegmentEncryption, `"encryption" of %s is %q, not one word`, s.path, g.Encryption)
 	}
 	n, err := s.uint32("sector_size")
 	if err != nil {
 		return 0, err
 	}
-	switch n {
-	case 512, 1024, 2048, 4096:
+	switch {
+	case n == 512, n == 1024, n == 2048, n == maxSector:
+	case d.at.kind == foreign && n != 0 && n%sectorSize == 0:
 	default:
 		return 0, invalid(RuleSegmentSectorSize, `"sector_size" of %s is %d, not 512, 1024, 2048 or 4096`, s.path, n)
 	}
 	g.SectorSize = int(n)
-	if g.IVTweak%uint64(n/sectorSize) != 0 {
+	if g.IVTweak%uint64(n/sectorSize) != 0 && d.at.kind != foreign {
 		// dm-crypt refuses such a table.
 		return 0, invalid(RuleAlignment, `"iv_tweak" of %s is %d, not a whole sector of %d bytes`, s.path, g.IVTweak, n)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package luks2 reads, judges and writes the header of a LUKS2 container. It
+// Package luks2 reads, validates and writes the header of a LUKS2 container. It
 // knows nothing of keys, ciphers or kernels: tokens, digests and requirements
 // are generic here, their meaning belongs to the caller.
 //

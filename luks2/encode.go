@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strconv"
 )
 
@@ -30,15 +31,7 @@ func appendValue(out []byte, v *jsonValue) []byte {
 		return append(out, ']')
 	case jsonObject:
 		members := slices.Clone(v.members)
-		slices.SortFunc(members, func(a, b jsonMember) int {
-			switch {
-			case a.name < b.name:
-				return -1
-			case a.name > b.name:
-				return 1
-			}
-			return 0
-		})
+		sort.Slice(members, func(i, j int) bool { return members[i].name < members[j].name })
 		out = append(out, '{')
 		for i, m := range members {
 			if i > 0 {

@@ -29,7 +29,7 @@ func (e *InvalidError) Error() string {
 	return fmt.Sprintf("LUKS2 header invalid (%s): %s", e.Rule, e.Detail)
 }
 
-// FaultCode tells a broken checksum (damage) from broken content.
+// FaultCode distinguishes a broken checksum (damage) from broken content.
 func (e *InvalidError) FaultCode() fault.Code {
 	if e.Rule.damage() {
 		return fault.HeaderDamaged
@@ -102,16 +102,16 @@ func (e *ConflictError) Error() string {
 func (e *ConflictError) FaultCode() fault.Code { return fault.HeaderMismatch }
 
 // ForeignError says that something else lies where the first copy should be
-// (as a rule a filesystem, made over the container), so that mending it would
+// (as a rule a filesystem, made over the container), so that repairing it would
 // destroy that. Nothing has been written.
 type ForeignError struct{}
 
 func (e *ForeignError) Error() string {
-	return "the first copy of the LUKS2 header was overwritten by something else; it is not mended over it"
+	return "the first copy of the LUKS2 header was overwritten by something else, and was left as it is; the second copy is good"
 }
 
 // FaultCode makes ForeignError a fault.Coder.
-func (e *ForeignError) FaultCode() fault.Code { return fault.ForeignHeader }
+func (e *ForeignError) FaultCode() fault.Code { return fault.HeaderCopyDamaged }
 
 // ExistsError says that Format found a LUKS header, or the remains of one.
 // Nothing has been written.

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// fuzzDevice is a small device: its size is told as larger than its bytes, so
+// fuzzDevice is a small device: its size is given as larger than its bytes, so
 // that nothing need be allocated for what headers say of the rest.
 const fuzzDevice = 64 << 20
 
@@ -36,8 +36,8 @@ func sealed(area, second []byte, change func(buf []byte)) []byte {
 	return data
 }
 
-// judge holds the invariants for any bytes.
-func judge(t *testing.T, data []byte) {
+// invariants hold for any bytes.
+func checkInvariants(t *testing.T, data []byte) {
 	t.Helper()
 	r := bytes.NewReader(data)
 	report, err := Check(r, fuzzDevice, -1)
@@ -61,18 +61,18 @@ func judge(t *testing.T, data []byte) {
 	if report.Header.CopySize() != DefaultCopySize || len(data) < 2*DefaultCopySize {
 		return
 	}
-	// What is taken can be mended and written, and reads the same.
+	// What is taken can be repaired and written, and reads the same.
 	m := newSparse(fuzzDevice)
 	copy(m.data, data)
-	if _, err := Mend(m); err != nil {
+	if _, err := Repair(m); err != nil {
 		return // something else lies in the first copy's place
 	}
 	after, err := Check(m, fuzzDevice, -1)
 	if err != nil || !after.Copies.Intact() {
-		t.Fatalf("after mending: %v, %+v", err, after.Copies)
+		t.Fatalf("after the repair: %v, %+v", err, after.Copies)
 	}
 	if !reflect.DeepEqual(after.Header.Metadata, report.Header.Metadata) {
-		t.Fatalf("mending changed the content")
+		t.Fatalf("the repair changed the content")
 	}
 }
 
@@ -89,7 +89,7 @@ func FuzzText(f *testing.F) {
 		if len(text) > DefaultCopySize-binarySize {
 			return
 		}
-		judge(t, sealed(text, nil, nil))
+		checkInvariants(t, sealed(text, nil, nil))
 	})
 }
 
@@ -114,7 +114,7 @@ func FuzzMetadata(f *testing.F) {
 		if len(area) > DefaultCopySize-binarySize || len(other) > DefaultCopySize-binarySize {
 			return
 		}
-		judge(t, sealed(area, other, nil))
+		checkInvariants(t, sealed(area, other, nil))
 	})
 }
 
@@ -215,7 +215,7 @@ func FuzzBinary(f *testing.F) {
 				copy(buf[offChecksum:], sum[:])
 			}
 		}
-		judge(t, data)
+		checkInvariants(t, data)
 	})
 }
 

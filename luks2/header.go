@@ -88,7 +88,7 @@ func newSalt(salt *[lenSalt]byte) error {
 	return nil
 }
 
-// checkFields judges the binary header's texts.
+// checkFields validates the binary header's texts.
 func (h *Header) checkFields() error {
 	for _, f := range []struct{ name, text string }{{"label", h.Label}, {"subsystem", h.Subsystem}} {
 		if len(f.text) > MaxLabel || strings.ContainsRune(f.text, 0) {
@@ -114,7 +114,7 @@ func (h *Header) KeyslotsArea() (offset, size int64) {
 	return 2 * h.copySize, h.Metadata.Config.KeyslotsSize
 }
 
-// Detached tells whether the header lies apart from its data.
+// Detached reports whether the header lies apart from its data.
 func (h *Header) Detached() bool { return h.kind == detached }
 
 // Clone is a deep copy, for changes that may be given up.
@@ -124,14 +124,14 @@ func (h *Header) Clone() *Header {
 	return &c
 }
 
-// Validate judges the header as it would be written. size is that of what will
+// Validate checks the header as it would be written. size is that of what will
 // hold it, in bytes. Errors are *InvalidError.
 func (h *Header) Validate(size int64) error {
 	_, err := h.encode(h.place(size))
 	return err
 }
 
-// CheckData judges whether the segments lie inside a device of that many bytes:
+// CheckData checks whether the segments lie inside a device of that many bytes:
 // for a detached header, whose reader did not know it. Errors are
 // *InvalidError.
 func (h *Header) CheckData(size int64) error {
@@ -145,7 +145,7 @@ func (h *Header) CheckData(size int64) error {
 	return checkBounds(last, size)
 }
 
-// encode gives the JSON text after having judged it as a reader would: what we
+// encode gives the JSON text after checking it as a reader would: what we
 // would refuse to read is not written.
 func (h *Header) encode(at place) ([]byte, error) {
 	if err := h.checkFields(); err != nil {
@@ -201,7 +201,7 @@ func (h *Header) Image() ([]byte, error) {
 	return image, nil
 }
 
-// Requires tells whether the header has that mandatory requirement.
+// Requires reports whether the header has that mandatory requirement.
 func (h *Header) Requires(name string) bool {
 	return slices.Contains(h.Metadata.Config.Mandatory, name)
 }
@@ -223,7 +223,7 @@ func (h *Header) Unrequire(name string) {
 }
 
 // CheckRequirements returns a *RequirementError with those mandatory
-// requirements that are not among the known ones. A header with such a one
+// requirements that are not among the known ones. A header with one of those
 // must not be used.
 func (h *Header) CheckRequirements(known ...string) error {
 	var unknown []string

@@ -100,7 +100,7 @@ func TestHeadersOfCryptsetupAreValid(t *testing.T) {
 			}
 			var unknown *RequirementError
 			if err := h.CheckRequirements("imxcrypt-v1"); (len(tc.requires) > 0) != errors.As(err, &unknown) {
-				t.Errorf("requirements judged: %v", err)
+				t.Errorf("requirements: %v", err)
 			}
 			rewritten(t, h)
 		})

@@ -196,13 +196,13 @@ func TestCryptsetupTakesTheCopyWeTake(t *testing.T) {
 				t.Errorf("conflict: %v", copies.Conflict)
 			}
 			wantIn(t, mustRun(t, "cryptsetup", "luksDump", "--dump-json-metadata", imageFile(t, m)), `"phase":"`+tc.phase+`"`)
-			mended, err := Mend(m)
-			if err != nil || !mended {
-				t.Fatalf("mended %v, %v", mended, err)
+			repaired, err := Repair(m)
+			if err != nil || !repaired {
+				t.Fatalf("repaired %v, %v", repaired, err)
 			}
 			after, copies, err := Read(m, m.Size())
 			if err != nil || !copies.Intact() || phase(t, after) != tc.phase {
-				t.Errorf("after mending: %v, %+v", err, copies)
+				t.Errorf("after the repair: %v, %+v", err, copies)
 			}
 			wantIn(t, mustRun(t, "cryptsetup", "luksDump", "--dump-json-metadata", imageFile(t, m)), `"phase":"`+tc.phase+`"`)
 		})

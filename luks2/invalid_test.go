@@ -261,8 +261,8 @@ func TestInvalidTextsAreRefusedByTheirRule(t *testing.T) {
 				t.Errorf("copies %+v", copies)
 			}
 			// And nothing is written over it.
-			if mended, _ := Mend(m); mended {
-				t.Error("it was mended")
+			if repaired, _ := Repair(m); repaired {
+				t.Error("it was repaired")
 			}
 			if err := newHeader(t).Format(m); err == nil {
 				t.Error("it was formatted over")

@@ -7,8 +7,8 @@ import (
 	"math"
 )
 
-// keyslots judges cryptsetup's keyslots: our volumes have none, but `header
-// check` judges any header. Types not known are held to what all types share.
+// keyslots validates cryptsetup's keyslots: our volumes have none, but `header
+// check` checks any header. Types not known are held to what all types share.
 func (d *decoder) keyslots(s *section) error {
 	return s.each(func(id string, s *section) error {
 		typ, err := s.string("type")
@@ -24,7 +24,7 @@ func (d *decoder) keyslots(s *section) error {
 			if err != nil {
 				return err
 			}
-			if p > 2 {
+			if p > 2 && d.at.kind != foreign {
 				return invalid(RuleKeyslot, `"priority" of %s is %d, not 0, 1 or 2`, s.path, p)
 			}
 		}
@@ -38,9 +38,9 @@ func (d *decoder) keyslots(s *section) error {
 		}
 		switch typ {
 		case "luks2":
-			err = checkLUKS2Keyslot(s, area, areaType)
+			err = d.luks2Keyslot(s, area, areaType)
 		case "reencrypt":
-			err = checkReencryptKeyslot(s, area, areaType, size)
+			err = d.reencryptKeyslot(s, area, areaType, size)
 		}
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func (d *decoder) area(s *section) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if offset%sectorSize != 0 || size%sectorSize != 0 {
+	if (offset%sectorSize != 0 || size%sectorSize != 0) && d.at.kind != foreign {
 		return "", invalid(RuleAlignment, "%s begins at %d with size %d: not whole sectors", s.path, offset, size)
 	}
 	from := 2 * (d.jsonArea + binarySize)
@@ -81,7 +81,7 @@ func (d *decoder) area(s *section) (string, error) {
 	return typ, nil
 }
 
-func checkLUKS2Keyslot(s, area *section, areaType string) error {
+func (d *decoder) luks2Keyslot(s, area *section, areaType string) error {
 	if areaType != "raw" {
 		return invalid(RuleArea, `%s is of type %q, a "luks2" keyslot has "raw"`, area.path, areaType)
 	}
@@ -110,10 +110,10 @@ func checkLUKS2Keyslot(s, area *section, areaType string) error {
 	if err != nil {
 		return err
 	}
-	return checkKDF(kdf)
+	return d.kdf(kdf)
 }
 
-func checkKDF(kdf *section) error {
+func (d *decoder) kdf(kdf *section) error {
 	typ, err := kdf.string("type")
 	if err != nil {
 		return err
@@ -129,14 +129,20 @@ func checkKDF(kdf *section) error {
 	case "argon2i", "argon2id":
 		numbers, count = []string{"time", "memory", "cpus"}, 5
 	default:
+		if d.at.kind == foreign {
+			return nil
+		}
 		return invalid(RuleKeyslot, "%s is of type %q, not pbkdf2, argon2i or argon2id", kdf.path, typ)
 	}
 	for _, name := range numbers {
 		if n, err := kdf.uint32(name); err != nil {
 			return err
-		} else if n == 0 {
+		} else if n == 0 && d.at.kind != foreign {
 			return invalid(RuleNumber, "%q of %s is 0", name, kdf.path)
 		}
+	}
+	if _, err := kdf.string("salt"); d.at.kind == foreign {
+		return err
 	}
 	if err := checkBase64(kdf, "salt"); err != nil {
 		return err
@@ -147,7 +153,7 @@ func checkKDF(kdf *section) error {
 	return nil
 }
 
-func checkReencryptKeyslot(s, area *section, areaType string, keySize uint32) error {
+func (d *decoder) reencryptKeyslot(s, area *section, areaType string, keySize uint32) error {
 	if keySize != 1 {
 		return invalid(RuleKeyslot, `"key_size" of %s is %d, a "reencrypt" keyslot has 1`, s.path, keySize)
 	}
@@ -175,6 +181,9 @@ func checkReencryptKeyslot(s, area *section, areaType string, keySize uint32) er
 	case "datashift-checksum":
 		checksum, shift = true, true
 	default:
+		if d.at.kind == foreign {
+			return nil
+		}
 		return invalid(RuleArea, `%s is of type %q, which a "reencrypt" keyslot does not have`, area.path, areaType)
 	}
 	if checksum {

@@ -15,7 +15,7 @@ import (
 // decimal without leading zeros. Members that this package does not know are
 // kept in the Extra fields and written again.
 type Metadata struct {
-	// Keyslots are cryptsetup's: kept, judged, never made here.
+	// Keyslots are cryptsetup's: kept, checked, never made here.
 	Keyslots map[string]Members
 	Tokens   map[string]Token
 	Segments map[string]Segment
@@ -65,7 +65,7 @@ type Segment struct {
 	Extra Members
 }
 
-// Backup tells whether the segment only remembers a state before or after a
+// Backup reports whether the segment only remembers a state before or after a
 // re-encryption, and holds no data itself.
 func (s Segment) Backup() bool {
 	return slices.ContainsFunc(s.Flags, func(f string) bool { return strings.HasPrefix(f, flagBackupPrefix) })

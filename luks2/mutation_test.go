@@ -48,7 +48,7 @@ func TestRandomChanges(t *testing.T) {
 			continue
 		}
 		data := sealed(area, nil, nil)
-		judge(t, data)
+		checkInvariants(t, data)
 		var invalid *InvalidError
 		switch _, err := Check(bytes.NewReader(data), fuzzDevice, -1); {
 		case err == nil:

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
+	"strings"
 )
 
 // CopyState is what became of one copy of the header.
@@ -40,9 +42,29 @@ type Copies struct {
 	Conflict bool
 }
 
-// Intact tells whether there is nothing to mend.
+// Intact reports whether there is nothing to repair.
 func (c Copies) Intact() bool {
 	return c.Primary.State == CopyGood && c.Secondary.State == CopyGood && !c.Conflict
+}
+
+// Damage says what is wrong with the copies; empty where nothing is.
+func (c Copies) Damage() string {
+	var wrong []string
+	for _, x := range []struct {
+		name string
+		Copy
+	}{{"first", c.Primary}, {"second", c.Secondary}} {
+		switch {
+		case x.State == CopyOlder:
+			wrong = append(wrong, x.name+": an older state")
+		case x.Err != nil:
+			wrong = append(wrong, fmt.Sprintf("%s: %v", x.name, x.Err))
+		}
+	}
+	if c.Conflict {
+		wrong = append(wrong, "they differ")
+	}
+	return strings.Join(wrong, "; ")
 }
 
 // Read reads the header at the start of a device that holds its data too: size
@@ -133,7 +155,7 @@ func searchSecondary(d *devReader, at place) onDisk {
 	return *best
 }
 
-// readCopy reads and judges the copy at off. Where it has the same JSON text as
+// readCopy reads and validates the copy at off. Where it has the same JSON text as
 // like, its metadata is shared instead of parsed again.
 func readCopy(d *devReader, off int64, at place, like *onDisk) onDisk {
 	c := onDisk{Copy: Copy{Offset: off, State: CopyGood}}
@@ -175,6 +197,9 @@ func readCopy(d *devReader, off int64, at place, like *onDisk) onDisk {
 	c.buf = buf
 	c.bin, err = parseBinary(buf)
 	c.SeqID = c.bin.seqID
+	if at.kind == foreign && errors.As(err, &rule) && (rule.Rule == RuleUUID || rule.Rule == RulePadding) {
+		err = nil
+	}
 	if err != nil {
 		c.fail(CopyInvalid, err)
 		return c
@@ -189,7 +214,7 @@ func readCopy(d *devReader, off int64, at place, like *onDisk) onDisk {
 	return c
 }
 
-// failVersion tells a header of another version from flipped bits. For the
+// failVersion distinguishes a header of another version from flipped bits. For the
 // former the state is "invalid": something else is there, on purpose.
 func (c *onDisk) failVersion(d *devReader, bin []byte, other *VersionError) {
 	size := int64(binary.BigEndian.Uint64(bin[offSize:]))
@@ -273,7 +298,7 @@ func (s *scanned) header(at place) *Header {
 		SeqID: b.SeqID, UUID: b.bin.uuid, Label: b.bin.label, Subsystem: b.bin.subsystem,
 		Metadata: *b.md, copySize: b.bin.size, kind: at.kind, data: at.data,
 	}
-	if at.kind == anywhere {
+	if at.kind == anywhere || at.kind == foreign {
 		h.kind = attached
 		for _, g := range h.Metadata.Segments {
 			if !g.Backup() && g.Offset == 0 {

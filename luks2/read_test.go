@@ -59,7 +59,7 @@ func TestLargerHeadersAreReadToo(t *testing.T) {
 }
 
 // TestEachDamagedByteIsSurvived: whatever single byte of the meaningful ones of
-// one copy changes, the other serves and mending brings the first back.
+// one copy changes, the other serves and a repair restores the first.
 func TestEachDamagedByteIsSurvived(t *testing.T) {
 	t.Parallel()
 	h := newHeader(t)
@@ -84,14 +84,14 @@ func TestEachDamagedByteIsSurvived(t *testing.T) {
 		if copies.Intact() || got.SeqID != h.SeqID {
 			t.Fatalf("byte %#x: not noticed: %+v", off, copies)
 		}
-		if mended, err := Mend(m); err != nil || !mended {
-			t.Fatalf("byte %#x: mend: %v, %v", off, mended, err)
+		if repaired, err := Repair(m); err != nil || !repaired {
+			t.Fatalf("byte %#x: repair: %v, %v", off, repaired, err)
 		}
 		if _, copies, err = Read(m, m.Size()); err != nil || !copies.Intact() {
-			t.Fatalf("byte %#x: after mending: %v, %+v", off, err, copies)
+			t.Fatalf("byte %#x: after the repair: %v, %+v", off, err, copies)
 		}
 	}
-	t.Logf("%d bytes damaged, each survived and mended", len(offsets))
+	t.Logf("%d bytes damaged, each survived and repaired", len(offsets))
 }
 
 func TestBothCopiesDamaged(t *testing.T) {
@@ -114,8 +114,8 @@ func TestBothCopiesDamaged(t *testing.T) {
 	if err := newHeader(t).Format(m); !errors.As(err, &exists) {
 		t.Errorf("format: %v", err)
 	}
-	if _, err := Mend(m); !errors.As(err, &damaged) {
-		t.Errorf("mend: %v", err)
+	if _, err := Repair(m); !errors.As(err, &damaged) {
+		t.Errorf("repair: %v", err)
 	}
 	if m.writes != 0 {
 		t.Error("it was written to")
@@ -150,7 +150,7 @@ func TestTruncatedDevices(t *testing.T) {
 func TestALaterFormatIsNotTakenForDamage(t *testing.T) {
 	t.Parallel()
 	// A LUKS1 header, or one to come, over the first copy, while the second one
-	// still lies there: it must not be "mended" away.
+	// still lies there: it must not be "repaired" away.
 	for _, version := range []uint16{0, 1, 3, 0xffff} {
 		m := formatted(t, newHeader(t))
 		binary.BigEndian.PutUint16(m.data[offVersion:], version)
@@ -161,8 +161,8 @@ func TestALaterFormatIsNotTakenForDamage(t *testing.T) {
 			t.Errorf("version %d: %v", version, err)
 		}
 		m.writes = 0
-		if mended, err := Mend(m); mended || err == nil || m.writes != 0 {
-			t.Errorf("version %d: mended: %v", version, err)
+		if repaired, err := Repair(m); repaired || err == nil || m.writes != 0 {
+			t.Errorf("version %d: repaired: %v", version, err)
 		}
 	}
 }

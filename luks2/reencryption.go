@@ -73,7 +73,7 @@ func (d *decoder) validateReencryption() error {
 	return nil
 }
 
-// sameCipher tells whether data looks the same in both segments.
+// sameCipher reports whether data looks the same in both segments.
 func (s Segment) sameCipher(other *Segment) bool {
 	return s.Type == other.Type && s.Encryption == other.Encryption && s.SectorSize == other.SectorSize
 }

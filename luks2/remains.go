@@ -14,9 +14,9 @@ import (
 // few, the superblock of a filesystem, of swap or of a RAID at least thirty.
 const maxForeignBytes = 16
 
-// overwritten tells whether something else lies where the first copy, which is
+// overwritten reports whether something else lies where the first copy, which is
 // not usable, should be. A filesystem made over a container leaves the second
-// copy good for a while, and must not be destroyed by "mending" the first.
+// copy good for a while, and must not be destroyed by "repairing" the first.
 func overwritten(r io.ReaderAt, s *scanned) (bool, error) {
 	if s.primary.State == CopyUnreadable {
 		return false, nil // there is nothing left to lose
@@ -42,7 +42,7 @@ func overwritten(r io.ReaderAt, s *scanned) (bool, error) {
 	return foreign > maxForeignBytes, nil
 }
 
-// ours tells whether a first copy can have that byte at i; want is one of the
+// ours reports whether a first copy can have that byte at i; want is one of the
 // same volume.
 func ours(i int, c byte, want []byte) bool {
 	switch {
@@ -57,12 +57,12 @@ func ours(i int, c byte, want []byte) bool {
 	return c == want[i]
 }
 
-// Unfinished tells whether what lies in the first bytes of a device is what an
+// Unfinished reports whether what lies in the first bytes of a device is what an
 // interrupted [Header.Format] leaves on an empty one, and nothing else: no
 // first copy, and of the second one some sectors. size is the device's in
-// bytes; area is how many bytes from the start have been judged (the two
+// bytes; area is how many bytes from the start have been checked (the two
 // copies), so that the caller, who alone can say that the device holds nothing
-// else, knows where to go on.
+// else, knows where to continue.
 func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err error) {
 	d := &devReader{r: r, size: size}
 	first, err := d.fetch(0, min(size, headerSizes[0]))
@@ -93,7 +93,7 @@ func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err err
 	return 0, false, nil
 }
 
-// tornSecondary tells whether each sector is either blank or what a second copy
+// tornSecondary reports whether each sector is either blank or what a second copy
 // has there.
 func tornSecondary(buf []byte) bool {
 	head := buf[:headerUsed]
@@ -140,7 +140,7 @@ func isText(b []byte) bool {
 	return len(b) == 0
 }
 
-// blankSectors tells whether each sector is as erased storage reads.
+// blankSectors reports whether each sector is as erased storage reads.
 func blankSectors(buf []byte) bool {
 	for len(buf) > 0 {
 		n := min(sectorSize, len(buf))

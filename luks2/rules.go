@@ -66,7 +66,7 @@ const (
 	RuleSegmentDigest     Rule = "segment-digest" // each crypt segment has one
 )
 
-// damage tells whether chance can break the rule; the others are behind a
+// damage reports whether chance can break the rule; the others are behind a
 // checksum that fits.
 func (r Rule) damage() bool {
 	switch r {

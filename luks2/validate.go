@@ -3,9 +3,8 @@
 package luks2
 
 import (
-	"cmp"
 	"math"
-	"slices"
+	"sort"
 	"strconv"
 )
 
@@ -30,6 +29,8 @@ const (
 	attached placeKind = iota
 	detached
 	anywhere
+	// foreign: anywhere, and no stricter than cryptsetup is.
+	foreign
 )
 
 // interval is a run of bytes, end exclusive.
@@ -40,7 +41,7 @@ type interval struct {
 
 // firstOverlap finds two intervals that share a byte. It sorts the list.
 func firstOverlap(list []interval) (a, b interval, found bool) {
-	slices.SortFunc(list, func(a, b interval) int { return cmp.Compare(a.start, b.start) })
+	sort.Slice(list, func(i, j int) bool { return list[i].start < list[j].start })
 	for i := 1; i < len(list); i++ {
 		if list[i].start < list[i-1].end {
 			return list[i-1], list[i], true
@@ -49,7 +50,7 @@ func firstOverlap(list []interval) (a, b interval, found bool) {
 	return
 }
 
-// validate judges what takes more than one section to judge.
+// validate checks what involves more than one section.
 func (d *decoder) validate() error {
 	if a, b, found := firstOverlap(d.areas); found {
 		return invalid(RuleAreaOverlap, "%s (%d to %d) and %s (%d to %d)", a.path, a.start, a.end, b.path, b.start, b.end)

@@ -24,7 +24,7 @@ type Device interface {
 // the new header:
 //
 //  1. flush: what was read may not have been durable yet
-//  2. where a copy is damaged or older, write it anew from the other; flush.
+//  2. where a copy is damaged or older, rewrite it from the other; flush.
 //     Without this step the next one could be cut off while it overwrites the
 //     only good copy.
 //  3. write the second copy; flush
@@ -54,7 +54,7 @@ func (h *Header) Write(dev Device) error {
 	if s.best.bin.uuid != h.UUID || s.best.SeqID != h.SeqID || s.best.bin.size != h.copySize {
 		return &ConflictError{WantUUID: h.UUID, HaveUUID: s.best.bin.uuid, WantSeqID: h.SeqID, HaveSeqID: s.best.SeqID}
 	}
-	if _, err := mend(dev, s, false); err != nil {
+	if _, err := repair(dev, s, false); err != nil {
 		return err
 	}
 	if err := next.writeCopies(dev, text); err != nil {
@@ -67,7 +67,7 @@ func (h *Header) Write(dev Device) error {
 // Format writes the first header of an empty device, or of the file of a
 // detached header, with sequence number 1: second copy, flush, first copy,
 // flush. Cut off, it leaves nothing, or the header, or what [Unfinished]
-// recognises. It does not judge whether the rest of the device is empty; that
+// recognises. It does not check whether the rest of the device is empty; that
 // is the caller's duty.
 //
 // Errors: *ExistsError where there is a LUKS header or remains of one that no
@@ -103,8 +103,9 @@ func (h *Header) Format(dev Device) error {
 
 // Restore writes the header, as a rule one from a backup, whatever lies on the
 // device: also over damage, another header or another generation, all of which
-// are the caller's to judge before. The sequence number becomes higher than
-// any that is there. Where a good header is, a reader finds the old or the new
+// are for the caller to check before. The sequence number becomes higher than
+// any that is there, or 1 where none is: until both copies are replaced, the
+// reader finds the old one. Where a good header is, a reader finds the old or the new
 // one wherever the write is cut off. The keyslots area is the caller's.
 //
 // Errors: *InvalidError, also where a good header with copies of another size
@@ -118,7 +119,11 @@ func (h *Header) Restore(dev Device) error {
 	if s.err == nil && s.best.bin.size != h.copySize {
 		return invalid(RuleHeaderSize, "the header on the device has copies of %d bytes, the one to restore of %d", s.best.bin.size, h.copySize)
 	}
-	next, err := h.next(max(h.SeqID, s.primary.SeqID, s.secondary.SeqID))
+	last := max(h.SeqID, s.primary.SeqID, s.secondary.SeqID)
+	if last == math.MaxUint64 {
+		last = 0
+	}
+	next, err := h.next(last)
 	if err != nil {
 		return err
 	}
@@ -127,7 +132,7 @@ func (h *Header) Restore(dev Device) error {
 		return err
 	}
 	if s.err == nil {
-		if _, err := mend(dev, s, true); err != nil {
+		if _, err := repair(dev, s, true); err != nil {
 			return err
 		}
 	}
@@ -138,12 +143,18 @@ func (h *Header) Restore(dev Device) error {
 	return nil
 }
 
-// Mend writes a damaged or older copy anew from the good one, and flushes. It
+// Repair rewrites a damaged or older copy from the good one, and flushes. It
 // flushes first, so that what the caller acts upon afterwards is durable either
-// way. mended is false when there was nothing to do.
+// way. repaired is false when there was nothing to do.
 //
 // Errors: those of [Read], *ForeignError, and the device's own, wrapped.
-func Mend(dev Device) (mended bool, err error) {
+func Repair(dev Device) (repaired bool, err error) { return repairAt(dev, false) }
+
+// RepairOver is [Repair], but also overwrites what looks like something else in
+// place of the first copy. The caller has checked that it may.
+func RepairOver(dev Device) (repaired bool, err error) { return repairAt(dev, true) }
+
+func repairAt(dev Device, force bool) (bool, error) {
 	if err := flush(dev); err != nil {
 		return false, err
 	}
@@ -151,23 +162,19 @@ func Mend(dev Device) (mended bool, err error) {
 	if s.err != nil {
 		return false, s.err
 	}
-	return mend(dev, s, false)
+	return repair(dev, s, force)
 }
 
-// mend brings the copy that is not the best one to the same content. force
-// also does so where something else lies there.
-func mend(dev Device, s *scanned, force bool) (bool, error) {
+// repair makes both copies the same as the best one. force also overwrites
+// something else in its place.
+func repair(dev Device, s *scanned, force bool) (bool, error) {
 	if s.copies().Intact() {
 		return false, nil
 	}
 	secondary := s.best == &s.primary
-	if !secondary && !force && s.primary.State != CopyOlder {
-		foreign, err := overwritten(dev, s)
-		if err != nil {
+	if !force {
+		if err := unobstructed(dev, s); err != nil {
 			return false, err
-		}
-		if foreign {
-			return false, &ForeignError{}
 		}
 	}
 	buf, err := twin(s.best.buf, secondary)
@@ -198,6 +205,36 @@ func twin(good []byte, secondary bool) ([]byte, error) {
 	sum := checksum(buf)
 	copy(buf[offChecksum:], sum[:])
 	return buf, nil
+}
+
+// Room fails where the sequence number does not leave room for so many writes: what
+// begins with one of them must be able to end.
+func (h *Header) Room(writes uint64) error {
+	if h.SeqID > math.MaxUint64-writes {
+		return invalid(RuleSequence, "the sequence number %d cannot grow by %d", h.SeqID, writes)
+	}
+	return nil
+}
+
+// Unobstructed fails with a *ForeignError where something else lies in the place of
+// the first copy: [Header.Write] would not write over it.
+func (h *Header) Unobstructed(dev Device) error {
+	s := scan(dev, h.place(dev.Size()))
+	if s.err != nil {
+		return s.err
+	}
+	return unobstructed(dev, s)
+}
+
+func unobstructed(dev io.ReaderAt, s *scanned) error {
+	if s.best == &s.primary || s.primary.State == CopyOlder {
+		return nil
+	}
+	foreign, err := overwritten(dev, s)
+	if err == nil && foreign {
+		err = &ForeignError{}
+	}
+	return err
 }
 
 // next is a copy of the header with the number after seqID, and a salt for each

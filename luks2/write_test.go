@@ -169,9 +169,9 @@ func TestSomebodyElseWroteInBetween(t *testing.T) {
 	if err := h.Write(m); !errors.As(err, &conflict) || conflict.HaveSeqID != 2 || conflict.WantSeqID != 1 || m.writes != 0 {
 		t.Errorf("got %v after %d writes", err, m.writes)
 	}
-	stranger := formatted(t, newHeader(t, func(o *Options) { o.UUID = otherUUID }))
-	stranger.writes = 0
-	if err := h.Write(stranger); !errors.As(err, &conflict) || conflict.HaveUUID != otherUUID || stranger.writes != 0 {
+	foreign := formatted(t, newHeader(t, func(o *Options) { o.UUID = otherUUID }))
+	foreign.writes = 0
+	if err := h.Write(foreign); !errors.As(err, &conflict) || conflict.HaveUUID != otherUUID || foreign.writes != 0 {
 		t.Errorf("got %v", err)
 	}
 }
@@ -273,8 +273,8 @@ func TestAFilesystemMadeOverTheContainerIsNotMendedAway(t *testing.T) {
 				}
 				fs.writes = 0
 				var foreign *ForeignError
-				if _, err := Mend(fs); !errors.As(err, &foreign) {
-					t.Errorf("mend: %v", err)
+				if _, err := Repair(fs); !errors.As(err, &foreign) {
+					t.Errorf("repair: %v", err)
 				}
 				if err := got.Write(fs); !errors.As(err, &foreign) {
 					t.Errorf("write: %v", err)
@@ -283,7 +283,7 @@ func TestAFilesystemMadeOverTheContainerIsNotMendedAway(t *testing.T) {
 					t.Error("it was written to")
 				}
 			}
-			// Being told to is another matter.
+			// On request it is another matter.
 			if err := newHeader(t).Restore(fs); err != nil {
 				t.Errorf("restore: %v", err)
 			}

@@ -36,7 +36,7 @@
 //     keeps the record finds a whole copy behind it.
 //   - The old copy is free space only after that, and the next zone, which
 //     overwrites it, starts after the record's flush.
-//   - Writes to a zone in transit are held. They go on after the flush of the
+//   - Writes to a zone in transit are held. They continue after the flush of the
 //     record: let through earlier, to either copy, a cut could choose the other.
 //     Writes elsewhere meet no byte that a copy touches and are not held.
 //
@@ -87,7 +87,7 @@
 // volume's UUID, the generation and the geometry. It is not authenticated;
 // neither is the header it belongs to.
 //
-// Whoever reads a record and acts on it flushes first: after a killed process
+// Flush before acting on a record that was read: after a killed process
 // the record may be in a cache only.
 //
 // # Errors
@@ -95,7 +95,7 @@
 // A failed read or write ends the rotation at the last durable position; the
 // volume stays readable and the rotation can be resumed. The zone goes back to
 // its old place, in journal mode after being undone. Only where the storage
-// does not tell whether a record became durable is the zone neither old nor new
+// does not say whether a record became durable is the zone neither old nor new
 // for sure: it stays held, [UnsettledError] says so, and Recover settles it.
 //
 // # Sectors never written
@@ -110,7 +110,7 @@
 // writes it, so that reading and writing overlap. A zone costs two flushes
 // (journal: four); with [Options.DurableMeta] those of the header area are
 // saved. Where nobody uses the volume half a gap is recorded at a time, so that
-// the copying has the other half to go on while the flushes take place, and reads
+// the copying has the other half to work on while the flushes take place, and reads
 // ahead of what it may write: what is not copied lies in its old place, where
 // nobody else writes.
 //

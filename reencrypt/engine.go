@@ -65,7 +65,7 @@ type Hooks struct {
 	// Hold must return only when no write to the zone is in flight and none can
 	// begin. If it fails it has held nothing.
 	Hold func(context.Context, Zone) error
-	// Release lets the zone's requests go on, to the given side: New after it
+	// Release releases the zone's requests to the given side: New after it
 	// was moved, Old if that failed. Its context does not end with the
 	// rotation's. If it fails the zone counts as held, and it is called again
 	// by the next Step, Run or Recover.
@@ -73,7 +73,7 @@ type Hooks struct {
 	// Trusted is called when copies are durable, and before a record says so. An
 	// error means that what was copied since the last record cannot be relied on,
 	// as when the keys under the views were lost in between: it stays on the old
-	// side, and the rotation stops with that error. Once it fails it must go on
+	// side, and the rotation stops with that error. Once it fails it must keep
 	// failing, and it must tell of everything since before the views were made:
 	// what is read may be recorded several records later.
 	Trusted func() error

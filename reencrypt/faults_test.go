@@ -108,7 +108,7 @@ func (h *holder) hooks() Hooks {
 }
 
 // The storage dies at each request in turn, or fails that one only. Wherever
-// that is, the volume stays as it was, and the same engine goes on when the
+// that is, the volume stays as it was, and the same engine continues when the
 // storage works again.
 func TestFaultAtEveryRequest(t *testing.T) {
 	t.Parallel()
@@ -122,7 +122,7 @@ func TestFaultAtEveryRequest(t *testing.T) {
 				base, want := started(t, s)
 				unsettled, failed, survived := 0, 0, 0
 				for at := 0; ; at++ {
-					r := base.again(t)
+					r := base.restarted(t)
 					f := &faults{}
 					h := newHolder(t)
 					o := r.options()
@@ -160,7 +160,7 @@ func TestFaultAtEveryRequest(t *testing.T) {
 						}
 					}
 					if c.restart {
-						next := r.again(t)
+						next := r.restarted(t)
 						if err := next.settle(next.options(), same(want)); err != nil {
 							t.Fatalf("request %d: %v", at, err)
 						}
@@ -184,7 +184,7 @@ func TestFaultAtEveryRequest(t *testing.T) {
 }
 
 // Where a block is bad the error says which, through which mapping; the zone
-// goes back to the old side and the rest can be finished once it is mended.
+// goes back to the old side and the rest can be finished once it is repaired.
 func TestBadBlockStopsAtItsZone(t *testing.T) {
 	t.Parallel()
 	const zone, bad = 3 * 512, 5 * 512 // a block in the second zone
@@ -233,7 +233,7 @@ func TestBadBlockStopsAtItsZone(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			next := r.again(t)
+			next := r.restarted(t)
 			if err := next.settle(next.options(), same(want)); err != nil {
 				t.Error(err)
 			}
@@ -313,7 +313,7 @@ func TestDamagedJournalIsRefused(t *testing.T) {
 	if err := r.engine(t, o).Run(context.Background()); !errors.As(err, &unsettled) {
 		t.Fatal(err)
 	}
-	r = r.again(t)
+	r = r.restarted(t)
 	if _, err := r.meta.WriteAt(make([]byte, 512), r.l.JournalOffset+512); err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ func (l Layout) shift() int64 {
 	return l.OldOffset - l.NewOffset
 }
 
-// Validate tells whether a rotation of this geometry is possible and safe. Its
+// Validate reports whether a rotation of this geometry is possible and safe. Its
 // error is a [*LayoutError].
 func (l Layout) Validate() error {
 	for _, check := range []func(Layout) error{

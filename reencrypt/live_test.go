@@ -27,7 +27,7 @@ type front struct {
 	base    []byte  // the volume before the first write
 	done    []write // in order
 	flushes []*crashtest.Disk
-	// early lets held writes go on once the copy is durable but its record is not.
+	// early lets held writes continue once the copy is durable but its record is not.
 	early bool
 	waits int
 }
@@ -148,7 +148,7 @@ func (a acting) Flush() error {
 }
 
 // copied is the new view: its flush is the moment after which an impatient
-// user would go on.
+// user would continue.
 type copied struct{ acting }
 
 func (c copied) Flush() error {
@@ -159,7 +159,7 @@ func (c copied) Flush() error {
 	return err
 }
 
-// check judges what is read after a cut in an epoch: every block is as it was
+// check compares what is read after a cut in an epoch: every block is as it was
 // last written, unless a write of it was in flight. Then it is one of the
 // contents it may have, or, where a block is more than the storage writes
 // whole, anything.
@@ -249,7 +249,7 @@ func TestNoPowerCutLosesAForegroundWrite(t *testing.T) {
 	t.Parallel()
 	seeds, thin := uint64(6), 24
 	switch {
-	case slow:
+	case slow():
 		seeds, thin = 1, 16
 	case soak():
 		seeds, thin = 200, 1

@@ -4,4 +4,4 @@
 
 package reencrypt
 
-const slow = false
+const raceDetector = false

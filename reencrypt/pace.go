@@ -36,16 +36,16 @@ func (p *pace) clamp(n int64) int64 {
 	return min(max(roundDown(n, p.align), p.least), p.largest)
 }
 
-// resume goes on with the size an earlier run had found.
+// resume continues with the size an earlier run had found.
 func (p *pace) resume(zone int64) {
 	if p.target > 0 && zone > 0 {
 		p.size = p.clamp(zone)
 	}
 }
 
-// took learns from a zone of n bytes: too long a hold is corrected at once, a
+// adapt learns from a zone of n bytes: too long a hold is corrected at once, a
 // short one doubled.
-func (p *pace) took(n int64, held time.Duration) {
+func (p *pace) adapt(n int64, held time.Duration) {
 	switch {
 	case p.target == 0:
 	case held > p.target:
@@ -62,10 +62,10 @@ func (p *pace) took(n int64, held time.Duration) {
 }
 
 const (
-	// samples of a size are judged by the shortest, since what is out of the
+	// samples of a size count by the shortest, since what is out of the
 	// ordinary only makes holds longer.
 	samples = 4
-	// outdated is after how many zones it is found out anew.
+	// outdated is after how many zones it is measured again.
 	outdated = 256
 )
 

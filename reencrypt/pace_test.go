@@ -48,7 +48,7 @@ func (s *storage) run(p *pace, zones int) (size int64, held time.Duration) {
 	for i := range zones {
 		z := p.size
 		h, own := s.hold(z)
-		p.took(z, h)
+		p.adapt(z, h)
 		if i >= zones/2 {
 			size, holds = size+z, append(holds, own)
 		}
@@ -121,7 +121,7 @@ func TestZonesAdaptToTheDevice(t *testing.T) {
 	}{{1 * mib, 64 << 10, 128 << 10}, {20 * mib, mib, 2 * mib}, {1000 * mib, 8 * mib, 8 * mib}} {
 		p := newPace(l, 100*time.Millisecond, true)
 		for range 40 {
-			p.took(p.size, time.Duration(p.size)*time.Second/time.Duration(c.rate))
+			p.adapt(p.size, time.Duration(p.size)*time.Second/time.Duration(c.rate))
 			if p.size%l.align() != 0 || p.size > l.ZoneSize || p.size < smallestZone {
 				t.Fatalf("zone of %d", p.size)
 			}

@@ -4,5 +4,5 @@
 
 package reencrypt
 
-// slow says that everything takes ten times as long: the race detector is on.
-const slow = true
+// raceDetector: everything takes ten times as long with it.
+const raceDetector = true

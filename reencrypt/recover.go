@@ -7,7 +7,7 @@ import (
 	"errors"
 )
 
-// Recover finds out where the rotation stands and settles a zone that was
+// Recover finds out how far the rotation is and settles a zone that was
 // interrupted, so that everybody may use the volume as [Record.Pieces] of the
 // result says. In mode Gap it writes nothing. Interrupted itself, it may be
 // repeated.

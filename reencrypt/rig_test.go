@@ -90,9 +90,9 @@ func imageOf(t testing.TB, b []byte) *crashtest.Image {
 	return im
 }
 
-// again is a rig over what the disks hold now, with an empty log: what a killed
+// restarted is a rig over what the disks hold now, with an empty log: what a killed
 // process leaves.
-func (r *rig) again(t testing.TB) *rig { return newRig(t, r.setup, r.raw.Live(), r.meta.Live()) }
+func (r *rig) restarted(t testing.TB) *rig { return newRig(t, r.setup, r.raw.Live(), r.meta.Live()) }
 
 func noise(b []byte, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, seed))
@@ -136,7 +136,7 @@ func started(t testing.TB, s setup) (*rig, []byte) {
 	if err := r.engine(t, r.options()).Begin(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	return r.again(t), want
+	return r.restarted(t), want
 }
 
 // view is the mapping of one side.
@@ -180,7 +180,7 @@ func firstDifference(got, want []byte) int {
 	return -1
 }
 
-// settle is what the next run does: recover, let the data be checked, and go on
+// settle is what the next run does: recover, let the data be checked, and continue
 // to the end, which may change nothing.
 func (r *rig) settle(o Options, check func(got []byte) error) error {
 	e, err := NewEngine(o)

@@ -30,7 +30,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// Step moves one zone, or none if everything is moved, and tells whether the
+// Step moves one zone, or none if everything is moved, and reports whether the
 // rotation is finished. Otherwise it is like Run.
 func (e *Engine) Step(ctx context.Context) (finished bool, err error) {
 	if !e.working.TryLock() {
@@ -67,11 +67,11 @@ func (e *Engine) step(ctx context.Context) (finished bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	took := e.now().Sub(begun)
-	e.pace.took(zone.Length, took)
+	held := e.now().Sub(begun)
+	e.pace.adapt(zone.Length, held)
 	if e.hooks.Progress != nil {
 		e.hooks.Progress(Progress{
-			Done: e.record.Done(), Total: e.layout.DataSize, Zone: zone, Held: took,
+			Done: e.record.Done(), Total: e.layout.DataSize, Zone: zone, Held: held,
 		})
 	}
 	return e.record.Phase == Finished, nil
@@ -140,7 +140,7 @@ func (e *Engine) throttle(ctx context.Context, z Zone) error {
 		return nil
 	}
 	err := e.hooks.Throttle(ctx, z.Length)
-	// Time has passed: whoever asked for a pause meanwhile gets it.
+	// Time has passed: a pause requested meanwhile takes effect.
 	if perr := e.boundary(ctx); perr != nil {
 		return perr
 	}
@@ -155,7 +155,7 @@ func (e *Engine) hold(ctx context.Context, z Zone) error {
 		return nil
 	}
 	if err := e.hooks.Hold(ctx, z); err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))) {
 			return fmt.Errorf("%w: holding the zone %v: %w", ErrPaused, z, err)
 		}
 		return fmt.Errorf("holding the zone %v: %w", z, err)

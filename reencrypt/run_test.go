@@ -23,7 +23,7 @@ func flushes(log []crashtest.Op) map[string]int {
 	return n
 }
 
-// Flushes are what a small zone costs: there is none too many.
+// Flushes are what a small zone costs: not one is superfluous.
 func TestFlushesPerZone(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -57,7 +57,7 @@ func TestRecoverWritesOnlyWhatMustBeUndone(t *testing.T) {
 	if _, err := r.engine(t, r.options()).Step(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	r = r.again(t)
+	r = r.restarted(t)
 	for range 2 {
 		if rec, err := r.engine(t, r.options()).Recover(context.Background()); err != nil || rec.Done() != 512 {
 			t.Fatal(rec, err)
@@ -103,7 +103,7 @@ func TestPauseAtAZoneBoundary(t *testing.T) {
 			if e.Record().Done() != 1536 || h.held.Length > 0 || h.released[New] != 1 {
 				t.Errorf("paused at %d, %v held", e.Record().Done(), h.held)
 			}
-			next := r.again(t)
+			next := r.restarted(t)
 			if err := next.settle(next.options(), same(want)); err != nil {
 				t.Error(err)
 			}

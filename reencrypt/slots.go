@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // ReadRecord finds the record of the rotation b in the header area, without
@@ -35,6 +36,22 @@ func Reached(meta io.ReaderAt, offset int64, uuid [16]byte) (uint64, error) {
 		}
 	}
 	return most, nil
+}
+
+// Records is the newest record of each rotation of the volume that the slots tell
+// of, in no order: two at most. Errors as [ReadRecord].
+func Records(meta io.ReaderAt, offset int64, uuid [16]byte) ([]Record, error) {
+	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
+	if err != nil {
+		return nil, err
+	}
+	var newest []Record
+	for _, r := range s.valid {
+		if last, _ := s.find(r.Binding); r.UUID == uuid && !slices.Contains(newest, last) {
+			newest = append(newest, last)
+		}
+	}
+	return newest, nil
 }
 
 // slots is what the two slots hold: every valid copy, and the reason of a slot

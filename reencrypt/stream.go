@@ -52,7 +52,7 @@ func (e *Engine) newStream() *stream {
 	return s
 }
 
-// streams tells whether nothing needs a zone by itself.
+// streams reports whether nothing needs a zone by itself.
 func (e *Engine) streams() bool {
 	return e.layout.Mode == Gap && e.hooks.Hold == nil && e.hooks.Throttle == nil
 }

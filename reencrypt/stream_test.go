@@ -19,7 +19,7 @@ import (
 )
 
 // schedule decides in which order requests that are under way at the same time
-// begin and return: whenever everybody waits, it lets one of them go on.
+// begin and return: whenever everybody waits, it lets one of them continue.
 type schedule struct {
 	rng     *rand.Rand
 	mu      sync.Mutex
@@ -30,7 +30,7 @@ func newSchedule(seed uint64) *schedule {
 	return &schedule{rng: rand.New(rand.NewPCG(seed, 17))}
 }
 
-// turn waits until the caller may go on.
+// turn waits until the caller may continue.
 func (s *schedule) turn() {
 	c := make(chan struct{})
 	s.mu.Lock()
@@ -185,7 +185,7 @@ func newStreamed(s setup, want []byte, seed uint64) *streamed {
 	w := &streamed{walker: *newWalker(s, want), seed: seed}
 	w.every, w.again, w.thin = 8, 100, 8
 	switch {
-	case slow:
+	case slow():
 		w.every, w.again, w.thin = 30, 30, 30
 	case soak():
 		w.every, w.again, w.thin = 1, 20, 4
@@ -200,7 +200,7 @@ func TestNoPowerCutLosesASectorOfAStream(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(12)
 	switch {
-	case slow:
+	case slow():
 		seeds = 2
 	case soak():
 		seeds = 2000
@@ -217,7 +217,7 @@ func TestNoPowerCutLosesASectorOfAStream(t *testing.T) {
 					n *= 8 // a state costs little
 				}
 				for seed := range n {
-					r := base.again(t)
+					r := base.restarted(t)
 					w := newStreamed(s, want, seed<<32)
 					w.rotate(t, r, 1)
 					if w.lost > 0 {
@@ -231,7 +231,7 @@ func TestNoPowerCutLosesASectorOfAStream(t *testing.T) {
 		}
 	})
 	t.Logf("streams: %d states after a cut, %d after a second one, %d lost", first, second, lost)
-	if !slow && (first < 10_000 || second < 10_000) {
+	if !slow() && (first < 10_000 || second < 10_000) {
 		t.Error("too few states were tried to mean anything")
 	}
 }
@@ -255,7 +255,7 @@ func TestWrongStreamsLoseStates(t *testing.T) {
 				base, want := started(t, s)
 				tried, lost := 0, 0
 				for seed := uint64(0); lost == 0 && seed < 100; seed++ {
-					r := base.again(t)
+					r := base.restarted(t)
 					w := newStreamed(s, want, seed<<32)
 					w.views, w.further = views, views == nil
 					w.rotate(t, r, 0)
@@ -286,7 +286,7 @@ func (h hasty) WriteAt(p []byte, off int64) (int, error) {
 
 // The storage dies at each request in turn, or fails that one only, while others
 // are under way: the volume stays as it was, and the same engine, or the next
-// one, goes on when it works again.
+// one, continues when it works again.
 func TestFaultsInAStream(t *testing.T) {
 	t.Parallel()
 	for _, s := range streamSetups() {
@@ -298,7 +298,7 @@ func TestFaultsInAStream(t *testing.T) {
 			base, want := started(t, s)
 			unsettled, failed, survived := 0, 0, 0
 			for at := 0; ; at++ {
-				r := base.again(t)
+				r := base.restarted(t)
 				sched := newSchedule(uint64(at))
 				f := &faults{bad: func(n int, _ string, _ View, _, _ int64) bool { return n == at || at%2 == 0 && n > at }}
 				o := streaming(r, sched)
@@ -329,7 +329,7 @@ func TestFaultsInAStream(t *testing.T) {
 					}
 				}
 				if at/2%2 == 0 {
-					next := r.again(t)
+					next := r.restarted(t)
 					if err := next.settle(next.options(), same(want)); err != nil {
 						t.Fatalf("request %d, then another process: %v", at, err)
 					}
@@ -353,7 +353,7 @@ func TestFaultsInAStream(t *testing.T) {
 	}
 }
 
-// One block can never be read, or never be written, and everything else goes on:
+// One block can never be read, or never be written, and everything else continues:
 // the stream ends, whatever was being recorded or waiting meanwhile, and says
 // which block; nothing is lost.
 func TestABadBlockInAStream(t *testing.T) {
@@ -371,7 +371,7 @@ func TestABadBlockInAStream(t *testing.T) {
 				for view, op := range map[View]string{Old: "read", New: "write"} {
 					for seed := range uint64(8) {
 						runs++
-						r := base.again(t)
+						r := base.restarted(t)
 						sched := newSchedule(seed)
 						o := streaming(r, sched)
 						f := &faults{bad: func(_ int, what string, v View, off, n int64) bool {
@@ -385,7 +385,7 @@ func TestABadBlockInAStream(t *testing.T) {
 						if !errors.As(err, &ioErr) || ioErr.Op != op || ioErr.View != view || ioErr.Offset != at {
 							t.Fatalf("seed %d: %v, want a failed %s at %d of the %v", seed, err, op, at, view)
 						}
-						if next := r.again(t); next.settle(next.options(), same(want)) != nil {
+						if next := r.restarted(t); next.settle(next.options(), same(want)) != nil {
 							t.Fatalf("seed %d, %s at %d: lost", seed, op, at)
 						}
 					}
@@ -397,21 +397,21 @@ func TestABadBlockInAStream(t *testing.T) {
 }
 
 // A stream that is paused, or whose context ends, records what was copied and
-// stops; nothing is lost, and it goes on.
+// stops; nothing is lost, and it continues.
 func TestPauseInAStream(t *testing.T) {
 	t.Parallel()
 	for _, s := range streamSetups() {
 		base, want := started(t, s)
 		for seed := range uint64(10) {
-			r := base.again(t)
+			r := base.restarted(t)
 			sched := newSchedule(seed)
 			o := streaming(r, sched)
 			ctx, cancel := context.WithCancel(context.Background())
 			var e *Engine
-			told := int64(0)
+			reported := int64(0)
 			o.Hooks.Progress = func(p Progress) {
-				if told += p.Zone.Length; told != p.Done || p.Held != 0 {
-					t.Errorf("%v, seed %d: %+v after %d", s, seed, p, told)
+				if reported += p.Zone.Length; reported != p.Done || p.Held != 0 {
+					t.Errorf("%v, seed %d: %+v after %d", s, seed, p, reported)
 				}
 				if seed%2 == 0 {
 					e.Pause()
@@ -424,7 +424,7 @@ func TestPauseInAStream(t *testing.T) {
 			sched.run(t, func() { err = e.Run(ctx) })
 			cancel()
 			rec := e.Record()
-			if !errors.Is(err, ErrPaused) || rec.Done() != told || rec.Done() == 0 || rec.Phase == Finished {
+			if !errors.Is(err, ErrPaused) || rec.Done() != reported || rec.Done() == 0 || rec.Phase == Finished {
 				t.Fatalf("%v, seed %d: %v at %d of %d", s, seed, err, rec.Done(), s.data)
 			}
 			for _, b := range e.copier.bufs {
@@ -432,7 +432,7 @@ func TestPauseInAStream(t *testing.T) {
 					t.Fatal("the user's data stays in the buffers")
 				}
 			}
-			next := r.again(t)
+			next := r.restarted(t)
 			if err := next.settle(next.options(), same(want)); err != nil {
 				t.Fatalf("%v, seed %d: %v", s, seed, err)
 			}
@@ -440,7 +440,7 @@ func TestPauseInAStream(t *testing.T) {
 	}
 }
 
-// While a position is made durable copies go on, by as much as the gap has room
+// While a position is made durable copies continue, by as much as the gap has room
 // for.
 func TestCopiesGoOnWhileOthersAreMadeDurable(t *testing.T) {
 	t.Parallel()

@@ -74,7 +74,7 @@ func TestPremiseChecksumsLoseTornSectors(t *testing.T) {
 		s := setup{mode: Journal, direction: Forward, oldSector: c.sector, newSector: c.sector, zone: size, data: size}
 		r := emptyRig(t, s)
 		want := r.fill(t)
-		r = r.again(t)
+		r = r.restarted(t)
 
 		// The zone's checksums, durable before it is overwritten in place.
 		old := make([]byte, size)

@@ -38,7 +38,7 @@ type Zone struct {
 // End is the first byte after the zone.
 func (z Zone) End() int64 { return z.Start + z.Length }
 
-// Overlaps tells whether a request of n bytes at off touches the zone.
+// Overlaps reports whether a request of n bytes at off touches the zone.
 func (z Zone) Overlaps(off, n int64) bool { return off < z.End() && z.Start < off+n }
 
 func (z Zone) String() string { return fmt.Sprintf("%d-%d", z.Start, z.End()) }
@@ -145,5 +145,5 @@ func (r Record) Pieces() []Piece {
 // Done is the number of bytes that are under the new key.
 func (r Record) Done() int64 { return r.layout().done(r.Position) }
 
-// Untouched tells whether all data is still on the old side, and whole.
+// Untouched reports whether all data is still on the old side, and whole.
 func (r Record) Untouched() bool { return r.Phase == Moving && r.Done() == 0 }

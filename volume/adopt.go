@@ -7,14 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
-	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 )
 
 // AdoptOptions say how the volume is opened today. What is left out is taken
@@ -36,28 +38,35 @@ type AdoptOptions struct {
 	Offset uint64
 	// DryRun proves that everything fits, and writes nothing.
 	DryRun bool
-	// Progress is told of each step when it is done.
+	// Progress is called for each step when it is done.
 	Progress func(Step)
 }
 
-// Adopt takes over a volume that was made with caam-keygen, keyctl and dmsetup:
-// it writes a detached header for it. No byte of the device changes, so the old
-// way of opening it goes on working.
+// Adopt takes over a volume that was made with caam-keygen or a trusted key, keyctl and
+// dmsetup: it writes a detached header for it. No byte of the device changes, so the old
+// way of opening it still works.
 //
 // Before anything is written the blob is opened and the device is mapped
 // read-only: the filesystem's superblock must be seen and prove itself. Where it
 // does not, other parameters are tried, read-only too, and the error says which
 // of them fit.
-func (m *Manager) Adopt(ctx context.Context, s Spec, o AdoptOptions) (Result, error) {
+func (m *Manager) Adopt(ctx context.Context, s spec.Volume, o AdoptOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
 	err := adoptable(s)
+	var sealed sealedFile
 	if err == nil {
-		err = m.onDevice(ctx, s, func(path string) error { return m.adopt(ctx, s, o, path, j) })
+		sealed, err = m.readSealed(o.Blob)
 	}
-	return j.result, failed(ctx, "adopt", s, err)
+	if s = s.For(sealed.source(), ""); err == nil && s.Source == spec.SourceAuto {
+		err = fault.Newf(fault.ConfigInvalid, "source auto: %s holds a key of source %s, which wrap, trusted, cipher or key_size of the configuration exclude", o.Blob, sealed.source())
+	}
+	if err == nil {
+		err = m.onDevice(ctx, s, func(path string) error { return m.adopt(ctx, s, o, sealed, path, j) })
+	}
+	return j.result, Failed(ctx, "adopt", s, err)
 }
 
-func (m *Manager) adopt(ctx context.Context, s Spec, o AdoptOptions, path string, j *journey) error {
+func (m *Manager) adopt(ctx context.Context, s spec.Volume, o AdoptOptions, raw sealedFile, path string, j *runLog) error {
 	j.result.Device = path
 	data, err := m.sys.Devices.Open(path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -70,28 +79,28 @@ func (m *Manager) adopt(ctx context.Context, s Spec, o AdoptOptions, path string
 	}
 	if a.recipe.wraps() {
 		if o.Cipher == "" && o.Table == "" {
-			return refuse(fault.AdoptMismatch, "%s is larger than 2 TiB: there plain and plain64 differ, which the filesystem's beginning does not show; give the cipher that the volume is opened with today (--cipher or --table)", path)
+			return fault.Newf(fault.AdoptMismatch, "%s is larger than 2 TiB: there plain and plain64 differ, which the filesystem's beginning does not show; give the cipher that the volume is opened with today (--cipher or --table)", path)
 		}
 		j.warn("beyond 2 TiB plain and plain64 differ, which the filesystem's beginning does not show: " + a.recipe.cipher + " was taken as it was given, and is proved below 2 TiB only")
 	}
-	if err := a.readBlob(); err != nil {
+	if err := a.understandBlob(raw); err != nil {
 		return err
 	}
-	if done, err := a.alreadyAdopted(); done || err != nil {
+	if done, err := a.alreadyAdopted(ctx); done || err != nil {
 		return err
 	}
 	return a.run(ctx)
 }
 
-// adoptable judges the configuration: what it must say for an adopted volume.
-func adoptable(s Spec) error {
+// adoptable checks the configuration: what it must say for an adopted volume.
+func adoptable(s spec.Volume) error {
 	switch {
 	case !s.Detached():
-		return refuse(fault.ConfigInvalid, "an adopted volume has its header in a file, since there is no room for one on its device: set header: /path/of/the/file")
-	case s.Source != SourceCAAM:
-		return refuse(fault.ConfigInvalid, "source %q: only volumes with keys of caam-keygen can be adopted", s.Source)
-	case s.Filesystem.Type == FilesystemNone:
-		return refuse(fault.ConfigInvalid, "a volume without a filesystem cannot be adopted: there would be nothing to prove its key by")
+		return fault.Newf(fault.ConfigInvalid, "an adopted volume has its header in a file, since there is no room for one on its device: set header: /path/of/the/file")
+	case !spec.Sealed(s.Source):
+		return fault.Newf(fault.ConfigInvalid, "source %q: only volumes with keys of caam-keygen, and with trusted keys, can be adopted", s.Source)
+	case !s.Filesystem.ProvesKey():
+		return fault.Newf(fault.ConfigInvalid, "a volume of filesystem: %s cannot be adopted: there would be nothing to prove its key by", s.Filesystem)
 	}
 	return nil
 }
@@ -99,39 +108,17 @@ func adoptable(s Spec) error {
 // adopting is one run over one volume.
 type adopting struct {
 	*Manager
-	s      Spec
+	s      spec.Volume
 	o      AdoptOptions
-	j      *journey
-	data   Device
+	j      *runLog
+	data   header.Device
 	recipe recipe
-	blob   caam.Blob
+	sealed sealed
 }
 
-func (a *adopting) readBlob() error {
-	raw, err := a.sys.Files.Read(a.o.Blob, atomicfile.ReadOptions{MaxSize: maxKeyFile, FollowLinks: true})
-	if errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.Usage, "--blob", err)
-	}
-	if err != nil {
-		return err
-	}
-	if a.blob, err = caam.Convert(raw); err != nil {
-		return fault.New(fault.BlobDamaged, a.o.Blob, err)
-	}
-	if !bytes.Equal(a.blob, raw) {
-		a.j.did("blob converted from an older form")
-	}
-	wrap, n := a.blob.Wrap(), a.blob.RedKeyLen()
-	if want := caam.BlackKeySize(wrap, n); a.recipe.keySize != 0 && a.recipe.keySize != want {
-		return refuse(fault.AdoptMismatch, "the table names a key of %d bytes, a %s key of the %d bytes in %s has %d: table and blob do not belong together",
-			a.recipe.keySize, wrap, n, a.o.Blob, want)
-	}
-	return nil
-}
-
-// alreadyAdopted tells whether an earlier run has written the very header. Any
+// alreadyAdopted reports whether an earlier run has written the very header. Any
 // other file in its place is left alone.
-func (a *adopting) alreadyAdopted() (bool, error) {
+func (a *adopting) alreadyAdopted(ctx context.Context) (bool, error) {
 	c, err := a.openContainer(a.s, a.data.Path(), blockdev.Flags{Direct: true})
 	if fault.Is(err, fault.NotProvisioned) {
 		return false, nil
@@ -139,18 +126,34 @@ func (a *adopting) alreadyAdopted() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer c.close()
-	h, err := readHeader(c)
+	defer c.Close()
+	h, err := header.Read(c)
 	if err != nil {
 		return false, fault.New(fault.FileExists, a.s.Header+" exists already", err)
 	}
-	if !bytes.Equal(h.token.Blob, a.blob) || h.segment.Offset != a.recipe.offset || h.segment.Size != a.recipe.size ||
-		h.segment.Encryption != a.recipe.cipher || h.segment.SectorSize != a.recipe.sectorSize {
-		return false, refuse(fault.FileExists, "%s exists already, with a header of another volume: %q, uuid %q", a.s.Header, h.luks.Label, h.luks.UUID)
+	if !bytes.Equal(h.Token.Blob, a.sealed.blob) || h.Segment.Offset != a.recipe.offset || h.Segment.Size != a.recipe.size ||
+		h.Segment.Encryption != a.recipe.cipher || h.Segment.SectorSize != a.recipe.sectorSize {
+		return false, fault.Newf(fault.FileExists, "%s exists already, with a header of another volume: %q, uuid %q", a.s.Header, h.LUKS.Label, h.LUKS.UUID)
 	}
 	a.j.of(h, a.data.Path())
 	a.j.result.Already = true
-	return true, h.matches(a.s)
+	if err := h.Matches(a.s); err != nil || !h.Unbound() {
+		return true, err
+	}
+	// The run that wrote it was cut off, or of an earlier version.
+	if a.o.DryRun {
+		a.j.would("add a check of the key to " + a.s.Header)
+		return true, nil
+	}
+	return true, a.bindWritten(ctx)
+}
+
+// bindWritten gives the header its check. Blob and table were given, and are those of
+// the header.
+func (a *adopting) bindWritten(ctx context.Context) error {
+	s := a.s
+	s.AllowUnboundHeader = true
+	return a.bind(ctx, s, a.data.Path(), a.j)
 }
 
 func (a *adopting) run(ctx context.Context) error {
@@ -163,15 +166,11 @@ func (a *adopting) run(ctx context.Context) error {
 		return err
 	}
 	a.j.of(h, a.data.Path())
-	src, err := a.sourceOf(a.s)
+	key, err := a.openKey(ctx, a.s, h)
 	if err != nil {
 		return err
 	}
-	key, err := src.open(ctx, h.keyRequest(), a.blob)
-	if err != nil {
-		return a.explainRejection(a.s, h, err)
-	}
-	defer key.wipe()
+	defer key.Wipe()
 	a.j.did("blob opened on this chip")
 	if err := a.warnOfUsers(); err != nil {
 		return err
@@ -182,17 +181,17 @@ func (a *adopting) run(ctx context.Context) error {
 	}
 	a.j.did(fmt.Sprintf("%s filesystem seen through it (%s)", sb.Type, sb.Proof))
 	if sb.Type != a.s.Filesystem.Type {
-		return refuse(fault.FilesystemWrong, "the volume holds a %s filesystem, the configuration says %s", sb.Type, a.s.Filesystem.Type)
+		return fault.Newf(fault.FilesystemWrong, "the volume holds a %s filesystem, the configuration says %s", sb.Type, a.s.Filesystem.Type)
 	}
-	if err := h.matches(a.s); err != nil {
+	if err := h.Matches(a.s); err != nil {
 		return fmt.Errorf("everything fits, but the volume could not be opened with this configuration: %w", err)
 	}
-	h.token.Filesystem = FilesystemID{Type: sb.Type, UUID: sb.UUID}
+	h.Token.Filesystem = header.FilesystemID{Type: sb.Type, UUID: sb.UUID}
 	if a.o.DryRun {
 		a.j.would("write a header for it to " + a.s.Header)
 		return nil
 	}
-	return a.write(ctx, h, src)
+	return a.write(ctx, h)
 }
 
 // warnOfUsers tells who has the device open today: adopting reads only, but
@@ -206,7 +205,7 @@ func (a *adopting) warnOfUsers() error {
 }
 
 // newHeader describes the volume as the recipe opens it.
-func (a *adopting) newHeader(state caam.SecurityState) (*header, error) {
+func (a *adopting) newHeader(state caam.SecurityState) (*header.Header, error) {
 	uuid := a.s.UUID
 	if uuid == "" {
 		var err error
@@ -216,45 +215,39 @@ func (a *adopting) newHeader(state caam.SecurityState) (*header, error) {
 	}
 	described := a.s
 	described.Cipher, described.SectorSize = a.recipe.cipher, a.recipe.sectorSize
-	return newHeader(described, uuid, Layout{DataOffset: a.recipe.offset, DataSize: a.recipe.size}, Token{
-		Source: SourceCAAM, Phase: PhaseReady, Generation: 1, Blob: a.blob, Wrap: a.blob.Wrap(),
-		KeySize: a.blob.RedKeyLen(), State: state, Created: a.sys.Now(),
+	return header.New(described, uuid, header.Layout{DataOffset: a.recipe.offset, DataSize: a.recipe.size}, header.Token{
+		Source: a.s.Source, Phase: header.PhaseReady, Generation: 1, Blob: a.sealed.blob, Wrap: a.sealed.wrap,
+		KeySize: a.sealed.keySize, State: state, Created: a.sys.Now(),
 	})
 }
 
 // look maps the data read-only as r says and looks for a filesystem that proves
 // itself.
-func (a *adopting) look(ctx context.Context, h *header, key liveKey, r recipe) (_ *fsprobe.Superblock, err error) {
-	name := a.s.Mapping + checkSuffix
-	view, err := a.activate(ctx, name, dmcrypt.HelperUUID(h.luks.UUID, name), h.description(), key, true, func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
-		return r.table(a.data.Number(), ref)
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, view.remove(ctx)) }()
-	var sb *fsprobe.Superblock
-	err = withDevice(view, false, func(d Device) error {
-		if sb, err = fsprobe.Read(d, d.Size()); err != nil {
-			return err
-		}
-		if !sb.Verified {
-			return fmt.Errorf("a %s superblock is seen, but it does not prove itself: %s", sb.Type, sb.Proof)
-		}
-		return seamless(d, r)
+func (a *adopting) look(ctx context.Context, h *header.Header, key source.Key, r recipe) (sb *fsprobe.Superblock, err error) {
+	table := func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) { return r.table(a.data.Number(), ref) }
+	err = a.kernel.WithPrivate(ctx, a.s.Mapping+mapping.CheckSuffix, h.LUKS.UUID, h.Token.Generation, key, true, table, func(view *mapping.Private) error {
+		return mapping.WithDevice(view, false, func(d header.Device) (err error) {
+			if sb, err = fsprobe.Read(d, d.Size()); err != nil {
+				return err
+			}
+			if !sb.Verified {
+				return fmt.Errorf("a %s superblock is seen, but it does not prove itself: %s", sb.Type, sb.Proof)
+			}
+			return seamless(d, r)
+		})
 	})
 	return sb, err
 }
 
 // write puts the header into its file, and proves it as a later unlock will.
-func (a *adopting) write(ctx context.Context, h *header, src source) error {
+func (a *adopting) write(ctx context.Context, h *header.Header) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := h.store(); err != nil {
+	if err := h.Store(); err != nil {
 		return err
 	}
-	image, err := h.luks.Image()
+	image, err := h.LUKS.Image()
 	if err != nil {
 		return err
 	}
@@ -262,33 +255,38 @@ func (a *adopting) write(ctx context.Context, h *header, src source) error {
 		return err
 	}
 	a.j.did("header written to " + a.s.Header)
-	if err := a.proveWritten(ctx, src); err != nil {
+	err = a.proveWritten(ctx)
+	if err == nil {
+		err = a.bindWritten(ctx)
+	}
+	if err != nil {
 		// It is a new file that nobody has relied on yet.
 		return errors.Join(fmt.Errorf("the header that was written does not open the volume: %w", err), a.sys.Files.Remove(a.s.Header))
 	}
 	a.j.did("header proved")
+	a.remember(a.s, h.LUKS.UUID)
 	return nil
 }
 
-func (a *adopting) proveWritten(ctx context.Context, src source) error {
+func (a *adopting) proveWritten(ctx context.Context) error {
 	c, h, err := a.openHeader(a.s, a.data.Path(), blockdev.Flags{Direct: true})
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	key, err := src.open(ctx, h.keyRequest(), h.token.Blob)
+	defer c.Close()
+	key, err := a.openKey(ctx, a.s, h)
 	if err != nil {
 		return err
 	}
-	defer key.wipe()
+	defer key.Wipe()
 	sb, err := a.look(ctx, h, key, recipe{
-		cipher: h.segment.Encryption, sectorSize: h.segment.SectorSize, offset: h.segment.Offset, size: h.segment.Size,
+		cipher: h.Segment.Encryption, sectorSize: h.Segment.SectorSize, offset: h.Segment.Offset, size: h.Segment.Size,
 	})
 	if err != nil {
 		return err
 	}
-	if want := (FilesystemID{Type: sb.Type, UUID: sb.UUID}); want != h.token.Filesystem {
-		return fmt.Errorf("the filesystem is %v, the header says %v", want, h.token.Filesystem)
+	if want := (header.FilesystemID{Type: sb.Type, UUID: sb.UUID}); want != h.Token.Filesystem {
+		return fmt.Errorf("the filesystem is %v, the header says %v", want, h.Token.Filesystem)
 	}
 	return nil
 }

@@ -8,11 +8,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/source"
 )
 
 // seamSample is how much of a volume is looked at for seams, in bytes.
@@ -26,23 +30,26 @@ const seamSample = 1 << 20
 // border are zero, those at the border are as a rule zero too. Read with the
 // ciphertext before them, or an encrypted number, for an IV, they are noise; read
 // with another number, they are the difference of the two. Each distance of
-// borders is judged by itself.
-func seamless(d Device, r recipe) error {
+// borders is checked by itself.
+func seamless(d header.Device, r recipe) error {
 	sample := make([]byte, min(seamSample, d.Size()))
 	if _, err := d.ReadAt(sample, 0); err != nil {
 		return err
 	}
+	if !strings.Contains(r.cipher, "cbc") {
+		return structured(sample)
+	}
 	const iv = 16
 	zero, odd := map[int]int{}, map[int]int{}
-	for at := 0; at+sectorBytes <= len(sample); at += sectorBytes {
+	for at := 0; at+header.SectorBytes <= len(sample); at += header.SectorBytes {
 		spacing := at & -at // the largest power of two that at is a multiple of
-		if at == 0 || spacing > blockAlign {
-			spacing = blockAlign
+		if at == 0 || spacing > header.BlockAlign {
+			spacing = header.BlockAlign
 		}
 		head := sample[at : at+iv]
 		switch {
-		case !allZero(sample[at+iv : at+8*iv]):
-		case allZero(head):
+		case !header.AllZero(sample[at+iv : at+8*iv]):
+		case header.AllZero(head):
 			zero[spacing]++
 		case distinct(head) >= iv/2 || r.misnumbered(head, at):
 			odd[spacing]++
@@ -56,14 +63,32 @@ func seamless(d Device, r recipe) error {
 	return nil
 }
 
-// misnumbered tells whether the head of a sector is what zeros become under r
+// structured is seamless for ciphers in which all of a sector depends on its number and
+// size: a superblock in the first sector shows nothing of the others, and what is read
+// with another number is noise. Filesystems have zeros in the first MiB, in each of the
+// pieces that the largest sector has; with a wrong size only some of these are right.
+func structured(sample []byte) error {
+	const run = 64 // zeros in a row, which noise has never
+	var right [header.BlockAlign / header.SectorBytes]bool
+	for at := header.BlockAlign; at+run <= len(sample); at += run {
+		if header.AllZero(sample[at : at+run]) {
+			right[at%header.BlockAlign/header.SectorBytes] = true
+		}
+	}
+	if slices.Contains(right[:], false) {
+		return errors.New("a superblock is seen, and behind it noise: the sectors have another size, or are numbered in another way")
+	}
+	return nil
+}
+
+// misnumbered reports whether the head of a sector is what zeros become under r
 // if the sectors were numbered the other way (iv_large_sectors).
 func (r recipe) misnumbered(head []byte, at int) bool {
-	if r.sectorSize == sectorBytes || at%r.sectorSize != 0 {
+	if r.sectorSize == header.SectorBytes || at%r.sectorSize != 0 {
 		return false
 	}
 	var difference [16]byte
-	binary.LittleEndian.PutUint64(difference[:], uint64(at/sectorBytes)^uint64(at/r.sectorSize))
+	binary.LittleEndian.PutUint64(difference[:], uint64(at/header.SectorBytes)^uint64(at/r.sectorSize))
 	return bytes.Equal(head, difference[:])
 }
 
@@ -85,13 +110,16 @@ type candidate struct {
 // candidates are the recipes that people use, besides the one that was given.
 // plain and plain64 are the same below 2 TiB, so one of them will do; beyond,
 // what is looked at cannot tell them apart.
-func candidates(given recipe, deviceSize int64) []candidate {
+func candidates(keys string, given recipe, deviceSize int64) []candidate {
 	var list []candidate
+	if keys != keysource.CAAM {
+		return trustedCandidates(keys, given, deviceSize)
+	}
 	for _, mode := range []string{"plain64", "eboiv"} {
 		for _, size := range []int{512, 4096, 1024, 2048} {
 			for _, large := range []bool{false, true} {
 				// eboiv with smaller sectors is never mapped: see dmcrypt.
-				if large && size == sectorBytes || mode == "eboiv" && size != blockAlign {
+				if large && size == header.SectorBytes || !keysource.FitsSector(mode, size) {
 					continue
 				}
 				r := recipe{cipher: "capi:tk(cbc(aes))-" + mode, sectorSize: size, offset: given.offset, size: given.size, large: large}
@@ -117,15 +145,40 @@ func candidates(given recipe, deviceSize int64) []candidate {
 	return list
 }
 
+// trustedCandidates are those for trusted keys, protected ones or not.
+func trustedCandidates(keys string, given recipe, deviceSize int64) []candidate {
+	var list []candidate
+	for _, c := range keysource.Ciphers(keys) {
+		if !slices.Contains(c.KeySizes, given.sealedSize) {
+			continue
+		}
+		for _, size := range keysource.SectorSizes() {
+			for _, large := range []bool{false, true} {
+				r := recipe{cipher: c.Name, sectorSize: size, offset: given.offset, size: given.size, large: large}.fit()
+				if large && size == header.SectorBytes || r.size <= 0 || r.offset+r.size > deviceSize {
+					continue
+				}
+				note := fmt.Sprintf("cipher %s, sector size %d", r.cipher, r.sectorSize)
+				if large {
+					note += ", iv_large_sectors"
+				}
+				list = append(list, candidate{r, note})
+			}
+		}
+	}
+	return list
+}
+
 // guess tries other parameters, read-only, and says which of them fit. cause is
 // what the given ones showed.
-func (a *adopting) guess(ctx context.Context, h *header, key liveKey, cause error) error {
+func (a *adopting) guess(ctx context.Context, h *header.Header, key source.Key, cause error) error {
 	if !noFilesystem(cause) {
 		return cause
 	}
 	given := fmt.Sprintf("with cipher %s and sector size %d no sound filesystem is seen on %s from byte %d",
 		a.recipe.cipher, a.recipe.sectorSize, a.data.Path(), a.recipe.offset)
-	for _, c := range candidates(a.recipe, a.data.Size()) {
+	a.recipe.sealedSize = a.sealed.keySize
+	for _, c := range candidates(a.s.Keys(), a.recipe, a.data.Size()) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -145,7 +198,7 @@ func (a *adopting) guess(ctx context.Context, h *header, key liveKey, cause erro
 		}
 		return fault.New(fault.AdoptMismatch, found, cause)
 	}
-	return fault.New(fault.AdoptMismatch, given+", nor with plain64, plain or eboiv and sectors of 512 to 4096 bytes: the blob opens on this chip, but it is not this data's, or the data begins elsewhere", cause)
+	return fault.New(fault.AdoptMismatch, given+", nor with the other ciphers of source "+a.s.Source+" and sectors of 512 to 4096 bytes: the blob opens on this chip, but it is not this data's, or the data begins elsewhere", cause)
 }
 
 // noFilesystem tells a device that shows no filesystem from one that cannot be

@@ -11,7 +11,11 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 )
 
 // recipe is how a volume is opened by hand: a dm-crypt table without its key.
@@ -22,12 +26,14 @@ type recipe struct {
 	large        bool  // iv_large_sectors
 	// keySize is the payload's length that a table names, 0 if there was none.
 	keySize int
+	// sealedSize is the plain key's length, for guesses.
+	sealedSize int
 }
 
 // table is the recipe as a table over a device.
 func (r recipe) table(device blockdev.Number, key dmcrypt.KeyRef) (dmcrypt.Table, error) {
 	var flags []string
-	if r.large && r.sectorSize > sectorBytes {
+	if r.large && r.sectorSize > header.SectorBytes {
 		flags = append(flags, "iv_large_sectors")
 	}
 	options, err := dmcrypt.CryptOptions(r.sectorSize, flags...)
@@ -35,15 +41,15 @@ func (r recipe) table(device blockdev.Number, key dmcrypt.KeyRef) (dmcrypt.Table
 		return nil, err
 	}
 	return dmcrypt.Table{dmcrypt.Crypt{
-		Length: uint64(r.size / sectorBytes), Cipher: dmcrypt.Cipher(r.cipher), Key: key,
-		Device: dmcrypt.Number{Major: device.Major, Minor: device.Minor}, Offset: uint64(r.offset / sectorBytes), Options: options,
+		Length: uint64(r.size / header.SectorBytes), Cipher: dmcrypt.Cipher(r.cipher), Key: key,
+		Device: device, Offset: uint64(r.offset / header.SectorBytes), Options: options,
 	}}, nil
 }
 
-// wraps tells whether the sectors are numbered so far that plain, whose numbers
-// have 32 bits and count 512 bytes, begins anew where plain64 does not.
+// wraps reports whether the sectors are numbered so far that plain, whose numbers
+// have 32 bits and count 512 bytes, begins again where plain64 does not.
 func (r recipe) wraps() bool {
-	return strings.HasSuffix(strings.TrimSuffix(r.cipher, "64"), "-plain") && r.size > sectorBytes<<32
+	return strings.HasSuffix(strings.TrimSuffix(r.cipher, "64"), "-plain") && r.size > header.SectorBytes<<32
 }
 
 // fit cuts the size to whole sectors.
@@ -54,10 +60,10 @@ func (r recipe) fit() recipe {
 
 // recipeOf takes the recipe from the options and, for what they leave out, from
 // the configuration.
-func (m *Manager) recipeOf(ctx context.Context, s Spec, o AdoptOptions, data Device) (recipe, error) {
-	r := recipe{cipher: s.Cipher, sectorSize: s.SectorSize, offset: int64(o.Offset) * sectorBytes}
-	if o.Offset > uint64(data.Size()/sectorBytes) {
-		return r, refuse(fault.AdoptMismatch, "offset %d lies behind the end of %s, which has %d sectors", o.Offset, data.Path(), data.Size()/sectorBytes)
+func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, data header.Device) (recipe, error) {
+	r := recipe{cipher: s.Cipher, sectorSize: s.SectorSize, offset: int64(o.Offset) * header.SectorBytes}
+	if o.Offset > uint64(data.Size()/header.SectorBytes) {
+		return r, fault.Newf(fault.AdoptMismatch, "offset %d lies behind the end of %s, which has %d sectors", o.Offset, data.Path(), data.Size()/header.SectorBytes)
 	}
 	if o.Cipher != "" {
 		r.cipher = o.Cipher
@@ -81,28 +87,31 @@ func (m *Manager) recipeOf(ctx context.Context, s Spec, o AdoptOptions, data Dev
 		r.size = data.Size() - r.offset
 		r = r.fit()
 	}
-	return r, r.judge(data)
+	return r, r.check(s.Keys(), data)
 }
 
-// judge refuses what cannot be adopted, whatever lies on the device.
-func (r recipe) judge(data Device) error {
+// check refuses what cannot be adopted, whatever lies on the device.
+func (r recipe) check(keys string, data header.Device) error {
+	ciphers := keysource.CipherNames(keys)
 	switch {
-	case !slices.Contains(ciphers(SourceCAAM), r.cipher):
-		return refuse(fault.CipherNotAllowed, "cipher %q cannot be adopted: one of %s can (others make their IVs from the bytes of the black key, which differ at every boot, or are not the CAAM's)",
-			r.cipher, strings.Join(ciphers(SourceCAAM), ", "))
-	case !slices.Contains([]int{512, 1024, 2048, 4096}, r.sectorSize):
-		return refuse(fault.Usage, "%d is no sector size of dm-crypt: 512, 1024, 2048 or 4096", r.sectorSize)
-	case strings.HasSuffix(r.cipher, "-eboiv") && r.sectorSize != blockAlign:
-		return refuse(fault.CipherNotAllowed, "cipher %q with sectors of %d bytes cannot be adopted: eboiv takes a job of the hardware more for each sector, and is supported with 4096 only",
+	case keys != spec.SourceCAAM && !slices.Contains(ciphers, r.cipher):
+		return fault.Newf(fault.CipherNotAllowed, "cipher %q cannot be adopted with %s keys: one of %s can", r.cipher, keys, strings.Join(ciphers, ", "))
+	case !slices.Contains(ciphers, r.cipher):
+		return fault.Newf(fault.CipherNotAllowed, "cipher %q cannot be adopted: one of %s can (others make their IVs from the bytes of the black key, which differ at every boot, or are not the CAAM's)",
+			r.cipher, strings.Join(ciphers, ", "))
+	case !slices.Contains(keysource.SectorSizes(), r.sectorSize):
+		return fault.Newf(fault.Usage, "%d is no sector size of dm-crypt: 512, 1024, 2048 or 4096", r.sectorSize)
+	case !keysource.FitsSector(r.cipher, r.sectorSize):
+		return fault.Newf(fault.CipherNotAllowed, "cipher %q with sectors of %d bytes cannot be adopted: eboiv takes a job of the hardware more for each sector, and is supported with 4096 only",
 			r.cipher, r.sectorSize)
 	case r.wraps() && strings.HasSuffix(r.cipher, "-plain"):
-		return refuse(fault.AdoptMismatch, "cipher %q repeats its IVs beyond 2 TiB, so such a volume cannot be adopted; copy its data into a new one", r.cipher)
+		return fault.Newf(fault.AdoptMismatch, "cipher %q repeats its IVs beyond 2 TiB, so such a volume cannot be adopted; copy its data into a new one", r.cipher)
 	case r.large:
-		return refuse(fault.AdoptMismatch, "iv_large_sectors: "+largeReason)
-	case r.size < minData || r.offset < 0 || r.offset > data.Size()-r.size:
-		return refuse(fault.AdoptMismatch, "%d bytes from byte %d are not on %s, which has %d", r.size, r.offset, data.Path(), data.Size())
+		return fault.Newf(fault.AdoptMismatch, "iv_large_sectors: "+largeReason)
+	case r.size < header.MinData || r.offset < 0 || r.offset > data.Size()-r.size:
+		return fault.Newf(fault.AdoptMismatch, "%d bytes from byte %d are not on %s, which has %d", r.size, r.offset, data.Path(), data.Size())
 	case r.size%int64(r.sectorSize) != 0:
-		return refuse(fault.AdoptMismatch, "%d bytes are no multiple of the sector size %d", r.size, r.sectorSize)
+		return fault.Newf(fault.AdoptMismatch, "%d bytes are no multiple of the sector size %d", r.size, r.sectorSize)
 	}
 	return nil
 }
@@ -124,7 +133,7 @@ func parseRecipe(line string) (r recipe, device string, err error) {
 	}
 	device = fields[deviceField]
 	// The library knows numbers only; which one plays no part in the rest.
-	if _, err := dmcrypt.ParseNumber(device); err != nil {
+	if _, err := devnum.Parse(device); err != nil {
 		fields[deviceField] = "1:1"
 	}
 	t, err := dmcrypt.ParseTable(strings.Join(fields, " "))
@@ -139,8 +148,8 @@ func parseRecipe(line string) (r recipe, device string, err error) {
 		return r, "", fmt.Errorf("iv_offset %d: only volumes whose IVs begin at 0 can be adopted; copy the data into a new volume", c.IVOffset)
 	}
 	r = recipe{
-		cipher: string(c.Cipher), sectorSize: c.SectorSize(), offset: int64(c.Offset) * sectorBytes,
-		size: int64(c.Length) * sectorBytes, large: c.Has("iv_large_sectors"),
+		cipher: string(c.Cipher), sectorSize: c.SectorSize(), offset: int64(c.Offset) * header.SectorBytes,
+		size: int64(c.Length) * header.SectorBytes, large: c.Has("iv_large_sectors"),
 	}
 	if !c.Key.InTheClear {
 		r.keySize = c.Key.Size
@@ -150,17 +159,17 @@ func parseRecipe(line string) (r recipe, device string, err error) {
 
 // sameDevice enforces that a device that was named, by path, label or number,
 // is the one of the configuration.
-func (m *Manager) sameDevice(ctx context.Context, named string, data Device) error {
+func (m *Manager) sameDevice(ctx context.Context, named string, data header.Device) error {
 	differs := func(number string) error {
-		return refuse(fault.AdoptMismatch, "the parameters name the device %s (%s), the configuration means %s (%s)", named, number, data.Path(), data.Number())
+		return fault.Newf(fault.AdoptMismatch, "the parameters name the device %s (%s), the configuration means %s (%s)", named, number, data.Path(), data.Number())
 	}
-	if n, err := dmcrypt.ParseNumber(named); err == nil {
+	if n, err := devnum.Parse(named); err == nil {
 		if n.Major != data.Number().Major || n.Minor != data.Number().Minor {
 			return differs(named)
 		}
 		return nil
 	}
-	path, err := m.sys.Devices.Find(ctx, named)
+	path, err := m.seen(ctx, spec.Volume{Device: named})
 	if err != nil {
 		return err
 	}

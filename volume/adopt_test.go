@@ -15,6 +15,7 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -99,7 +100,7 @@ func (h byHand) make(t *testing.T, disk volumetest.Store) (*volumetest.Board, ca
 	return b, blob
 }
 
-func adoptedSpec(h byHand) volume.Spec {
+func adoptedSpec(h byHand) spec.Volume {
 	s := bothPlacements()["detached"]
 	s.Cipher, s.SectorSize, s.Wrap = h.cipher, h.sectorSize, string(h.wrap)
 	return s
@@ -225,7 +226,7 @@ func TestAdoptRefusesWhatDoesNotBelongTogether(t *testing.T) {
 	}
 	table := h.table(t, dmcrypt.KeyRef{Size: 52, Type: "logon", Description: "logkey:"}).String()
 	for name, c := range map[string]struct {
-		change func(*volume.Spec)
+		change func(*spec.Volume)
 		o      volume.AdoptOptions
 		code   fault.Code
 	}{
@@ -238,12 +239,12 @@ func TestAdoptRefusesWhatDoesNotBelongTogether(t *testing.T) {
 		"iv_large_sectors":   {o: volume.AdoptOptions{Blob: blobFile, Table: table[:len(table)-1] + "0 2 sector_size:4096 iv_large_sectors"}, code: fault.AdoptMismatch},
 		"essiv":              {o: volume.AdoptOptions{Blob: blobFile, Cipher: "capi:tk(cbc(aes))-essiv:sha256"}, code: fault.CipherNotAllowed},
 		"data begins beyond": {o: volume.AdoptOptions{Blob: blobFile, Offset: 1 << 40}, code: fault.AdoptMismatch},
-		"no detached header": {change: func(s *volume.Spec) { s.Header = volume.HeaderOnDevice }, o: volume.AdoptOptions{Blob: blobFile}, code: fault.ConfigInvalid},
-		"another filesystem": {change: func(s *volume.Spec) { s.Filesystem.Type = "xfs" }, o: volume.AdoptOptions{Blob: blobFile}, code: fault.FilesystemWrong},
+		"no detached header": {change: func(s *spec.Volume) { s.Header = spec.HeaderOnDevice }, o: volume.AdoptOptions{Blob: blobFile}, code: fault.ConfigInvalid},
+		"another filesystem": {change: func(s *spec.Volume) { s.Filesystem.Type = "xfs" }, o: volume.AdoptOptions{Blob: blobFile}, code: fault.FilesystemWrong},
 		"another cipher in the configuration": {
-			change: func(s *volume.Spec) { s.SectorSize = 4096 }, o: volume.AdoptOptions{Blob: blobFile, Table: table}, code: fault.HeaderMismatch},
+			change: func(s *spec.Volume) { s.SectorSize = 4096 }, o: volume.AdoptOptions{Blob: blobFile, Table: table}, code: fault.HeaderMismatch},
 		"another wrap in the configuration": {
-			change: func(s *volume.Spec) { s.Wrap = "ccm" }, o: volume.AdoptOptions{Blob: blobFile}, code: fault.HeaderMismatch},
+			change: func(s *spec.Volume) { s.Wrap = "ccm" }, o: volume.AdoptOptions{Blob: blobFile}, code: fault.HeaderMismatch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := s
@@ -303,7 +304,7 @@ func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
 	}{
 		{"", 0, "give the cipher"},
 		{plainTK, 0, "repeats its IVs"},
-		// What fits is not told as if it were known.
+		// What fits is not shown as if it were known.
 		{plainTK + "64", 4096, "here they differ"},
 	} {
 		_, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Cipher: c.cipher, SectorSize: c.sectorSize})

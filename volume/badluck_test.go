@@ -22,23 +22,9 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
-
-func detached(s *volume.Spec) { s.Header = "/var/lib/imxcrypt/data.luks" }
-
-func devSource(s *volume.Spec) {
-	s.Source, s.Wrap, s.Cipher, s.KeySize, s.AllowInsecure = volume.SourceDev, "", "aes-xts-plain64", 64, true
-}
-
-// changed is the usual volume with changes.
-func changed(changes ...func(*volume.Spec)) volume.Spec {
-	s := spec()
-	for _, c := range changes {
-		c(&s)
-	}
-	return s
-}
 
 // What cannot become a volume is refused with its own reason, and nothing is
 // written.
@@ -51,7 +37,7 @@ func TestProvisioningRefuses(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		s       volume.Spec
+		s       spec.Volume
 		size    int64 // 16 MiB
 		content func(*crashtest.Image)
 		board   func(*testing.T, *volumetest.Board)
@@ -71,10 +57,11 @@ func TestProvisioningRefuses(t *testing.T) {
 		"too small":                  {size: 3*mib - 4096, code: fault.DeviceUnsuitable},
 		"too small, detached":        {s: changed(detached), size: mib / 2, code: fault.DeviceUnsuitable},
 		"no multiple of the sector":  {s: changed(detached), size: 16*mib + 512, code: fault.DeviceUnsuitable},
-		"detached, no filesystem":    {s: changed(detached, func(s *volume.Spec) { s.Filesystem.Type = volume.FilesystemNone }), code: fault.ConfigInvalid},
-		"cipher of another source":   {s: changed(func(s *volume.Spec) { s.Cipher = "aes-xts-plain64" }), code: fault.CipherNotAllowed},
-		"iv that uses the raw key":   {s: changed(func(s *volume.Spec) { s.Cipher = "capi:tk(cbc(aes))-essiv:sha256" }), code: fault.CipherNotAllowed},
-		"dev source, not allowed":    {s: changed(devSource, func(s *volume.Spec) { s.AllowInsecure = false }), code: fault.InsecureRefused},
+		"detached, an image":         {s: changed(detached, func(s *spec.Volume) { s.Filesystem.Type = "squashfs" }), code: fault.ConfigInvalid},
+		"detached, no filesystem":    {s: changed(detached, func(s *spec.Volume) { s.Filesystem.Type = spec.FilesystemNone }), code: fault.ConfigInvalid},
+		"cipher of another source":   {s: changed(func(s *spec.Volume) { s.Cipher = "aes-xts-plain64" }), code: fault.CipherNotAllowed},
+		"iv that uses the raw key":   {s: changed(func(s *spec.Volume) { s.Cipher = "capi:tk(cbc(aes))-essiv:sha256" }), code: fault.CipherNotAllowed},
+		"dev source, not allowed":    {s: changed(devSource, func(s *spec.Volume) { s.AllowInsecure = false }), code: fault.InsecureRefused},
 		"read-only":                  {board: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].ReadOnly = true }, code: fault.DeviceReadOnly},
 		"unreadable":                 {board: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].Err = unix.EIO }, code: fault.IOFailed},
 		"missing":                    {board: func(_ *testing.T, b *volumetest.Board) { b.Disks[0].Absent = true }, code: fault.DeviceMissing},
@@ -84,7 +71,7 @@ func TestProvisioningRefuses(t *testing.T) {
 		"mapped by someone else":     {board: func(t *testing.T, b *volumetest.Board) { mapForeign(t, b, "secure", "") }, code: fault.DeviceInUse},
 		"mount point missing":        {board: func(_ *testing.T, b *volumetest.Board) { b.Directories = nil }, code: fault.MountPointMissing},
 		"open chip":                  {board: func(_ *testing.T, b *volumetest.Board) { b.State = caam.Open }, code: fault.OpenStateRefused},
-		"key size 20":                {s: changed(func(s *volume.Spec) { s.KeySize = 20 }), code: fault.CAAMBadArgument},
+		"key size 20":                {s: changed(func(s *spec.Volume) { s.KeySize = 20 }), code: fault.CAAMBadArgument},
 		"no room for the header":     {s: changed(detached), board: func(_ *testing.T, b *volumetest.Board) { b.Files.Err = unix.ENOSPC }, code: fault.StorageFull},
 		"no room for the key":        {s: changed(devSource), board: func(_ *testing.T, b *volumetest.Board) { b.Files.Err = unix.ENOSPC }, code: fault.StorageFull},
 		"chip not there":             {board: chipFails(unix.ENOENT), code: fault.CAAMMissing},
@@ -96,7 +83,7 @@ func TestProvisioningRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if c.s.Name == "" {
-				c.s = spec()
+				c.s = newSpec()
 			}
 			if c.size == 0 {
 				c.size = 16 * mib
@@ -144,17 +131,6 @@ func mapForeign(t *testing.T, b *volumetest.Board, name, uuid string) {
 	}
 }
 
-// ready is a board with a volume of that spec, locked, after a power cycle.
-func ready(t *testing.T, s volume.Spec) (*volumetest.Board, *crashtest.Image) {
-	t.Helper()
-	im := crashtest.NewImage(16 * mib)
-	b := newBoard(im)
-	r, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{})
-	must(t, r, err)
-	put(t, b, userText)
-	return powerCycle(b), im
-}
-
 // A volume that is there, and cannot or must not be opened now, is refused with
 // its own reason; neither unlock nor provision nor provision --wipe changes a
 // byte of it, and nothing is left in the kernel.
@@ -162,7 +138,7 @@ func TestUnlockingRefuses(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	for name, c := range map[string]struct {
-		s     volume.Spec
+		s     spec.Volume
 		spoil func(*testing.T, *volumetest.Board)
 		code  fault.Code
 		// text is part of the message.
@@ -175,7 +151,7 @@ func TestUnlockingRefuses(t *testing.T) {
 			mapForeign(t, b, "data", dmcrypt.VolumeUUID("9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b", "data"))
 		}, code: fault.MappingMismatch},
 		"another table under its name": {spoil: func(t *testing.T, b *volumetest.Board) {
-			mapForeign(t, b, "data", dmcrypt.VolumeUUID(b.Manager().Status(ctx, spec()).UUID, "data"))
+			mapForeign(t, b, "data", dmcrypt.VolumeUUID(b.Manager().Status(ctx, newSpec()).UUID, "data"))
 		}, code: fault.MappingMismatch, text: "another table"},
 		"both header copies damaged": {spoil: func(t *testing.T, b *volumetest.Board) {
 			scribble(t, b.Disks[0].Store, 0x1200)
@@ -187,7 +163,7 @@ func TestUnlockingRefuses(t *testing.T) {
 		"somebody works on it": {spoil: lockHeld, code: fault.LockHeld, text: "imxcrypt rotate"},
 		"mount point missing":  {spoil: func(_ *testing.T, b *volumetest.Board) { b.Directories = nil }, code: fault.MountPointMissing},
 		"mount point occupied": {spoil: func(t *testing.T, b *volumetest.Board) {
-			other := changed(devSource, func(s *volume.Spec) {
+			other := changed(devSource, func(s *spec.Volume) {
 				s.Name, s.Mapping, s.Device = "other", "other", "/dev/mmcblk2p4"
 			})
 			r, err := b.Manager().Provision(ctx, other, volume.ProvisionOptions{})
@@ -197,12 +173,12 @@ func TestUnlockingRefuses(t *testing.T) {
 		"dev key lost": {s: changed(devSource), spoil: func(_ *testing.T, b *volumetest.Board) { b.Files = volumetest.NoFiles() }, code: fault.KeyFileDamaged},
 		"header file lost, noise": {s: changed(detached), spoil: func(_ *testing.T, b *volumetest.Board) {
 			b.Files = volumetest.NoFiles()
-		}, code: fault.NotProvisioned},
+		}, code: fault.HeaderMissing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if c.s.Name == "" {
-				c.s = spec()
+				c.s = newSpec()
 			}
 			b, im := ready(t, c.s)
 			b = volumetest.New(b.Chip, b.Files, b.Disks[0], &volumetest.Disk{Path: "/dev/mmcblk2p4", Store: crashtest.NewImage(16 * mib)})
@@ -246,7 +222,7 @@ func otherChip(b *volumetest.Board) *volumetest.Board {
 // overwritten by one with a detached header.
 func TestWipeSparesVolumesOfOurs(t *testing.T) {
 	t.Parallel()
-	b, im := ready(t, spec())
+	b, im := ready(t, newSpec())
 	before := im.Bytes()
 	_, err := b.Manager().Provision(context.Background(), changed(detached), volume.ProvisionOptions{Wipe: true})
 	refused(t, err, fault.HeaderMismatch)
@@ -259,31 +235,31 @@ func TestOneDamagedHeaderCopyIsUsedAndMended(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	for _, at := range []int64{0x1200, 0x5200} {
-		b, im := ready(t, spec())
+		b, im := ready(t, newSpec())
 		scribble(t, im, at)
 		damaged := im.Bytes()
 		// Looking changes nothing.
-		if st := b.Manager().Status(ctx, spec()); st.State != volume.Locked {
+		if st := b.Manager().Status(ctx, newSpec()); st.State != volume.Locked {
 			t.Fatalf("%+v", st)
 		}
-		r, err := b.Manager().Verify(ctx, spec())
+		r, err := b.Manager().Verify(ctx, newSpec())
 		if must(t, r, err); len(r.Warnings) == 0 || !bytes.Equal(damaged, im.Bytes()) {
 			t.Fatalf("no warning, or something was written: %+v", r)
 		}
 		// A read-only device is used as it is.
 		b.Disks[0].ReadOnly = true
-		r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+		r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
 		must(t, r, err)
 		if !bytes.Equal(damaged, im.Bytes()) {
 			t.Fatal("written to a read-only device")
 		}
-		lr, err := b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+		lr, err := b.Manager().Lock(ctx, newSpec(), volume.LockOptions{})
 		must(t, lr, err)
 		b.Disks[0].ReadOnly = false
-		r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+		r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 		must(t, r, err)
-		if r, err = b.Manager().Verify(ctx, spec()); err != nil || len(r.Warnings) > 0 {
-			t.Fatalf("not mended: %v %v", r.Warnings, err)
+		if r, err = b.Manager().Verify(ctx, newSpec()); err != nil || len(r.Warnings) > 0 {
+			t.Fatalf("not repaired: %v %v", r.Warnings, err)
 		}
 	}
 }
@@ -306,7 +282,7 @@ func TestADamagedDetachedHeaderIsMendedByProvision(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	r, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
-	if must(t, r, err); !slices.ContainsFunc(r.Steps, func(st volume.Step) bool { return st.What == "damaged header copy mended" }) {
+	if must(t, r, err); !slices.ContainsFunc(r.Steps, func(st volume.Step) bool { return st.What == "damaged header copy repaired" }) {
 		t.Fatalf("%+v", r)
 	}
 	if r, err = b.Manager().Verify(ctx, s); err != nil || len(r.Warnings) > 0 {
@@ -316,9 +292,9 @@ func TestADamagedDetachedHeaderIsMendedByProvision(t *testing.T) {
 
 func TestAReadOnlyDeviceIsMountedReadOnly(t *testing.T) {
 	t.Parallel()
-	b, _ := ready(t, spec())
+	b, _ := ready(t, newSpec())
 	b.Disks[0].ReadOnly = true
-	r, err := b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Mount: true})
+	r, err := b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{Mount: true})
 	must(t, r, err)
 	if entries, err := b.List(); err != nil || len(entries) != 1 || !slices.Contains(entries[0].Options, "ro") {
 		t.Fatalf("%v %v", entries, err)
@@ -328,7 +304,7 @@ func TestAReadOnlyDeviceIsMountedReadOnly(t *testing.T) {
 func TestTheOpenState(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	s := changed(func(s *volume.Spec) { s.AllowOpenState = true })
+	s := changed(func(s *spec.Volume) { s.AllowOpenState = true })
 	im := crashtest.NewImage(16 * mib)
 	b := boardOver(caamtest.NewChip([32]byte{7}, false), im, crashtest.NewImage(volumetest.FilesSize))
 	b.State = caam.Open
@@ -337,7 +313,7 @@ func TestTheOpenState(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	b = powerCycle(b)
-	_, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	_, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 	refused(t, err, fault.OpenStateRefused)
 	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 	if must(t, r, err); len(r.Warnings) == 0 {
@@ -354,7 +330,7 @@ func TestAnUnknownSecurityStateIsRecordedAndWarnedOfOnce(t *testing.T) {
 	t.Parallel()
 	b := newBoard(crashtest.NewImage(16 * mib))
 	b.State = caam.Unknown
-	r, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{})
+	r, err := b.Manager().Provision(context.Background(), newSpec(), volume.ProvisionOptions{})
 	if must(t, r, err); len(r.Warnings) != 1 || r.SecurityState != "unknown" {
 		t.Fatalf("%+v", r)
 	}
@@ -368,17 +344,17 @@ func TestMkfsFailsAndTheNextRunFinishes(t *testing.T) {
 		b.Mkfs = func(string, string) error {
 			return &mkfs.Error{Op: "make ext4", Code: code, Err: errors.New("exit status 1")}
 		}
-		_, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+		_, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
 		refused(t, err, code)
 		if b.DM.State() != "" || b.Ring.Left() != 0 {
 			t.Fatalf("left behind:\n%s", b.DM.State())
 		}
-		_, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+		_, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 		refused(t, err, fault.ProvisioningStarted)
 	}
-	uuid := b.Manager().Status(ctx, spec()).UUID
+	uuid := b.Manager().Status(ctx, newSpec()).UUID
 	b.Mkfs = nil
-	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+	r, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
 	if must(t, r, err); r.UUID != uuid {
 		t.Fatal("a second key was made")
 	}
@@ -387,8 +363,8 @@ func TestMkfsFailsAndTheNextRunFinishes(t *testing.T) {
 func TestADeviceThatAppearsLate(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b, _ := ready(t, spec())
-	s := changed(func(s *volume.Spec) { s.Timeout = time.Minute })
+	b, _ := ready(t, newSpec())
+	s := changed(func(s *spec.Volume) { s.Timeout = time.Minute })
 	b.Disks[0].Absent = true
 	done := make(chan error)
 	go func() {
@@ -403,9 +379,9 @@ func TestADeviceThatAppearsLate(t *testing.T) {
 
 func TestADeviceThatDoesNotAppear(t *testing.T) {
 	t.Parallel()
-	b, _ := ready(t, spec())
+	b, _ := ready(t, newSpec())
 	b.Disks[0].Absent = true
-	s := changed(func(s *volume.Spec) { s.Timeout = 10 * time.Millisecond })
+	s := changed(func(s *spec.Volume) { s.Timeout = 10 * time.Millisecond })
 	_, err := b.Manager().Unlock(context.Background(), s, volume.UnlockOptions{})
 	refused(t, err, fault.DeviceMissing)
 	if !strings.Contains(err.Error(), "after 10ms") {
@@ -418,31 +394,31 @@ func TestADeviceThatDoesNotAppear(t *testing.T) {
 	refused(t, err, fault.Interrupted)
 }
 
-// Whoever has the volume open may make another filesystem.
+// A user of the volume may make another filesystem.
 func TestAFilesystemReplacedByItsOwner(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b, _ := ready(t, spec())
-	r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	b, _ := ready(t, newSpec())
+	r, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 	must(t, r, err)
 	if err := b.System().Filesystems.Make(ctx, "ext4", r.Mapping, mkfs.Options{Label: "new"}); err != nil {
 		t.Fatal(err)
 	}
 	b = powerCycle(b)
-	r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+	r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
 	if must(t, r, err); len(r.Warnings) != 1 || r.Mounted == "" {
 		t.Fatalf("%+v", r)
 	}
 	// The configuration says xfs.
 	b = powerCycle(b)
-	_, err = b.Manager().Unlock(ctx, changed(func(s *volume.Spec) { s.Filesystem.Type = "xfs" }), volume.UnlockOptions{Mount: true})
+	_, err = b.Manager().Unlock(ctx, changed(func(s *spec.Volume) { s.Filesystem.Type = "xfs" }), volume.UnlockOptions{Mount: true})
 	refused(t, err, fault.FilesystemWrong)
 }
 
 // The filesystem that the configuration names is the authority, too.
 func TestAnotherFilesystemThanConfigured(t *testing.T) {
 	t.Parallel()
-	for name, s := range map[string]volume.Spec{"device": spec(), "detached": changed(detached)} {
+	for name, s := range map[string]spec.Volume{"device": newSpec(), "detached": changed(detached)} {
 		b, _ := ready(t, s)
 		s.Filesystem.Type = "xfs"
 		_, err := b.Manager().Unlock(context.Background(), s, volume.UnlockOptions{Mount: true})
@@ -455,8 +431,8 @@ func TestAnotherFilesystemThanConfigured(t *testing.T) {
 func TestAMissingFilesystemIsNoReasonToFormat(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b, _ := ready(t, spec())
-	r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	b, _ := ready(t, newSpec())
+	r, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 	must(t, r, err)
 	f, err := b.Mapping("data", true)
 	if err != nil {
@@ -468,16 +444,16 @@ func TestAMissingFilesystemIsNoReasonToFormat(t *testing.T) {
 	}
 	b = powerCycle(b)
 	for range 2 {
-		_, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+		_, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
 		refused(t, err, fault.FilesystemMissing)
-		_, err = b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+		_, err = b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
 		refused(t, err, fault.FilesystemMissing)
 	}
 	if len(b.Made()) > 0 || b.DM.State() != "" {
 		t.Fatalf("formatted: %v\n%s", b.Made(), b.DM.State())
 	}
 	// For fsck it is opened all the same, and not mounted.
-	r, err = b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true, ForRepair: true})
+	r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true, ForRepair: true})
 	if must(t, r, err); r.Mapping == "" || r.Mounted != "" {
 		t.Fatalf("%+v", r)
 	}
@@ -486,8 +462,8 @@ func TestAMissingFilesystemIsNoReasonToFormat(t *testing.T) {
 func TestAVolumeWithoutAFilesystem(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	s := changed(func(s *volume.Spec) {
-		s.Filesystem, s.Mount = volume.Filesystem{Type: volume.FilesystemNone}, volume.MountSpec{}
+	s := changed(func(s *spec.Volume) {
+		s.Filesystem, s.Mount = spec.Filesystem{Type: spec.FilesystemNone}, spec.Mount{}
 	})
 	b, im := ready(t, s)
 	r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
@@ -502,15 +478,70 @@ func TestAVolumeWithoutAFilesystem(t *testing.T) {
 	refused(t, err, fault.KeyWrong)
 }
 
+// Nothing is made in a volume of images: an updater writes one through the mapping,
+// and another after it, each mounted without a word.
+func TestAVolumeOfImages(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for fstype, mark := range map[string]struct {
+		off   int64
+		magic string
+	}{"squashfs": {0, "hsqs"}, "erofs": {1024, "\xe2\xe1\xf5\xe0"}} {
+		t.Run(fstype, func(t *testing.T) {
+			t.Parallel()
+			s := changed(func(s *spec.Volume) {
+				s.Filesystem, s.Mount.Options = spec.Filesystem{Type: fstype}, []string{"ro"}
+			})
+			b := newBoard(crashtest.NewImage(16 * mib))
+			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+			if must(t, r, err); len(b.Made()) > 0 || r.Mapping == "" || r.Mounted != "" || !strings.Contains(strings.Join(r.Warnings, "; "), "holds no "+fstype+" image: write one to /dev/mapper/data") {
+				t.Fatalf("made %v, %+v", b.Made(), r)
+			}
+			// What is there is not what the configuration names: nothing is mounted.
+			put(t, b, userText)
+			b = powerCycle(b)
+			_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			refused(t, err, fault.FilesystemMissing)
+			for _, text := range []string{"first", "second"} {
+				f, err := b.Mapping("data", true)
+				if err != nil {
+					t.Fatal(err)
+				}
+				image := make([]byte, 4096)
+				copy(image[mark.off:], mark.magic)
+				copy(image[2048:], text)
+				if _, err := f.WriteAt(image, 0); errors.Join(err, f.Close()) != nil {
+					t.Fatal(err)
+				}
+				b = powerCycle(b)
+				r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+				if must(t, r, err); r.Mounted != "/data" || len(r.Warnings) > 0 {
+					t.Fatalf("%s: %+v", text, r)
+				}
+				r, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+				if must(t, r, err); !r.Already || len(b.Made()) > 0 {
+					t.Fatalf("%s: made %v, %+v", text, b.Made(), r)
+				}
+				r, err = b.Manager().Verify(ctx, s)
+				must(t, r, err)
+				r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
+				must(t, r, err)
+				r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+				must(t, r, err)
+			}
+		})
+	}
+}
+
 func TestLockLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	b := newBoard(crashtest.NewImage(16 * mib))
-	r, err := b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+	r, err := b.Manager().Lock(ctx, newSpec(), volume.LockOptions{})
 	if must(t, r, err); !r.Already {
 		t.Fatalf("%+v", r)
 	}
 	mapForeign(t, b, "data", "")
-	_, err = b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+	_, err = b.Manager().Lock(ctx, newSpec(), volume.LockOptions{})
 	refused(t, err, fault.MappingMismatch)
 }

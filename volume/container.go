@@ -7,78 +7,81 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/spec"
 )
-
-// container is a volume's storage, opened: the device with the data, and what
-// the header lies on, which is the same device or a file.
-type container struct {
-	data   Device
-	header Device
-	// erased looks for the record of an erase; nil where nobody asks for it.
-	erased func() (eraseRecord, bool, error)
-}
-
-// detached tells whether the header lies apart from the data.
-func (c *container) detached() bool { return c.header != c.data }
-
-func (c *container) close() error {
-	var err error
-	if c.header != nil && c.header != c.data {
-		err = c.header.Close()
-	}
-	return errors.Join(err, c.data.Close())
-}
 
 // openContainer opens the device at path, and a detached header if the volume
 // has one. A missing header file is an error of code not-provisioned.
-func (m *Manager) openContainer(s Spec, path string, f blockdev.Flags) (*container, error) {
+func (m *Manager) openContainer(s spec.Volume, path string, f blockdev.Flags) (*header.Storage, error) {
 	data, err := m.sys.Devices.Open(path, f)
 	if err != nil {
 		return nil, err
 	}
-	// A file is never taken for a disk: device-mapper could not, and a header
-	// written into it before that shows would be one too many.
-	if data.Number() == (blockdev.Number{}) {
-		return nil, errors.Join(refuse(fault.DeviceUnsuitable, "%s is a file, not a block device: put a loop device over it (losetup)", path), data.Close())
+	// A file is looked at, and never taken for a disk: device-mapper could not, and a
+	// header written into it before that shows would be one too many.
+	if data.Number() == (blockdev.Number{}) && f != (blockdev.Flags{}) {
+		return nil, errors.Join(fault.Newf(fault.DeviceUnsuitable, "%s is a file, and there are no loop devices here to make a device of it", path), data.Close())
 	}
-	if err := m.notOwnMapping(s, data); err != nil {
+	if err := m.kernel.NotOwnMapping(s, data); err != nil {
 		return nil, errors.Join(err, data.Close())
 	}
-	c := &container{data: data, header: data}
-	c.erased = func() (eraseRecord, bool, error) { return m.eraseRecordOf(s, data) }
+	c := &header.Storage{Data: data, Header: data}
+	c.Erased = func() (header.EraseRecord, bool, error) { return m.eraseRecordOf(s, data) }
 	if !s.Detached() {
 		return c, nil
 	}
-	c.header, err = m.sys.Devices.Open(s.Header, blockdev.Flags{Write: f.Write})
+	if err := m.trustHeader(s); err != nil {
+		return nil, errors.Join(err, data.Close())
+	}
+	c.Header, err = m.sys.Devices.Open(s.Header, blockdev.Flags{Write: f.Write, Exclusive: f.Exclusive})
 	if err != nil {
-		c.header = nil
+		c.Header = nil
 		if errors.Is(err, fs.ErrNotExist) {
-			err = c.explainErased(fault.New(fault.NotProvisioned, fmt.Sprintf("detached header %s is not there", s.Header), err))
+			err = c.ExplainErased(fault.New(fault.NotProvisioned, fmt.Sprintf("detached header %s is not there", s.Header), err))
 		}
-		return nil, errors.Join(err, c.close())
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
+// trustHeader applies the rules for the configuration to a detached header that the
+// configuration names: a writer of the file, or of another in its place,
+// decides what the volume is. One that a person names, to recover from, may be
+// anybody's.
+func (m *Manager) trustHeader(s spec.Volume) error {
+	if s.Device == "" {
+		return nil
+	}
+	err := m.sys.Files.Trusted(s.Header)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // opening says so
+	}
+	return err
+}
+
 // openHeader opens a volume's container and reads the header in it. The caller
 // closes the container.
-func (m *Manager) openHeader(s Spec, path string, f blockdev.Flags) (*container, *header, error) {
+func (m *Manager) openHeader(s spec.Volume, path string, f blockdev.Flags) (*header.Storage, *header.Header, error) {
 	c, err := m.openContainer(s, path, f)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, m.explainNoHeader(s, path, err)
 	}
-	h, err := readHeader(c)
+	h, err := header.Read(c)
 	if err != nil {
-		return nil, nil, errors.Join(err, c.close())
+		err = errors.Join(err, c.Close())
+		return nil, nil, m.explainNoHeader(s, path, err)
 	}
 	return c, h, nil
 }
 
 // onDevice runs an operation under the volume's lock, on the device found for it.
-func (m *Manager) onDevice(ctx context.Context, s Spec, do func(path string) error) (err error) {
+func (m *Manager) onDevice(ctx context.Context, s spec.Volume, do func(path string) error) (err error) {
 	release, err := m.sys.Locks.Acquire(ctx, s.Name)
 	if err != nil {
 		return err
@@ -93,22 +96,25 @@ func (m *Manager) onDevice(ctx context.Context, s Spec, do func(path string) err
 
 // onHeader is onDevice for an operation that begins with the volume's header. The
 // container is closed when it ends.
-func (m *Manager) onHeader(ctx context.Context, s Spec, f blockdev.Flags, j *journey, do func(*container, *header) error) error {
+func (m *Manager) onHeader(ctx context.Context, s spec.Volume, f blockdev.Flags, j *runLog, do func(*header.Storage, *header.Header) error) error {
 	return m.onDevice(ctx, s, func(path string) error {
 		c, h, err := m.openHeader(s, path, f)
 		if err != nil {
 			return err
 		}
-		defer c.close()
+		defer c.Close()
 		j.of(h, path)
 		return do(c, h)
 	})
 }
 
+// noticeAfter is how long a device is waited for in silence.
+const noticeAfter = time.Second
+
 // find waits for the volume's device, up to its timeout. Without a timeout, or
 // with wait false, it looks once.
-func (m *Manager) find(ctx context.Context, s Spec, wait bool) (string, error) {
-	path, err := m.sys.Devices.Find(ctx, s.Device)
+func (m *Manager) find(ctx context.Context, s spec.Volume, wait bool) (string, error) {
+	path, err := m.findNow(ctx, s)
 	if err == nil || !wait || s.Timeout <= 0 || !fault.Is(err, fault.DeviceMissing) {
 		return path, err
 	}
@@ -119,10 +125,15 @@ func (m *Manager) find(ctx context.Context, s Spec, wait bool) (string, error) {
 	defer watch.Close()
 	waiting, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
+	// A person who waits sees for what; a device that is a moment late is not news.
+	notice := time.AfterFunc(noticeAfter, func() {
+		m.sys.Log.Warn("waiting for the device", "volume", s.Name, "device", s.Device, "timeout", s.Timeout)
+	})
+	defer notice.Stop()
 	// Looked again after the watch began, so that a device which came between
 	// the first look and the watch is not waited for.
 	for {
-		path, err = m.sys.Devices.Find(ctx, s.Device)
+		path, err = m.findNow(ctx, s)
 		if err == nil || !fault.Is(err, fault.DeviceMissing) {
 			return path, err
 		}
@@ -138,4 +149,44 @@ func (m *Manager) find(ctx context.Context, s Spec, wait bool) (string, error) {
 			return "", errors.Join(err, watchErr)
 		}
 	}
+}
+
+// findNow looks once. Of several devices that answer, as identical disks do, it takes
+// the one whose header has the UUID that the configuration pins.
+func (m *Manager) findNow(ctx context.Context, s spec.Volume) (string, error) {
+	path, err := m.locate(ctx, s)
+	var several *blockdev.AmbiguousError
+	if s.UUID == "" || s.Detached() || !errors.As(err, &several) {
+		return path, err
+	}
+	pinned := ""
+	for _, candidate := range several.Candidates {
+		c, h, openErr := m.openHeader(s, candidate, blockdev.Flags{})
+		if openErr != nil {
+			continue
+		}
+		if closeErr := c.Close(); closeErr != nil {
+			return "", closeErr
+		}
+		if h.LUKS.UUID != s.UUID {
+			continue
+		}
+		if pinned != "" {
+			return "", err // a copy of a whole disk
+		}
+		pinned = candidate
+	}
+	if pinned == "" {
+		return "", err
+	}
+	return pinned, nil
+}
+
+// headerWritable fails where a command that writes the header could not end: its
+// sequence number is used up, or something else lies in the place of a copy.
+func headerWritable(h *header.Header, c *header.Storage) error {
+	if err := h.LUKS.Room(mapping.RoomForWrites); err != nil {
+		return err
+	}
+	return h.LUKS.Unobstructed(c.Header)
 }

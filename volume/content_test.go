@@ -6,11 +6,9 @@ import (
 	"context"
 	"math/rand/v2"
 
-	"imxcrypt/caam/caamtest"
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/luks2"
-	"imxcrypt/volume"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -45,25 +43,6 @@ func foreignLUKS2(im *crashtest.Image) {
 func foreignLUKS1(im *crashtest.Image) {
 	noise(im)
 	write(im, []byte("LUKS\xba\xbe\x00\x01aes\x00"), 0)
-}
-
-// plainExt4 is an unencrypted filesystem: that of a volume, taken out of it.
-func plainExt4(im *crashtest.Image) {
-	disk := crashtest.NewImage(16 * mib)
-	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: disk})
-	b.Directories = []string{"/data"}
-	if _, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{}); err != nil {
-		panic(err)
-	}
-	f, err := b.Mapping("data", false)
-	if err != nil {
-		panic(err)
-	}
-	content := make([]byte, mib)
-	if _, err := f.ReadAt(content, 0); err != nil {
-		panic(err)
-	}
-	write(im, content, 0)
 }
 
 func write(im volumetest.Store, b []byte, at int64) {

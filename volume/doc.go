@@ -26,6 +26,6 @@
 //
 //	nothing                          → starts from the beginning
 //	a torn first header, else empty  → ours, no key in use yet: starts over
-//	a header, phase provisioning     → key exists, no data yet: goes on with it
+//	a header, phase provisioning     → key exists, no data yet: continues with it
 //	a header, phase ready            → done, never touched again
 package volume

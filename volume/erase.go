@@ -8,21 +8,21 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 )
-
-// maxHeaderArea is the largest header area in bytes that the configuration
-// allows, and so the largest that is believed.
-const maxHeaderArea = 16 * mib
 
 // EraseOptions change how a volume is erased.
 type EraseOptions struct {
 	// DryRun looks and changes nothing.
 	DryRun bool
-	// Progress is told of each step when it is done.
+	// Progress is called for each step when it is done.
 	Progress func(Step)
 }
 
@@ -33,7 +33,7 @@ type EraseResult struct {
 	Remains []string `json:"remains"`
 }
 
-// discarder is a device that can be told to forget.
+// discarder is a device that can discard.
 type discarder interface {
 	Discard(off, length int64, secure bool) error
 }
@@ -43,21 +43,26 @@ type discarder interface {
 // person. It also erases what a damaged header of this volume still shows, and
 // finishes an erase that was interrupted.
 //
+// Everything that may refuse speaks before the first byte is written: the device is
+// claimed for ourselves alone, a detached header's file locked, the key files
+// opened, and all of them stay so until the end.
+//
 // Wherever it is cut off, the volume is either as it was, or marked so that
-// nothing opens it and the next erase goes on:
+// nothing opens it and the next erase continues:
 //
 //  1. the token gets phase "erasing", where the header can still be written
-//  2. a record "begun" is written, which survives what follows
+//  2. a record "begun" is written, which survives what follows. In a file of its
+//     own, beside a detached header, it comes first: there may be no room for it
 //  3. the header area is overwritten, discarded and overwritten again
 //  4. it is read back, and the record says "done"
 //
 // The record, too, is what lets Provision take the device afterwards.
-func (m *Manager) Erase(ctx context.Context, s Spec, o EraseOptions) (EraseResult, error) {
+func (m *Manager) Erase(ctx context.Context, s spec.Volume, o EraseOptions) (EraseResult, error) {
 	r, err := m.erase(ctx, s, o)
-	return r, failed(ctx, "erase", s, err)
+	return r, Failed(ctx, "erase", s, err)
 }
 
-func (m *Manager) erase(ctx context.Context, s Spec, o EraseOptions) (r EraseResult, err error) {
+func (m *Manager) erase(ctx context.Context, s spec.Volume, o EraseOptions) (r EraseResult, err error) {
 	j := m.begin(s, o.Progress)
 	defer func() { r.Result = j.result }()
 	if _, err := m.lock(ctx, s, LockOptions{DryRun: true}); err != nil {
@@ -69,11 +74,11 @@ func (m *Manager) erase(ctx context.Context, s Spec, o EraseOptions) (r EraseRes
 	}
 	j.result.Device = path
 	e := &erasing{Manager: m, s: s, j: j, path: path}
-	if err := e.survey(); err != nil {
+	if err := e.survey(true); err != nil {
 		return r, err
 	}
 	j.result.UUID, j.result.Generation = e.record.UUID, e.generation
-	if e.record.State == eraseDone {
+	if e.record.State == header.EraseDone {
 		j.result.Already = true
 		r.Remains = e.remains()
 		return r, nil
@@ -94,9 +99,13 @@ func (m *Manager) erase(ctx context.Context, s Spec, o EraseOptions) (r EraseRes
 	defer func() { err = errors.Join(err, release()) }()
 	// Looked at again under the lock: what was seen before may have changed.
 	j.result.Warnings = nil
-	if err := e.survey(); err != nil {
+	if err := e.survey(false); err != nil {
 		return r, err
 	}
+	if err := e.claim(); err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
 	if err := e.run(ctx); err != nil {
 		return r, err
 	}
@@ -107,33 +116,50 @@ func (m *Manager) erase(ctx context.Context, s Spec, o EraseOptions) (r EraseRes
 // erasing is one run over one volume.
 type erasing struct {
 	*Manager
-	s    Spec
-	j    *journey
+	s    spec.Volume
+	j    *runLog
 	path string
 
+	// device and file are the volume's device and, where there is one, the file of
+	// its detached header, claimed until the end; keys are the key files of source
+	// dev, kept what a restore has kept of earlier headers.
+	device, file header.Device
+	keys, kept   []header.Device
 	// record is what is written, or was found; State is 0 as long as nothing was
 	// begun.
-	record eraseRecord
+	record header.EraseRecord
 	// header is set where it can be read, with its generation.
-	header     *header
+	header     *header.Header
 	generation int
 	// missing tells that the file of a detached header is gone.
 	missing bool
-	// recipients of a recovery copy.
-	recipients []string
+	// recoverable: there is a recovery copy of the key.
+	recoverable bool
 	// overwritten counts the runs that were overwritten, secure those of them
 	// that the storage has securely discarded.
 	overwritten, secure int
 }
 
-// survey finds out what is to be erased, and refuses what is not this volume.
-func (e *erasing) survey() error {
-	e.header, e.missing = nil, false
+// survey finds out what is to be erased, and refuses what is not this volume, or
+// what others use. live: the volume may still be unlocked.
+func (e *erasing) survey(live bool) error {
 	data, err := e.sys.Devices.Open(e.path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return err
 	}
 	defer data.Close()
+	if err := e.surveyVolume(data); err != nil || e.record.State == header.EraseDone {
+		return err
+	}
+	left, err := e.kernel.UsedBeside(e.s, e.record.UUID, data, live)
+	if err == nil && left && !live {
+		err = fault.Newf(fault.Busy, "a private mapping of the volume is left on %s", e.path)
+	}
+	return err
+}
+
+func (e *erasing) surveyVolume(data header.Device) error {
+	e.header, e.missing = nil, false
 	r, recorded, err := e.eraseRecordOf(e.s, data)
 	if err != nil {
 		return err
@@ -146,51 +172,52 @@ func (e *erasing) survey() error {
 		}
 		return err
 	}
-	defer c.close()
-	h, err := readHeader(c)
-	if err == nil {
-		e.header, e.generation, e.recipients = h, h.token.Generation, h.token.Recovery.Recipients
-		e.record = eraseRecord{Area: max(h.luks.Area(), e.s.HeaderSize), UUID: h.luks.UUID, Label: h.luks.Label}
-		return h.sameVolume(e.s, c.header.Path())
+	defer c.Close()
+	h, err := header.Read(c)
+	if err == nil && (h.Encrypting() || h.Decrypting()) {
+		return fault.Newf(fault.RotationUnderWay, "a part of the volume's data is in plain text, which no key protects: %s first", inPlaceEnd(h, e.s))
 	}
-	if recorded && (r.State == eraseBegun || fault.Is(err, fault.NotProvisioned)) {
+	if err == nil {
+		e.header, e.generation, e.recoverable = h, h.Token.Generation, h.Token.Recovery.Made()
+		e.record = header.EraseRecord{Area: max(h.LUKS.Area(), e.s.HeaderSize), UUID: h.LUKS.UUID, Label: h.LUKS.Label}
+		return h.SameVolume(e.s, c.Header.Path())
+	}
+	if recorded && (r.State == header.EraseBegun || fault.Is(err, fault.NotProvisioned)) {
 		e.record = r
-		return sameVolume(e.s, c.header.Path(), luks2.Trace{UUID: r.UUID, Label: r.Label})
+		return header.SameVolume(e.s, c.Header.Path(), luks2.Trace{UUID: r.UUID, Label: r.Label})
 	}
 	return e.surveyDamaged(c, err)
 }
 
 // surveyDamaged recognises this volume by what its damaged header, or one that
 // is too new to be understood, still shows. err is why it cannot be read.
-func (e *erasing) surveyDamaged(c *container, err error) error {
+func (e *erasing) surveyDamaged(c *header.Storage, err error) error {
 	switch fault.CodeOf(err) {
 	case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderRequirement, fault.ProvisioningStarted:
 	default:
 		return err
 	}
-	traces, readErr := luks2.Traces(c.header, c.header.Size())
+	traces, readErr := luks2.Traces(c.Header, c.Header.Size())
 	if readErr != nil {
 		return errors.Join(err, readErr)
 	}
 	for _, t := range traces {
-		if t.Subsystem == Subsystem && sameVolume(e.s, c.header.Path(), t) == nil {
-			e.record = eraseRecord{Area: e.s.HeaderSize, UUID: t.UUID, Label: t.Label}
+		if t.Subsystem == header.Subsystem && header.SameVolume(e.s, c.Header.Path(), t) == nil {
+			e.record = header.EraseRecord{Area: e.s.HeaderSize, UUID: t.UUID, Label: t.Label}
 			if e.s.Detached() {
-				e.record.Area = c.header.Size()
+				e.record.Area = c.Header.Size()
 			}
-			e.j.warn("the header is damaged; it is erased by what it still shows: " + oneCause(err))
+			e.j.warn("the header is damaged; it is erased by what it still shows: " + err.Error())
 			return nil
 		}
 	}
 	return err
 }
 
-func oneCause(err error) string { return fmt.Sprintf("%v", err) }
-
 func (e *erasing) announceSteps() {
 	e.j.would("lock the volume")
 	e.j.would("mark the header and write a record that the erase has begun")
-	if e.s.Source == SourceDev {
+	if e.s.Source == spec.SourceDev {
 		e.j.would("overwrite and remove the key's file")
 	}
 	if e.s.Detached() {
@@ -213,120 +240,193 @@ func (e *erasing) run(ctx context.Context) error {
 	if err := e.destroyKeyFiles(); err != nil {
 		return err
 	}
+	if err := e.destroyKept(); err != nil {
+		return err
+	}
 	if err := e.destroyHeader(); err != nil {
 		return err
 	}
 	if err := e.prove(); err != nil {
 		return err
 	}
-	return e.putRecord(eraseDone)
+	if err := e.putRecord(header.EraseDone); err != nil {
+		return err
+	}
+	e.forget(e.s)
+	return nil
 }
 
-// beginErase writes the marks by which every reader knows what goes on.
-func (e *erasing) beginErase() error {
-	if e.header != nil && e.header.token.Phase != PhaseErasing {
-		c, err := e.openContainer(e.s, e.path, blockdev.Flags{Write: true, Direct: true})
+// claim opens all that will be written to, for ourselves alone.
+func (e *erasing) claim() (err error) {
+	defer func() {
 		if err != nil {
+			err = errors.Join(err, e.close())
+		}
+	}()
+	if e.device, err = e.sys.Devices.Open(e.path, blockdev.Flags{Write: !e.s.Detached(), Exclusive: true, Direct: true}); err != nil {
+		return err
+	}
+	if e.s.Detached() && !e.missing {
+		if e.file, err = e.sys.Devices.Open(e.s.Header, blockdev.Flags{Write: true, Exclusive: true, Direct: true}); err != nil {
 			return err
 		}
-		e.header.token.Phase = PhaseErasing
-		err = e.header.write(c.header)
-		if fault.Is(err, fault.ForeignHeader) {
-			// Something else lies over the first copy; the record does.
-			err = nil
+	}
+	if err := e.openKeyFiles(); err != nil {
+		return err
+	}
+	return e.openKept()
+}
+
+// openKept opens what a restore has kept of earlier headers.
+func (e *erasing) openKept() error {
+	paths, err := e.keptFiles(e.s, e.record.UUID)
+	if err != nil {
+		return fmt.Errorf("look for kept headers: %w", err)
+	}
+	if paths, err = e.ofThisVolume(paths); err == nil {
+		e.kept, err = e.openAll(paths)
+	}
+	if err != nil {
+		return fmt.Errorf("kept header: %w", err)
+	}
+	return nil
+}
+
+// openAll opens files to overwrite them; those that were opened are returned with an
+// error, too.
+func (e *erasing) openAll(paths []string) (files []header.Device, err error) {
+	for _, path := range paths {
+		f, err := e.sys.Devices.Open(path, blockdev.Flags{Write: true, Direct: true})
+		if err != nil {
+			return files, err
 		}
-		if err = errors.Join(err, c.close()); err != nil {
-			return fmt.Errorf("mark the header: %w", err)
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// openKeyFiles opens the key files of source dev: all that there are, since the header
+// may not tell its generation any more, and a rotation from source dev may be under way.
+func (e *erasing) openKeyFiles() error {
+	if e.record.UUID == "" {
+		return nil
+	}
+	paths, err := source.Dev{Files: e.sys.Files, Dir: e.s.StateDir}.Paths(e.record.UUID)
+	if err != nil {
+		return err
+	}
+	if e.keys, err = e.openAll(paths); err != nil {
+		return fmt.Errorf("key of source dev: %w", err)
+	}
+	return nil
+}
+
+// close gives up what was claimed.
+func (e *erasing) close() error {
+	var err error
+	for _, d := range slices.Concat(e.keys, e.kept, []header.Device{e.file, e.device}) {
+		if d != nil {
+			err = errors.Join(err, d.Close())
 		}
 	}
-	if err := e.putRecord(eraseBegun); err != nil {
-		return err
+	e.keys, e.kept, e.file, e.device = nil, nil, nil, nil
+	return err
+}
+
+// beginErase writes the marks by which every reader knows what is under way.
+func (e *erasing) beginErase() error {
+	for _, mark := range e.marks() {
+		if err := mark(); err != nil {
+			return err
+		}
 	}
 	e.j.did("marked as being erased")
 	return nil
 }
 
+func (e *erasing) marks() []func() error {
+	record := func() error { return e.putRecord(header.EraseBegun) }
+	if e.s.Detached() {
+		return []func() error{record, e.markHeader}
+	}
+	return []func() error{e.markHeader, record}
+}
+
+// markHeader writes the phase into the header.
+func (e *erasing) markHeader() error {
+	if e.header == nil || e.header.Token.Phase == header.PhaseErasing {
+		return nil
+	}
+	on := e.device
+	if e.s.Detached() {
+		on = e.file
+	}
+	e.header.Token.Phase = header.PhaseErasing
+	err := e.header.Write(on)
+	var invalid *luks2.InvalidError
+	if fault.Is(err, fault.HeaderCopyDamaged) || errors.As(err, &invalid) && invalid.Rule == luks2.RuleSequence {
+		// Something else lies over the first copy, or the header's number cannot
+		// grow: the record does.
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("mark the header: %w", err)
+	}
+	return nil
+}
+
 // putRecord writes the record with a new state, durably.
-func (e *erasing) putRecord(state eraseState) error {
+func (e *erasing) putRecord(state header.EraseState) error {
 	e.record.State = state
 	if e.record.When.IsZero() {
 		e.record.When = e.sys.Now()
 	}
 	if !e.s.Detached() {
-		return e.onDevice(func(dev Device) error { return putBlock(dev, e.record.block(), eraseRecordOffset) })
+		return putBlock(e.device, e.record.Block(), header.EraseRecordOffset)
 	}
-	path := e.s.Header + eraseRecordSuffix
-	if state == eraseBegun {
-		err := e.onDevice(func(dev Device) (err error) {
-			e.record.Data, err = dataSum(dev)
-			return err
-		})
-		if err != nil {
+	path := e.s.Header + header.EraseRecordSuffix
+	if state == header.EraseBegun {
+		var err error
+		if e.record.Data, err = header.DataSum(e.device); err != nil {
 			return err
 		}
 		// One of an earlier erase says nothing any more.
-		if err := e.sys.Files.Remove(path); err != nil {
-			return err
-		}
-		return e.sys.Files.Create(path, e.record.block(), 0o600)
+		return e.sys.Files.Replace(path, e.record.Block(), 0o600)
 	}
+	// In its place, which needs no room: a sector is never torn.
 	file, err := e.sys.Devices.Open(path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {
 		return err
 	}
-	return errors.Join(putBlock(file, e.record.block(), 0), file.Close())
+	return errors.Join(putBlock(file, e.record.Block(), 0), file.Close())
 }
 
-func putBlock(dev Device, block []byte, at int64) error {
+func putBlock(dev header.Device, block []byte, at int64) error {
 	if _, err := dev.WriteAt(block, at); err != nil {
 		return fmt.Errorf("write the record of the erase: %w", err)
 	}
 	return dev.Flush()
 }
 
-// onDevice opens the volume's device for ourselves alone; for writing only
-// where the header lies on it.
-func (e *erasing) onDevice(use func(Device) error) error {
-	dev, err := e.sys.Devices.Open(e.path, blockdev.Flags{Write: !e.s.Detached(), Exclusive: true, Direct: true})
-	if err != nil {
-		return err
-	}
-	return errors.Join(use(dev), dev.Close())
-}
-
-// destroyKeyFiles overwrites and removes the key files of a dev volume: all that
-// there are, since the header may not tell its generation any more.
+// destroyKeyFiles overwrites and removes the key files of a dev volume.
 func (e *erasing) destroyKeyFiles() error {
-	if e.s.Source != SourceDev || e.record.UUID == "" {
-		return nil
-	}
-	paths, err := devSource{files: e.sys.Files, dir: e.s.StateDir}.paths(e.record.UUID)
-	if err != nil {
-		return err
-	}
-	for _, path := range paths {
-		if err := e.destroyFile(path); err != nil {
+	for _, f := range e.keys {
+		if err := e.destroyFile(f); err != nil {
 			return fmt.Errorf("key of source dev: %w", err)
 		}
 	}
-	e.j.did("key file destroyed")
+	if len(e.keys) > 0 {
+		e.j.did("key file destroyed")
+	}
 	return nil
 }
 
-// destroyFile overwrites a file and removes it. A file that is not there is no
-// error: an interrupted run may have got that far.
-func (e *erasing) destroyFile(path string) error {
-	f, err := e.sys.Devices.Open(path, blockdev.Flags{Write: true, Direct: true})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+// destroyFile overwrites a file and removes it.
+func (e *erasing) destroyFile(f header.Device) error {
+	if err := e.overwrite(f, run{0, f.Size()}); err != nil {
 		return err
 	}
-	if err := errors.Join(e.overwrite(f, run{0, f.Size()}), f.Close()); err != nil {
-		return err
-	}
-	return e.sys.Files.Remove(path)
+	return e.sys.Files.Remove(f.Path())
 }
 
 // run is from and to in bytes.
@@ -335,7 +435,7 @@ type run struct{ from, to int64 }
 // overwrite puts random bytes over a run, has the storage forget them, and then
 // zeros, so that what is read afterwards is defined. Random first: storage that
 // deduplicates or compresses may keep the old block under one of zeros.
-func (e *erasing) overwrite(dev Device, r run) error {
+func (e *erasing) overwrite(dev header.Device, r run) error {
 	if r.to <= r.from {
 		return nil
 	}
@@ -359,7 +459,7 @@ func (e *erasing) overwrite(dev Device, r run) error {
 	return putOver(dev, block, r.from)
 }
 
-func putOver(dev Device, block []byte, at int64) error {
+func putOver(dev header.Device, block []byte, at int64) error {
 	if _, err := dev.WriteAt(block, at); err != nil {
 		return fault.New(fault.IOFailed, "overwrite "+dev.Path(), err)
 	}
@@ -368,27 +468,24 @@ func putOver(dev Device, block []byte, at int64) error {
 
 // area is the run of the header area on a device, without the record's block.
 func (e *erasing) runs(size int64) []run {
-	return []run{{0, eraseRecordOffset}, {eraseRecordOffset + blockAlign, min(e.record.Area, size)}}
+	return []run{{0, header.EraseRecordOffset}, {header.EraseRecordOffset + header.BlockAlign, min(e.record.Area, size)}}
 }
 
 func (e *erasing) destroyHeader() error {
 	if e.s.Detached() {
-		if err := e.destroyFile(e.s.Header); err != nil {
-			return err
+		// An interrupted run may have removed it already.
+		if e.file != nil {
+			if err := e.destroyFile(e.file); err != nil {
+				return err
+			}
 		}
 		e.j.did("header file overwritten and removed")
 		return nil
 	}
-	err := e.onDevice(func(dev Device) error {
-		for _, r := range e.runs(dev.Size()) {
-			if err := e.overwrite(dev, r); err != nil {
-				return err
-			}
+	for _, r := range e.runs(e.device.Size()) {
+		if err := e.overwrite(e.device, r); err != nil {
+			return err
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	e.j.did("header area overwritten")
 	return nil
@@ -399,26 +496,26 @@ func (e *erasing) prove() error {
 	if e.s.Detached() {
 		dev, err := e.sys.Devices.Open(e.s.Header, blockdev.Flags{})
 		if err == nil {
-			return errors.Join(refuse(fault.IOFailed, "%s is still there", e.s.Header), dev.Close())
+			return errors.Join(fault.Newf(fault.IOFailed, "%s is still there", e.s.Header), dev.Close())
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-	} else if err := e.onDevice(e.proveDevice); err != nil {
+	} else if err := e.proveDevice(e.device); err != nil {
 		return err
 	}
 	e.j.did("proved that nothing is left to open")
 	return nil
 }
 
-func (e *erasing) proveDevice(dev Device) error {
+func (e *erasing) proveDevice(dev header.Device) error {
 	for _, r := range e.runs(dev.Size()) {
 		block := make([]byte, r.to-r.from)
 		if _, err := dev.ReadAt(block, r.from); err != nil {
 			return fault.New(fault.IOFailed, "read back "+dev.Path(), err)
 		}
-		if !allZero(block) {
-			return refuse(fault.IOFailed, "%s: the header area does not read as it was overwritten", dev.Path())
+		if !header.AllZero(block) {
+			return fault.Newf(fault.IOFailed, "%s: the header area does not read as it was overwritten", dev.Path())
 		}
 	}
 	if _, _, err := luks2.Read(dev, dev.Size()); !errors.Is(err, luks2.ErrNotLUKS) {
@@ -433,8 +530,8 @@ func (e *erasing) remains() []string {
 		"the ciphertext on " + e.path + ", which nothing opens without the key",
 		"copies of the key made before, wherever they are: header backups, and .bb files of caam-keygen; on this chip they still open the volume",
 	}
-	if len(e.recipients) > 0 {
-		list = append(list, "header backups with the recovery copy: whoever has the identity of the recipient opens the volume with one, on any machine")
+	if e.recoverable {
+		list = append(list, "header backups with the recovery copy: the identity of the recipient, or the passphrase, opens the volume with one, on any machine")
 	}
 	switch {
 	case e.s.Detached():

@@ -5,6 +5,7 @@ package volume_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -15,16 +16,17 @@ import (
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
-func devSpec() volume.Spec {
-	s := spec()
-	s.Source, s.Wrap, s.KeySize, s.Cipher, s.AllowInsecure = volume.SourceDev, "", 64, "aes-xts-plain64", true
+func devSpec() spec.Volume {
+	s := newSpec()
+	s.Source, s.Wrap, s.KeySize, s.Cipher, s.AllowInsecure = spec.SourceDev, "", 64, "aes-xts-plain64", true
 	return s
 }
 
-func erase(t *testing.T, b *volumetest.Board, s volume.Spec) volume.EraseResult {
+func erase(t *testing.T, b *volumetest.Board, s spec.Volume) volume.EraseResult {
 	t.Helper()
 	r, err := b.Manager().Erase(context.Background(), s, volume.EraseOptions{})
 	if err != nil {
@@ -97,12 +99,12 @@ func TestARecordIsNoPermissionForADeviceInOtherUse(t *testing.T) {
 	ctx := context.Background()
 	t.Run("data where the header was", func(t *testing.T) {
 		disk := crashtest.NewImage(16 * mib)
-		b := provisioned(t, spec(), disk)
-		erase(t, b, spec())
+		b := provisioned(t, newSpec(), disk)
+		erase(t, b, newSpec())
 		if _, err := disk.WriteAt([]byte("somebody's plain dm-crypt"), 1024); err != nil {
 			t.Fatal(err)
 		}
-		_, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+		_, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
 		refused(t, err, fault.NotEmpty)
 	})
 	t.Run("a detached header's device was changed", func(t *testing.T) {
@@ -122,13 +124,13 @@ func TestEraseRefusesWhatIsNotTheVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	disk := crashtest.NewImage(16 * mib)
-	b := provisioned(t, spec(), disk)
+	b := provisioned(t, newSpec(), disk)
 	before := disk.Bytes()
-	other := spec()
+	other := newSpec()
 	other.Name, other.Mapping = "other", "other"
 	_, err := b.Manager().Erase(ctx, other, volume.EraseOptions{})
 	refused(t, err, fault.HeaderMismatch)
-	pinned := spec()
+	pinned := newSpec()
 	pinned.UUID = "11111111-2222-4333-8444-555555555555"
 	_, err = b.Manager().Erase(ctx, pinned, volume.EraseOptions{})
 	refused(t, err, fault.HeaderMismatch)
@@ -136,7 +138,7 @@ func TestEraseRefusesWhatIsNotTheVolume(t *testing.T) {
 		t.Fatal("a refused erase wrote")
 	}
 	empty := newBoard(crashtest.NewImage(16 * mib))
-	_, err = empty.Manager().Erase(ctx, spec(), volume.EraseOptions{})
+	_, err = empty.Manager().Erase(ctx, newSpec(), volume.EraseOptions{})
 	refused(t, err, fault.NotProvisioned)
 }
 
@@ -144,16 +146,16 @@ func TestADamagedHeaderIsErasedByWhatItShows(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	disk := crashtest.NewImage(16 * mib)
-	b := provisioned(t, spec(), disk)
+	b := provisioned(t, newSpec(), disk)
 	for _, at := range []int64{4200, 16*1024 + 4200} {
 		if _, err := disk.WriteAt([]byte{0xff, 0xfe}, at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	_, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 	refused(t, err, fault.HeaderDamaged)
-	erase(t, b, spec())
-	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+	erase(t, b, newSpec())
+	r, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
 	must(t, r, err)
 }
 
@@ -212,7 +214,7 @@ func TestEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 	}
 }
 
-// After the erase the power may go while the volume is made anew.
+// After the erase the power may go while the volume is made again.
 func TestProvisioningAfterAnEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 	t.Parallel()
 	for name, s := range bothPlacements() {
@@ -266,7 +268,7 @@ func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := provisioned(t, spec(), crashtest.NewImage(16*mib))
+			b := provisioned(t, newSpec(), crashtest.NewImage(16*mib))
 			runs := 0
 			b.Disks[0].Secure = func(int64, int64) error {
 				if runs++; !test.secure(runs) {
@@ -274,7 +276,7 @@ func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
 				}
 				return nil
 			}
-			said := strings.Join(erase(t, b, spec()).Remains, "\n")
+			said := strings.Join(erase(t, b, newSpec()).Remains, "\n")
 			if runs != 2 {
 				t.Fatalf("%d runs were to be discarded", runs)
 			}
@@ -316,4 +318,43 @@ func TestEraseFindsTheKeyFilesOfEveryGeneration(t *testing.T) {
 	if !slices.Equal(left, other) {
 		t.Errorf("left are\n%q, expected\n%q", left, other)
 	}
+}
+
+// What a restore by force has kept of another volume's header outlives an erase: the
+// other volume may have nothing else.
+func TestEraseSparesTheKeptHeaderOfAnotherVolume(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	v := newTwoVolumes(t, bothPlacements()["detached"])
+	own, err := v.b.Files.Read(v.data.Header, readAll())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := v.b.Files.Read(v.logs.Header, readAll())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The other volume's header was moved here, and damaged.
+	other[firstText+100] ^= 1
+	other[secondText+200] ^= 1
+	if err := errors.Join(v.b.Files.Create(backupFile, own, 0o600), v.b.Files.Replace(v.data.Header, other, 0o600), v.b.Files.Remove(v.logs.Header)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := v.b.Manager().RestoreHeader(ctx, v.data, backupFile, volume.RestoreOptions{Confirm: confirmed, Force: true})
+	must(t, r, err)
+	e := erase(t, v.b, v.data)
+	if !strings.Contains(strings.Join(e.Warnings, " "), r.Kept) {
+		t.Errorf("not said: %+v", e)
+	}
+	kept, err := v.b.Files.Read(r.Kept, readAll())
+	if err != nil || !bytes.Equal(kept, other) {
+		t.Fatalf("the other volume's header is gone: %v", err)
+	}
+	if err := v.b.Files.Create(v.logs.Header, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err = v.b.Manager().RepairHeader(ctx, v.logs, volume.RepairOptions{})
+	must(t, r, err)
+	r, err = v.b.Manager().Unlock(ctx, v.logs, volume.UnlockOptions{})
+	must(t, r, err)
 }

@@ -11,6 +11,7 @@ import (
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
+	"imxcrypt/volume/mapping"
 )
 
 // checkFilesystem runs the filesystem's checker before a mount, if the
@@ -19,12 +20,11 @@ import (
 // kernel mounts without. One that leaves errors behind is an error of code
 // filesystem-damaged, and nothing is mounted.
 func (u *unlocking) checkFilesystem(ctx context.Context) error {
-	if u.c.data.ReadOnly() || slices.Contains(u.s.Mount.Options, "ro") {
+	if u.c.Data.ReadOnly() || slices.Contains(u.s.Mount.Options, "ro") {
 		return nil // a checker would write
 	}
-	needed, err := u.filesystemAsks()
-	if err != nil || !needed {
-		return err
+	if sb := u.superblock(); sb == nil || !sb.NeedsCheck {
+		return nil
 	}
 	if inUse := u.inUse(); inUse != nil {
 		u.j.warn(fmt.Sprintf("the %s filesystem asks for a check, and was not checked: %v", u.s.Filesystem.Type, inUse))
@@ -36,7 +36,7 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 	case fault.Is(err, fault.ProgramMissing):
 		u.j.warn(fmt.Sprintf("the %s filesystem asks for a check, and there is no program for it", fstype))
 		return nil
-	case err != nil && ctx.Err() != nil:
+	case err != nil && (interrupted(ctx, err) || errors.Is(err, context.DeadlineExceeded)):
 		return err
 	case err != nil:
 		return fault.New(fault.FilesystemDamaged, "the key is right, but the filesystem is damaged, and was not mounted", err)
@@ -48,7 +48,7 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 }
 
 // inUse is who uses the mapping already: somebody may have mounted it by hand, in
-// this namespace or in another, and not every checker refuses such a one.
+// this namespace or in another, and not every checker refuses one that is mounted.
 func (u *unlocking) inUse() error {
 	d, err := u.sys.Devices.Open(u.j.result.Mapping, blockdev.Flags{Exclusive: true})
 	if err == nil {
@@ -61,20 +61,83 @@ func (u *unlocking) inUse() error {
 	return nil // anything else the checker or the mount will say better
 }
 
-// filesystemAsks tells whether the superblock asks for a check. The proof of the
-// key has mostly read it already.
-func (u *unlocking) filesystemAsks() (needed bool, err error) {
-	if u.h.seen != nil {
-		return u.h.seen.NeedsCheck, nil
+// superblock is what stands in the volume; nil where that is no sound filesystem of
+// the volume's type: the mount says it better. The proof of the key has mostly read it
+// already.
+func (u *unlocking) superblock() *fsprobe.Superblock {
+	if u.h.Seen != nil {
+		return u.h.Seen
 	}
 	d, err := u.sys.Devices.Open(u.j.result.Mapping, blockdev.Flags{Direct: true})
 	if err != nil {
-		return false, err
+		return nil
 	}
 	sb, err := fsprobe.ReadType(d, d.Size(), u.s.Filesystem.Type)
-	if err = errors.Join(err, d.Close()); err != nil {
-		// Whatever this is, the mount will say it better.
-		return false, nil
+	if errors.Join(err, d.Close()) != nil {
+		return nil
 	}
-	return sb.NeedsCheck, nil
+	return sb
+}
+
+// hasImage refuses to mount a volume that an updater writes and that holds no filesystem
+// of its type: none was written yet, or another, or half of one.
+func (u *unlocking) hasImage(ctx context.Context) error {
+	fstype := u.s.Filesystem.Type
+	if u.s.Filesystem.ProvesKey() {
+		return nil
+	}
+	if !fsprobe.IsReadOnly(fstype) {
+		if u.superblock() != nil {
+			return nil
+		}
+		if err := u.notNoise(ctx); err != nil {
+			return err
+		}
+		return u.noImage()
+	}
+	d, err := u.sys.Devices.Open(u.j.result.Mapping, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	there, err := fsprobe.HasMark(d, d.Size(), fstype)
+	if err := errors.Join(err, d.Close()); err != nil {
+		return err
+	}
+	if !there {
+		return u.noImage()
+	}
+	return nil
+}
+
+// notNoise tells a slot that is half-written from data that the key in the header is not
+// that of, before somebody is told to write over that: the check may be as old as the
+// header. Provisioning has made a filesystem there, so that some of it makes sense.
+func (u *unlocking) notNoise(ctx context.Context) error {
+	info, err := u.sys.Mapper.Info(u.s.Mapping)
+	if err != nil || u.h.Next != nil {
+		return err
+	}
+	live := &mapping.Private{K: u.kernel, Name: u.s.Mapping, Num: info.Number}
+	if seen, err := mapping.SeeData(ctx, u.h, u.c, live, lookedAt); err != nil || seen.Proved || !seen.Noise {
+		return err
+	}
+	return noiseError(u.s.Filesystem.Type, nil)
+}
+
+func (u *unlocking) noImage() error {
+	return fault.Newf(fault.FilesystemMissing, "the key is right, but the volume holds no %s image: write one to %s", u.s.Filesystem.Type, u.j.result.Mapping)
+}
+
+// fitsSectors refuses a filesystem that was made for smaller sectors, as of an image
+// that was written into the volume: the kernel says no more than EINVAL.
+func (u *unlocking) fitsSectors() error {
+	sb, sector := u.superblock(), u.h.Segment.SectorSize
+	if sb == nil || sb.Sector >= sector {
+		return nil
+	}
+	option := map[string]string{fsprobe.Ext4: "-b ", fsprobe.VFAT: "-S ", fsprobe.XFS: "-s size="}[sb.Type]
+	if option == "" {
+		option = "sector size "
+	}
+	return fault.Newf(fault.FilesystemWrong, "the %s filesystem was made for blocks of %d bytes, and the volume has sectors of %d: make it with mkfs.%s %s%d", sb.Type, sb.Sector, sector, sb.Type, option, sector)
 }

@@ -5,9 +5,12 @@ package volume_test
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"hash/crc32"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,7 +25,7 @@ import (
 func damagedFilesystem(t *testing.T) *volumetest.Board {
 	t.Helper()
 	b := newBoard(crashtest.NewImage(64 * mib))
-	r, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{})
+	r, err := b.Manager().Provision(context.Background(), newSpec(), volume.ProvisionOptions{})
 	must(t, r, err)
 	f, err := b.Mapping("data", true)
 	if err != nil {
@@ -69,7 +72,7 @@ func TestAFilesystemThatAsksIsCheckedBeforeItIsMounted(t *testing.T) {
 				}
 				return c.repaired, c.err
 			}
-			r, err := b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Mount: true})
+			r, err := b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{Mount: true})
 			if fault.CodeOf(err) != c.code {
 				t.Fatalf("%v, expected code %q", err, c.code)
 			}
@@ -94,7 +97,7 @@ func TestAMountThatComesLaterChecksToo(t *testing.T) {
 	checks := 0
 	b.Fsck = func(string, string) (bool, error) { checks++; return false, nil }
 	for i, mount := range []bool{false, true, true} {
-		r, err := b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Mount: mount})
+		r, err := b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{Mount: mount})
 		must(t, r, err)
 		if want := min(i, 1); checks != want {
 			t.Errorf("%d checks after run %d, expected %d", checks, i, want)
@@ -106,11 +109,11 @@ func TestASoundFilesystemIsNotChecked(t *testing.T) {
 	t.Parallel()
 	b := newBoard(crashtest.NewImage(64 * mib))
 	b.Fsck = func(string, string) (bool, error) { t.Error("checked"); return false, nil }
-	r, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{})
+	r, err := b.Manager().Provision(context.Background(), newSpec(), volume.ProvisionOptions{})
 	must(t, r, err)
 	b = powerCycle(b)
 	b.Fsck = func(string, string) (bool, error) { t.Error("checked"); return false, nil }
-	r, err = b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Mount: true})
+	r, err = b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{Mount: true})
 	must(t, r, err)
 }
 
@@ -119,7 +122,7 @@ func TestAReadOnlyMountIsNotChecked(t *testing.T) {
 	t.Parallel()
 	b := damagedFilesystem(t)
 	b.Fsck = func(string, string) (bool, error) { t.Error("checked"); return false, nil }
-	s := spec()
+	s := newSpec()
 	s.Mount.Options = []string{"noatime", "ro"}
 	r, err := b.Manager().Unlock(context.Background(), s, volume.UnlockOptions{Mount: true})
 	must(t, r, err)
@@ -131,14 +134,79 @@ func TestAFilesystemThatIsMountedElsewhereIsNotChecked(t *testing.T) {
 	b := damagedFilesystem(t)
 	b.Fsck = func(string, string) (bool, error) { t.Error("checked"); return false, nil }
 	b.Directories = append(b.Directories, "/mnt")
-	r, err := b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{})
+	r, err := b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{})
 	must(t, r, err)
 	if err := b.System().Mounts.Mount(r.Mapping, "/mnt", "ext4", nil); err != nil {
 		t.Fatal(err)
 	}
-	r, err = b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Mount: true})
+	r, err = b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{Mount: true})
 	must(t, r, err)
 	if got := strings.Join(r.Warnings, "; "); !strings.Contains(got, "mounted on /mnt") {
 		t.Errorf("warnings %q", got)
+	}
+}
+
+// An updater wrote an image through the mapping that was made for smaller sectors: the
+// kernel would say no more than EINVAL.
+func TestAnImageForSmallerSectorsIsRefusedByName(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b := newBoard(crashtest.NewImage(64 * mib))
+	r, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
+	must(t, r, err)
+	r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
+	must(t, r, err)
+	f, err := b.Mapping("data", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeSample(t, f, "ext4-1k")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = powerCycle(b)
+	_, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
+	refused(t, err, fault.FilesystemWrong)
+	const says = "the ext4 filesystem was made for blocks of 1024 bytes, and the volume has sectors of 4096: make it with mkfs.ext4 -b 4096"
+	if !strings.Contains(err.Error(), says) {
+		t.Error(err)
+	}
+	if at, err := b.Look("/data"); err != nil || at.Mounted != nil {
+		t.Errorf("%+v, %v", at, err)
+	}
+}
+
+// writeSample writes what is not zero of a filesystem that package fsprobe has
+// recorded: whole sectors.
+func writeSample(t *testing.T, f interface {
+	ReadAt([]byte, int64) (int, error)
+	WriteAt([]byte, int64) (int, error)
+}, name string) {
+	t.Helper()
+	text, err := os.ReadFile("../internal/fsprobe/testdata/" + name + ".hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := int64(0); off < mib; off += 4096 {
+		if _, err := f.WriteAt(make([]byte, 4096), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		at, bytes, ok := strings.Cut(line, " ")
+		off, err := strconv.ParseInt(at, 16, 64)
+		data, err2 := hex.DecodeString(strings.TrimSpace(bytes))
+		if !ok || errors.Join(err, err2) != nil {
+			continue
+		}
+		block := make([]byte, 4096)
+		start := off &^ 4095
+		if _, err := f.ReadAt(block, start); err != nil {
+			t.Fatal(err)
+		}
+		copy(block[off-start:], data)
+		if _, err := f.WriteAt(block, start); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

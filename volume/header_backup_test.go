@@ -16,6 +16,7 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -25,20 +26,20 @@ const backupFile = "/media/data.header"
 func confirmed(string) error { return nil }
 
 // provisioned is a board with a volume that holds data, locked.
-func provisioned(t *testing.T, s volume.Spec, disk volumetest.Store) *volumetest.Board {
+func provisioned(t *testing.T, s spec.Volume, disk volumetest.Store) *volumetest.Board {
 	t.Helper()
 	ctx := context.Background()
 	b := newBoard(disk)
 	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
 	must(t, r, err)
-	put(t, b, "the quick brown fox")
+	volumetest.PutIn(t, b, s.Mapping, "the quick brown fox")
 	r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
 	must(t, r, err)
 	return b
 }
 
 // hasItsData fails unless the volume opens with what provisioned put there.
-func hasItsData(t *testing.T, b *volumetest.Board, s volume.Spec) {
+func hasItsData(t *testing.T, b *volumetest.Board, s spec.Volume) {
 	t.Helper()
 	ctx := context.Background()
 	r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
@@ -50,13 +51,13 @@ func hasItsData(t *testing.T, b *volumetest.Board, s volume.Spec) {
 	must(t, r, err)
 }
 
-func bothPlacements() map[string]volume.Spec {
-	on, apart := spec(), spec()
+func bothPlacements() map[string]spec.Volume {
+	on, apart := newSpec(), newSpec()
 	apart.Header, apart.Gap = "/etc/data.header", 0
-	return map[string]volume.Spec{"on the device": on, "detached": apart}
+	return map[string]spec.Volume{"on the device": on, "detached": apart}
 }
 
-func destroyHeader(t *testing.T, b *volumetest.Board, s volume.Spec, disk *crashtest.Image) {
+func destroyHeader(t *testing.T, b *volumetest.Board, s spec.Volume, disk *crashtest.Image) {
 	t.Helper()
 	if s.Detached() {
 		if err := b.Files.Remove(s.Header); err != nil {
@@ -134,18 +135,18 @@ func TestRestoreRefusesWhatIsNotTheVolumes(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	disk := crashtest.NewImage(16 * mib)
-	b := provisioned(t, spec(), disk)
-	r, err := b.Manager().BackupHeader(ctx, spec(), backupFile)
+	b := provisioned(t, newSpec(), disk)
+	r, err := b.Manager().BackupHeader(ctx, newSpec(), backupFile)
 	must(t, r, err)
 	before := disk.Bytes()
 
-	other := spec()
+	other := newSpec()
 	other.Name, other.Mapping = "other", "other"
 	_, err = b.Manager().RestoreHeader(ctx, other, backupFile, volume.RestoreOptions{Confirm: confirmed})
 	refused(t, err, fault.HeaderMismatch)
 
 	// Another volume under the same name, on the same device.
-	second := provisioned(t, spec(), crashtest.NewImage(16*mib))
+	second := provisioned(t, newSpec(), crashtest.NewImage(16*mib))
 	data, err := b.Files.Read(backupFile, readAll())
 	if err != nil {
 		t.Fatal(err)
@@ -153,26 +154,26 @@ func TestRestoreRefusesWhatIsNotTheVolumes(t *testing.T) {
 	if err := second.Files.Create(backupFile, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err = second.Manager().RestoreHeader(ctx, spec(), backupFile, volume.RestoreOptions{Confirm: confirmed, Force: true})
-	refused(t, err, fault.HeaderMismatch)
+	_, err = second.Manager().RestoreHeader(ctx, newSpec(), backupFile, volume.RestoreOptions{Confirm: confirmed, Force: true})
+	refused(t, err, fault.VolumeReplaced)
 
 	// A chip that cannot open it.
-	stranger := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
+	foreign := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
 	if _, err := disk.WriteAt(make([]byte, mib), 0); err != nil {
 		t.Fatal(err)
 	}
-	_, err = stranger.Manager().RestoreHeader(ctx, spec(), backupFile, volume.RestoreOptions{Confirm: confirmed})
+	_, err = foreign.Manager().RestoreHeader(ctx, newSpec(), backupFile, volume.RestoreOptions{Confirm: confirmed})
 	refused(t, err, fault.BlobRejected)
 	if !bytes.Equal(disk.Bytes()[mib:], before[mib:]) || bytes.Contains(disk.Bytes()[:mib], []byte("LUKS")) {
 		t.Fatal("a refused restore wrote something")
 	}
 
-	// A file that was cut, and one that is none.
+	// A file that was cut, and one that holds no backup.
 	for name, content := range map[string][]byte{"/cut": data[:len(data)/2], "/text": []byte("hello")} {
 		if err := b.Files.Create(name, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err = b.Manager().RestoreHeader(ctx, spec(), name, volume.RestoreOptions{Confirm: confirmed})
+		_, err = b.Manager().RestoreHeader(ctx, newSpec(), name, volume.RestoreOptions{Confirm: confirmed})
 		refused(t, err, fault.HeaderInvalid)
 	}
 }
@@ -180,7 +181,7 @@ func TestRestoreRefusesWhatIsNotTheVolumes(t *testing.T) {
 func TestRestoreAsksBeforeItReplacesAHeader(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	s := spec()
+	s := newSpec()
 	disk := crashtest.NewImage(16 * mib)
 	b := provisioned(t, s, disk)
 	r, err := b.Manager().BackupHeader(ctx, s, backupFile)
@@ -213,12 +214,12 @@ func TestRestoreAsksBeforeItReplacesAHeader(t *testing.T) {
 func TestHeaderCheckNamesWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	disk := crashtest.NewImage(16 * mib)
-	b := provisioned(t, spec(), disk)
+	b := provisioned(t, newSpec(), disk)
 	r, err := b.Manager().CheckHeader("/dev/mmcblk2p3")
 	if err != nil || !r.Valid || !r.Imxcrypt || r.Volume == nil || r.Volume.Generation != 1 || r.Label != "data" || len(r.Problems) != 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	backup, err := b.Manager().BackupHeader(context.Background(), spec(), backupFile)
+	backup, err := b.Manager().BackupHeader(context.Background(), newSpec(), backupFile)
 	must(t, backup, err)
 	if r, err = b.Manager().CheckHeader(backupFile); err != nil || !r.Valid || r.Volume == nil {
 		t.Fatalf("a backup: %+v, %v", r, err)
@@ -260,7 +261,7 @@ func TestHeaderCheckOnDemandsOfOtherPrograms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			disk := crashtest.NewImage(16 * mib)
-			b := provisioned(t, spec(), disk)
+			b := provisioned(t, newSpec(), disk)
 			lh, _, err := luks2.Read(disk, disk.Size())
 			if err != nil {
 				t.Fatal(err)
@@ -283,7 +284,7 @@ func TestHeaderCheckOnDemandsOfOtherPrograms(t *testing.T) {
 			if r.Valid || r.Rule != "unknown-requirement" || !strings.Contains(err.Error(), c.requirement) {
 				t.Errorf("%+v, %v", r, err)
 			}
-			_, err = b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{})
+			_, err = b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{})
 			refused(t, err, fault.HeaderRequirement)
 		})
 	}

@@ -12,17 +12,9 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/mount"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
-
-// mounted is a volume in use.
-func mounted(t *testing.T, s volume.Spec) *volumetest.Board {
-	t.Helper()
-	b, _ := ready(t, s)
-	r, err := b.Manager().Unlock(context.Background(), s, volume.UnlockOptions{Mount: true})
-	must(t, r, err)
-	return b
-}
 
 func did(r volume.Result, what string) bool {
 	return slices.ContainsFunc(r.Steps, func(s volume.Step) bool { return strings.Contains(s.What, what) })
@@ -32,8 +24,8 @@ func did(r volume.Result, what string) bool {
 func TestAVolumeIsNotItsOwnDevice(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b := mounted(t, spec())
-	s := changed(func(s *volume.Spec) { s.Device = "/dev/mapper/data" })
+	b := mounted(t, newSpec())
+	s := changed(func(s *spec.Volume) { s.Device = "/dev/mapper/data" })
 	before := b.DM.State()
 	_, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 	refused(t, err, fault.DeviceAmbiguous)
@@ -69,13 +61,13 @@ func TestLockLeavesVolumesThatAreNotOurs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b, _ := ready(t, spec())
+			b, _ := ready(t, newSpec())
 			if err := open(t, b); err != nil {
 				t.Fatal(err)
 			}
 			before := b.DM.State()
 			for _, o := range []volume.LockOptions{{DryRun: true}, {}} {
-				_, err := b.Manager().Lock(ctx, spec(), o)
+				_, err := b.Manager().Lock(ctx, newSpec(), o)
 				refused(t, err, fault.MappingMismatch)
 			}
 			if b.DM.State() != before {
@@ -89,7 +81,7 @@ func TestLockLeavesVolumesThatAreNotOurs(t *testing.T) {
 func TestASuspendedVolumeIsResumedByUnlock(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	for name, s := range map[string]volume.Spec{"device": spec(), "detached": changed(detached)} {
+	for name, s := range map[string]spec.Volume{"device": newSpec(), "detached": changed(detached)} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := mounted(t, s)
@@ -122,7 +114,7 @@ func TestASuspendedVolumeIsResumedByUnlock(t *testing.T) {
 func TestASuspendedVolumeIsNotResumedWithAWrongKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b := mounted(t, spec())
+	b := mounted(t, newSpec())
 	if err := b.DM.Suspend(ctx, "data", dmcrypt.NoFlush); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +125,7 @@ func TestASuspendedVolumeIsNotResumedWithAWrongKey(t *testing.T) {
 		}
 		return nil
 	}
-	_, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	_, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 	refused(t, err, fault.KeyWrong)
 	if b.DM.State() != before {
 		t.Fatalf("changed:\n%s", b.DM.State())
@@ -144,7 +136,7 @@ func TestASuspendedVolumeIsNotResumedWithAWrongKey(t *testing.T) {
 func TestAVolumeInUseGetsItsNameBack(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b := mounted(t, spec())
+	b := mounted(t, newSpec())
 	if err := b.DM.Suspend(ctx, "data", dmcrypt.NoFlush); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +146,7 @@ func TestAVolumeInUseGetsItsNameBack(t *testing.T) {
 	if _, err := b.Mapping("data", false); err == nil {
 		t.Fatal("the node is there")
 	}
-	r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+	r, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
 	if must(t, r, err); !r.Already || !did(r, "announced again") || !did(r, "key proved") {
 		t.Fatalf("%+v", r)
 	}
@@ -163,7 +155,7 @@ func TestAVolumeInUseGetsItsNameBack(t *testing.T) {
 	}
 }
 
-// Only the mapping's number tells whose a mount is, or where there is none its
+// Only the mapping's number says whose a mount is, or where there is none its
 // source: a bind mount of a folder and a subvolume are of the volume too.
 func TestWhoseAMountIs(t *testing.T) {
 	t.Parallel()
@@ -181,9 +173,9 @@ func TestWhoseAMountIs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := mounted(t, spec())
+			b := mounted(t, newSpec())
 			b.Change("/data", c.change)
-			r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+			r, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
 			if c.code != "" {
 				refused(t, err, c.code)
 				return
@@ -191,7 +183,7 @@ func TestWhoseAMountIs(t *testing.T) {
 			if must(t, r, err); !r.Already || r.Mounted != "/data" {
 				t.Fatalf("%+v", r)
 			}
-			r, err = b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+			r, err = b.Manager().Lock(ctx, newSpec(), volume.LockOptions{})
 			must(t, r, err)
 		})
 	}
@@ -201,10 +193,10 @@ func TestWhoseAMountIs(t *testing.T) {
 func TestLockLeavesWhatIsMountedOverTheVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b := mounted(t, spec())
+	b := mounted(t, newSpec())
 	b.Cover("/data")
 	for _, o := range []volume.LockOptions{{DryRun: true}, {}} {
-		_, err := b.Manager().Lock(ctx, spec(), o)
+		_, err := b.Manager().Lock(ctx, newSpec(), o)
 		refused(t, err, fault.MountBusy)
 		if !strings.Contains(err.Error(), "tmpfs") {
 			t.Fatal(err)
@@ -214,6 +206,6 @@ func TestLockLeavesWhatIsMountedOverTheVolume(t *testing.T) {
 		t.Fatalf("%v, %v", entries, err)
 	}
 	b.Uncover("/data")
-	r, err := b.Manager().Lock(ctx, spec(), volume.LockOptions{})
+	r, err := b.Manager().Lock(ctx, newSpec(), volume.LockOptions{})
 	must(t, r, err)
 }

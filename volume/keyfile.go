@@ -14,12 +14,13 @@ import (
 	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
+	"imxcrypt/volume/source"
 )
 
 // maxKeyFile is more than the largest file of caam-keygen, in any of its forms.
 const maxKeyFile = 4096
 
-// KeyFileInfo is what can be told of a file of caam-keygen's.
+// KeyFileInfo is what can be said of a file of caam-keygen's.
 type KeyFileInfo = caam.Info
 
 // MaxRedKey is the longest key that can be imported, in bytes.
@@ -37,11 +38,6 @@ type KeyFileRequest struct {
 	BlackKey bool
 }
 
-// importer is a chip that takes a plain key.
-type importer interface {
-	CreateFrom(ctx context.Context, wrap caam.Wrap, red *secret.Buffer) (*caam.BlackKey, caam.Blob, error)
-}
-
 // CreateKeyFile makes a key and writes Dir/Name.bb, and the black key
 // Dir/Name if asked. It returns the paths written. Existing files are left
 // alone and are an error of code file-exists.
@@ -55,10 +51,10 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 		size = r.Red.Len()
 	}
 	if !caam.IsAESKeySize(size) {
-		return nil, refuse(fault.Usage, "a key of %d bytes is of no use for tk(cbc(aes)): 16, 24 or 32", size)
+		return nil, fault.Newf(fault.Usage, "a key of %d bytes is of no use for tk(cbc(aes)): 16, 24 or 32", size)
 	}
 	if r.Name != filepath.Base(r.Name) || r.Name == "." || r.Name == ".." {
-		return nil, refuse(fault.Usage, "%q is not a file name", r.Name)
+		return nil, fault.Newf(fault.Usage, "%q is not a file name", r.Name)
 	}
 	blobPath, keyPath := filepath.Join(r.Dir, r.Name+".bb"), filepath.Join(r.Dir, r.Name)
 	paths := []string{blobPath}
@@ -68,7 +64,7 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 	// Looked at before the chip works; creating refuses all the same.
 	for _, p := range paths {
 		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
-			return nil, refuse(fault.FileExists, "%s exists already", p)
+			return nil, fault.Newf(fault.FileExists, "%s exists already", p)
 		}
 	}
 	chip, err := m.sys.Chip()
@@ -79,10 +75,10 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 	var blob caam.Blob
 	if r.Red == nil {
 		black, blob, err = chip.Create(ctx, wrap, size)
-	} else if with, ok := chip.(importer); ok {
+	} else if with, ok := chip.(source.PlainChip); ok {
 		black, blob, err = with.CreateFrom(ctx, wrap, r.Red)
 	} else {
-		err = refuse(fault.CAAMBadArgument, "this engine does not import plain keys: they would be seen in its arguments")
+		err = fault.Newf(fault.CAAMBadArgument, "this engine does not import plain keys: they would be seen in its arguments")
 	}
 	if err != nil {
 		return nil, err
@@ -138,7 +134,7 @@ func (m *Manager) readKeyFile(path string) (KeyFileInfo, []byte, error) {
 		return KeyFileInfo{}, nil, fault.New(fault.BlobDamaged, "neither blob nor black key", err)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return KeyFileInfo{}, nil, refuse(fault.Usage, "there is no such file")
+		return KeyFileInfo{}, nil, fault.Newf(fault.FileMissing, "there is no such file")
 	}
 	if err != nil {
 		return KeyFileInfo{}, nil, err

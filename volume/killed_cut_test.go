@@ -16,15 +16,12 @@ import (
 func TestKilledThenFinishedThenAPowerCut(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	kills, states, step := 0, 0, 1
-	if slow {
-		step = 9
-	}
-	for name, c := range crashCases() {
+	kills, states, step := 0, 0, stride("kill")
+	for name, c := range sampled(t, t.Name(), crashCases(), 2) {
 		if c.wipe || c.fill != 0 {
 			continue
 		}
-		s := spec()
+		s := newSpec()
 		if c.spec != nil {
 			c.spec(&s)
 		}

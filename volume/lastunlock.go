@@ -7,14 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume/spec"
 )
 
 // LastUnlock tells of the latest unlocking since the system started. It is for
-// those who watch a fleet; nothing is decided by it.
+// those who watch a fleet; all that is decided by it is whether to look for a key
+// that a suspend has killed.
 type LastUnlock struct {
 	// UUID and Generation are of the volume and key that were opened.
 	UUID       string    `json:"uuid"`
@@ -23,6 +27,9 @@ type LastUnlock struct {
 	// Took is from the command's start until the volume was usable, the wait
 	// for its device included.
 	Took time.Duration `json:"took_ns"`
+	// Slept is how much the system had been suspended when the key was last
+	// proved.
+	Slept Slept `json:"slept"`
 }
 
 // UnlockRecords keeps one LastUnlock for each volume, until the power goes.
@@ -30,22 +37,70 @@ type UnlockRecords interface {
 	Record(volume string, u LastUnlock) error
 	// LastUnlock is an error wrapping [fs.ErrNotExist] where there is none.
 	LastUnlock(volume string) (LastUnlock, error)
+	// RecordFailure keeps why the latest unlocking failed; nil: it did not.
+	RecordFailure(volume string, f *UnlockFailure) error
+	// LastFailure is an error wrapping [fs.ErrNotExist] where there is none.
+	LastFailure(volume string) (UnlockFailure, error)
+}
+
+// UnlockFailure is why an unlocking failed.
+type UnlockFailure struct {
+	At      time.Time  `json:"at"`
+	Code    fault.Code `json:"code"`
+	Message string     `json:"message"`
+}
+
+// recordOutcome keeps why an unlocking failed until one succeeds. What says nothing
+// of the volume is not kept.
+func (m *Manager) recordOutcome(s spec.Volume, err error) {
+	if m.sys.Unlocks == nil {
+		return
+	}
+	var f *UnlockFailure
+	switch fault.CodeOf(err) {
+	case fault.Interrupted, fault.LockHeld, fault.PermissionMissing:
+		return
+	}
+	if err != nil {
+		f = &UnlockFailure{At: m.sys.Now().UTC().Truncate(time.Millisecond), Code: fault.CodeOf(err), Message: err.Error()}
+	}
+	if err := m.sys.Unlocks.RecordFailure(s.Name, f); err != nil {
+		m.sys.Log.Debug("why unlocking failed is not recorded", "volume", s.Name, "error", err)
+	}
 }
 
 // recordUnlock keeps what an unlocking took. A failure is no reason to fail.
-func (m *Manager) recordUnlock(s Spec, r Result, began time.Time) {
+func (m *Manager) recordUnlock(s spec.Volume, r Result, began time.Time, slept Slept) {
 	if m.sys.Unlocks == nil || !r.opened {
 		return
 	}
 	now := m.sys.Now()
-	u := LastUnlock{UUID: r.UUID, Generation: r.Generation, At: now.UTC().Truncate(time.Millisecond), Took: now.Sub(began)}
+	u := LastUnlock{UUID: r.UUID, Generation: r.Generation, At: now.UTC().Truncate(time.Millisecond), Took: now.Sub(began), Slept: slept}
 	if err := m.sys.Unlocks.Record(s.Name, u); err != nil {
 		m.sys.Log.Debug("how long unlocking took is not recorded", "volume", s.Name, "error", err)
 	}
 }
 
+// recordProof notes that the key under a volume's mapping was proved. slept was
+// asked before.
+func (m *Manager) recordProof(s spec.Volume, uuid string, slept Slept) {
+	if m.sys.Unlocks == nil || !slept.Since(Slept{}) {
+		return // of a system that never slept nothing is asked
+	}
+	u, err := m.sys.Unlocks.LastUnlock(s.Name)
+	if err != nil || u.UUID != uuid {
+		u = LastUnlock{UUID: uuid} // opened by another command
+	} else if !slept.Since(u.Slept) {
+		return
+	}
+	u.Slept = slept
+	if err := m.sys.Unlocks.Record(s.Name, u); err != nil {
+		m.sys.Log.Debug("that the key was proved is not recorded", "volume", s.Name, "error", err)
+	}
+}
+
 // lastUnlock adds the record, if it is of the volume as it is now.
-func (m *Manager) lastUnlock(s Spec, st *Status) {
+func (m *Manager) lastUnlock(s spec.Volume, st *Status) {
 	if m.sys.Unlocks == nil {
 		return
 	}
@@ -56,7 +111,7 @@ func (m *Manager) lastUnlock(s Spec, st *Status) {
 		}
 		return
 	}
-	if u.UUID == st.UUID {
+	if u.UUID == st.UUID && !u.At.IsZero() {
 		st.LastUnlock = &u
 	}
 }
@@ -66,23 +121,45 @@ type runRecords struct{ dir string }
 
 func (r runRecords) path(volume string) string { return filepath.Join(r.dir, volume+".unlocked") }
 
-func (r runRecords) Record(volume string, u LastUnlock) error {
-	return atomicfile.Volatile(r.path(volume), append(u.json(), '\n'), 0o600)
+func (r runRecords) failure(volume string) string { return filepath.Join(r.dir, volume+".failed") }
+
+func (r runRecords) RecordFailure(volume string, f *UnlockFailure) error {
+	if f == nil {
+		if err := os.Remove(r.failure(volume)); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	return write(r.failure(volume), f)
 }
 
-// json is what encoding/json would make of it. Written out, since each boot does
-// it: the tables that encoding/json makes for a struct take longer than the rest.
-func (u LastUnlock) json() []byte {
-	return fmt.Appendf(nil, `{"uuid":%q,"generation":%d,"at":"%s","took_ns":%d}`, u.UUID, u.Generation, u.At.Format(time.RFC3339Nano), u.Took.Nanoseconds())
+func (r runRecords) LastFailure(volume string) (f UnlockFailure, err error) {
+	err = read(r.failure(volume), &f)
+	return f, err
 }
+
+func (r runRecords) Record(volume string, u LastUnlock) error { return write(r.path(volume), u) }
 
 func (r runRecords) LastUnlock(volume string) (u LastUnlock, err error) {
-	data, err := atomicfile.Read(r.path(volume), atomicfile.ReadOptions{})
+	err = read(r.path(volume), &u)
+	return u, err
+}
+
+func write(path string, record any) error {
+	data, err := json.Marshal(record)
 	if err != nil {
-		return u, err
+		return err
 	}
-	if err := json.Unmarshal(data, &u); err != nil {
-		return u, fmt.Errorf("%s: %w", r.path(volume), err)
+	return atomicfile.Volatile(path, append(data, '\n'), 0o600)
+}
+
+func read(path string, record any) error {
+	data, err := atomicfile.Read(path, atomicfile.ReadOptions{})
+	if err != nil {
+		return err
 	}
-	return u, nil
+	if err := json.Unmarshal(data, record); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"imxcrypt/internal/fault"
 )
 
 func TestUnlockRecordsAreKeptUntilPowerOff(t *testing.T) {
@@ -29,6 +31,21 @@ func TestUnlockRecordsAreKeptUntilPowerOff(t *testing.T) {
 	info, err := os.Stat(r.path("data"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
+	}
+	failure := UnlockFailure{At: want.At, Code: fault.BlobRejected, Message: "no"}
+	for _, f := range []*UnlockFailure{nil, &failure, &failure} {
+		if err := r.RecordFailure("data", f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := r.LastFailure("data"); err != nil || got != failure {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := r.RecordFailure("data", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.LastFailure("data"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a failure after a success: %v", err)
 	}
 	if err := os.WriteFile(r.path("data"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/mount"
+	"imxcrypt/volume/spec"
 )
 
 // LockOptions change how a volume is locked.
@@ -21,12 +22,12 @@ type LockOptions struct {
 // Lock unmounts a volume and takes its mapping down; with the mapping goes the
 // kernel's copy of the key. A locked volume stays locked. The header is not
 // read: a volume whose device is gone can be locked too.
-func (m *Manager) Lock(ctx context.Context, s Spec, o LockOptions) (Result, error) {
+func (m *Manager) Lock(ctx context.Context, s spec.Volume, o LockOptions) (Result, error) {
 	r, err := m.lock(ctx, s, o)
-	return r, failed(ctx, "lock", s, err)
+	return r, Failed(ctx, "lock", s, errors.Join(err, m.letGo(s)))
 }
 
-func (m *Manager) lock(ctx context.Context, s Spec, o LockOptions) (_ Result, err error) {
+func (m *Manager) lock(ctx context.Context, s spec.Volume, o LockOptions) (_ Result, err error) {
 	j := m.begin(s, o.Progress)
 	if !o.DryRun {
 		release, err := m.sys.Locks.Acquire(ctx, s.Name)
@@ -43,43 +44,87 @@ func (m *Manager) lock(ctx context.Context, s Spec, o LockOptions) (_ Result, er
 	if err != nil {
 		return j.result, err
 	}
-	if err := m.lockable(s, info); err != nil {
+	if err := m.kernel.Lockable(s, info); err != nil {
 		return j.result, err
 	}
-	if !o.DryRun {
-		// Unmounting writes, and would wait for a zone that nobody releases.
-		if err := m.settleLive(ctx, s, j); err != nil {
-			return j.result, err
-		}
+	if err := m.itsOwn(ctx, s, info); err != nil {
+		return j.result, err
 	}
 	targets, err := m.mountPoints(info)
 	if err != nil {
 		return j.result, err
 	}
+	if err := m.beforeUnmount(ctx, s, info, targets, o, j); err != nil {
+		return j.result, err
+	}
 	if err := m.awake(s, targets); err != nil {
 		return j.result, err
 	}
-	if err := m.unmount(info, targets, o, j); err != nil {
+	if err := m.removable(ctx, info, targets); err != nil {
 		return j.result, err
 	}
 	if o.DryRun {
-		j.would("remove /dev/mapper/" + s.Mapping)
-		return j.result, nil
+		return j.result, m.unmount(info, targets, o, j)
 	}
-	if err := m.sys.Mapper.Remove(ctx, s.Mapping); err != nil {
+	before, err := m.sys.Mounts.List()
+	if err != nil {
 		return j.result, err
+	}
+	err = m.unmount(info, targets, o, j)
+	if err == nil {
+		err = m.sys.Mapper.Remove(ctx, s.Mapping)
+	}
+	if err != nil {
+		return j.result, errors.Join(err, m.mountAgain(s, info, before, j))
 	}
 	j.did("mapping removed")
 	return j.result, m.lockPrivate(ctx, s, o, j)
 }
 
+// beforeUnmount sees to it that what is written by unmounting is not written with a
+// dead key, and that nothing waits for a zone that nobody releases. A volume whose
+// key is in doubt gets it again; one whose key is dead is cut off: what was written
+// back before is as it was, and the filesystem like after a power cut.
+func (m *Manager) beforeUnmount(ctx context.Context, s spec.Volume, info dmcrypt.Info, targets []string, o LockOptions, j *runLog) error {
+	is := unsuspected
+	var why error
+	if len(targets) > 0 {
+		is, why = m.condition(s, info)
+	}
+	if o.DryRun {
+		if is.lost() && is != cutOff {
+			j.would(fmt.Sprintf("cut /dev/mapper/%s off from its device, or give it its key again: %v", s.Mapping, lostKey(s, is, why)))
+		}
+		return nil
+	}
+	var err error
+	if is == doubtful {
+		err = m.revive(ctx, s, ReviveOptions{}, j)
+		j.result.Already = false
+	} else if !is.lost() {
+		err = m.settleLive(ctx, s, j)
+	}
+	if err == nil && is != dead && is != cutOff || !is.lost() && !fault.Is(err, fault.KeysLost) {
+		return err
+	}
+	if is != cutOff {
+		m.sys.Log.Warn("the volume is cut off from its device before it is unmounted", "volume", s.Name, "error", errors.Join(lostKey(s, is, why), err))
+	}
+	if err := m.cut(ctx, s, info); err != nil {
+		return err
+	}
+	j.did("cut off from its device")
+	j.warn("the volume had lost its key in the kernel, and was cut off before it was unmounted: what was written back before the loss is there, what programs wrote since is not")
+	return nil
+}
+
 // lockPrivate takes away what a killed run left under private names, each with a
 // copy of the key.
-func (m *Manager) lockPrivate(ctx context.Context, s Spec, o LockOptions, j *journey) error {
+func (m *Manager) lockPrivate(ctx context.Context, s spec.Volume, o LockOptions, j *runLog) error {
 	if o.DryRun {
 		return nil
 	}
-	removed, err := m.removePrivate(ctx, s)
+	removed, err := m.kernel.RemovePrivate(ctx, s)
 	if removed {
 		j.result.Already = false
 		j.did("mapping of an interrupted run removed")
@@ -89,28 +134,20 @@ func (m *Manager) lockPrivate(ctx context.Context, s Spec, o LockOptions, j *jou
 
 // awake refuses to unmount a volume that is suspended: unmounting writes, and
 // would wait for ever.
-func (m *Manager) awake(s Spec, targets []string) error {
+func (m *Manager) awake(s spec.Volume, targets []string) error {
 	if len(targets) == 0 {
 		return nil
 	}
 	info, err := m.sys.Mapper.Info(s.Mapping)
 	if err == nil && info.Suspended {
-		err = refuse(fault.Busy, "mapping %s is suspended and mounted on %s, and unmounting would wait for it: imxcrypt unlock %s resumes it", s.Mapping, targets[0], s.Name)
+		err = fault.Newf(fault.Busy, "mapping %s is suspended and mounted on %s, and unmounting would wait for it: imxcrypt unlock %s resumes it", s.Mapping, targets[0], s.Name)
 	}
 	return err
 }
 
-// unmount unmounts a mapping from each target, and nothing that somebody mounted
-// over it.
-func (m *Manager) unmount(info dmcrypt.Info, targets []string, o LockOptions, j *journey) error {
+// unmount unmounts a mapping from each target.
+func (m *Manager) unmount(info dmcrypt.Info, targets []string, o LockOptions, j *runLog) error {
 	for _, target := range targets {
-		at, err := m.sys.Mounts.Look(target)
-		if err != nil {
-			return err
-		}
-		if at.State == mount.TargetOccupied && !isMountOf(at.Mounted, info) {
-			return refuse(fault.MountBusy, "%s (%s) is mounted over the volume on %s: unmount that first", at.Mounted.Source, at.Mounted.Type, target)
-		}
 		if o.DryRun {
 			j.would("unmount " + target)
 			continue
@@ -119,6 +156,9 @@ func (m *Manager) unmount(info dmcrypt.Info, targets []string, o LockOptions, j 
 			return err
 		}
 		j.did("unmounted " + target)
+	}
+	if o.DryRun {
+		j.would("remove /dev/mapper/" + info.Name)
 	}
 	return nil
 }
@@ -139,7 +179,7 @@ func (m *Manager) mountPoints(info dmcrypt.Info) ([]string, error) {
 	return targets, nil
 }
 
-// isMountOf tells whether a mount is of a mapping, or of a part of what lies in
+// isMountOf reports whether a mount is of a mapping, or of a part of what lies in
 // it: a subvolume, a bind mount. A filesystem with an anonymous number, as btrfs,
 // is known by its source.
 func isMountOf(e *mount.Entry, info dmcrypt.Info) bool {

@@ -14,22 +14,25 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/internal/mkfs"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
 )
 
 // complete makes the filesystem and sets phase ready. It is called only in
 // phase provisioning, which is what permits it to format.
-func (p *provisioning) complete(ctx context.Context, key liveKey) error {
+func (p *provisioning) complete(ctx context.Context, key source.Key) error {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	h, err := p.own(c)
 	if err != nil {
 		return err
 	}
-	if p.s.Filesystem.Type != FilesystemNone {
-		if h.token.Filesystem, err = p.makeFilesystem(ctx, h, c, key); err != nil {
+	if p.s.Filesystem.Made() {
+		if h.Token.Filesystem, err = p.makeFilesystem(ctx, h, c, key); err != nil {
 			return err
 		}
 		p.j.did(p.s.Filesystem.Type + " made")
@@ -37,8 +40,8 @@ func (p *provisioning) complete(ctx context.Context, key liveKey) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	h.token.Phase = PhaseReady
-	if err := h.write(c.header); err != nil {
+	h.Token.Phase = header.PhaseReady
+	if err := h.Write(c.Header); err != nil {
 		return fmt.Errorf("mark the volume ready: %w", err)
 	}
 	p.j.did("marked ready")
@@ -46,23 +49,27 @@ func (p *provisioning) complete(ctx context.Context, key liveKey) error {
 }
 
 // makeFilesystem runs mkfs on a private mapping and reads back what it made.
-func (p *provisioning) makeFilesystem(ctx context.Context, h *header, c *container, key liveKey) (id FilesystemID, err error) {
-	name := p.s.Mapping + mkfsSuffix
-	a, err := p.activate(ctx, name, dmcrypt.HelperUUID(h.luks.UUID, name), h.description(), key, false, func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
-		return h.dataTable(p.s, c.data.Number(), ref)
-	})
-	if err != nil {
-		return id, err
+func (p *provisioning) makeFilesystem(ctx context.Context, h *header.Header, c *header.Storage, key source.Key) (id header.FilesystemID, err error) {
+	table := func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
+		return mapping.DataTable(h, p.s, c.Data.Number(), ref)
 	}
-	defer func() { err = errors.Join(err, a.remove(ctx)) }()
-	err = p.sys.Filesystems.Make(ctx, p.s.Filesystem.Type, a.node(), mkfs.Options{
-		Label: p.s.Filesystem.Label, UUID: h.filesystemUUID(p.s.Filesystem.Type),
+	err = p.kernel.WithPrivate(ctx, p.s.Mapping+mapping.MkfsSuffix, h.LUKS.UUID, h.Token.Generation, key, false, table, func(a *mapping.Private) error {
+		id, err = p.makeFilesystemOn(ctx, h, a)
+		return err
+	})
+	return id, err
+}
+
+// makeFilesystemOn is makeFilesystem on the private mapping.
+func (p *provisioning) makeFilesystemOn(ctx context.Context, h *header.Header, a *mapping.Private) (id header.FilesystemID, err error) {
+	err = p.sys.Filesystems.Make(ctx, p.s.Filesystem.Type, a.Node(), mkfs.Options{
+		Label: p.s.Filesystem.Label, UUID: h.FilesystemUUID(p.s.Filesystem.Type),
 		SectorSize: p.s.SectorSize, Extra: p.s.Filesystem.Options,
 	})
 	if err != nil {
 		return id, err
 	}
-	err = withDevice(a, true, func(d Device) error {
+	err = mapping.WithDevice(a, true, func(d header.Device) error {
 		// mkfs may have left its writes in the page cache.
 		if err := d.Flush(); err != nil {
 			return err
@@ -71,11 +78,11 @@ func (p *provisioning) makeFilesystem(ctx context.Context, h *header, c *contain
 		if err != nil {
 			return err
 		}
-		if !sb.Verified && !h.check.InHeader() {
+		if !sb.Verified && !h.Check.InHeader() {
 			// No later unlock could prove the key by it.
 			return fmt.Errorf("its superblock does not prove itself (%s), and a detached header has no other check", sb.Proof)
 		}
-		id = FilesystemID{Type: sb.Type, UUID: sb.UUID}
+		id = header.FilesystemID{Type: sb.Type, UUID: sb.UUID}
 		return nil
 	})
 	switch {
@@ -91,10 +98,16 @@ func (p *provisioning) makeFilesystem(ctx context.Context, h *header, c *contain
 
 // finish unlocks and mounts what is ready now.
 func (p *provisioning) finish(ctx context.Context) error {
+	p.remember(p.s, p.j.result.UUID)
 	if p.o.NoMount {
 		return nil
 	}
-	if _, err := p.unlockLocked(ctx, p.s, p.path, UnlockOptions{Mount: p.s.Mount.Path != ""}, p.j); err != nil {
+	_, err := p.unlockLocked(ctx, p.s, p.path, UnlockOptions{Mount: p.s.Mount.Path != ""}, p.j)
+	if !p.s.Filesystem.ProvesKey() && fault.Is(err, fault.FilesystemMissing) {
+		p.j.warn(err.Error()) // the volume is unlocked, so that one can be written
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("provisioned, but: %w", err)
 	}
 	return nil

@@ -18,6 +18,8 @@ import (
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -25,7 +27,7 @@ import (
 // kills them and cuts the power, and a model of what must be true of it.
 type life struct {
 	t    *testing.T
-	s    volume.Spec
+	s    spec.Volume
 	rng  *rand.Rand
 	chip *caamtest.Chip
 	now  *recording
@@ -143,7 +145,7 @@ func (l *life) step() {
 	case dice == 0:
 		l.note("power cycle")
 		l.start(l.now.disk.Live(), l.now.files.Live())
-	case dice == 1 && l.identity != nil && l.Phase == volume.PhaseReady && !l.Rotating:
+	case dice == 1 && l.identity != nil && l.Phase == header.PhaseReady && !l.Rotating:
 		l.otherBoard()
 	case dice == 1:
 		l.cutDuring(op)
@@ -174,13 +176,13 @@ func (l *life) otherBoard() {
 	if _, err := l.manager().Unlock(ctx, l.s, volume.UnlockOptions{}); !fault.Is(err, fault.BlobRejected) {
 		l.fail("another chip opens the volume: %v", err)
 	}
-	if _, err := l.manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(l.identity)}); err != nil {
+	if _, err := l.manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Opener: volume.Opener{Identities: identityFile(l.identity)}}); err != nil {
 		l.fail("recover: %v", err)
 	}
 	if err := l.now.board.DM.Remove(ctx, "recovered-data"); err != nil {
 		l.fail("remove what was recovered: %v", err)
 	}
-	if _, err := l.manager().Reseal(ctx, l.s, volume.ResealOptions{Identities: identityFile(l.identity)}); err != nil {
+	if _, err := l.manager().Reseal(ctx, l.s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(l.identity)}, Fingerprint: known(l.manager().Status(ctx, l.s).RecoveryFingerprint)}); err != nil {
 		l.fail("reseal: %v", err)
 	}
 	l.boards++
@@ -261,7 +263,7 @@ func (l *life) killDuring(op operation) {
 	l.Mounted = l.manager().Status(context.Background(), l.s).Mounted
 }
 
-// cutDuring powers the board on anew and loses the power during a command.
+// cutDuring powers the board on again and loses the power during a command.
 func (l *life) cutDuring(op operation) {
 	l.t.Helper()
 	l.start(l.now.disk.Live(), l.now.files.Live())
@@ -305,7 +307,7 @@ func (l *life) settle(op string) {
 	st := l.manager().Status(context.Background(), l.s)
 	now := phaseOf(st)
 	if fault.Is(st.Err, fault.EraseStarted) {
-		now = volume.PhaseErasing
+		now = header.PhaseErasing
 	}
 	was := l.Phase
 	if err := l.Interrupted(op, now); err != nil {
@@ -317,9 +319,9 @@ func (l *life) settle(op string) {
 }
 
 // phaseOf is ready also while the key is being changed.
-func phaseOf(st volume.Status) volume.Phase {
-	if st.Phase == volume.PhaseRotating {
-		return volume.PhaseReady
+func phaseOf(st volume.Status) header.Phase {
+	if st.Phase == header.PhaseRotating {
+		return header.PhaseReady
 	}
 	return st.Phase
 }
@@ -329,7 +331,7 @@ func (l *life) check() {
 	l.t.Helper()
 	st := l.manager().Status(context.Background(), l.s)
 	held := l.killed && fault.Is(st.Err, fault.StaysSuspended)
-	if l.Phase == volume.PhaseReady && st.Err != nil && !held {
+	if l.Phase == header.PhaseReady && st.Err != nil && !held {
 		l.fail("status of a ready volume: %+v", st)
 	}
 	if err := l.Seen(st.Phase, st.UUID, st.Generation, st.Rotation != nil, st.Mounted); err != nil {
@@ -369,19 +371,19 @@ func TestAnyOrderOfCommands(t *testing.T) {
 	switch {
 	case soak:
 		lives, steps = 40, 500
-	case slow:
+	case slow():
 		lives, steps = 1, 60
 	}
 	var total, formats, cuts, kills, rotations, boards atomic.Int64
-	for name, s := range map[string]volume.Spec{
-		"device":     spec(),
-		"ecb":        changed(func(s *volume.Spec) { s.Wrap = "ecb" }),
+	for name, s := range map[string]spec.Volume{
+		"device":     newSpec(),
+		"ecb":        changed(func(s *spec.Volume) { s.Wrap = "ecb" }),
 		"detached":   changed(detached),
-		"recovery":   spec(),
+		"recovery":   newSpec(),
 		"adopted":    changed(detached),
-		"dev source": changed(devSource, func(s *volume.Spec) { s.UUID = "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b" }),
-		"no filesystem": changed(func(s *volume.Spec) {
-			s.Filesystem, s.Mount = volume.Filesystem{Type: volume.FilesystemNone}, volume.MountSpec{}
+		"dev source": changed(devSource, func(s *spec.Volume) { s.UUID = "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b" }),
+		"no filesystem": changed(func(s *spec.Volume) {
+			s.Filesystem, s.Mount = spec.Filesystem{Type: spec.FilesystemNone}, spec.Mount{}
 		}),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -26,7 +27,7 @@ func twoDisks(one, other volumetest.Store) *volumetest.Board {
 }
 
 // stopAfter provisions up to a step.
-func stopAfter(t *testing.T, b *volumetest.Board, s volume.Spec, step string) {
+func stopAfter(t *testing.T, b *volumetest.Board, s spec.Volume, step string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -38,7 +39,7 @@ func stopAfter(t *testing.T, b *volumetest.Board, s volume.Spec, step string) {
 	refused(t, err, fault.Interrupted)
 }
 
-// A detached header whose provisioning was interrupted goes on on the device that
+// A detached header whose provisioning was interrupted continues on the device that
 // it was begun on, and formats no other.
 func TestADetachedHeaderIsResumedOnItsOwnDeviceOnly(t *testing.T) {
 	t.Parallel()
@@ -52,7 +53,7 @@ func TestADetachedHeaderIsResumedOnItsOwnDeviceOnly(t *testing.T) {
 			b := twoDisks(crashtest.NewImage(16*mib), other)
 			s := changed(detached)
 			stopAfter(t, b, s, step)
-			moved := changed(detached, func(s *volume.Spec) { s.Device = otherPath })
+			moved := changed(detached, func(s *spec.Volume) { s.Device = otherPath })
 			for _, o := range []volume.ProvisionOptions{{DryRun: true}, {}} {
 				_, err := b.Manager().Provision(ctx, moved, o)
 				refused(t, err, fault.NotEmpty)
@@ -73,7 +74,7 @@ func TestAResumedDetachedHeaderMayWipeWhenToldTo(t *testing.T) {
 	noise(other)
 	b := twoDisks(crashtest.NewImage(16*mib), other)
 	stopAfter(t, b, changed(detached), "header written")
-	s := changed(detached, func(s *volume.Spec) { s.Device = otherPath })
+	s := changed(detached, func(s *spec.Volume) { s.Device = otherPath })
 	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{Wipe: true})
 	if must(t, r, err); r.Mounted != "/data" {
 		t.Fatalf("%+v", r)
@@ -87,12 +88,12 @@ func TestAResumedDetachedHeaderSparesOtherVolumes(t *testing.T) {
 	ctx := context.Background()
 	other := crashtest.NewImage(16 * mib)
 	b := twoDisks(crashtest.NewImage(16*mib), other)
-	onDevice := changed(func(s *volume.Spec) { s.Name, s.Mapping, s.Device = "logs", "logs", otherPath })
+	onDevice := changed(func(s *spec.Volume) { s.Name, s.Mapping, s.Device = "logs", "logs", otherPath })
 	r, err := b.Manager().Provision(ctx, onDevice, volume.ProvisionOptions{NoMount: true})
 	must(t, r, err)
 	stopAfter(t, b, changed(detached), "header written")
 	before := other.Bytes()
-	s := changed(detached, func(s *volume.Spec) { s.Device = otherPath })
+	s := changed(detached, func(s *spec.Volume) { s.Device = otherPath })
 	_, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
 	refused(t, err, fault.ForeignHeader)
 	_, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{Wipe: true})
@@ -134,7 +135,7 @@ func TestTheDeviceIsLookedAtAgainBeforeItIsWritten(t *testing.T) {
 				}
 				return caam.Closed
 			}
-			_, err := volume.New(sys).Provision(ctx, spec(), c.o)
+			_, err := volume.New(sys).Provision(ctx, newSpec(), c.o)
 			refused(t, err, c.code)
 			if !bytes.Equal(after, im.Bytes()) {
 				t.Fatal("something was written")
@@ -151,8 +152,8 @@ func TestAHeaderThatIsExchangedWhileProvisioningIsNoticed(t *testing.T) {
 			t.Parallel()
 			im, twin := crashtest.NewImage(16*mib), crashtest.NewImage(16*mib)
 			b := twoDisks(im, twin)
-			stopAfter(t, b, changed(func(s *volume.Spec) { s.Device = otherPath }), "stored key proved")
-			_, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{Progress: func(st volume.Step) {
+			stopAfter(t, b, changed(func(s *spec.Volume) { s.Device = otherPath }), "stored key proved")
+			_, err := b.Manager().Provision(context.Background(), newSpec(), volume.ProvisionOptions{Progress: func(st volume.Step) {
 				if st.What == step {
 					write(im, twin.Bytes(), 0)
 				}
@@ -163,4 +164,38 @@ func TestAHeaderThatIsExchangedWhileProvisioningIsNoticed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two disks answer to one name, as copies of one image and foreign cards do: the
+// volume is on the one whose header has the UUID that the configuration pins.
+func TestThePinnedUUIDChoosesAmongSeveralDevices(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	const label = "PARTLABEL=data"
+	first, second := crashtest.NewImage(16*mib), crashtest.NewImage(16*mib)
+	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(), &volumetest.Disk{Path: "/dev/mmcblk1p3", Store: first}, &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: second})
+	b.Directories = []string{"/data"}
+	s := newSpec()
+	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+	must(t, r, err)
+	uuid := r.UUID
+	r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
+	must(t, r, err)
+	b.Answers = map[string][]string{label: {"/dev/mmcblk1p3", "/dev/mmcblk2p3"}}
+	s.Device = label
+
+	_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	refused(t, err, fault.DeviceAmbiguous)
+	s.UUID = uuid
+	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	if must(t, r, err); r.Device != "/dev/mmcblk2p3" {
+		t.Errorf("took %s", r.Device)
+	}
+	r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
+	must(t, r, err)
+
+	t.Log("a copy of the whole disk is not chosen from")
+	b.Disks[0].Store = second
+	_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	refused(t, err, fault.DeviceAmbiguous)
 }

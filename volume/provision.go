@@ -4,9 +4,9 @@ package volume
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"imxcrypt/caam"
@@ -15,6 +15,9 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
 	"imxcrypt/luks2"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 )
 
 // ProvisionOptions change how a volume is provisioned.
@@ -29,70 +32,117 @@ type ProvisionOptions struct {
 	// NoMount leaves the volume locked.
 	NoMount bool
 	// Recipients are age recipients (age1…) that a copy of the key is sealed to;
-	// by default there is none. It cannot be added later.
+	// by default there is none. Only a rotation, which makes another key, adds one.
 	Recipients []string
+	// Passphrase has another copy made, which opens with a passphrase, and is given
+	// that before anything is written; its error ends the run.
+	Passphrase func(words string) error
 	// DryRun looks at everything and changes nothing.
 	DryRun bool
-	// Progress is told of each step when it is done.
+	// Progress is called for each step when it is done.
 	Progress func(Step)
 }
 
 // Provision makes the key, the header and the filesystem of a volume, and
 // mounts it. Run again, it finishes what was interrupted, or finds that there is
-// nothing to do; it never makes a second key and never formats a volume that is
-// ready.
-func (m *Manager) Provision(ctx context.Context, s Spec, o ProvisionOptions) (Result, error) {
+// nothing to do; it never makes a second key for a volume that is ready and never
+// formats one.
+func (m *Manager) Provision(ctx context.Context, s spec.Volume, o ProvisionOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
 	err := m.provision(ctx, s, o, j)
-	return j.result, failed(ctx, "provision", s, err)
+	return j.result, Failed(ctx, "provision", s, err)
 }
 
-func (m *Manager) provision(ctx context.Context, s Spec, o ProvisionOptions, j *journey) error {
-	src, err := m.sourceOf(s)
+func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptions, j *runLog) error {
+	s, why, err := m.chosen(ctx, s, len(o.Recipients) > 0 || o.Passphrase != nil, j)
 	if err != nil {
 		return err
 	}
-	if s.Detached() && s.Filesystem.Type == FilesystemNone {
-		return refuse(fault.ConfigInvalid,
-			"a volume without a filesystem cannot have a detached header: there would be nothing to prove its key by")
+	src, err := m.sources.Of(s)
+	if err != nil {
+		return err
 	}
-	if err := checkRecipients(s, o.Recipients); err != nil {
+	if s.Detached() && !s.Filesystem.ProvesKey() {
+		return fault.Newf(fault.ConfigInvalid,
+			"a volume of filesystem: %s cannot have a detached header: there would be nothing to know its device by", s.Filesystem)
+	}
+	if err := (copies{o.Recipients, o.Passphrase}).permitted(s); err != nil {
 		return err
 	}
 	return m.onDevice(ctx, s, func(path string) error {
 		j.result.Device = path
-		p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: path}
+		p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: path, why: why}
 		found, err := p.survey(ctx)
 		if err != nil {
 			return err
 		}
-		if found.header != nil && found.header.token.Phase == PhaseReady {
-			return p.again(ctx, found.header)
+		if found.header != nil && found.header.Token.Phase == header.PhaseReady {
+			return p.finishReady(ctx, found.header)
 		}
-		return p.anew(ctx, found)
+		return p.makeVolume(ctx, found)
 	})
 }
 
-// again is what is left to do for a volume that is ready.
-func (p *provisioning) again(ctx context.Context, h *header) error {
+// finishReady does what is left to do for a volume that is ready.
+func (p *provisioning) finishReady(ctx context.Context, h *header.Header) error {
+	if err := h.Begun(); err != nil {
+		return err
+	}
+	h = h.Keyed()
 	p.j.result.Already = true
 	p.j.of(h, p.path)
-	if err := p.requireClosed(h.token.State); err != nil {
+	if err := h.NotRolledBack(); err != nil {
+		return err
+	}
+	if err := p.requireClosed(h.Token.State); err != nil {
 		return err
 	}
 	if err := p.requireRecovery(h); err != nil {
 		return err
 	}
+	if err := p.unclaimed(ctx, h); err != nil {
+		return err
+	}
 	if p.o.DryRun {
+		if h.Unbound() {
+			p.j.would("add a check of the key to " + p.s.Header)
+			return nil
+		}
 		p.j.would("do nothing: the volume is provisioned already")
 		return nil
 	}
-	p.mend(p.s, h, p.j)
+	if err := p.opensHere(ctx, h); err != nil {
+		return err
+	}
+	p.repairCopy(p.s, h, p.j)
+	if h.Unbound() {
+		if err := p.bind(ctx, p.s, p.path, p.j); err != nil {
+			p.j.warn("no check of the key could be added to the detached header: " + err.Error())
+		}
+	}
 	return p.finish(ctx)
 }
 
-// anew makes the volume, or goes on where an earlier run was cut off.
-func (p *provisioning) anew(ctx context.Context, found survey) error {
+// opensHere proves the key of a volume that is ready and locked, as verify does: the
+// device may be another board's, or a copy of it.
+func (p *provisioning) opensHere(ctx context.Context, h *header.Header) error {
+	if _, err := p.sys.Mapper.Info(p.s.Mapping); !errors.Is(err, dmcrypt.ErrNotFound) {
+		return err
+	}
+	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	key, err := p.openProved(ctx, p.s, h, c, nil)
+	if err == nil {
+		err = p.verifyFilesystem(ctx, p.s, h, c, key, p.begin(p.s, nil))
+		key.Wipe()
+	}
+	return errors.Join(err, c.Close())
+}
+
+// makeVolume makes the volume, or continues where an earlier run was cut off.
+func (p *provisioning) makeVolume(ctx context.Context, found survey) error {
 	if err := p.permitted(ctx, found); err != nil {
 		return err
 	}
@@ -109,17 +159,24 @@ func (p *provisioning) anew(ctx context.Context, found survey) error {
 // provisioning is one run over one device.
 type provisioning struct {
 	*Manager
-	s    Spec
-	o    ProvisionOptions
-	j    *journey
-	src  source
+	s   spec.Volume
+	o   ProvisionOptions
+	j   *runLog
+	src source.Source
+	// why is the reason for the source where that is auto.
+	why  string
 	path string
 	// red is the plain key of a volume with a recovery copy, until that copy is
 	// proved.
 	red *secret.Buffer
 	// uuid is that of the header that this run works on.
 	uuid string
-	// wipeAgain: provisioning goes on with an earlier detached header on a device
+	// proved: the check proves the key that an interrupted run stored.
+	proved bool
+	// replaces: what the interrupted run wrote under a detached header is on the
+	// device.
+	replaces bool
+	// wipeAgain: provisioning continues with an earlier detached header on a device
 	// that holds something else, which may be overwritten.
 	wipeAgain bool
 }
@@ -127,23 +184,23 @@ type provisioning struct {
 // survey is what was found on the device.
 type survey struct {
 	// header is set if there is one of ours.
-	header *header
-	layout Layout
+	header *header.Header
+	layout header.Layout
 }
 
 // survey looks at the device without changing it.
 func (p *provisioning) survey(ctx context.Context) (found survey, err error) {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Direct: true})
 	if err == nil {
-		found.header, err = readHeader(c)
-		err = errors.Join(err, c.close())
+		found.header, err = header.Read(c)
+		err = errors.Join(err, c.Close())
 	}
 	switch {
-	case err == nil && found.header.token.Phase == PhaseErasing:
+	case err == nil && found.header.Token.Phase == header.PhaseErasing:
 		// Only erase destroys keys, so only erase finishes it.
-		return found, refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
+		return found, fault.Newf(fault.EraseStarted, "the volume was being erased, and that was interrupted")
 	case err == nil:
-		return found, found.header.matchesRotating(p.s)
+		return found, found.header.MatchesRotating(p.s)
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
 		return p.surveyUnknown(found, nil)
 	case fault.Is(err, fault.PlaintextFound), fault.Is(err, fault.ForeignHeader):
@@ -158,7 +215,7 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 	if what != nil && !p.o.Wipe {
 		return found, what
 	}
-	return found, p.exclusively(func(dev Device) error {
+	return found, p.exclusively(func(dev header.Device) error {
 		check := p.empty
 		if p.o.Wipe {
 			check = p.notOurs
@@ -167,7 +224,7 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 			return err
 		}
 		var err error
-		found.layout, err = planLayout(p.s, facts(dev))
+		found.layout, err = header.PlanLayout(p.s, facts(dev))
 		return err
 	})
 }
@@ -175,7 +232,7 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 // empty enforces that nothing lies on a device but, perhaps, the torn first
 // header of an interrupted run: nothing was encrypted then. Free of known
 // signatures is not empty: a plain dm-crypt volume shows none.
-func (p *provisioning) empty(dev Device) error {
+func (p *provisioning) empty(dev header.Device) error {
 	if erased, err := p.erasedBefore(p.s, dev); erased || err != nil {
 		return err
 	}
@@ -194,7 +251,7 @@ func (p *provisioning) empty(dev Device) error {
 		return fault.New(fault.IOFailed, "read "+dev.Path(), err)
 	}
 	if !e.Empty {
-		return refuse(fault.NotEmpty, "%s is not empty: data at byte %d%s", dev.Path(), e.Offset, p.noise())
+		return fault.Newf(fault.NotEmpty, "%s is not empty: data at byte %d%s%s", dev.Path(), e.Offset, p.noise(), p.madeHere())
 	}
 	return nil
 }
@@ -213,12 +270,12 @@ func (p *provisioning) noise() string {
 }
 
 // notOurs enforces that no volume of ours has its header on the device.
-func (p *provisioning) notOurs(dev Device) error {
-	h, err := readHeader(&container{data: dev, header: dev})
+func (p *provisioning) notOurs(dev header.Device) error {
+	h, err := header.Read(&header.Storage{Data: dev, Header: dev, Erased: func() (header.EraseRecord, bool, error) { return header.ReadEraseRecord(dev) }})
 	switch {
 	case err == nil:
-		return refuse(fault.HeaderMismatch, "%s holds the volume %q with its header on the device, uuid %q; only erase destroys volumes",
-			dev.Path(), h.luks.Label, h.luks.UUID)
+		return fault.Newf(fault.HeaderMismatch, "%s holds the volume %q with its header on the device, uuid %q; only erase destroys volumes",
+			dev.Path(), h.LUKS.Label, h.LUKS.UUID)
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted),
 		fault.Is(err, fault.PlaintextFound), fault.Is(err, fault.ForeignHeader):
 		return nil
@@ -226,17 +283,27 @@ func (p *provisioning) notOurs(dev Device) error {
 	return err
 }
 
-func facts(dev Device) deviceFacts {
-	return deviceFacts{path: dev.Path(), size: dev.Size(), eraseSize: dev.PreferredEraseSize()}
+// madeHere tells of the volume whose data that may be.
+func (p *provisioning) madeHere() string {
+	r, ok := p.recall(p.s)
+	if !ok {
+		return ""
+	}
+	return "; " + r.text(p.s)
+}
+
+func facts(dev header.Device) header.DeviceFacts {
+	return header.DeviceFacts{Path: dev.Path(), Size: dev.Size(), EraseSize: dev.PreferredEraseSize()}
 }
 
 // exclusively opens the device for writing and for ourselves alone.
-func (p *provisioning) exclusively(use func(Device) error) error {
+func (p *provisioning) exclusively(use func(header.Device) error) (err error) {
 	dev, err := p.sys.Devices.Open(p.path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {
 		return err
 	}
-	return errors.Join(use(dev), dev.Close())
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	return use(dev)
 }
 
 // permitted applies what must hold before a key is made.
@@ -251,20 +318,22 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 		return err
 	}
 	if found.header != nil {
-		if err := p.untouched(ctx, found.header); err != nil {
+		if err := p.resumable(ctx, found.header); err != nil {
 			return err
 		}
-		if err := p.neverUsed(ctx, found.header); err != nil {
-			return err
+		if !p.renews(found.header) {
+			return p.stateAllowed(found.header.Token.State)
 		}
-		return p.stateAllowed(found.header.token.State)
 	}
-	return p.stateAllowed(p.securityState())
+	if err := p.stateAllowed(p.securityState()); err != nil {
+		return err
+	}
+	return p.tryKernel(ctx, p.s)
 }
 
 // nameFree refuses to begin what could not be unlocked at the end, since a
 // mapping of the volume's name is somebody else's.
-func (p *provisioning) nameFree(h *header) error {
+func (p *provisioning) nameFree(h *header.Header) error {
 	info, err := p.sys.Mapper.Info(p.s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
 		return nil
@@ -272,15 +341,15 @@ func (p *provisioning) nameFree(h *header) error {
 	if err != nil {
 		return err
 	}
-	if h != nil && info.UUID == dmcrypt.VolumeUUID(h.luks.UUID, p.s.Mapping) {
+	if h != nil && info.UUID == dmcrypt.VolumeUUID(h.LUKS.UUID, p.s.Mapping) {
 		return nil // an interrupted run's
 	}
-	return refuse(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q", p.s.Mapping, info.UUID)
+	return fault.Newf(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q", p.s.Mapping, info.UUID)
 }
 
 // securityState is the chip's, for sources that depend on it.
 func (p *provisioning) securityState() caam.SecurityState {
-	if p.s.Source != SourceCAAM {
+	if !spec.Sealed(p.s.Source) {
 		return caam.Unknown
 	}
 	return p.sys.SecurityState()
@@ -289,27 +358,27 @@ func (p *provisioning) securityState() caam.SecurityState {
 // requireClosed applies [ProvisionOptions.RequireClosed] to a key's state.
 func (p *provisioning) requireClosed(state caam.SecurityState) error {
 	switch {
-	case !p.o.RequireClosed || p.s.Source == SourceCAAM && state == caam.Closed:
+	case !p.o.RequireClosed || spec.Sealed(p.s.Source) && state == caam.Closed:
 		return nil
-	case p.s.Source != SourceCAAM:
-		return refuse(fault.InsecureRefused, "a closed chip is required, and source %s does not use the chip", p.s.Source)
+	case !spec.Sealed(p.s.Source):
+		return fault.Newf(fault.InsecureRefused, "a closed chip is required, and source %s does not use the chip", p.s.Source)
 	case state == caam.Open:
-		return refuse(fault.OpenStateRefused, "a closed chip is required, and the key was or would be made on an open one")
+		return fault.Newf(fault.OpenStateRefused, "a closed chip is required, and the key was or would be made on an open one")
 	}
-	return refuse(fault.SecurityStateUnknown, "a closed chip is required, and whether this one is closed cannot be read")
+	return fault.Newf(fault.SecurityStateUnknown, "a closed chip is required, and whether this one is closed cannot be read")
 }
 
 func (p *provisioning) stateAllowed(state caam.SecurityState) error {
 	if err := p.requireClosed(state); err != nil {
 		return err
 	}
-	if p.s.Source != SourceCAAM {
+	if !spec.Sealed(p.s.Source) {
 		return nil
 	}
 	switch state {
 	case caam.Open:
 		if !p.s.AllowOpenState {
-			return refuse(fault.OpenStateRefused, "this chip is open: its key is sealed with the test master key that all open chips share, and is lost when the chip is closed")
+			return fault.Newf(fault.OpenStateRefused, "this chip is open: its key is sealed with the test master key that all open chips share, and is lost when the chip is closed")
 		}
 		p.j.warn("this chip is open: every open chip can open this volume, and none can once it is closed")
 	case caam.Unknown:
@@ -323,19 +392,25 @@ func (p *provisioning) announceSteps(found survey) {
 		if p.o.Wipe {
 			p.j.would("overwrite what is on " + p.path)
 		}
+		if p.why != "" {
+			p.j.would("choose " + p.why)
+		}
 		p.j.would(fmt.Sprintf("create a key of %d bytes, source %s", p.s.KeySize, p.s.Source))
-		if len(p.o.Recipients) > 0 {
-			p.j.would("seal a recovery copy of it to " + strings.Join(p.o.Recipients, ", "))
+		if p.copies().any() {
+			p.j.would("seal a recovery copy of it to " + p.copies().String())
 		}
 		p.j.would(fmt.Sprintf("write a header, data of %d bytes from byte %d of %s", found.layout.DataSize, found.layout.DataOffset, p.path))
 	} else {
 		if p.wipeAgain {
 			p.j.would("overwrite what is on " + p.path)
 		}
-		p.j.would("go on with the provisioning that was interrupted")
+		if p.renews(found.header) {
+			p.j.would(fmt.Sprintf("create another key of %d bytes, source %s, instead of the stored one", p.s.KeySize, p.s.Source))
+		}
+		p.j.would("continue the provisioning that was interrupted")
 	}
 	p.j.would("prove the stored key")
-	if p.s.Filesystem.Type != FilesystemNone {
+	if p.s.Filesystem.Made() {
 		p.j.would("make its filesystem, " + p.s.Filesystem.Type)
 	}
 	p.j.would("mark the volume ready")
@@ -347,9 +422,14 @@ func (p *provisioning) announceSteps(found survey) {
 // run does what is missing up to phase ready.
 func (p *provisioning) run(ctx context.Context, found survey) error {
 	h := found.header
-	var created liveKey
+	var created source.Key
 	var err error
 	defer p.forgetRed()
+	if h != nil {
+		if err := p.claimAgain(ctx, h); err != nil {
+			return err
+		}
+	}
 	if h != nil && p.s.Detached() {
 		// The run that wrote it may have been killed before it was durable.
 		if err := p.sys.Files.Settle(p.s.Header); err != nil {
@@ -360,20 +440,20 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 	case h == nil:
 		h, created, err = p.createHeader(ctx, found)
 	case p.wipeAgain:
-		err = p.exclusively(func(dev Device) error { return p.overwrite(ctx, dev) })
+		err = p.exclusively(func(dev header.Device) error { return p.overwrite(ctx, dev) })
 	}
 	if err != nil {
 		return err
 	}
-	p.uuid = h.luks.UUID
-	if found.header != nil && (len(p.o.Recipients) > 0 || h.token.Recovery.Made()) {
+	p.uuid = h.LUKS.UUID
+	if found.header != nil && p.renews(h) {
 		h, created, err = p.renewKey(ctx)
 	}
 	if err != nil {
 		return err
 	}
 	if created != nil {
-		defer created.wipe()
+		defer created.Wipe()
 	}
 	p.j.of(h, p.path)
 	if err := ctx.Err(); err != nil {
@@ -383,7 +463,7 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 	if err != nil {
 		return err
 	}
-	defer key.wipe()
+	defer key.Wipe()
 	if err := p.proveRecovery(ctx, key); err != nil {
 		return err
 	}
@@ -395,7 +475,7 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 
 // createHeader makes the key and writes the first header. From here on the blob
 // is on storage, and nothing has been encrypted with it.
-func (p *provisioning) createHeader(ctx context.Context, found survey) (*header, liveKey, error) {
+func (p *provisioning) createHeader(ctx context.Context, found survey) (*header.Header, source.Key, error) {
 	uuid, err := p.newUUID()
 	if err != nil {
 		return nil, nil, err
@@ -404,40 +484,35 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 		uuid = p.s.UUID
 	}
 	state := p.securityState()
-	var h *header
-	var key liveKey
-	err = p.exclusively(func(dev Device) error {
+	var h *header.Header
+	var key source.Key
+	if p.why != "" {
+		p.j.did("chosen: " + p.why)
+	}
+	err = p.exclusively(func(dev header.Device) error {
 		if err := p.vacant(dev); err != nil {
 			return err
 		}
-		if p.o.Wipe {
-			if err := p.overwrite(ctx, dev); err != nil {
-				return err
-			}
-		}
-		request := keyRequest{uuid: uuid, generation: 1, wrap: caam.Wrap(p.s.Wrap), keySize: p.s.KeySize}
+		request := source.Request{UUID: uuid, Generation: 1, Wrap: caam.Wrap(p.s.KeyWrap()), KeySize: p.s.KeySize}
 		var blob []byte
-		var copied Recovery
+		var copied header.Recovery
 		var err error
-		if key, blob, copied, p.red, err = newKey(ctx, p.src, p.sys.Rand, request, p.o.Recipients); err != nil {
+		if key, blob, copied, p.red, err = p.newKey(ctx, p.src, request, p.copies()); err != nil {
 			return err
 		}
 		p.j.did("key created")
-		token := Token{
-			Source: p.s.Source, Phase: PhaseProvisioning, Generation: 1, Blob: blob, KeySize: p.s.KeySize,
+		token := header.Token{
+			Source: p.s.Source, Phase: header.PhaseProvisioning, Generation: 1, Blob: blob, Wrap: request.Wrap, KeySize: p.s.KeySize,
 			State: state, Created: p.sys.Now(), Recovery: copied,
 		}
-		if p.s.Source == SourceCAAM {
-			token.Wrap = caam.Wrap(p.s.Wrap)
-		}
-		if h, err = newHeader(p.s, uuid, found.layout, token); err != nil {
+		if h, err = header.New(p.s, uuid, found.layout, token); err != nil {
 			return err
 		}
-		return p.writeFirst(dev, h)
+		return p.replaceContent(ctx, dev, h)
 	})
 	if err != nil {
 		if key != nil {
-			key.wipe()
+			key.Wipe()
 		}
 		return nil, nil, err
 	}
@@ -445,104 +520,40 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header,
 	return h, key, nil
 }
 
-// writeFirst puts the first header where there is none: on the device, or in a
-// new file, which appears whole or not at all.
-func (p *provisioning) writeFirst(dev Device, h *header) error {
-	if !p.s.Detached() {
-		if err := h.luks.Format(dev); err != nil {
-			return fmt.Errorf("write the header to %s: %w", p.path, err)
+// replaceContent writes the first header, and with --wipe over what is there. A
+// header's file comes first: there may be no room for it, and from then on an
+// interrupted run is known to have begun.
+func (p *provisioning) replaceContent(ctx context.Context, dev header.Device, h *header.Header) error {
+	steps := []func() error{
+		func() error { return p.overwrite(ctx, dev) },
+		func() error { return p.writeFirst(dev, h) },
+	}
+	switch {
+	case !p.o.Wipe:
+		steps = steps[1:]
+	case p.s.Detached():
+		slices.Reverse(steps)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
 		}
-		return nil
-	}
-	image, err := h.luks.Image()
-	if err != nil {
-		return err
-	}
-	return p.sys.Files.Create(p.s.Header, image, 0o600)
-}
-
-// proveStored reads the header back from storage, opens its blob through the
-// hardware and proves that this is the key that was created. created is nil
-// when an earlier run made it; since no data exists in phase provisioning, the
-// check may then be written again.
-func (p *provisioning) proveStored(ctx context.Context, created liveKey) (liveKey, error) {
-	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
-	if err != nil {
-		return nil, err
-	}
-	defer c.close()
-	h, err := p.own(c)
-	if err != nil {
-		return nil, err
-	}
-	// On the device the record lies where the check goes; in a file it tells, until
-	// the check does, why the device may be written.
-	if !p.s.Detached() {
-		if err := p.dropEraseRecord(p.s, c); err != nil {
-			return nil, err
-		}
-	}
-	key, err := p.src.open(ctx, h.keyRequest(), h.token.Blob)
-	if err != nil {
-		return nil, p.explainRejection(p.s, h, err)
-	}
-	if created == nil {
-		created = key
-		if h.check.InHeader() && p.proveByCheckArea(ctx, p.s, h, c, key) == nil {
-			p.j.did("stored key proved")
-			return key, nil
-		}
-	}
-	err = p.writeCheck(ctx, h, c, created)
-	if err == nil && p.s.Detached() {
-		err = p.dropEraseRecord(p.s, c)
-	}
-	if err == nil {
-		p.j.did("stored key proved")
-		return key, nil
-	}
-	key.wipe()
-	return nil, err
-}
-
-// writeCheck writes a new check with one key and reads it with the blob opened
-// once more.
-func (p *provisioning) writeCheck(ctx context.Context, h *header, c *container, created liveKey) error {
-	newBlock := newCheckBlock
-	if !h.check.InHeader() {
-		newBlock = newDataCheck
-	}
-	block, err := newBlock(p.sys.Rand, h.binding())
-	if err != nil {
-		return err
-	}
-	h.check.Digest = sha256.Sum256(block)
-	// Without a check area the data area serves, once: it holds nothing yet.
-	at := area{device: c.data.Number(), offset: h.segment.Offset, size: checkAreaSize}
-	if h.check.InHeader() {
-		at = h.checkArea(c.header.Number())
-		if err := h.write(c.header); err != nil {
-			return fmt.Errorf("write the header: %w", err)
-		}
-	}
-	if err := p.writeThrough(ctx, p.s, h, created, at, block); err != nil {
-		return fmt.Errorf("write the check: %w", err)
-	}
-	again, err := p.src.open(ctx, h.keyRequest(), h.token.Blob)
-	if err != nil {
-		return err
-	}
-	defer again.wipe()
-	got, err := p.readThrough(ctx, p.s, h, again, at, checkAreaSize)
-	if err != nil {
-		return fmt.Errorf("read the check back: %w", err)
-	}
-	if !h.check.fits(got, h.binding()) {
-		return refuse(fault.KeyWrong, "the key that the stored blob opens to is not the one that was created")
 	}
 	return nil
 }
 
-func (h *header) keyRequest() keyRequest {
-	return keyRequest{uuid: h.luks.UUID, generation: h.token.Generation, wrap: h.token.Wrap, keySize: h.token.KeySize}
+// writeFirst puts the first header where there is none: on the device, or in a
+// new file, which appears whole or not at all.
+func (p *provisioning) writeFirst(dev header.Device, h *header.Header) error {
+	if !p.s.Detached() {
+		if err := h.LUKS.Format(dev); err != nil {
+			return fmt.Errorf("write the header to %s: %w", p.path, err)
+		}
+		return nil
+	}
+	image, err := h.LUKS.Image()
+	if err != nil {
+		return err
+	}
+	return p.sys.Files.Create(p.s.Header, image, 0o600)
 }

@@ -5,11 +5,13 @@ package volume
 import (
 	"context"
 
+	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/volume/header"
 )
 
 // overwrite is wipe as a step of the run.
-func (p *provisioning) overwrite(ctx context.Context, dev Device) error {
+func (p *provisioning) overwrite(ctx context.Context, dev header.Device) error {
 	if err := p.wipe(ctx, dev); err != nil {
 		return fault.New(fault.IOFailed, "overwrite "+p.path, err)
 	}
@@ -19,39 +21,26 @@ func (p *provisioning) overwrite(ctx context.Context, dev Device) error {
 
 // wipe overwrites every place where an old header, partition table or superblock
 // copy could be taken for valid later. Cut off, the device is still not empty,
-// and the same command goes on: the magic numbers of a LUKS2 header go first,
+// and the same command continues: the magic numbers of a LUKS2 header go first,
 // a sector each, which is never torn. Half of one that is overwritten would
 // count as a damaged header, which might be a volume of ours.
-func (p *provisioning) wipe(ctx context.Context, dev Device) error {
-	if err := zero(ctx, dev, 0, sectorBytes); err != nil {
+func (p *provisioning) wipe(ctx context.Context, dev header.Device) error {
+	if err := blockdev.Zero(ctx, dev, 0, header.SectorBytes); err != nil {
 		return err
 	}
 	// Where second copies may lie (LUKS2 On-Disk Format 1.1, section 2.1).
-	for at := 16 * kib; at <= min(4*mib, dev.Size()-sectorBytes); at *= 2 {
-		if err := zero(ctx, dev, at, at+sectorBytes); err != nil {
+	for at := 16 * header.KiB; at <= min(4*header.MiB, dev.Size()-header.SectorBytes); at *= 2 {
+		if err := blockdev.Zero(ctx, dev, at, at+header.SectorBytes); err != nil {
 			return err
 		}
 	}
 	if err := dev.Flush(); err != nil {
 		return err
 	}
-	for _, run := range [][2]int64{{max(dev.Size()-mib, 0), dev.Size()}, {0, min(8*mib, dev.Size())}} {
-		if err := zero(ctx, dev, run[0], run[1]); err != nil {
+	for _, run := range [][2]int64{{max(dev.Size()-header.MiB, 0), dev.Size()}, {0, min(8*header.MiB, dev.Size())}} {
+		if err := blockdev.Zero(ctx, dev, run[0], run[1]); err != nil {
 			return err
 		}
 	}
 	return dev.Flush()
-}
-
-func zero(ctx context.Context, dev Device, from, to int64) error {
-	zeros := make([]byte, 256*kib)
-	for at := from; at < to; at += int64(len(zeros)) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if _, err := dev.WriteAt(zeros[:min(int64(len(zeros)), to-at)], at); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -25,8 +25,11 @@ import (
 	"imxcrypt/internal/loopdev"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/internal/mount"
+	"imxcrypt/internal/secret"
 	"imxcrypt/internal/uevent"
 	"imxcrypt/keyring"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/source"
 )
 
 // RunDir is the only place outside the devices that unlocking, verifying and
@@ -46,11 +49,10 @@ type RealOptions struct {
 
 // Real is the running system. Nothing is opened before it is needed.
 func Real(o RealOptions) System {
-	mapper := &lazyMapper{open: sync.OnceValues(func() (*dmcrypt.Mapper, error) { return dmcrypt.New(dmcrypt.Options{}) })}
 	return System{
 		Devices:     realDevices{},
 		Waiter:      realWaiter{},
-		Mapper:      mapper,
+		Mapper:      dmcrypt.Lazy(dmcrypt.Options{}),
 		Keyring:     keyring.Ring{},
 		Chip:        sync.OnceValues(o.chip),
 		Files:       realFiles{},
@@ -58,18 +60,22 @@ func Real(o RealOptions) System {
 		Mounts:      realMounts{},
 		Locks:       realLocks{},
 		Attach:      attachImage,
+		Images:      realImages{},
 		SecurityState: func() caam.SecurityState {
 			return ReadChip("").State
 		},
-		Unlocks: runRecords{RunDir},
-		Log:     o.Log,
+		Harden:     sync.OnceValue(secret.HardenData),
+		KeepsKeys:  func() bool { return caam.ReadSecurityState("", nil).KeepsKeys },
+		DropCaches: dropCaches,
+		Unlocks:    runRecords{RunDir},
+		Log:        o.Log,
 	}
 }
 
 // RealFiles is a System with nothing but files: for commands that look at one.
 func RealFiles(log *slog.Logger) System { return System{Files: realFiles{}, Log: log} }
 
-func (o RealOptions) chip() (Chip, error) {
+func (o RealOptions) chip() (source.Chip, error) {
 	if o.Engine == "caam-keygen" {
 		return caam.OpenProgram(o.Program, o.Location)
 	}
@@ -86,7 +92,7 @@ const driverPatience = 2 * time.Second
 
 // awaitChip opens the node as soon as the driver is loaded; missing is the error
 // if it is not in time.
-func awaitChip(path string, missing error) (Chip, error) {
+func awaitChip(path string, missing error) (source.Chip, error) {
 	l, err := uevent.Listen()
 	if err != nil {
 		return nil, missing
@@ -107,7 +113,7 @@ func awaitChip(path string, missing error) (Chip, error) {
 
 type realDevices struct{ blockdev.System }
 
-func (d realDevices) Open(path string, f blockdev.Flags) (Device, error) {
+func (d realDevices) Open(path string, f blockdev.Flags) (header.Device, error) {
 	dev, err := d.System.Open(path, f)
 	if err != nil {
 		// A nil *blockdev.Device must not become a Device that is not nil.
@@ -126,72 +132,6 @@ func (realWaiter) Watch() (Watch, error) {
 	return l, nil
 }
 
-// lazyMapper opens the control device at its first use: looking at a help text
-// or a configuration needs no device-mapper.
-type lazyMapper struct {
-	open func() (*dmcrypt.Mapper, error)
-}
-
-func (l *lazyMapper) Activate(ctx context.Context, name, uuid string, t dmcrypt.Table, readOnly bool) (dmcrypt.Number, error) {
-	m, err := l.open()
-	if err != nil {
-		return dmcrypt.Number{}, err
-	}
-	return m.Activate(ctx, name, uuid, t, readOnly)
-}
-
-func (l *lazyMapper) Announce(ctx context.Context, name string) error {
-	m, err := l.open()
-	if err != nil {
-		return err
-	}
-	return m.Announce(ctx, name)
-}
-
-func (l *lazyMapper) Remove(ctx context.Context, name string) error {
-	m, err := l.open()
-	if err != nil {
-		return err
-	}
-	return m.Remove(ctx, name)
-}
-
-func (l *lazyMapper) Info(name string) (dmcrypt.Info, error) {
-	m, err := l.open()
-	if err != nil {
-		return dmcrypt.Info{}, err
-	}
-	return m.Info(name)
-}
-
-func (l *lazyMapper) Table(name string) (dmcrypt.Table, error) {
-	m, err := l.open()
-	if err != nil {
-		return nil, err
-	}
-	return m.Table(name)
-}
-
-// Announced compares the node's device with the mapping's.
-func (l *lazyMapper) Announced(name string) (bool, error) {
-	m, err := l.open()
-	if err != nil {
-		return false, err
-	}
-	info, err := m.Info(name)
-	if err != nil {
-		return false, err
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(m.Node(name), &st); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			return false, nil
-		}
-		return false, &fs.PathError{Op: "stat", Path: m.Node(name), Err: err}
-	}
-	return st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == info.Number.Dev(), nil
-}
-
 type realFiles struct{}
 
 // Create makes the directories above the file too, readable to root only.
@@ -202,6 +142,13 @@ func (realFiles) Create(path string, data []byte, perm fs.FileMode) error {
 	return atomicfile.Create(path, data, perm)
 }
 
+func (realFiles) Replace(path string, data []byte, perm fs.FileMode) error {
+	if err := atomicfile.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return atomicfile.Replace(path, data, perm)
+}
+
 func (realFiles) Settle(path string) error { return atomicfile.Settle(path) }
 
 func (realFiles) Remove(path string) error { return atomicfile.Remove(path) }
@@ -209,6 +156,8 @@ func (realFiles) Remove(path string) error { return atomicfile.Remove(path) }
 func (realFiles) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	return atomicfile.Read(path, o)
 }
+
+func (realFiles) Trusted(path string) error { return atomicfile.Trusted(path) }
 
 func (realFiles) List(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
@@ -230,6 +179,10 @@ func (realMounts) Mount(source, target, fstype string, options []string) error {
 
 func (realMounts) Unmount(target string) error { return mount.Unmount(target) }
 
+func (realMounts) Idle(target string) error { return mount.Idle(target) }
+
+func (realMounts) Elsewhere(chosen func(*mount.Entry) bool) error { return mount.Elsewhere(chosen) }
+
 func (realMounts) List() ([]mount.Entry, error) { return mount.List() }
 
 func (realMounts) Look(target string) (mount.Target, error) { return mount.Look(target) }
@@ -242,6 +195,20 @@ func attachImage(path string) (string, io.Closer, error) {
 	return d.Path(), d, nil
 }
 
+type realImages struct{}
+
+func (realImages) Attach(path string, sector int) (string, io.Closer, error) {
+	d, err := loopdev.Image(path, sector)
+	if err != nil {
+		return "", nil, err
+	}
+	return d.Path(), d, nil
+}
+
+func (realImages) Over(path string) (string, error) { return loopdev.Over(path) }
+
+func (realImages) Resized(device string) error { return loopdev.Resized(device) }
+
 type realLocks struct{}
 
 func (realLocks) Acquire(_ context.Context, name string) (func() error, error) {
@@ -252,7 +219,11 @@ func (realLocks) Acquire(_ context.Context, name string) (func() error, error) {
 	return l.Release, nil
 }
 
-// slept is System.Slept of the running kernel. CLOCK_BOOTTIME goes on while the
+// dropCaches drops pages, directory entries and inodes that are clean
+// (Documentation/admin-guide/sysctl/vm.rst).
+func dropCaches() error { return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0) }
+
+// slept is System.Slept of the running kernel. CLOCK_BOOTTIME continues while the
 // system is suspended, CLOCK_MONOTONIC does not (clock_gettime(2)); where no clock
 // outlasts the suspend it is not counted by the time, so that the kernel's own count
 // is looked at, too (Linux 5.4 and later, Documentation/ABI/testing/sysfs-power).

@@ -5,102 +5,68 @@ package volume
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
 
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 )
 
-// Recovery is the red key of a volume, sealed to age recipients (X25519,
-// age-encryption.org/v1). Whoever has the identity of one of them opens the
-// volume off its board; that is its purpose, and why there is none by default.
-type Recovery struct {
-	// Recipients are "age1…", as they were given. They are not secret.
-	Recipients []string
-	// Sealed is the age file. Its plaintext is a line
-	// "imxcrypt-recovery-v1 UUID GENERATION" and the key's bytes.
-	Sealed []byte
+// copies are the recovery copies that a new key is to have.
+type copies struct {
+	recipients []string
+	// passphrase is given the words of a copy that opens with a passphrase, before
+	// anything is written; nil: there is no such copy.
+	passphrase func(words string) error
 }
 
-// Made tells whether there is a recovery copy.
-func (r Recovery) Made() bool { return len(r.Sealed) > 0 }
+func (c copies) any() bool { return len(c.recipients) > 0 || c.passphrase != nil }
 
-type recoveryJSON struct {
-	Recipients []string `json:"recipients"`
-	Sealed     string   `json:"sealed"`
+// asIn reports whether these are copies of the same kind, for the same recipients, as
+// were made.
+func (c copies) asIn(r header.Recovery) bool {
+	return slices.Equal(c.recipients, r.Recipients) && (c.passphrase != nil) == r.ByPassphrase()
 }
 
-// Bounds of what is believed of a header. An age file of so small a plaintext
-// has some 200 bytes, and 100 for each recipient.
-const (
-	maxRecipients = 8
-	maxSealed     = 4096
-	maxRecipient  = 128
-)
+// String names whom the copies are for.
+func (c copies) String() string {
+	r := header.Recovery{Recipients: c.recipients}
+	if c.passphrase != nil {
+		r.WithPassphrase = []byte{0}
+	}
+	return r.String()
+}
 
-func (r Recovery) json() *recoveryJSON {
-	if !r.Made() {
+// permitted checks what was given on the command line.
+func (c copies) permitted(s spec.Volume) error {
+	if !c.any() {
 		return nil
 	}
-	return &recoveryJSON{Recipients: r.Recipients, Sealed: base64.StdEncoding.EncodeToString(r.Sealed)}
-}
-
-func parseRecovery(j *recoveryJSON, sourceName string) (Recovery, error) {
-	if j == nil {
-		return Recovery{}, nil
-	}
-	if sourceName != SourceCAAM {
-		return Recovery{}, fmt.Errorf("a key of source %q has none", sourceName)
-	}
-	if len(j.Recipients) == 0 || len(j.Recipients) > maxRecipients {
-		return Recovery{}, fmt.Errorf("%d recipients", len(j.Recipients))
-	}
-	for _, text := range j.Recipients {
-		if _, err := parseRecipient(text); err != nil {
-			return Recovery{}, err
+	recipients := c.recipients
+	if s.Source != spec.SourceCAAM {
+		why := "lies in a file"
+		if s.Source == spec.SourceTrusted {
+			why = "is never seen outside of the kernel, which takes no key that is given: back up the data instead"
 		}
+		return fault.Newf(fault.Usage, "a recovery copy is for keys of source caam; that of source %s %s", s.Source, why)
 	}
-	sealed, err := base64.StdEncoding.Strict().DecodeString(j.Sealed)
-	if err != nil || len(sealed) == 0 || len(sealed) > maxSealed {
-		return Recovery{}, fmt.Errorf("sealed key of %d characters is not valid", len(j.Sealed))
-	}
-	return Recovery{Recipients: j.Recipients, Sealed: sealed}, nil
-}
-
-func parseRecipient(text string) (age.Recipient, error) {
-	if len(text) > maxRecipient {
-		return nil, fmt.Errorf("recipient of %d characters is not an age X25519 recipient", len(text))
-	}
-	r, err := age.ParseX25519Recipient(text)
-	if err != nil {
-		return nil, fmt.Errorf("recipient %q is not an age X25519 recipient (age1…): %w", text, err)
-	}
-	return r, nil
-}
-
-// checkRecipients judges what was given on the command line.
-func checkRecipients(s Spec, recipients []string) error {
-	if len(recipients) == 0 {
-		return nil
-	}
-	if s.Source != SourceCAAM {
-		return refuse(fault.Usage, "a recovery copy is for keys of source caam; that of source %s lies in a file", s.Source)
-	}
-	if len(recipients) > maxRecipients {
-		return refuse(fault.Usage, "%d recipients, at most %d are possible", len(recipients), maxRecipients)
+	if len(recipients) > header.MaxRecipients {
+		return fault.Newf(fault.Usage, "%d recipients, at most %d are possible", len(recipients), header.MaxRecipients)
 	}
 	for i, text := range recipients {
 		if strings.HasPrefix(text, "AGE-SECRET-KEY-") {
 			// Not quoted: it is a secret.
-			return refuse(fault.Usage, "recipient %d is an identity, which is secret; give its public key, age1… (age-keygen -y)", i+1)
+			return fault.Newf(fault.Usage, "recipient %d is an identity, which is secret; give its public key, age1… (age-keygen -y)", i+1)
 		}
-		if _, err := parseRecipient(text); err != nil {
+		if _, err := header.ParseRecipient(text); err != nil {
 			return fault.New(fault.Usage, "--recipient", err)
 		}
 	}
@@ -113,35 +79,31 @@ func recoveryPrefix(uuid string, generation int) string {
 	return fmt.Sprintf("imxcrypt-recovery-v1 %s %d\n", uuid, generation)
 }
 
-// seal makes the recovery copy of a red key, which stays the caller's.
-func seal(red *secret.Buffer, uuid string, generation int, recipients []string) (Recovery, error) {
-	var to []age.Recipient
-	for _, text := range recipients {
-		r, err := parseRecipient(text)
-		if err != nil {
-			return Recovery{}, err
+// seal makes the recovery copies of a red key, which stays the caller's. words is the
+// passphrase of the one that has one.
+func (c copies) seal(red *secret.Buffer, random io.Reader, uuid string, generation int) (r header.Recovery, words string, err error) {
+	if len(c.recipients) > 0 {
+		var to []age.Recipient
+		for _, text := range c.recipients {
+			one, err := header.ParseRecipient(text)
+			if err != nil {
+				return r, "", err
+			}
+			to = append(to, one)
 		}
-		to = append(to, r)
+		r.Recipients = c.recipients
+		if r.Sealed, err = sealTo(red, uuid, generation, to...); err != nil {
+			return r, "", err
+		}
 	}
-	prefix := recoveryPrefix(uuid, generation)
-	plain, err := secret.New(len(prefix) + red.Len())
-	if err != nil {
-		return Recovery{}, err
+	if c.passphrase == nil {
+		return r, "", nil
 	}
-	defer plain.Wipe()
-	copy(plain.Bytes()[copy(plain.Bytes(), prefix):], red.Bytes())
-	var sealed bytes.Buffer
-	w, err := age.Encrypt(&sealed, to...)
-	if err == nil {
-		_, err = w.Write(plain.Bytes())
+	if words, err = drawPassphrase(random); err != nil {
+		return r, "", err
 	}
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		return Recovery{}, fmt.Errorf("seal the recovery copy: %w", err)
-	}
-	return Recovery{Recipients: recipients, Sealed: sealed.Bytes()}, nil
+	r.WithPassphrase, err = sealWithPassphrase(red, uuid, generation, words)
+	return r, words, err
 }
 
 // maxIdentities bounds an identity file, in bytes.
@@ -175,33 +137,67 @@ func parseIdentities(r io.Reader) (ids []age.Identity, err error) {
 	return ids, nil
 }
 
-// unseal opens the recovery copy of a header with identities in age's format.
-// The caller wipes the key. The library's own buffers cannot be locked or
-// wiped: the process ends soon after, and nothing else goes on in it.
-func (h *header) unseal(identities io.Reader) (_ *secret.Buffer, err error) {
-	if h.next != nil {
-		return nil, refuse(fault.Busy, "a rotation is under way: the data is under two keys, and one alone would read noise; finish it on its board")
+// Opener opens a recovery copy, off the board that the volume was made on.
+type Opener struct {
+	// Identities is an identity file of age. It is read once, if at all.
+	Identities io.Reader
+	// Passphrase asks for the recovery passphrase, if at all; nil: Identities is used.
+	Passphrase func() (string, error)
+}
+
+// identities are those for the copy that they are to open, sealed.
+func (o Opener) identities(h *header.Header) (ids []age.Identity, sealed []byte, err error) {
+	r := h.Token.Recovery
+	if o.Passphrase == nil {
+		if len(r.Sealed) == 0 {
+			return nil, nil, fault.Newf(fault.RecoveryMissing, "the recovery copy of the volume %q opens with a passphrase only", h.LUKS.Label)
+		}
+		if ids, err = parseIdentities(o.Identities); err != nil {
+			// Not wrapped: the library's error may quote the line, which is secret.
+			return nil, nil, fault.Newf(fault.Usage, "the identity file holds no age identity (AGE-SECRET-KEY-1…, one a line; one that is protected with a passphrase is opened with age first)")
+		}
+		return ids, r.Sealed, nil
 	}
-	if !h.token.Recovery.Made() {
-		return nil, refuse(fault.RecoveryMissing, "the volume %q has no recovery copy of its key", h.luks.Label)
+	if !r.ByPassphrase() {
+		return nil, nil, fault.Newf(fault.RecoveryMissing, "the volume %q has no recovery copy that opens with a passphrase", h.LUKS.Label)
 	}
-	ids, err := parseIdentities(identities)
+	text, err := o.Passphrase()
 	if err != nil {
-		// Not wrapped: the library's error may quote the line, which is secret.
-		return nil, refuse(fault.Usage, "the identity file holds no age identity (AGE-SECRET-KEY-1…, one a line; one that is protected with a passphrase is opened with age first)")
+		return nil, nil, err
+	}
+	id, err := passphraseIdentity(text)
+	return []age.Identity{id}, r.WithPassphrase, err
+}
+
+// unseal opens a recovery copy of a header. The caller wipes the key. The library's
+// own buffers cannot be locked or wiped: the process ends soon after, and nothing
+// else continues in it.
+func (o Opener) unseal(h *header.Header) (_ *secret.Buffer, err error) {
+	if h.Next != nil {
+		return nil, fault.Newf(fault.RotationUnderWay, "a rotation is under way: the data is under two keys, and one alone would read noise; finish it on its board")
+	}
+	if !h.Token.Recovery.Made() {
+		return nil, fault.Newf(fault.RecoveryMissing, "the volume %q has no recovery copy of its key", h.LUKS.Label)
+	}
+	ids, sealed, err := o.identities(h)
+	if err != nil {
+		return nil, err
 	}
 	wrong := func(err error) error {
-		return fault.New(fault.IdentityWrong, "the identity does not open the recovery copy, which was sealed to "+strings.Join(h.token.Recovery.Recipients, ", "), err)
+		if o.Passphrase != nil {
+			return fault.New(fault.IdentityWrong, "the passphrase does not open the recovery copy", err)
+		}
+		return fault.New(fault.IdentityWrong, "the identity does not open the recovery copy, which was sealed to "+strings.Join(h.Token.Recovery.Recipients, ", "), err)
 	}
-	r, err := age.Decrypt(bytes.NewReader(h.token.Recovery.Sealed), ids...)
+	r, err := age.Decrypt(bytes.NewReader(sealed), ids...)
 	if err != nil {
 		if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
 			err = nil // its text lists each stanza
 		}
 		return nil, wrong(err)
 	}
-	prefix := recoveryPrefix(h.luks.UUID, h.token.Generation)
-	plain, err := secret.New(len(prefix) + h.token.KeySize)
+	prefix := recoveryPrefix(h.LUKS.UUID, h.Token.Generation)
+	plain, err := secret.New(len(prefix) + h.Token.KeySize)
 	if err != nil {
 		return nil, err
 	}
@@ -214,9 +210,9 @@ func (h *header) unseal(identities io.Reader) (_ *secret.Buffer, err error) {
 		return nil, wrong(errors.New("it holds more than a key"))
 	}
 	if !bytes.HasPrefix(plain.Bytes(), []byte(prefix)) {
-		return nil, refuse(fault.HeaderMismatch, "the recovery copy in the header is that of another volume or generation")
+		return nil, fault.Newf(fault.HeaderMismatch, "the recovery copy in the header is that of another volume or generation")
 	}
-	red, err := secret.New(h.token.KeySize)
+	red, err := secret.New(h.Token.KeySize)
 	if err != nil {
 		return nil, err
 	}
@@ -244,45 +240,33 @@ func drawRed(random io.Reader, size int) (*secret.Buffer, error) {
 	return red, nil
 }
 
-// createFrom has the chip seal a key that is given.
-func (c chipSource) createFrom(ctx context.Context, r keyRequest, red *secret.Buffer) (liveKey, []byte, error) {
-	with, ok := c.chip.(importer)
-	if !ok {
-		return nil, nil, refuse(fault.CAAMBadArgument, "this engine does not import plain keys: they would be seen in its arguments")
-	}
-	black, blob, err := with.CreateFrom(ctx, r.wrap, red)
-	if err != nil {
-		return nil, nil, err
-	}
-	if black.RedKeyLen() != r.keySize || black.Wrap() != r.wrap {
-		defer black.Wipe()
-		return nil, nil, refuse(fault.KeyLengthMismatch, "the chip made a %s key of %d bytes of one of %d", black.Wrap(), black.RedKeyLen(), r.keySize)
-	}
-	return &logonKey{payload: black.Bytes(), release: black.Wipe, ring: c.ring}, blob, nil
-}
-
-// importing is a source that takes a key that is given.
-type importing interface {
-	createFrom(ctx context.Context, r keyRequest, red *secret.Buffer) (liveKey, []byte, error)
-}
-
-// newKey makes a key of a generation: in the chip alone or, with recipients,
-// with a recovery copy sealed to them. red is the plain key then, nil otherwise;
-// the caller wipes both.
-func newKey(ctx context.Context, src source, random io.Reader, r keyRequest, recipients []string) (key liveKey, blob []byte, copied Recovery, red *secret.Buffer, err error) {
-	if len(recipients) == 0 {
-		key, blob, err = src.create(ctx, r)
-		return key, blob, copied, nil, err
-	}
-	into, ok := src.(importing)
-	if !ok {
-		return nil, nil, copied, nil, refuse(fault.Usage, "a recovery copy is for keys of source caam")
-	}
-	if red, err = drawRed(random, r.keySize); err != nil {
+// newKey makes a key of a generation: in the chip alone or with recovery copies. red
+// is the plain key then, nil otherwise; the caller wipes both. A passphrase is shown
+// here, before any header has the copy: where no later one is seen it is the right one.
+func (m *Manager) newKey(ctx context.Context, src source.Source, r source.Request, want copies) (key source.Key, blob []byte, copied header.Recovery, red *secret.Buffer, err error) {
+	if err := m.sys.Harden(); err != nil {
 		return nil, nil, copied, nil, err
 	}
-	if copied, err = seal(red, r.uuid, r.generation, recipients); err == nil {
-		key, blob, err = into.createFrom(ctx, r, red)
+	if !want.any() {
+		key, blob, err = src.Create(ctx, r)
+		return key, blob, copied, nil, err
+	}
+	into, ok := src.(source.Importer)
+	if !ok {
+		return nil, nil, copied, nil, fault.Newf(fault.Usage, "a recovery copy is for keys of source caam")
+	}
+	if red, err = drawRed(m.sys.Rand, r.KeySize); err != nil {
+		return nil, nil, copied, nil, err
+	}
+	copied, words, err := want.seal(red, m.sys.Rand, r.UUID, r.Generation)
+	if err == nil {
+		key, blob, err = into.CreateFrom(ctx, r, red)
+	}
+	if err == nil && want.passphrase != nil {
+		if err = want.passphrase(words); err != nil {
+			key.Wipe()
+			err = fmt.Errorf("show the recovery passphrase: %w", err)
+		}
 	}
 	if err != nil {
 		red.Wipe()
@@ -290,9 +274,3 @@ func newKey(ctx context.Context, src source, random io.Reader, r keyRequest, rec
 	}
 	return key, blob, copied, red, nil
 }
-
-// plainCipher is the cipher that reads, with the red key, what tk() wrote with
-// the black one: the same algorithm without the hardware.
-func plainCipher(cipher string) string { return strings.Replace(cipher, "tk(cbc(aes))", "cbc(aes)", 1) }
-
-var _ importing = chipSource{}

@@ -11,6 +11,10 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 )
 
 // RecoverOptions say what is opened off its board, and with what.
@@ -21,10 +25,9 @@ type RecoverOptions struct {
 	Header string
 	// Name is the mapping's; empty: "recovered-" and the volume's name.
 	Name string
-	// Identities is an identity file of age. It is read once, when the header
-	// has been found to have a recovery copy.
-	Identities io.Reader
-	// Progress is told of each step when it is done.
+	// Opener is used when the header has been found to have a recovery copy.
+	Opener
+	// Progress is called for each step when it is done.
 	Progress func(Step)
 }
 
@@ -35,12 +38,12 @@ const recoveredPrefix = "recovered-"
 // plain AES, no CAAM, no configuration. The plain key is in this process, and in
 // the kernel while the mapping lives; the process is to end right after.
 func (m *Manager) Recover(ctx context.Context, o RecoverOptions) (_ Result, err error) {
-	s := Spec{Name: o.Path, Header: HeaderOnDevice}
+	s := spec.Volume{Name: o.Path, Header: spec.HeaderOnDevice}
 	if o.Header != "" {
 		s.Header = o.Header
 	}
 	j := m.begin(s, o.Progress)
-	defer func() { err = failed(ctx, "recover", s, err) }()
+	defer func() { err = Failed(ctx, "recover", s, err) }()
 	path, closer, err := m.attach(o.Path)
 	if err != nil {
 		return j.result, err
@@ -52,12 +55,12 @@ func (m *Manager) Recover(ctx context.Context, o RecoverOptions) (_ Result, err 
 	if err != nil {
 		return j.result, err
 	}
-	defer c.close()
+	defer c.Close()
 	j.of(h, o.Path)
-	j.result.Volume = h.luks.Label
-	s.Name, s.Mapping = h.luks.Label, o.Name
+	j.result.Volume = h.LUKS.Label
+	s.Name, s.Mapping = h.LUKS.Label, o.Name
 	if s.Mapping == "" {
-		s.Mapping = recoveredPrefix + h.luks.Label
+		s.Mapping = recoveredPrefix + h.LUKS.Label
 	}
 	if err := dmcrypt.ValidateName(s.Mapping); err != nil {
 		return j.result, fault.New(fault.Usage, "--name", err)
@@ -81,86 +84,75 @@ func (m *Manager) attach(path string) (string, io.Closer, error) {
 		return path, nil, err
 	}
 	if m.sys.Attach == nil {
-		return "", nil, refuse(fault.DeviceUnsuitable, "%s is no block device", path)
+		return "", nil, fault.Newf(fault.DeviceUnsuitable, "%s is no block device", path)
 	}
 	return m.sys.Attach(path)
 }
 
-// recoverable refuses a header whose recovery copy would open only a part of the
-// data, or nothing.
-func (h *header) recoverable() error {
-	if !h.token.Recovery.Made() {
-		return refuse(fault.RecoveryMissing, "the volume %q has no recovery copy of its key", h.luks.Label)
-	}
-	if err := h.notRolledBack(); err != nil {
+func (m *Manager) recoverHeader(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, o RecoverOptions, j *runLog) error {
+	if err := h.Recoverable(); err != nil {
 		return err
 	}
-	return h.keepable()
-}
-
-func (m *Manager) recoverHeader(ctx context.Context, s Spec, h *header, c *container, o RecoverOptions, j *journey) error {
-	if err := h.recoverable(); err != nil {
-		return err
-	}
-	if _, err := m.usedByUs(h, c.data); err != nil {
+	if _, err := m.kernel.UsedByUs(s, h, c.Data); err != nil {
 		return err
 	}
 	if _, err := m.sys.Mapper.Info(s.Mapping); err == nil {
-		return refuse(fault.MappingMismatch, "mapping %s exists already; choose another name with --name", s.Mapping)
+		return fault.Newf(fault.MappingMismatch, "mapping %s exists already; choose another name with --name", s.Mapping)
 	} else if !errors.Is(err, dmcrypt.ErrNotFound) {
 		return err
 	}
-	red, err := h.unseal(o.Identities)
+	red, err := o.unseal(h)
 	if err != nil {
 		return err
 	}
-	key := newLogonKey(red, m.sys.Keyring)
-	defer key.wipe()
+	key := source.NewLogonKey(red, m.sys.Keyring)
+	defer key.Wipe()
 	j.did("recovery copy opened")
-	plain := h.plain()
+	plain := h.Plain()
 	if err := m.provePlain(ctx, s, h, c, key); err != nil {
 		return err
 	}
-	a, err := m.activate(ctx, s.Mapping, dmcrypt.VolumeUUID(h.luks.UUID, s.Mapping), h.description(), key, true, func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
-		return plain.dataTable(s, c.data.Number(), ref)
+	a, err := m.kernel.Activate(ctx, s.Mapping, dmcrypt.VolumeUUID(h.LUKS.UUID, s.Mapping), mapping.Description(h), key, true, func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
+		return mapping.DataTable(plain, s, c.Data.Number(), ref)
 	})
 	if err != nil {
 		return err
 	}
-	if !h.check.InHeader() {
-		err = provedByFilesystem(h, a)
+	if !h.Check.InHeader() {
+		err = provedByFilesystem(s, h, a)
 	}
 	if err == nil {
 		err = m.sys.Mapper.Announce(ctx, s.Mapping)
 	}
 	if err != nil {
-		return errors.Join(err, a.remove(ctx))
+		return errors.Join(err, a.Remove(ctx))
 	}
 	j.did("mapped read-only")
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
 	return nil
 }
 
-// provePlain proves the plain key by the check area, where there is one.
-func (m *Manager) provePlain(ctx context.Context, s Spec, h *header, c *container, key liveKey) error {
-	if !h.check.InHeader() {
+// provePlain proves the plain key by the check, where there is one.
+func (m *Manager) provePlain(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) error {
+	if !h.Check.Exists() {
 		return nil
 	}
-	block, err := m.readThrough(ctx, s, h.plain(), key, h.checkArea(c.header.Number()), h.check.Size)
+	block, err := m.kernel.ReadCheck(ctx, s, h.Plain(), c, key)
 	if err != nil {
 		return fmt.Errorf("check the key: %w", err)
 	}
-	if !h.check.fits(block, h.binding()) {
-		return refuse(fault.KeyWrong, "the recovery copy opened, but the check says that it is not this volume's key, or that the header was changed")
+	if !h.Check.Fits(block, h.Binding()) {
+		return fault.Newf(fault.KeyWrong, "the recovery copy opened, but the check says that it is not this volume's key, or that the header was changed")
 	}
 	return nil
 }
 
-// provedByFilesystem is the proof of a detached header's key.
-func provedByFilesystem(h *header, a *mapped) error {
-	proved, err := h.proveByFilesystem(a)
-	if proved {
-		return nil
+// provedByFilesystem is the proof that the device is a detached header's, and of
+// its key where it has no check.
+func provedByFilesystem(s spec.Volume, h *header.Header, a *mapping.Private) error {
+	_, err := mapping.ProveByFilesystem(s, h, a)
+	if h.Shows() {
+		return h.Believed(s)
 	}
-	return fault.New(fault.KeyWrong, fmt.Sprintf("the recovery copy opened, but no %s filesystem %s is seen with it", h.token.Filesystem.Type, h.token.Filesystem.UUID), err)
+	return fault.New(fault.KeyWrong, fmt.Sprintf("the recovery copy opened, but no %s filesystem %s is seen with it", h.Token.Filesystem.Type, h.Token.Filesystem.UUID), err)
 }

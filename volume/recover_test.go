@@ -18,6 +18,8 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
 	"imxcrypt/volume"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -36,7 +38,7 @@ func identityFile(id *age.X25519Identity) *strings.Reader {
 }
 
 // withRecovery is a locked volume with data and a recovery copy.
-func withRecovery(t *testing.T, s volume.Spec, disk volumetest.Store, id *age.X25519Identity) *volumetest.Board {
+func withRecovery(t *testing.T, s spec.Volume, disk volumetest.Store, id *age.X25519Identity) *volumetest.Board {
 	t.Helper()
 	ctx := context.Background()
 	b := newBoard(disk)
@@ -62,6 +64,13 @@ func withRecovery(t *testing.T, s volume.Spec, disk volumetest.Store, id *age.X2
 	return b
 }
 
+// noted adds the fingerprint that the recovery copy has now: as it was noted.
+func noted(b *volumetest.Board, s spec.Volume, o volume.ResealOptions) volume.ResealOptions {
+	fingerprint := b.Manager().Status(context.Background(), s).RecoveryFingerprint
+	o.Fingerprint = func() (string, error) { return fingerprint, nil }
+	return o
+}
+
 func TestADeadBoardsDataIsReadOnAnotherMachine(t *testing.T) {
 	t.Parallel()
 	for name, s := range bothPlacements() {
@@ -80,7 +89,7 @@ func TestADeadBoardsDataIsReadOnAnotherMachine(t *testing.T) {
 				pc := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
 				pc.Disks[0].ReadOnly = true
 				sys := pc.System()
-				sys.Chip = func() (volume.Chip, error) { return nil, errors.New("there is no CAAM") }
+				sys.Chip = func() (source.Chip, error) { return nil, errors.New("there is no CAAM") }
 				o := volume.RecoverOptions{Path: "/dev/mmcblk2p3", Name: "rescued"}
 				if s.Detached() {
 					o.Header = s.Header
@@ -132,7 +141,7 @@ func TestAVolumeIsGivenToAReplacementBoard(t *testing.T) {
 			old := disk.Bytes()
 
 			// On the board that opens it there is nothing to do.
-			r, err := b.Manager().Reseal(ctx, s, volume.ResealOptions{Identities: identityFile(id)})
+			r, err := b.Manager().Reseal(ctx, s, noted(b, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}}))
 			if must(t, r, err); !r.Already {
 				t.Fatal("resealed without need")
 			}
@@ -140,14 +149,14 @@ func TestAVolumeIsGivenToAReplacementBoard(t *testing.T) {
 			next.Directories = b.Directories
 			_, err = next.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 			refused(t, err, fault.BlobRejected)
-			_, err = next.Manager().Reseal(ctx, s, volume.ResealOptions{Identities: identityFile(newIdentity(t))})
+			_, err = next.Manager().Reseal(ctx, s, noted(next, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(newIdentity(t))}}))
 			refused(t, err, fault.IdentityWrong)
-			r, err = next.Manager().Reseal(ctx, s, volume.ResealOptions{Identities: identityFile(id), DryRun: true})
+			r, err = next.Manager().Reseal(ctx, s, noted(next, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}, DryRun: true}))
 			must(t, r, err)
 			if !bytes.Equal(old, disk.Bytes()) {
 				t.Fatal("refused and dry runs wrote")
 			}
-			r, err = next.Manager().Reseal(ctx, s, volume.ResealOptions{Identities: identityFile(id)})
+			r, err = next.Manager().Reseal(ctx, s, noted(next, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}}))
 			must(t, r, err)
 			if !bytes.Equal(old[32<<10:], disk.Bytes()[32<<10:]) {
 				t.Fatal("the data or the check was changed")
@@ -156,7 +165,7 @@ func TestAVolumeIsGivenToAReplacementBoard(t *testing.T) {
 			// The recovery copy is still good, for the board after that.
 			third := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
 			third.Directories = b.Directories
-			r, err = third.Manager().Reseal(ctx, s, volume.ResealOptions{Identities: identityFile(id)})
+			r, err = third.Manager().Reseal(ctx, s, noted(third, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}}))
 			must(t, r, err)
 			hasItsData(t, third, s)
 		})
@@ -168,7 +177,7 @@ func TestResealingAfterTheChipWasClosed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	id := newIdentity(t)
-	s := spec()
+	s := newSpec()
 	s.AllowOpenState = true
 	chip := caamtest.NewChip([32]byte{7}, false)
 	b := volumetest.New(chip, volumetest.NoFiles(), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: crashtest.NewImage(16 * mib)})
@@ -183,7 +192,7 @@ func TestResealingAfterTheChipWasClosed(t *testing.T) {
 	if _, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{}); err == nil {
 		t.Fatal("a closed chip opened what an open one had sealed")
 	}
-	r, err = b.Manager().Reseal(ctx, s, volume.ResealOptions{Identities: identityFile(id)})
+	r, err = b.Manager().Reseal(ctx, s, noted(b, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}}))
 	if must(t, r, err); r.SecurityState != "closed" {
 		t.Fatalf("%+v", r)
 	}
@@ -194,15 +203,15 @@ func TestRecoveryIsNotForEverything(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	id := newIdentity(t)
-	b := provisioned(t, spec(), crashtest.NewImage(16*mib))
-	_, err := b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(id)})
+	b := provisioned(t, newSpec(), crashtest.NewImage(16*mib))
+	_, err := b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Opener: volume.Opener{Identities: identityFile(id)}})
 	refused(t, err, fault.RecoveryMissing)
-	_, err = b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{Recipients: []string{id.Recipient().String()}})
+	_, err = b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{Recipients: []string{id.Recipient().String()}})
 	refused(t, err, fault.RecoveryMissing)
 
 	empty := newBoard(crashtest.NewImage(16 * mib))
 	for _, recipient := range []string{"age1nonsense", "ssh-ed25519 AAAA", id.String()} {
-		_, err := empty.Manager().Provision(ctx, spec(), volume.ProvisionOptions{Recipients: []string{recipient}})
+		_, err := empty.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{Recipients: []string{recipient}})
 		refused(t, err, fault.Usage)
 		if strings.Contains(err.Error(), id.String()) {
 			t.Fatal("an identity stands in an error")
@@ -220,19 +229,19 @@ func TestAChipThatChangesTheKeyIsFoundOut(t *testing.T) {
 	id := newIdentity(t)
 	b := newBoard(crashtest.NewImage(16 * mib))
 	sys := b.System()
-	sys.Chip = func() (volume.Chip, error) { return changing{b.Chip}, nil }
-	_, err := volume.New(sys).Provision(ctx, spec(), volume.ProvisionOptions{Recipients: []string{id.Recipient().String()}})
+	sys.Chip = func() (source.Chip, error) { return changing{b.Chip}, nil }
+	_, err := volume.New(sys).Provision(ctx, newSpec(), volume.ProvisionOptions{Recipients: []string{id.Recipient().String()}})
 	refused(t, err, fault.CAAMFailed)
 	if len(b.Made()) != 0 {
 		t.Fatal("a filesystem was made")
 	}
 	// With a chip that does not, the next run finishes, and the copy is good. The
 	// recipient in the header alone is not believed.
-	_, err = b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{NoMount: true})
+	_, err = b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{NoMount: true})
 	refused(t, err, fault.Usage)
-	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{NoMount: true, Recipients: []string{id.Recipient().String()}})
+	r, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{NoMount: true, Recipients: []string{id.Recipient().String()}})
 	must(t, r, err)
-	r, err = b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(id)})
+	r, err = b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Opener: volume.Opener{Identities: identityFile(id)}})
 	must(t, r, err)
 }
 
@@ -242,12 +251,12 @@ func TestARotatedVolumesRecoveryCopy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	id, thief := newIdentity(t), newIdentity(t)
-	s := spec()
+	s := newSpec()
 	disk := crashtest.NewImage(8 * mib)
 	b := withRecovery(t, s, disk, id)
 	r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
 	must(t, r.Result, err)
-	recovered, err := b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Identities: identityFile(id)})
+	recovered, err := b.Manager().Recover(ctx, volume.RecoverOptions{Path: "/dev/mmcblk2p3", Opener: volume.Opener{Identities: identityFile(id)}})
 	if must(t, recovered, err); recovered.Generation != 2 {
 		t.Fatalf("%+v", recovered)
 	}

@@ -8,29 +8,41 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/fault"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
 )
 
-// openForRepair maps a volume whose key only its filesystem proves. Where that is
-// damaged the key may be a wrong one, and what is written through a wrong key is
-// lost: the mapping is read-only then, for a copy to repair.
-func (u *unlocking) openForRepair(ctx context.Context, key liveKey) error {
-	readOnly := u.c.data.ReadOnly()
-	switch err := u.verifyByFilesystem(ctx, u.s, u.h, u.c, key); {
+// openForRepair maps a volume whose filesystem may be damaged. Where neither it nor
+// the data proves the key, that may be a wrong one, and what is written through a
+// wrong key is lost: the mapping is read-only then, for a copy to repair.
+func (u *unlocking) openForRepair(ctx context.Context, key source.Key) error {
+	readOnly := u.c.Data.ReadOnly()
+	if u.h.Check.Exists() {
+		if err := u.kernel.ProveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
+			return u.explain(err)
+		}
+	}
+	err := u.seeFilesystem(ctx, u.s, u.h, u.c, key)
+	switch code := fault.CodeOf(err); {
 	case err == nil:
 		u.j.did("key proved by its filesystem")
-	case !fault.Is(err, fault.KeyWrong) || isDecryptError(err):
+	case u.h.Check.InHeader() && (code == fault.FilesystemMissing || code == fault.FilesystemWrong):
+		u.j.did("key proved by its check")
+	case code != fault.KeyWrong || mapping.IsDecryptError(err):
 		return err
 	default:
 		readOnly = true
 		u.j.warn("THE KEY IS NOT PROVED: no filesystem of this volume is seen through it. It is mapped read-only: copy it, and repair the copy")
 	}
-	a, err := u.activate(ctx, u.s.Mapping, dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping), u.h.description(), key, readOnly,
-		func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) { return u.h.dataTable(u.s, u.c.data.Number(), ref) })
+	a, err := u.kernel.Activate(ctx, u.s.Mapping, dmcrypt.VolumeUUID(u.h.LUKS.UUID, u.s.Mapping), mapping.Description(u.h), key, readOnly,
+		func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
+			return mapping.DataTable(u.h, u.s, u.c.Data.Number(), ref)
+		})
 	if err != nil {
 		return err
 	}
 	if err := u.sys.Mapper.Announce(ctx, u.s.Mapping); err != nil {
-		return errors.Join(err, a.remove(ctx))
+		return errors.Join(err, a.Remove(ctx))
 	}
 	u.j.did("mapping announced")
 	return nil

@@ -71,20 +71,20 @@ func TestADryUnlockIsRefusedAsTheRealOne(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b, _ := ready(t, spec())
+			b, _ := ready(t, newSpec())
 			c.spoil(t, b)
 			for _, dry := range []bool{true, false} {
-				_, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true, DryRun: dry})
+				_, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true, DryRun: dry})
 				refused(t, err, c.code)
 			}
 		})
 	}
 }
 
-// A header that was exchanged since it was read is not mended.
+// A header that was exchanged since it was read is not repaired.
 func TestOnlyTheHeaderThatWasReadIsMended(t *testing.T) {
 	t.Parallel()
-	b, im := ready(t, spec())
+	b, im := ready(t, newSpec())
 	other := crashtest.NewImage(16 * mib)
 	write(other, anotherVolume(t, b, "data"), 0)
 	for _, disk := range []*crashtest.Image{im, other} {
@@ -95,13 +95,13 @@ func TestOnlyTheHeaderThatWasReadIsMended(t *testing.T) {
 		scribble(t, disk, h.CopySize()+0x1200)
 	}
 	before := other.Bytes()
-	r, err := b.Manager().Unlock(context.Background(), spec(), volume.UnlockOptions{Progress: func(s volume.Step) {
+	r, err := b.Manager().Unlock(context.Background(), newSpec(), volume.UnlockOptions{Progress: func(s volume.Step) {
 		if s.What == "mapping announced" {
 			write(im, before, 0)
 		}
 	}})
 	must(t, r, err)
-	if !bytes.Equal(im.Bytes(), before) || !strings.Contains(strings.Join(r.Warnings, " "), "could not be mended") {
-		t.Fatalf("mended; %q", r.Warnings)
+	if !bytes.Equal(im.Bytes(), before) || !strings.Contains(strings.Join(r.Warnings, " "), "was not repaired") {
+		t.Fatalf("repaired; %q", r.Warnings)
 	}
 }

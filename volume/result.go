@@ -2,7 +2,18 @@
 
 package volume
 
-import "time"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
+)
 
 // Result is what an operation did.
 type Result struct {
@@ -12,15 +23,20 @@ type Result struct {
 	Generation int    `json:"generation,omitempty"`
 	// SecurityState is the chip's when the key was made.
 	SecurityState string `json:"security_state,omitempty"`
+	// RecoveryFingerprint is that of the recovery copy of the key, to be noted;
+	// empty if there is no copy.
+	RecoveryFingerprint string `json:"recovery_fingerprint,omitempty"`
 	// Mapping is the device that is there now, /dev/mapper/…; empty if none is.
 	Mapping string `json:"mapping,omitempty"`
 	// Mounted is the mount point in use now.
 	Mounted string `json:"mounted,omitempty"`
 	// Already is true when there was nothing left to do.
 	Already bool `json:"already"`
-	// Rotating: the volume was opened half-way through a rotation, which goes on
+	// Rotating: the volume was opened half-way through a rotation, which continues
 	// when somebody asks for it.
 	Rotating bool `json:"rotating,omitempty"`
+	// Kept is the file with what was replaced of a header.
+	Kept string `json:"kept,omitempty"`
 	// Steps are what was done, or would be by a dry run, in order.
 	Steps []Step `json:"steps,omitempty"`
 	// Warnings are for a person.
@@ -34,11 +50,27 @@ type Result struct {
 type Step struct {
 	What string `json:"what"`
 	// Took is zero in a dry run.
-	Took time.Duration `json:"took_ns,omitempty"`
+	Took Duration `json:"took_ms,omitempty"`
 }
 
-// journey records the steps of one operation.
-type journey struct {
+// Duration is a time.Duration that JSON has in milliseconds.
+type Duration time.Duration
+
+// MarshalJSON is a number of milliseconds.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return json.Marshal(float64(d) / float64(time.Millisecond))
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (d *Duration) UnmarshalJSON(text []byte) error {
+	var ms float64
+	err := json.Unmarshal(text, &ms)
+	*d = Duration(ms * float64(time.Millisecond))
+	return err
+}
+
+// runLog records the steps of one operation.
+type runLog struct {
 	result   Result
 	now      func() time.Time
 	last     time.Time
@@ -47,35 +79,67 @@ type journey struct {
 	dry bool
 }
 
-func (m *Manager) begin(s Spec, progress func(Step)) *journey {
-	return &journey{result: Result{Volume: s.Name}, now: m.sys.Now, last: m.sys.Now(), progress: progress}
+func (m *Manager) begin(s spec.Volume, progress func(Step)) *runLog {
+	return &runLog{result: Result{Volume: s.Name}, now: m.sys.Now, last: m.sys.Now(), progress: progress}
 }
 
 // did notes that what has just been finished.
-func (j *journey) did(what string) {
+func (j *runLog) did(what string) {
 	t := j.now()
-	j.add(Step{What: what, Took: t.Sub(j.last)})
+	j.add(Step{What: what, Took: Duration(t.Sub(j.last))})
 	j.last = t
 }
 
-// would notes a step of a dry run. What was done to find it out is none.
-func (j *journey) would(what string) {
+// would notes a step of a dry run. What was done to find it out is not one.
+func (j *runLog) would(what string) {
 	if !j.dry {
 		j.dry, j.result.Steps = true, nil
 	}
 	j.add(Step{What: what})
 }
 
-func (j *journey) add(s Step) {
+func (j *runLog) add(s Step) {
 	j.result.Steps = append(j.result.Steps, s)
 	if j.progress != nil {
 		j.progress(s)
 	}
 }
 
-func (j *journey) of(h *header, device string) {
-	j.result.Device, j.result.UUID = device, h.luks.UUID
-	j.result.Generation, j.result.SecurityState = h.token.Generation, string(h.token.State)
+func (j *runLog) of(h *header.Header, device string) {
+	h = h.Keyed()
+	j.result.Device, j.result.UUID = device, h.LUKS.UUID
+	j.result.Generation, j.result.SecurityState = h.Token.Generation, string(h.Token.State)
+	j.result.RecoveryFingerprint = h.Fingerprint()
 }
 
-func (j *journey) warn(text string) { j.result.Warnings = append(j.result.Warnings, text) }
+func (j *runLog) warn(text string) { j.result.Warnings = append(j.result.Warnings, text) }
+
+// Error says which operation on which volume failed. Its code is that of the
+// error it wraps.
+type Error struct {
+	Op     string
+	Volume string
+	Err    error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Volume, e.Err) }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Failed wraps err for volume s, once. What ended because ctx was cancelled is an
+// interruption; what failed at the same moment stays what it is.
+func Failed(ctx context.Context, op string, s spec.Volume, err error) error {
+	if err == nil {
+		return nil
+	}
+	if interrupted(ctx, err) {
+		err = fault.New(fault.Interrupted, "stopped on request; the next run continues from here", err)
+	}
+	return &Error{Op: op, Volume: s.Name, Err: err}
+}
+
+// interrupted reports whether err is how the cancelling of ctx came out.
+func interrupted(ctx context.Context, err error) bool {
+	return errors.Is(ctx.Err(), context.Canceled) && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx)) ||
+		errors.Is(err, reencrypt.ErrPaused) || fault.Is(err, fault.Interrupted))
+}

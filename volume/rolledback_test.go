@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"testing"
 
+	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
@@ -38,7 +39,7 @@ func mountedOnce(t *testing.T, b *volumetest.Board) {
 	}
 }
 
-// Somebody brings back the header of the time when the volume was being
+// Somebody restores the header of the time when the volume was being
 // provisioned: provision does not format what has been in use since.
 func TestAnOldHeaderOfProvisioningFormatsNothing(t *testing.T) {
 	t.Parallel()
@@ -87,5 +88,35 @@ func TestAnOldHeaderOfProvisioningFormatsNothing(t *testing.T) {
 				hasItsData(t, powerCycle(b), s)
 			})
 		}
+	}
+}
+
+// The data was moved by more than its own length: the superblock that it has left is
+// overwritten all the same, and no older header is taken for a good one by it.
+func TestAnOlderHeaderAfterALongMove(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(20 * mib)
+	disk, files := rotationDisk(s), crashtest.NewImage(volumetest.FilesSize)
+	b := boardOver(caamtest.RandomChip(), disk, files)
+	fill(t, s, b)
+	r, err := b.Manager().BackupHeader(ctx, s, backupFile)
+	must(t, r, err)
+	rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+	must(t, rr.Result, err)
+	r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
+	must(t, r, err)
+	was := everything(t, b, disk)
+	_, err = b.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Confirm: confirmed, Force: true})
+	if refused(t, err, fault.RollbackRefused); everything(t, b, disk) != was {
+		t.Fatal("something was written")
+	}
+	old, err := b.Files.Read(backupFile, readAll())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(disk, old, 0)
+	if _, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{}); err == nil {
+		t.Fatal("an older header opens the volume")
 	}
 }

@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -24,7 +23,9 @@ func someStates() int {
 	switch {
 	case soak:
 		return 1
-	case slow:
+	case volumetest.RaceDetector:
+		return 200
+	case slow():
 		return 60
 	}
 	return 12
@@ -33,18 +34,19 @@ func someStates() int {
 // rotationRun is a rotation to be cut off: the volume before it, and what is in
 // it.
 type rotationRun struct {
-	spec volume.Spec
-	chip *caamtest.Chip
+	// spec is the configuration when the rotation begins, from that of before.
+	spec, from spec.Volume
+	chip       *caamtest.Chip
 	// disk and files are as before the rotation.
 	disk, files *crashtest.Image
 	want        []byte
 }
 
 // prepared is a locked volume that has had some rotations already.
-func prepared(t *testing.T, s volume.Spec, before int) rotationRun {
+func prepared(t *testing.T, s spec.Volume, before int) rotationRun {
 	t.Helper()
 	ctx := context.Background()
-	r := rotationRun{spec: s, chip: caamtest.RandomChip(), disk: rotationDisk(s), files: crashtest.NewImage(volumetest.FilesSize)}
+	r := rotationRun{spec: s, from: s, chip: caamtest.RandomChip(), disk: rotationDisk(s), files: crashtest.NewImage(volumetest.FilesSize)}
 	b := boardOver(r.chip, r.disk, r.files)
 	p, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
 	must(t, p, err)
@@ -62,62 +64,44 @@ func prepared(t *testing.T, s volume.Spec, before int) rotationRun {
 }
 
 // Wherever the power goes while a volume is rotated, and once more while that
-// is mended: the volume opens at once with all its data, the rotation goes on,
+// is repaired: the volume opens at once with all its data, the rotation continues,
 // and afterwards the data is all there, too.
 func TestEveryPowerCutOfARotation(t *testing.T) {
 	t.Parallel()
 	dev := rotationCases()["dev"]
-	var all, second atomic.Int64
-	var group sync.WaitGroup
+	var cuts cutCount
 	for name, c := range map[string]struct {
-		spec   volume.Spec
+		spec   spec.Volume
 		before int
+		to     func(spec.Volume) spec.Volume
 	}{
-		"gap, down": {rotationSpec(rotationGap), 0}, "gap, up": {rotationSpec(rotationGap), 1},
-		"journal": {rotationSpec(0), 0}, "dev": {dev, 0}, "detached": {rotationCases()["detached"], 0},
+		"gap, down": {spec: rotationSpec(rotationGap)}, "gap, up": {spec: rotationSpec(rotationGap), before: 1},
+		"journal": {spec: rotationSpec(0)}, "dev": {spec: dev}, "detached": {spec: rotationCases()["detached"]},
+		"caam to trusted":           {spec: rotationSpec(rotationGap), to: trustedFrom},
+		"caam to trusted, journal":  {spec: rotationSpec(0), to: trustedFrom},
+		"caam to trusted, detached": {spec: rotationCases()["detached"], to: trustedFrom},
+		"trusted to caam":           {spec: trustedFrom(rotationSpec(rotationGap)), to: func(spec.Volume) spec.Volume { return rotationSpec(rotationGap) }},
+		"dev to trusted":            {spec: dev, to: trustedFrom},
+		"trusted to protected":      {spec: trustedFrom(rotationSpec(rotationGap)), to: protectedFrom},
 	} {
-		group.Add(1)
 		t.Run(name, func(t *testing.T) {
-			defer group.Done()
 			t.Parallel()
 			run := prepared(t, c.spec, c.before)
+			if c.to != nil {
+				run.spec = c.to(c.spec)
+			}
 			n, m := run.enumerate(t)
-			all.Add(int64(n))
-			second.Add(int64(m))
-			t.Logf("%d states tried, %d of them after a second cut, 0 lost", n+m, m)
+			cuts.count(t, n, m)
 		})
 	}
-	t.Cleanup(func() {
-		group.Wait()
-		t.Logf("rotation: %d states tried, %d of them after a second cut, 0 lost", all.Load()+second.Load(), second.Load())
-	})
+	cuts.logWhenDone(t)
 }
 
 func (r rotationRun) enumerate(t *testing.T) (first, second int) {
 	run := record(r.chip, r.disk.Overlay(), r.files.Overlay())
 	rr, err := run.board.Manager().Rotate(context.Background(), r.spec, volume.RotateOptions{})
 	must(t, rr.Result, err)
-	rng := rand.New(rand.NewPCG(5, uint64(len(t.Name()))))
-	for state := range run.rec.States(crashLimits()) {
-		if rng.IntN(someStates()) != 0 {
-			continue
-		}
-		first++
-		next := record(r.chip, state.Image(run.disk), state.Image(run.files))
-		r.resume(t, next, state.String())
-		if rng.IntN(secondCut()) != 0 {
-			continue
-		}
-		for cut := range next.rec.States(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)}) {
-			if rng.IntN(someStates()) != 0 {
-				continue
-			}
-			second++
-			third := record(r.chip, cut.Image(next.disk), cut.Image(next.files))
-			r.resume(t, third, state.String()+"; then "+cut.String())
-		}
-	}
-	return first, second
+	return cutTwice(t, run, r.resume)
 }
 
 // resume is what happens after the power cycle: the volume is unlocked and read,
@@ -128,6 +112,13 @@ func (r rotationRun) resume(t *testing.T, run *recording, what string) {
 	run.board.Chip.PowerCycle()
 	m := run.board.Manager()
 	st := m.Status(ctx, r.spec)
+	if r.spec.Keys() != r.from.Keys() && fault.Is(st.Err, fault.HeaderMismatch) {
+		// Not begun, so it is as it was.
+		r.spec = r.from
+		if st = m.Status(ctx, r.spec); st.Generation != 1 || st.Rotation != nil {
+			t.Fatalf("%s: %+v", what, st)
+		}
+	}
 	if st.Err != nil {
 		t.Fatalf("%s: status: %v", what, st.Err)
 	}
@@ -162,72 +153,57 @@ func (r rotationRun) resume(t *testing.T, run *recording, what string) {
 
 // A rotation under a volume in use is killed before any of its steps, also with
 // a zone held, whose readers wait: the next command, whichever it is, lets them
-// go on; and the next rotation ends it.
+// continue; and the next rotation ends it.
 func TestRotationKilledInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	next := map[string]func(*volume.Manager, volume.Spec) error{
-		"unlock": func(m *volume.Manager, s volume.Spec) error {
+	next := map[string]func(*volume.Manager, spec.Volume) error{
+		"unlock": func(m *volume.Manager, s spec.Volume) error {
 			_, err := m.Unlock(ctx, s, volume.UnlockOptions{})
 			return err
 		},
-		"lock": func(m *volume.Manager, s volume.Spec) error {
+		"lock": func(m *volume.Manager, s spec.Volume) error {
 			_, err := m.Lock(ctx, s, volume.LockOptions{})
 			return err
 		},
-		"status": func(m *volume.Manager, s volume.Spec) error { return m.Status(ctx, s).Err },
-		"verify": func(m *volume.Manager, s volume.Spec) error {
+		"status": func(m *volume.Manager, s spec.Volume) error { return m.Status(ctx, s).Err },
+		"verify": func(m *volume.Manager, s spec.Volume) error {
 			_, err := m.Verify(ctx, s)
 			return err
 		},
-		"rotate": func(m *volume.Manager, s volume.Spec) error {
+		"rotate": func(m *volume.Manager, s spec.Volume) error {
 			_, err := m.Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
 			return err
 		},
 	}
-	for _, gap := range []int64{rotationGap, 0} {
+	for change, c := range map[string]change{
+		"gap":             {rotationSpec(rotationGap), rotationSpec(rotationGap)},
+		"journal":         {rotationSpec(0), rotationSpec(0)},
+		"caam to trusted": {rotationSpec(rotationGap), trustedFrom(rotationSpec(rotationGap))},
+	} {
 		for name, command := range next {
-			t.Run(fmt.Sprintf("gap %d, %s", gap, name), func(t *testing.T) {
+			t.Run(change+", "+name, func(t *testing.T) {
 				t.Parallel()
 				killed, waited := 0, 0
 				for at := 1; ; at += 1 + rand.IntN(someStates()) {
-					s := rotationSpec(gap)
-					b, want := filled(t, s, rotationDisk(s))
+					s := c.to
+					b, want := filled(t, c.from, rotationDisk(s))
 					if !kill(b, at, func() { _, _ = b.Manager().Rotate(ctx, s, volume.RotateOptions{}) }) {
 						break
 					}
 					killed++
 					what := fmt.Sprintf("killed at step %d, then %s", at, name)
-					f, err := b.Mapping("data", false)
-					if err != nil {
-						t.Fatal(err)
+					if fault.Is(b.Manager().Status(ctx, s).Err, fault.HeaderMismatch) {
+						s = c.from // not begun
 					}
-					read := make(chan []byte, 1)
-					go func() {
-						all := make([]byte, len(want))
-						if _, err := f.ReadAt(all, 0); err != nil {
-							t.Error(err)
+					if readDuring(t, b, what, want, func() error {
+						err := command(b.Manager(), s)
+						if err != nil && name == "lock" && strings.Contains(err.Error(), "in use") {
+							return nil
 						}
-						read <- all
-					}()
-					select {
-					case got := <-read:
-						same(t, what, got, want)
-						read <- got
-					case <-time.After(20 * time.Millisecond):
+						return err
+					}) {
 						waited++
-					}
-					if err := command(b.Manager(), s); err != nil && !(name == "lock" && strings.Contains(err.Error(), "in use")) {
-						t.Fatalf("%s: %v\n%s", what, err, b.DM.State())
-					}
-					select {
-					case got := <-read:
-						same(t, what, got, want)
-					case <-time.After(20 * time.Second):
-						t.Fatalf("%s: who reads waits for ever\n%s", what, b.DM.State())
-					}
-					if err := f.Close(); err != nil {
-						t.Fatal(err)
 					}
 					if _, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{}); err != nil {
 						t.Fatalf("%s: %v\n%s", what, err, b.DM.State())

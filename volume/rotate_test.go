@@ -15,96 +15,15 @@ import (
 
 	"filippo.io/age"
 
+	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
-
-const (
-	rotationHeader = 128 << 10
-	rotationGap    = 256 << 10
-	rotationData   = 1536 << 10
-	// rotationText is where the tests' own bytes begin: behind the filesystem that
-	// the fake mkfs makes.
-	rotationText = mib
-)
-
-// rotationSpec is a small volume of six zones. Without a gap zones are kept in
-// the journal, which is smaller.
-func rotationSpec(gap int64) volume.Spec {
-	s := spec()
-	s.HeaderSize, s.Gap = rotationHeader, gap
-	return s
-}
-
-func rotationDisk(s volume.Spec) *crashtest.Image {
-	if s.Detached() {
-		return crashtest.NewImage(rotationData)
-	}
-	return crashtest.NewImage(s.HeaderSize + s.Gap + rotationData)
-}
-
-// filled is a board with a mounted volume, and what is in it.
-func filled(t *testing.T, s volume.Spec, disk volumetest.Store) (*volumetest.Board, []byte) {
-	t.Helper()
-	b := newBoard(disk)
-	return b, fill(t, s, b)
-}
-
-// fill makes and mounts a board's volume, and returns what is in it.
-func fill(t *testing.T, s volume.Spec, b *volumetest.Board) []byte {
-	t.Helper()
-	r, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{})
-	must(t, r, err)
-	text := make([]byte, rotationData-rotationText)
-	_, _ = rand.NewChaCha8([32]byte{7}).Read(text) // never fails
-	scrawl(t, b, text, rotationText)
-	return content(t, b)
-}
-
-func scrawl(t *testing.T, b *volumetest.Board, text []byte, at int64) {
-	t.Helper()
-	f, err := b.Mapping("data", true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteAt(text, at); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Flush(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// content is all that a user of the volume reads.
-func content(t *testing.T, b *volumetest.Board) []byte {
-	t.Helper()
-	f, err := b.Mapping("data", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	all := make([]byte, f.Size())
-	if _, err := f.ReadAt(all, 0); err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-func same(t *testing.T, what string, got, want []byte) {
-	t.Helper()
-	if bytes.Equal(got, want) {
-		return
-	}
-	for i := range want {
-		if i >= len(got) || got[i] != want[i] {
-			t.Fatalf("%s: lost: byte %d of %d (%d read) differs", what, i, len(want), len(got))
-		}
-	}
-	t.Fatalf("%s: %d bytes read, %d expected", what, len(got), len(want))
-}
 
 // nothingPrivate: after a rotation there is the volume, or nothing.
 func nothingPrivate(t *testing.T, b *volumetest.Board, want int) {
@@ -121,14 +40,14 @@ func nothingPrivate(t *testing.T, b *volumetest.Board, want int) {
 	}
 }
 
-func rotationCases() map[string]volume.Spec {
+func rotationCases() map[string]spec.Volume {
 	dev := rotationSpec(rotationGap)
-	dev.Source, dev.Wrap, dev.Cipher, dev.KeySize, dev.AllowInsecure = volume.SourceDev, "", "aes-xts-plain64", 64, true
+	dev.Source, dev.Wrap, dev.Cipher, dev.KeySize, dev.AllowInsecure = spec.SourceDev, "", "aes-xts-plain64", 64, true
 	ecb := rotationSpec(rotationGap)
 	ecb.Wrap, ecb.SectorSize = "ecb", 512
 	detached := rotationSpec(0)
 	detached.Header = "/var/lib/imxcrypt/data.luks"
-	return map[string]volume.Spec{
+	return map[string]spec.Volume{
 		"detached": detached,
 		"gap":      rotationSpec(rotationGap), "journal": rotationSpec(0), "ecb, sectors of 512": ecb, "dev": dev,
 	}
@@ -168,14 +87,14 @@ func TestRotation(t *testing.T) {
 						nothingPrivate(t, b, 0)
 					}
 					if bytes.Equal(before[start:], disk.Bytes()[start:]) {
-						t.Fatal("nothing was encrypted anew")
+						t.Fatal("nothing was encrypted again")
 					}
 					b = powerCycle(b)
 					u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
 					must(t, u, err)
 					same(t, "after the power cycle", content(t, b), want)
 					st := b.Manager().Status(ctx, s)
-					if st.Err != nil || st.Generation != generation || st.Phase != volume.PhaseReady || st.Rotation != nil {
+					if st.Err != nil || st.Generation != generation || st.Phase != header.PhaseReady || st.Rotation != nil {
 						t.Fatalf("%+v", st)
 					}
 				}
@@ -210,21 +129,8 @@ func storedBlob(t *testing.T, image []byte) []byte {
 	return bytes.Clone(blob)
 }
 
-// rotateUntil stops a rotation cleanly after some zones.
-func rotateUntil(t *testing.T, b *volumetest.Board, s volume.Spec, zones int) {
-	t.Helper()
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	_, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{Moved: func(volume.Rotation) {
-		if zones--; zones == 0 {
-			stop()
-		}
-	}})
-	refused(t, err, fault.Interrupted)
-}
-
 // A rotation that was stopped: the volume opens, is used, says how far it is,
-// and the next run goes on.
+// and the next run continues.
 func TestStoppedRotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -241,7 +147,7 @@ func TestStoppedRotation(t *testing.T) {
 					}
 					rotateUntil(t, b, s, 2)
 					st := b.Manager().Status(ctx, s)
-					if st.Err != nil || st.Phase != volume.PhaseRotating || st.Rotation == nil || st.Rotation.Done == 0 || st.Rotation.Done >= st.Rotation.Total {
+					if st.Err != nil || st.Phase != header.PhaseRotating || st.Rotation == nil || st.Rotation.Done == 0 || st.Rotation.Done >= st.Rotation.Total {
 						t.Fatalf("%+v %+v", st, st.Rotation)
 					}
 					if power {
@@ -354,7 +260,7 @@ func TestRefusedRotations(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	t.Run("not provisioned", func(t *testing.T) {
-		_, err := newBoard(crashtest.NewImage(16*mib)).Manager().Rotate(ctx, spec(), volume.RotateOptions{})
+		_, err := newBoard(crashtest.NewImage(16*mib)).Manager().Rotate(ctx, newSpec(), volume.RotateOptions{})
 		refused(t, err, fault.NotProvisioned)
 	})
 	t.Run("recipients that nothing proves", func(t *testing.T) {
@@ -463,14 +369,14 @@ func TestRotationAndRecovery(t *testing.T) {
 	want := content(t, b)
 	open := func() (volume.Result, error) {
 		return b.Manager().Recover(ctx, volume.RecoverOptions{
-			Path: s.Device, Name: "found", Identities: strings.NewReader(identity.String()),
+			Path: s.Device, Name: "found", Opener: volume.Opener{Identities: strings.NewReader(identity.String())},
 		})
 	}
 	rotateUntil(t, b, s, 2)
 	r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
 	must(t, r, err)
 	_, err = open()
-	refused(t, err, fault.Busy)
+	refused(t, err, fault.RotationUnderWay)
 	rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
 	must(t, rr.Result, err)
 	r, err = open()
@@ -565,5 +471,24 @@ func use(t *testing.T, b *volumetest.Board, want []byte, hand, hands int, stop <
 				return requests
 			}
 		}
+	}
+}
+
+// The longest name that a configuration may give to a mapping leaves room for those of
+// a rotation (configs, maxMapping).
+func TestTheLongestNameIsProvisionedAndRotated(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	s.Mapping = strings.Repeat("a", 75)
+	if n := len(dmcrypt.HelperUUID("01234567-89ab-cdef-0123-456789abcdef", s.Mapping+mapping.OverlaySuffix)); n != dmcrypt.MaxUUID {
+		t.Errorf("a helper's uuid has %d bytes, %d are possible", n, dmcrypt.MaxUUID)
+	}
+	b := newBoard(rotationDisk(s))
+	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+	must(t, r, err)
+	rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+	if err != nil || rr.Generation != 2 {
+		t.Fatalf("%+v, %v", rr, err)
 	}
 }

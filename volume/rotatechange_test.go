@@ -4,16 +4,20 @@ package volume_test
 
 import (
 	"context"
+	"encoding/hex"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 // change is a configuration before and after it was changed.
-type change struct{ from, to volume.Spec }
+type change struct{ from, to spec.Volume }
 
 func changes() map[string]change {
 	small := rotationSpec(rotationGap)
@@ -26,6 +30,11 @@ func changes() map[string]change {
 	detached := rotationCases()["detached"]
 	detachedSmall := detached
 	detachedSmall.SectorSize, detachedSmall.Cipher = 512, "capi:tk(cbc(aes))-plain"
+	trusted := trustedFrom(rotationSpec(rotationGap))
+	devLeaving := trusted
+	devLeaving.AllowInsecure = true
+	detachedTrusted := trustedFrom(detached)
+	journalTrusted := trustedFrom(rotationSpec(0))
 	journal := rotationSpec(0)
 	journalSmall := journal
 	journalSmall.SectorSize = 1024
@@ -37,11 +46,26 @@ func changes() map[string]change {
 		"dev":                              {devCBC, dev},
 		"detached":                         {detachedSmall, detached},
 		"larger sectors without a gap":     {journalSmall, journal},
+		"caam to trusted":                  {rotationSpec(rotationGap), trusted},
+		"caam to trusted, detached":        {detached, detachedTrusted},
+		"caam to trusted without a gap":    {rotationSpec(0), journalTrusted},
+		"ecb to trusted":                   {ecb, trusted},
+		"trusted to caam":                  {trusted, rotationSpec(rotationGap)},
+		"dev to trusted":                   {dev, devLeaving},
+		"trusted to protected":             {trusted, protectedFrom(rotationSpec(rotationGap))},
+		"protected to trusted, detached":   {protectedFrom(detached), detachedTrusted},
+		"caam to protected":                {rotationSpec(rotationGap), protectedFrom(rotationSpec(rotationGap))},
 		"a smaller key, the rest as it is": {rotationSpec(rotationGap), ecb128()},
 	}
 }
 
-func ecb128() volume.Spec {
+// trustedFrom is a configuration with trusted keys instead of its own.
+func trustedFrom(s spec.Volume) spec.Volume {
+	s.Source, s.Wrap, s.Cipher, s.KeySize = spec.SourceTrusted, "", "aes-xts-plain64", 64
+	return s
+}
+
+func ecb128() spec.Volume {
 	s := rotationSpec(rotationGap)
 	s.KeySize = 16
 	return s
@@ -86,7 +110,7 @@ func TestRotationChangesTheVolume(t *testing.T) {
 				r, err = b.Manager().Unlock(ctx, c.to, volume.UnlockOptions{Mount: true})
 				must(t, r, err)
 				same(t, "afterwards", content(t, b), want)
-				if st := b.Manager().Status(ctx, c.to); st.Cipher != c.to.Cipher || st.SectorSize != c.to.SectorSize || st.KeySize != c.to.KeySize || st.Generation != 2 {
+				if st := b.Manager().Status(ctx, c.to); st.Source != c.to.Source || st.Cipher != c.to.Cipher || st.SectorSize != c.to.SectorSize || st.KeySize != c.to.KeySize || st.Generation != 2 {
 					t.Fatalf("%+v", st)
 				}
 			})
@@ -99,19 +123,23 @@ func TestChangesThatARotationRefuses(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	small := rotationSpec(rotationGap)
-	small.SectorSize, small.Filesystem.Type, small.Mount.Path = 512, volume.FilesystemNone, ""
+	small.SectorSize, small.Filesystem.Type, small.Mount.Path = 512, spec.FilesystemNone, ""
 	noFilesystem := small
 	noFilesystem.SectorSize = 4096
 	foreign := rotationSpec(rotationGap)
 	foreign.Cipher = "capi:tk(cbc(aes))-essiv:sha256"
 	source := rotationCases()["dev"]
+	notAllowed := trustedFrom(source)
+	notAllowed.AllowInsecure = false
 	for name, c := range map[string]struct {
 		change
 		code fault.Code
 	}{
-		"larger sectors under what is not known": {change{small, noFilesystem}, fault.DeviceUnsuitable},
+		"larger sectors under what is not known": {change{small, noFilesystem}, fault.SectorsRefused},
 		"a cipher that a black key cannot have":  {change{rotationSpec(rotationGap), foreign}, fault.CipherNotAllowed},
-		"another source":                         {change{rotationSpec(rotationGap), source}, fault.HeaderMismatch},
+		"to source dev":                          {change{rotationSpec(rotationGap), source}, fault.HeaderMismatch},
+		"trusted to source dev":                  {change{trustedFrom(source), source}, fault.HeaderMismatch},
+		"from source dev, not allowed any more":  {change{source, notAllowed}, fault.InsecureRefused},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -122,9 +150,76 @@ func TestChangesThatARotationRefuses(t *testing.T) {
 			r, err = b.Manager().Lock(ctx, c.from, volume.LockOptions{})
 			must(t, r, err)
 			before := disk.Bytes()
-			_, err = b.Manager().Rotate(ctx, c.to, volume.RotateOptions{})
-			refused(t, err, c.code)
+			for _, dry := range []bool{true, false} {
+				_, err = b.Manager().Rotate(ctx, c.to, volume.RotateOptions{DryRun: dry})
+				refused(t, err, c.code)
+			}
 			same(t, "refused", disk.Bytes(), before)
 		})
 	}
+}
+
+// A filesystem of small blocks keeps its small sectors, and a dry run says so too.
+func TestSmallBlocksKeepSmallSectors(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	small := rotationSpec(rotationGap)
+	small.SectorSize = 512
+	for _, live := range []bool{false, true} {
+		t.Run(map[bool]string{false: "locked", true: "in use"}[live], func(t *testing.T) {
+			t.Parallel()
+			filesystem := recordedFilesystem(t, "ext4-1k")
+			disk := crashtest.NewImage(rotationHeader + rotationGap + int64(len(filesystem)))
+			b := newBoard(disk)
+			r, err := b.Manager().Provision(ctx, small, volume.ProvisionOptions{})
+			must(t, r, err)
+			scrawl(t, b, filesystem, 0)
+			r, err = b.Manager().Lock(ctx, small, volume.LockOptions{})
+			must(t, r, err)
+			if live {
+				r, err = b.Manager().Unlock(ctx, small, volume.UnlockOptions{Mount: true})
+				must(t, r, err)
+			}
+			before := disk.Bytes()
+			for _, dry := range []bool{true, false} {
+				_, err := b.Manager().Rotate(ctx, rotationSpec(rotationGap), volume.RotateOptions{DryRun: dry})
+				refused(t, err, fault.SectorsRefused)
+				if row, _ := fault.Lookup(fault.CodeOf(err)); row.Exit != fault.ExitRefused || !strings.Contains(err.Error(), "pieces of 1024 bytes") {
+					t.Errorf("dry run %t: exit code %d: %v", dry, row.Exit, err)
+				}
+			}
+			same(t, "refused", disk.Bytes(), before)
+			rr, err := b.Manager().Rotate(ctx, small, volume.RotateOptions{})
+			must(t, rr.Result, err)
+		})
+	}
+}
+
+// recordedFilesystem is one that a mkfs program made: internal/fsprobe has the recordings.
+func recordedFilesystem(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile("../internal/fsprobe/testdata/" + name + ".hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var image []byte
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if key == "size" {
+			size, err := strconv.Atoi(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			image = make([]byte, size)
+			continue
+		}
+		offset, err := strconv.ParseInt(key, 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hex.Decode(image[offset:], []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return image
 }

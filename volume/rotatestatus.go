@@ -5,16 +5,24 @@ package volume
 import (
 	"context"
 	"fmt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 )
 
 // rotationStatus adds how far a rotation is.
-func (h *header) rotationStatus(c *container, st *Status) error {
-	if h.next == nil {
+func rotationStatus(h *header.Header, c *header.Storage, st *Status) error {
+	if h.Next == nil {
 		return nil
 	}
-	st.Phase = PhaseRotating
-	st.Rotation = &Rotation{Total: h.segment.Size, Generation: h.next.token.Generation}
-	r, err := h.rotationRecord(c)
+	st.Phase = header.PhaseRotating
+	st.Rotation = &Rotation{Total: h.Segment.Size, Generation: h.Next.Token.Generation}
+	switch {
+	case h.Encrypting():
+		st.Phase = header.PhaseEncrypting
+	case h.Decrypting():
+		st.Phase, st.Rotation.Generation = header.PhaseDecrypting, 0
+	}
+	r, err := h.RotationRecord(c)
 	if err != nil {
 		return err
 	}
@@ -23,17 +31,15 @@ func (h *header) rotationStatus(c *container, st *Status) error {
 }
 
 // verifyNext proves the second key of a volume that is being rotated.
-func (m *Manager) verifyNext(ctx context.Context, s Spec, h *header, c *container, j *journey) error {
-	if h.next == nil {
+func (m *Manager) verifyNext(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, j *runLog) error {
+	if h.Next == nil || h.Encrypting() || h.Decrypting() {
 		return nil
 	}
-	r, err := h.rotationRecord(c)
+	r, err := h.RotationRecord(c)
 	if err != nil {
 		return err
 	}
-	key, err := m.openProved(ctx, s, h.next, c)
-	if err == nil {
-		key.wipe()
+	if err = m.proveOpens(ctx, s, h.Next, c); err == nil {
 		j.did("new key proved")
 		return nil
 	}

@@ -14,20 +14,10 @@ import (
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/spec"
 )
-
-// openProved opens a key and proves it.
-func (m *Manager) openProved(ctx context.Context, s Spec, h *header, c *container) (liveKey, error) {
-	key, err := m.openKey(ctx, s, h)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.proveKey(ctx, s, h, c, key); err != nil {
-		key.wipe()
-		return nil, err
-	}
-	return key, nil
-}
 
 // rotationFlags open what a rotation works on. What must be durable it flushes
 // itself, records and headers, too: the kernel would after each write, and of the
@@ -38,24 +28,24 @@ func rotationFlags(write bool) blockdev.Flags {
 
 // withEngine runs use with an engine over the stack's mappings. c is open for
 // writing.
-func (m *Manager) withEngine(k *stack, h *header, c *container, adjust func(*reencrypt.Options), use func(*reencrypt.Engine) error) (err error) {
-	b, err := h.rotationBinding(h.next.token.Generation)
+func (m *Manager) withEngine(k *mapping.Stack, h *header.Header, c *header.Storage, adjust func(*reencrypt.Options), use func(*reencrypt.Engine) error) (err error) {
+	b, err := h.RotationBinding(h.Next.Token.Generation)
 	if err != nil {
 		return err
 	}
-	old, err := m.sys.Devices.Open(node(k.old), rotationFlags(false))
+	old, err := m.sys.Devices.Open(mapping.Node(k.Old), rotationFlags(false))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
-	next, err := m.sys.Devices.Open(node(k.new), rotationFlags(true))
+	next, err := m.sys.Devices.Open(mapping.Node(k.New), rotationFlags(true))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
 	o := reencrypt.Options{
-		Layout: k.layout, Binding: b, Now: m.sys.Now,
-		Views: reencrypt.Views{Old: old, New: next, Raw: c.data, Meta: c.header},
+		Layout: k.Layout, Binding: b, Now: m.sys.Now,
+		Views: reencrypt.Views{Old: old, New: next, Raw: c.Data, Meta: c.Header},
 	}
 	if adjust != nil {
 		adjust(&o)
@@ -67,67 +57,122 @@ func (m *Manager) withEngine(k *stack, h *header, c *container, adjust func(*ree
 	return use(e)
 }
 
-// node is the kernel's own name of a mapped device.
-func node(n dmcrypt.Number) string { return fmt.Sprintf("/dev/dm-%d", n.Minor) }
-
 // alreadyOpenRotating is alreadyOpen for a volume with two keys. It is one
 // crypt mapping still, or again, or lies over the overlay; then what a killed
-// rotation left suspended goes on.
+// rotation left suspended continues.
 func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, live dmcrypt.Table) (bool, error) {
-	k, err := u.newStack(u.s, u.h, u.c)
+	k, err := u.kernel.NewStack(u.s, u.h, u.c)
 	if err != nil {
 		return false, err
 	}
-	if len(live) == 1 && live[0].Kind() == (dmcrypt.Linear{}).Kind() {
-		if err := k.attach(); err != nil {
-			return false, err
-		}
-		if !k.isTop(live) {
-			return false, refuse(fault.MappingMismatch, "mapping %s is live over something that is not its rotation", u.s.Mapping)
-		}
-		if u.o.DryRun {
-			return true, nil
-		}
-		if err := u.wakeSides(ctx); err != nil {
-			return false, err
-		}
-		return true, u.settle(ctx, k, info)
-	}
-	r, err := u.h.rotationRecord(u.c)
+	over, err := k.Look(mapping.OverlaySuffix)
 	if err != nil {
 		return false, err
 	}
-	side := *u
+	if len(live) == 1 && live[0].Kind() == (dmcrypt.Linear{}).Kind() || live.IsCut() && over.Live {
+		if err := k.Attach(); err != nil {
+			return false, err
+		}
+		if !k.IsTop(live) && !live.IsCut() {
+			return false, fault.Newf(fault.MappingMismatch, "mapping %s is live over something that is not its rotation", u.s.Mapping)
+		}
+		return true, u.alreadyOpenOver(ctx, k, info, live)
+	}
+	r, err := u.h.RotationRecord(u.c)
+	if err != nil {
+		return false, err
+	}
+	one := *u
 	switch {
-	case r.Untouched():
-	case r.Phase == reencrypt.Finished:
-		side.h = u.h.next
+	case r.Untouched() && !u.h.InPlaintext():
+	case r.Phase == reencrypt.Finished && !u.h.Decrypting():
+		one.h = u.h.Next
 	default:
-		return false, refuse(fault.MappingMismatch, "mapping %s is live with one key, and the data is under two", u.s.Mapping)
+		return false, fault.Newf(fault.MappingMismatch, "mapping %s is live with one key, and the data is under two", u.s.Mapping)
 	}
-	wanted, err := side.wantedTable(live)
+	wanted, err := one.wantedTable(live)
 	if err != nil {
 		return false, err
 	}
-	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, u.c.data.ReadOnly()); len(differences) > 0 {
-		return false, refuse(fault.MappingMismatch, "mapping %s is live with another table: %s", u.s.Mapping, strings.Join(differences, "; "))
+	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, u.c.Data.ReadOnly()); len(differences) > 0 && !(live.IsCut() && sameExtent(live, wanted)) {
+		return false, fault.Newf(fault.MappingMismatch, "mapping %s is live with another table: %s", u.s.Mapping, strings.Join(differences, "; "))
 	}
-	if u.o.DryRun {
-		return true, nil
+	if err := u.proveLive(ctx, info, dmcrypt.Public, side{u.s.Mapping, one.h}); err != nil || u.o.DryRun {
+		return err == nil, err
 	}
 	// A table that was loaded and never used keeps the overlay busy.
 	if err := u.sys.Mapper.Clear(u.s.Mapping); err != nil || !info.Suspended {
 		return true, err
 	}
 	// Suspended in the middle of a swap, or for a sleep in which its key was lost.
-	return true, side.wake(ctx)
+	switch {
+	case u.revives:
+	case !info.Inactive || u.sleptSince(u.s, info):
+		return true, nil
+	default: // in a swap: the key is as it was
+		return true, u.sys.Mapper.Resume(u.s.Mapping, dmcrypt.Public, mapping.Quietly)
+	}
+	return true, one.resumeProved(ctx)
+}
+
+// alreadyOpenOver is that of a volume that lies over the overlay.
+func (u *unlocking) alreadyOpenOver(ctx context.Context, k *mapping.Stack, info dmcrypt.Info, live dmcrypt.Table) error {
+	woken, slept := false, u.sys.Slept()
+	if !u.o.DryRun {
+		var err error
+		if woken, err = u.resumeSides(ctx); err != nil || !u.revives && woken {
+			return err
+		}
+	}
+	if woken {
+		u.recordProof(u.s, u.h.LUKS.UUID, slept)
+	}
+	if !woken || live.IsCut() {
+		if err := u.proveLive(ctx, info, dmcrypt.Private, u.sides()...); err != nil || u.o.DryRun {
+			return err
+		}
+	}
+	if live.IsCut() {
+		if err := u.sys.Mapper.Swap(ctx, u.s.Mapping, k.Whole(k.Overlay), k.ReadOnly, dmcrypt.Public, mapping.Quietly); err != nil {
+			return err
+		}
+	}
+	return u.settle(ctx, k, info)
+}
+
+// resumeSides proves again the keys of a rotation whose mappings were suspended, as
+// they are by a sleep after which that did not work. woken reports whether both
+// were.
+func (u *unlocking) resumeSides(ctx context.Context) (woken bool, err error) {
+	woken = true
+	for _, x := range u.sides() {
+		info, err := u.sys.Mapper.Info(x.name)
+		if err != nil {
+			return false, err
+		}
+		if !info.Suspended {
+			woken = false
+			continue
+		}
+		if !u.revives {
+			return true, nil // only with a key that is proved now
+		}
+		if err := u.loadProved(ctx, x.name, x.h, nil); err != nil {
+			return false, err
+		}
+		if err := u.sys.Mapper.Resume(x.name, dmcrypt.Private, mapping.Quietly); err != nil {
+			return false, errors.Join(err, u.sys.Mapper.Clear(x.name))
+		}
+		u.j.did("key proved, suspended mapping " + x.name + " resumed")
+	}
+	return woken, nil
 }
 
 // settle finishes the zone that a killed rotation holds, if it holds one.
-func (u *unlocking) settle(ctx context.Context, k *stack, top dmcrypt.Info) error {
+func (u *unlocking) settle(ctx context.Context, k *mapping.Stack, top dmcrypt.Info) error {
 	suspended := top.Suspended
-	for _, suffix := range []string{overlaySuffix, hotSuffix} {
-		info, err := k.look(suffix)
+	for _, suffix := range []string{mapping.OverlaySuffix, mapping.HotSuffix} {
+		info, err := k.Look(suffix)
 		if err != nil {
 			return err
 		}
@@ -136,46 +181,23 @@ func (u *unlocking) settle(ctx context.Context, k *stack, top dmcrypt.Info) erro
 	if !suspended {
 		return nil
 	}
-	c, err := u.openContainer(u.s, u.c.data.Path(), rotationFlags(true))
+	c, err := u.openContainer(u.s, u.c.Data.Path(), rotationFlags(true))
 	if err != nil {
 		return err
 	}
-	err = u.withEngine(k, u.h, c, nil, func(e *reencrypt.Engine) error { return k.settle(ctx, e) })
-	if err = errors.Join(err, c.close()); err != nil {
+	err = u.withEngine(k, u.h, c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
+	if err = errors.Join(err, c.Close()); err != nil {
 		return err
 	}
-	u.sys.Log.Warn("a zone that a killed rotation held goes on", "volume", u.s.Name)
+	u.sys.Log.Warn("a zone that a killed rotation held continues", "volume", u.s.Name)
 	u.j.did("held zone settled")
 	return nil
 }
 
-// holds tells whether some of a volume under rotation is suspended.
-func (m *Manager) holds(s Spec) (bool, error) {
-	over, err := m.sys.Mapper.Info(s.Mapping + overlaySuffix)
-	if errors.Is(err, dmcrypt.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	top, err := m.sys.Mapper.Info(s.Mapping)
-	if errors.Is(err, dmcrypt.ErrNotFound) {
-		return false, nil // nobody can wait for what is not there
-	}
-	if err != nil {
-		return false, err
-	}
-	hot, err := m.sys.Mapper.Info(s.Mapping + hotSuffix)
-	if err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
-		return false, err
-	}
-	return top.Suspended || over.Suspended || hot.Suspended, nil
-}
-
-// settleAbandoned is settleLive for who has no lock. Whoever has it is a
+// settleAbandoned is settleLive for a caller without the lock. Its holder is a
 // rotation that holds its zone for a moment, or a command that settles it.
-func (m *Manager) settleAbandoned(ctx context.Context, s Spec) (err error) {
-	if held, err := m.holds(s); err != nil || !held {
+func (m *Manager) settleAbandoned(ctx context.Context, s spec.Volume) (err error) {
+	if held, err := m.kernel.Holds(s); err != nil || !held {
 		return err
 	}
 	release, err := m.sys.Locks.Acquire(ctx, s.Name)
@@ -189,10 +211,11 @@ func (m *Manager) settleAbandoned(ctx context.Context, s Spec) (err error) {
 	return m.settleLive(ctx, s, m.begin(s, nil))
 }
 
-// settleLive does that for commands that do not open the volume. It needs no
-// key; without a live rotation it does nothing. The volume's lock is held.
-func (m *Manager) settleLive(ctx context.Context, s Spec, j *journey) error {
-	if held, err := m.holds(s); err != nil || !held {
+// settleLive does that for commands that do not open the volume. It opens no key: what
+// a sleep has suspended stays so. Without a live rotation it does nothing. The
+// volume's lock is held.
+func (m *Manager) settleLive(ctx context.Context, s spec.Volume, j *runLog) error {
+	if held, err := m.kernel.Holds(s); err != nil || !held {
 		return err
 	}
 	path, err := m.find(ctx, s, false)
@@ -203,9 +226,9 @@ func (m *Manager) settleLive(ctx context.Context, s Spec, j *journey) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	h, err := readHeader(c)
-	if err != nil || h.next == nil {
+	defer c.Close()
+	h, err := header.Read(c)
+	if err != nil || h.Next == nil {
 		return err
 	}
 	_, err = (&unlocking{Manager: m, s: s, j: j, c: c, h: h}).alreadyOpen(ctx)
@@ -216,85 +239,100 @@ func (m *Manager) settleLive(ctx context.Context, s Spec, j *journey) error {
 // if all of it is under one, which u.h then is: the ordinary way is the right
 // one.
 func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
-	r, err := u.h.rotationRecord(u.c)
+	r, err := u.h.RotationRecord(u.c)
 	switch {
 	case err != nil:
 		return false, err
-	case r.Untouched():
+	case r.Untouched() && !u.h.InPlaintext():
 		return false, nil
-	case r.Phase == reencrypt.Finished:
-		u.h = u.h.next
+	case r.Phase == reencrypt.Finished && !u.h.Decrypting():
+		u.h = u.h.Next
 		return false, nil
 	}
-	k, err := u.newStack(u.s, u.h, u.c)
+	k, err := u.kernel.NewStack(u.s, u.h, u.c)
 	if err != nil {
 		return false, err
 	}
-	old, err := u.openProved(ctx, u.s, u.h, u.c)
+	old, err := u.openProved(ctx, u.s, u.h, u.c, nil)
 	if err != nil {
 		return false, err
 	}
-	defer old.wipe()
-	next, err := u.openProved(ctx, u.s, u.h.next, u.c)
+	defer old.Wipe()
+	next, err := u.openProved(ctx, u.s, u.h.Next, u.c, nil)
 	if err != nil {
 		return false, err
 	}
-	defer next.wipe()
-	u.j.did("both keys opened and proved by their checks")
-	if err := k.build(ctx, u.h, u.c, old, next); err != nil {
+	defer next.Wipe()
+	u.j.did("keys opened and proved by their checks")
+	if err := k.Build(ctx, u.h, u.c, old, next); err != nil {
 		return false, err
 	}
 	if err := u.openOver(ctx, k, r); err != nil {
-		return false, errors.Join(err, k.remove(ctx))
+		return false, errors.Join(err, k.Remove(ctx))
 	}
 	return true, nil
 }
 
 // openOver makes the volume over the mappings of both sides.
-func (u *unlocking) openOver(ctx context.Context, k *stack, r reencrypt.Record) error {
+func (u *unlocking) openOver(ctx context.Context, k *mapping.Stack, r reencrypt.Record) error {
 	r, err := u.recoverRecord(ctx, k, r)
 	if err != nil {
 		return err
 	}
 	u.j.did(fmt.Sprintf("rotation found at %d of %d bytes", r.Done(), r.DataSize))
-	if err := k.buildOverlay(ctx, r); err != nil {
+	if err := k.BuildOverlay(ctx, r); err != nil {
 		return err
 	}
-	uuid := dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping)
-	if err := u.removeLeftover(ctx, u.s.Mapping, uuid); err != nil {
+	uuid := dmcrypt.VolumeUUID(u.h.LUKS.UUID, u.s.Mapping)
+	if err := u.kernel.RemoveLeftover(ctx, u.s.Mapping, uuid); err != nil {
 		return err
 	}
-	n, err := u.sys.Mapper.Activate(ctx, u.s.Mapping, uuid, k.whole(k.overlay), k.readOnly)
+	n, err := u.sys.Mapper.Activate(ctx, u.s.Mapping, uuid, k.Whole(k.Overlay), k.ReadOnly)
 	if err != nil {
 		return err
 	}
-	a := &mapped{m: u.Manager, name: u.s.Mapping, num: n}
-	if want := u.h.token.Filesystem.Type; want != "" && u.s.Filesystem.Type != FilesystemNone && !u.o.ForRepair {
-		if proved, _ := u.h.proveByFilesystem(a); !proved || want != u.s.Filesystem.Type {
-			err = u.otherFilesystem(a)
+	a := &mapping.Private{K: u.kernel, Name: u.s.Mapping, Num: n}
+	if want := u.h.Token.Filesystem.Type; want != "" && u.s.Filesystem.ProvesKey() && !u.o.ForRepair {
+		proved, seen := mapping.ProveByFilesystem(u.s, u.h, a)
+		switch {
+		case (u.h.Encrypting() || u.h.Decrypting()) && !u.h.Shows():
+			// No key says whose the plain text is: the filesystem must be the one on record.
+			err = u.seenInPlace(seen)
+		case !proved || want != u.s.Filesystem.Type:
+			err = u.otherFilesystem(ctx, a)
 		}
 	}
 	if err == nil {
 		err = u.sys.Mapper.Announce(ctx, u.s.Mapping)
 	}
 	if err != nil {
-		return errors.Join(err, a.remove(ctx))
+		return errors.Join(err, a.Remove(ctx))
 	}
 	u.j.did("mapping announced")
 	return nil
 }
 
+// seenInPlace explains a volume, a part of which is in plain text, that does not show
+// the filesystem on record.
+func (u *unlocking) seenInPlace(seen error) error {
+	if u.c.Detached() {
+		return u.seenDetached(seen)
+	}
+	want := u.h.Token.Filesystem
+	return fault.New(fault.FilesystemMissing, fmt.Sprintf("the volume does not show the %s filesystem %s that it is being made of", want.Type, want.UUID), seen)
+}
+
 // recoverRecord settles the zone that was interrupted. On a device that cannot
 // be written only a zone that needs no settling can be used.
-func (u *unlocking) recoverRecord(ctx context.Context, k *stack, r reencrypt.Record) (reencrypt.Record, error) {
-	if u.c.data.ReadOnly() {
+func (u *unlocking) recoverRecord(ctx context.Context, k *mapping.Stack, r reencrypt.Record) (reencrypt.Record, error) {
+	if u.c.Data.ReadOnly() {
 		if r.Phase == reencrypt.Journaled {
-			return r, refuse(fault.DeviceReadOnly, "the rotation was cut off in a zone that must be written back, and %s is read-only", u.c.data.Path())
+			return r, fault.Newf(fault.DeviceReadOnly, "the rotation was cut off in a zone that must be written back, and %s is read-only", u.c.Data.Path())
 		}
 		return r, nil
 	}
-	c, err := u.openContainer(u.s, u.c.data.Path(), rotationFlags(true))
-	if u.c.detached() && errors.Is(err, unix.EROFS) {
+	c, err := u.openContainer(u.s, u.c.Data.Path(), rotationFlags(true))
+	if u.c.Detached() && errors.Is(err, unix.EROFS) {
 		if r.Phase == reencrypt.Journaled {
 			return r, fault.New(fault.DeviceReadOnly, fmt.Sprintf("the rotation was cut off in a zone that must be written back, and %s lies on a filesystem that is read-only", u.s.Header), err)
 		}
@@ -307,5 +345,5 @@ func (u *unlocking) recoverRecord(ctx context.Context, k *stack, r reencrypt.Rec
 		r, err = e.Recover(ctx)
 		return err
 	})
-	return r, errors.Join(err, c.close())
+	return r, errors.Join(err, c.Close())
 }

@@ -12,6 +12,7 @@ import (
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -28,7 +29,7 @@ func openBoard() *volumetest.Board {
 func TestClosingTheChipIsToldAsSuch(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	s := spec()
+	s := newSpec()
 	s.AllowOpenState = true
 	b := openBoard()
 	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
@@ -62,11 +63,11 @@ func TestAVolumeOfAClosedChipOnAnOpenOne(t *testing.T) {
 	ctx := context.Background()
 	b := newBoard(crashtest.NewImage(16 * mib))
 	b.State = caam.Closed
-	r, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{NoMount: true})
+	r, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{NoMount: true})
 	must(t, r, err)
 	other := openBoard()
 	other.Disks[0] = b.Disks[0]
-	_, err = other.Manager().Unlock(ctx, spec(), volume.UnlockOptions{})
+	_, err = other.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 	refused(t, err, fault.BlobOpenState)
 	if !strings.Contains(err.Error(), "made on a closed chip, and this chip is open") {
 		t.Errorf("%v", err)
@@ -86,7 +87,7 @@ func TestRequireClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := context.Background()
-			s := spec()
+			s := newSpec()
 			s.AllowOpenState = true
 			b := newBoard(crashtest.NewImage(16 * mib))
 			b.State = c.state
@@ -105,8 +106,8 @@ func TestRequireClosed(t *testing.T) {
 	}
 	t.Run("source dev", func(t *testing.T) {
 		t.Parallel()
-		s := spec()
-		s.Source, s.Wrap, s.KeySize, s.Cipher, s.AllowInsecure = volume.SourceDev, "", 64, "aes-xts-plain64", true
+		s := newSpec()
+		s.Source, s.Wrap, s.KeySize, s.Cipher, s.AllowInsecure = spec.SourceDev, "", 64, "aes-xts-plain64", true
 		b := newBoard(crashtest.NewImage(16 * mib))
 		b.State = caam.Closed
 		_, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{RequireClosed: true})

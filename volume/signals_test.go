@@ -10,7 +10,7 @@ import (
 	"imxcrypt/volume"
 )
 
-// waits is a context that notes whether anybody asked to be told of its end. The
+// waits is a context that notes whether anybody asked for notice of its end. The
 // command boot has no handler of signals before.
 type waits struct {
 	context.Context
@@ -22,12 +22,12 @@ func (w *waits) Done() <-chan struct{} {
 	return w.Context.Done()
 }
 
-// A boot that has to wait for nothing does not pay for being told of signals; one
-// that finds the volume open, and may suspend what is in use, is told of them.
+// A boot that has to wait for nothing does not pay for notice of signals; one
+// that finds the volume open, and may suspend what is in use, gets notice of them.
 func TestSignalsAreHandledWhereSomethingIsInUse(t *testing.T) {
 	t.Parallel()
 	b := newBoard(crashtest.NewImage(64 * mib))
-	r, err := b.Manager().Provision(context.Background(), spec(), volume.ProvisionOptions{})
+	r, err := b.Manager().Provision(context.Background(), newSpec(), volume.ProvisionOptions{})
 	must(t, r, err)
 	b = powerCycle(b)
 	for i, want := range []bool{false, true} {
@@ -38,7 +38,7 @@ func TestSignalsAreHandledWhereSomethingIsInUse(t *testing.T) {
 			}
 			return nil
 		}
-		r, err := b.Manager().Unlock(ctx, spec(), volume.UnlockOptions{Mount: true})
+		r, err := b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
 		must(t, r, err)
 		if ctx.asked != want {
 			t.Errorf("unlock %d: somebody waits for signals: %v, expected %v", i+1, ctx.asked, want)

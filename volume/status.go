@@ -5,12 +5,16 @@ package volume
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 )
 
 // State is where a volume stands.
@@ -24,8 +28,13 @@ const (
 	Mounted       State = "mounted"
 	Damaged       State = "damaged"
 	Absent        State = "absent"
+	// HeaderMissing: there was a volume, and its header is gone.
+	HeaderMissing State = "header-missing"
 	// Erasing: erase was interrupted, and the next one finishes it.
 	Erasing State = "erasing"
+	// Keyless: unlocked, and perhaps mounted, and the key in the kernel is lost.
+	// Nothing can be read or written.
+	Keyless State = "keyless"
 	// Unknown: the device is there, and it, or the kernel's mappings, cannot be
 	// looked at.
 	Unknown State = "unknown"
@@ -33,20 +42,22 @@ const (
 
 // States are all of them.
 func States() []State {
-	return []State{Unprovisioned, Locked, Unlocked, Mounted, Damaged, Absent, Erasing, Unknown}
+	return []State{Unprovisioned, Locked, Unlocked, Mounted, Damaged, HeaderMissing, Absent, Erasing, Keyless, Unknown}
 }
 
-// Status is what can be told of a volume without its key.
+// Status is what can be said of a volume without its key.
 type Status struct {
 	Name   string
 	Device string // as configured
 	// Path is where the device was found; empty if it was not.
-	Path          string
-	UUID          string
-	State         State
-	Phase         Phase
-	Generation    int
-	Source        string
+	Path       string
+	UUID       string
+	State      State
+	Phase      header.Phase
+	Generation int
+	Source     string
+	// Trust is the trust source that seals a trusted key; empty for any.
+	Trust         string
 	Wrap          string
 	KeySize       int // bytes
 	Cipher        string
@@ -55,11 +66,16 @@ type Status struct {
 	SecurityState string
 	Mapping       string // the node's path; empty while locked
 	MountPath     string // as configured
-	Mounted       bool
-	Size          int64 // bytes of data
+	// Mounted: where the configuration says, or anywhere if it names no place.
+	Mounted bool
+	Size    int64 // bytes of data
 	// Recipients are whom a recovery copy of the key is sealed to; none if there
 	// is no such copy.
 	Recipients []string
+	// RecoveryPassphrase: a copy opens with a passphrase.
+	RecoveryPassphrase bool
+	// RecoveryFingerprint is that of the copies.
+	RecoveryFingerprint string
 	// Rotation is how far a rotation is; nil where none is under way.
 	Rotation *Rotation
 	// Created is when the key was made, by the clock of then; zero if unknown.
@@ -67,30 +83,51 @@ type Status struct {
 	// LastUnlock is the latest unlocking since the system started; nil if there
 	// was none or nothing is known of it.
 	LastUnlock *LastUnlock
+	// LastFailure is why the latest unlocking since the start failed; nil if the
+	// volume is up or nothing is known of it.
+	LastFailure *UnlockFailure
+	// IntactHeader: both copies were read, and are good.
+	IntactHeader bool
+	// Warnings are what should be seen to, and keeps nobody from the data. Each has
+	// a code.
+	Warnings []error
 	// Err is what is wrong with the volume, nil if nothing is.
 	Err error
+	// misused is how an open volume is not used as configured.
+	misused error
 }
 
-// Up tells whether the volume can be used.
-func (st Status) Up() bool { return st.State == Unlocked || st.State == Mounted }
+// Up reports whether the volume can be used as configured: it is mounted where it has
+// a mount point, else unlocked.
+func (st Status) Up() bool {
+	return st.State == Mounted || st.State == Unlocked && st.MountPath == ""
+}
+
+// Problem is what is wrong with the volume, or with how it is used; nil if nothing is.
+func (st Status) Problem() error {
+	if st.Err != nil {
+		return st.Err
+	}
+	return st.misused
+}
 
 // Status looks at a volume. It waits for nothing and changes nothing, except
-// that a zone which a killed rotation holds is let go on, if nobody works on the
+// that a zone which a killed rotation holds is released, if nobody works on the
 // volume. What is wrong is in the result.
-func (m *Manager) Status(ctx context.Context, s Spec) Status {
+func (m *Manager) Status(ctx context.Context, s spec.Volume) Status {
 	st := m.look(ctx, s)
 	if fault.Is(st.Err, fault.MappingMismatch) {
 		// Header and mapping are not read in one moment: a rotation may have
 		// begun or ended in between.
 		st = m.look(ctx, s)
 	}
-	if st.Phase == PhaseRotating && st.Mapping != "" {
+	if st.Rotation != nil && st.Mapping != "" {
 		if err := m.settleAbandoned(ctx, s); err != nil && st.Err == nil {
-			st.Err = failed(ctx, "status", s, err)
+			st.Err = Failed(ctx, "status", s, err)
 		}
 	}
 	if st.Err == nil && st.Mapping != "" && m.staysSuspended(s) {
-		st.Err = failed(ctx, "status", s, refuse(fault.StaysSuspended, "mapping %s is suspended, whoever uses it waits", s.Mapping))
+		st.Err = Failed(ctx, "status", s, fault.Newf(fault.StaysSuspended, "mapping %s is suspended, and its users wait", s.Mapping))
 	}
 	return st
 }
@@ -98,9 +135,9 @@ func (m *Manager) Status(ctx context.Context, s Spec) Status {
 // momentSuspended is longer than a mapping is suspended to have its table changed.
 const momentSuspended = 50 * time.Millisecond
 
-// staysSuspended tells whether a mapping is suspended for longer than a moment.
+// staysSuspended reports whether a mapping is suspended for longer than a moment.
 // One that was never announced is what a killed unlock left: nobody uses it.
-func (m *Manager) staysSuspended(s Spec) bool {
+func (m *Manager) staysSuspended(s spec.Volume) bool {
 	if info, err := m.sys.Mapper.Info(s.Mapping); err != nil || !info.Suspended {
 		return false
 	}
@@ -112,9 +149,9 @@ func (m *Manager) staysSuspended(s Spec) bool {
 	return err == nil && info.Suspended
 }
 
-func (m *Manager) look(ctx context.Context, s Spec) Status {
+func (m *Manager) look(ctx context.Context, s spec.Volume) Status {
 	st := Status{
-		Name: s.Name, Device: s.Device, Source: s.Source, Wrap: s.Wrap, KeySize: s.KeySize, Cipher: s.Cipher,
+		Name: s.Name, Device: s.Device, Source: s.Source, Trust: s.Trusted.Source, Wrap: s.Wrap, KeySize: s.KeySize, Cipher: s.Cipher,
 		SectorSize: s.SectorSize, Header: s.Header, MountPath: s.Mount.Path, State: Absent,
 	}
 	live, err := m.liveState(s, &st)
@@ -123,13 +160,18 @@ func (m *Manager) look(ctx context.Context, s Spec) Status {
 	} else if st.State == Locked && fault.Is(err, fault.PermissionMissing) {
 		st.State = Unknown // it may be unlocked
 	}
-	st.Err = failed(ctx, "status", s, err)
+	st.Err, st.misused = Failed(ctx, "status", s, err), Failed(ctx, "status", s, st.misused)
+	if !st.Up() && m.sys.Unlocks != nil {
+		if f, err := m.sys.Unlocks.LastFailure(s.Name); err == nil {
+			st.LastFailure = &f
+		}
+	}
 	return st
 }
 
 // liveState asks device-mapper and the mount table; nil where no mapping of the
 // volume's name can be the volume's.
-func (m *Manager) liveState(s Spec, st *Status) (*dmcrypt.Info, error) {
+func (m *Manager) liveState(s spec.Volume, st *Status) (*dmcrypt.Info, error) {
 	info, err := m.sys.Mapper.Info(s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
 		return nil, nil
@@ -138,23 +180,49 @@ func (m *Manager) liveState(s Spec, st *Status) (*dmcrypt.Info, error) {
 		return nil, err
 	}
 	if !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
-		return nil, refuse(fault.MappingMismatch, "mapping %s exists and is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
+		return nil, fault.Newf(fault.MappingMismatch, "mapping %s exists and is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
 	}
-	targets, err := m.mountPoints(info)
-	st.Mounted = len(targets) > 0
-	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && untold(info, announced) {
+	err = m.mountState(s, info, st)
+	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && unannounced(info, announced) {
 		// With the key in it, but of use to nobody.
-		m.sys.Log.Warn("there is a mapping that nobody was told of: an unlock is at work, or was interrupted; then the next one makes it anew, and `imxcrypt lock` takes it away", "mapping", s.Mapping)
+		m.sys.Log.Warn("unannounced mapping: an unlock is at work, or was interrupted; the next unlock makes it again, and `imxcrypt lock` removes it", "mapping", s.Mapping)
+		st.misused = nil
 	} else {
 		st.Mapping = "/dev/mapper/" + s.Mapping
 	}
 	return &info, err
 }
 
+// mountState compares where the volume is mounted with the configuration.
+func (m *Manager) mountState(s spec.Volume, info dmcrypt.Info, st *Status) error {
+	targets, err := m.mountPoints(info)
+	st.Mounted = len(targets) > 0
+	if err != nil || s.Mount.Path == "" {
+		return err
+	}
+	at, err := m.sys.Mounts.Look(s.Mount.Path)
+	if err != nil {
+		return err
+	}
+	st.Mounted = at.State == mount.TargetOccupied && isMountOf(at.Mounted, info)
+	switch {
+	case st.Mounted && at.Mounted.ReadOnly() && !slices.Contains(s.Mount.Options, "ro"):
+		st.misused = fault.Newf(fault.MountedReadOnly, "mounted read-only on %s, and the configuration asks for read-write", s.Mount.Path)
+	case st.Mounted:
+	case len(targets) == 0:
+		st.misused = fault.Newf(fault.NotMounted, "unlocked and not mounted on %s", s.Mount.Path)
+	case slices.Contains(targets, at.Path):
+		st.misused = fault.Newf(fault.NotMounted, "something else is mounted over the volume on %s", s.Mount.Path)
+	default:
+		st.misused = fault.Newf(fault.NotMounted, "mounted on %s and not on %s", strings.Join(targets, ", "), s.Mount.Path)
+	}
+	return nil
+}
+
 // storedState reads the header. live is the mapping of the volume's name, which
 // turns out to be another volume's only when the header is read.
-func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live *dmcrypt.Info) error {
-	path, err := m.sys.Devices.Find(ctx, s.Device)
+func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, live *dmcrypt.Info) error {
+	path, err := m.seen(ctx, s)
 	if err != nil {
 		if fault.Is(err, fault.PermissionMissing) {
 			st.State = Unknown
@@ -162,52 +230,61 @@ func (m *Manager) storedState(ctx context.Context, s Spec, st *Status, live *dmc
 		return err
 	}
 	st.Path, st.State = path, Unknown
-	c, err := m.openContainer(s, path, blockdev.Flags{})
+	c, h, err := m.openHeader(s, path, blockdev.Flags{})
 	if err != nil {
-		if fault.Is(err, fault.NotProvisioned) {
+		switch fault.CodeOf(err) {
+		case fault.NotProvisioned, fault.ProvisioningStarted:
 			st.State = Unprovisioned
-		}
-		return err
-	}
-	defer c.close()
-	h, err := readHeader(c)
-	if err != nil {
-		switch {
-		case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
-			st.State = Unprovisioned
-		case fault.Is(err, fault.EraseStarted):
+		case fault.EraseStarted:
 			st.State = Erasing
-		default:
+		case fault.PartitionShrunk, fault.EncryptionStarted:
+			st.State = Locked // its header is good
+		case fault.HeaderMissing:
+			st.State = HeaderMissing
+		case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderVersion, fault.HeaderRequirement, fault.PlaintextFound, fault.ForeignHeader, fault.IOFailed:
 			st.State = Damaged
 		}
 		return err
 	}
-	st.UUID, st.Phase, st.Generation = h.luks.UUID, h.token.Phase, h.token.Generation
-	st.Source, st.Wrap, st.KeySize = h.token.Source, string(h.token.Wrap), h.token.KeySize
-	st.Cipher, st.SectorSize = h.segment.Encryption, h.segment.SectorSize
-	st.SecurityState, st.Size, st.Created = string(h.token.State), h.segment.Size, h.token.Created
-	m.lastUnlock(s, st)
-	if live != nil && live.UUID != dmcrypt.VolumeUUID(h.luks.UUID, s.Mapping) {
-		st.Mapping, st.Mounted = "", false
+	defer c.Close()
+	k := h.Keyed()
+	st.UUID, st.Phase, st.Generation = h.LUKS.UUID, k.Token.Phase, k.Token.Generation
+	st.Source, st.Trust, st.Wrap, st.KeySize = k.Token.Source, k.Token.Trust(), string(k.Token.Wrap), k.Token.KeySize
+	st.Cipher, st.SectorSize = k.Segment.Encryption, k.Segment.SectorSize
+	st.SecurityState, st.Size, st.Created = string(k.Token.State), h.Segment.Size, k.Token.Created
+	if st.IntactHeader = h.Copies.Intact(); !st.IntactHeader && k.Token.Phase == header.PhaseReady {
+		st.Warnings = append(st.Warnings, fault.Newf(fault.HeaderCopyDamaged, "one copy of the header is damaged: %s; the other serves", h.Copies.Damage()))
 	}
-	rotationErr := h.rotationStatus(c, st)
-	st.Recipients = h.token.Recovery.Recipients
+	if n := h.Unused(s, c); n > 0 {
+		st.Warnings = append(st.Warnings, fault.Newf(fault.PartitionGrown, "%s has grown since the volume was made: %d MiB of it are not used", path, n/header.MiB))
+	}
+	m.lastUnlock(s, st)
+	if live != nil && live.UUID != dmcrypt.VolumeUUID(h.LUKS.UUID, s.Mapping) {
+		st.Mapping, st.Mounted, st.misused = "", false, nil
+	}
+	rotationErr := rotationStatus(h, c, st)
+	st.Recipients, st.RecoveryFingerprint = h.Token.Recovery.Recipients, h.Fingerprint()
+	st.RecoveryPassphrase = h.Token.Recovery.ByPassphrase()
 	switch {
 	case st.Mounted:
 		st.State = Mounted
 	case st.Mapping != "":
 		st.State = Unlocked
-	case h.token.Phase == PhaseErasing:
+	case h.Token.Phase == header.PhaseErasing:
 		st.State = Erasing
-	case h.token.Phase == PhaseProvisioning:
+	case h.Token.Phase == header.PhaseProvisioning:
 		st.State = Unprovisioned
 	default:
 		st.State = Locked
 	}
-	return errors.Join(rotationErr, m.statusProblem(ctx, s, h, c, live != nil))
+	problem := m.statusProblem(ctx, s, h, c, live != nil)
+	if (st.State == Unlocked || st.State == Mounted) && fault.Is(problem, fault.KeysLost) && !errors.Is(problem, errDoubtful) {
+		st.State = Keyless
+	}
+	return errors.Join(rotationErr, problem)
 }
 
-func (m *Manager) statusProblem(ctx context.Context, s Spec, h *header, c *container, live bool) error {
+func (m *Manager) statusProblem(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, live bool) error {
 	if err := m.mayOpen(s, h, m.begin(s, nil)); err != nil {
 		return err
 	}

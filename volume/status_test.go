@@ -12,6 +12,8 @@ import (
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
 )
 
 // A mapping of the volume's name is not the volume because of its name.
@@ -23,9 +25,9 @@ func TestStatusKnowsWhoseMappingItIs(t *testing.T) {
 		"of another volume":    dmcrypt.VolumeUUID("9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b", "data"),
 		"of cryptsetup, plain": "CRYPT-PLAIN-data",
 	} {
-		b, _ := ready(t, spec())
+		b, _ := ready(t, newSpec())
 		mapForeign(t, b, "data", uuid)
-		st := b.Manager().Status(context.Background(), spec())
+		st := b.Manager().Status(context.Background(), newSpec())
 		if st.State != volume.Locked || st.Up() || st.Mapping != "" || st.Mounted {
 			t.Errorf("%s: %+v", name, st)
 		}
@@ -35,7 +37,7 @@ func TestStatusKnowsWhoseMappingItIs(t *testing.T) {
 
 // noAnswer is a kernel whose mappings cannot be asked for.
 type noAnswer struct {
-	volume.Mapper
+	mapping.Mapper
 	err error
 }
 
@@ -52,10 +54,10 @@ func TestStatusWithoutDeviceMapper(t *testing.T) {
 		{&dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrNoDeviceMapper, Err: unix.ENOENT}, volume.Locked, fault.DMMissing},
 		{&dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrPermission, Err: unix.EACCES}, volume.Unknown, fault.PermissionMissing},
 	} {
-		b, _ := ready(t, spec())
+		b, _ := ready(t, newSpec())
 		s := b.System()
 		s.Mapper = noAnswer{s.Mapper, c.err}
-		st := volume.New(s).Status(context.Background(), spec())
+		st := volume.New(s).Status(context.Background(), newSpec())
 		if st.State != c.state || st.UUID == "" {
 			t.Errorf("%v: %+v", c.err, st)
 		}
@@ -64,19 +66,19 @@ func TestStatusWithoutDeviceMapper(t *testing.T) {
 }
 
 // closed is storage that only root may open.
-type closed struct{ volume.Devices }
+type closed struct{ mapping.Devices }
 
-func (closed) Open(path string, _ blockdev.Flags) (volume.Device, error) {
+func (closed) Open(path string, _ blockdev.Flags) (header.Device, error) {
 	return nil, &blockdev.Error{Op: "open", Path: path, Code: fault.PermissionMissing, Err: unix.EACCES}
 }
 
 // A device that is there and cannot be read is not absent.
 func TestStatusOfADeviceThatMayNotBeRead(t *testing.T) {
 	t.Parallel()
-	b, _ := ready(t, spec())
+	b, _ := ready(t, newSpec())
 	s := b.System()
 	s.Devices = closed{s.Devices}
-	st := volume.New(s).Status(context.Background(), spec())
+	st := volume.New(s).Status(context.Background(), newSpec())
 	refused(t, st.Err, fault.PermissionMissing)
 	if st.State != volume.Unknown || st.Path == "" {
 		t.Errorf("%+v", st)

@@ -14,6 +14,8 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -53,7 +55,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	for name, c := range map[string]struct {
-		s    volume.Spec
+		s    spec.Volume
 		swap func(t *testing.T, b *volumetest.Board, im *crashtest.Image)
 		code fault.Code
 		text string
@@ -62,7 +64,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 		"a foreign LUKS1":                   {swap: onlyImage(foreignLUKS1), code: fault.ForeignHeader},
 		"a foreign LUKS2":                   {swap: onlyImage(func(im *crashtest.Image) { write(im, make([]byte, mib), 0); foreignLUKS2(im) }), code: fault.ForeignHeader, text: `"somebody's"`},
 		"a LUKS to come":                    {swap: onlyImage(func(im *crashtest.Image) { write(im, make([]byte, mib), 0); laterLUKS(im) }), code: fault.HeaderVersion},
-		"noise":                             {swap: onlyImage(noise), code: fault.NotProvisioned},
+		"noise":                             {swap: onlyImage(noise), code: fault.HeaderMissing},
 		"zeros":                             {swap: onlyImage(func(im *crashtest.Image) { write(im, make([]byte, im.Size()), 0) }), code: fault.NotProvisioned},
 		"plaintext under a detached header": {s: changed(detached), swap: onlyImage(plainExt4fresh), code: fault.PlaintextFound, text: "ext4"},
 		"LUKS under a detached header":      {s: changed(detached), swap: onlyImage(foreignLUKS1), code: fault.ForeignHeader},
@@ -74,12 +76,12 @@ func TestSubstitutionIsRefused(t *testing.T) {
 			write(im, anotherVolume(t, b, "data"), 0)
 		}, code: fault.HeaderMismatch, text: "uuid"},
 		"the blob of another volume": {swap: func(t *testing.T, b *volumetest.Board, im *crashtest.Image) {
-			other := header(t, anotherVolume(t, b, "other"))
+			other := headerOf(t, anotherVolume(t, b, "other"))
 			rewrite(t, im, func(h *luks2.Header) { h.Metadata.Tokens["0"].Extra["blob"] = other.Metadata.Tokens["0"].Extra["blob"] })
 		}, code: fault.KeyWrong},
 		"blob and check of another volume": {swap: func(t *testing.T, b *volumetest.Board, im *crashtest.Image) {
 			raw := anotherVolume(t, b, "other")
-			other := header(t, raw)
+			other := headerOf(t, raw)
 			rewrite(t, im, func(h *luks2.Header) {
 				h.Metadata.Tokens["0"].Extra["blob"] = other.Metadata.Tokens["0"].Extra["blob"]
 				h.Metadata.Digests = other.Metadata.Digests
@@ -108,7 +110,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 		"sector size": {swap: headerChange(func(h *luks2.Header) {
 			segment(h, func(s *luks2.Segment) { s.SectorSize = 512 })
 		}), code: fault.HeaderMismatch, text: "sector_size"},
-		"sector size, believed by the configuration": {s: changed(func(s *volume.Spec) { s.SectorSize = 512 }), swap: headerChange(func(h *luks2.Header) {
+		"sector size, believed by the configuration": {s: changed(func(s *spec.Volume) { s.SectorSize = 512 }), swap: headerChange(func(h *luks2.Header) {
 			segment(h, func(s *luks2.Segment) { s.SectorSize = 512 })
 		}), code: fault.KeyWrong},
 		"iv_tweak": {swap: headerChange(func(h *luks2.Header) {
@@ -123,7 +125,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 		"key size": {swap: func(t *testing.T, _ *volumetest.Board, im *crashtest.Image) {
 			rewrite(t, im, func(h *luks2.Header) { member(t, h, "key_size", 16) })
 		}, code: fault.HeaderMismatch, text: "key_size"},
-		"key size, believed by the configuration": {s: changed(func(s *volume.Spec) { s.KeySize = 16 }), swap: func(t *testing.T, _ *volumetest.Board, im *crashtest.Image) {
+		"key size, believed by the configuration": {s: changed(func(s *spec.Volume) { s.KeySize = 16 }), swap: func(t *testing.T, _ *volumetest.Board, im *crashtest.Image) {
 			rewrite(t, im, func(h *luks2.Header) { member(t, h, "key_size", 16) })
 		}, code: fault.KeyLengthMismatch},
 		"source": {swap: func(t *testing.T, _ *volumetest.Board, im *crashtest.Image) {
@@ -140,7 +142,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 			rewrite(t, im, func(h *luks2.Header) { member(t, h, "colour", "blue") })
 		}, code: fault.HeaderInvalid},
 		"a requirement of a later version": {swap: headerChange(func(h *luks2.Header) { h.Require("imxcrypt-v2") }), code: fault.HeaderRequirement, text: "imxcrypt-v2"},
-		"our requirement taken away":       {swap: headerChange(func(h *luks2.Header) { h.Unrequire(volume.Requirement) }), code: fault.ForeignHeader},
+		"our requirement taken away":       {swap: headerChange(func(h *luks2.Header) { h.Unrequire(header.Requirement) }), code: fault.ForeignHeader},
 		"two segments": {swap: headerChange(func(h *luks2.Header) {
 			segment(h, func(s *luks2.Segment) { s.Size -= mib })
 			s := h.Metadata.Segments["0"]
@@ -160,7 +162,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if c.s.Name == "" {
-				c.s = spec()
+				c.s = newSpec()
 			}
 			honest := c.s
 			honest.SectorSize, honest.KeySize = 4096, 32
@@ -211,11 +213,11 @@ func TestARewrittenCheck(t *testing.T) {
 		"digest": rewritten("digest", base64.StdEncoding.EncodeToString(make([]byte, 32))),
 		"place":  rewritten("offset", "36864"),
 	} {
-		for _, fs := range []string{"ext4", volume.FilesystemNone} {
+		for _, fs := range []string{"ext4", spec.FilesystemNone} {
 			t.Run(name+" "+fs, func(t *testing.T) {
 				t.Parallel()
-				s := changed(func(s *volume.Spec) {
-					if s.Filesystem.Type = fs; fs == volume.FilesystemNone {
+				s := changed(func(s *spec.Volume) {
+					if s.Filesystem.Type = fs; fs == spec.FilesystemNone {
 						s.Mount.Path = ""
 					}
 				})
@@ -224,7 +226,7 @@ func TestARewrittenCheck(t *testing.T) {
 				_, err := b.Manager().Verify(ctx, s)
 				refused(t, err, fault.KeyWrong)
 				_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
-				if fs == volume.FilesystemNone {
+				if fs == spec.FilesystemNone {
 					refused(t, err, fault.KeyWrong)
 					return
 				}
@@ -240,18 +242,18 @@ func TestARewrittenCheck(t *testing.T) {
 }
 
 // An older copy of the whole header is the same volume with the same key: it
-// opens, and cannot be told from the newest. What a rollback cannot do is to
-// bring back a key that the data is not encrypted with.
+// opens, and cannot be distinguished from the newest. What a rollback cannot do is to
+// restore a key that the data is not encrypted with.
 func TestRollbackToAnotherKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b, im := ready(t, spec())
+	b, im := ready(t, newSpec())
 	old := im.Bytes()[:mib]
-	// The same device, provisioned anew under the same uuid and name.
+	// The same device, provisioned again under the same uuid and name.
 	fresh := crashtest.NewImage(16 * mib)
 	b2 := volumetest.New(b.Chip, volumetest.NoFiles(), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: fresh})
 	b2.Directories = b.Directories
-	s := changed(func(s *volume.Spec) { s.UUID = header(t, old).UUID })
+	s := changed(func(s *spec.Volume) { s.UUID = headerOf(t, old).UUID })
 	r, err := b2.Manager().Provision(ctx, s, volume.ProvisionOptions{})
 	must(t, r, err)
 	b2 = powerCycle(b2)
@@ -259,13 +261,25 @@ func TestRollbackToAnotherKey(t *testing.T) {
 	_, err = b2.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 	// The old header is whole in itself, check and all: the key is right by its
 	// check, and the data is noise.
-	refused(t, err, fault.FilesystemMissing)
+	refused(t, err, fault.KeyWrong)
+	_, err = b2.Manager().Verify(ctx, s)
+	refused(t, err, fault.KeyWrong)
+	// It can be looked at, and not written to.
+	r, err = b2.Manager().Unlock(ctx, s, volume.UnlockOptions{ForRepair: true})
+	if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "NOT PROVED") {
+		t.Fatalf("%+v", r)
+	}
+	if info, err := b2.DM.Info(s.Mapping); err != nil || !info.ReadOnly {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	r, err = b2.Manager().Lock(ctx, s, volume.LockOptions{})
+	must(t, r, err)
 	if b2.DM.State() != "" {
 		t.Fatalf("left in the kernel:\n%s", b2.DM.State())
 	}
 }
 
-var pinned = changed(func(s *volume.Spec) { s.UUID = "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b" })
+var pinned = changed(func(s *spec.Volume) { s.UUID = "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b" })
 
 func onlyImage(f func(*crashtest.Image)) func(*testing.T, *volumetest.Board, *crashtest.Image) {
 	return func(_ *testing.T, _ *volumetest.Board, im *crashtest.Image) { f(im) }
@@ -290,13 +304,13 @@ func anotherVolume(t *testing.T, b *volumetest.Board, name string) []byte {
 	im := crashtest.NewImage(16 * mib)
 	n := volumetest.New(b.Chip, volumetest.NoFiles(), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: im})
 	n.Directories = b.Directories
-	r, err := n.Manager().Provision(context.Background(), changed(func(s *volume.Spec) { s.Name = name }), volume.ProvisionOptions{})
+	r, err := n.Manager().Provision(context.Background(), changed(func(s *spec.Volume) { s.Name = name }), volume.ProvisionOptions{})
 	must(t, r, err)
 	return im.Bytes()
 }
 
 // header reads the header of a disk.
-func header(t *testing.T, disk []byte) *luks2.Header {
+func headerOf(t *testing.T, disk []byte) *luks2.Header {
 	t.Helper()
 	h, _, err := luks2.Read(bytes.NewReader(disk), 16*mib)
 	if err != nil {

@@ -14,9 +14,11 @@ import (
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/luks2"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 )
 
-// Two volumes of one chip: whoever can write the storage puts one in the place of
+// Two volumes of one chip: a writer of the storage puts one in the place of
 // the other and makes its header say that it is the other. Its key opens, and its
 // filesystem is sound; the check, which takes a key to write, is not of this
 // header.
@@ -28,19 +30,19 @@ func TestAVolumeInThePlaceOfAnotherIsRefused(t *testing.T) {
 			t.Parallel()
 			one, other := crashtest.NewImage(16*mib), crashtest.NewImage(16*mib)
 			b := twoDisks(one, other)
-			s := spec()
+			s := newSpec()
 			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
 			must(t, r, err)
 			if pin {
 				s.UUID = r.UUID
 			}
-			logs := changed(func(s *volume.Spec) {
+			logs := changed(func(s *spec.Volume) {
 				s.Name, s.Mapping, s.Device, s.Mount.Path = "logs", "logs", otherPath, "/logs"
 			})
 			r, err = b.Manager().Provision(ctx, logs, volume.ProvisionOptions{NoMount: true})
 			must(t, r, err)
 			write(one, other.Bytes(), 0)
-			h := header(t, one.Bytes())
+			h := headerOf(t, one.Bytes())
 			if h.Label = "data"; pin {
 				h.UUID = s.UUID
 			}
@@ -63,12 +65,12 @@ func TestAVolumeInThePlaceOfAnotherIsRefused(t *testing.T) {
 }
 
 // The filesystem that provisioning made proves the key without a look at the
-// check; one that its owner made anew, or the header's word for it, does not.
+// check; one that its owner made again, or the header's word for it, does not.
 func TestOnlyTheVolumesOwnFilesystemProvesItsKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	b, im := ready(t, spec())
-	steps := func(s volume.Spec) []string {
+	b, im := ready(t, newSpec())
+	steps := func(s spec.Volume) []string {
 		t.Helper()
 		b = powerCycle(b)
 		r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
@@ -79,14 +81,14 @@ func TestOnlyTheVolumesOwnFilesystemProvesItsKey(t *testing.T) {
 		}
 		return out
 	}
-	if got := steps(spec()); !slices.Contains(got, "key proved by its filesystem") {
+	if got := steps(newSpec()); !slices.Contains(got, "key proved by its filesystem") {
 		t.Fatalf("%q", got)
 	}
-	r, err := b.Manager().Rotate(ctx, spec(), volume.RotateOptions{})
+	r, err := b.Manager().Rotate(ctx, newSpec(), volume.RotateOptions{})
 	if err != nil {
 		t.Fatal(r, err)
 	}
-	if got := steps(spec()); !slices.Contains(got, "key proved by its filesystem") {
+	if got := steps(newSpec()); !slices.Contains(got, "key proved by its filesystem") {
 		t.Fatalf("after a rotation: %q", got)
 	}
 	// Another filesystem, and a header that knows it.
@@ -105,9 +107,9 @@ func TestOnlyTheVolumesOwnFilesystemProvesItsKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	rewrite(t, im, func(h *luks2.Header) {
-		member(t, h, "filesystem", volume.FilesystemID{Type: "ext4", UUID: sb.UUID})
+		member(t, h, "filesystem", header.FilesystemID{Type: "ext4", UUID: sb.UUID})
 	})
-	if got := steps(spec()); !slices.Contains(got, "key proved by its check") {
+	if got := steps(newSpec()); !slices.Contains(got, "key proved by its check") {
 		t.Fatalf("with another filesystem: %q", got)
 	}
 }

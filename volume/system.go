@@ -6,44 +6,17 @@ import (
 	"context"
 	"crypto/rand"
 	"io"
-	"io/fs"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"imxcrypt/caam"
-	"imxcrypt/dmcrypt"
-	"imxcrypt/internal/atomicfile"
-	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/cpuinfo"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/internal/mount"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
 )
-
-// Device is a block device, or the file of a detached header. Offsets and
-// sizes are in bytes. A write is durable after Flush.
-type Device interface {
-	io.ReaderAt
-	io.WriterAt
-	Flush() error
-	Size() int64
-	LogicalBlockSize() int
-	// PreferredEraseSize is the storage's erase unit, 0 where it is unknown.
-	PreferredEraseSize() int64
-	ReadOnly() bool
-	Path() string
-	Number() blockdev.Number
-	Close() error
-}
-
-// Devices finds and opens block devices.
-type Devices interface {
-	// Find turns a device specification into a path, now or never: a device
-	// that is not there is an error of code [fault.DeviceMissing].
-	Find(ctx context.Context, spec string) (string, error)
-	Open(path string, f blockdev.Flags) (Device, error)
-	Users(n blockdev.Number) (blockdev.Users, error)
-	// Below are the devices that a device stands on, at any depth.
-	Below(n blockdev.Number) []blockdev.Number
-}
 
 // Waiter blocks until a device may have appeared or ctx ends.
 type Waiter interface {
@@ -57,68 +30,26 @@ type Watch interface {
 	Close() error
 }
 
-// Mapper is device-mapper. Activate and Load must be called on the thread
-// whose keyring holds the table's key.
-type Mapper interface {
-	// Activate creates a mapping that the system is not told of: no link, no
-	// probing. On failure nothing is left behind.
-	Activate(ctx context.Context, name, uuid string, t dmcrypt.Table, readOnly bool) (dmcrypt.Number, error)
-	// Announce makes an activated mapping public; when it returns, its node
-	// /dev/mapper/NAME is there.
-	Announce(ctx context.Context, name string) error
-	Remove(ctx context.Context, name string) error
-	// Info is an error of [dmcrypt.ErrNotFound] for a mapping that is not there.
-	Info(name string) (dmcrypt.Info, error)
-	Table(name string) (dmcrypt.Table, error)
-	// List is all mappings whose UUID begins with one of the prefixes; all there
-	// are without one.
-	List(uuidPrefixes ...string) ([]dmcrypt.Info, error)
-	// Load, Clear, Suspend, Resume and Swap are those of [dmcrypt.Mapper], for
-	// the tables of a volume in use.
-	Load(ctx context.Context, name string, t dmcrypt.Table, readOnly bool) error
-	Clear(name string) error
-	Suspend(ctx context.Context, name string, flags dmcrypt.SuspendFlag) error
-	Resume(name string, v dmcrypt.Visibility, flags dmcrypt.SuspendFlag) error
-	Swap(ctx context.Context, name string, t dmcrypt.Table, readOnly bool, v dmcrypt.Visibility, flags dmcrypt.SuspendFlag) error
-	// Announced tells whether the node /dev/mapper/NAME leads to the mapping.
-	Announced(name string) (bool, error)
-}
-
-// Keyring lends a thread a key for the duration of a call.
-type Keyring interface {
-	WithLogonKey(description string, payload []byte, use func() error) error
-}
-
-// Chip is the CAAM, through whichever engine the configuration chose.
-type Chip interface {
-	Create(ctx context.Context, wrap caam.Wrap, keySize int) (*caam.BlackKey, caam.Blob, error)
-	Import(ctx context.Context, blob caam.Blob) (*caam.BlackKey, error)
-}
-
-// Files are regular files on power-fail-safe terms.
-type Files interface {
-	Create(path string, data []byte, perm fs.FileMode) error
-	// Settle makes a file durable that an interrupted run may have left.
-	Settle(path string) error
-	// Remove is no error for a file that is not there.
-	Remove(path string) error
-	Read(path string, o atomicfile.ReadOptions) ([]byte, error)
-	// List are the names in a folder; none if there is no such folder.
-	List(dir string) ([]string, error)
-}
-
 // Filesystems runs mkfs and fsck.
 type Filesystems interface {
 	Make(ctx context.Context, fstype, device string, o mkfs.Options) error
 	// Check repairs what can be repaired without asking. A program that is not
 	// there is an error of code [fault.ProgramMissing].
 	Check(ctx context.Context, fstype, device string) (repaired bool, err error)
+	// Grow has the filesystem that is mounted on target take the size bytes of its
+	// device.
+	Grow(fstype, target string, size int64) (grown bool, err error)
 }
 
 // Mounts mounts and tells what is mounted.
 type Mounts interface {
 	Mount(source, target, fstype string, options []string) error
 	Unmount(target string) error
+	// Idle enforces that what is mounted on target could be unmounted now.
+	Idle(target string) error
+	// Elsewhere enforces that no mount that is chosen stays in another mount namespace
+	// when those in this one are unmounted.
+	Elsewhere(chosen func(*mount.Entry) bool) error
 	List() ([]mount.Entry, error)
 	// Look tells what is at a mount point; Target.Usable says why it cannot be
 	// mounted on.
@@ -134,22 +65,33 @@ type Locks interface {
 // fields must be set, except Chip, which is asked for only by volumes of the
 // caam source, and those with a default named here.
 type System struct {
-	Devices     Devices
+	Devices     mapping.Devices
 	Waiter      Waiter
-	Mapper      Mapper
-	Keyring     Keyring
-	Chip        func() (Chip, error)
-	Files       Files
+	Mapper      mapping.Mapper
+	Keyring     source.Keyring
+	Chip        func() (source.Chip, error)
+	Files       source.Files
 	Filesystems Filesystems
 	Mounts      Mounts
 	Locks       Locks
 	// Attach makes a read-only device of an image in a file; nil where there are
 	// no images. The device goes when it is closed and nothing lies on it.
 	Attach func(path string) (device string, closer io.Closer, err error)
+	// Images makes devices of volumes in files; nil where a volume's device is never a
+	// file.
+	Images Images
 	// SecurityState reads the chip's state; never fails, may be unknown.
 	SecurityState func() caam.SecurityState
-	Unlocks       UnlockRecords    // keeps none
-	Now           func() time.Time // time.Now
+	// Harden prepares the process to hold keys; it is called before one is opened.
+	Harden func() error // nothing
+	// KeepsKeys reports whether the chip's black keys outlive a suspend.
+	KeepsKeys func() bool // they do not
+	// HasAES reports whether the processor has instructions for AES.
+	HasAES func() bool // this processor's
+	// DropCaches has the kernel forget what it has read and not changed.
+	DropCaches func() error     // it is not
+	Unlocks    UnlockRecords    // keeps none
+	Now        func() time.Time // time.Now
 	// Slept tells of the suspends since the system started. What lies in the kernel's
 	// memory survives one, the meaning of a black key may not.
 	Slept func() Slept // the running kernel's
@@ -159,35 +101,60 @@ type System struct {
 
 // Slept is how often and how long the system has been suspended.
 type Slept struct {
-	Times int // 0 where the kernel does not count
-	For   time.Duration
+	Times int           `json:"times"` // 0 where the kernel does not count
+	For   time.Duration `json:"for_ns"`
 }
 
 // shortestSleep is more than the clocks differ by chance, and less than any suspend
 // to RAM takes.
 const shortestSleep = 50 * time.Millisecond
 
-// since tells whether the system was suspended between two looks.
-func (s Slept) since(before Slept) bool {
+// Since reports whether the system was suspended between two looks.
+func (s Slept) Since(before Slept) bool {
 	return s.Times != before.Times || s.For-before.For >= shortestSleep
 }
 
 // Manager runs the life of volumes on one System.
-type Manager struct{ sys System }
+type Manager struct {
+	sys     System
+	kernel  mapping.Kernel
+	sources source.Sources
+	// looks counts the looks through live mappings that have these open, also those
+	// that were given up and still wait for storage.
+	looks atomic.Int32
+	// images are the devices of images that are in use.
+	images held
+}
+
+// WithDefaults is the system with the fields set that have a default.
+func (s System) WithDefaults() System {
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	if s.Slept == nil {
+		s.Slept = slept
+	}
+	if s.HasAES == nil {
+		s.HasAES = cpuinfo.ThisHasAES
+	}
+	if s.Harden == nil {
+		s.Harden = func() error { return nil }
+	}
+	if s.Rand == nil {
+		s.Rand = rand.Reader
+	}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
 
 // New returns a Manager.
 func New(sys System) *Manager {
-	if sys.Now == nil {
-		sys.Now = time.Now
+	sys = sys.WithDefaults()
+	return &Manager{
+		sys:     sys,
+		kernel:  mapping.Kernel{Devices: sys.Devices, Mapper: sys.Mapper, Attach: sys.Attach},
+		sources: source.Sources{Chip: sys.Chip, Keyring: sys.Keyring, Files: sys.Files, Rand: sys.Rand, Log: sys.Log, Warned: new(source.Warned)},
 	}
-	if sys.Slept == nil {
-		sys.Slept = slept
-	}
-	if sys.Rand == nil {
-		sys.Rand = rand.Reader
-	}
-	if sys.Log == nil {
-		sys.Log = slog.New(slog.DiscardHandler)
-	}
-	return &Manager{sys: sys}
 }

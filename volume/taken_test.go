@@ -26,6 +26,6 @@ func TestATakenNameIsNoticedBeforeAnythingIsWritten(t *testing.T) {
 		t.Errorf("%s", what)
 		return nil
 	}
-	_, err := b.Manager().Provision(ctx, spec(), volume.ProvisionOptions{})
+	_, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
 	refused(t, err, fault.MappingMismatch)
 }

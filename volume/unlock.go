@@ -6,45 +6,54 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/mount"
-	"imxcrypt/luks2"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 )
 
 // UnlockOptions change how a volume is unlocked.
 type UnlockOptions struct {
 	// Mount mounts the volume where the configuration says.
 	Mount bool
-	// ForRepair accepts a missing or damaged filesystem, provided the check
-	// area proves the key: for fsck. Such a volume is never mounted. With a
-	// detached header nothing else proves the key: the volume is then read-only.
+	// ForRepair accepts a missing or damaged filesystem: for fsck. Such a volume is
+	// never mounted. Where nothing that is stored makes sense through the key, it is
+	// read-only; with a detached header wherever its filesystem is not seen.
 	ForRepair bool
 	// NoWait looks for the device once instead of up to the volume's timeout.
 	NoWait bool
 	// DryRun looks and changes nothing.
 	DryRun bool
-	// Progress is told of each step when it is done.
+	// Progress is called for each step when it is done.
 	Progress func(Step)
 }
 
 // Unlock opens a volume, and mounts it if asked. What is open already is
-// compared with what is wanted and left as it is.
-func (m *Manager) Unlock(ctx context.Context, s Spec, o UnlockOptions) (Result, error) {
-	began := m.sys.Now()
+// compared with what is wanted and left as it is, but that a key which was lost in
+// a suspend is given again.
+func (m *Manager) Unlock(ctx context.Context, s spec.Volume, o UnlockOptions) (Result, error) {
+	began, slept := m.sys.Now(), m.sys.Slept()
 	r, err := m.unlock(ctx, s, o)
 	if err == nil {
-		m.recordUnlock(s, r, began)
+		m.recordUnlock(s, r, began, slept)
 	}
-	return r, failed(ctx, "unlock", s, err)
+	err = Failed(ctx, "unlock", s, err)
+	if !o.DryRun {
+		m.recordOutcome(s, err)
+	}
+	return r, err
 }
 
-func (m *Manager) unlock(ctx context.Context, s Spec, o UnlockOptions) (_ Result, err error) {
+func (m *Manager) unlock(ctx context.Context, s spec.Volume, o UnlockOptions) (_ Result, err error) {
 	j := m.begin(s, o.Progress)
-	if err := s.permitted(); err != nil {
+	if err := s.Permitted(); err != nil {
 		return j.result, err
 	}
 	if !o.DryRun {
@@ -64,36 +73,43 @@ func (m *Manager) unlock(ctx context.Context, s Spec, o UnlockOptions) (_ Result
 
 // unlockLocked unlocks the volume on the device at path. The volume's lock is
 // held.
-func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o UnlockOptions, j *journey) (Result, error) {
+func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) (Result, error) {
 	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
+	if fault.Is(err, fault.EncryptionStarted) && !o.DryRun {
+		if err = m.finishStart(path, j); err == nil {
+			c, h, err = m.openHeader(s, path, blockdev.Flags{Direct: true})
+		}
+	}
 	if err != nil {
 		return j.result, err
 	}
-	defer c.close()
+	defer c.Close()
 	j.of(h, path)
 	if err := m.mayOpen(s, h, j); err != nil {
 		return j.result, err
 	}
 	j.did("header read")
 
-	u := &unlocking{Manager: m, s: s, o: o, j: j, c: c, h: h}
+	u := &unlocking{Manager: m, s: s, o: o, j: j, c: c, h: h, revives: true}
+	h = m.grow(ctx, u, path)
+	u.h = h
 	open, err := u.alreadyOpen(ctx)
 	if err != nil {
 		return j.result, err
 	}
-	rotating := h.next != nil
+	rotating := h.Next != nil
 	if o.DryRun {
 		return j.result, u.announceSteps(open)
 	}
 	if open {
-		j.result.Already = true
+		j.result.Already = !u.revived
 	} else if err := u.open(ctx); err != nil {
 		return j.result, err
 	} else {
 		j.result.opened, j.result.Rotating = true, rotating
 	}
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
-	u.mendOnDevice()
+	u.repairOnDevice()
 	if o.Mount && !o.ForRepair {
 		return j.result, u.mount(ctx)
 	}
@@ -103,35 +119,42 @@ func (m *Manager) unlockLocked(ctx context.Context, s Spec, path string, o Unloc
 // unlocking is one run over one volume.
 type unlocking struct {
 	*Manager
-	s Spec
+	s spec.Volume
 	o UnlockOptions
-	j *journey
-	c *container
-	h *header
+	j *runLog
+	c *header.Storage
+	h *header.Header
+	// revives: keys may be opened, and one that was lost in a suspend is given again;
+	// revived: it was, or would be by a dry run.
+	revives, revived bool
 }
 
 // mayOpen applies the rules that stand before any key is touched.
-func (m *Manager) mayOpen(s Spec, h *header, j *journey) error {
-	if err := h.matchesRotating(s); err != nil {
+func (m *Manager) mayOpen(s spec.Volume, h *header.Header, j *runLog) error {
+	if err := h.MatchesRotating(s); err != nil {
 		return err
 	}
 	return m.mayUse(s, h, j)
 }
 
 // mayUse is mayOpen without the comparison with the configuration.
-func (m *Manager) mayUse(s Spec, h *header, j *journey) error {
-	if h.token.Phase == PhaseErasing {
-		return refuse(fault.EraseStarted, "the volume was being erased, and that was interrupted")
+func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
+	if h.Token.Phase == header.PhaseErasing {
+		return fault.Newf(fault.EraseStarted, "the volume was being erased, and that was interrupted")
 	}
-	if h.token.Phase != PhaseReady {
-		return refuse(fault.ProvisioningStarted, "provisioning was interrupted; there is no data in the volume yet")
+	if h.Token.Phase != header.PhaseReady {
+		return fault.Newf(fault.ProvisioningStarted, "provisioning was interrupted; there is no data in the volume yet")
 	}
-	if err := h.notRolledBack(); err != nil {
+	if err := h.NotRolledBack(); err != nil {
 		return err
 	}
-	if h.token.Source == SourceCAAM && h.token.State == caam.Open {
+	if err := h.Begun(); err != nil {
+		return err
+	}
+	h = h.Keyed()
+	if spec.Sealed(h.Token.Source) && h.Token.State == caam.Open {
 		if !s.AllowOpenState {
-			return refuse(fault.OpenStateRefused, "the volume was made while the chip was open: every open chip can read it, and none can once it is closed")
+			return fault.Newf(fault.OpenStateRefused, "the volume was made while the chip was open: every open chip can read it, and none can once it is closed")
 		}
 		j.warn("the volume was made while the chip was open: every open chip can read it, and none can once it is closed")
 	}
@@ -150,27 +173,27 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	// From here on a signal must not kill: what is in use may be suspended for a
-	// moment. Who waits for the context's end has them handled.
-	_ = ctx.Done()
-	if want := dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping); info.UUID != want {
-		return false, refuse(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q, not %q", u.s.Mapping, info.UUID, want)
+	// moment.
+	heedSignals(ctx)
+	if want := dmcrypt.VolumeUUID(u.h.LUKS.UUID, u.s.Mapping); info.UUID != want {
+		return false, fault.Newf(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q, not %q", u.s.Mapping, info.UUID, want)
 	}
 	announced, err := u.sys.Mapper.Announced(u.s.Mapping)
 	if err != nil {
 		return false, err
 	}
-	if !info.Live || untold(info, announced) {
+	if !info.Live || unannounced(info, announced) {
 		if u.o.DryRun {
 			return false, nil
 		}
-		u.sys.Log.Warn("mapping left by an interrupted run is made anew", "mapping", u.s.Mapping)
+		u.sys.Log.Warn("a mapping that an interrupted run left is made again", "mapping", u.s.Mapping)
 		return false, u.sys.Mapper.Remove(ctx, u.s.Mapping)
 	}
 	live, err := u.sys.Mapper.Table(u.s.Mapping)
 	if err != nil {
 		return false, err
 	}
-	if u.h.next != nil {
+	if u.h.Next != nil {
 		open, err := u.alreadyOpenRotating(ctx, info, live)
 		if err == nil && open && !announced && !u.o.DryRun {
 			// Its keys were proved before anything was made over them.
@@ -178,42 +201,54 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 		}
 		return open, err
 	}
-	if err := u.compareLive(info, live); err != nil || u.o.DryRun {
+	if err := u.compareLive(info, live); err != nil {
+		return false, err
+	}
+	if err := u.proveLive(ctx, info, dmcrypt.Public, side{u.s.Mapping, u.h}); err != nil || u.o.DryRun {
 		return err == nil, err
 	}
 	if info.Suspended {
-		err = u.wake(ctx)
+		slept := u.sys.Slept()
+		if err = u.resumeProved(ctx); err == nil {
+			u.recordProof(u.s, u.h.LUKS.UUID, slept)
+		}
 	}
 	if err == nil && !announced {
-		err = u.nameAgain(ctx)
+		err = u.announceAgain(ctx)
 	}
 	return err == nil, err
 }
 
-// untold tells of a mapping that nobody was told of and nobody found: an unlock is
+// heedSignals has a signal end ctx from now on, where it would have ended the process:
+// a command may install its handlers when it is first asked for the end of its context.
+func heedSignals(ctx context.Context) { ctx.Done() }
+
+// unannounced reports whether a mapping is not announced and not in use: an unlock is
 // at work on it, or was killed.
-func untold(info dmcrypt.Info, announced bool) bool { return !announced && info.Opens == 0 }
+func unannounced(info dmcrypt.Info, announced bool) bool { return !announced && info.Opens == 0 }
 
 // wantedTable is the table that the header and the configuration ask for. The
 // length of the payload is not known without importing the blob, so it is
 // taken from the live table; the description tells UUID and generation.
 func (u *unlocking) wantedTable(live dmcrypt.Table) (dmcrypt.Table, error) {
-	ref := dmcrypt.KeyRef{Type: "logon", Description: u.h.description()}
+	ref := dmcrypt.KeyRef{Type: mapping.KeyType(u.h), Description: mapping.Description(u.h)}
 	if len(live) == 1 {
 		if crypt, ok := live[0].(dmcrypt.Crypt); ok {
 			ref.Size = crypt.Key.Size
 		}
 	}
-	return u.h.dataTable(u.s, u.c.data.Number(), ref)
+	return mapping.DataTable(u.h, u.s, u.c.Data.Number(), ref)
 }
 
 // announceSteps says what would be done, after all that can be looked at.
 func (u *unlocking) announceSteps(open bool) error {
-	if open {
+	if open && u.revived {
+		u.j.would("open the key again, prove it, and give it to /dev/mapper/" + u.s.Mapping)
+	} else if open {
 		u.j.result.Already = true
 		u.j.would("do nothing: the volume is unlocked already")
 	} else {
-		if _, err := u.usedByUs(u.h, u.c.data); err != nil {
+		if _, err := u.kernel.UsedByUs(u.s, u.h, u.c.Data); err != nil {
 			return err
 		}
 		u.j.would("open the key and prove it")
@@ -232,10 +267,10 @@ func (u *unlocking) announceSteps(open bool) error {
 // open imports the key, maps the data privately, proves the key through the
 // mapping, and only then tells the system.
 func (u *unlocking) open(ctx context.Context) error {
-	if err := u.alone(ctx, u.s, u.h, u.c.data); err != nil {
+	if err := u.kernel.RequireUnused(ctx, u.s, u.h, u.c.Data); err != nil {
 		return err
 	}
-	if u.h.next != nil {
+	if u.h.Next != nil {
 		if done, err := u.openRotating(ctx); done || err != nil {
 			return err
 		}
@@ -244,20 +279,27 @@ func (u *unlocking) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer key.wipe()
+	defer key.Wipe()
 	u.j.did("key opened")
 
-	if u.o.ForRepair && !u.h.check.InHeader() {
+	needsCheck := u.h.Token.Filesystem.Type == "" || !u.s.Filesystem.ProvesKey()
+	if u.o.ForRepair && !needsCheck {
 		return u.openForRepair(ctx, key)
 	}
-	needsCheck := u.h.token.Filesystem.Type == "" || u.s.Filesystem.Type == FilesystemNone || u.o.ForRepair
-	if needsCheck {
-		if err := u.proveWithoutFilesystem(ctx, key); err != nil {
-			return err
-		}
+	switch {
+	case needsCheck:
+		err = u.proveWithoutFilesystem(ctx, key)
+	case u.h.Token.Protected() && u.h.Check.Exists():
+		// The CAAM was not asked yet.
+		err = u.proveByCheck(ctx, key)
 	}
-	a, err := u.activate(ctx, u.s.Mapping, dmcrypt.VolumeUUID(u.h.luks.UUID, u.s.Mapping), u.h.description(), key, u.c.data.ReadOnly(),
-		func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) { return u.h.dataTable(u.s, u.c.data.Number(), ref) })
+	if err != nil {
+		return err
+	}
+	a, err := u.kernel.Activate(ctx, u.s.Mapping, dmcrypt.VolumeUUID(u.h.LUKS.UUID, u.s.Mapping), mapping.Description(u.h), key, u.c.Data.ReadOnly(),
+		func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
+			return mapping.DataTable(u.h, u.s, u.c.Data.Number(), ref)
+		})
 	if err != nil {
 		return err
 	}
@@ -269,17 +311,20 @@ func (u *unlocking) open(ctx context.Context) error {
 		err = u.sys.Mapper.Announce(ctx, u.s.Mapping)
 	}
 	if err != nil {
-		return errors.Join(err, a.remove(ctx))
+		return errors.Join(err, a.Remove(ctx))
 	}
 	u.j.did("mapping announced")
+	if u.h.Unbound() {
+		u.j.warn("the detached header has no check of its key: a writer of " + u.s.Header + " can make it open another volume of this chip; `imxcrypt provision " + u.s.Name + "` adds the check")
+	}
 	return nil
 }
 
-func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key liveKey) error {
-	if !u.h.check.InHeader() {
-		return refuse(fault.ConfigInvalid, "a detached header proves its key by the filesystem only; there is none to look at")
+func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key source.Key) error {
+	if !u.h.Check.InHeader() {
+		return fault.Newf(fault.ConfigInvalid, "a detached header proves its key by the filesystem only; there is none to look at")
 	}
-	if err := u.proveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
+	if err := u.kernel.ProveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
 		return u.explain(err)
 	}
 	u.j.did("key proved by its check")
@@ -288,120 +333,156 @@ func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key liveKey) err
 
 // proveFast reads the superblock through the mapping. What it does not prove,
 // the check area decides.
-func (u *unlocking) proveFast(ctx context.Context, a *mapped, key liveKey) error {
-	proved, seen := u.h.proveByFilesystem(a)
-	if proved && u.h.token.Filesystem.Type == u.s.Filesystem.Type {
+func (u *unlocking) proveFast(ctx context.Context, a *mapping.Private, key source.Key) error {
+	proved, seen := mapping.ProveByFilesystem(u.s, u.h, a)
+	if proved && u.h.Token.Filesystem.Type == u.s.Filesystem.Type {
 		u.j.did("key proved by its filesystem")
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if !u.h.check.InHeader() {
-		// With another filesystem in the configuration the key may be right.
-		if want := u.h.token.Filesystem.Type; want != u.s.Filesystem.Type {
-			return refuse(fault.FilesystemWrong, "the volume was made with a %s filesystem, the configuration says %s", want, u.s.Filesystem.Type)
-		}
-		if err := notAHeader(u.c.data); !fault.Is(err, fault.NotProvisioned) {
+	if !u.h.Check.InHeader() {
+		if err := u.seenDetached(seen); err != nil {
 			return err
 		}
-		return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen: the key is not the volume's, or the filesystem is damaged (imxcrypt unlock --for-repair shows the data read-only)", u.h.token.Filesystem.Type, u.h.token.Filesystem.UUID), seen))
+		return u.proveByCheck(ctx, key)
 	}
-	if err := u.proveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
+	if err := u.kernel.ProveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
 		return u.explain(err)
 	}
-	return u.otherFilesystem(a)
+	return u.otherFilesystem(ctx, a)
 }
 
-// otherFilesystem decides about a volume whose key is right and whose
-// filesystem is not the one that provisioning made: somebody with the key put
-// it there, or it is damaged.
-func (u *unlocking) otherFilesystem(a *mapped) error {
-	sb, err := probe(a)
+// seenDetached enforces that the device showed the filesystem on record: it is how a
+// detached header knows its device. seen is the error of the look.
+func (u *unlocking) seenDetached(seen error) error {
+	// With another filesystem in the configuration the key may be right.
+	if want := u.h.Token.Filesystem.Type; want != u.s.Filesystem.Type {
+		return fault.Newf(fault.FilesystemWrong, "the volume was made with a %s filesystem, the configuration says %s", want, u.s.Filesystem.Type)
+	}
+	if u.h.Shows() {
+		return u.h.Believed(u.s)
+	}
+	if err := header.NotAHeader(u.c.Data); !fault.Is(err, fault.NotProvisioned) {
+		return err
+	}
+	return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen: the key is not the volume's, or the filesystem is damaged (imxcrypt unlock --for-repair shows the data read-only)", u.h.Token.Filesystem.Type, u.h.Token.Filesystem.UUID), seen))
+}
+
+// proveByCheck proves the key of a filesystem that was not made with this volume's
+// identity, as of one that was adopted, and one that the hardware was not asked for.
+func (u *unlocking) proveByCheck(ctx context.Context, key source.Key) error {
+	if err := u.kernel.ProveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
+		return u.explain(err)
+	}
+	u.j.did("key proved by its check")
+	return nil
+}
+
+// lookedAt is how much of a volume's data is looked at where its filesystem is not
+// seen, in bytes.
+const lookedAt = 16 * header.MiB
+
+// otherFilesystem decides about a volume whose key opens the check in its header and
+// whose filesystem is not the one that provisioning made: somebody with the key put
+// it there, or it is damaged, or the header is an older one than that of the data.
+func (u *unlocking) otherFilesystem(ctx context.Context, a *mapping.Private) error {
+	sb, err := mapping.Probe(a)
 	want := u.s.Filesystem.Type
 	switch {
-	case err != nil && isDecryptError(err):
-		return fault.New(fault.IOFailed, "read "+u.c.data.Path(), err)
+	case err != nil && mapping.IsDecryptError(err):
+		return fault.New(fault.IOFailed, "read "+u.c.Data.Path(), err)
 	case err != nil:
-		return fault.New(fault.FilesystemMissing, fmt.Sprintf("the key is right, but the volume holds no sound %s filesystem", want), err)
+		return u.noFilesystem(ctx, a, err)
 	case sb.Type != want:
-		return refuse(fault.FilesystemWrong, "the volume holds a %s filesystem, the configuration says %s", sb.Type, want)
+		return fault.Newf(fault.FilesystemWrong, "the volume holds a %s filesystem, the configuration says %s", sb.Type, want)
 	}
-	if made := u.h.token.Filesystem.UUID; sb.UUID != made {
+	if made := u.h.Token.Filesystem.UUID; sb.UUID != made && u.s.Filesystem.ProvesKey() {
 		u.j.warn(fmt.Sprintf("the filesystem is not the one provisioning made: its uuid is %q, not %q", sb.UUID, made))
 	}
 	u.j.did("key proved by its check")
 	return nil
 }
 
-// openKey opens a volume's stored key through its source.
-func (m *Manager) openKey(ctx context.Context, s Spec, h *header) (liveKey, error) {
-	src, err := m.sourceOf(s)
-	if err != nil {
-		return nil, err
+// noFilesystem tells a filesystem that is damaged from data that the key in the
+// header is not that of. The check in the header does not know: it may be as old as
+// the header is.
+func (u *unlocking) noFilesystem(ctx context.Context, a *mapping.Private, why error) error {
+	want := u.s.Filesystem.Type
+	switch seen, err := mapping.SeeData(ctx, u.h, u.c, a, lookedAt); {
+	case err != nil:
+		return err
+	case seen.Proved:
+		return fault.New(fault.FilesystemMissing, fmt.Sprintf("the key is right, but the volume holds no sound %s filesystem", want), why)
+	case seen.Noise:
+		return noiseError(want, why)
 	}
-	key, err := src.open(ctx, h.keyRequest(), h.token.Blob)
-	return key, m.explainRejection(s, h, err)
+	return fault.New(fault.FilesystemMissing, fmt.Sprintf("the key opens the check in the header, but the first %d MiB of the data are blank: there is no %s filesystem", lookedAt/header.MiB, want), why)
+}
+
+func noiseError(want string, why error) error {
+	return fault.New(fault.KeyWrong, fmt.Sprintf("the key opens the check in the header, but the data is noise through it: the header is not that of the data, or the data was overwritten (imxcrypt unlock --for-repair shows it read-only); no %s filesystem is seen", want), why)
 }
 
 func (u *unlocking) explain(err error) error { return u.explainRejection(u.s, u.h, err) }
 
 // explainRejection says what a rejected key means when the chip's security
 // state is no longer the one the key was made in.
-func (m *Manager) explainRejection(s Spec, h *header, err error) error {
-	if err == nil || s.Source != SourceCAAM || !fault.Is(err, fault.BlobRejected) {
+func (m *Manager) explainRejection(s spec.Volume, h *header.Header, err error) error {
+	if err == nil || !spec.Sealed(h.Token.Source) || !fault.Is(err, fault.BlobRejected) {
 		return err
 	}
 	now := m.sys.SecurityState()
 	switch {
-	case h.token.State == caam.Open && now == caam.Closed:
+	case h.Token.State == caam.Open && now == caam.Closed:
 		return fault.New(fault.BlobOpenState, "this volume was made while the chip was open; it has been closed since, and the data cannot be read", err)
-	case h.token.State == caam.Closed && now == caam.Open:
+	case h.Token.State == caam.Closed && now == caam.Open:
 		return fault.New(fault.BlobOpenState, "this volume was made on a closed chip, and this chip is open", err)
 	}
 	return err
 }
 
-// mendOnDevice mends a header on the device. The file of a detached one is left
+// repairOnDevice repairs a header on the device. The file of a detached one is left
 // alone: unlocking writes no files, its filesystem may well be read-only.
-func (u *unlocking) mendOnDevice() {
+func (u *unlocking) repairOnDevice() {
 	switch {
-	case u.h.copies.Intact() || u.c.data.ReadOnly():
-	case u.c.detached():
-		u.j.warn("one copy of the detached header is damaged; `imxcrypt provision` mends it")
+	case u.h.Copies.Intact() || u.c.Data.ReadOnly():
+	case u.c.Detached():
+		u.j.warn(fmt.Sprintf("one copy of the detached header is damaged; `imxcrypt header repair %s` repairs it", u.s.Name))
 	default:
-		u.Manager.mend(u.s, u.h, u.j)
+		u.Manager.repairCopy(u.s, u.h, u.j)
 	}
 }
 
-// mend rewrites a damaged or older header copy from the good one, if it is
+// repairCopy rewrites a damaged or older header copy from the good one, if it is
 // still this volume's. The volume works without, so a failure is a warning.
-func (m *Manager) mend(s Spec, h *header, j *journey) {
-	if h.copies.Intact() {
+func (m *Manager) repairCopy(s spec.Volume, h *header.Header, j *runLog) {
+	if h.Copies.Intact() {
 		return
 	}
-	c, err := m.openContainer(s, j.result.Device, blockdev.Flags{Write: true, Direct: true})
+	err := m.kernel.Unshared(s, h, j.result.Device)
 	if err == nil {
-		err = errors.Join(h.mendOn(c), c.close())
+		err = m.repairCopyAt(s, h, j.result.Device)
 	}
 	if err != nil {
-		m.sys.Log.Warn("one copy of the header is damaged and could not be mended", "volume", s.Name, "error", err)
-		j.warn("one copy of the header is damaged and could not be mended")
+		m.sys.Log.Warn("one copy of the header is damaged and could not be repaired", "volume", s.Name, "error", err)
+		j.warn(fmt.Sprintf("one copy of the header is damaged and was not repaired; `imxcrypt header repair %s` repairs it", s.Name))
 		return
 	}
-	j.did("damaged header copy mended")
+	j.did("damaged header copy repaired")
 }
 
-func (h *header) mendOn(c *container) error {
-	there, err := readHeader(c)
+func (m *Manager) repairCopyAt(s spec.Volume, h *header.Header, path string) error {
+	release, err := m.kernel.LockHeader(s)
 	if err != nil {
 		return err
 	}
-	if there.luks.UUID != h.luks.UUID {
-		return refuse(fault.HeaderMismatch, "%s holds the header of uuid %q where %q was read", c.header.Path(), there.luks.UUID, h.luks.UUID)
+	c, err := m.openContainer(s, path, blockdev.Flags{Write: true, Direct: true})
+	if err == nil {
+		err = errors.Join(h.RepairOn(c), c.Close())
 	}
-	_, err = luks2.Mend(c.header)
-	return err
+	return errors.Join(err, release())
 }
 
 // mount puts the volume where the configuration says.
@@ -413,10 +494,17 @@ func (u *unlocking) mount(ctx context.Context) error {
 	target := u.s.Mount.Path
 	if !done {
 		options := u.s.Mount.Options
+		if err := u.hasImage(ctx); err != nil {
+			return err
+		}
+		if err := u.fitsSectors(); err != nil {
+			return err
+		}
 		if err := u.checkFilesystem(ctx); err != nil {
 			return err
 		}
-		if u.c.data.ReadOnly() {
+		if u.c.Data.ReadOnly() && !slices.Contains(options, "ro") {
+			u.j.warn("the device is read-only: the volume is mounted read-only")
 			options = append([]string{"ro"}, options...)
 		}
 		if err := u.sys.Mounts.Mount(u.j.result.Mapping, target, u.s.Filesystem.Type, options); err != nil {
@@ -426,14 +514,15 @@ func (u *unlocking) mount(ctx context.Context) error {
 		u.j.did("mounted")
 	}
 	u.j.result.Mounted = target
+	u.growMounted()
 	return nil
 }
 
-// mountedAlready tells whether the volume is mounted where the configuration
+// mountedAlready reports whether the volume is mounted where the configuration
 // says; anything else that stands there, and cannot be mounted on, is an error.
 func (u *unlocking) mountedAlready() (bool, error) {
 	if u.s.Mount.Path == "" {
-		return false, refuse(fault.ConfigInvalid, "the configuration has no mount point for this volume")
+		return false, fault.Newf(fault.ConfigInvalid, "the configuration has no mount point for this volume")
 	}
 	at, err := u.sys.Mounts.Look(u.s.Mount.Path)
 	if err != nil {

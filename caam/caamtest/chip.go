@@ -24,7 +24,7 @@ import (
 // Chip is a simulated i.MX chip with the semantics of the BSP driver: blobs
 // are sealed under its OTPMK, or, while it is open, under a test key that all
 // open chips have in common; black keys under a JDKEK that each power cycle
-// makes anew. It is an engine as [caam.Ioctl] is one, for several goroutines.
+// makes. It is an engine like [caam.Ioctl], for several goroutines.
 //
 // The cryptography is real, so that a wrong key really is a wrong key, but it
 // is not CAAM's: objects have the right sizes and open only on a Chip.
@@ -208,6 +208,9 @@ func (c *Chip) CreateFrom(ctx context.Context, w caam.Wrap, red *secret.Buffer) 
 	old := c.old
 	c.mu.Unlock()
 	if old {
+		if bytes.IndexByte(value, 0) >= 0 {
+			return nil, nil, &caam.Error{Op: "create", Kind: caam.Mismatch, Reason: "the key was cut short at its zero byte"}
+		}
 		value = append(bytes.Clone(value), 0)
 	}
 	return c.create(ctx, w, "-t", value)
@@ -248,8 +251,8 @@ func (c *Chip) Import(ctx context.Context, blob caam.Blob) (*caam.BlackKey, erro
 }
 
 // Unwrap is what tk(cbc(aes)) would encrypt with if it were handed this black
-// key now. A stale CCM key is EBADMSG; a stale ECB key gives some other key
-// without a word. EINVAL for what is no black key.
+// key now. A stale CCM key is EBADMSG; a stale ECB key silently gives another key.
+// EINVAL if it is not a black key.
 func (c *Chip) Unwrap(black []byte) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

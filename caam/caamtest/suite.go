@@ -30,7 +30,7 @@ type Suite struct {
 	// Open returns an engine; all of one test are over the same chip, in the
 	// same power cycle.
 	Open func(t testing.TB) Engine
-	// Foreign is another chip; nil where there is none to be had.
+	// Foreign is another chip; nil if there is none.
 	Foreign func(t testing.TB) Engine
 	// NoRedKeys: CreateFrom is refused, as a bad argument.
 	NoRedKeys bool
@@ -64,7 +64,7 @@ func TestEngine(t *testing.T, s Suite) {
 	t.Run("no two keys are the same", s.fresh)
 	t.Run("a given key is sealed", s.given)
 	t.Run("impossible requests are refused", s.impossible)
-	t.Run("a damaged blob is told from a rejected one", s.bitFlips)
+	t.Run("a damaged blob is distinguished from a rejected one", s.bitFlips)
 	t.Run("no length but the right one gets through", s.lengths)
 	t.Run("another chip's blob is rejected", s.foreign)
 	t.Run("a cancelled context ends it", s.cancelled)
@@ -90,6 +90,9 @@ func (s Suite) sizes(t *testing.T) {
 		}
 		if key.Wrap() != c.wrap || key.RedKeyLen() != c.size || blob.Wrap() != c.wrap || blob.RedKeyLen() != c.size {
 			t.Errorf("%s %d: key says %s %d, blob %s %d", c.wrap, c.size, key.Wrap(), key.RedKeyLen(), blob.Wrap(), blob.RedKeyLen())
+		}
+		if end := tagSize + c.size + 48; !bytes.Equal(blob[end:], make([]byte, len(blob)-end)) {
+			t.Errorf("%s %d: what the driver left behind the %d bytes that the hardware uses is in the blob", c.wrap, c.size, end)
 		}
 		for what, data := range map[caam.Form][]byte{caam.FormBlackKey: key.Bytes(), caam.FormBlob: blob} {
 			if info, err := caam.Inspect(data); err != nil || info.Form != what {
@@ -246,7 +249,7 @@ func (s Suite) lengths(t *testing.T) {
 
 func (s Suite) foreign(t *testing.T) {
 	if s.Foreign == nil {
-		t.Skip("there is no second chip here; the tests over the simulated chip have one")
+		t.Skip("NOT TESTED HERE: there is no second chip here; the tests over the simulated chip have one")
 	}
 	_, blob := s.create(t, s.Foreign(t), caam.CCM, 32)
 	_, err := s.Open(t).Import(context.Background(), blob)

@@ -8,42 +8,45 @@ import (
 	"github.com/spf13/cobra"
 
 	"imxcrypt/internal/fault"
-	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 func (a *app) adoptCommand() *cobra.Command {
 	var o volume.AdoptOptions
 	c := &cobra.Command{
 		Use:   "adopt NAME --blob FILE",
-		Short: "take over a volume made with caam-keygen and dmsetup",
-		Long: `Adopt takes over a volume that was made with caam-keygen, keyctl and dmsetup. It
+		Short: "take over a volume made by hand with dmsetup",
+		Long: `Adopt takes over a volume that was made with caam-keygen, keyctl and dmsetup, or with
+a trusted key whose blob was saved as keyctl pipe prints it. It
 proves that blob, device, cipher, sector size and offset fit: the blob is opened
 on this chip, the device is mapped read-only, and the filesystem's superblock
 must prove itself. Then it writes a header to the file that the configuration
-names. No byte of the device changes, and the old way of opening it goes on
-working.
+names. No byte of the device changes, and the old way of opening it still
+works.
 
-The volume stands in the configuration with "header:" set to a file. What the
-flags leave out is taken from there. If nothing fits, other ciphers and sector
+The configuration must have the volume, with "header:" set to a file. It supplies what
+the flags leave out. If nothing fits, other ciphers and sector
 sizes are tried, read-only, and those that fit are named.
 
-Beyond 2 TiB the ciphers -plain and -plain64 differ, and what is looked at, the
-superblock and the first MiB, cannot tell them apart: for such a size the cipher
-must be given, with --cipher or --table. -plain64 is taken on trust then; -plain
-repeats its IVs there, and is not adopted.
+Beyond 2 TiB the ciphers -plain and -plain64 differ, but the superblock and the first
+MiB, which are checked, are the same under both. For such a size name the cipher with
+--cipher or --table. -plain64 is then taken on trust; -plain is refused, because it
+repeats its IVs there.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt adopt data --blob /data/caam/data.bb
   imxcrypt adopt data --blob data.bb --table "$(dmsetup table data)"
-  imxcrypt adopt data --blob data.bb --sector-size 512 --offset 2048`,
+  imxcrypt adopt data --blob data.bb --sector-size 512 --offset 2048
+  keyctl pipe $(keyctl search @u trusted kmk) >kmk.blob
+  imxcrypt adopt data --blob kmk.blob --table "$(dmsetup table data)"`,
 		Args:              exactly(1, "a volume"),
 		ValidArgsFunction: a.completeOnlyVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.adopt(cmd.Context(), args[0], o)
 		},
 	}
-	c.Flags().StringVar(&o.Blob, "blob", "", "file of the sealed key (NAME.bb of caam-keygen, or an older form)")
+	c.Flags().StringVar(&o.Blob, "blob", "", "file of the sealed key: NAME.bb of caam-keygen, an older form, or what keyctl pipe prints of a trusted key")
 	c.Flags().StringVar(&o.Table, "table", "", "how it is opened today: a line of dmsetup table, the device as number or path")
 	c.Flags().StringVar(&o.Device, "device", "", "device, compared with that of the configuration")
 	c.Flags().StringVar(&o.Cipher, "cipher", "", "cipher in dm-crypt's notation (default as configured)")
@@ -58,20 +61,17 @@ repeats its IVs there, and is not adopted.
 
 func (a *app) adopt(ctx context.Context, name string, o volume.AdoptOptions) error {
 	if o.Blob == "" {
-		return fault.New(fault.Usage, "--blob is missing: the file of the sealed key, NAME.bb", nil)
+		return fault.New(fault.Usage, "--blob is missing: the file of the sealed key, which ends with .bb", nil)
 	}
 	m, s, err := a.oneVolume(name)
 	if err != nil {
 		return err
 	}
-	if err := secret.Harden(); err != nil {
-		return err
-	}
-	do := func(ctx context.Context, s volume.Spec) (volume.Result, error) { return m.Adopt(ctx, s, o) }
+	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) { return m.Adopt(ctx, s, o) }
 	if o.DryRun {
-		return a.eachPlan(ctx, []volume.Spec{s}, do)
+		return a.eachPlan(ctx, []spec.Volume{s}, do)
 	}
-	return a.each(ctx, []volume.Spec{s}, do, func(r volume.Result) string {
+	return a.each(ctx, []spec.Volume{s}, do, func(r volume.Result) string {
 		if r.Already {
 			return r.Volume + ": adopted (already)"
 		}

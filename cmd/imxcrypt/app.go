@@ -20,6 +20,7 @@ import (
 	"imxcrypt/internal/audit"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 // app is what every command shares: where it reads and writes, and the global
@@ -33,20 +34,23 @@ type app struct {
 	// system makes the world that volumes live in.
 	system func(*configs.Config, *slog.Logger) volume.System
 
-	// night carries the machine through a sleep.
-	night night
+	// sleeping suspends the machine and controls rotations.
+	sleeping sleepSystem
 
-	// cmdline is the kernel command line's file.
-	cmdline string
+	// cmdline is the kernel command line's file, bootDirs the folders in which it may
+	// name a configuration; none: those of the system.
+	cmdline  string
+	bootDirs []string
 	// sysRoot is the folder above sys; empty for the running system's.
 	sysRoot string
-	// journal is told of operations on keys.
+	// journal records operations on keys.
 	journal audit.Journal
 
 	configPath    string
 	json          bool
 	verbose       bool
 	logLevel      string
+	wide          bool // status: the table is not shortened
 	allowInsecure bool
 
 	log *slog.Logger
@@ -54,12 +58,16 @@ type app struct {
 	operation string
 	// command is what was called, as it is typed: "imxcrypt key create".
 	command string
+	// config is the configuration, once it is loaded, and volume the name of the
+	// one volume that the command is about; empty for several.
+	config *configs.Config
+	volume string
 	// printed is set when the error was given to the caller as JSON already.
 	printed bool
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv, system: realSystem, night: realNight{}, cmdline: "/proc/cmdline", journal: audit.Journal{Path: audit.Socket}}
+	a := &app{stdin: stdin, stdout: visible{stdout}, stderr: visible{stderr}, getenv: getenv, system: realSystem, sleeping: realSleepSystem{}, cmdline: "/proc/cmdline", journal: audit.Journal{Path: audit.Socket}}
 	return a.run(ctx, args)
 }
 
@@ -71,10 +79,15 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetErr(a.stderr)
 	called, err := root.ExecuteContextC(ctx)
 	a.command = called.CommandPath()
-	if err != nil && !a.printed {
+	switch {
+	case err == nil || a.printed:
+	case a.json || slices.Contains(args, "--json"):
+		// The flag alone is not enough: what was wrong may have stood before it.
+		_ = a.printJSON(failureJSON{Error: a.problemOf("", err)}) // as to stderr
+	default:
 		a.printError(err)
 	}
-	return exitCode(err)
+	return int(fault.ExitOf(err))
 }
 
 // printError writes what failed and why, and what to do next.
@@ -107,14 +120,14 @@ func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), 
 // command's name, that command alone. At boot the others would be a tenth of
 // the time until the first device is opened.
 func (a *app) root(args ...string) *cobra.Command {
-	var tellVersion bool
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "imxcrypt",
 		Short: "keys and encrypted volumes on NXP i.MX",
 		Long: `imxcrypt creates keys that only this chip can open, and unlocks, mounts,
 inspects and renews the volumes that are encrypted with them.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt doctor
   imxcrypt provision data
   imxcrypt boot`,
@@ -122,7 +135,7 @@ inspects and renews the volumes that are encrypted with them.
 		SilenceUsage:  true,
 		Args:          noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if tellVersion {
+			if showVersion {
 				return a.printVersion()
 			}
 			return cmd.Help()
@@ -140,10 +153,10 @@ inspects and renews the volumes that are encrypted with them.
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(helpCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, err.Error(), nil) })
-	root.Flags().BoolVar(&tellVersion, "version", false, "print the version, as the command version does")
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version, as the command version does")
 	f := root.PersistentFlags()
 	f.StringVarP(&a.configPath, "config", "c", "", "configuration file (default $IMXCRYPT_CONFIG or "+configs.DefaultPath+")")
-	f.BoolVar(&a.json, "json", false, "print results as JSON")
+	f.BoolVar(&a.json, "json", false, "print results, and failures, as JSON")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print each step with its duration")
 	f.StringVar(&a.logLevel, "log-level", "warn", "what to log to stderr: debug, info, warn or error")
 	f.BoolVar(&a.allowInsecure, "allow-insecure", false, "permit volumes of source dev, which are not protected")
@@ -159,8 +172,8 @@ func (a *app) addCommands(root *cobra.Command, args []string) {
 		make func() *cobra.Command
 	}{
 		{"provision", a.provisionCommand}, {"unlock", a.unlockCommand}, {"lock", a.lockCommand}, {"boot", a.bootCommand},
-		{"rotate", a.rotateCommand}, {"sleep", a.sleepCommand}, {"status", a.statusCommand}, {"verify", a.verifyCommand}, {"doctor", a.doctorCommand},
-		{"bench", a.benchCommand}, {"key", a.keyCommand}, {"header", a.headerCommand}, {"adopt", a.adoptCommand},
+		{"rotate", a.rotateCommand}, {"encrypt", a.encryptCommand}, {"decrypt", a.decryptCommand}, {"sleep", a.sleepCommand}, {"status", a.statusCommand}, {"verify", a.verifyCommand}, {"doctor", a.doctorCommand},
+		{"resize", a.resizeCommand}, {"rename", a.renameCommand}, {"bench", a.benchCommand}, {"key", a.keyCommand}, {"header", a.headerCommand}, {"adopt", a.adoptCommand},
 		{"erase", a.eraseCommand}, {"recover", a.recoverCommand}, {"config", a.configCommand}, {"generator", a.generatorCommand},
 		{"completion", a.completionCommand}, {"version", a.versionCommand},
 	}
@@ -175,7 +188,7 @@ func (a *app) addCommands(root *cobra.Command, args []string) {
 	}
 }
 
-// exclusion tells in our words what cobra says of flags that exclude each other:
+// exclusion rewords cobra's error for flags that exclude each other:
 // "…; [all given, separated by spaces] were all set".
 func exclusion(err error) string {
 	given, ok := strings.CutSuffix(err.Error(), "] were all set")
@@ -190,7 +203,7 @@ func exclusion(err error) string {
 func (a *app) prepare() error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
-		return fault.New(fault.Usage, fmt.Sprintf("--log-level %q is none of debug, info, warn, error", a.logLevel), nil)
+		return fault.New(fault.Usage, fmt.Sprintf("--log-level %q is not one of debug, info, warn, error", a.logLevel), nil)
 	}
 	a.log = slog.New(&logHandler{out: a.stderr, level: level, priorities: a.toJournal()})
 	return nil
@@ -208,7 +221,7 @@ func (a *app) configFile() string {
 
 // loadConfig reads the configuration from where the caller says.
 func (a *app) loadConfig() (*configs.Config, error) {
-	// Who is not root cannot do harm with it, and may want to look at a file of
+	// A user who is not root can do no harm with it, and may want to check a file of
 	// their own.
 	c, err := configs.Options{AllowAnyOwner: os.Geteuid() != 0}.Load(a.configFile())
 	if err != nil {
@@ -217,6 +230,7 @@ func (a *app) loadConfig() (*configs.Config, error) {
 	if a.allowInsecure {
 		c.AllowInsecure = true
 	}
+	a.config = c
 	return c, nil
 }
 
@@ -231,25 +245,25 @@ func (a *app) manager() (*configs.Config, *volume.Manager, error) {
 
 // volumes sets up the world, and picks the volumes named on the command line, or
 // all.
-func (a *app) volumes(names []string, all bool) (*volume.Manager, []volume.Spec, error) {
+func (a *app) volumes(names []string, all bool) (*volume.Manager, []spec.Volume, error) {
 	c, m, err := a.manager()
 	if err != nil {
 		return nil, nil, err
 	}
-	list, err := specs(c, names, all)
+	list, err := a.specs(c, names, all)
 	return m, list, err
 }
 
 // specs are the volumes named on the command line, each once and in the order
 // given, or all.
-func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
+func (a *app) specs(c *configs.Config, names []string, all bool) ([]spec.Volume, error) {
 	switch {
 	case all && len(names) > 0:
 		return nil, fault.New(fault.Usage, "names of volumes and --all exclude each other", nil)
 	case !all && len(names) == 0:
 		return nil, fault.New(fault.Usage, "name the volumes, or give --all", nil)
 	}
-	var list []volume.Spec
+	var list []spec.Volume
 	if all {
 		// What others lie in goes first.
 		plan, err := boot.NewPlan(c)
@@ -258,7 +272,7 @@ func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
 		}
 		return list, err
 	}
-	chosen, err := namedVolumes(c, names)
+	chosen, err := a.namedVolumes(c, names)
 	for _, v := range chosen {
 		list = append(list, boot.Spec(c, v))
 	}
@@ -266,7 +280,7 @@ func specs(c *configs.Config, names []string, all bool) ([]volume.Spec, error) {
 }
 
 // namedVolumes are the volumes of that name, each once.
-func namedVolumes(c *configs.Config, names []string) ([]configs.Volume, error) {
+func (a *app) namedVolumes(c *configs.Config, names []string) ([]configs.Volume, error) {
 	var chosen []configs.Volume
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
@@ -277,6 +291,9 @@ func namedVolumes(c *configs.Config, names []string) ([]configs.Volume, error) {
 			return nil, err
 		}
 		chosen = append(chosen, v)
+	}
+	if len(chosen) == 1 {
+		a.volume = chosen[0].Name
 	}
 	return chosen, nil
 }
@@ -320,20 +337,21 @@ type problem struct {
 	Hint    string     `json:"hint"`
 }
 
-func (a *app) problemOf(err error) *problem {
+// problemOf is an error of a volume, whose name may be empty.
+func (a *app) problemOf(name string, err error) *problem {
 	if err == nil {
 		return nil
 	}
-	return &problem{Code: fault.CodeOf(err), Message: oneLine(err.Error()), Hint: a.hint(err)}
+	return &problem{Code: fault.CodeOf(err), Message: oneLine(err.Error()), Hint: a.hintFor(name, err)}
 }
 
 // operation is one that can be done to a volume.
-type operation func(context.Context, volume.Spec) (volume.Result, error)
+type operation func(context.Context, spec.Volume) (volume.Result, error)
 
 // each runs an operation on several volumes, one after the other, and prints in
 // the words of say what came of it; an error of one does not keep the others
 // from being tried.
-func (a *app) each(ctx context.Context, list []volume.Spec, do operation, say func(volume.Result) string) error {
+func (a *app) each(ctx context.Context, list []spec.Volume, do operation, say func(volume.Result) string) error {
 	var errs []error
 	for _, s := range list {
 		r, err := do(ctx, s)

@@ -4,7 +4,7 @@ package main
 
 import "testing"
 
-// A command that is named first is made alone, and is the one of that name.
+// A command that is named first is made built, and is the one of that name.
 func TestEachCommandIsMadeAlone(t *testing.T) {
 	t.Parallel()
 	all := shown((&app{}).root())
@@ -15,9 +15,9 @@ func TestEachCommandIsMadeAlone(t *testing.T) {
 		if c.Name() == "imxcrypt" || c.Parent().Name() != "imxcrypt" || c.Name() == "completion" || c.Name() == "help" {
 			continue
 		}
-		alone := (&app{}).root(c.Name(), "--help").Commands()
-		if len(alone) != 1 || alone[0].Name() != c.Name() {
-			t.Errorf("%s: %d commands are made", c.Name(), len(alone))
+		built := (&app{}).root(c.Name(), "--help").Commands()
+		if len(built) != 1 || built[0].Name() != c.Name() {
+			t.Errorf("%s: %d commands are made", c.Name(), len(built))
 		}
 	}
 }

@@ -13,9 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imxcrypt/bench"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 type benchFlags struct {
@@ -28,17 +30,18 @@ func (a *app) benchCommand() *cobra.Command {
 	var f benchFlags
 	c := &cobra.Command{
 		Use:   "bench",
-		Short: "how fast keys and ciphers are on this board, and what to configure",
-		Long: `Bench measures on this board how long the CAAM takes to make and to import a
-key, and what dm-crypt reaches with each sector size and set of flags that a
-volume may have. It works on a RAM disk (a file in /run), on --scratch FILE, which
-it makes and removes, or on an empty --device, which is empty again afterwards.
-It touches no volume. The last lines are for the volume's entry in the
-configuration; a rotation brings an existing volume to another sector size.
+		Short: "measure keys and ciphers on this board, and suggest settings",
+		Long: `Bench measures how long the CAAM or the trust source takes to make and to import a
+key, and the speed of dm-crypt with each sector size and set of flags that a volume may
+have. It works on a RAM disk (a file in /run), on --scratch FILE, which it makes and
+removes, or on an empty --device, which is empty again afterwards. It touches no
+volume. The last lines are for the volume's entry in the configuration; a rotation
+gives an existing volume another sector size.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted),
 		Example: `  imxcrypt bench
   imxcrypt bench --device /dev/ram0 --each 2s
+  imxcrypt bench --source trusted --key-size 32
   imxcrypt bench --source dev --json`,
 		Args:              exactly(0, "no arguments"),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -48,30 +51,30 @@ configuration; a rotation brings an existing volume to another sector size.
 	}
 	c.Flags().StringVar(&f.device, "device", "", "an empty block `DEVICE` to work on")
 	c.Flags().StringVar(&f.scratch, "scratch", "", "a `FILE` to make, work on and remove")
-	c.Flags().StringVar(&f.source, "source", volume.SourceCAAM, "where keys come from: caam, or dev for ciphers in software")
+	c.Flags().StringVar(&f.source, "source", spec.SourceCAAM, "where keys come from: caam, trusted, or dev for ciphers in software")
 	c.Flags().StringVar(&f.wrap, "wrap", "ccm", "how black keys are encrypted: ccm or ecb")
-	c.Flags().IntVar(&f.keySize, "key-size", 0, "bytes of a key (default 32 for caam, 64 for dev)")
+	c.Flags().IntVar(&f.keySize, "key-size", 0, "bytes of a key (default 32 for caam, 64 for trusted and dev; 32 for adiantum)")
 	c.Flags().IntVar(&f.keys, "keys", 20, "how many keys to make and import")
 	c.Flags().DurationVar(&f.each, "each", 300*time.Millisecond, "how long to read and to write with each setting")
 	c.MarkFlagsMutuallyExclusive("device", "scratch")
-	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{volume.SourceCAAM, volume.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("wrap", cobra.FixedCompletions([]string{"ccm", "ecb"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
 func (f *benchFlags) check() error {
 	switch {
-	case f.source != volume.SourceCAAM && f.source != volume.SourceDev:
-		return fault.New(fault.Usage, fmt.Sprintf("--source %q is none of caam, dev", f.source), nil)
+	case f.source != spec.SourceCAAM && f.source != spec.SourceTrusted && f.source != spec.SourceDev:
+		return fault.New(fault.Usage, fmt.Sprintf("--source %q is not caam, trusted or dev", f.source), nil)
 	case f.wrap != "ccm" && f.wrap != "ecb":
-		return fault.New(fault.Usage, fmt.Sprintf("--wrap %q is none of ccm, ecb", f.wrap), nil)
+		return fault.New(fault.Usage, fmt.Sprintf("--wrap %q is not ccm or ecb", f.wrap), nil)
 	case f.keys < 1 || f.keys > 10000:
 		return fault.New(fault.Usage, "--keys must be from 1 to 10000", nil)
 	case f.each < time.Millisecond || f.each > time.Minute:
 		return fault.New(fault.Usage, "--each must be from 1ms to 1m", nil)
 	}
 	if f.keySize == 0 {
-		f.keySize = map[string]int{volume.SourceCAAM: 32, volume.SourceDev: 64}[f.source]
+		f.keySize = map[string]int{spec.SourceCAAM: 32, spec.SourceTrusted: 64, spec.SourceDev: 64}[f.source]
 	}
 	return nil
 }
@@ -80,7 +83,7 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 	if err := f.check(); err != nil {
 		return err
 	}
-	m, err := a.keyManager("")
+	sys, err := a.keySystem("")
 	if err != nil {
 		return err
 	}
@@ -97,15 +100,15 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 			scratch = filepath.Join(volume.RunDir, fmt.Sprintf("bench-%d.img", os.Getpid()))
 		}
 		var release func() error
-		if device, release, err = volume.ScratchDevice(scratch); err != nil {
+		if device, release, err = bench.ScratchDevice(scratch); err != nil {
 			return fmt.Errorf("bench: %w", err)
 		}
 		defer func() { err = errors.Join(err, release()) }()
 	}
-	o := volume.BenchmarkOptions{Device: device, Source: f.source, Wrap: f.wrap, KeySize: f.keySize, Each: f.each, Keys: f.keys}
+	o := bench.Options{Device: device, Source: f.source, Wrap: f.wrap, KeySize: f.keySize, Each: f.each, Keys: f.keys}
 	if !a.json {
 		first := true
-		o.Progress = func(r volume.BenchmarkRow) {
+		o.Progress = func(r bench.Row) {
 			if first {
 				fmt.Fprintf(a.stdout, "%-26s %6s  %11s  %11s  %s\n", "CIPHER", "SECTOR", "WRITE", "READ", "FLAGS")
 				first = false
@@ -113,24 +116,38 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 			fmt.Fprintln(a.stdout, benchmarkLine(r))
 		}
 	}
-	r, err := m.Benchmark(ctx, o)
+	r, err := bench.Run(ctx, sys, o)
 	if err != nil {
+		switch fault.CodeOf(err) {
+		case fault.NotEmpty, fault.DeviceInUse, fault.DeviceUnsuitable:
+			if f.device != "" {
+				return fault.New(fault.BenchRefused, "bench: --device", err)
+			}
+		}
 		return fmt.Errorf("bench: %w", err)
 	}
 	if a.json {
 		return a.printJSON(r)
 	}
 	if t := r.Times; t != nil {
-		fmt.Fprintf(a.stdout, "key made in %s, imported in %s (medians of %d)\n", milliseconds(t.Create), milliseconds(t.Import), t.Keys)
+		fmt.Fprintf(a.stdout, "key made in %s, imported in %s (medians of %d)\n", milliseconds(time.Duration(t.Create)), milliseconds(time.Duration(t.Import)), t.Keys)
 	}
 	if r.Best == nil {
-		return fault.New(fault.CipherMissing, "bench: no setting could be measured", nil)
+		return fault.New(noCipher(f.source), "bench: no setting could be measured", nil)
 	}
-	fmt.Fprint(a.stdout, "recommended for the volume's entry in the configuration:\n"+recommendation(*r.Best))
+	fmt.Fprint(a.stdout, "recommended for the volume's entry in the configuration:\n"+recommendation(f, *r.Best))
 	return nil
 }
 
-func benchmarkLine(r volume.BenchmarkRow) string {
+// noCipher is the code for a kernel that has no cipher for a source.
+func noCipher(source string) fault.Code {
+	if source == spec.SourceCAAM {
+		return fault.CipherMissing
+	}
+	return fault.SoftCipherMissing
+}
+
+func benchmarkLine(r bench.Row) string {
 	flags := strings.Join(r.Flags, ",")
 	if r.Problem != "" {
 		return fmt.Sprintf("%-26s %6d  %s: %s", r.Cipher, r.SectorSize, or(flags), oneLine(r.Problem))
@@ -143,10 +160,13 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
 }
 
-// recommendation can stand in a volume's entry as it is: indented as the other
+// recommendation fits into a volume's entry as it is: indented as the other
 // fields are.
-func recommendation(r volume.BenchmarkRow) string {
+func recommendation(f benchFlags, r bench.Row) string {
 	text := fmt.Sprintf("    sector_size: %d\n", r.SectorSize)
+	if f.source == spec.SourceTrusted {
+		text += fmt.Sprintf("    cipher: %s\n    key_size: %d\n", r.Cipher, f.keySize)
+	}
 	if len(r.Flags) > 0 {
 		text += "    crypt_flags: [" + strings.Join(r.Flags, ", ") + "]\n"
 	}

@@ -8,13 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	"imxcrypt/bench"
 	"imxcrypt/configs"
-	"imxcrypt/volume"
 )
 
 func TestBench(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, threeVolumes, "/dev/mmcblk2p3")
+	b := newRig(t, threeVolumes, "/dev/mmcblk2p3")
 	out, _ := b.must(t, exitDone, "bench", "--device", "/dev/mmcblk2p3", "--each", "1ms", "--keys", "2")
 	for _, want := range []string{"MiB/s", "4096", "key made in", "recommended for the volume's entry in the configuration:\n    sector_size: "} {
 		if !strings.Contains(out, want) {
@@ -22,7 +22,7 @@ func TestBench(t *testing.T) {
 		}
 	}
 	out, _ = b.must(t, exitDone, "bench", "--device", "/dev/mmcblk2p3", "--each", "1ms", "--keys", "2", "--json")
-	var r volume.BenchmarkResult
+	var r bench.Result
 	if err := json.Unmarshal([]byte(out), &r); err != nil || r.Best == nil || len(r.Rows) < 9 {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -32,11 +32,11 @@ func TestBench(t *testing.T) {
 	b.must(t, exitUsage, "bench", "--wrap", "cbc")
 }
 
-// What is recommended can be put under a volume's other fields as it stands.
+// The recommendation fits under a volume's other fields without changes.
 func TestRecommendationIsConfiguration(t *testing.T) {
 	t.Parallel()
 	for _, flags := range [][]string{nil, {"same_cpu_crypt"}, {"same_cpu_crypt", "submit_from_crypt_cpus"}} {
-		text := "volumes:\n  - name: data\n    device: /dev/mmcblk2p3\n" + recommendation(volume.BenchmarkRow{SectorSize: 2048, Flags: flags})
+		text := "volumes:\n  - name: data\n    device: /dev/mmcblk2p3\n" + recommendation(benchFlags{}, bench.Row{SectorSize: 2048, Flags: flags})
 		c, err := configs.Parse("imxcrypt.yaml", []byte(text))
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)

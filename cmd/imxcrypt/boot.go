@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/boot"
+	"imxcrypt/internal/fault"
 	"imxcrypt/internal/program"
-	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
 )
 
@@ -26,16 +27,17 @@ func (a *app) bootCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "boot [NAME…]",
 		Short: "unlock and mount the volumes of the configuration, in order",
-		Long: `Boot unlocks and mounts all volumes of the configuration (but those with
-at_boot: false), or those named, each as soon as what it needs is there: for an
-initramfs and for systems without systemd. Volumes that are not required may fail
-without failing the command.
+		Long: `Boot unlocks and mounts all volumes of the configuration (except those with
+at_boot: false), or those named, each as soon as what it needs is there. It is for
+an initramfs and for systems without systemd. A volume that is not required may
+fail without failing the command.
 
-The kernel command line is obeyed: imxcrypt.volumes=NAME,NAME leaves out all
-others, imxcrypt.config=FILE names the configuration unless --config does, and
-imxcrypt.debug tells every step.
+Boot obeys the kernel command line: imxcrypt.volumes=NAME,NAME leaves out all
+others, imxcrypt.config=FILE names the configuration, a file below /etc/imxcrypt, unless
+--config does, and imxcrypt.debug prints every step. A required volume that is left
+out this way is named on the console, in the kernel log and by status.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt boot\n  imxcrypt boot --dry-run",
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -49,21 +51,26 @@ imxcrypt.debug tells every step.
 
 func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	began := time.Now()
-	kernel := a.obeyKernel()
+	kernel, err := a.obeyKernel()
+	if err != nil {
+		return err
+	}
 	if a.verbose {
-		a.tellStart()
+		a.printStart()
 	}
 	c, m, err := a.manager()
 	if err != nil {
 		return err
 	}
 	if a.verbose {
-		fmt.Fprintf(a.stderr, "boot: configuration read%s\n", took(time.Since(began)))
+		fmt.Fprintf(a.stderr, "boot: configuration read%s\n", durationText(time.Since(began)))
 	}
+	leftOut := kernel.LeftOut(c)
 	c, unknown := kernel.Narrow(c)
 	for _, name := range unknown {
 		a.log.Warn("the kernel command line names a volume that is not in the configuration", "volume", name)
 	}
+	a.warnLeftOut(leftOut, f.dryRun)
 	if kernel.Narrowed && len(names) > 0 {
 		if names = narrowed(names, kernel.Volumes); len(names) == 0 {
 			return nil
@@ -79,14 +86,11 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	if f.dryRun {
 		return a.printBootPlan(plan, !f.noMount)
 	}
-	if err := secret.HardenData(); err != nil {
-		return err
-	}
 	a.loadModules(ctx, mapperControl, program.Runner{})
 	outcomes := plan.Run(ctx, m, !f.noMount)
 	for _, o := range outcomes {
 		if o.Err == nil && o.Result.Rotating {
-			a.goOnRotating(ctx, o.Step.Spec.Name)
+			a.resumeInBackground(ctx, o.Step.Spec.Name)
 		}
 	}
 	if boot.InInitramfs() {
@@ -99,18 +103,33 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 			errs = append(errs, err)
 		}
 		if o.Err != nil && !o.Step.Required && !a.json {
-			a.log.Warn("the boot goes on without a volume that is not required", "volume", o.Step.Spec.Name, "error", o.Err, "hint", hint(o.Err))
+			a.log.Warn("boot continues without an optional volume", "volume", o.Step.Spec.Name, "error", o.Err, "hint", a.hintFor(o.Step.Spec.Name, o.Err))
 		}
 	}
 	if err := boot.Failed(outcomes); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	// What failed was not required; as JSON it has been told already.
+	// What failed was not required; as JSON it has been printed already.
 	a.printed = false
 	return errors.Join(errs...)
 }
 
-// leaveMarks tells the real system which volumes the initramfs opened.
+// warnLeftOut reports required volumes that a boot leaves out, on the console and in
+// the kernel log. status reports them later.
+func (a *app) warnLeftOut(names []string, quietKernel bool) {
+	for _, name := range names {
+		a.log.Warn("the kernel command line (imxcrypt.volumes=) leaves out a volume that is required", "volume", name)
+		if !quietKernel {
+			logToKernel(filepath.Join("/", a.sysRoot, "dev/kmsg"), priorityWarning, "imxcrypt", leftOutText(name))
+		}
+	}
+}
+
+func leftOutText(name string) string {
+	return "volume " + name + " is required, and imxcrypt.volumes= on the kernel command line leaves it out"
+}
+
+// leaveMarks records for the real system which volumes the initramfs opened.
 func (a *app) leaveMarks(outcomes []boot.Outcome) {
 	for _, o := range outcomes {
 		if o.Err != nil {
@@ -122,12 +141,12 @@ func (a *app) leaveMarks(outcomes []boot.Outcome) {
 	}
 }
 
-// tellStart tells what the program's own start has cost: of the processor's time,
+// printStart prints what the program's own start cost: of the processor's time,
 // since no process knows when it was asked for.
-func (a *app) tellStart() {
+func (a *app) printStart() {
 	var t unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t) == nil {
-		fmt.Fprintf(a.stderr, "boot: program started%s\n", took(time.Duration(t.Nano())))
+		fmt.Fprintf(a.stderr, "boot: program started%s\n", durationText(time.Duration(t.Nano())))
 	}
 }
 

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -13,7 +15,7 @@ func (a *app) completionCommand() *cobra.Command {
 		return &cobra.Command{
 			Use:               name,
 			Short:             "print the completion script for " + name,
-			Long:              long + "\n\n" + exitCodesHelp,
+			Long:              long + "\n\n" + exitCodes(),
 			Example:           example,
 			Args:              exactly(0, "no arguments"),
 			ValidArgsFunction: cobra.NoFileCompletions,
@@ -24,9 +26,9 @@ func (a *app) completionCommand() *cobra.Command {
 		`Completion prints a script that completes commands, flags, and the names of the
 configuration's volumes. "make install" and the packages install it.`,
 		"  . <(imxcrypt completion bash)",
-		shell("bash", "Bash prints the script for bash; it needs the package bash-completion.",
+		shell("bash", "Bash prints the script for bash. It also works without the package bash-completion.",
 			"  . <(imxcrypt completion bash)\n  imxcrypt completion bash > /usr/share/bash-completion/completions/imxcrypt",
-			func(c *cobra.Command, w io.Writer) error { return c.GenBashCompletionV2(w, true) }),
+			bashCompletion),
 		shell("zsh", "Zsh prints the script for zsh; it needs \"autoload -U compinit; compinit\" in .zshrc.",
 			"  imxcrypt completion zsh > /usr/share/zsh/vendor-completions/_imxcrypt",
 			func(c *cobra.Command, w io.Writer) error { return c.GenZshCompletion(w) }),
@@ -34,4 +36,45 @@ configuration's volumes. "make install" and the packages install it.`,
 			"  imxcrypt completion fish | source\n  imxcrypt completion fish > /usr/share/fish/vendor_completions.d/imxcrypt.fish",
 			func(c *cobra.Command, w io.Writer) error { return c.GenFishCompletion(w, true) }),
 	)
+}
+
+// bashCompletion is cobra's script for bash, which calls functions of the package
+// bash-completion, with those that are missing: the words of the line, cut at blanks
+// alone, and the names of files.
+func bashCompletion(c *cobra.Command, w io.Writer) error {
+	var script bytes.Buffer
+	if err := c.GenBashCompletionV2(&script, true); err != nil {
+		return err
+	}
+	calls := []byte("    _get_comp_words_by_ref \"$@\" cur prev words cword\n")
+	if !bytes.Contains(script.Bytes(), calls) {
+		return errors.New("the script for bash is another one than the one that is known here")
+	}
+	text := bytes.Replace(script.Bytes(), calls, []byte(`    if declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
+        _get_comp_words_by_ref "$@" cur prev words cword
+        return
+    fi
+    # Without the package: bash cuts words at = and : too, the program wants them whole.
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -ra words <<<"${line}"
+    [[ -z ${line} || ${line: -1} == [[:space:]] ]] && words+=("")
+    cword=$((${#words[@]} - 1))
+    cur=${words[cword]}
+    prev=${words[cword > 0 ? cword - 1 : 0]}
+`), 1)
+	text = bytes.ReplaceAll(text, []byte("_filedir"), []byte("__imxcrypt_filedir"))
+	text = bytes.Replace(text, []byte("# This function calls the imxcrypt program"), []byte(`__imxcrypt_filedir()
+{
+    if declare -F _filedir >/dev/null 2>&1; then
+        _filedir "$@"
+    elif [[ ${1-} == -d ]]; then
+        IFS=$'\n' read -ra COMPREPLY -d '' < <(compgen -d -- "${cur}")
+    else
+        IFS=$'\n' read -ra COMPREPLY -d '' < <(compgen -f -- "${cur}")
+    fi
+}
+
+# This function calls the imxcrypt program`), 1)
+	_, err := w.Write(text)
+	return err
 }

@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// Whoever asks for help finds an example and the exit codes with it.
+// Every help text has an example and the exit codes.
 func TestHelpHasExampleAndExitCodes(t *testing.T) {
 	t.Parallel()
 	for _, c := range shown((&app{}).root()) {
-		if !strings.HasSuffix(c.Long, exitCodesHelp) {
+		if _, codes, _ := strings.Cut(c.Long, "\n\nExit codes:\n"); !strings.HasPrefix(codes, "  0  done\n  1  failed\n  2  usage or configuration") || strings.Contains(codes, "\n\n") {
 			t.Errorf("%s --help does not end with the exit codes", c.CommandPath())
 		}
 		if !strings.Contains(c.Example, c.CommandPath()) && !strings.Contains(c.Example, "imxcrypt --") {
@@ -29,7 +29,7 @@ func TestHelpHasExampleAndExitCodes(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, threeVolumes)
+	b := newRig(t, threeVolumes)
 	complete := func(args ...string) []string {
 		t.Helper()
 		out, _ := b.must(t, exitDone, append([]string{"__complete"}, args...)...)
@@ -49,6 +49,9 @@ func TestCompletion(t *testing.T) {
 			continue
 		}
 		words := append(strings.Fields(c.CommandPath())[1:], "")
+		if words[0] == "sleep" { // its first argument is what to do
+			words = []string{"sleep", "resume", ""}
+		}
 		if got := complete(words...); !has(got, "data") || !has(got, "spare") {
 			t.Errorf("%s completes to %q", c.CommandPath(), got)
 		}
@@ -84,9 +87,40 @@ func TestCompletion(t *testing.T) {
 		if path, err := exec.LookPath(shell); err == nil {
 			c := exec.Command(path, "-n") // reads the script, runs nothing
 			c.Stdin = strings.NewReader(out)
-			if said, err := c.CombinedOutput(); err != nil || len(said) > 0 {
-				t.Errorf("%s does not take the script: %v %s", shell, err, said)
+			if output, err := c.CombinedOutput(); err != nil || len(output) > 0 {
+				t.Errorf("%s does not take the script: %v %s", shell, err, output)
 			}
+		}
+	}
+}
+
+// Bash completes without the package bash-completion: a word, a word after =, and
+// nothing where there is nothing, without a message.
+func TestBashCompletionWithoutItsPackage(t *testing.T) {
+	t.Parallel()
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("NOT TESTED: there is no bash")
+	}
+	out, _ := newRig(t, threeVolumes).must(t, exitDone, "completion", "bash")
+	for line, want := range map[string]string{
+		"imxcrypt un":                `words "un"|reply unlock`,
+		"imxcrypt unlock ":           `words "unlock" ""|reply unlock`,
+		"imxcrypt --log-level=un":    `words "--log-level=un"|reply unlock`,
+		"imxcrypt unlock nothing":    `words "unlock" "nothing"|reply `,
+		"imxcrypt status --state no": `words "status" "--state" "no"|reply `,
+	} {
+		// The program that is asked says what it was asked, on a file of its own.
+		c := exec.Command(bash, "--norc", "--noprofile", "-c", out+`
+imxcrypt() { shift; printf ' "%s"' "$@" >&3; printf 'unlock\n:4\n'; }
+compopt() { :; }
+COMP_LINE=$LINE COMP_POINT=${#LINE} COMP_TYPE=9
+exec 3>&1; printf words
+__start_imxcrypt
+printf '|reply %s' "${COMPREPLY[*]}"`)
+		c.Env = []string{"LINE=" + line, "PATH=/usr/bin:/bin"}
+		if got, err := c.CombinedOutput(); err != nil || string(got) != want {
+			t.Errorf("%q: %q, %v; expected %q", line, got, err, want)
 		}
 	}
 }

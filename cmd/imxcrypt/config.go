@@ -18,13 +18,13 @@ import (
 
 func (a *app) configCommand() *cobra.Command {
 	return group("config", "check and show the configuration",
-		`Config judges the configuration, prints it with every default, and prints
+		`Config checks the configuration, prints it with every default, and prints
 examples to begin with.`,
 		"  imxcrypt config example minimal\n  imxcrypt config check",
 		&cobra.Command{
 			Use:     "check",
-			Short:   "read the configuration and say what is wrong with it",
-			Long:    "Check reads the configuration and names everything that is wrong with it,\neach with its place and what to do.\n\n" + exitCodesHelp,
+			Short:   "read the configuration and report what is wrong with it",
+			Long:    "Check reads the configuration and its drop-ins and reports all mistakes, each with its\nplace and its remedy. It warns of mount points that symbolic links of this system make\nunusable.\n\n" + exitCodes(fault.ExitMissing),
 			Example: "  imxcrypt config check\n  imxcrypt --config ./imxcrypt.yaml config check",
 			Args:    exactly(0, "no arguments"),
 			RunE: func(*cobra.Command, []string) error {
@@ -40,16 +40,19 @@ examples to begin with.`,
 						a.log.Warn("source dev protects nothing and is refused without --allow-insecure or allow_insecure: true", "volume", v.Name)
 					}
 				}
-				if a.json {
-					return a.printJSON(map[string]any{"file": c.File(), "volumes": len(c.Volumes)})
+				for _, p := range boot.MountProblems(c, a.sysRoot) {
+					a.log.Warn("on this system "+p.Text+": "+p.Remedy, "volume", p.Volume)
 				}
-				fmt.Fprintf(a.stdout, "%s: nothing wrong (volumes: %d)\n", c.File(), len(c.Volumes))
+				if a.json {
+					return a.printJSON(configCheckJSON{File: c.File(), Files: c.Files(), Volumes: len(c.Volumes)})
+				}
+				fmt.Fprintf(a.stdout, "%s: nothing wrong (volumes: %d)\n", strings.Join(c.Files(), ", "), len(c.Volumes))
 				return nil
 			},
 		}, &cobra.Command{
 			Use:     "show",
-			Short:   "print the configuration with every default",
-			Long:    "Show prints the configuration with every default filled in, as a file that can\nbe used as it is.\n\n" + exitCodesHelp,
+			Short:   "print the configuration with every default, and where each value comes from",
+			Long:    "Show prints the configuration of all files together, with every default filled in,\nas a file that loads again. Behind each value is its origin: a file\nand line, or the default.\n\n" + exitCodes(fault.ExitMissing),
 			Example: "  imxcrypt config show\n  imxcrypt config show --json",
 			Args:    exactly(0, "no arguments"),
 			RunE: func(*cobra.Command, []string) error {
@@ -60,13 +63,17 @@ examples to begin with.`,
 				if a.json {
 					return a.printJSON(c)
 				}
-				_, err = a.stdout.Write(c.YAML())
+				elsewhere := map[string]string{}
+				if a.allowInsecure {
+					elsewhere["allow_insecure"] = "--allow-insecure"
+				}
+				_, err = a.stdout.Write(c.Origins(elsewhere))
 				return err
 			},
 		}, &cobra.Command{
 			Use:     "example [NAME]",
 			Short:   "print an example configuration, or the names of all",
-			Long:    "Example prints an example configuration to begin with. Without a name it lists\nthem.\n\n" + exitCodesHelp,
+			Long:    "Example prints an example configuration to begin with. Without a name it lists\nthem.\n\n" + exitCodes(),
 			Example: "  imxcrypt config example minimal > /etc/imxcrypt/imxcrypt.yaml",
 			Args: func(_ *cobra.Command, args []string) error {
 				if len(args) > 1 {
@@ -87,6 +94,13 @@ examples to begin with.`,
 		})
 }
 
+type configCheckJSON struct {
+	File string `json:"file"`
+	// Files are all that were read: the file and its drop-ins.
+	Files   []string `json:"files"`
+	Volumes int      `json:"volumes"`
+}
+
 func exampleNames() ([]string, error) {
 	files, err := fs.Glob(configs.Examples, "examples/*.yaml")
 	for i, f := range files {
@@ -102,7 +116,7 @@ func (a *app) configExample(args []string) error {
 			fmt.Fprintln(a.stdout, n)
 		}
 		if err == nil {
-			fmt.Fprintln(a.stderr, "`imxcrypt config example NAME` prints one of them")
+			fmt.Fprintf(a.stderr, "`imxcrypt config example %s` prints one of them\n", names[0])
 		}
 		return err
 	}
@@ -110,7 +124,7 @@ func (a *app) configExample(args []string) error {
 	if err != nil {
 		names, err := exampleNames()
 		return errors.Join(err, fault.New(fault.Usage,
-			fmt.Sprintf("there is no example %q; `imxcrypt config example NAME` prints one of %s", args[0], strings.Join(names, ", ")), nil))
+			fmt.Sprintf("there is no example %q, but %s", args[0], strings.Join(names, ", ")), nil))
 	}
 	_, err = a.stdout.Write(text)
 	return err

@@ -22,17 +22,22 @@ func (a *app) confirm(name, what string, yes bool) error {
 	needs := func() error {
 		return fault.New(fault.ConfirmationNeeds, fmt.Sprintf("%s %s: not confirmed", what, name), nil)
 	}
-	f, ok := a.stdin.(*os.File)
-	if !ok {
-		return needs()
-	}
-	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
-		return needs()
-	}
-	fmt.Fprintf(a.stderr, "%s %s. Type the volume's name to go on: ", what, name)
-	line, err := bufio.NewReader(f).ReadString('\n')
-	if err != nil || strings.TrimSpace(line) != name {
+	if typed, ok := a.ask(fmt.Sprintf("%s %s. Type the volume's name to continue: ", what, name)); !ok || typed != name {
 		return needs()
 	}
 	return nil
+}
+
+// ask reads a line from the terminal; ok is false without a terminal or an answer.
+func (a *app) ask(prompt string) (typed string, ok bool) {
+	f, ok := a.stdin.(*os.File)
+	if !ok {
+		return "", false
+	}
+	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+		return "", false
+	}
+	fmt.Fprint(a.stderr, prompt)
+	line, err := bufio.NewReader(f).ReadString('\n')
+	return strings.TrimSpace(line), err == nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,32 +16,40 @@ import (
 	"imxcrypt/internal/doctor"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/source"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	var deep bool
+	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "what chip, kernel and configuration lack, and what to do about each",
+		Short: "find what chip, kernel and configuration lack, each with a remedy",
 		Long: `Doctor checks what volumes need: the chip and its key hardware, the kernel, the
 programs, where headers and keys are stored, the configuration, and each volume.
-One line for each check: ok, warning or problem, with the remedy. It opens no key
-and changes nothing. It works without root as far as it can.
+One line for each check: ok, warning or problem, with the remedy. It changes
+nothing, and works without root as far as it can. With --deep, which is the default
+for root, it opens the keys of volumes that are locked, as verify does, and looks
+at their filesystems, to find why one does not open; for a volume that is yet to be
+provisioned it has the kernel load a table like the volume's, and take it away.
 
 The exit code is 0 if there is no problem (warnings do not count), otherwise that
 of the first problem.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt doctor\n  imxcrypt doctor --json",
 		Args:              exactly(0, "no arguments"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.doctor(cmd.Context())
+			return a.doctor(cmd.Context(), deep)
 		},
 	}
+	c.Flags().BoolVar(&deep, "deep", os.Geteuid() == 0, "try the keys of locked volumes")
+	c.Flags().Lookup("deep").DefValue = "false" // shown as it is for those who are not root
+	return c
 }
 
-func (a *app) doctor(ctx context.Context) error {
-	r := doctor.Examine(a.machine(ctx))
+func (a *app) doctor(ctx context.Context, deep bool) error {
+	r := doctor.Examine(a.machine(ctx, deep))
 	if a.json {
 		if err := a.printJSON(r); err != nil {
 			return err
@@ -56,22 +65,24 @@ func (a *app) doctor(ctx context.Context) error {
 }
 
 // machine is the running system as the checks want it.
-func (a *app) machine(ctx context.Context) doctor.Machine {
+func (a *app) machine(ctx context.Context, deep bool) doctor.Machine {
 	chip := volume.ReadChip(a.sysRoot)
 	m := doctor.Machine{
 		Root:         a.sysRoot,
 		Superuser:    os.Geteuid() == 0,
 		Chip:         doctor.Chip{SoC: chip.SoC, Key: chip.Key, State: string(chip.State), KeepsKeys: chip.KeepsKeys, Evidence: chip.Evidence},
 		CryptVersion: volume.CryptVersion,
+		TrustSource:  source.TrustSource,
 		Now:          time.Now(),
 		Config:       doctor.Config{Path: a.configFile()},
 	}
 	c, err := a.loadConfig()
 	if err == nil {
+		m.Config.Path = strings.Join(c.Files(), ", ")
 		_, err = boot.NewPlan(c)
 	}
 	if err != nil {
-		m.Config = configProblem(m.Config.Path, err)
+		m.Config = a.configProblem(m.Config.Path, err)
 	}
 	if c == nil {
 		if c, err = configs.Parse("defaults", []byte("volumes: []\n")); err != nil {
@@ -84,15 +95,16 @@ func (a *app) machine(ctx context.Context) doctor.Machine {
 	}
 	manager := volume.New(a.system(c, a.log))
 	for _, v := range c.Volumes {
-		m.Volumes = append(m.Volumes, patient(v, manager.Status(ctx, boot.Spec(c, v))))
+		m.Volumes = append(m.Volumes, a.doctorVolume(ctx, manager, c, v, deep))
 	}
 	return m
 }
 
 // configProblem is what keeps a configuration from loading. A single mistake
 // brings its own remedy along.
-func configProblem(path string, err error) doctor.Config {
-	c := doctor.Config{Path: path, Code: fault.CodeOf(err), Remedy: hints()[fault.CodeOf(err)]}
+func (a *app) configProblem(path string, err error) doctor.Config {
+	f, _ := fault.Lookup(fault.CodeOf(err))
+	c := doctor.Config{Path: path, Code: fault.CodeOf(err), Remedy: a.fill(f.Hint, "")}
 	if one := (*configs.Error)(nil); errors.As(err, &one) && one.Remedy != "" && one.Error() == err.Error() {
 		bare := *one
 		bare.Remedy = ""
@@ -102,22 +114,60 @@ func configProblem(path string, err error) doctor.Config {
 	return c
 }
 
-// patient is a volume as the checks want it.
-func patient(v configs.Volume, st volume.Status) doctor.Volume {
+// doctorVolume is a volume as the checks need it. deep tries the key of one that is
+// locked.
+func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Config, v configs.Volume, deep bool) doctor.Volume {
+	s := boot.Spec(c, v)
+	st := m.Status(ctx, s)
 	d := doctor.Volume{
-		Name: v.Name, Source: string(v.Source), Node: st.Path, Filesystem: v.Filesystem.Type,
-		State: string(st.State), Generation: st.Generation, Level: doctor.OK,
+		Name: v.Name, Source: st.Source, Trust: st.Trust, Cipher: st.Cipher, Node: st.Path, Filesystem: v.Filesystem.Type,
+		State: string(st.State), Generation: st.Generation, Level: doctor.OK, IntactHeader: st.IntactHeader,
 	}
 	if v.Detached() {
 		d.Header = v.Header
 	}
-	if st.Err == nil {
+	for _, p := range boot.MountProblems(c, a.sysRoot) {
+		if p.Volume == v.Name {
+			d.Warnings = append(d.Warnings, doctor.Check{ID: string(fault.ConfigInvalid), Text: p.Text, Remedy: p.Remedy})
+		}
+	}
+	for _, w := range st.Warnings {
+		d.Warnings = append(d.Warnings, a.doctorWarning(v.Name, w))
+	}
+	if st.Rotation != nil {
+		d.Warnings = append(d.Warnings, a.doctorWarning(v.Name, fault.Newf(fault.RotationUnderWay,
+			"a rotation to generation %d is at %d%%: under way, or interrupted", st.Rotation.Generation, percent(st.Rotation))))
+	}
+	problem, found := st.Problem(), ""
+	if f := st.LastFailure; problem == nil && f != nil {
+		problem, found = fault.New(f.Code, f.Message, nil), " (found when it was unlocked at "+f.At.Format(time.RFC3339)+")"
+	}
+	if deep && st.State == volume.Locked && (st.Err == nil) {
+		now := m.Diagnose(ctx, s)
+		if now == nil && problem != nil {
+			d.Warnings = append(d.Warnings, a.doctorWarning(v.Name, fault.New(st.LastFailure.Code, "it opens now; the last unlocking failed: "+st.LastFailure.Message, nil)))
+		}
+		if !fault.Is(now, fault.LockHeld) {
+			problem, found = now, ""
+		}
+	}
+	if deep && fault.Is(problem, fault.NotProvisioned) {
+		if err := m.Try(ctx, s); err != nil && !fault.Is(err, fault.LockHeld) {
+			problem, found = err, ""
+		}
+	}
+	if problem == nil {
 		return d
 	}
-	d.Code, d.Text, d.Remedy = fault.CodeOf(st.Err), oneLine(st.Err.Error()), hint(st.Err)
+	d.Code, d.Text, d.Remedy = fault.CodeOf(problem), oneLine(problem.Error())+found, a.hintFor(v.Name, problem)
 	d.Level = doctor.Problem
-	if d.Code == fault.NotProvisioned || d.Code == fault.PermissionMissing || st.State == volume.Absent && !v.Needed() {
+	if d.Code == fault.NotProvisioned || d.Code == fault.PermissionMissing || !v.Needed() && (st.State == volume.Absent || st.State == volume.Locked) {
 		d.Level = doctor.Warning
 	}
 	return d
+}
+
+// doctorWarning is something that keeps nobody from the data.
+func (a *app) doctorWarning(name string, err error) doctor.Check {
+	return doctor.Check{ID: string(fault.CodeOf(err)), Text: oneLine(err.Error()), Remedy: a.hintFor(name, err)}
 }

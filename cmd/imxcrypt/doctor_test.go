@@ -16,7 +16,7 @@ import (
 // volumes goes into the report, and the first problem's code out of it.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
+	b := newRig(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
 	b.sysRoot = t.TempDir()
 	if err := os.CopyFS(b.sysRoot, os.DirFS("../../internal/doctor/testdata/imx8mp")); err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func TestDoctor(t *testing.T) {
 	if c := all["soc"]; !strings.HasPrefix(c.Text, "i.MX8MP") {
 		t.Errorf("%+v", c)
 	}
-	if c := all["volume data"]; c.Level != doctor.Warning || c.ID != "not-provisioned" || !strings.Contains(c.Remedy, "imxcrypt provision data ") {
+	if c := all["volume data"]; c.Level != doctor.Warning || c.ID != "not-provisioned" || !strings.Contains(c.Remedy, "`imxcrypt provision data` ") {
 		t.Errorf("%+v", c)
 	}
 	if c := all["volume spare"]; c.Level != doctor.Warning || c.ID != "device-missing" {
@@ -59,7 +59,7 @@ func TestDoctor(t *testing.T) {
 		}
 	}
 
-	t.Log("a mistake in the configuration is told once, with its remedy")
+	t.Log("a mistake in the configuration is reported once, with its remedy")
 	if err := os.WriteFile(b.config, []byte("volumes:\n  - name: data\n    device: /dev/mmcblk2p3\n    keysize: 32\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +75,26 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	if c := checks(exitUsage); c["cipher"].Level != doctor.OK {
-		t.Errorf("without a configuration the chip is judged all the same: %+v", c["cipher"])
+		t.Errorf("without a configuration the chip is checked all the same: %+v", c["cipher"])
+	}
+}
+
+// A mount point that this system's symbolic links make unusable is named before the
+// boot that would fail.
+func TestMountPointsAreFollowed(t *testing.T) {
+	t.Parallel()
+	b := newRig(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
+	b.sysRoot = t.TempDir()
+	for link, to := range map[string]string{"data": "dat", "dat": "data"} {
+		if err := os.Symlink(to, filepath.Join(b.sysRoot, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const says = "mount point /data cannot be reached: its symbolic links lead in a circle"
+	if _, log := b.must(t, 0, "config", "check"); !strings.Contains(log, says) {
+		t.Errorf("config check: %s", log)
+	}
+	if out, _ := b.must(t, exitMissing, "doctor"); !strings.Contains(strings.Join(strings.Fields(out), " "), says) {
+		t.Errorf("doctor: %s", out)
 	}
 }

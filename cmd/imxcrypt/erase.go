@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 )
 
@@ -17,17 +18,17 @@ func (a *app) eraseCommand() *cobra.Command {
 	var f eraseFlags
 	c := &cobra.Command{
 		Use:   "erase NAME",
-		Short: "destroy a volume's key: its data is gone for good",
+		Short: "destroy a volume's key, and with it the data",
 		Long: `Erase locks a volume and destroys its key: the sealed key, both copies of the
 header and the check are overwritten, and discarded where the storage can. It
 proves that nothing is left to open, and says what remains. Run again, it
 finishes what was interrupted.
 
 Afterwards "imxcrypt provision NAME" makes a new volume in one step: a factory
-reset. (cryptsetup luksErase returns 0 on a volume of ours and destroys
+reset. (cryptsetup luksErase returns 0 on such a volume and destroys
 nothing.)
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt erase data\n  imxcrypt erase --yes data && imxcrypt provision data",
 		Args:              exactly(1, "a volume"),
 		ValidArgsFunction: a.completeOnlyVolume,
@@ -36,7 +37,7 @@ nothing.)
 		},
 	}
 	c.Flags().BoolVar(&f.yes, "yes", false, "confirm without being asked for the name")
-	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "look at everything, print what would be done, change nothing")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything, print what would be done, change nothing")
 	return c
 }
 
@@ -53,7 +54,7 @@ func (a *app) erase(ctx context.Context, name string, f eraseFlags) error {
 		return err
 	}
 	if !f.dryRun {
-		if err := a.confirm(name, "all data on "+s.Device+" will be lost for good: erase", f.yes); err != nil {
+		if err := a.confirm(name, "all data on "+s.Device+" will be lost forever: erase", f.yes); err != nil {
 			return err
 		}
 	}
@@ -63,7 +64,7 @@ func (a *app) erase(ctx context.Context, name string, f eraseFlags) error {
 			a.audit(r.Result, err)
 		}
 		a.printed = a.printed || err != nil
-		return joinPrint(a.printJSON(eraseJSON{r, err == nil, a.problemOf(err)}), err)
+		return joinPrint(a.printJSON(eraseJSON{r, err == nil, a.problemOf(r.Volume, err)}), err)
 	}
 	if f.dryRun {
 		if err := joinPrint(a.printPlan(r.Result, err), err); err != nil {

@@ -28,10 +28,10 @@ type provisionJSON struct {
 
 func (a *app) provisionLine(r volume.Result, err error) provisionJSON {
 	return provisionJSON{
-		resultJSON: resultJSON{Result: r, OK: err == nil, Error: a.problemOf(err)},
+		resultJSON: resultJSON{Result: r, OK: err == nil, Error: a.problemOf(r.Volume, err)},
 		// Older kernels, and those of some SoCs, call the number soc_uid.
 		SoC: a.socFact("soc_id"), SerialNumber: cmp.Or(a.socFact("serial_number"), a.socFact("soc_uid")),
-		TookMS: float64(duration(r)) / float64(time.Millisecond), ExitCode: exitCode(err),
+		TookMS: float64(duration(r)) / float64(time.Millisecond), ExitCode: int(fault.ExitOf(err)),
 	}
 }
 
@@ -49,13 +49,13 @@ func (a *app) socFact(name string) string {
 func duration(r volume.Result) time.Duration {
 	var d time.Duration
 	for _, s := range r.Steps {
-		d += s.Took
+		d += time.Duration(s.Took)
 	}
 	return d
 }
 
-// audit tells the journal what was done with a volume's key. What had been done
-// already is nothing new.
+// audit records in the journal what was done with a volume's key. It records
+// nothing where nothing was left to do.
 func (a *app) audit(r volume.Result, err error) {
 	if err == nil && r.Already {
 		return
@@ -77,6 +77,6 @@ func (a *app) sendAudit(e audit.Event, err error) {
 		e.Result, e.Detail = string(fault.CodeOf(err)), oneLine(err.Error())
 	}
 	if err := a.journal.Send(e); err != nil {
-		a.log.Debug("the journal was not told", "error", fmt.Sprint(err))
+		a.log.Debug("the journal has no record of this", "error", fmt.Sprint(err))
 	}
 }

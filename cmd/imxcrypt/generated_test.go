@@ -7,14 +7,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
-
-	"imxcrypt/internal/doctor"
 )
 
 // generated holds a file of the repository to what the program would write
-// there. IMXCRYPT_UPDATE=1 writes it anew.
+// there. `make docs` writes it, with IMXCRYPT_UPDATE=1.
 func generated(t *testing.T, name, want string) {
 	t.Helper()
 	path := filepath.Join("../..", name)
@@ -31,42 +28,8 @@ func generated(t *testing.T, name, want string) {
 		t.Fatal(err)
 	}
 	if string(got) != want {
-		t.Errorf("%s is not up to date: IMXCRYPT_UPDATE=1 go test ./cmd/imxcrypt writes it anew", name)
+		t.Errorf("%s is not up to date: run make docs", name)
 	}
-}
-
-// troubleshooting is generated for the part of the troubleshooting page that
-// stands between the marks of a name.
-func troubleshooting(t *testing.T, part, want string) {
-	t.Helper()
-	const name = "docs/troubleshooting.md"
-	begin, end := "<!-- "+part+": made by the tests -->\n", "<!-- end of "+part+" -->\n"
-	page, err := os.ReadFile(filepath.Join("../..", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(page), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the part %s", name, part)
-	}
-	generated(t, name, before+begin+want+end+after)
-}
-
-// Everything that doctor can complain of stands on the troubleshooting page,
-// in its words, with its remedy.
-//
-// Not parallel: another test writes the page's other part.
-func TestTroubleshootingPageHasWhatDoctorSays(t *testing.T) {
-	var b strings.Builder
-	verb := regexp.MustCompile(`%[a-z]`)
-	for _, f := range doctor.Findings() {
-		b.WriteString("\n### doctor: " + f.ID + "\n\n")
-		b.WriteString("    " + string(f.Level) + "  " + f.Check + "  " + verb.ReplaceAllString(f.Text, "…") + "\n\n")
-		b.WriteString("**What to do:** " + f.Remedy + ".\n")
-	}
-	b.WriteString("\n")
-	troubleshooting(t, "doctor", b.String())
 }
 
 // documented holds the names that a page of the repository lists to those that

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imxcrypt/boot"
+	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/plainfile"
 	"imxcrypt/volume"
@@ -43,10 +44,10 @@ mount point that is not in /etc/fstab, in the directory NORMAL. In an initramfs
 it does nothing: there imxcrypt is called by the initramfs's own scripts.
 
 If the configuration is invalid, it leaves a unit that says why and fails, and
-local-fs.target with it: the system goes to emergency.target. Once it is mended,
-systemctl daemon-reload and systemctl default go on with the boot.
+local-fs.target with it: the system goes to emergency.target. Once it is corrected,
+systemctl daemon-reload and systemctl default continue the boot.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitMissing),
 		Example: "  imxcrypt generator /tmp/units /tmp/units /tmp/units",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(failed) > 0 {
@@ -82,7 +83,7 @@ func (a *app) generate(dir, root string) error {
 	if err != nil {
 		var reasons []string
 		for _, e := range parts(err) {
-			tellKernel(filepath.Join(root, "dev/kmsg"), priorityError, oneLine(e.Error()))
+			logToKernel(filepath.Join(root, "dev/kmsg"), priorityError, generatorName, oneLine(e.Error()))
 			reasons = append(reasons, oneLine(e.Error()))
 		}
 		err = errors.Join(err, a.leaveFailure(dir, reasons))
@@ -102,13 +103,20 @@ func (a *app) leaveFailure(dir string, reasons []string) error {
 }
 
 func (a *app) generateUnits(dir, root string) error {
-	kernel := a.obeyKernel()
+	kernel, err := a.obeyKernel()
+	if err != nil {
+		return err
+	}
 	c, err := a.loadConfig()
 	if err != nil {
-		if fault.Is(err, fault.ConfigMissing) && kernel.Config == "" {
+		if fault.Is(err, fault.ConfigMissing) && kernel.Config == "" && !leadsNowhere(a.configFile()) {
 			return nil // installed and not in use
 		}
 		return err
+	}
+	for _, name := range kernel.LeftOut(c) {
+		a.log.Warn("the kernel command line (imxcrypt.volumes=) leaves out a volume that is required", "volume", name)
+		logToKernel(filepath.Join(root, "dev/kmsg"), priorityWarning, generatorName, leftOutText(name))
 	}
 	c, unknown := kernel.Narrow(c)
 	for _, name := range unknown {
@@ -125,6 +133,7 @@ func (a *app) generateUnits(dir, root string) error {
 	marks := boot.Marks{Dir: filepath.Join(root, volume.RunDir)}
 	units, err := boot.Units(c, boot.UnitOptions{
 		Program: program, Fstab: boot.ParseFstab(string(fstab)), FromInitramfs: marks.Left, Debug: kernel.Debug,
+		Canonical: func(path string) string { return boot.Canonical(root, path) },
 	})
 	if err != nil {
 		return err
@@ -135,15 +144,31 @@ func (a *app) generateUnits(dir, root string) error {
 	return nil
 }
 
+// leadsNowhere reports whether a path is a link to what does not exist: somebody
+// meant to have a configuration.
+func leadsNowhere(path string) bool {
+	_, errLink := os.Lstat(path)
+	_, errFile := os.Stat(path)
+	return errLink == nil && errors.Is(errFile, fs.ErrNotExist)
+}
+
 // obeyKernel reads the kernel command line, for the commands that run at boot
-// with nobody to give them flags. Flags and environment come first.
-func (a *app) obeyKernel() boot.KernelOptions {
+// where nothing passes them flags. Flags and environment come first.
+// The configuration that it names must be one of the system's own.
+func (a *app) obeyKernel() (boot.KernelOptions, error) {
 	text, err := plainfile.Read(a.cmdline)
 	if err != nil {
 		a.log.Warn("the kernel command line cannot be read", "error", err)
 	}
 	o := boot.ParseKernelOptions(string(text))
-	if a.configPath == "" && a.getenv("IMXCRYPT_CONFIG") == "" {
+	if a.configPath == "" && a.getenv("IMXCRYPT_CONFIG") == "" && o.Config != "" {
+		dirs := a.bootDirs
+		if dirs == nil {
+			dirs = configs.Dirs()
+		}
+		if err := configs.NamedAtBoot(o.Config, dirs); err != nil {
+			return o, err
+		}
 		a.configPath = o.Config
 	}
 	if o.Debug {
@@ -151,16 +176,15 @@ func (a *app) obeyKernel() boot.KernelOptions {
 		// It was a good level before, and is one now.
 		_ = a.prepare()
 	}
-	return o
+	return o, nil
 }
 
-// tellKernel writes a line to the kernel log; without one there is nobody to
-// tell.
-func tellKernel(kmsg string, priority int, text string) {
+// logToKernel writes a line to the kernel log, if there is one.
+func logToKernel(kmsg string, priority int, program, text string) {
 	f, err := os.OpenFile(kmsg, os.O_WRONLY, 0)
 	if err != nil {
 		return
 	}
-	_, _ = io.WriteString(f, fmt.Sprintf("<%d>%s: %s\n", priority, generatorName, text))
+	_, _ = io.WriteString(f, fmt.Sprintf("<%d>%s: %s\n", priority, program, text))
 	_ = f.Close()
 }

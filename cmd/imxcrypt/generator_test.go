@@ -15,6 +15,7 @@ import (
 
 	"imxcrypt/boot"
 	"imxcrypt/configs"
+	"imxcrypt/internal/fault"
 )
 
 // runGenerator runs it on a system that has only what files says, by their path in
@@ -33,7 +34,7 @@ func runGenerator(t *testing.T, files map[string]string) (units []string, code i
 	}
 	var out bytes.Buffer
 	a := &app{
-		stdin: strings.NewReader(""), stdout: &out, stderr: &out, cmdline: filepath.Join(root, "proc/cmdline"),
+		stdin: strings.NewReader(""), stdout: &out, stderr: &out, cmdline: filepath.Join(root, "proc/cmdline"), bootDirs: []string{filepath.Join(root, "etc/imxcrypt")},
 		getenv: func(string) string { return "" }, configPath: filepath.Join(root, "etc/imxcrypt/imxcrypt.yaml"), logLevel: "warn",
 	}
 	if strings.Contains(files["proc/cmdline"], "imxcrypt.config=") {
@@ -53,7 +54,7 @@ func runGenerator(t *testing.T, files map[string]string) (units []string, code i
 		t.Fatal(err)
 	}
 	log, _ := os.ReadFile(filepath.Join(root, "dev/kmsg"))
-	return units, exitCode(err), out.String(), string(log)
+	return units, int(fault.ExitOf(err)), out.String(), string(log)
 }
 
 const twoVolumes = `volumes:
@@ -102,7 +103,7 @@ func TestGeneratorTellsTheKernelWhatIsWrong(t *testing.T) {
 	if code != exitUsage || !strings.HasPrefix(kmsg, "<3>imxcrypt-generator: ") {
 		t.Errorf("exit code %d, kernel log %q", code, kmsg)
 	}
-	// A unit that fails says it to whoever looks why the system did not come up.
+	// A unit that fails shows why the system did not come up.
 	want := []string{"imxcrypt-generator-failed.service", "local-fs.target.requires/imxcrypt-generator-failed.service"}
 	if !slices.Equal(units, want) {
 		t.Errorf("units %v, expected %v", units, want)
@@ -159,6 +160,44 @@ func TestGeneratorIsQuietWhereNothingIsConfigured(t *testing.T) {
 	}
 }
 
+// Each layer's volumes get their units; the drop-ins are those of the file that the
+// kernel command line names.
+func TestGeneratorReadsDropIns(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{
+		"etc/imxcrypt/imxcrypt.yaml":             twoVolumes,
+		"etc/imxcrypt/imxcrypt.yaml.d/more.yaml": "volumes: [{name: more, device: /dev/vdx}]\n",
+		"proc/cmdline":                           "quiet\n",
+	}
+	units, code, stderr, _ := runGenerator(t, files)
+	for _, name := range []string{"data", "logs", "more"} {
+		if !slices.Contains(units, boot.ServiceName(name)) {
+			t.Errorf("%s is not in %v: exit code %d, %s", name, units, code, stderr)
+		}
+	}
+	files["etc/imxcrypt/imxcrypt.yaml.d/more.yaml"] = "volumes: [{name: data, device: /dev/vdx}]\n"
+	units, code, _, _ = runGenerator(t, files)
+	if code != exitUsage || !slices.Contains(units, "imxcrypt-generator-failed.service") {
+		t.Errorf("with a volume defined twice: exit code %d, units %v", code, units)
+	}
+}
+
+func TestGeneratorDoesNotTakeALinkThatLeadsNowhereForNoConfiguration(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	config := filepath.Join(root, "imxcrypt.yaml")
+	if err := os.Symlink("nowhere", config); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{stderr: io.Discard, cmdline: "/dev/null", getenv: func(string) string { return "" }, configPath: config, logLevel: "warn"}
+	if err := a.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.generate(t.TempDir(), root); !fault.Is(err, fault.ConfigMissing) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestGeneratorIsKnownByItsName(t *testing.T) {
 	t.Parallel()
 	for _, c := range [][2][]string{
@@ -188,11 +227,16 @@ func bootPlan(t *testing.T, cmdline string, env map[string]string, names ...stri
 		env["IMXCRYPT_CONFIG"] = write("two.yaml", twoVolumes)
 	}
 	other := write("other.yaml", "volumes: [{name: third, device: /dev/vdz}]\n")
+	if err := os.Mkdir(other+".d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write("other.yaml.d/fourth.yaml", "volumes: [{name: fourth, device: /dev/vdy}]\n")
 	var stdout, stderr bytes.Buffer
 	a := &app{
 		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, system: realSystem,
-		cmdline: write("cmdline", strings.ReplaceAll(cmdline, "OTHER", other)),
-		getenv:  func(k string) string { return env[k] },
+		bootDirs: []string{dir},
+		cmdline:  write("cmdline", strings.ReplaceAll(cmdline, "OTHER", other)),
+		getenv:   func(k string) string { return env[k] },
 	}
 	code := a.run(context.Background(), append([]string{"boot", "--dry-run"}, names...))
 	return stdout.String(), stderr.String(), code
@@ -216,6 +260,8 @@ func TestBootObeysTheKernelCommandLine(t *testing.T) {
 		{cmdline: "imxcrypt.volumes=", env: two(), nothingIsPut: true},
 		{cmdline: "imxcrypt.volumes=data,gone", env: two(), has: "unlock data", warns: "volume=gone"},
 		{cmdline: "imxcrypt.config=OTHER", has: "unlock third", hasNot: "data"},
+		{cmdline: "imxcrypt.config=OTHER", has: "unlock fourth"}, // of a drop-in beside it
+		{cmdline: "imxcrypt.config=OTHER.d/fourth.yaml", has: "unlock fourth", hasNot: "third"},
 		// The environment is nearer than the boot loader.
 		{cmdline: "imxcrypt.config=OTHER", env: two(), has: "unlock data", hasNot: "third"},
 	} {
@@ -227,11 +273,54 @@ func TestBootObeysTheKernelCommandLine(t *testing.T) {
 	}
 }
 
-// A file of defaults that the program itself would refuse helps nobody.
+// A file of defaults that the program itself would refuse is useless.
 func TestDefaultConfigurationIsWhereTheGeneratorLooks(t *testing.T) {
 	t.Parallel()
 	a := &app{getenv: func(string) string { return "" }}
 	if got := a.configFile(); got != configs.DefaultPath {
 		t.Errorf("%s", got)
+	}
+}
+
+// The command line chooses among root's configurations; it is not a configuration.
+func TestTheKernelCommandLineIsNoConfiguration(t *testing.T) {
+	t.Parallel()
+	for _, named := range []string{"/proc/cmdline", "/proc/self/cmdline", "/etc/passwd"} {
+		stdout, stderr, code := bootPlan(t, "imxcrypt.config="+named, nil)
+		if code != 2 || stdout != "" || !strings.Contains(stderr, "imxcrypt.config=") {
+			t.Errorf("%s: exit code %d\n%s%s", named, code, stdout, stderr)
+		}
+		units, code, _, kmsg := runGenerator(t, map[string]string{
+			"etc/imxcrypt/imxcrypt.yaml": twoVolumes, "proc/cmdline": "imxcrypt.config=" + named, "dev/kmsg": "",
+		})
+		if code != 2 || slices.Contains(units, "imxcrypt@data.service") || !strings.Contains(kmsg, named) {
+			t.Errorf("%s: exit code %d, %v, kernel log %q", named, code, units, kmsg)
+		}
+	}
+}
+
+// A required volume that the command line leaves out is reported.
+func TestWhatTheCommandLineLeavesOutIsSaidLoudly(t *testing.T) {
+	t.Parallel()
+	const warning = "is required, and imxcrypt.volumes="
+	_, _, stderr, kmsg := runGenerator(t, map[string]string{
+		"etc/imxcrypt/imxcrypt.yaml": twoVolumes, "proc/cmdline": "imxcrypt.volumes=logs", "dev/kmsg": "",
+	})
+	if !strings.Contains(kmsg, "volume data "+warning) || strings.Contains(kmsg, "volume logs") || !strings.Contains(stderr, "volume=data") {
+		t.Errorf("kernel log %q\n%s", kmsg, stderr)
+	}
+	if _, stderr, _ := bootPlan(t, "imxcrypt.volumes=logs", map[string]string{"IMXCRYPT_CONFIG": "two"}); !strings.Contains(stderr, "volume=data") {
+		t.Errorf("boot: %s", stderr)
+	}
+	b := newRig(t, twoVolumes)
+	b.cmdline = filepath.Join(t.TempDir(), "cmdline")
+	if err := os.WriteFile(b.cmdline, []byte("imxcrypt.volumes=logs\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, stderr := b.run("status"); !strings.Contains(stderr, "data "+warning) {
+		t.Errorf("status: %s", stderr)
+	}
+	if _, stdout, _ := b.run("status", "--json"); strings.Count(stdout, `"left_out":true`) != 1 {
+		t.Errorf("status: %s", stdout)
 	}
 }

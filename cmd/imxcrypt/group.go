@@ -19,7 +19,7 @@ func group(use, short, long, example string, subcommands ...*cobra.Command) *cob
 	}
 	last := len(names) - 1
 	c := &cobra.Command{
-		Use: use, Short: short, Long: long + "\n\n" + exitCodesHelp, Example: example,
+		Use: use, Short: short, Long: long + "\n\n" + exitCodes(), Example: example,
 		Args: noSuchCommand,
 		RunE: func(*cobra.Command, []string) error {
 			return fault.New(fault.Usage, fmt.Sprintf("name a subcommand: %s or %s", strings.Join(names[:last], ", "), names[last]), nil)
@@ -29,8 +29,8 @@ func group(use, short, long, example string, subcommands ...*cobra.Command) *cob
 	return c
 }
 
-// noSuchCommand is for commands whose arguments are the names of others: one that
-// is left over is none.
+// noSuchCommand is for commands whose arguments name subcommands: an argument that
+// is left over names none.
 func noSuchCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

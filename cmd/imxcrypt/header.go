@@ -4,35 +4,40 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"imxcrypt/boot"
 	"imxcrypt/configs"
-	"imxcrypt/internal/secret"
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 )
 
 func (a *app) headerCommand() *cobra.Command {
-	return group("header", "judge, keep and bring back LUKS2 headers",
-		`Header judges LUKS2 headers, writes a volume's to a file, and brings it back.
-Without its header nothing opens a volume.`,
+	return group("header", "check, back up, restore and repair LUKS2 headers",
+		`Header checks LUKS2 headers, writes a volume's to a file, restores it, and repairs
+one that is damaged. Without its header nothing opens a volume.`,
 		"  imxcrypt header check /dev/mmcblk2p3\n  imxcrypt header backup data /media/data.header",
-		a.headerCheckCommand(), a.headerBackupCommand(), a.headerRestoreCommand())
+		a.headerCheckCommand(), a.headerBackupCommand(), a.headerRestoreCommand(), a.headerRepairCommand())
 }
 
 func (a *app) headerCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE|DEVICE",
-		Short: "judge any LUKS2 header by the specification",
-		Long: `Check judges the LUKS2 header at the start of a device, an image or a file, ours
+		Short: "check any LUKS2 header against the specification",
+		Long: `Check examines the LUKS2 header at the start of a device, an image or a file, ours
 or not, by the LUKS2 specification, and says whether it is a volume of imxcrypt.
 It takes no configuration and changes nothing. The exit code is 0 for a valid
-header and 8 for one that is not; the first rule that is broken is named.
+header and 8 for one that is not; the first rule that is broken is named. A header
+of another program is valid where cryptsetup takes it; ours are held to every rule.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitHeaderDamaged),
 		Example: "  imxcrypt header check /dev/mmcblk2p3\n  imxcrypt header check --json data.header",
 		Args:    exactly(1, "a file or a device"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -41,18 +46,23 @@ header and 8 for one that is not; the first rule that is broken is named.
 	}
 }
 
+type headerCheckJSON struct {
+	header.Report
+	Error *problem `json:"error"`
+}
+
 func (a *app) headerCheck(path string) error {
 	m, err := a.bareManager()
 	if err != nil {
 		return err
 	}
 	r, err := m.CheckHeader(path)
+	if fault.Is(err, fault.DeviceMissing) {
+		err = named("header check", err)
+	}
 	if a.json {
 		a.printed = a.printed || err != nil
-		return joinPrint(a.printJSON(struct {
-			volume.HeaderReport
-			Error *problem `json:"error"`
-		}{r, a.problemOf(err)}), err)
+		return joinPrint(a.printJSON(headerCheckJSON{r, a.problemOf(a.volume, err)}), err)
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(a.stderr, "%simxcrypt: %s: %s\n", a.priority(priorityWarning), path, p)
@@ -76,12 +86,27 @@ func (a *app) headerCheck(path string) error {
 		for _, recipient := range v.Recipients {
 			fmt.Fprintf(a.stdout, "  RECOVERY COPY of the key for %s\n", recipient)
 		}
+		if v.Passphrase {
+			fmt.Fprintln(a.stdout, "  RECOVERY COPY of the key for a passphrase")
+		}
+		if v.Fingerprint != "" {
+			fmt.Fprintf(a.stdout, "  fingerprint of the copy: %s\n", v.Fingerprint)
+		}
 	case r.Imxcrypt:
 		fmt.Fprintln(a.stdout, "  imxcrypt volume that another program must finish with first")
 	default:
 		fmt.Fprintln(a.stdout, "  not an imxcrypt volume")
 	}
 	return nil
+}
+
+// named is an error with a file or device that the command line names, not the
+// configuration.
+func named(what string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.FileMissing, what, err)
+	}
+	return fault.New(fault.Usage, what, err)
 }
 
 func joinPrint(printed, err error) error {
@@ -102,7 +127,7 @@ Keep the file as you would keep the key: on this chip it opens the volume for
 ever, also after the volume was erased. With a recovery copy in it, the recovery
 identity opens the volume anywhere.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt header backup data /media/usb/data.header",
 		Args:              exactly(2, "a volume and a file"),
 		ValidArgsFunction: a.completeOneVolume,
@@ -117,7 +142,7 @@ func (a *app) headerBackup(ctx context.Context, name, file string) error {
 	if err != nil {
 		return err
 	}
-	return a.each(ctx, []volume.Spec{s}, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+	return a.each(ctx, []spec.Volume{s}, func(ctx context.Context, s spec.Volume) (volume.Result, error) {
 		r, err := m.BackupHeader(ctx, s, file)
 		if err == nil {
 			r.Warnings = append(r.Warnings, "the backup opens the volume on this chip for ever, also after it was erased: destroy it when you erase the volume")
@@ -125,58 +150,6 @@ func (a *app) headerBackup(ctx context.Context, name, file string) error {
 		return r, err
 	}, func(r volume.Result) string {
 		return fmt.Sprintf("%s: header of generation %d written to %s", r.Volume, r.Generation, file)
-	})
-}
-
-type headerRestoreFlags struct{ yes, force, dryRun bool }
-
-func (a *app) headerRestoreCommand() *cobra.Command {
-	var f headerRestoreFlags
-	c := &cobra.Command{
-		Use:   "restore NAME FILE",
-		Short: "bring a volume's header back from a backup",
-		Long: `Restore writes a header back that "header backup" kept. The backup must be one of
-this volume, and its key must open on this chip, before anything is written.
-Afterwards the key is proved; if it is not the right one, what was there is put
-back. A header that is there is replaced only after the volume's name was typed,
-one with a newer key only with --force.
-
-` + exitCodesHelp,
-		Example:           "  imxcrypt header restore data /media/usb/data.header",
-		Args:              exactly(2, "a volume and a file"),
-		ValidArgsFunction: a.completeOneVolume,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.headerRestore(cmd.Context(), args[0], args[1], f)
-		},
-	}
-	c.Flags().BoolVar(&f.yes, "yes", false, "confirm without being asked for the name")
-	c.Flags().BoolVar(&f.force, "force", false, "also an older generation, and over a filesystem or a foreign header")
-	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "look at everything, print what would be done, change nothing")
-	return c
-}
-
-func (a *app) headerRestore(ctx context.Context, name, file string, f headerRestoreFlags) error {
-	m, s, err := a.oneVolume(name)
-	if err != nil {
-		return err
-	}
-	if err := secret.Harden(); err != nil {
-		return err
-	}
-	o := volume.RestoreOptions{Force: f.force, DryRun: f.dryRun, Confirm: func(what string) error {
-		return a.confirm(name, what, f.yes || f.dryRun)
-	}}
-	do := func(ctx context.Context, s volume.Spec) (volume.Result, error) {
-		return m.RestoreHeader(ctx, s, file, o)
-	}
-	if f.dryRun {
-		return a.eachPlan(ctx, []volume.Spec{s}, do)
-	}
-	return a.each(ctx, []volume.Spec{s}, do, func(r volume.Result) string {
-		if r.Already {
-			return fmt.Sprintf("%s: the header is that of the backup (already)", r.Volume)
-		}
-		return fmt.Sprintf("%s: header of generation %d restored, its key opens the volume", r.Volume, r.Generation)
 	})
 }
 
@@ -191,15 +164,16 @@ func (a *app) bareManager() (*volume.Manager, error) {
 }
 
 // oneVolume is the manager and the one volume named.
-func (a *app) oneVolume(name string) (*volume.Manager, volume.Spec, error) {
+func (a *app) oneVolume(name string) (*volume.Manager, spec.Volume, error) {
 	c, m, err := a.manager()
 	if err != nil {
-		return nil, volume.Spec{}, err
+		return nil, spec.Volume{}, err
 	}
 	v, err := c.Volume(name)
 	if err != nil {
-		return nil, volume.Spec{}, err
+		return nil, spec.Volume{}, err
 	}
+	a.volume = name
 	return m, boot.Spec(c, v), nil
 }
 

@@ -4,98 +4,87 @@ package main
 
 import (
 	"errors"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"strconv"
+	"regexp"
 	"strings"
 	"testing"
 
+	"imxcrypt/boot"
+	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
 )
 
-// codes reads the catalogue from its source: a constant that nobody lists
-// anywhere cannot be forgotten here.
-func codes(t *testing.T) map[string]fault.Code {
-	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "../../internal/fault/codes.go", nil, 0)
+var placeholder = regexp.MustCompile(`NAME|MAPPING|COMMAND|VOLUME`)
+
+// No placeholder of the table reaches a person, and there is always advice:
+// with a volume or without one.
+func TestHintsAreFilledIn(t *testing.T) {
+	t.Parallel()
+	c, err := configs.Parse("test", []byte("mapping_prefix: x-\nvolumes: [{name: data, device: /dev/a, filesystem: none}]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := map[string]fault.Code{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		spec, ok := n.(*ast.ValueSpec)
-		if !ok {
-			return true
-		}
-		for i, name := range spec.Names {
-			text, err := strconv.Unquote(spec.Values[i].(*ast.BasicLit).Value)
-			if err != nil {
-				t.Fatal(err)
+	for _, f := range fault.Table() {
+		bare := fault.New(f.Code, "what", nil)
+		for what, text := range map[string]string{
+			"without a volume":              (&app{}).hint(bare),
+			"for the command's volume":      (&app{volume: "data", config: c, command: "imxcrypt rotate"}).hint(bare),
+			"for a volume of the error":     (&app{config: c}).hint(&volume.Error{Op: "unlock", Volume: "data", Err: bare}),
+			"for a volume among the others": (&app{config: c}).hintFor("data", bare),
+		} {
+			if text == "" {
+				t.Errorf("%s: no hint %s", f.Code, what)
 			}
-			all[name.Name] = fault.Code(text)
+			if placeholder.MatchString(text) {
+				t.Errorf("%s: %s a person reads %q", f.Code, what, text)
+			}
 		}
-		return true
-	})
-	if len(all) < 40 {
-		t.Fatalf("only %d codes found", len(all))
-	}
-	return all
-}
-
-// failsWithOne are the codes that are meant to end with exit code 1; every
-// other one has a decision in exitCode.
-func failsWithOne() map[fault.Code]bool {
-	return map[fault.Code]bool{
-		fault.Failed: true, fault.CAAMFailed: true, fault.KeyNotInKeyring: true, fault.ProgramFailed: true,
-		fault.IOFailed: true, fault.StorageFull: true, fault.VolumeNotUp: true,
 	}
 }
 
-func TestEveryCodeHasItsExitCode(t *testing.T) {
+func TestHintNamesVolumeAndMapping(t *testing.T) {
 	t.Parallel()
-	for name, code := range codes(t) {
-		got := exitCode(fault.New(code, "what", nil))
-		if (got == exitFailed) != failsWithOne()[code] {
-			t.Errorf("fault.%s (%s) ends with exit code %d: is that meant?", name, code, got)
-		}
+	c, err := configs.Parse("test", []byte("mapping_prefix: x-\nvolumes: [{name: data, device: /dev/a, filesystem: none}]\n"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if exitCode(nil) != exitDone || exitCode(errors.New("anything")) != exitFailed {
-		t.Error("success, or an error without a code")
+	a := &app{config: c}
+	if got := a.hintFor("data", fault.New(fault.FilesystemMissing, "what", nil)); !strings.Contains(got, "`imxcrypt unlock --for-repair data`") || !strings.Contains(got, "/dev/mapper/x-data") {
+		t.Error(got)
 	}
-}
-
-func TestEveryCodeHasAHint(t *testing.T) {
-	t.Parallel()
-	known := map[fault.Code]bool{}
-	for name, code := range codes(t) {
-		known[code] = true
-		text := hint(fault.New(code, "what", nil))
-		if text == "" {
-			t.Errorf("fault.%s (%s) has no hint", name, code)
-		}
-		if strings.HasSuffix(text, ".") || strings.TrimSpace(text) != text {
-			t.Errorf("fault.%s: %q", name, text)
-		}
+	if got := (&app{command: "imxcrypt key create"}).hint(fault.New(fault.Usage, "what", nil)); got != "see `imxcrypt key create --help`" {
+		t.Error(got)
 	}
-	for code := range hints() {
-		if !known[code] {
-			t.Errorf("a hint for %q, which is no code", code)
-		}
+	// The error knows better which volume it is about.
+	if got := (&app{volume: "data"}).hint(&volume.Error{Volume: "root", Err: fault.New(fault.NotEmpty, "what", nil)}); !strings.Contains(got, "--wipe root") {
+		t.Error(got)
+	}
+	if got := a.hint(errors.New("anything")); got == "" {
+		t.Error("an error without a code has no hint")
+	}
+	if got := a.hint(&configs.Error{Reason: "wrong", Remedy: "correct it"}); got != "" {
+		t.Errorf("two remedies: %q", got)
 	}
 }
 
-// The identifiers are an interface, and so distinct and of one form.
-func TestCodesAreDistinct(t *testing.T) {
+// What a rotation is in the way of waits for it: no other process uses the volume.
+func TestHintForAVolumeWithTwoKeys(t *testing.T) {
 	t.Parallel()
-	seen := map[fault.Code]string{}
-	for name, code := range codes(t) {
-		if other, twice := seen[code]; twice {
-			t.Errorf("%s and %s are both %q", name, other, code)
-		}
-		seen[code] = name
-		if strings.Trim(string(code), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			t.Errorf("%s: %q", name, code)
-		}
+	b := newRig(t, threeVolumes, "/dev/mmcblk2p3")
+	b.must(t, exitDone, "provision", "data")
+	c, err := configs.Options{AllowAnyOwner: true}.Load(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := c.Volume("data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.board.Manager().Rotate(t.Context(), boot.Spec(c, v), volume.RotateOptions{InitOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr := b.must(t, exitBusy, "header", "backup", "data", "/backup")
+	if !strings.Contains(stderr, "`imxcrypt rotate --resume-only data` finishes it") {
+		t.Error(stderr)
 	}
 }

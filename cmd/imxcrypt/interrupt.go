@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,29 +13,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// interruptible is a context that SIGINT and SIGTERM end. It is never given back:
+// crashBySignal has the runtime end the process by SIGABRT where it would exit with
+// 2, which is the code of a usage error: after a panic, and after a SIGQUIT that
+// no handler catches.
+func crashBySignal() { debug.SetTraceback("crash") }
+
+// interruptible is a context that SIGINT, SIGTERM and SIGQUIT end. It is never given back:
 // that takes a thread more, and the process's end does it anyway.
 func interruptible(args []string) context.Context {
-	if len(args) > 0 && args[0] == "boot" {
+	if len(args) > 0 && (args[0] == "boot" || args[0] == "unlock") {
 		return &untilWaited{}
 	}
 	return signalled()
 }
 
 func signalled() context.Context {
-	ctx, _ := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	ctx, _ := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
 	return ctx
 }
 
-// untilWaited is the context of the command boot, which an initramfs waits for. To
-// be told of signals takes two threads more, so they are made only when somebody
-// waits for the context to end, or says so by asking for Done: while a device is
-// missing, a filesystem is checked, or a mapping in use may be suspended. Until
-// then a signal kills, as it kills any program. What such a run leaves are mappings
-// that nothing is told of, and the next boot, unlock or lock takes them away.
+// untilWaited is the context of boot and unlock, which a start of the system waits for.
+// Handling signals takes two more threads, so they are started only when a caller
+// asks for Done: while a device is missing, a filesystem is checked, or a mapping in
+// use may be suspended. Until then a signal kills the program. Such a run leaves
+// unannounced mappings, which the next boot, unlock or lock removes.
 type untilWaited struct {
 	once   sync.Once
-	signal atomic.Pointer[context.Context] // nil until somebody waited
+	signal atomic.Pointer[context.Context] // nil until a caller waited
 }
 
 func (u *untilWaited) Done() <-chan struct{} {

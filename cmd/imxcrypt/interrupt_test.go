@@ -3,19 +3,24 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"os/signal"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
 )
 
 // Not parallel: it gets the process a signal.
 func TestOpeningHandlesSignalsFromTheFirstWait(t *testing.T) {
-	t.Cleanup(func() { signal.Reset(unix.SIGINT, unix.SIGTERM) })
+	t.Cleanup(func() { signal.Reset(unix.SIGINT, unix.SIGTERM, unix.SIGQUIT) })
 	u := &untilWaited{}
 	if u.Err() != nil || context.Cause(u) != nil || u.signal.Load() != nil {
 		t.Fatalf("%v, %v before anybody waited", u.Err(), context.Cause(u))
@@ -36,6 +41,55 @@ func TestOpeningHandlesSignalsFromTheFirstWait(t *testing.T) {
 		}
 		if !errors.Is(ctx.Err(), context.Canceled) || context.Cause(ctx) == nil {
 			t.Errorf("%s: %v, %v", what, ctx.Err(), context.Cause(ctx))
+		}
+	}
+}
+
+const waitsFor = "IMXCRYPT_TEST_WAITS_FOR"
+
+// TestWaits is the process that TestSIGQUITIsNoUsageError gets a signal.
+func TestWaits(t *testing.T) {
+	command := os.Getenv(waitsFor)
+	if command == "" {
+		return // not the process
+	}
+	crashBySignal()
+	ctx := interruptible([]string{command})
+	if command == "rotate" { // the others wait for the context only when they have to
+		context.AfterFunc(ctx, func() { os.Exit(int(fault.ExitOf(fault.New(fault.Interrupted, "stopped", nil)))) })
+	}
+	_, _ = os.Stdout.WriteString("waits\n")
+	time.Sleep(time.Minute)
+}
+
+// The runtime's own answer to SIGQUIT, and to a panic, is exit code 2, which
+// means for scripts that the configuration is wrong.
+func TestSIGQUITIsNoUsageError(t *testing.T) {
+	t.Parallel()
+	for command, expected := range map[string]func(unix.WaitStatus) bool{
+		"rotate": func(s unix.WaitStatus) bool { return fault.Exit(s.ExitStatus()) == fault.ExitInterrupted },
+		"boot":   func(s unix.WaitStatus) bool { return s.Signal() == unix.SIGABRT },
+		"unlock": func(s unix.WaitStatus) bool { return s.Signal() == unix.SIGABRT },
+	} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestWaits$")
+		cmd.Env = append(os.Environ(), waitsFor+"="+command)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); line != "waits\n" {
+			t.Fatalf("%q, %v", line, err)
+		}
+		if err := cmd.Process.Signal(unix.SIGQUIT); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // the status decides
+		status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		if !expected(unix.WaitStatus(status)) {
+			t.Errorf("%s ended with %v", command, cmd.ProcessState)
 		}
 	}
 }

@@ -43,7 +43,7 @@ but atomically, durably, readable to root only, and never over a file that
 exists. The black key is written only with --black-key: it is worthless after
 the next power-off, and storage should never see it.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitRefused, fault.ExitInterrupted),
 		Example: "  imxcrypt key create data\n  imxcrypt key create data --wrap ecb --size 16 --dir /perm/caam",
 		Args:    exactly(1, "a name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,7 +53,7 @@ the next power-off, and storage should never see it.
 	c.Flags().StringVar(&f.dir, "dir", "/data/caam", "directory of the files")
 	c.Flags().StringVar(&f.wrap, "wrap", "ccm", "how the black key is wrapped: ecb or ccm")
 	c.Flags().IntVar(&f.size, "size", 32, "bytes of a random key: 16, 24 or 32")
-	c.Flags().StringVar(&f.hexFile, "hex-file", "", "import the key that stands in this file in hexadecimal; - is standard input")
+	c.Flags().StringVar(&f.hexFile, "hex-file", "", "import the hexadecimal key in this file; - is standard input")
 	c.Flags().BoolVar(&f.blackKey, "black-key", false, "write the black key to NAME too")
 	c.Flags().StringVar(&f.device, "device", "", "the CAAM's device node (default as configured)")
 	c.MarkFlagsMutuallyExclusive("size", "hex-file")
@@ -71,17 +71,21 @@ func (a *app) keyCreate(ctx context.Context, name string, f keyCreateFlags) (err
 		}
 		defer r.Red.Wipe()
 	}
-	m, err := a.keyManager(f.device)
+	sys, err := a.keySystem(f.device)
 	if err != nil {
 		return err
 	}
-	paths, err := m.CreateKeyFile(ctx, r)
+	paths, err := volume.New(sys).CreateKeyFile(ctx, r)
+	if r.Red != nil && fault.Is(err, fault.KeyLengthMismatch) {
+		// No header is the reason: this kernel cannot take the key that was given.
+		err = fault.New(fault.Usage, "--hex-file "+f.hexFile, err)
+	}
 	a.auditKey(name, err)
 	if err != nil {
 		return fmt.Errorf("key create %s: %w", name, err)
 	}
 	if a.json {
-		return a.printJSON(map[string]any{"files": paths})
+		return a.printJSON(keyFilesJSON{Files: paths})
 	}
 	for _, p := range paths {
 		fmt.Fprintln(a.stdout, p)
@@ -99,7 +103,7 @@ func (a *app) readHexKey(path string) (_ *secret.Buffer, err error) {
 	if path != "-" {
 		f, openErr := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
 		if openErr != nil {
-			return nil, fault.New(fault.Usage, "--hex-file", openErr)
+			return nil, named("--hex-file", openErr)
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
 		in = f
@@ -137,22 +141,22 @@ func (a *app) keyImportCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "import BLOB",
 		Short: "open a blob on this chip, and write its black key if asked",
-		Long: `Import opens a blob on this chip. Without --out it only tells whether it opens;
+		Long: `Import opens a blob on this chip. Without --out it only reports whether it opens;
 with --out it writes the black key, as caam-keygen import does. Older forms of
 blobs are taken too where they can be converted.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitRefused),
 		Example: "  imxcrypt key import /data/caam/data.bb\n  imxcrypt key import /data/caam/data.bb --out /run/data.black",
 		Args:    exactly(1, "a blob's file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := secret.Harden(); err != nil {
 				return err
 			}
-			m, err := a.keyManager(device)
+			sys, err := a.keySystem(device)
 			if err != nil {
 				return err
 			}
-			info, err := m.ImportKeyFile(cmd.Context(), args[0], out)
+			info, err := volume.New(sys).ImportKeyFile(cmd.Context(), args[0], out)
 			a.auditKey(args[0], err)
 			if err != nil {
 				return fmt.Errorf("key import %s: %w", args[0], err)
@@ -168,11 +172,11 @@ blobs are taken too where they can be converted.
 func (a *app) keyInspectCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "inspect FILE",
-		Short: "tell what a file of caam-keygen's is",
-		Long: `Inspect tells what a file is: blob or black key, how it is wrapped, how long the
-key in it is. It needs no hardware.
+		Short: "show what a file of caam-keygen contains",
+		Long: `Inspect shows what a file contains: a blob or a black key, how it is wrapped, and the
+length of the key. It needs no hardware.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitRefused),
 		Example: "  imxcrypt key inspect /data/caam/data.bb",
 		Args:    exactly(1, "a file"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -185,26 +189,39 @@ key in it is. It needs no hardware.
 	}
 }
 
-// keyManager needs no configuration: without one, the defaults hold.
-func (a *app) keyManager(device string) (*volume.Manager, error) {
+// keySystem needs no configuration: without one, the defaults hold.
+func (a *app) keySystem(device string) (volume.System, error) {
 	c, err := a.loadConfig()
 	if err != nil {
 		if a.configPath != "" || !fault.Is(err, fault.ConfigMissing) {
-			return nil, err
+			return volume.System{}, err
 		}
 		if c, err = configs.Parse("defaults", []byte("volumes: []\n")); err != nil {
-			return nil, err
+			return volume.System{}, err
 		}
 	}
 	if device != "" {
 		c.CAAM.Device = device
 	}
-	return volume.New(a.system(c, a.log)), nil
+	return a.system(c, a.log), nil
+}
+
+type keyFilesJSON struct {
+	Files []string `json:"files"`
+}
+
+// keyInfoJSON has sizes in bytes.
+type keyInfoJSON struct {
+	File    string `json:"file"`
+	Kind    string `json:"kind"`
+	Wrap    string `json:"wrap"`
+	KeySize int    `json:"key_size"`
+	Size    int    `json:"size"`
 }
 
 func (a *app) printKeyInfo(path string, info volume.KeyFileInfo, verdict string) error {
 	if a.json {
-		return a.printJSON(map[string]any{"file": path, "kind": info.Form, "wrap": info.Wrap, "key_size": info.RedKeyLen, "size": info.Size})
+		return a.printJSON(keyInfoJSON{File: path, Kind: string(info.Form), Wrap: string(info.Wrap), KeySize: info.RedKeyLen, Size: info.Size})
 	}
 	text := fmt.Sprintf("%s, %d bytes, a key of %d", info.Form, info.Size, info.RedKeyLen)
 	if info.Wrap != "" {

@@ -8,7 +8,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"imxcrypt/boot"
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 type lockFlags struct {
@@ -19,12 +21,17 @@ func (a *app) lockCommand() *cobra.Command {
 	var f lockFlags
 	c := &cobra.Command{
 		Use:   "lock NAME…",
-		Short: "unmount a volume and take its key out of the kernel",
+		Short: "unmount a volume and remove its key from the kernel",
 		Long: `Lock unmounts a volume and removes /dev/mapper/NAME; with it goes the kernel's
 copy of the key. A volume that is locked already stays so. With --all, volumes
 that lie in others go first.
 
-` + exitCodesHelp,
+What would keep the volume open is looked for first, and named: programs, mounts in
+other mount namespaces (of containers and services), mappings, loop devices, swap.
+Then nothing is unmounted. The volume of another configuration that has the same
+name is refused.
+
+` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt lock data\n  imxcrypt lock --all",
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,7 +48,7 @@ func (a *app) lock(ctx context.Context, names []string, f lockFlags) error {
 	if err != nil {
 		return err
 	}
-	list, err := specs(c, names, f.all)
+	list, err := a.specs(c, names, f.all)
 	if err != nil {
 		return err
 	}
@@ -55,7 +62,7 @@ func (a *app) lock(ctx context.Context, names []string, f lockFlags) error {
 			list = append(list, step.Spec)
 		}
 	}
-	do := func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) {
 		return m.Lock(ctx, s, volume.LockOptions{DryRun: f.dryRun})
 	}
 	if f.dryRun {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strconv"
 	"strings"
 
@@ -87,11 +86,14 @@ func (a *app) priority(n int) string {
 	return fmt.Sprintf("<%d>", n)
 }
 
-// toJournal tells whether stderr is the journal's socket: systemd names its
+// toJournal reports whether stderr is the journal's socket.
+func (a *app) toJournal() bool { return a.isJournal(a.stderr) }
+
+// isJournal reports whether a stream is the journal's socket: systemd names its
 // device and inode in JOURNAL_STREAM (systemd.exec(5)).
-func (a *app) toJournal() bool {
+func (a *app) isJournal(w io.Writer) bool {
 	stream := a.getenv("JOURNAL_STREAM")
-	f, ok := a.stderr.(*os.File)
+	f, ok := fileOf(w)
 	if stream == "" || !ok {
 		return false
 	}

@@ -17,18 +17,18 @@ import "os"
 var version = "unknown"
 
 func main() {
-	widenStack(0)
+	crashBySignal()
+	growStack(0)
 	args := asGenerator(os.Args)
 	os.Exit(run(interruptible(args), args, os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 }
 
-// widenStack makes the main goroutine's stack as large as opening a volume needs
-// it, while there is next to nothing on it. By itself it would be doubled four
-// times, each time copied, frame by frame, to fresh memory. It is to be called
-// with 0.
+// growStack grows the main goroutine's stack to what opening a volume needs while
+// it is nearly empty. Otherwise the runtime doubles it four times and copies it,
+// frame by frame, each time. Call it with 0.
 //
 //go:noinline
-func widenStack(n int) int {
+func growStack(n int) int {
 	if n > 0 {
 		var room [stackRoom]byte
 		return fill(room[:], n)

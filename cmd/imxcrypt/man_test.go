@@ -31,7 +31,13 @@ func TestManualPagesAreUpToDate(t *testing.T) {
 	for _, c := range shown((&app{}).root()) {
 		name := "docs/man/" + strings.ReplaceAll(c.CommandPath(), " ", "-") + ".1"
 		pages[name] = true
-		generated(t, name, manualPage(c))
+		page := manualPage(c)
+		for _, section := range regexp.MustCompile(`(?m)^\.SH .*$`).FindAllString(page, -1) {
+			if strings.Count(page, section+"\n") != 1 {
+				t.Errorf("%s has %q twice", name, section)
+			}
+		}
+		generated(t, name, page)
 	}
 	text, err := os.ReadFile("../../docs/configuration.md")
 	if err != nil {
@@ -94,12 +100,9 @@ func manualPage(c *cobra.Command) string {
 			}
 		}
 	}
-	options(&b, "OPTIONS", c.LocalNonPersistentFlags())
-	if !c.HasParent() {
-		options(&b, "OPTIONS", c.PersistentFlags())
-	} else {
-		options(&b, "GLOBAL OPTIONS", c.InheritedFlags())
-	}
+	// imxcrypt's own are the global ones too: one section.
+	options(&b, "OPTIONS", c.LocalFlags())
+	options(&b, "GLOBAL OPTIONS", c.InheritedFlags())
 	if codes != "" {
 		b.WriteString(".SH EXIT STATUS\n")
 		for _, line := range strings.Split(strings.TrimSpace(codes), "\n") {
@@ -162,7 +165,7 @@ func options(b *strings.Builder, title string, flags *pflag.FlagSet) {
 }
 
 // configurationPage makes imxcrypt.yaml(5) of the page of the configuration.
-// It knows the Markdown that stands there: headings, paragraphs, lists, tables,
+// It knows the Markdown used there: headings, paragraphs, lists, tables,
 // fenced blocks.
 func configurationPage(text string) string {
 	var b strings.Builder

@@ -7,7 +7,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/spf13/pflag"
 
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
@@ -42,7 +41,8 @@ func readMessages(t *testing.T) *messages {
 			return err
 		}
 		if d.IsDir() {
-			if name := d.Name(); path != "../.." && (strings.HasPrefix(name, ".") || name == "build" || name == "test" || strings.HasSuffix(name, "test") && name != "test") {
+			// The table of faults quotes what others say.
+			if name := d.Name(); path == "../../internal/fault" || path != "../.." && (strings.HasPrefix(name, ".") || name == "build" || name == "test" || strings.HasSuffix(name, "test") && name != "test") {
 				return filepath.SkipDir
 			}
 			return nil
@@ -64,17 +64,11 @@ func readMessages(t *testing.T) *messages {
 		for _, f := range files {
 			ast.Inspect(f, m.cause)
 		}
-		// Doctor's findings and the configuration's mistakes are told elsewhere.
+		// Doctor's findings and the configuration's mistakes are tested elsewhere.
 		listed := dir != "../../internal/doctor" && dir != "../../configs"
 		for _, f := range files {
 			ast.Inspect(f, func(n ast.Node) bool { m.visit(n, dir == "../../caam", listed); return true })
 		}
-	}
-	for _, list := range m.coded {
-		slices.Sort(list)
-	}
-	for code, list := range m.coded {
-		m.coded[code] = slices.Compact(list)
 	}
 	return m
 }
@@ -87,6 +81,16 @@ func caamKinds(t *testing.T) map[string]fault.Code {
 		kinds[name] = (&caam.Error{Kind: caam.Kind(text)}).FaultCode()
 	}
 	return kinds
+}
+
+// codes are the codes by their constants' names.
+func codes(t *testing.T) map[string]fault.Code {
+	t.Helper()
+	all := map[string]fault.Code{}
+	for name, text := range constants(t, "../../internal/fault/codes.go", "Code") {
+		all[name] = fault.Code(text)
+	}
+	return all
 }
 
 // constants are a file's text constants of a type, by their names.
@@ -103,7 +107,7 @@ func constants(t *testing.T, path, ofType string) map[string]string {
 			return true
 		}
 		if of, ok := spec.Type.(*ast.Ident); ok && of.Name == ofType && len(spec.Values) == 1 {
-			all[spec.Names[0].Name] = said(spec.Values[0], nil)
+			all[spec.Names[0].Name] = sourceText(spec.Values[0], nil)
 		}
 		return true
 	})
@@ -117,20 +121,20 @@ func constants(t *testing.T, path, ofType string) map[string]string {
 func (m *messages) cause(n ast.Node) bool {
 	if spec, ok := n.(*ast.ValueSpec); ok && len(spec.Names) == 1 && len(spec.Values) == 1 {
 		if call, ok := spec.Values[0].(*ast.CallExpr); ok {
-			m.causes[spec.Names[0].Name] = said(call, nil)
+			m.causes[spec.Names[0].Name] = sourceText(call, nil)
 		}
 	}
 	return true
 }
 
-// visit notes every text, and those that stand beside a code in a call, in a
+// visit notes every text, and those beside a code in a call, in a
 // composite literal or in an assignment.
 func (m *messages) visit(n ast.Node, inCAAM, listed bool) {
 	var beside []ast.Expr
 	switch n := n.(type) {
 	case *ast.BasicLit:
 		if n.Kind == token.STRING {
-			m.texts = append(m.texts, said(n, nil))
+			m.texts = append(m.texts, sourceText(n, nil))
 		}
 		return
 	case *ast.CallExpr:
@@ -165,28 +169,29 @@ func (m *messages) visit(n ast.Node, inCAAM, listed bool) {
 		return
 	}
 	for _, e := range beside {
-		if text := said(e, m.causes); len(strings.Trim(text, "… :,;()\"")) > 7 && strings.Contains(text, " ") {
+		if text := sourceText(e, m.causes); len(strings.Trim(text, "… :,;()\"")) > 7 && strings.Contains(text, " ") {
 			m.coded[code] = append(m.coded[code], text)
 		}
 	}
 }
 
-// said is a text as it stands in the source, with … for what is filled in; empty
+// sourceText is a text as in the source, with … for what is filled in; empty
 // for what is no text.
-func said(e ast.Expr, causes map[string]string) string {
+func sourceText(e ast.Expr, causes map[string]string) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:
 		text, err := strconv.Unquote(e.Value)
 		if e.Kind != token.STRING || err != nil {
 			return ""
 		}
+		text = regexp.MustCompile(`%[-+# 0-9.]*q`).ReplaceAllString(text, `"…"`)
 		text = regexp.MustCompile(`%[-+# 0-9.]*[a-zA-Z]`).ReplaceAllString(text, "…")
-		return strings.NewReplacer(`"…"`, "…", "%%", "%").Replace(text)
+		return strings.ReplaceAll(text, "%%", "%")
 	case *ast.Ident:
 		return causes[e.Name]
 	case *ast.BinaryExpr:
 		text := func(e ast.Expr) string {
-			if t := said(e, causes); t != "" {
+			if t := sourceText(e, causes); t != "" {
 				return t
 			}
 			return "…"
@@ -194,87 +199,55 @@ func said(e ast.Expr, causes map[string]string) string {
 		return strings.ReplaceAll(text(e.X)+text(e.Y), "……", "…")
 	case *ast.CallExpr:
 		if f, ok := e.Fun.(*ast.SelectorExpr); ok && len(e.Args) > 0 && slices.Contains([]string{"Sprintf", "Errorf", "New"}, f.Sel.Name) {
-			return said(e.Args[0], causes)
+			return sourceText(e.Args[0], causes)
 		}
 	}
 	return ""
 }
 
-// Everything that an error of the program can say stands on the troubleshooting
-// page, under its code.
-//
-// Not parallel: another test writes the page's other part.
-func TestTroubleshootingPageHasEveryMessage(t *testing.T) {
-	m := readMessages(t)
+// byCode are the messages of each code, in alphabetical order.
+func (m *messages) byCode(t *testing.T) map[fault.Code][]string {
+	t.Helper()
 	for _, text := range constants(t, "../../dmcrypt/errors.go", "Kind") {
 		code := (&dmcrypt.Error{Kind: dmcrypt.Kind(text)}).FaultCode()
-		if !slices.Contains(m.coded[code], text) {
-			m.coded[code] = append(m.coded[code], text)
-		}
+		m.coded[code] = append(m.coded[code], text)
 	}
-	var b strings.Builder
 	count := 0
-	for _, code := range sortedCodes(m.coded) {
-		list := m.coded[code]
-		slices.Sort(list)
-		b.WriteString("\n**" + string(code) + "**\n\n")
-		for _, text := range list {
-			b.WriteString("    " + oneLine(text) + "\n")
+	for code, list := range m.coded {
+		for i, text := range list {
+			list[i] = oneLine(text)
 		}
-		count += len(list)
+		slices.Sort(list)
+		m.coded[code] = slices.Compact(list)
+		count += len(m.coded[code])
 	}
 	if count < 200 {
 		t.Fatalf("only %d messages were found", count)
 	}
-	b.WriteString("\n")
-	troubleshooting(t, "messages", b.String())
+	return m.coded
 }
 
-func sortedCodes(m map[fault.Code][]string) []fault.Code {
-	var all []fault.Code
-	for c := range m {
-		all = append(all, c)
-	}
-	slices.Sort(all)
-	return all
-}
-
-// What the page says that the program says, it says: each part of a message that
-// does not vary is a text of the sources, or the kernel's for an errno.
-func TestTroubleshootingPageQuotesTheProgram(t *testing.T) {
+// A person reads the name of the volume, never a word that stands for it. Only help
+// has such words, and the table of faults, which is filled in.
+func TestMessagesNameTheVolume(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/troubleshooting.md")
-	if err != nil {
-		t.Fatal(err)
+	help := map[string]bool{"NO NAME": true} // what FAT has for no label
+	for _, c := range shown((&app{}).root()) {
+		help[c.Use], help[c.Short], help[c.Long], help[c.Example] = true, true, true, true
+		c.Flags().VisitAll(func(f *pflag.Flag) { help[f.Usage] = true })
 	}
-	entries, _, ok := strings.Cut(string(page), "\n## What `imxcrypt doctor` says\n")
-	if !ok {
-		t.Fatal("the page has no findings of doctor")
-	}
-	texts := readMessages(t).texts
-	for errno := unix.Errno(1); errno < 134; errno++ {
-		texts = append(texts, errno.Error())
-	}
-	// cobra's and pflag's.
-	texts = append(texts, "unknown flag: …")
-	known := func(part string) bool {
-		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, part) })
-	}
-	for line := range strings.Lines(entries) {
-		message, ok := strings.CutPrefix(line, "    ")
-		if !ok {
-			continue
+	allowed := func(text string) bool {
+		for h := range help {
+			if strings.Contains(h, text) {
+				return true
+			}
 		}
-		for _, part := range strings.FieldsFunc(message, func(r rune) bool { return strings.ContainsRune("…:;\"\n", r) }) {
-			part = strings.TrimSpace(part)
-			for _, varies := range []string{"FILE", "LINE", "COLUMN", "volumes[0].FIELD", "/", "--"} {
-				if strings.HasPrefix(part, varies) {
-					_, part, _ = strings.Cut(part, " ")
-				}
-			}
-			if len(part) > 6 && strings.Contains(part, " ") && !known(part) {
-				t.Errorf("the program nowhere says %q of %q", part, strings.TrimSpace(message))
-			}
+		return false
+	}
+	word := regexp.MustCompile("[ `/](NAME|VOLUME|MAPPING)\\b")
+	for _, text := range readMessages(t).texts {
+		if word.MatchString(text) && !allowed(text) {
+			t.Errorf("a person reads %q", text)
 		}
 	}
 }

@@ -36,10 +36,10 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// writeMetrics prints how the volumes stand for node-exporter's textfile
+// writeMetrics prints the state of the volumes for node-exporter's textfile
 // collector.
-func writeMetrics(w io.Writer, all []standing) error {
-	up := &metric{name: "imxcrypt_volume_up", help: "1 if the volume is unlocked or mounted."}
+func writeMetrics(w io.Writer, all []volumeStatus) error {
+	up := &metric{name: "imxcrypt_volume_up", help: "1 if the volume is mounted where it has a mount point, else unlocked."}
 	required := &metric{name: "imxcrypt_volume_required", help: "1 if the system cannot do without the volume."}
 	state := &metric{name: "imxcrypt_volume_state", help: "1 for the state that the volume is in."}
 	wrong := &metric{name: "imxcrypt_volume_problem", help: "1 for the code of what is wrong with the volume."}
@@ -48,7 +48,7 @@ func writeMetrics(w io.Writer, all []standing) error {
 	created := &metric{name: "imxcrypt_key_created_timestamp_seconds", help: "When the key was made; time() minus it is the key's age."}
 	open := &metric{name: "imxcrypt_key_open_state", help: "1 if the key was made while the chip was open: it protects nothing."}
 	ratio := &metric{name: "imxcrypt_rotation_progress_ratio", help: "Part of the data that is under the new key, 0 to 1, while the volume is rotated."}
-	took := &metric{name: "imxcrypt_last_unlock_duration_seconds", help: "What the latest unlocking since the start took."}
+	duration := &metric{name: "imxcrypt_last_unlock_duration_seconds", help: "What the latest unlocking since the start took."}
 	at := &metric{name: "imxcrypt_last_unlock_timestamp_seconds", help: "When the latest unlocking since the start was done."}
 	for _, s := range all {
 		v := []string{"volume", s.Name}
@@ -72,12 +72,12 @@ func writeMetrics(w io.Writer, all []standing) error {
 			ratio.add(float64(r.Done)/float64(r.Total), v...)
 		}
 		if u := s.LastUnlock; u != nil {
-			took.add(u.Took.Seconds(), v...)
+			duration.add(u.Took.Seconds(), v...)
 			at.add(float64(u.At.UnixMilli())/1000, v...)
 		}
 	}
 	var b strings.Builder
-	for _, m := range []*metric{up, required, state, wrong, bytes, gen, created, open, ratio, took, at} {
+	for _, m := range []*metric{up, required, state, wrong, bytes, gen, created, open, ratio, duration, at} {
 		if len(m.samples) == 0 {
 			continue
 		}

@@ -30,7 +30,7 @@ func exposition(text string) (map[string]float64, error) {
 		line = strings.TrimSuffix(line, "\n")
 		if m := help.FindStringSubmatch(line); m != nil {
 			if begun[m[1]] {
-				return nil, fmt.Errorf("%s is told of in two places", m[1])
+				return nil, fmt.Errorf("%s is described in two places", m[1])
 			}
 			if regexp.MustCompile(`\\[^\\n]`).MatchString(m[2]) {
 				return nil, fmt.Errorf("%q: a help text knows \\\\ and \\n only", line)
@@ -58,7 +58,7 @@ func exposition(text string) (map[string]float64, error) {
 			return nil, fmt.Errorf("%q is no sample", line)
 		}
 		if m[1] != current || !typed {
-			return nil, fmt.Errorf("%q stands outside of its group", line)
+			return nil, fmt.Errorf("%q is outside of its group", line)
 		}
 		value, err := strconv.ParseFloat(m[3], 64)
 		if err != nil {
@@ -100,7 +100,7 @@ func TestExpositionIsReadStrictly(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 4, 5, 6, 7, 500e6, time.UTC)
-	all := []standing{
+	all := []volumeStatus{
 		{required: true, Status: volume.Status{Name: "data", State: volume.Mounted, Generation: 3, SecurityState: "closed", Size: 16 << 40, Created: at,
 			Rotation: &volume.Rotation{Done: 1, Total: 4, Generation: 4}, LastUnlock: &volume.LastUnlock{At: at, Took: 17500 * time.Microsecond}}},
 		{Status: volume.Status{Name: `a "quoted" back\slash`, State: volume.Locked, Generation: 1, SecurityState: "open"}},
@@ -143,7 +143,7 @@ func TestMetrics(t *testing.T) {
 // are given twice.
 func TestMetricsOfARun(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
+	b := newRig(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
 	b.must(t, exitDone, "provision", "data")
 	for _, names := range [][]string{nil, {"data", "data"}} {
 		_, out, _ := b.run(append([]string{"status", "--prometheus"}, names...)...)
@@ -159,7 +159,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
 	at := time.Unix(1, 0)
-	err := writeMetrics(&b, []standing{{Status: volume.Status{Name: "x", Generation: 1, Created: at, Err: fault.New(fault.Busy, "x", nil),
+	err := writeMetrics(&b, []volumeStatus{{Status: volume.Status{Name: "x", Generation: 1, Created: at, Err: fault.New(fault.Busy, "x", nil),
 		Rotation: &volume.Rotation{Total: 1}, LastUnlock: &volume.LastUnlock{At: at}}}})
 	if err != nil {
 		t.Fatal(err)

@@ -18,11 +18,11 @@ func TestDeviceMapperIsLoadedWhereItIsMissing(t *testing.T) {
 	for name, c := range map[string]struct {
 		control, program bool
 		asked            string
-		said             string
+		message          string
 	}{
 		"there already":  {control: true, program: true},
 		"a module":       {program: true, asked: "-q -a dm-mod dm-crypt\n"},
-		"no modprobe":    {said: "could not be loaded"},
+		"no modprobe":    {message: "could not be loaded"},
 		"there, no tool": {control: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -49,8 +49,8 @@ func TestDeviceMapperIsLoadedWhereItIsMissing(t *testing.T) {
 			if got, _ := os.ReadFile(asked); string(got) != c.asked {
 				t.Errorf("modprobe was asked for %q, expected %q", got, c.asked)
 			}
-			if !strings.Contains(stderr.String(), c.said) || c.said == "" && stderr.Len() > 0 {
-				t.Errorf("said %q", stderr.String())
+			if !strings.Contains(stderr.String(), c.message) || c.message == "" && stderr.Len() > 0 {
+				t.Errorf("message %q", stderr.String())
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 // resultJSON is one volume's result as programs read it, one line each.
@@ -19,8 +20,14 @@ type resultJSON struct {
 	Error *problem `json:"error"`
 }
 
-// printResult tells a person, in the words of say, or a program what came of an
-// operation. An error of the operation is printed by the caller, except as JSON.
+// failureJSON is the line of a command that failed and has no other to say it in.
+type failureJSON struct {
+	OK    bool     `json:"ok"`
+	Error *problem `json:"error"`
+}
+
+// printResult prints the result of an operation: for people in the words of say, or
+// as JSON. An error of the operation is printed by the caller, except as JSON.
 func (a *app) printResult(r volume.Result, err error, say func(volume.Result) string) error {
 	a.audit(r, err)
 	for _, w := range r.Warnings {
@@ -31,11 +38,11 @@ func (a *app) printResult(r volume.Result, err error, say func(volume.Result) st
 		if a.operation == "provision" {
 			return a.printJSON(a.provisionLine(r, err))
 		}
-		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: a.problemOf(err)})
+		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: a.problemOf(r.Volume, err)})
 	}
 	if a.verbose {
 		for _, s := range r.Steps {
-			fmt.Fprintf(a.stderr, "%s: %s%s\n", r.Volume, s.What, took(s.Took))
+			fmt.Fprintf(a.stderr, "%s: %s%s\n", r.Volume, s.What, durationText(time.Duration(s.Took)))
 		}
 	}
 	if err == nil {
@@ -44,7 +51,7 @@ func (a *app) printResult(r volume.Result, err error, say func(volume.Result) st
 	return nil
 }
 
-// sentence says in one line how a volume stands now.
+// sentence says in one line what state a volume is in now.
 func sentence(r volume.Result) string {
 	var b strings.Builder
 	b.WriteString(r.Volume + ": ")
@@ -62,7 +69,7 @@ func sentence(r volume.Result) string {
 	return b.String()
 }
 
-func took(d time.Duration) string {
+func durationText(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
@@ -73,7 +80,7 @@ func took(d time.Duration) string {
 func (a *app) printPlan(r volume.Result, err error) error {
 	if a.json {
 		a.printed = a.printed || err != nil
-		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: a.problemOf(err)})
+		return a.printJSON(resultJSON{Result: r, OK: err == nil, Error: a.problemOf(r.Volume, err)})
 	}
 	for _, w := range r.Warnings {
 		a.log.Warn(w, "volume", r.Volume)
@@ -91,7 +98,7 @@ func (a *app) printPlan(r volume.Result, err error) error {
 }
 
 // eachPlan is each for dry runs.
-func (a *app) eachPlan(ctx context.Context, list []volume.Spec, do operation) error {
+func (a *app) eachPlan(ctx context.Context, list []spec.Volume, do operation) error {
 	var errs []error
 	for _, s := range list {
 		r, err := do(ctx, s)

@@ -4,17 +4,19 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"imxcrypt/internal/secret"
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 type provisionFlags struct {
 	recipients []string
 
-	all, wipe, yes, requireClosed, noMount, dryRun bool
+	all, wipe, yes, requireClosed, noMount, dryRun, passphrase bool
 }
 
 func (a *app) provisionCommand() *cobra.Command {
@@ -26,16 +28,18 @@ func (a *app) provisionCommand() *cobra.Command {
 mounts it. It takes only an empty device: the first and last MiB and blocks
 sampled over the whole must be all 0x00 or all 0xFF.
 
-Run again, it finishes what was interrupted, or finds that nothing is left to
-do. A volume that is ready is never formatted again.
+Run again, it finishes what was interrupted, or reports that nothing is left to
+do. It never formats a volume that is ready. Afterwards back up the header
+("imxcrypt header backup"): without it nothing opens the volume.
 
-With --recipient the key is drawn in memory instead of in the chip, and a copy
-of it, sealed to an age recipient, is kept in the header: whoever has the
-recipient's identity reads the volume without the board ("imxcrypt recover").
-That rescues data from a dead board, and is the only way over closing a chip or
-to another one; it cannot be added later.
+With --recipient the key is generated in memory instead of in the chip, and the
+header keeps a copy of it, sealed to an age recipient. The recipient's identity
+then opens the volume without the board ("imxcrypt recover"). With
+--recovery-passphrase a copy opens with eight words, which are shown once and stored
+nowhere. Only such a copy saves the data when the board dies, the chip is closed, or
+the storage moves to another chip. "imxcrypt rotate" adds one later, with a new key.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt provision data
   imxcrypt provision --all --json
   imxcrypt provision --dry-run data`,
@@ -45,12 +49,13 @@ to another one; it cannot be added later.
 		},
 	}
 	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
-	c.Flags().BoolVar(&f.wipe, "wipe", false, "overwrite what is on the device, if it is no volume of ours")
+	c.Flags().BoolVar(&f.wipe, "wipe", false, "overwrite what is on the device, unless it is a volume of imxcrypt")
 	c.Flags().BoolVar(&f.yes, "yes", false, "confirm --wipe without being asked for the name")
 	c.Flags().BoolVar(&f.requireClosed, "require-closed", false, "refuse unless the chip is known to be closed")
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked")
 	c.Flags().StringArrayVar(&f.recipients, "recipient", nil, "seal a recovery copy of the key to this age recipient (age1…); may be repeated")
-	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "look at everything, print what would be done, change nothing")
+	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the key that opens with a passphrase, and show that once")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything, print what would be done, change nothing")
 	return c
 }
 
@@ -61,20 +66,36 @@ func (a *app) provision(ctx context.Context, names []string, f provisionFlags) e
 	}
 	if f.wipe && !f.dryRun {
 		for _, s := range list {
-			if err := a.confirm(s.Name, "all data on "+s.Device+" will be lost: provision", f.yes); err != nil {
+			lost := "all data on " + s.Device + " will be lost"
+			if st := m.Status(ctx, s); st.State == volume.HeaderMissing {
+				lost += ", also what a backup of the header would still open (" + oneLine(st.Err.Error()) + ")"
+			}
+			if err := a.confirm(s.Name, lost+": provision", f.yes); err != nil {
 				return err
 			}
 		}
 	}
-	if f.dryRun {
-		return a.eachPlan(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
-			return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, RequireClosed: f.requireClosed, NoMount: f.noMount, Recipients: f.recipients, DryRun: true})
+	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) {
+		show, err := a.passphraseShown(f.passphrase, s.Name)
+		if err != nil {
+			return volume.Result{Volume: s.Name}, err
+		}
+		return m.Provision(ctx, s, volume.ProvisionOptions{
+			Wipe: f.wipe, RequireClosed: f.requireClosed, NoMount: f.noMount, DryRun: f.dryRun,
+			Recipients: f.recipients, Passphrase: show,
 		})
 	}
-	if err := secret.Harden(); err != nil {
-		return err
+	if f.dryRun {
+		return a.eachPlan(ctx, list, do)
 	}
-	return a.each(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
-		return m.Provision(ctx, s, volume.ProvisionOptions{Wipe: f.wipe, RequireClosed: f.requireClosed, NoMount: f.noMount, Recipients: f.recipients})
-	}, sentence)
+	return a.each(ctx, list, do, a.provisioned)
+}
+
+// provisioned is sentence, with a reminder where there is a new header to back up.
+func (a *app) provisioned(r volume.Result) string {
+	if !r.Already {
+		fmt.Fprintf(a.stderr, "%simxcrypt: %s: back up the header, without it nothing opens the volume: imxcrypt header backup %s FILE\n",
+			a.priority(priorityInfo), r.Volume, r.Volume)
+	}
+	return sentence(r)
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -16,10 +15,13 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 type rotateFlags struct {
 	initOnly, resumeOnly, pause, dryRun bool
+	noRecovery, passphrase              bool
+	recipients                          []string
 	rateLimit                           string
 	maxHold                             time.Duration
 }
@@ -28,21 +30,29 @@ func (a *app) rotateCommand() *cobra.Command {
 	var f rotateFlags
 	c := &cobra.Command{
 		Use:   "rotate NAME",
-		Short: "new key: the data is encrypted anew in place, also while in use",
-		Long: `Rotate makes a new key and encrypts the volume anew, in place, locked, unlocked
-or mounted and in use. It may be cut off at any moment; the volume opens as ever,
-and the same command goes on. SIGTERM and SIGINT stop it at the next zone.
+		Short: "re-encrypt the data in place with a new key, also while in use",
+		Long: `Rotate makes a new key and re-encrypts the volume in place, whether it is locked,
+unlocked, or mounted and in use. It may be interrupted at any moment: the volume still
+opens, and the same command continues. SIGTERM and SIGINT stop it at the next zone.
 
-Where the configuration's cipher, sector_size, wrap or key_size is not the volume's
-any more, the volume becomes as it is configured, if its filesystem allows that.
+If source, cipher, sector_size, wrap or key_size changed in the configuration, the
+same pass converts the volume, as far as its filesystem allows. Both sources must work
+in this kernel. To source dev it never goes. A trusted key can have no recovery copy: a
+volume that has one is refused, unless --no-recovery gives it up.
 
-The old key's blob and the old ciphertext may survive in worn-out or spare blocks
-of the storage: rotation does not protect from someone who has this chip and an
-old image of the device.
+The new key gets recovery copies for the recipients that the old one had some for. With
+--recipient it gets copies for these instead, with --recovery-passphrase one that opens
+with eight words, which are shown once, with --no-recovery none. That is how a
+recovery copy is added to a volume that has none.
 
-` + exitCodesHelp,
+The old key's blob and the old ciphertext may survive in worn-out or spare blocks of
+the storage. Rotation does not protect from an attacker with this chip and an old
+image of the device. Header backups from before a rotation are worthless after it.
+
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt rotate data
   imxcrypt rotate --rate-limit 8MiB data
+  imxcrypt rotate --recipient age1… data
   imxcrypt rotate --pause data
   imxcrypt rotate --resume-only --json data`,
 		Args:              exactly(1, "a volume"),
@@ -52,13 +62,23 @@ old image of the device.
 		},
 	}
 	c.Flags().BoolVar(&f.initOnly, "init-only", false, "make and prove the new key, move no data yet")
-	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "go on with a rotation that is under way, begin none")
-	c.Flags().BoolVar(&f.pause, "pause", false, "stop the rotation that another process does, at its next zone")
-	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "bytes to move in a second at most, as 512KiB or 8MiB")
-	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "how long a zone in use should be held (default 100ms); writes and fsync wait for it")
+	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue a rotation that is under way, start none")
+	c.Flags().BoolVar(&f.pause, "pause", false, "stop the rotation that another process runs, at its next zone")
+	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to move per second, as 512KiB or 8MiB")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "longest time to hold a zone in use (default 100ms); writes and fsync wait for it")
+	c.Flags().StringArrayVar(&f.recipients, "recipient", nil, "seal a recovery copy of the new key to this age recipient (age1…); may be repeated")
+	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the new key that opens with a passphrase, and show that once")
+	c.Flags().BoolVar(&f.noRecovery, "no-recovery", false, "make no recovery copy of the new key")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be done, change nothing")
 	c.MarkFlagsMutuallyExclusive("init-only", "resume-only", "pause")
 	c.MarkFlagsMutuallyExclusive("pause", "dry-run")
+	for _, flag := range []string{"recipient", "recovery-passphrase"} {
+		c.MarkFlagsMutuallyExclusive("no-recovery", flag)
+	}
+	for _, flag := range []string{"recipient", "recovery-passphrase", "no-recovery"} {
+		c.MarkFlagsMutuallyExclusive("resume-only", flag)
+		c.MarkFlagsMutuallyExclusive("pause", flag)
+	}
 	return c
 }
 
@@ -71,61 +91,95 @@ func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
 	if err != nil {
 		return err
 	}
-	list, err := specs(c, []string{name}, false)
+	list, err := a.specs(c, []string{name}, false)
 	if err != nil {
 		return err
 	}
 	if f.pause {
 		return a.pause(ctx, name)
 	}
+	show, err := a.passphraseShown(f.passphrase, name)
+	if err != nil {
+		return err
+	}
 	o := volume.RotateOptions{
 		InitOnly: f.initOnly, ResumeOnly: f.resumeOnly, RateLimit: rate, MaxHold: f.maxHold, DryRun: f.dryRun,
+		Recipients: f.recipients, Passphrase: show, NoRecovery: f.noRecovery,
 	}
 	if f.dryRun {
-		return a.eachPlan(ctx, list, func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+		return a.eachPlan(ctx, list, func(ctx context.Context, s spec.Volume) (volume.Result, error) {
 			r, err := m.Rotate(ctx, s, o)
 			return r.Result, err
 		})
 	}
-	if err := secret.Harden(); err != nil {
-		return err
-	}
-	if err := holdInMemory(); err != nil {
-		return err
-	}
-	show := a.newRotationProgress(name)
-	o.Moved = show.moved
-	r, err := m.Rotate(ctx, list[0], o)
-	show.end()
+	r, err := a.showMoving(name, "under the new key", o, func(o volume.RotateOptions) (volume.RotateResult, error) { return m.Rotate(ctx, list[0], o) })
 	if err == nil && list[0].AllowDiscards && r.Mapping != "" && list[0].Mount.Path != "" && r.Rotation != nil && !a.json {
-		fmt.Fprintf(a.stderr, "%s: free blocks were encrypted anew too; `fstrim %s` gives them back to the storage\n", name, list[0].Mount.Path)
+		fmt.Fprintf(a.stderr, "%s: free blocks were re-encrypted too; `fstrim %s` gives them back to the storage\n", name, list[0].Mount.Path)
 	}
-	return a.printRotation(r, err)
-}
-
-// printRotation tells what a rotation came to.
-func (a *app) printRotation(r volume.RotateResult, err error) error {
-	if a.json {
-		a.audit(r.Result, err)
-		a.printed = err != nil
-		if perr := a.printJSON(struct {
-			Event string `json:"event"`
-			resultJSON
-			Rotation *volume.Rotation `json:"rotation"`
-		}{"result", resultJSON{Result: r.Result, OK: err == nil, Error: a.problemOf(err)}, r.Rotation}); perr != nil {
-			return perr
-		}
-		return err
-	}
-	if perr := a.printResult(r.Result, err, func(res volume.Result) string {
+	return a.printRotation(r, err, func(res volume.Result) string {
 		switch {
 		case r.Rotation == nil:
 			return res.Volume + ": no rotation is under way"
+		case r.Rotation.Generation == 0:
+			return decrypted(res, list[0].Device)
+		case r.Rotation.Generation == 1:
+			return res.Volume + ": encrypted"
 		case r.Rotation.Done < r.Rotation.Total:
 			return fmt.Sprintf("%s: new key ready, generation %d; no data moved yet", res.Volume, r.Rotation.Generation)
 		}
 		return fmt.Sprintf("%s: rotated, generation %d", res.Volume, res.Generation)
-	}); perr != nil {
+	})
+}
+
+// showMoving runs what moves a volume's data and shows its progress; what is what the
+// data becomes.
+func (a *app) showMoving(name, what string, o volume.RotateOptions, move func(volume.RotateOptions) (volume.RotateResult, error)) (volume.RotateResult, error) {
+	if err := secret.Harden(); err != nil {
+		return volume.RotateResult{Result: volume.Result{Volume: name}}, err
+	}
+	if err := holdInMemory(); err != nil {
+		return volume.RotateResult{Result: volume.Result{Volume: name}}, err
+	}
+	show := a.newRotationProgress(name, what)
+	o.Moved = show.moved
+	defer show.end()
+	return move(o)
+}
+
+// The lines of `rotate --json`: progress, then the result; or that of --pause.
+type (
+	progressJSON struct {
+		Event  string `json:"event"`
+		Volume string `json:"volume"`
+		Done   int64  `json:"done"`
+		Total  int64  `json:"total"`
+		Rate   int64  `json:"bytes_per_second"`
+		LeftMS int64  `json:"left_ms"`
+		HeldMS int64  `json:"held_ms"`
+	}
+	rotatedJSON struct {
+		Event string `json:"event"`
+		resultJSON
+		Rotation *volume.Rotation `json:"rotation"`
+	}
+	pausedJSON struct {
+		Volume  string `json:"volume"`
+		Stopped bool   `json:"stopped"`
+		OK      bool   `json:"ok"`
+	}
+)
+
+// printRotation prints the result of a rotation.
+func (a *app) printRotation(r volume.RotateResult, err error, sentence func(volume.Result) string) error {
+	if a.json {
+		a.audit(r.Result, err)
+		a.printed = err != nil
+		if perr := a.printJSON(rotatedJSON{"result", resultJSON{Result: r.Result, OK: err == nil, Error: a.problemOf(r.Volume, err)}, r.Rotation}); perr != nil {
+			return perr
+		}
+		return err
+	}
+	if perr := a.printResult(r.Result, err, sentence); perr != nil {
 		return perr
 	}
 	return err
@@ -138,18 +192,21 @@ func (a *app) pause(ctx context.Context, name string) error {
 		return err
 	}
 	if a.json {
-		return a.printJSON(map[string]any{"volume": name, "stopped": stopped, "ok": true})
+		return a.printJSON(pausedJSON{Volume: name, Stopped: stopped, OK: true})
 	}
 	if stopped {
 		fmt.Fprintf(a.stdout, "%s: rotation paused\n", name)
 	} else {
-		fmt.Fprintf(a.stdout, "%s: nobody is rotating it\n", name)
+		fmt.Fprintf(a.stdout, "%s: no rotation is running\n", name)
 	}
 	return nil
 }
 
 // parseRate reads a number of bytes a second; an empty text is no limit.
-func parseRate(text string) (int64, error) {
+func parseRate(text string) (int64, error) { return parseBytes("--rate-limit", text) }
+
+// parseBytes reads a number of bytes that an option gives; 0 for an empty text.
+func parseBytes(option, text string) (int64, error) {
 	if text == "" {
 		return 0, nil
 	}
@@ -161,7 +218,7 @@ func parseRate(text string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || n <= 0 || n > (1<<50)/unit {
-		return 0, fault.New(fault.Usage, fmt.Sprintf("--rate-limit %q is not a number of bytes, as 512KiB or 8MiB", text), nil)
+		return 0, fault.New(fault.Usage, fmt.Sprintf("%s %q is not a number of bytes, as 512KiB or 8MiB", option, text), nil)
 	}
 	return n * unit, nil
 }
@@ -171,6 +228,7 @@ func parseRate(text string) (int64, error) {
 type rotationProgress struct {
 	a        *app
 	name     string
+	what     string // the data that is moved becomes
 	terminal bool
 	now      func() time.Time
 	begun    time.Time
@@ -179,9 +237,9 @@ type rotationProgress struct {
 	drawn    bool
 }
 
-func (a *app) newRotationProgress(name string) *rotationProgress {
-	p := &rotationProgress{a: a, name: name, now: time.Now, begun: time.Now(), first: -1}
-	if f, ok := a.stderr.(*os.File); ok && !a.json {
+func (a *app) newRotationProgress(name, what string) *rotationProgress {
+	p := &rotationProgress{a: a, name: name, what: what, now: time.Now, begun: time.Now(), first: -1}
+	if f, ok := fileOf(a.stderr); ok && !a.json {
 		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 		p.terminal = err == nil
 	}
@@ -210,28 +268,28 @@ func (p *rotationProgress) moved(r volume.Rotation) {
 	rate, left := p.rate(r, now)
 	switch {
 	case p.a.json:
-		_ = p.a.printJSON(map[string]any{
-			"event": "progress", "volume": p.name, "done": r.Done, "total": r.Total,
-			"bytes_per_second": int64(rate), "seconds_left": int64(left.Seconds()), "held_ms": r.Held.Milliseconds(),
+		_ = p.a.printJSON(progressJSON{
+			Event: "progress", Volume: p.name, Done: r.Done, Total: r.Total,
+			Rate: int64(rate), LeftMS: left.Milliseconds(), HeldMS: r.Held.Milliseconds(),
 		})
 	case p.terminal:
 		n := int(barWidth * r.Done / max(r.Total, 1))
-		fmt.Fprintf(p.a.stderr, "\r%s [%s%s] %3d %%  %s/s  %s left \x1b[K", p.name, strings.Repeat("#", n), strings.Repeat("-", barWidth-n),
+		fmt.Fprintf(p.a.stderr, "\r%s [%s%s] %3d %%  %s/s  %s left "+clearLine, p.name, strings.Repeat("#", n), strings.Repeat("-", barWidth-n),
 			100*r.Done/max(r.Total, 1), size(int64(rate)), left.Round(time.Second))
 		p.drawn = true
 	default:
-		fmt.Fprintf(p.a.stderr, "%s%s: %d of %d MiB under the new key, %s/s, %s left\n", p.a.priority(priorityInfo), p.name,
-			r.Done>>20, r.Total>>20, size(int64(rate)), left.Round(time.Second))
+		fmt.Fprintf(p.a.stderr, "%s%s: %d of %d MiB %s, %s/s, %s left\n", p.a.priority(priorityInfo), p.name,
+			r.Done>>20, r.Total>>20, p.what, size(int64(rate)), left.Round(time.Second))
 	}
 }
 
 // rate is bytes a second since the first zone, and the time that is left at it.
 func (p *rotationProgress) rate(r volume.Rotation, now time.Time) (perSecond float64, left time.Duration) {
-	took := now.Sub(p.begun).Seconds()
-	if took <= 0 || r.Done <= p.first {
+	seconds := now.Sub(p.begun).Seconds()
+	if seconds <= 0 || r.Done <= p.first {
 		return 0, 0
 	}
-	perSecond = float64(r.Done-p.first) / took
+	perSecond = float64(r.Done-p.first) / seconds
 	return perSecond, time.Duration(float64(r.Total-r.Done) / perSecond * float64(time.Second))
 }
 

@@ -15,7 +15,7 @@ import (
 
 // rotateShown is a rotation of 64 MiB that moves 1 MiB in each of n steps.
 func rotateShown(a *app, terminal bool, step time.Duration, n int) {
-	p := a.newRotationProgress("data")
+	p := a.newRotationProgress("data", "under the new key")
 	now := p.begun
 	p.now = func() time.Time { return now }
 	p.terminal = p.terminal || terminal
@@ -47,7 +47,7 @@ func TestRotationEvents(t *testing.T) {
 			Event, Volume    string
 			Done, Total      int64
 			BytesPerSecond   int64 `json:"bytes_per_second"`
-			SecondsLeft      int64 `json:"seconds_left"`
+			LeftMilliseconds int64 `json:"left_ms"`
 			HeldMilliseconds int64 `json:"held_ms"`
 		}
 		d := json.NewDecoder(strings.NewReader(line))
@@ -59,7 +59,7 @@ func TestRotationEvents(t *testing.T) {
 			t.Fatalf("%s", line)
 		}
 		// 1 MiB in a tenth of a second; the first one is not counted.
-		if e.BytesPerSecond > 10<<20 || e.BytesPerSecond < 5<<20 || e.SecondsLeft > 12 {
+		if e.BytesPerSecond > 10<<20 || e.BytesPerSecond < 5<<20 || e.LeftMilliseconds > 12000 {
 			t.Fatalf("the rate is wrong: %s", line)
 		}
 		last = e.Done
@@ -105,11 +105,11 @@ func TestTerminalIsKnown(t *testing.T) {
 	terminal := openTerminal(t)
 	a, _, _ := quietApp()
 	a.stderr = terminal
-	if !a.newRotationProgress("data").terminal {
+	if !a.newRotationProgress("data", "under the new key").terminal {
 		t.Error("a terminal is not known")
 	}
 	a.json = true
-	if a.newRotationProgress("data").terminal {
+	if a.newRotationProgress("data", "under the new key").terminal {
 		t.Error("a bar would be drawn between events")
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
@@ -118,7 +118,7 @@ func TestTerminalIsKnown(t *testing.T) {
 	}
 	defer null.Close()
 	a.stderr, a.json = null, false
-	if a.newRotationProgress("data").terminal {
+	if a.newRotationProgress("data", "under the new key").terminal {
 		t.Error("/dev/null is taken for a terminal")
 	}
 }

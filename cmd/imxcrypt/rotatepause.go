@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,8 +21,8 @@ import (
 const pauseWait = time.Minute
 
 // pauseRotation asks the process that rotates a volume to stop, and waits until
-// it has. stopped is false if there is none. A volume that another command
-// works on is an error of code lock-held.
+// it has. stopped is false if no process rotates it. A volume in use by another
+// command is an error of code lock-held.
 func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 	held := holderOf(name, &err)
 	if held == nil {
@@ -37,8 +38,8 @@ func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 	defer func() { _ = unix.Close(fd) }() // nothing was written to it
 	// The number may have become another process's before it was opened; if
 	// the lock is still that process's, it has not.
-	if again := holderOf(name, &err); again == nil || again.PID != held.PID {
-		return again == nil, err
+	if now := holderOf(name, &err); now == nil || now.PID != held.PID {
+		return now == nil, err
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
 		return false, fmt.Errorf("stop process %d, which rotates %s: %w", held.PID, name, err)
@@ -52,33 +53,33 @@ func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 	return true, l.Release()
 }
 
-// rotates tells whether a command line is one of rotate, and not of another
-// command on a volume of that name, or with a file or flag that is called so.
+// rotates reports whether a command line is one of a command that moves data, and not
+// of another one on a volume of that name, or with a file or flag that is called so.
 func rotates(line string) bool {
 	words := strings.Fields(line)
 	if len(words) == 0 {
 		return false
 	}
 	c, _, err := new(app).root().Find(words[1:])
-	return err == nil && c.CommandPath() == "imxcrypt rotate"
+	return err == nil && slices.Contains([]string{"imxcrypt rotate", "imxcrypt encrypt", "imxcrypt decrypt"}, c.CommandPath())
 }
 
-// goOnRotating has systemd go on with a rotation that a power cut interrupted, in
-// the background. Where there is no systemd an operator must: nobody would look
-// after the process.
-func (a *app) goOnRotating(ctx context.Context, name string) {
-	if a.night != nil {
-		err := a.night.GoOn(ctx, name)
+// resumeInBackground has systemd continue a rotation that a power cut interrupted.
+// Without systemd the operator must: the process would have no supervisor.
+func (a *app) resumeInBackground(ctx context.Context, name string) {
+	if a.sleeping != nil {
+		err := a.sleeping.ResumeRotation(ctx, name)
 		if err == nil {
-			a.log.Info("the rotation that was interrupted goes on", "volume", name)
+			a.log.Info("the interrupted rotation continues", "volume", name)
 			return
 		}
 		a.log.Debug("the rotation cannot be started", "volume", name, "error", err)
 	}
-	a.log.Warn("the volume is half-way through a rotation, which goes on with: imxcrypt rotate --resume-only "+name, "volume", name)
+	a.log.Warn("the volume is half-way through a rotation; to continue: imxcrypt rotate --resume-only "+name, "volume", name)
 }
 
-// holderOf tells who has the volume's lock; nil if nobody has, or with an error.
+// holderOf returns the holder of the volume's lock; nil if the lock is free, or with
+// an error.
 func holderOf(name string, err *error) *lockfile.HeldError {
 	l, failed := lockfile.Acquire(volume.RunDir, name)
 	var held *lockfile.HeldError

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,14 +17,19 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"imxcrypt/boot"
 	"imxcrypt/caam"
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/configs"
+	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
 	"imxcrypt/internal/program"
 	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
@@ -42,7 +48,7 @@ import (
 //	= 3                  the exit code, unless it is 0
 //
 // What differs from run to run is replaced: see normalise. IMXCRYPT_UPDATE=1
-// writes the files anew.
+// rewrites the files.
 func TestSessions(t *testing.T) {
 	t.Parallel()
 	// The commands lock themselves in memory, which not every user may.
@@ -67,7 +73,7 @@ func TestSessions(t *testing.T) {
 				}
 			}
 			if want := string(text); got != want {
-				t.Errorf("%s: at %s\nIMXCRYPT_UPDATE=1 go test ./cmd/imxcrypt writes it anew", file, difference(want, got))
+				t.Errorf("%s: at %s\nIMXCRYPT_UPDATE=1 go test ./cmd/imxcrypt rewrites it", file, difference(want, got))
 			}
 		})
 	}
@@ -99,15 +105,23 @@ type session struct {
 	board *volumetest.Board
 	disks map[string]*volumetest.Disk
 	names map[string]string // what was replaced by what
+	// prints are the fingerprints and passphrases that were replaced; in an argument
+	// or a file they are put back.
+	prints map[string]string
 	// rotating are volumes that another process rotates.
 	rotating []string
 	alarms   []string
-	env      map[string]string
+	// home is the first chip, saved what was kept of a disk, release gives a lock up.
+	home    *caamtest.Chip
+	saved   []byte
+	release func() error
+	env     map[string]string
 }
 
 func newSession(t *testing.T) *session {
-	s := &session{t: t, dir: t.TempDir(), disks: map[string]*volumetest.Disk{}, names: map[string]string{}, env: map[string]string{}}
-	s.board = volumetest.New(caamtest.RandomChip(), volumetest.NoFiles())
+	s := &session{t: t, dir: t.TempDir(), disks: map[string]*volumetest.Disk{}, names: map[string]string{}, prints: map[string]string{}, env: map[string]string{}}
+	s.home = caamtest.RandomChip()
+	s.board = volumetest.New(s.home, volumetest.NoFiles())
 	return s
 }
 
@@ -145,15 +159,36 @@ func (s *session) replay(text string) string {
 	return out.String()
 }
 
-// isOutput tells a line that a command wrote, in an earlier run, from what the
+// isOutput distinguishes a line that a command wrote, in an earlier run, from what the
 // author of the session did.
 func isOutput(line string) bool {
 	return line != "" && !strings.HasPrefix(line, "$ ") && !strings.HasPrefix(line, "> ") && !strings.HasPrefix(line, "# ")
 }
 
 func (s *session) run(args []string) string {
+	code, stdout, stderr := s.exec(args)
+	var b strings.Builder
+	for _, l := range s.lines(stdout) {
+		b.WriteString(l + "\n")
+	}
+	for _, l := range s.lines(stderr) {
+		b.WriteString(strings.TrimRight("2> "+l, " ") + "\n")
+	}
+	if code != 0 {
+		fmt.Fprintf(&b, "= %d\n", code)
+	}
+	return b.String()
+}
+
+// exec is one run of the program.
+func (s *session) exec(args []string) (code int, out, errs string) {
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "/etc/imxcrypt", s.dir)
+		for f, name := range s.prints {
+			if args[i] == name {
+				args[i] = f
+			}
+		}
 	}
 	var stdout, stderr bytes.Buffer
 	a := &app{
@@ -170,20 +205,11 @@ func (s *session) run(args []string) string {
 			s.board.Log = log
 			return s.board.System()
 		},
-		night: s,
+		sleeping: s,
 	}
-	code := a.run(context.Background(), args)
-	var b strings.Builder
-	for _, l := range s.lines(stdout.String()) {
-		b.WriteString(l + "\n")
-	}
-	for _, l := range s.lines(stderr.String()) {
-		b.WriteString(strings.TrimRight("2> "+l, " ") + "\n")
-	}
-	if code != 0 {
-		fmt.Fprintf(&b, "= %d\n", code)
-	}
-	return b.String()
+	code = a.run(context.Background(), args)
+	checkRun(s.t, args, code, stdout.String())
+	return code, stdout.String(), stderr.String()
 }
 
 // lines are normalised output, an empty one shown as a dot: in a session an
@@ -203,16 +229,23 @@ func (s *session) lines(text string) []string {
 
 var (
 	uuids     = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
+	prints    = regexp.MustCompile(`\b([0-9a-f]{4}-){7}[0-9a-f]{4}\b`)
+	phrases   = regexp.MustCompile(`\b(?:[b-z][aiou][b-z][aiou][b-z]-){7}[b-z][aiou][b-z][aiou][b-z]\b`)
 	durations = regexp.MustCompile(`\([0-9.]+ ms\)`)
 	tookNS    = regexp.MustCompile(`("took_(?:ns|ms)"):[\d.e+-]+`)
 	times     = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+	mappings  = regexp.MustCompile(`(CRYPT-LUKS2)-[0-9a-f]{32}`)
 	dates     = regexp.MustCompile(`on \d{4}-\d\d-\d\d\b`)
 	goVersion = regexp.MustCompile(`go1\.[0-9.a-z]+`)
+	kept      = regexp.MustCompile(`(/headers/[a-z]+)-[0-9a-f]{16}\.header`)
 	platforms = regexp.MustCompile(`linux/[a-z0-9]+`)
 )
 
-// normalise replaces what differs from run to run: UUIDs by UUID-1, UUID-2, …
-// in the order they are seen, durations by 0, times, the session's folder by
+// noFingerprint is one that no recovery copy has.
+const noFingerprint = "0123-4567-89ab-cdef-0123-4567-89ab-cdef"
+
+// normalise replaces what differs from run to run: UUIDs by UUID-1, UUID-2, …,
+// fingerprints and passphrases likewise, in the order they are seen, durations by 0, times, the session's folder by
 // /etc/imxcrypt, what Go built the test.
 func (s *session) normalise(text string) string {
 	text = strings.ReplaceAll(text, s.dir, "/etc/imxcrypt")
@@ -222,10 +255,24 @@ func (s *session) normalise(text string) string {
 		}
 		return s.names[u]
 	})
+	text = prints.ReplaceAllStringFunc(text, func(f string) string {
+		if s.prints[f] == "" && f != noFingerprint {
+			s.prints[f] = fmt.Sprintf("FINGERPRINT-%d", len(s.prints)+1)
+		}
+		return cmp.Or(s.prints[f], f)
+	})
+	text = phrases.ReplaceAllStringFunc(text, func(f string) string {
+		if s.prints[f] == "" {
+			s.prints[f] = fmt.Sprintf("PASSPHRASE-%d", len(s.prints)+1)
+		}
+		return s.prints[f]
+	})
 	text = durations.ReplaceAllString(text, "(0 ms)")
 	text = tookNS.ReplaceAllString(text, `$1:0`)
 	text = times.ReplaceAllString(text, "TIME")
+	text = mappings.ReplaceAllString(text, "$1-UUID")
 	text = dates.ReplaceAllString(text, "on DATE")
+	text = kept.ReplaceAllString(text, "$1-HASH.header")
 	text = goVersion.ReplaceAllString(text, "go1.x")
 	return platforms.ReplaceAllString(text, "linux/arch")
 }
@@ -233,19 +280,19 @@ func (s *session) normalise(text string) string {
 // The session is a machine that sleeps for an instant, in which the chip's power
 // is gone.
 
-func (s *session) Bed() (bed, error)            { return s, nil }
-func (s *session) Freeze(context.Context) error { return nil }
-func (s *session) Thaw() error                  { return nil }
-func (s *session) Sync()                        {}
-func (s *session) Sleep() error                 { s.board.Chip.PowerCycle(); return nil }
-func (s *session) Alarm(text string)            { s.alarms = append(s.alarms, text) }
-func (s *session) Close() error                 { return nil }
+func (s *session) OpenMachine() (sleepMachine, error) { return s, nil }
+func (s *session) Freeze(context.Context) error       { return nil }
+func (s *session) Thaw() error                        { return nil }
+func (s *session) Sync()                              {}
+func (s *session) Sleep() error                       { s.board.Chip.PowerCycle(); return nil }
+func (s *session) Alarm(text string)                  { s.alarms = append(s.alarms, text) }
+func (s *session) Close() error                       { return nil }
 
-func (s *session) Pause(_ context.Context, name string) (bool, error) {
+func (s *session) PauseRotation(_ context.Context, name string) (bool, error) {
 	return slices.Contains(s.rotating, name), nil
 }
 
-func (s *session) GoOn(_ context.Context, name string) error {
+func (s *session) ResumeRotation(_ context.Context, name string) error {
 	return fmt.Errorf("no systemd for %s here", name)
 }
 
@@ -263,7 +310,11 @@ func (s *session) happens(words []string, block string) error {
 	case "config": // the lines are the configuration
 		return os.WriteFile(s.config(), []byte(block), 0o600)
 	case "file": // NAME: the lines are a file beside it
-		return os.WriteFile(filepath.Join(s.dir, arg(1)), []byte(block), 0o600)
+		path := filepath.Join(s.dir, arg(1))
+		for f, name := range s.prints {
+			block = strings.ReplaceAll(block, name, f)
+		}
+		return errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(block), 0o600))
 	case "disk": // PATH MIB: a new, empty disk
 		s.disks[arg(1)] = &volumetest.Disk{Path: arg(1), Store: crashtest.NewImage(number(2) << 20)}
 		s.on()
@@ -272,6 +323,8 @@ func (s *session) happens(words []string, block string) error {
 	case "power-cycle":
 		s.board.Chip.PowerCycle()
 		s.on()
+	case "suspend": // suspend the system for a second
+		s.board.Sleep(time.Second)
 	case "other-chip": // the disks go into another board
 		s.board.Chip = caamtest.RandomChip()
 		s.on()
@@ -288,6 +341,111 @@ func (s *session) happens(words []string, block string) error {
 		rand.New(rand.NewSource(1)).Read(b)
 		_, err := s.disks[arg(1)].Store.WriteAt(b, number(2))
 		return err
+	case "zero": // PATH OFFSET LENGTH
+		_, err := s.disks[arg(1)].Store.WriteAt(make([]byte, number(3)), number(2))
+		return err
+	case "write": // to the volume called data
+		return s.marked(true)
+	case "read": // what was written
+		return s.marked(false)
+	case "wipe-superblock": // of the volume called data
+		f, err := s.board.Mapping("data", true)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt(make([]byte, 4096), 0)
+		return errors.Join(err, f.Close())
+	case "put": // PATH OFFSET TEXT: Go's escapes
+		text, err := strconv.Unquote(`"` + arg(3) + `"`)
+		_, err2 := s.disks[arg(1)].Store.WriteAt([]byte(text), number(2))
+		return errors.Join(err, err2)
+	case "save", "bring": // PATH OFFSET LENGTH: bytes are kept, and put back
+		if arg(0) == "save" {
+			s.saved = make([]byte, number(3))
+			_, err := s.disks[arg(1)].Store.ReadAt(s.saved, number(2))
+			return err
+		}
+		_, err := s.disks[arg(1)].Store.WriteAt(s.saved, number(2))
+		return err
+	case "resize": // PATH MIB
+		old := s.disks[arg(1)].Store
+		b := make([]byte, min(old.Size(), number(2)<<20))
+		im := crashtest.NewImage(number(2) << 20)
+		_, err := old.ReadAt(b, 0)
+		_, err2 := im.WriteAt(b, 0)
+		s.disks[arg(1)].Store = im
+		s.on()
+		return errors.Join(err, err2)
+	case "io-error": // PATH: nothing can be read
+		s.disks[arg(1)].Err = unix.EIO
+	case "io-works": // PATH
+		s.disks[arg(1)].Err = nil
+	case "writable": // PATH
+		s.disks[arg(1)].ReadOnly = false
+	case "used": // PATH: as swap
+		s.disks[arg(1)].Users = blockdev.Users{Swap: []string{filepath.Base(arg(1))}}
+	case "unused": // PATH
+		s.disks[arg(1)].Users = blockdev.Users{}
+	case "fails-after": // N steps that change something, until "works"
+		left := number(1)
+		s.board.Step = func(string) error {
+			if left--; left < 0 {
+				return unix.EIO
+			}
+			return nil
+		}
+	case "works":
+		s.board.Step = nil
+	case "rotate": // data, without the program around it: that needs more rights
+		c, err := configs.Options{AllowAnyOwner: true}.Load(s.config())
+		if err != nil {
+			return err
+		}
+		v, err := c.Volume("data")
+		if err == nil {
+			_, err = s.board.Manager().Rotate(context.Background(), boot.Spec(c, v), volume.RotateOptions{})
+		}
+		if s.board.Step != nil {
+			return nil // cut off
+		}
+		return err
+	case "home-chip": // the disks come back
+		s.board.Chip = s.home
+		s.on()
+	case "mount": // MAPPING DIRECTORY
+		return s.board.Mounts.Mount(arg(1), arg(2), "ext4", nil)
+	case "unmount": // DIRECTORY
+		return s.board.Unmount(arg(1))
+	case "cover": // DIRECTORY: something else is mounted on it
+		s.board.Cover(arg(1))
+	case "uncover":
+		s.board.Uncover(arg(1))
+	case "remount": // DIRECTORY OPTION
+		s.board.Change(arg(1), func(e *mount.Entry) { e.Options = []string{arg(2)} })
+	case "rmdir":
+		s.board.Directories = slices.DeleteFunc(s.board.Directories, func(d string) bool { return d == arg(1) })
+	case "foreign-mapping": // NAME
+		_, err := s.board.DM.Activate(context.Background(), arg(1), "LVM-x", dmcrypt.Table{dmcrypt.Fail{Length: 8}}, false)
+		return errors.Join(err, s.board.DM.Announce(context.Background(), arg(1)))
+	case "no-mapping": // NAME
+		return s.board.DM.Remove(context.Background(), arg(1))
+	case "suspended": // NAME
+		return s.board.DM.Suspend(context.Background(), arg(1), 0)
+	case "key-quota": // of the kernel is used up
+		s.board.Ring.Err = fault.New(fault.KeyQuota, "add key", unix.EDQUOT)
+	case "key-room":
+		s.board.Ring.Err = nil
+	case "lock-held": // NAME, by another imxcrypt
+		var err error
+		s.release, err = s.board.System().Locks.Acquire(context.Background(), arg(1))
+		return err
+	case "lock-free":
+		return s.release()
+	case "remove": // FILE of the board
+		return s.board.Files.Remove(arg(1))
+	case "new-root": // the board has another root filesystem
+		s.board.Files = volumetest.NoFiles()
+		s.on()
 	case "flip": // PATH OFFSET: one bit
 		b := []byte{0}
 		d := s.disks[arg(1)].Store
@@ -305,7 +463,7 @@ func (s *session) happens(words []string, block string) error {
 		s.on()
 	case "read-only": // PATH
 		s.disks[arg(1)].ReadOnly = true
-	case "mounted": // PATH DIRECTORY: somebody has the disk mounted
+	case "mounted": // PATH DIRECTORY: the disk is mounted
 		s.disks[arg(1)].Users = blockdev.Users{Mounts: []blockdev.Mounted{{Device: filepath.Base(arg(1)), Target: arg(2)}}}
 	case "mkfs-fails":
 		s.board.Mkfs = func(fstype, _ string) error {

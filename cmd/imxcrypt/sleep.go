@@ -11,13 +11,16 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
+	"imxcrypt/sleep"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 type sleepFlags struct{ dryRun bool }
@@ -25,26 +28,46 @@ type sleepFlags struct{ dryRun bool }
 func (a *app) sleepCommand() *cobra.Command {
 	var f sleepFlags
 	c := &cobra.Command{
-		Use:   "sleep suspend",
-		Short: "suspend to RAM, and give the volumes their keys again afterwards",
-		Long: `Sleep takes the unlocked volumes through suspend-to-RAM, in which most chips lose
-the key that their black keys are encrypted by. It takes the place of what
+		Use:   "sleep suspend|resume [NAME…]",
+		Short: "suspend to RAM with volumes in use, or restore keys that a suspend lost",
+		Long: `Sleep suspends to RAM with unlocked volumes. Most chips lose the key that encrypts
+their black keys in such a suspend. The command replaces what
 systemd-suspend.service runs (docs/suspend.md).
 
 Each key is opened and proved; every other process is frozen, the filesystems
 are written back, the volumes suspended; the system sleeps; each key is opened
-and proved again, its volume resumed, and the processes go on. A volume whose key
-is not proved stays suspended: nothing is read or written, whoever uses it waits.
-A rotation that is under way is paused, and goes on afterwards.
+and proved again, its volume resumed, and the processes continue. A volume whose key
+is not proved stays suspended: nothing is read or written, and its users wait.
+A rotation that is under way is paused, and continues afterwards.
 
-Hibernation is refused: it writes the memory to a disk, and what was read from
-the volumes with it.
+Sleep resume is for hooks that run after any other suspend. It restores lost keys
+to unlocked volumes, all or those named. Locked volumes stay locked, and without a
+lost key it does nothing.
 
-` + exitCodesHelp,
-		Example:   "  imxcrypt sleep suspend\n  imxcrypt sleep --dry-run suspend",
-		Args:      exactly(1, "what to do: suspend"),
-		ValidArgs: []string{"suspend"},
+Hibernation is refused: it writes the memory to a disk, and with it what was read
+from the volumes.
+
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted),
+		Example: "  imxcrypt sleep suspend\n  imxcrypt sleep --dry-run suspend\n  imxcrypt sleep resume",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 && args[0] == "resume" {
+				return nil
+			}
+			return exactly(1, "what to do: suspend or resume")(cmd, args)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+			switch {
+			case len(args) == 0:
+				return []string{"suspend", "resume"}, cobra.ShellCompDirectiveNoFileComp
+			case args[0] == "resume":
+				return a.completeVolumes(cmd, args[1:], typed)
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "resume" {
+				return a.revive(cmd.Context(), args[1:], f)
+			}
 			return a.sleep(cmd.Context(), args[0], f)
 		},
 	}
@@ -52,79 +75,116 @@ the volumes with it.
 	return c
 }
 
-// night is the system that sleeps.
-type night interface {
-	// Bed opens what puts the machine to sleep; this process is made one that can
-	// go on when all others are frozen.
-	Bed() (bed, error)
-	// Pause stops a volume's rotation at its next zone; false if there is none.
-	Pause(ctx context.Context, volume string) (bool, error)
-	// GoOn starts it again, in the background.
-	GoOn(ctx context.Context, volume string) error
+// sleepSystem is the system that suspends.
+type sleepSystem interface {
+	// OpenMachine opens what puts the machine to sleep, and prepares this process
+	// to run while all others are frozen.
+	OpenMachine() (sleepMachine, error)
+	// PauseRotation stops a volume's rotation at its next zone; false if none runs.
+	PauseRotation(ctx context.Context, volume string) (bool, error)
+	// ResumeRotation starts it again, in the background.
+	ResumeRotation(ctx context.Context, volume string) error
 }
 
-type bed interface {
-	volume.SleepMachine
+type sleepMachine interface {
+	sleep.Machine
 	Close() error
 }
 
 func (a *app) sleep(ctx context.Context, kind string, f sleepFlags) error {
-	if err := mayBe(kind); err != nil {
+	if err := checkSleepKind(kind); err != nil {
 		return err
 	}
 	c, err := a.loadConfig()
 	if err != nil {
 		return err
 	}
-	if c.CAAM.Engine == configs.EngineProgram && slices.ContainsFunc(c.Volumes, func(v configs.Volume) bool { return string(v.Source) == volume.SourceCAAM }) {
+	if c.CAAM.Engine == configs.EngineProgram && slices.ContainsFunc(c.Volumes, func(v configs.Volume) bool {
+		return string(v.Source) == spec.SourceCAAM || string(v.Source) == spec.SourceAuto
+	}) {
 		return fault.New(fault.SleepRefused, "engine caam-keygen is a program, which cannot be run while the filesystems are suspended: only the engine ioctl can open the keys after a sleep", nil)
 	}
-	list, err := specs(c, nil, true)
+	list, err := a.specs(c, nil, true)
 	if err != nil {
 		return err
 	}
-	// Whoever reads what this process says may be frozen: nothing is said before
-	// they go on.
+	// The reader of this process's output may be frozen: hold the output back until
+	// all processes run again.
 	held := &heldOutput{to: a.stderr}
 	a.log = a.logTo(held)
 	defer held.release()
-	m := volume.New(a.system(c, a.log))
+	sys := a.system(c, a.log)
 	if f.dryRun {
-		r, err := m.Sleep(ctx, list, nil, volume.SleepOptions{DryRun: true})
+		r, err := sleep.Run(ctx, sys, list, nil, sleep.Options{DryRun: true})
 		return a.printSleep(r, err, true)
 	}
 	if err := secret.Harden(); err != nil {
 		return err
 	}
-	b, err := a.night.Bed()
+	b, err := a.sleeping.OpenMachine()
 	if err != nil {
 		return err
 	}
-	paused, err := a.pauseAll(ctx, list)
-	var r volume.SleepResult
+	paused, err := a.pauseRotations(ctx, list)
+	var r sleep.Result
 	if err == nil {
-		r, err = m.Sleep(ctx, list, b, volume.SleepOptions{})
+		r, err = sleep.Run(ctx, sys, list, b, sleep.Options{})
 	}
 	held.release()
-	a.goOnAll(context.WithoutCancel(ctx), paused, r)
+	a.resumeRotations(context.WithoutCancel(ctx), paused, r)
 	return a.printSleep(r, errors.Join(err, b.Close()), false)
 }
 
-// mayBe tells which sleeps there are.
-func mayBe(kind string) error {
+// revive restores lost keys. It stops a rotation first, which no longer trusts the
+// keys that it moves the data with.
+func (a *app) revive(ctx context.Context, names []string, f sleepFlags) error {
+	m, list, err := a.volumes(names, len(names) == 0)
+	if err != nil {
+		return err
+	}
+	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) {
+		r, err := m.Revive(ctx, s, volume.ReviveOptions{})
+		if !fault.Is(err, fault.LockHeld) {
+			return r, err
+		}
+		paused, err := a.sleeping.PauseRotation(ctx, s.Name)
+		if err != nil {
+			return r, err
+		}
+		r, err = m.Revive(ctx, s, volume.ReviveOptions{})
+		if paused && err == nil {
+			a.resumeRotations(ctx, []string{s.Name}, sleep.Result{})
+		}
+		return r, err
+	}
+	if f.dryRun {
+		return a.eachPlan(ctx, list, func(ctx context.Context, s spec.Volume) (volume.Result, error) {
+			return m.Revive(ctx, s, volume.ReviveOptions{DryRun: true})
+		})
+	}
+	return a.each(ctx, list, do, func(r volume.Result) string {
+		if r.Already {
+			return r.Volume + ": no key is lost"
+		}
+		return r.Volume + ": lost key restored"
+	})
+}
+
+// checkSleepKind refuses every kind of sleep but suspend.
+func checkSleepKind(kind string) error {
 	switch kind {
 	case "suspend":
 		return nil
 	case "hibernate", "hybrid-sleep", "suspend-then-hibernate":
 		return fault.New(fault.SleepRefused, kind+" writes the memory to a disk, and what was read from encrypted volumes with it; the black keys in it would be stale when it is read back", nil)
 	}
-	return fault.New(fault.Usage, fmt.Sprintf("there is no sleep %q: suspend is the only one", kind), nil)
+	return fault.New(fault.Usage, fmt.Sprintf("there is no sleep %q: suspend, and resume after one, are all there is", kind), nil)
 }
 
-// pauseAll stops all rotations, and names those that it stopped.
-func (a *app) pauseAll(ctx context.Context, list []volume.Spec) (paused []string, err error) {
+// pauseRotations stops all rotations and returns the names of those it stopped.
+func (a *app) pauseRotations(ctx context.Context, list []spec.Volume) (paused []string, err error) {
 	for _, s := range list {
-		stopped, err := a.night.Pause(ctx, s.Name)
+		stopped, err := a.sleeping.PauseRotation(ctx, s.Name)
 		if err != nil {
 			return paused, err
 		}
@@ -135,34 +195,36 @@ func (a *app) pauseAll(ctx context.Context, list []volume.Spec) (paused []string
 	return paused, nil
 }
 
-// goOnAll starts the rotations again, but not over a volume that stays suspended.
-func (a *app) goOnAll(ctx context.Context, paused []string, r volume.SleepResult) {
+// resumeRotations starts the rotations again, except on a volume that stays suspended.
+func (a *app) resumeRotations(ctx context.Context, paused []string, r sleep.Result) {
 	for _, name := range paused {
-		if slices.ContainsFunc(r.Volumes, func(v volume.SleepVolume) bool { return v.Volume == name && v.Suspended }) {
+		if slices.ContainsFunc(r.Volumes, func(v sleep.Volume) bool { return v.Volume == name && v.Suspended }) {
 			continue
 		}
-		if err := a.night.GoOn(ctx, name); err != nil {
+		if err := a.sleeping.ResumeRotation(ctx, name); err != nil {
 			a.log.Warn("the rotation was paused for the sleep and is not started again: imxcrypt rotate --resume-only", "volume", name, "error", err)
 		}
 	}
 }
 
-// printSleep tells what became of the volumes.
-func (a *app) printSleep(r volume.SleepResult, err error, dry bool) error {
+type sleepJSON struct {
+	sleep.Result
+	OK    bool     `json:"ok"`
+	Error *problem `json:"error"`
+}
+
+// printSleep prints the result for each volume.
+func (a *app) printSleep(r sleep.Result, err error, dry bool) error {
 	if a.json {
 		a.printed = err != nil
-		return errors.Join(a.printJSON(struct {
-			volume.SleepResult
-			OK    bool     `json:"ok"`
-			Error *problem `json:"error"`
-		}{r, err == nil, a.problemOf(err)}), err)
+		return errors.Join(a.printJSON(sleepJSON{r, err == nil, a.problemOf(a.volume, err)}), err)
 	}
 	for _, w := range r.Warnings {
 		a.log.Warn(w)
 	}
 	if a.verbose && !dry {
 		for _, s := range r.Steps {
-			fmt.Fprintf(a.stderr, "%s%s\n", s.What, took(s.Took))
+			fmt.Fprintf(a.stderr, "%s%s\n", s.What, durationText(time.Duration(s.Took)))
 		}
 	}
 	switch {
@@ -176,8 +238,8 @@ func (a *app) printSleep(r volume.SleepResult, err error, dry bool) error {
 	return err
 }
 
-// awake names the volumes that go on.
-func awake(list []volume.SleepVolume) string {
+// awake names the volumes that are in use again.
+func awake(list []sleep.Volume) string {
 	var names []string
 	for _, v := range list {
 		if !v.Suspended {

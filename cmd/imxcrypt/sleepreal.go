@@ -16,10 +16,10 @@ import (
 	"imxcrypt/internal/suspend"
 )
 
-// realNight is the running system.
-type realNight struct{}
+// realSleepSystem is the running system.
+type realSleepSystem struct{}
 
-func (realNight) Bed() (bed, error) {
+func (realSleepSystem) OpenMachine() (sleepMachine, error) {
 	b, err := suspend.Open(suspend.Options{})
 	if err != nil {
 		return nil, err
@@ -27,18 +27,18 @@ func (realNight) Bed() (bed, error) {
 	if err := holdInMemory(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	// Half-way, there is nobody to take over: a terminal that goes away, or a
-	// reader, ends nothing.
+	// Nothing could take over half-way: a closed terminal, or a reader that went
+	// away, must not end it.
 	signal.Ignore(unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTTOU, unix.SIGTSTP)
 	return b, nil
 }
 
-func (realNight) Pause(ctx context.Context, volume string) (bool, error) {
+func (realSleepSystem) PauseRotation(ctx context.Context, volume string) (bool, error) {
 	return pauseRotation(ctx, volume)
 }
 
-// GoOn has systemd do it; elsewhere nobody would look after the process.
-func (realNight) GoOn(ctx context.Context, volume string) error {
+// ResumeRotation has systemd do it: without it the process would have no supervisor.
+func (realSleepSystem) ResumeRotation(ctx context.Context, volume string) error {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return fault.New(fault.Failed, "there is no systemd to run it", err)
 	}

@@ -12,8 +12,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"imxcrypt/boot"
+	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/plainfile"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 type statusFlags struct {
@@ -26,19 +29,20 @@ func (a *app) statusCommand() *cobra.Command {
 	var f statusFlags
 	c := &cobra.Command{
 		Use:   "status [NAME…]",
-		Short: "how the volumes stand",
-		Long: `Status tells how the volumes of the configuration, or those named, stand. It
+		Short: "show the state of the volumes",
+		Long: `Status shows the state of the volumes of the configuration, or of those named. It
 opens no key, waits for nothing and changes nothing.
 
-The exit code is 0 if every required volume is up, that is unlocked or mounted,
-and nothing is wrong with any; 1 if a required one is locked or not provisioned
-yet; otherwise that of the first thing that is wrong. The filters choose what is
+A volume is up if it is mounted where the configuration has a mount, else if it
+is unlocked. The exit code is 0 if every required volume is up and none has a
+problem; 1 if a required one is locked or not provisioned yet; otherwise that of
+the first problem. The filters choose what is
 shown; the exit code is about all volumes named.
 
 --json follows docs/status.schema.json. --prometheus is for node-exporter's
 textfile collector.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt status
   imxcrypt status --json data
   imxcrypt status --state locked --state damaged
@@ -51,10 +55,11 @@ textfile collector.
 	c.Flags().StringArrayVar(&f.states, "state", nil, "only volumes in this `STATE`; may be repeated")
 	c.Flags().StringArrayVar(&f.sources, "source", nil, "only volumes of this key `SOURCE`; may be repeated")
 	c.Flags().BoolVar(&f.required, "required", false, "only volumes that the system cannot do without")
-	c.Flags().BoolVar(&f.problems, "problems", false, "only volumes that something is wrong with")
+	c.Flags().BoolVar(&f.problems, "problems", false, "only volumes with a problem")
+	c.Flags().BoolVar(&a.wide, "wide", false, "do not shorten the table to a terminal's width")
 	c.Flags().BoolVar(&f.prometheus, "prometheus", false, "print metrics in Prometheus' text format")
 	_ = c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(stateNames(), cobra.ShellCompDirectiveNoFileComp))
-	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{volume.SourceCAAM, volume.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceCAAM, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -69,7 +74,7 @@ func stateNames() []string {
 func (f statusFlags) check(json bool) error {
 	for _, s := range f.states {
 		if !slices.Contains(stateNames(), s) {
-			return fault.New(fault.Usage, fmt.Sprintf("--state %q is none of %s", s, strings.Join(stateNames(), ", ")), nil)
+			return fault.New(fault.Usage, fmt.Sprintf("--state %q is not one of %s", s, strings.Join(stateNames(), ", ")), nil)
 		}
 	}
 	if f.prometheus && json {
@@ -78,22 +83,24 @@ func (f statusFlags) check(json bool) error {
 	return nil
 }
 
-// standing is a volume and how it stands.
-type standing struct {
+// volumeStatus is a volume with its state.
+type volumeStatus struct {
 	volume.Status
 	required bool
+	// leftOut: the kernel command line keeps it from being opened at boot.
+	leftOut bool
 }
 
 // wrong is what is wrong with the volume, apart from not being up. Not to be
-// provisioned yet is a state, told as one.
-func (s standing) wrong() error {
+// provisioned yet is a state, and shown as one.
+func (s volumeStatus) wrong() error {
 	if s.State == volume.Unprovisioned && fault.Is(s.Err, fault.NotProvisioned) || s.State == volume.Absent && !s.required {
 		return nil
 	}
-	return s.Err
+	return s.Problem()
 }
 
-func (f statusFlags) shows(s standing) bool {
+func (f statusFlags) shows(s volumeStatus) bool {
 	return (len(f.states) == 0 || slices.Contains(f.states, string(s.State))) &&
 		(len(f.sources) == 0 || slices.Contains(f.sources, s.Source)) &&
 		(!f.required || s.required) && (!f.problems || s.wrong() != nil)
@@ -109,13 +116,14 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	}
 	chosen := c.Volumes
 	if len(names) > 0 {
-		if chosen, err = namedVolumes(c, names); err != nil {
+		if chosen, err = a.namedVolumes(c, names); err != nil {
 			return err
 		}
 	}
-	var shown, all []standing
+	leftOut := a.leftOut(c)
+	var shown, all []volumeStatus
 	for _, v := range chosen {
-		s := standing{Status: m.Status(ctx, boot.Spec(c, v)), required: v.Needed()}
+		s := volumeStatus{Status: m.Status(ctx, boot.Spec(c, v)), required: v.Needed(), leftOut: slices.Contains(leftOut, v.Name)}
 		all = append(all, s)
 		if f.shows(s) {
 			shown = append(shown, s)
@@ -134,7 +142,7 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	default:
 		err = a.printStatusTable(shown)
 	}
-	// The table and its problems tell it all.
+	// The table and its problems say it all.
 	a.printed = verdict != nil
 	if err != nil {
 		a.printed = false
@@ -143,15 +151,24 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	return verdict
 }
 
-// verdict is the error that the exit code tells of.
-func verdict(all []standing) error {
+// leftOut are the required volumes that this boot's kernel command line left out.
+func (a *app) leftOut(c *configs.Config) []string {
+	text, err := plainfile.Read(a.cmdline)
+	if err != nil {
+		return nil // boot says so
+	}
+	return boot.ParseKernelOptions(string(text)).LeftOut(c)
+}
+
+// verdict is the error that decides the exit code.
+func verdict(all []volumeStatus) error {
 	for _, s := range all {
-		if err := s.wrong(); err != nil {
+		if err := s.wrong(); err != nil && s.State != volume.HeaderMissing {
 			return err
 		}
 	}
 	for _, s := range all {
-		if s.required && !s.Up() {
+		if s.required && !s.Up() || s.State == volume.HeaderMissing {
 			return fault.New(fault.VolumeNotUp, fmt.Sprintf("volume %s is %s", s.Name, s.State), nil)
 		}
 	}
@@ -165,29 +182,32 @@ type statusPage struct {
 }
 
 type statusJSON struct {
-	Name          string          `json:"name"`
-	Device        string          `json:"device"`
-	UUID          string          `json:"uuid"`
-	State         string          `json:"state"`
-	Up            bool            `json:"up"`
-	Required      bool            `json:"required"`
-	Phase         string          `json:"phase"`
-	Generation    int             `json:"generation"`
-	KeyCreated    *time.Time      `json:"key_created"`
-	Source        string          `json:"source"`
-	Wrap          string          `json:"wrap"`
-	KeySize       int             `json:"key_size"`
-	Cipher        string          `json:"cipher"`
-	SectorSize    int             `json:"sector_size"`
-	Header        string          `json:"header"`
-	SecurityState string          `json:"security_state"`
-	Mapping       string          `json:"mapping"`
-	Mount         statusMount     `json:"mount"`
-	SizeBytes     int64           `json:"size_bytes"`
-	Rotation      *rotationJSON   `json:"rotation"`
-	LastUnlock    *lastUnlockJSON `json:"last_unlock"`
-	Recovery      *statusRecovery `json:"recovery"`
-	Problem       *problem        `json:"problem"`
+	Name          string           `json:"name"`
+	Device        string           `json:"device"`
+	UUID          string           `json:"uuid"`
+	State         string           `json:"state"`
+	Up            bool             `json:"up"`
+	Required      bool             `json:"required"`
+	LeftOut       bool             `json:"left_out"`
+	Phase         string           `json:"phase"`
+	Generation    int              `json:"generation"`
+	KeyCreated    *time.Time       `json:"key_created"`
+	Source        string           `json:"source"`
+	Wrap          string           `json:"wrap"`
+	KeySize       int              `json:"key_size"`
+	Cipher        string           `json:"cipher"`
+	SectorSize    int              `json:"sector_size"`
+	Header        string           `json:"header"`
+	SecurityState string           `json:"security_state"`
+	Mapping       string           `json:"mapping"`
+	Mount         statusMount      `json:"mount"`
+	SizeBytes     int64            `json:"size_bytes"`
+	Rotation      *rotationJSON    `json:"rotation"`
+	LastUnlock    *lastUnlockJSON  `json:"last_unlock"`
+	LastFailure   *lastFailureJSON `json:"last_failure"`
+	Recovery      *statusRecovery  `json:"recovery"`
+	Warnings      []problem        `json:"warnings"`
+	Problem       *problem         `json:"problem"`
 }
 
 type statusMount struct {
@@ -207,12 +227,23 @@ type lastUnlockJSON struct {
 	TookMS float64   `json:"took_ms"`
 }
 
-func (a *app) statusOf(s standing) statusJSON {
+// failureOf is why the volume was not unlocked.
+func (a *app) failureOf(s volumeStatus) problem {
+	f := s.LastFailure
+	return problem{f.Code, oneLine(f.Message), a.hintFor(s.Name, fault.New(f.Code, f.Message, nil))}
+}
+
+type lastFailureJSON struct {
+	At time.Time `json:"at"`
+	problem
+}
+
+func (a *app) statusOf(s volumeStatus) statusJSON {
 	j := statusJSON{
-		Name: s.Name, Device: s.Device, UUID: s.UUID, State: string(s.State), Up: s.Up(), Required: s.required,
+		Name: s.Name, Device: s.Device, UUID: s.UUID, State: string(s.State), Up: s.Up(), Required: s.required, LeftOut: s.leftOut,
 		Phase: string(s.Phase), Generation: s.Generation, Source: s.Source, Wrap: s.Wrap, KeySize: s.KeySize,
 		Cipher: s.Cipher, SectorSize: s.SectorSize, Header: s.Header, SecurityState: s.SecurityState, Mapping: s.Mapping,
-		Mount: statusMount{Path: s.MountPath, Mounted: s.Mounted}, SizeBytes: s.Size, Problem: a.problemOf(s.Err),
+		Mount: statusMount{Path: s.MountPath, Mounted: s.Mounted}, SizeBytes: s.Size, Warnings: []problem{}, Problem: a.problemOf(s.Name, s.Problem()),
 	}
 	if !s.Created.IsZero() {
 		created := s.Created.UTC()
@@ -221,6 +252,12 @@ func (a *app) statusOf(s standing) statusJSON {
 	j.Recovery = recoveryOf(s.Status)
 	if r := s.Rotation; r != nil {
 		j.Rotation = &rotationJSON{Done: r.Done, Total: r.Total, Generation: r.Generation}
+	}
+	for _, w := range s.Warnings {
+		j.Warnings = append(j.Warnings, *a.problemOf(s.Name, w))
+	}
+	if f := s.LastFailure; f != nil {
+		j.LastFailure = &lastFailureJSON{f.At, a.failureOf(s)}
 	}
 	if u := s.LastUnlock; u != nil {
 		j.LastUnlock = &lastUnlockJSON{At: u.At, TookMS: float64(u.Took) / float64(time.Millisecond)}

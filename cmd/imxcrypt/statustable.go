@@ -5,12 +5,14 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
+	"math"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 )
 
@@ -35,34 +37,56 @@ func (c column) width() int {
 }
 
 // printStatusTable prints the table to stdout, and what is wrong to stderr.
-func (a *app) printStatusTable(all []standing) error {
+func (a *app) printStatusTable(all []volumeStatus) error {
 	if err := writeTable(a.stdout, all, a.columns(), a.colour()); err != nil {
 		return err
 	}
 	for _, s := range all {
 		a.printRecovery(s.Status)
-		if s.wrong() == nil {
-			continue
+		if s.leftOut {
+			fmt.Fprintf(a.stderr, "%simxcrypt: %s\n", a.priority(priorityWarning), leftOutText(s.Name))
 		}
-		fmt.Fprintf(a.stderr, "%simxcrypt: %s\n", a.priority(priorityError), oneLine(s.Err.Error()))
-		if h := hint(s.Err); h != "" {
-			fmt.Fprintf(a.stderr, "%s  hint: %s\n", a.priority(priorityError), h)
+		if f := s.LastFailure; f != nil && fault.CodeOf(s.Problem()) != f.Code {
+			p := a.failureOf(s)
+			a.printProblem(fmt.Sprintf("%s (at %s)", p.Message, f.At.Format(time.RFC3339)), p.Hint)
+		}
+		for _, w := range s.Warnings {
+			fmt.Fprintf(a.stderr, "%simxcrypt: %s: %s\n", a.priority(priorityWarning), s.Name, w)
+			fmt.Fprintf(a.stderr, "%s  hint: %s\n", a.priority(priorityWarning), a.hintFor(s.Name, w))
+		}
+		if err := s.wrong(); err != nil {
+			a.printProblem(oneLine(err.Error()), a.hintFor(s.Name, err))
 		}
 	}
 	return nil
 }
 
-// columns is how wide stdout is: that of the terminal, or 80.
+// printProblem writes what is wrong and what to do.
+func (a *app) printProblem(text, hint string) {
+	fmt.Fprintf(a.stderr, "%simxcrypt: %s\n", a.priority(priorityError), text)
+	if hint != "" {
+		fmt.Fprintf(a.stderr, "%s  hint: %s\n", a.priority(priorityError), hint)
+	}
+}
+
+// columns is how wide stdout is: that of a terminal, or 80 where it does not say. What
+// is no terminal has no width: names are not cut for a program.
 func (a *app) columns() int {
-	if f, ok := a.stdout.(*os.File); ok {
-		if ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && ws.Col >= 40 {
-			return int(ws.Col)
-		}
+	f, ok := fileOf(a.stdout)
+	if !ok || a.wide {
+		return math.MaxInt
+	}
+	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	switch {
+	case err != nil:
+		return math.MaxInt
+	case ws.Col >= 40:
+		return int(ws.Col)
 	}
 	return 80
 }
 
-func writeTable(w io.Writer, all []standing, columns int, colour bool) error {
+func writeTable(w io.Writer, all []volumeStatus, columns int, colour bool) error {
 	table := []*column{
 		// The least widths leave room for "unprovisioned", "99→100 100%", "trusted",
 		// "unknown" and "10239 GiB".
@@ -120,7 +144,7 @@ func fit(table []*column, columns int) []int {
 	return widths
 }
 
-// middle shortens a text in its middle: both ends of names and paths tell them
+// middle shortens a text in its middle: both ends of names and paths set them
 // apart.
 func middle(s string, width int) string {
 	r := []rune(s)
@@ -131,7 +155,7 @@ func middle(s string, width int) string {
 	return string(r[:front]) + "…" + string(r[len(r)-(width-1-front):])
 }
 
-func stateColour(s standing) string {
+func stateColour(s volumeStatus) string {
 	switch {
 	case s.wrong() != nil:
 		return sgrRed
@@ -143,8 +167,10 @@ func stateColour(s standing) string {
 
 // generation is the key's, with the new one's and its progress while the
 // volume is rotated.
-func generation(s standing) string {
+func generation(s volumeStatus) string {
 	switch {
+	case s.Phase == "encrypting" || s.Phase == "decrypting":
+		return fmt.Sprintf("%s %d%%", s.Phase, percent(s.Rotation))
 	case s.Rotation != nil:
 		return fmt.Sprintf("%d→%d %d%%", s.Generation, s.Rotation.Generation, percent(s.Rotation))
 	case s.Generation > 0:

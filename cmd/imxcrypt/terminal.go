@@ -3,15 +3,13 @@
 package main
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
 )
 
-// colour tells whether stdout is for colours: a terminal that can show them, and
-// nobody asked for none (https://no-color.org).
+// colour reports whether stdout is for colours: a terminal that can show them, and
+// NO_COLOR is not set (https://no-color.org).
 func (a *app) colour() bool {
-	f, ok := a.stdout.(*os.File)
+	f, ok := fileOf(a.stdout)
 	if !ok || a.getenv("NO_COLOR") != "" || a.getenv("TERM") == "dumb" || a.getenv("TERM") == "" {
 		return false
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -36,7 +37,7 @@ func openTerminal(t *testing.T) *os.File {
 	return terminal
 }
 
-// Colours and widths are a terminal's; nobody else gets any.
+// Colours and widths are for terminals only.
 func TestColoursAreForTerminals(t *testing.T) {
 	t.Parallel()
 	terminal := openTerminal(t)
@@ -75,7 +76,10 @@ func TestColoursAreForTerminals(t *testing.T) {
 			t.Errorf("a terminal of %d columns: %d", c.col, got)
 		}
 	}
-	if got := (&app{stdout: file}).columns(); got != 80 {
+	if got := (&app{stdout: terminal, wide: true}).columns(); got != math.MaxInt {
+		t.Errorf("--wide: %d", got)
+	}
+	if got := (&app{stdout: file}).columns(); got != math.MaxInt {
 		t.Errorf("a file: %d", got)
 	}
 }

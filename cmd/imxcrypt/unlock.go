@@ -4,11 +4,14 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
-	"imxcrypt/internal/secret"
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 )
 
 type unlockFlags struct {
@@ -24,7 +27,7 @@ func (a *app) unlockCommand() *cobra.Command {
 /dev/mapper/NAME. With --mount the volume is mounted too. A volume that is
 unlocked already is compared with the configuration and left as it is.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt unlock --mount data
   imxcrypt unlock --all
   imxcrypt unlock --for-repair data && e2fsck /dev/mapper/data`,
@@ -35,7 +38,7 @@ unlocked already is compared with the configuration and left as it is.
 	}
 	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
 	c.Flags().BoolVar(&f.mount, "mount", false, "mount the volume too")
-	c.Flags().BoolVar(&f.forRepair, "for-repair", false, "accept a damaged filesystem if the check proves the key; never mounts")
+	c.Flags().BoolVar(&f.forRepair, "for-repair", false, "accept a damaged filesystem; never mounts, and is read-only where the data does not prove the key")
 	c.Flags().BoolVar(&f.noWait, "no-wait", false, "do not wait for a device that is not there yet")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be done, change nothing")
 	c.MarkFlagsMutuallyExclusive("mount", "for-repair")
@@ -47,22 +50,25 @@ func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
 	if err != nil {
 		return err
 	}
-	do := func(ctx context.Context, s volume.Spec) (volume.Result, error) {
+	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) {
 		r, err := m.Unlock(ctx, s, volume.UnlockOptions{
 			// --all means every volume as far as it goes: one that has no
 			// mount point is unlocked.
 			Mount: f.mount && (!f.all || s.Mount.Path != ""), ForRepair: f.forRepair, NoWait: f.noWait, DryRun: f.dryRun,
 		})
 		if err == nil && r.Rotating {
-			a.goOnRotating(ctx, s.Name)
+			a.resumeInBackground(ctx, s.Name)
 		}
 		return r, err
 	}
 	if f.dryRun {
 		return a.eachPlan(ctx, list, do)
 	}
-	if err := secret.HardenData(); err != nil {
-		return err
-	}
-	return a.each(ctx, list, do, sentence)
+	return a.each(ctx, list, do, func(r volume.Result) string {
+		i := slices.IndexFunc(list, func(s spec.Volume) bool { return s.Name == r.Volume })
+		if r.Already || r.Mounted != "" || f.forRepair || i < 0 || list[i].Mount.Path == "" {
+			return sentence(r)
+		}
+		return fmt.Sprintf("%s; imxcrypt unlock --mount %s mounts it on %s", sentence(r), r.Volume, list[i].Mount.Path)
+	})
 }

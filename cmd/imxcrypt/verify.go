@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"imxcrypt/internal/secret"
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 )
 
@@ -16,11 +16,11 @@ func (a *app) verifyCommand() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
 		Use:   "verify NAME…",
-		Short: "does this chip, now, open this volume? changes nothing",
+		Short: "check that this chip opens the volume now; changes nothing",
 		Long: `Verify opens the volume's key on this chip and proves that it is the right one.
 Nothing is written, and a volume in use stays in use.
 
-` + exitCodesHelp,
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt verify data",
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -34,9 +34,6 @@ Nothing is written, and a volume in use stays in use.
 func (a *app) verify(ctx context.Context, names []string, all bool) error {
 	m, list, err := a.volumes(names, all)
 	if err != nil {
-		return err
-	}
-	if err := secret.Harden(); err != nil {
 		return err
 	}
 	return a.each(ctx, list, m.Verify, func(r volume.Result) string {

@@ -66,7 +66,7 @@ func (f *File) Path() string { return f.path }
 // Number is the mapping's.
 func (f *File) Number() dmcrypt.Number { return f.k.number(f.m) }
 
-// ReadOnly tells whether the mapping cannot be written.
+// ReadOnly reports whether the mapping cannot be written.
 func (f *File) ReadOnly() bool {
 	f.k.mu.Lock()
 	defer f.k.mu.Unlock()

@@ -26,13 +26,14 @@ type Options struct {
 	// error makes the load fail with EINVAL. nil: tk wants a tagged object,
 	// others a length they know.
 	SetKey func(algorithm string, payload []byte) error
-	// RedKey turns what was given to setkey into the AES key, anew for each
+	// RedKey turns what was given to setkey into the AES key, at each
 	// request. An error fails the request (CCM with a stale key: EBADMSG in
-	// the driver, EILSEQ for whoever reads); another key makes noise (ECB).
+	// the driver, EILSEQ for the reader); another key makes noise (ECB).
 	// Only for algorithms that wrap keys (tk, paes).
 	RedKey func(algorithm string, payload []byte) ([]byte, error)
-	// NoCiphers are algorithms that this kernel does not have.
-	NoCiphers []string
+	// NoCiphers are algorithms that this kernel does not have, or dm-crypt does not
+	// get; nil: it gets those that the fake has.
+	NoCiphers func() []string
 	// NoTargets are targets that this kernel does not have.
 	NoTargets []string
 	// Before is called before each step with its name (create, load, suspend,

@@ -347,7 +347,7 @@ func (k *Kernel) Verify(name, uuid string, want dmcrypt.Table, readOnly bool) (d
 	return i, nil
 }
 
-// targets are those of Debian 12's kernel 6.1, with the versions that it tells.
+// targets are those of Debian 12's kernel 6.1, with the versions that it reports.
 func targets() map[string]dmcrypt.Version {
 	return map[string]dmcrypt.Version{
 		"crypt": {Major: 1, Minor: 24}, "linear": {Major: 1, Minor: 4}, "error": {Major: 1, Minor: 5},

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/keysource"
 )
 
 // table is a loaded one: the text it was made from, and what does its I/O.
@@ -135,9 +136,15 @@ var tkSizes = map[uint32][2]int{16: {36, 48}, 24: {52, 56}, 32: {52, 64}}
 // endian 0x5461674f, then version, type, red key length, object length), AES
 // the length.
 func setKey(algorithm string, payload []byte) error {
-	sizes := map[string][]int{"cbc(aes)": {16, 24, 32}, "xts(aes)": {32, 48, 64}}
+	sizes := map[string][]int{"cbc(aes)": {16, 24, 32}, "xts(aes)": {32, 48, 64}, "adiantum(xchacha12,aes)": {32}}
 	if want, ok := sizes[algorithm]; ok {
 		if !slices.Contains(want, len(payload)) {
+			return unix.EINVAL
+		}
+		return nil
+	}
+	if algorithm == "cbc(paes)" {
+		if len(payload) != keysource.ProtectedSize || payload[0] != 1 {
 			return unix.EINVAL
 		}
 		return nil

@@ -69,7 +69,7 @@ var (
 	newText = bytes.Repeat([]byte("new one. "), 400)
 )
 
-// is tells what has the name: "old", "new", "none" or something that must never
+// is returns what has the name: "old", "new", "none" or something that must never
 // be.
 func is(t *crashtest.Tree) string {
 	data, perm, err := t.Read(target)
@@ -139,6 +139,9 @@ func limits() crashtest.Options {
 	if os.Getenv("IMXCRYPT_SOAK") != "" {
 		return crashtest.Options{Exhaustive: 12, Random: 512, Seed: 2}
 	}
+	if testing.Short() {
+		return crashtest.Options{Exhaustive: 5, Limit: 8, Random: 4, Seed: 2}
+	}
 	return crashtest.Options{Exhaustive: 8, Limit: 64, Random: 32, Seed: 2}
 }
 
@@ -156,7 +159,7 @@ func TestEveryPowerCutOfAFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			done := b.rec.Epochs()
-			judge := func(what string, s *crashtest.State, d *crashtest.Disk, done int) *crashtest.Image {
+			check := func(what string, s *crashtest.State, d *crashtest.Disk, done int) *crashtest.Image {
 				im := s.Image(d)
 				got := is(crashtest.NewTree(im.Overlay()))
 				before := strings.Replace(c.before, "nothing", "none", 1)
@@ -167,7 +170,7 @@ func TestEveryPowerCutOfAFile(t *testing.T) {
 			}
 			for s := range b.rec.States(limits()) {
 				states++
-				next := over(judge("", s, b.disk, done).Overlay())
+				next := over(check("", s, b.disk, done).Overlay())
 				if err := c.run(next.writer()); err != nil {
 					t.Fatalf("%v: the next run: %v", s, err)
 				}
@@ -196,7 +199,7 @@ func TestEveryPowerCutOfAFile(t *testing.T) {
 				again := next.rec.Epochs()
 				for second := range next.rec.States(crashtest.Options{Exhaustive: 4, Limit: 8, Random: 4, Seed: uint64(states)}) {
 					seconds++
-					judge(s.String()+"; then ", second, next.disk, again)
+					check(s.String()+"; then ", second, next.disk, again)
 				}
 			}
 		})

@@ -10,21 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FS is what files are written through: the kernel's filesystems, or in a test
-// one that loses power. Errors are errnos, or wrap them.
+// FS is the filesystem to write through: the kernel's, or in a test one that loses
+// power. Errors are errnos, or wrap them.
 type FS interface {
 	// OpenFolder opens a folder for reading.
 	OpenFolder(path string) (Folder, error)
 }
 
-// Folder is an opened folder. Names are of what lies in it.
+// Folder is an opened folder. Names are of its entries.
 type Folder interface {
-	// Stat tells of what has the name, and does not follow a link.
+	// Stat describes what has the name. It does not follow a link.
 	Stat(name string) (Info, error)
 	// Open opens a file for writing, or creates it with mode 0600. It does not
 	// follow a link and does not wait for a fifo's other end.
 	Open(name string) (File, error)
-	// Rename takes the new name from what has it; RenameNew fails with
+	// Rename replaces what has the new name; RenameNew fails with
 	// fs.ErrExist instead.
 	Rename(from, to string) error
 	RenameNew(from, to string) error
@@ -38,7 +38,7 @@ type Folder interface {
 // File is an opened file.
 type File interface {
 	io.Writer
-	// Lock fails with EWOULDBLOCK while another opening of the file holds it.
+	// Lock fails with EWOULDBLOCK while another open file description holds it.
 	Lock() error
 	Stat() (Info, error)
 	Empty() error
@@ -53,16 +53,15 @@ type Info struct {
 	Mode  fs.FileMode // type and permissions
 	Links uint64      // names of the file
 	ID    [2]uint64   // device and inode
-	Mine  bool        // it belongs to the user who asks
+	Mine  bool        // owned by the caller
 }
 
-// Writer writes through a filesystem. The package's functions are those of the
-// writer over the kernel's.
+// Writer writes through a filesystem. The package's functions use the kernel's.
 type Writer struct{ FS FS }
 
 func kernels() Writer { return Writer{kernel{}} }
 
-// kernel is the FS that the kernel has.
+// kernel is the kernel's FS.
 type kernel struct{}
 
 func (kernel) OpenFolder(path string) (Folder, error) {
@@ -73,7 +72,7 @@ func (kernel) OpenFolder(path string) (Folder, error) {
 	return folder(fd), nil
 }
 
-// folder is a descriptor: what is done is relative to it, and so in one folder,
+// folder is a descriptor: operations are relative to it, and so in one folder
 // whatever is renamed meanwhile.
 type folder int
 
@@ -113,7 +112,7 @@ func (d folder) Open(name string) (File, error) {
 func (d folder) Rename(from, to string) error { return unix.Renameat(int(d), from, int(d), to) }
 
 // RenameNew renames only to a free name. Filesystems that cannot (EINVAL, as old
-// network ones) can link so.
+// network ones) can link instead.
 func (d folder) RenameNew(from, to string) error {
 	err := unix.Renameat2(int(d), from, int(d), to, unix.RENAME_NOREPLACE)
 	if err != unix.EINVAL && err != unix.ENOSYS {

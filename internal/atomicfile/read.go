@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultMaxSize in bytes is what Read takes when its options name no size.
+// DefaultMaxSize is Read's limit in bytes when its options set none.
 const DefaultMaxSize = 1 << 20
 
-// ReadOptions say how much a file is trusted. The zero value refuses links,
-// everything but regular files, and more than DefaultMaxSize.
+// ReadOptions say how far a file is trusted. The zero value refuses anything but
+// regular files of up to DefaultMaxSize, links too.
 type ReadOptions struct {
 	// MaxSize in bytes; 0 is DefaultMaxSize.
 	MaxSize int64
 	// FollowLinks allows the last part of the path to be a symbolic link.
 	FollowLinks bool
-	// RootOwned demands that the owner be root.
+	// RootOwned requires the owner to be root.
 	RootOwned bool
 	// Forbid are permission bits that must not be set, 0o022 for a file
 	// that nobody else may write.
@@ -42,7 +42,7 @@ func Read(path string, o ReadOptions) ([]byte, error) {
 	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, failed("read", path, errors.Join(errors.New("changed while it was read"), err))
 	}
-	// One byte more must not be there: a file that grows has a writer.
+	// There must be no further byte: a file that grows has a writer.
 	if n, _ := f.Read(make([]byte, 1)); n > 0 {
 		return nil, failed("read", path, errors.New("changed while it was read"))
 	}

@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Volatile writes a file below /run, over whatever has the name, and makes its
-// folder (0700) if that is missing. Whoever reads it meanwhile finds the old
-// contents or the new ones, whole. Nothing is flushed, since the file is gone with
-// the power anyway: four system calls where [Replace] takes two dozen, for what
-// each boot writes. perm is subject to the umask. Errors are *Error.
+// Volatile writes a file below /run, replacing whatever has the name, and creates
+// its folder (0700) if that is missing. Readers find either the old contents or
+// the new ones, whole. Nothing is flushed, since the file is lost with the power
+// anyway: four system calls where [Replace] takes two dozen, for what each boot
+// writes. perm is subject to the umask. Errors are *Error.
 func Volatile(path string, data []byte, perm fs.FileMode) error {
 	const op = "replace"
 	dir, name := filepath.Split(path)
-	// By the process's number, so that no two processes write to one. Within a
-	// process it is for the caller to write a name once at a time.
+	// The PID keeps two processes from writing to one file. Within a process the
+	// caller must not write a name twice at a time.
 	temp := filepath.Join(dir, "."+name+"."+strconv.Itoa(os.Getpid()))
 	fd, err := create(temp, perm)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -35,7 +35,7 @@ func Volatile(path string, data []byte, perm fs.FileMode) error {
 	}
 	n, err := unix.Write(fd, data)
 	if err == nil && n < len(data) {
-		err = unix.ENOSPC // tmpfs writes all, or what there is room for
+		err = unix.ENOSPC // tmpfs writes everything, or as much as fits
 	}
 	err = errors.Join(err, unix.Close(fd))
 	if err == nil {
@@ -48,8 +48,8 @@ func Volatile(path string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
-// create makes a file anew. One that is there was left by a process of the same
-// number that was killed.
+// create creates a file. An existing one was left by a killed process of the same
+// PID.
 func create(path string, perm fs.FileMode) (int, error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Open(path, flags, uint32(perm.Perm()))

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package atomicfile writes small regular files so that after a power cut at
-// any moment either the old contents are there or the new ones, whole, and
-// reads them with suspicion. For files that end with the power there is
-// [Volatile].
+// any moment either the old contents are there or the new ones, whole. It reads
+// files with suspicion. [Volatile] is for files that a power cut may take.
 package atomicfile
 
 import (
@@ -29,17 +28,15 @@ func Replace(path string, data []byte, perm fs.FileMode) error {
 }
 
 // Remove removes a regular file or link and returns when that is durable. A
-// file that does not exist is no error: the removal may have been what an
-// earlier, interrupted run achieved.
+// missing file is no error: an earlier, interrupted run may have removed it.
 func Remove(path string) error { return kernels().Remove(path) }
 
-// MkdirAll creates a folder and the missing ones above it, and returns when
-// they are durable: a file in a folder that a power cut takes away is lost
-// however well it was written itself.
+// MkdirAll creates a folder and its missing parents, and returns when they are
+// durable: a file is lost with its folder, however well it was written itself.
 func MkdirAll(path string, perm fs.FileMode) error { return kernels().MkdirAll(path, perm) }
 
-// Settle returns when a file that is there is durable, with its name: one that an
-// interrupted run left may not be, and what is built on it would be lost with it.
+// Settle returns when an existing file is durable, with its name: one left by an
+// interrupted run may not be, and whatever relies on it would be lost too.
 func Settle(path string) error { return kernels().Settle(path) }
 
 // Create is [Create] through the writer's filesystem.
@@ -105,13 +102,12 @@ func (w Writer) MkdirAll(path string, perm fs.FileMode) error {
 				return err
 			}
 		}
-		// Also where it is there already: whoever made it may have been killed
-		// before it was durable.
+		// Also if it exists: its creator may have been killed before it was durable.
 		return dir.Sync()
 	})
 }
 
-// inFolder opens the folder that path lies in for one operation.
+// inFolder opens path's folder for one operation.
 func (w Writer) inFolder(op, path string, do func(dir Folder, name string) error) error {
 	name := filepath.Base(path)
 	if name == "." || name == ".." || name == "/" {
@@ -129,7 +125,7 @@ func (w Writer) inFolder(op, path string, do func(dir Folder, name string) error
 
 func (w Writer) write(op, path string, data []byte, perm fs.FileMode) error {
 	return w.inFolder(op, path, func(dir Folder, name string) error {
-		// Before any work: the common case of a file that is already there.
+		// Before any work: the common case of an existing file.
 		if err := checkTarget(dir, name, op == "create"); err != nil {
 			return err
 		}
@@ -151,13 +147,13 @@ func (w Writer) write(op, path string, data []byte, perm fs.FileMode) error {
 			_ = f.Close()
 			return err
 		}
-		// The lock on the file is held up to here, so that nobody else took the
-		// temporary name while it was being renamed.
+		// The lock on the file is held until here, so that nobody else takes the
+		// temporary name while it is renamed.
 		return errors.Join(dir.Sync(), f.Close())
 	})
 }
 
-// checkTarget looks at what has the name already.
+// checkTarget checks what already has the name.
 func checkTarget(dir Folder, name string, mustBeFree bool) error {
 	at, err := dir.Stat(name)
 	switch {
@@ -175,9 +171,9 @@ func checkTarget(dir Folder, name string, mustBeFree bool) error {
 	return nil
 }
 
-// openTemp opens the temporary file, locked and empty. Its name is always the
-// same, so that the one left behind by a power cut is used again instead of
-// adding to a heap of them; the lock keeps two writers apart.
+// openTemp opens the temporary file, locked and empty. Its name is fixed, so that
+// one left behind by a power cut is reused instead of piling up; the lock keeps
+// two writers apart.
 func openTemp(dir Folder, temp, name string) (File, error) {
 	const tries = 100
 	for range tries {
@@ -197,8 +193,8 @@ func openTemp(dir Folder, temp, name string) (File, error) {
 	return nil, ErrWriter
 }
 
-// claim locks an opened temporary file. again says that another writer
-// finished with it (it was renamed or removed) before the lock was had.
+// claim locks an opened temporary file. again means that another writer renamed
+// or removed it before the lock was taken.
 func claim(dir Folder, temp, name string, f File) (again bool, err error) {
 	if err := f.Lock(); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -220,7 +216,7 @@ func claim(dir Folder, temp, name string, f File) (again bool, err error) {
 		return true, nil
 	}
 	if !open.Mode.IsRegular() || open.Links != 1 || !open.Mine {
-		return false, ErrNotRegular // planted: it would give others the contents
+		return false, ErrNotRegular // planted: others would get the contents
 	}
 	// Where renaming is not atomic, a power cut leaves the file under both names.
 	if at, err := dir.Stat(name); err == nil && at.ID == open.ID {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package audit tells systemd's journal of operations on keys, in fields that
-// can be searched. It is told what was done, to which volume and how that
-// ended; it is never given a key, a blob or anything made of them.
+// Package audit logs operations on keys to systemd's journal, in searchable
+// fields: what was done, to which volume, and how it ended. It is never given a
+// key, a blob or anything derived from them.
 package audit
 
 import (
@@ -23,8 +23,8 @@ const Socket = "/run/systemd/journal/socket"
 // MessageID marks all messages of this package: journalctl MESSAGE_ID=….
 const MessageID = "b9a1c5f1d3d24c58a0a7f5f0b1f34e6c"
 
-// maxDatagram bounds a message; one that is longer has been given something
-// that does not belong there.
+// maxDatagram bounds a message; a longer one holds something that does not belong
+// there.
 const maxDatagram = 8 << 10
 
 // Event is one operation on a key, done or tried.
@@ -47,8 +47,9 @@ type Event struct {
 // Journal sends events to the socket at its path. The empty Journal sends none.
 type Journal struct{ Path string }
 
-// Send tells the journal. A system without one is no error; an operation must
-// not wait for its log, so a full socket is one, and nothing is tried again.
+// Send sends the event to the journal. A system without a journal is no error. An
+// operation must not wait for its log, so a full socket is an error, and nothing
+// is retried.
 func (j Journal) Send(e Event) error {
 	if j.Path == "" {
 		return nil
@@ -71,10 +72,10 @@ func (j Journal) Send(e Event) error {
 	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil
 	}
-	return fmt.Errorf("tell the journal at %s: %w", j.Path, err)
+	return fmt.Errorf("log to the journal at %s: %w", j.Path, err)
 }
 
-// patience is how long a full socket is waited for.
+// patience is how long to wait for a full socket.
 const patience = 100 * time.Millisecond
 
 // Priorities of syslog(3).
@@ -110,8 +111,8 @@ func (e Event) encode() []byte {
 	return b.Bytes()
 }
 
-// field appends one field: on a line, or, with line feeds in it, by its length
-// as a little-endian u64. An empty one is left out.
+// field appends one field: on a line or, if it contains line feeds, with its length
+// as a little-endian u64. An empty field is left out.
 func field(b *bytes.Buffer, name, value string) {
 	if value == "" {
 		return

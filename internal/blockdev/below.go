@@ -5,14 +5,15 @@ package blockdev
 import (
 	"slices"
 
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/plainfile"
 
 	"golang.org/x/sys/unix"
 )
 
-// Below lists the devices that the device of a number stands on, at any depth:
-// the mappings and disks under a mapping, the disk of a partition, the filesystem
-// that a loop device's file lies in. What cannot be found out is left out.
+// Below lists the devices below the device of a number, at any depth: the mappings
+// and disks under a mapping, the disk of a partition, the device of the filesystem
+// with a loop device's file. What cannot be determined is left out.
 func (s System) Below(n Number) []Number {
 	var found []Number
 	s.below(n, &found, 0)
@@ -33,7 +34,7 @@ func (s System) below(n Number, found *[]Number, depth int) {
 	if file, err := plainfile.Attribute(s.block(name, "loop/backing_file")); err == nil {
 		var st unix.Stat_t
 		if unix.Stat(file, &st) == nil {
-			next = append(next, numberOf(st.Dev))
+			next = append(next, devnum.Of(st.Dev))
 		}
 	}
 	for _, b := range next {

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package blockdev finds, opens, reads and writes block devices, and regular
-// files in their place: detached headers and images.
+// Package blockdev finds, opens, reads and writes block devices, and regular files
+// used like them: detached headers and images.
 //
-// It works without udev and without a program: what it knows comes from
-// sysfs, from the partition tables and from the superblocks.
+// It works without udev and without other programs: it uses sysfs, partition tables
+// and superblocks.
 package blockdev
 
 import (
-	"fmt"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"imxcrypt/internal/devnum"
 )
 
-// System tells where the kernel's own file trees are. Its zero value is the
-// running system; tests point it at trees of their own.
+// System is where the kernel's file trees are. Its zero value is the running
+// system; tests use trees of their own.
 type System struct {
 	Sys  string // "" means /sys
 	Proc string // "" means /proc
@@ -33,13 +32,6 @@ func under(root, standard string, elem []string) string {
 	return filepath.Join(append([]string{root}, elem...)...)
 }
 
-// Number is a block device's number. The zero Number stands for a regular
+// Number is a block device's number. The zero Number means a regular
 // file.
-type Number struct{ Major, Minor uint32 }
-
-// String is the number as device-mapper tables and sysfs write it: "8:1".
-func (n Number) String() string { return fmt.Sprintf("%d:%d", n.Major, n.Minor) }
-
-func numberOf(rdev uint64) Number {
-	return Number{Major: unix.Major(rdev), Minor: unix.Minor(rdev)}
-}
+type Number = devnum.Number

@@ -97,7 +97,7 @@ func TestZeroAndDiscardOnARealDevice(t *testing.T) {
 		clear(want[4096 : 4096+65536])
 		got := make([]byte, size)
 		if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s did not clear what it was told to: %v", name, err)
+			t.Errorf("%s did not clear the range: %v", name, err)
 		}
 	}
 	// The kernel's words for "cannot" come from the real driver.

@@ -14,8 +14,8 @@ import (
 // eMMC, and little enough for a board. Its pages are only taken when touched.
 const bounceSize = 256 << 10
 
-// buffers lends page-aligned memory, as O_DIRECT demands it. It is safe for
-// use by several goroutines.
+// buffers lends page-aligned memory, as O_DIRECT requires. It is safe for
+// concurrent use.
 type buffers struct {
 	mu     sync.Mutex
 	free   [][]byte
@@ -56,7 +56,7 @@ func (b *buffers) close() error {
 	return errors.Join(errs...)
 }
 
-// alignedMemory tells whether p starts at a multiple of align, a power of two.
+// alignedMemory reports whether p starts at a multiple of align, a power of two.
 func alignedMemory(p []byte, align int) bool {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))&uintptr(align-1) == 0
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/plainfile"
 
@@ -20,16 +21,17 @@ type Flags struct {
 	Write bool
 	// Exclusive claims a block device (O_EXCL): it fails with a *BusyError
 	// while the device, its disk or a partition of it is mounted, mapped or
-	// claimed by someone else. Without meaning for a regular file.
+	// claimed by someone else, or lies under a loop device. A regular file is
+	// locked (flock), as cryptsetup locks the file of a detached header.
 	Exclusive bool
-	// Direct goes past the page cache (O_DIRECT), so that what is read is
+	// Direct bypasses the page cache (O_DIRECT), so that what is read is
 	// what the device holds, and makes each write durable before it returns
 	// (O_DSYNC). A regular file gets O_DSYNC alone: its page cache is the
 	// one everybody sees, and many filesystems know no O_DIRECT.
 	Direct bool
 	// Cached takes O_DSYNC from Direct: a write may stay in the device's own
-	// cache until Flush. For who writes much between two flushes: on a device
-	// without FUA the kernel flushes after every single O_DSYNC write, twice.
+	// cache until Flush. Use it for many writes between flushes: on a device without
+	// FUA the kernel flushes twice for every single O_DSYNC write.
 	Cached bool
 }
 
@@ -57,8 +59,8 @@ type Device struct {
 // neither device nor file, read-only, without permission), *BusyError, or
 // carry an errno. The caller owns the Device and closes it.
 func (s System) Open(path string, f Flags) (*Device, error) {
-	// Looked at before it is opened: opening a character device can have
-	// consequences (a tape rewinds, a watchdog starts), a fifo blocks.
+	// Check before opening: opening a character device can have side effects (a tape
+	// rewinds, a watchdog starts), and a fifo blocks.
 	var before unix.Stat_t
 	if err := unix.Stat(path, &before); err != nil {
 		return nil, openError(path, err)
@@ -83,16 +85,20 @@ func (s System) Open(path string, f Flags) (*Device, error) {
 	}
 	file, err := plainfile.Open(path, mode)
 	if err != nil {
-		return nil, s.openFailed(path, numberOf(before.Rdev), f, err)
+		return nil, s.openFailed(path, devnum.Of(before.Rdev), f, err)
 	}
 	d := &Device{system: s, file: file, path: path, flags: f, isBlock: block, direct: f.Direct && block}
-	if err := d.measure(before); err != nil {
+	err = d.measure(before)
+	if err == nil && f.Exclusive {
+		err = d.claim(before)
+	}
+	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return d, nil
 }
 
-// kindOf tells a block device from a regular file, and refuses all else.
+// kindOf distinguishes block devices from regular files, and refuses all else.
 func kindOf(path string, mode uint32) (block bool, err error) {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFBLK:
@@ -106,7 +112,7 @@ func kindOf(path string, mode uint32) (block bool, err error) {
 // openFailed finds out why an open was refused.
 func (s System) openFailed(path string, n Number, f Flags, err error) error {
 	if errors.Is(err, unix.EBUSY) {
-		// Who it is would be good to know, but is no reason to fail twice.
+		// The users are for the message only; failing to find them is not an error.
 		users, _ := s.Users(n)
 		return &BusyError{Path: path, Users: users, Err: bareErrno(err)}
 	}
@@ -116,8 +122,8 @@ func (s System) openFailed(path string, n Number, f Flags, err error) error {
 	return openError(path, err)
 }
 
-// measure fills in what the open descriptor says, and makes sure that it is
-// the same object as was looked at by name.
+// measure fills in the descriptor's properties, and checks that it is the object
+// that was checked by name.
 func (d *Device) measure(before unix.Stat_t) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(d.file.Fd()), &st); err != nil {
@@ -132,7 +138,7 @@ func (d *Device) measure(before unix.Stat_t) error {
 		d.ro = !d.flags.Write
 		return nil
 	}
-	d.number = numberOf(st.Rdev)
+	d.number = devnum.Of(st.Rdev)
 	var err error
 	if d.size, err = deviceSize(d.file); err != nil {
 		return openError(d.path, fmt.Errorf("ask its size: %w", err))
@@ -147,7 +153,7 @@ func (d *Device) measure(before unix.Stat_t) error {
 	// block can be neither read nor written.
 	d.size -= d.size % int64(d.block)
 	if d.size <= 0 {
-		return &Error{Op: "open", Path: d.path, Code: fault.DeviceUnsuitable, Err: ErrEmpty}
+		return &Error{Op: "open", Path: d.path, Code: fault.DeviceNoMedium, Err: ErrEmpty}
 	}
 	if d.ro, err = deviceReadOnly(d.file); err != nil {
 		return openError(d.path, fmt.Errorf("ask whether it is read-only: %w", err))
@@ -176,8 +182,7 @@ func (d *Device) Size() int64 { return d.size }
 // writes; 1 for a regular file.
 func (d *Device) LogicalBlockSize() int { return d.block }
 
-// PreferredEraseSize is the unit in bytes in which the device likes to be
-// erased: the eMMC's own figure, or the discard granularity. 0 is unknown.
+// PreferredEraseSize is the device's preferred unit in bytes for erasing: the eMMC's own figure, or the discard granularity. 0 is unknown.
 func (d *Device) PreferredEraseSize() int64 {
 	if !d.isBlock {
 		return 0
@@ -185,12 +190,12 @@ func (d *Device) PreferredEraseSize() int64 {
 	return d.system.eraseSize(d.number)
 }
 
-// ReadOnly tells whether the device refuses writes. A regular file counts as
+// ReadOnly reports whether the device refuses writes. A regular file counts as
 // read-only unless it was opened for writing.
 func (d *Device) ReadOnly() bool { return d.ro }
 
-// Close gives the device back. Errors of earlier buffered writes may only
-// show here, so that who wrote without Direct calls Flush first.
+// Close closes the device. It may report errors of earlier buffered writes, so call
+// Flush first after writing without Direct.
 func (d *Device) Close() error {
 	err := d.file.Close()
 	return errors.Join(err, d.bounce.close())

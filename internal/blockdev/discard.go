@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Discard tells the device that the range in bytes is no longer needed.
-// secure asks that the old contents be unreachable afterwards, copies made by
-// wear levelling included. What is read there afterwards is not defined. It
-// wraps EOPNOTSUPP where the device cannot (few can do it securely; that of a
-// regular file cannot), EINVAL where the range does not suit its blocks.
+// Discard discards the range in bytes. secure asks that the old contents be
+// unreachable afterwards, copies made by wear levelling included. Reading it
+// afterwards returns undefined data. The error wraps EOPNOTSUPP if the device cannot
+// discard (few can do it securely, regular files cannot), and EINVAL if the range is
+// not aligned to its blocks.
 func (d *Device) Discard(off, length int64, secure bool) error {
 	request, op := uint(unix.BLKDISCARD), "discard"
 	if secure {
@@ -32,8 +32,8 @@ func (d *Device) Discard(off, length int64, secure bool) error {
 	})
 }
 
-// Zero writes zeros over the range in bytes, by the device's own command
-// where it has one. A range that does not suit its blocks is EINVAL.
+// Zero writes zeros over the range in bytes, by the device's own command if it has
+// one. A range not aligned to its blocks is EINVAL.
 func (d *Device) Zero(off, length int64) error {
 	return d.onRange("zero", off, length, func() error {
 		if d.isBlock {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"imxcrypt/internal/fault"
@@ -57,17 +58,23 @@ func (e *BusyError) Unwrap() error { return e.Err }
 // FaultCode implements fault.Coder.
 func (e *BusyError) FaultCode() fault.Code { return fault.DeviceInUse }
 
-// NotFoundError says that nothing answers to a device specification. errors.Is
+// NotFoundError means that no device matches a specification. errors.Is
 // finds fs.ErrNotExist in it.
 type NotFoundError struct {
 	Spec string
-	// Unreadable names the devices that could not be looked at, each with
-	// the reason; the wanted one may be among them.
+	// Unreadable names the devices that could not be read, each with the reason; the
+	// wanted one may be among them.
 	Unreadable []string
+	// Elsewhere are the devices that have the property and hang on another controller,
+	// each with what tells where.
+	Elsewhere []string
 }
 
 func (e *NotFoundError) Error() string {
 	s := fmt.Sprintf("device %q not found", e.Spec)
+	if len(e.Elsewhere) > 0 {
+		s += ", and elsewhere there is " + strings.Join(e.Elsewhere, ", ")
+	}
 	if len(e.Unreadable) > 0 {
 		s += " (could not look at " + strings.Join(e.Unreadable, "; ") + ")"
 	}
@@ -80,15 +87,27 @@ func (e *NotFoundError) Is(target error) bool { return target == fs.ErrNotExist 
 // FaultCode implements fault.Coder.
 func (e *NotFoundError) FaultCode() fault.Code { return fault.DeviceMissing }
 
-// AmbiguousError says that several devices answer to a specification, so that
-// none is taken.
+// AmbiguousError means that several devices match a specification, so none is
+// taken.
 type AmbiguousError struct {
 	Spec       string
 	Candidates []string // their paths, sorted
+	// Details tell the candidates apart, each as "PARTUUID=…, 7.3 GiB, on mmc1:0001".
+	Details []string
 }
 
 func (e *AmbiguousError) Error() string {
-	return fmt.Sprintf("device %q is ambiguous: %s all answer to it", e.Spec, strings.Join(e.Candidates, ", "))
+	return fmt.Sprintf("device %q is ambiguous: %s all answer to it", e.Spec, strings.Join(withDetails(e.Candidates, e.Details), ", "))
+}
+
+func withDetails(paths, details []string) []string {
+	list := slices.Clone(paths)
+	for i := range list {
+		if i < len(details) && details[i] != "" {
+			list[i] += " (" + details[i] + ")"
+		}
+	}
+	return list
 }
 
 // FaultCode implements fault.Coder.
@@ -102,7 +121,7 @@ func (e *SpecError) Error() string { return fmt.Sprintf("device %q: %s", e.Spec,
 // FaultCode implements fault.Coder.
 func (e *SpecError) FaultCode() fault.Code { return fault.ConfigInvalid }
 
-// openError gives the errno of a failed open its meaning.
+// openError explains the errno of a failed open.
 func openError(path string, err error) error {
 	err = bareErrno(err)
 	code := fault.Failed
@@ -122,8 +141,7 @@ func openError(path string, err error) error {
 	return &Error{Op: "open", Path: path, Code: code, Err: err}
 }
 
-// bareErrno takes the *fs.PathError off, whose operation and path our own
-// errors tell better.
+// bareErrno unwraps the *fs.PathError: our own errors have the operation and path.
 func bareErrno(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {

@@ -19,22 +19,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Find turns a device specification into the path of a device:
+// Find resolves a device specification to the path of a device:
 //
 //	/dev/mmcblk2p3       a path to a block device or a regular file
 //	PARTLABEL=, PARTUUID= of a partition, from sysfs or the partition table
 //	LABEL=, UUID=        of a LUKS header or a filesystem
+//	eMMC:PARTLABEL=data  what hangs on one controller only: see [CutController]
+//	eMMC:part3           its third partition
 //
 // A path that would be one of udev's links (/dev/disk/by-partlabel/data) and
-// does not exist is looked up as the property it is named after. Mappings and
-// loop devices are looked at like any other device, a suspended mapping and
-// the private pieces of a volume under rotation are not. Of devices that lie on
-// each other the lowest is the one that is meant.
+// does not exist is looked up as the property it is named after; of by-path those of
+// eMMCs and SD cards. Mappings and loop
+// devices are searched like any other device; suspended mappings and the private
+// pieces of a volume under rotation are not. Of stacked devices the lowest is the
+// one that is meant.
 //
-// Errors are *SpecError, *NotFoundError or *AmbiguousError, or tell why the
-// devices cannot be listed.
+// Errors are *SpecError, *NotFoundError or *AmbiguousError, or why the devices
+// cannot be listed.
 func (s System) Find(ctx context.Context, spec string) (string, error) {
-	tag, value, err := s.parseSpec(spec)
+	controller, rest := CutController(spec)
+	tag, value, err := s.parseSpec(rest, controller)
 	if err != nil {
 		return "", err
 	}
@@ -45,7 +49,7 @@ func (s System) Find(ctx context.Context, spec string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	f := finder{System: s, tag: tag, value: value, nodes: nodes}
+	f := finder{System: s, controller: controller, tag: tag, value: value, nodes: nodes}
 	found, err := f.search(ctx, identify)
 	if err == nil && len(found) == 0 && (tag == tagLabel || tag == tagUUID) {
 		f.unreadable = nil
@@ -55,16 +59,30 @@ func (s System) Find(ctx context.Context, spec string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("look for device %q: %w", spec, err)
 	case len(found) == 0:
-		return "", &NotFoundError{Spec: spec, Unreadable: f.unreadable}
+		return "", &NotFoundError{Spec: spec, Unreadable: f.unreadable, Elsewhere: f.elsewhere(ctx)}
 	case len(found) > 1:
-		return "", &AmbiguousError{Spec: spec, Candidates: found}
+		return "", &AmbiguousError{Spec: spec, Candidates: found, Details: f.details(found)}
 	}
 	return found[0], nil
 }
 
-// Wait is Find that gives a device time to appear: it looks again and again
-// until ctx ends, and then returns the last *NotFoundError, joined with why
-// ctx ended. Every other error returns at once.
+// elsewhere are the devices that would be found but for the controller, with what tells
+// where they are.
+func (f *finder) elsewhere(ctx context.Context) []string {
+	if f.controller == "" || f.tag == tagPart {
+		return nil
+	}
+	anywhere := finder{System: f.System, tag: f.tag, value: f.value, nodes: f.nodes}
+	found, err := anywhere.search(ctx, identify)
+	if err != nil {
+		return nil // that it is not found is news enough
+	}
+	return withDetails(found, anywhere.details(found))
+}
+
+// Wait is Find, but gives a device time to appear: it retries until ctx ends, and
+// then returns the last *NotFoundError, joined with the cause. Every other error
+// returns at once.
 func (s System) Wait(ctx context.Context, spec string) (string, error) {
 	const first, most = 5 * time.Millisecond, 100 * time.Millisecond
 	for pause := first; ; pause = min(2*pause, most) {
@@ -83,13 +101,15 @@ func (s System) Wait(ctx context.Context, spec string) (string, error) {
 	}
 }
 
-// The properties a device can be asked for by.
+// The properties that can identify a device.
 const (
 	tagPath      = ""
 	tagPartLabel = "PARTLABEL"
 	tagPartUUID  = "PARTUUID"
 	tagLabel     = "LABEL"
 	tagUUID      = "UUID"
+	tagByPath    = "by-path" // of a link only
+	tagPart      = "part"    // of a controller's disk only
 )
 
 // udevLinks are the folders of udev's links and the property each stands for.
@@ -98,11 +118,20 @@ var udevLinks = [...]struct{ dir, tag string }{
 	{"disk/by-partuuid", tagPartUUID},
 	{"disk/by-label", tagLabel},
 	{"disk/by-uuid", tagUUID},
+	{"disk/by-path", tagByPath},
 }
 
-func (s System) parseSpec(spec string) (tag, value string, err error) {
+func (s System) parseSpec(spec, controller string) (tag, value string, err error) {
 	if strings.ContainsAny(spec, "\x00\n") {
 		return "", "", &SpecError{Spec: spec, Reason: "contains a control character"}
+	}
+	if controller != "" {
+		if number, ok := strings.CutPrefix(spec, "part"); ok {
+			return tagPart, number, nil
+		}
+		if strings.HasPrefix(spec, "/") {
+			return "", "", &SpecError{Spec: controller + ":" + spec, Reason: "a path is not looked for on a controller"}
+		}
 	}
 	if strings.HasPrefix(spec, "/") {
 		path := filepath.Clean(spec)
@@ -160,13 +189,59 @@ func (s System) checkPath(spec, path string) error {
 	return err
 }
 
-// finder compares devices with what is asked for.
+// finder matches devices against a specification.
 type finder struct {
 	System
+	controller string // empty: any
 	tag, value string
 	nodes      []node
 	unreadable []string
 	tables     map[string]table
+}
+
+// details tell devices apart that answer to one specification.
+func (f *finder) details(paths []string) []string {
+	all := make([]string, len(paths))
+	for _, n := range f.nodes {
+		i := slices.Index(paths, f.path(n.name))
+		if i < 0 {
+			continue
+		}
+		var parts []string
+		if n.partition > 0 {
+			if uuid := f.partUUID(n); uuid != "" {
+				parts = append(parts, "PARTUUID="+uuid)
+			}
+		}
+		if sectors, err := plainfile.Attribute(f.block(n.name, "size")); err == nil {
+			if count, err := strconv.ParseInt(sectors, 10, 64); err == nil {
+				parts = append(parts, fmt.Sprintf("%d MiB", count>>11))
+			}
+		}
+		// The link of the disk names the host that it hangs on: "…/30b60000.mmc/mmc_host/mmc2/mmc2:0001".
+		if device, err := filepath.EvalSymlinks(f.block(f.disk(n.name), "device")); err == nil {
+			on := hostOf(device)
+			if kind := map[string]string{"MMC": EMMC, "SD": "SD card"}[f.cardType(n)]; kind != "" {
+				on = kind + " " + on
+			}
+			parts = append(parts, "on "+on)
+		}
+		all[i] = strings.Join(parts, ", ")
+	}
+	return all
+}
+
+// hostOf is the part of a device's path in sysfs that tells where it is plugged in: the
+// device itself, behind the controller with an address.
+func hostOf(device string) string {
+	parts := strings.Split(device, "/")
+	last := parts[len(parts)-1]
+	for _, p := range slices.Backward(parts[:len(parts)-1]) {
+		if strings.Contains(p, ".") || strings.Count(p, ":") >= 2 {
+			return p + "/" + last
+		}
+	}
+	return last
 }
 
 // search returns the paths, sorted, of all devices that match, as identify
@@ -191,8 +266,8 @@ func (f *finder) search(ctx context.Context, identify identifier) ([]string, err
 	return found, nil
 }
 
-// liesOn tells whether a device is stacked on one of others: an open volume may
-// show in itself what it is looked for by.
+// liesOn reports whether a device is stacked on one of others: an open volume may
+// have the same property inside.
 func (f *finder) liesOn(name string, others []string, depth int) bool {
 	for _, below := range f.links(name, "slaves") {
 		if slices.Contains(others, below) || depth < maxStack && f.liesOn(below, others, depth+1) {
@@ -211,11 +286,18 @@ type table struct {
 }
 
 func (f *finder) matches(n node, identify identifier) bool {
+	if f.controller != "" && !f.hangsOn(n, f.controller) {
+		return false
+	}
 	switch f.tag {
+	case tagPart:
+		return n.partition > 0 && strconv.Itoa(n.partition) == f.value
 	case tagPartLabel:
 		return n.partition > 0 && f.partLabel(n)
 	case tagPartUUID:
 		return n.partition > 0 && strings.EqualFold(f.partUUID(n), f.value)
+	case tagByPath:
+		return f.byPath(n) == f.value
 	}
 	if !f.worthProbing(n) {
 		return false
@@ -235,9 +317,8 @@ func (f *finder) matches(n node, identify identifier) bool {
 	return strings.EqualFold(id.uuid, f.value)
 }
 
-// partLabel compares with the kernel's word where that is enough. The kernel
-// shows a name with everything but ASCII replaced or cut, so that any other
-// name has to be read from the table.
+// partLabel compares with the kernel's name if that is enough. The kernel replaces or
+// drops everything but ASCII, so any other name has to be read from the table.
 func (f *finder) partLabel(n node) bool {
 	if n.hasPartName && plainName(f.value) {
 		return n.partName == f.value
@@ -250,7 +331,7 @@ func (f *finder) partLabel(n node) bool {
 	return n.hasPartName && n.partName == f.value
 }
 
-// plainName tells whether the kernel shows a partition's name unchanged.
+// plainName reports whether the kernel shows a partition's name unchanged.
 func plainName(s string) bool {
 	for _, c := range []byte(s) {
 		if c < ' ' || c > '~' || c == '!' {
@@ -299,12 +380,12 @@ func (f *finder) table(n node) table {
 	return t
 }
 
-// unprobed are devices that are not worth a look, or harmed or slow at one:
+// unprobed are devices that are not worth probing, or are harmed or slowed by it:
 // memory, the eMMC's replay-protected block (each read an error after a
 // time-out), NAND without bad-block handling, drives, the network.
 var unprobed = [...]string{"ram", "zram", "mtdblock", "fd", "sr", "nbd"}
 
-// worthProbing leaves out what can hold no filesystem of its own.
+// worthProbing excludes devices that cannot hold a filesystem of their own.
 func (f *finder) worthProbing(n node) bool {
 	for _, p := range unprobed {
 		if rest, ok := strings.CutPrefix(n.name, p); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
@@ -330,7 +411,7 @@ func (f *finder) worthProbing(n node) bool {
 	return n.partition > 0 || !f.partitioned(n.name)
 }
 
-// partitioned tells whether a whole disk has partitions: then it holds those,
+// partitioned reports whether a whole disk has partitions: then it holds those,
 // whatever its first sectors look like.
 func (f *finder) partitioned(disk string) bool {
 	for _, n := range f.nodes {
@@ -341,8 +422,8 @@ func (f *finder) partitioned(disk string) bool {
 	return false
 }
 
-// withDevice opens a device past the page cache, so that a search neither
-// fills it nor believes what is stale in it.
+// withDevice opens a device bypassing the page cache, so that a search neither fills
+// it nor reads stale data.
 func (f *finder) withDevice(name string, do func(*Device) error) error {
 	d, err := f.Open(f.path(name), Flags{Direct: true})
 	if err != nil {

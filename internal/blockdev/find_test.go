@@ -173,7 +173,7 @@ func TestFindRefusesTheAmbiguous(t *testing.T) {
 		t.Errorf("candidates %v, want %v", several.Candidates, want)
 	}
 	for _, c := range want {
-		if !strings.Contains(err.Error(), c) {
+		if !strings.Contains(err.Error(), c+" (") || !strings.Contains(err.Error(), " MiB") {
 			t.Errorf("%q does not name %s", err, c)
 		}
 	}

@@ -35,8 +35,8 @@ var (
 	luksSecondMagic = []byte("SKUL\xba\xbe")
 )
 
-// identify reads what a device calls itself: by its LUKS header, else by its
-// filesystem. Nothing recognisable is an empty identity.
+// identify reads a device's identity from its LUKS header, or else its filesystem.
+// It is empty if neither is recognised.
 func identify(r io.ReaderAt, size int64) (identity, error) {
 	r = &firstPage{ReaderAt: r}
 	if id, ok, err := luksIdentity(r, size, 0); err != nil || ok {
@@ -47,14 +47,14 @@ func identify(r io.ReaderAt, size int64) (identity, error) {
 	case err == nil:
 		return identity{uuid: sb.UUID, label: sb.Label}, nil
 	case errors.Is(err, fsprobe.ErrNone), errors.As(err, new(*fsprobe.ChecksumError)):
-		// What a damaged superblock calls itself is not to be relied on.
+		// A damaged superblock's identity is not reliable.
 		return identity{}, nil
 	}
 	return identity{}, err
 }
 
-// identifyByCopy reads what the second copy of a LUKS2 header says, so that a
-// volume whose first copy is damaged is still found and can be mended.
+// identifyByCopy reads the second copy of a LUKS2 header, so that a volume whose
+// first copy is damaged is still found and can be repaired.
 func identifyByCopy(r io.ReaderAt, size int64) (identity, error) {
 	for off := int64(luksFirstCopy); off <= luksLastCopy; off *= 2 {
 		if id, ok, err := luksIdentity(r, size, off); err != nil || ok {
@@ -84,8 +84,8 @@ func (f *firstPage) ReadAt(p []byte, off int64) (int, error) {
 	return copy(p, f.page), nil
 }
 
-// luksIdentity reads the copy of a LUKS header at off; ok is false if there is
-// none.
+// luksIdentity reads the copy of a LUKS header at off; ok is false if there is no
+// header.
 func luksIdentity(r io.ReaderAt, size, off int64) (id identity, ok bool, err error) {
 	if size < luksPeek || off > size-luksPeek {
 		return identity{}, false, nil

@@ -39,10 +39,9 @@ func (d *Device) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // WriteAt implements io.WriterAt for any offset and length. Unaligned edges
-// are read, changed and written back with O_DIRECT; two processes must not do
-// that to one block at once, and the power must be thought of: the rest of
-// such a block is rewritten too. A write that would reach beyond the end is
-// refused as a whole with ErrRange; files do not grow.
+// are read, changed and written back with O_DIRECT; two processes must not do that
+// to one block at once, and a power cut can affect the rest of the block too. A write
+// beyond the end is refused as a whole with ErrRange; files do not grow.
 func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > d.size || off > d.size-int64(len(p)) {
 		return 0, d.ioError("write", len(p), off, ErrRange)
@@ -82,7 +81,7 @@ func ioCode(err error) fault.Code {
 	return fault.IOFailed
 }
 
-// aligned tells whether the kernel takes p at off as it is.
+// aligned reports whether the kernel takes p at off as it is.
 func (d *Device) aligned(p []byte, off int64) bool {
 	if !d.direct {
 		return true
@@ -127,8 +126,8 @@ func (d *Device) readBlocks(p []byte, off int64) error {
 	return err
 }
 
-// window is the run of whole blocks round n bytes at off, as much of it as
-// fits into buf, and where it starts.
+// window is the run of whole blocks around n bytes at off, as much of it as fits
+// into buf, and where it starts.
 func (d *Device) window(buf []byte, off int64, n int) (start int64, part []byte) {
 	block := int64(d.block)
 	start = off - off%block

@@ -4,6 +4,7 @@ package blockdev
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -26,7 +27,7 @@ const (
 	wholeBelow = 64 << 20
 )
 
-// Emptiness is what sampling a device found.
+// Emptiness is the result of sampling a device.
 type Emptiness struct {
 	// Empty: all that was read has one value, 0x00 or 0xFF.
 	Empty bool
@@ -47,15 +48,14 @@ func (e Emptiness) String() string {
 	return fmt.Sprintf("not empty: 0x%02x at byte %d", e.Value, e.Offset)
 }
 
-// Sample tells whether a device of size bytes is empty: the first and the last
-// MiB and some 2000 blocks spread over the whole hold nothing but 0x00, or
-// nothing but 0xFF. That no signature is known of what is there would mean
-// nothing: a plain dm-crypt volume shows none. The blocks are the same ones
-// for the same size, so that a result can be had again.
+// Sample reports whether a device of size bytes is empty: the first and last MiB and
+// some 2000 blocks spread over the rest are all 0x00, or all 0xFF. The absence of a
+// known signature would prove nothing: a plain dm-crypt volume has none. The blocks
+// depend only on the size, so results are reproducible.
 func Sample(r io.ReaderAt, size int64) (Emptiness, error) { return SampleFrom(r, 0, size) }
 
-// SampleFrom is Sample without the first from bytes: for who recognised an
-// earlier, interrupted run of his own in what stands there.
+// SampleFrom is Sample without the first from bytes: for a caller that recognised
+// its own earlier, interrupted run there.
 func SampleFrom(r io.ReaderAt, from, size int64) (Emptiness, error) {
 	e := Emptiness{Empty: true}
 	if from < 0 || size < 0 {
@@ -142,4 +142,18 @@ func firstOther(p []byte, fill byte) int {
 		}
 	}
 	return -1
+}
+
+// Zero overwrites a range in bytes with zeros.
+func Zero(ctx context.Context, w io.WriterAt, from, to int64) error {
+	zeros := make([]byte, 256<<10)
+	for at := from; at < to; at += int64(len(zeros)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := w.WriteAt(zeros[:min(int64(len(zeros)), to-at)], at); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -59,7 +59,7 @@ func (s System) hasSize(name string) bool {
 	return err == nil && size != "0"
 }
 
-// node reads what sysfs tells of one device.
+// node reads one device's sysfs entry.
 func (s System) node(name string) (node, error) {
 	text, err := plainfile.Attribute(s.block(name, "uevent"))
 	if err != nil {
@@ -87,8 +87,8 @@ func (s System) node(name string) (node, error) {
 	return n, nil
 }
 
-// small is a number out of sysfs; what is none counts as 0, which no device
-// or partition of interest has.
+// small parses a number from sysfs; anything else is 0, which no device or partition
+// of interest has.
 func small(s string) uint32 {
 	v, err := strconv.ParseUint(strings.TrimSpace(s), 10, 32)
 	if err != nil {
@@ -97,8 +97,8 @@ func small(s string) uint32 {
 	return uint32(v)
 }
 
-// path is the device's node: by its mapping's name where that exists, because
-// that is what a person knows a mapping by.
+// path is the device's node: by its mapping's name if that exists, because people
+// know mappings by name.
 func (s System) path(name string) string {
 	if isMapping(name) {
 		if dm, err := plainfile.Attribute(s.block(name, "dm/name")); err == nil && dm != "" {
@@ -112,7 +112,7 @@ func (s System) path(name string) string {
 	return s.dev(strings.ReplaceAll(name, "!", "/"))
 }
 
-// isMapping goes by the name, which device-mapper does not leave to anyone.
+// isMapping goes by the name, which is reserved for device-mapper.
 func isMapping(name string) bool { return strings.HasPrefix(name, "dm-") }
 
 // byNumber finds a device's sysfs name from its number.
@@ -124,8 +124,8 @@ func (s System) byNumber(n Number) (string, error) {
 	return filepath.Base(link), nil
 }
 
-// Name is what messages call the device of a number: the name of its mapping,
-// or the kernel's, or the bare number where sysfs does not know it.
+// Name is the name of a device in messages: its mapping's, or the kernel's, or the
+// number if sysfs does not know it.
 func (s System) Name(n Number) string {
 	name, err := s.byNumber(n)
 	if err != nil {
@@ -203,9 +203,9 @@ func (s System) links(name, kind string) []string {
 // maxStack bounds the walk down a stack of devices.
 const maxStack = 8
 
-// suspended tells whether a mapping is suspended, itself or one that it is
-// stacked on. Reading it would hang until somebody resumes it, for ever if
-// that somebody died.
+// suspended reports whether a mapping is suspended, itself or one that it is
+// stacked on. Reading it would hang until it is resumed, for ever if the process that
+// suspended it died.
 func (s System) suspended(name string, depth int) bool {
 	if !isMapping(name) && !strings.HasPrefix(name, "md") || depth > maxStack {
 		return false // stands on nothing
@@ -221,8 +221,7 @@ func (s System) suspended(name string, depth int) bool {
 	return false
 }
 
-// maxErase is the greatest erase size believed: beyond, a driver's "no limit"
-// is meant.
+// maxErase is the largest plausible erase size: beyond, drivers mean "no limit".
 const maxErase = 1 << 30
 
 // eraseSize is the unit in bytes that the device erases in, 0 when unknown.

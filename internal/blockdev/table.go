@@ -32,9 +32,9 @@ const (
 
 var errNoTable = errors.New("no partition table")
 
-// readTable reads the partition table of a disk: a GPT, by its copy where the
-// first one is damaged, or an MBR's signature. Of an MBR only the identity of
-// the disk matters: the numbers of its partitions are sysfs's.
+// readTable reads the partition table of a disk: a GPT, from its copy if the first
+// one is damaged, or an MBR's signature. Of an MBR only the disk's identity matters:
+// partition numbers come from sysfs.
 func readTable(r io.ReaderAt, size int64, block int) (gpt []tableEntry, mbrID uint32, err error) {
 	first := make([]byte, 512)
 	if err := readFull(r, first, 0, size); err != nil {
@@ -58,7 +58,7 @@ func readTable(r io.ReaderAt, size int64, block int) (gpt []tableEntry, mbrID ui
 	return nil, 0, fmt.Errorf("first GPT: %w, second GPT: %w", err1, err2)
 }
 
-// protective tells an MBR that stands before a GPT: one partition of type EE.
+// protective recognises the protective MBR of a GPT: one partition of type EE.
 func protective(mbr []byte) bool {
 	for i := range 4 {
 		if mbr[446+16*i+4] == 0xee {

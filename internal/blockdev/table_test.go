@@ -23,7 +23,7 @@ func TestReadTable(t *testing.T) {
 	}
 }
 
-// Damage to one copy is survived wherever it is, damage to both is told.
+// Damage to one copy is survived wherever it is, damage to both is reported.
 func TestReadTableDamaged(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 20

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/mount"
 	"imxcrypt/internal/plainfile"
 
@@ -31,7 +32,7 @@ type Mounted struct {
 	Type   string
 }
 
-// Users tells who uses a device, its disk's partitions included when it is a
+// Users are the users of a device, including those of its partitions if it is a
 // whole disk.
 type Users struct {
 	Mounts  []Mounted
@@ -39,11 +40,11 @@ type Users struct {
 	Swap    []string // the kernel's names of the devices that are swapped on
 }
 
-// None tells whether nobody was found. It is no proof: a process that merely
-// has the device open, or a mount in another namespace, does not show.
+// None reports whether no user was found. It is not proof: a process that merely has
+// the device open, or a mount in another namespace, is invisible.
 func (u Users) None() bool { return len(u.Mounts)+len(u.Holders)+len(u.Swap) == 0 }
 
-// String is one line for a message, empty when there is nobody.
+// String is one line for a message, empty if there are no users.
 func (u Users) String() string {
 	var parts []string
 	for _, m := range u.Mounts {
@@ -82,6 +83,12 @@ func (s System) Users(n Number) (Users, error) {
 			u.Holders = append(u.Holders, Holder{Device: h, Name: s.displayName(h), UUID: uuid})
 		}
 	}
+	for _, loop := range s.loopsOver(func(file unix.Stat_t) bool {
+		_, ok := mine[devnum.Of(file.Rdev)]
+		return ok && file.Mode&unix.S_IFMT == unix.S_IFBLK
+	}) {
+		u.Holders = append(u.Holders, Holder{Device: loop, Name: loop})
+	}
 	entries, err1 := mount.ListAt(s.proc())
 	for _, e := range entries {
 		dev := Number{Major: e.Major, Minor: e.Minor}
@@ -116,7 +123,7 @@ func (s System) numberOfPath(path string) Number {
 	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return Number{}
 	}
-	return numberOf(st.Rdev)
+	return devnum.Of(st.Rdev)
 }
 
 // swaps lists the devices of /proc/swaps, which a kernel without swap lacks.

@@ -44,7 +44,7 @@ func TestUsers(t *testing.T) {
 	if want := (Holder{Device: "dm-0", Name: "data", UUID: "CRYPT-LUKS2-x-data"}); err != nil || len(u.Holders) != 1 || u.Holders[0] != want {
 		t.Errorf("holders %+v, %v, want %+v", u.Holders, err, want)
 	}
-	if _, err := b.Users(Number{1, 2}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := b.Users(Number{Major: 1, Minor: 2}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("users of a device that is not there: %v", err)
 	}
 }
@@ -64,7 +64,7 @@ func TestNames(t *testing.T) {
 	b := newBoard(t)
 	disk := b.device("", "mmcblk2", empty())
 	dm := b.mapping("dm-0", "data", "", "mmcblk2", empty())
-	for n, want := range map[Number]string{disk: "mmcblk2", dm: "data", {9, 9}: "9:9"} {
+	for n, want := range map[Number]string{disk: "mmcblk2", dm: "data", {Major: 9, Minor: 9}: "9:9"} {
 		if got := b.Name(n); got != want {
 			t.Errorf("Name(%s) = %q, want %q", n, got, want)
 		}

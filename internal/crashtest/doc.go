@@ -13,10 +13,9 @@
 // missing by itself, in any order. A single sector is never torn. Where unflushed writes overlap,
 // the later one wins wherever both are there. A flush of one disk says nothing
 // about another one. A discard is a write of the disk's fill byte, in pieces,
-// that may be there or missing too: what secure erasing promises is more than
-// that, and not for this package to judge. A write through the cache
-// ([Disk.WriteThrough]) is as any other while it is under way, and durable from
-// then on; it flushes nothing else.
+// that may be there or missing too: secure erasing promises more, which
+// is beyond this package. A write through the cache ([Disk.WriteThrough]) is like any
+// other while in progress, and durable afterwards; it flushes nothing else.
 //
 // Killing the process loses nothing: that state is [Disk.Live].
 //

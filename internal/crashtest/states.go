@@ -45,7 +45,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// State is what one loss of power leaves.
+// State is what one power cut leaves.
 type State struct {
 	// Epoch counts the cuts of the log from 0.
 	Epoch int
@@ -71,8 +71,8 @@ func (l Loss) String() string {
 	return [...]string{"everything lost", "writes lost", "torn", "nothing lost"}[l]
 }
 
-// Loss tells which kind of state it is. What was written through, and what
-// wrote nothing new, does not count.
+// Loss is the kind of state. Writes through the cache, and those that changed
+// nothing, do not count.
 func (s *State) Loss() Loss {
 	there, missing := false, false
 	for _, span := range s.epoch.spans {
@@ -279,7 +279,7 @@ type collector struct {
 	done  bool
 }
 
-// add tries the state in which the units that there tells of are there.
+// add tries the state with those units for which there is true.
 func (c *collector) add(description string, there func(i int) bool) {
 	if c.done {
 		return

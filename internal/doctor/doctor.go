@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package doctor tells what a board's chip, kernel, system and configuration
+// Package doctor reports what a board's chip, kernel, system and configuration
 // lack for encrypted volumes, and what to do about each.
 //
 // It reads and changes nothing. Facts come from files below a root folder, so
-// that recorded trees of boards can be judged as well as the running one, and
+// that recorded trees of boards can be checked as well as the running one, and
 // from its caller, who knows the configuration and the volumes.
 package doctor
 
@@ -50,7 +50,7 @@ type Chip struct {
 	Key string
 	// State is open, closed or unknown.
 	State string
-	// KeepsKeys tells whether black keys outlive suspend-to-RAM.
+	// KeepsKeys reports whether black keys outlive suspend-to-RAM.
 	KeepsKeys bool
 	// Evidence says what was looked at.
 	Evidence []string
@@ -64,11 +64,15 @@ type Config struct {
 	Code            fault.Code
 }
 
-// Volume is one volume of the configuration, and how it stands.
+// Volume is one volume of the configuration, and its state.
 type Volume struct {
 	Name string
-	// Source is caam or dev.
+	// Source is caam, trusted or dev; auto while no header says which.
 	Source string
+	// Trust is the trust source that must have sealed a trusted key; empty for any.
+	Trust string
+	// Cipher in dm-crypt's notation; empty for the source's own.
+	Cipher string
 	// Header is the path of a detached header; empty for one on the device.
 	Header string
 	// Node is the device that was found for it; empty for none.
@@ -83,6 +87,10 @@ type Volume struct {
 	Text   string
 	Remedy string
 	Code   fault.Code
+	// IntactHeader: both copies were read, and are good.
+	IntactHeader bool
+	// Warnings are what else there is to say of it.
+	Warnings []Check
 }
 
 // Machine is what is examined.
@@ -91,7 +99,7 @@ type Machine struct {
 	// Below any other root, device nodes may be plain files.
 	Root string
 	Chip Chip
-	// Superuser tells whether everything may be read.
+	// Superuser reports whether everything may be read.
 	Superuser bool
 	// CAAMNode is the driver's device node, or, with Program set, of no use.
 	CAAMNode string
@@ -104,7 +112,10 @@ type Machine struct {
 	// CryptVersion asks the kernel for the version of its crypt target; nil
 	// where it cannot be asked.
 	CryptVersion func() (string, error)
-	Now          time.Time
+	// TrustSource asks the kernel whether it has a trust source; nil where it cannot be
+	// asked.
+	TrustSource func() (bool, error)
+	Now         time.Time
 }
 
 // Report is all checks, in order from the chip up to the volumes.
@@ -120,7 +131,7 @@ func Examine(m Machine) Report {
 	x.readKernel()
 	for _, check := range []func(){
 		x.soc, x.keyHardware, x.securityState, x.caamDriver, x.caamNode,
-		x.cipher, x.deviceMapper, x.dmCrypt, x.kernelOptions, x.keyring,
+		x.trustSource, x.source, x.cipher, x.trustedCipher, x.deviceMapper, x.dmCrypt, x.kernelOptions, x.keyring,
 		x.programs, x.udev, x.entropy, x.clock, x.suspend,
 		x.configuration, x.storage, x.units, x.cryptsetup, x.volumes, x.privileges,
 	} {
@@ -177,13 +188,17 @@ func (x *examination) add(c Check) {
 	x.report.Checks = append(x.report.Checks, c)
 }
 
-// needsCAAM tells whether some volume has the source caam. Without any volume
-// it is assumed: that is what the program is for.
-func (x *examination) needsCAAM() bool { return len(x.Volumes) == 0 || x.uses("caam") }
+// needsCAAM reports whether some volume has the source caam.
+func (x *examination) needsCAAM() bool { return x.uses("caam") }
 
+// uses reports whether some volume has a source. Without any volume, one with source
+// auto is assumed: that is what the program is for.
 func (x *examination) uses(source string) bool {
+	if len(x.Volumes) == 0 {
+		return x.sourceOf(Volume{Source: "auto"}) == source
+	}
 	for _, v := range x.Volumes {
-		if v.Source == source {
+		if x.sourceOf(v) == source {
 			return true
 		}
 	}

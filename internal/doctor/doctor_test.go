@@ -24,7 +24,7 @@ import (
 func updating() bool { return flag.Lookup("update").Value.(flag.Getter).Get().(bool) }
 
 func TestMain(m *testing.M) {
-	flag.Bool("update", false, "write the golden files anew")
+	flag.Bool("update", false, "rewrite the golden files")
 	flag.Parse()
 	os.Exit(m.Run())
 }
@@ -53,7 +53,13 @@ func unpack(t *testing.T, name string) string {
 }
 
 func locked(name string) doctor.Volume {
-	return doctor.Volume{Name: name, Source: "caam", Filesystem: "ext4", State: "locked", Generation: 1, Level: doctor.OK}
+	return doctor.Volume{Name: name, Source: "caam", Filesystem: "ext4", State: "locked", Generation: 1, Level: doctor.OK, IntactHeader: true}
+}
+
+func trustedVolume(trust string) doctor.Volume {
+	v := locked("data")
+	v.Source, v.Trust, v.Cipher = "trusted", trust, "aes-xts-plain64"
+	return v
 }
 
 // machine is a recorded board with one volume, examined by root.
@@ -96,7 +102,7 @@ func boards() map[string]func(*testing.T, *doctor.Machine) {
 				t.Fatal(err)
 			}
 			m.Volumes[0].Level, m.Volumes[0].Code = doctor.Problem, fault.HeaderDamaged
-			m.Volumes[0].Text, m.Volumes[0].Remedy = "status data: both copies of the header are damaged", "bring back a copy of the header"
+			m.Volumes[0].Text, m.Volumes[0].Remedy = "status data: both copies of the header are damaged", "restore a copy of the header"
 		},
 		"imx8mn": func(_ *testing.T, m *doctor.Machine) {
 			m.Superuser, m.CryptVersion = false, func() (string, error) { return "", errors.New("permission denied") }
@@ -112,6 +118,18 @@ func boards() map[string]func(*testing.T, *doctor.Machine) {
 				}
 			}
 		},
+		"imx6ull-mainline": func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes = []doctor.Volume{trustedVolume("dcp")}
+		},
+		"imx8mp-mainline": func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes[0].Source, m.Volumes[0].State, m.Volumes[0].Generation = "auto", "unprovisioned", 0
+		},
+		"imx93-tee": func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes[0].Source, m.Volumes[0].State, m.Volumes[0].Generation = "auto", "unprovisioned", 0
+		},
+		"pc-tpm": func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes = []doctor.Volume{trustedVolume("tpm")}
+		},
 		"nothing": func(_ *testing.T, m *doctor.Machine) { m.CryptVersion, m.Volumes = nil, nil },
 	}
 }
@@ -124,7 +142,7 @@ func TestBoards(t *testing.T) {
 	}
 	for _, f := range folders {
 		if _, known := boards()[f.Name()]; f.IsDir() && !known {
-			t.Errorf("nobody examines testdata/%s", f.Name())
+			t.Errorf("no test examines testdata/%s", f.Name())
 		}
 	}
 	for name, change := range boards() {
@@ -300,6 +318,14 @@ func TestFindings(t *testing.T) {
 			}
 		}
 	}
+	// A board with mainline's kernel and a volume with a trusted key.
+	onMainline := func(edit func(*testing.T, *doctor.Machine)) func(*testing.T, *doctor.Machine) {
+		return func(t *testing.T, m *doctor.Machine) {
+			*m = machine(t, "imx8mp-mainline")
+			m.Volumes = []doctor.Volume{trustedVolume("caam")}
+			edit(t, m)
+		}
+	}
 	for id, edit := range map[string]func(*testing.T, *doctor.Machine){
 		"caam-not-in-device-tree":          remove("sys/bus/platform", "dev/caam-keygen"),
 		"caam-not-in-device-tree-but-node": remove("sys/bus/platform"),
@@ -332,6 +358,35 @@ func TestFindings(t *testing.T) {
 			write("lib/modules/6.6.52-lts-next/modules.builtin", "kernel/drivers/md/dm-mod.ko\nkernel/drivers/crypto/caam/caam.ko\nkernel/crypto/cbc.ko\n")(t, m)
 			write("lib/modules/6.6.52-lts-next/modules.dep", "kernel/drivers/md/dm-crypt.ko.xz: kernel/drivers/md/dm-mod.ko.xz\n")(t, m)
 		},
+		"trusted-keys-missing": onMainline(write("boot/config-6.12.60", "CONFIG_KEYS=y\nCONFIG_DM_CRYPT=y\n")),
+		"trust-source-no-hardware": onMainline(func(t *testing.T, m *doctor.Machine) {
+			remove("sys/bus/platform")(t, m)
+			m.Chip.Key = ""
+		}),
+		"trust-source-open-chip": onMainline(func(t *testing.T, m *doctor.Machine) {
+			m.Chip.Key, m.Chip.State = "dcp", "open"
+			remove("sys/bus/platform")(t, m)
+			write("boot/config-6.12.60", "CONFIG_TRUSTED_KEYS=y\nCONFIG_TRUSTED_KEYS_DCP=y\n")(t, m)
+		}),
+		"trust-source-not-built": onMainline(write("boot/config-6.12.60", "CONFIG_TRUSTED_KEYS=y\nCONFIG_TRUSTED_KEYS_TPM=y\n")),
+		"trust-source-missing": onMainline(func(t *testing.T, m *doctor.Machine) {
+			write("proc/cmdline", "root=/dev/mmcblk2p2 trusted.source=caam\n")(t, m)
+			m.TrustSource = func() (bool, error) { return false, nil }
+		}),
+		"trust-source-other": onMainline(func(t *testing.T, m *doctor.Machine) {
+			write("proc/cmdline", "trusted.source=caam\n")(t, m)
+			m.Volumes[0].Trust = "tee"
+		}),
+		"source-nothing-works": func(t *testing.T, m *doctor.Machine) {
+			remove("dev/caam-keygen")(t, m)
+			m.Volumes[0].Source = "auto"
+		},
+		"protected-keys-missing": onMainline(func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes[0].Cipher = "capi:cbc(paes)-plain64"
+		}),
+		"cipher-adiantum-missing": onMainline(func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes[0].Cipher = "capi:adiantum(xchacha12,aes)-plain64"
+		}),
 		"entropy-unknown":     remove("proc/sys/kernel/random"),
 		"fsck-missing":        remove("usr/sbin/e2fsck"),
 		"configuration-empty": func(_ *testing.T, m *doctor.Machine) { m.Volumes = nil },
@@ -396,10 +451,10 @@ func TestNoFindingIsUnreachable(t *testing.T) {
 	}
 }
 
-// The screen in the README is what the program says of that board.
-func TestReadmeShowsTheGoldenScreen(t *testing.T) {
+// The screen in docs/install.md is what the program prints for that board.
+func TestInstallPageShowsTheGoldenScreen(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile("../../docs/install.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,7 +462,7 @@ func TestReadmeShowsTheGoldenScreen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(readme), "```\n"+string(golden)+"```\n") {
-		t.Error("the README shows another screen of doctor than testdata/imx8mp.txt")
+	if !strings.Contains(string(page), "```\n"+string(golden)+"```\n") {
+		t.Error("docs/install.md differs from testdata/imx8mp.txt")
 	}
 }

@@ -9,8 +9,10 @@ import (
 )
 
 func (x *examination) soc() {
-	if x.Chip.SoC == "" {
+	if x.Chip.SoC == "" && !x.onlyDev() {
 		x.found("soc-unknown")
+	}
+	if x.Chip.SoC == "" {
 		return
 	}
 	text := x.Chip.SoC
@@ -28,15 +30,39 @@ func (x *examination) keyHardware() {
 	case "caam":
 		x.ok("key-hardware", "CAAM")
 	case "dcp":
-		x.found("key-hardware-dcp", x.Chip.SoC)
+		if x.needsCAAM() || !x.uses("trusted") {
+			x.found("key-hardware-dcp", x.Chip.SoC)
+			return
+		}
+		x.ok("key-hardware", "DCP")
 	case "ele":
-		x.found("key-hardware-ele", x.Chip.SoC)
+		if x.needsCAAM() || !x.uses("trusted") {
+			x.found("key-hardware-ele", x.Chip.SoC)
+			return
+		}
+		x.ok("key-hardware", "EdgeLock enclave; trusted keys come from OP-TEE or a TPM")
 	default:
-		x.found("key-hardware-unknown")
+		if x.trustHardware("tpm") {
+			x.ok("key-hardware", "TPM %s", x.text("/sys/class/tpm/tpm0/tpm_version_major"))
+			return
+		}
+		if x.Chip.SoC != "" || !x.onlyDev() {
+			x.found("key-hardware-unknown")
+		}
 	}
 }
 
-// withoutCAAM tells whether checks of the CAAM would say nothing new: the chip
+// onlyDev reports whether all volumes have the source dev, which needs no chip.
+func (x *examination) onlyDev() bool {
+	for _, v := range x.Volumes {
+		if v.Source != "dev" {
+			return false
+		}
+	}
+	return len(x.Volumes) > 0
+}
+
+// withoutCAAM reports whether checks of the CAAM would say nothing new: the chip
 // is known to have none, or it is no i.MX and nothing is to use one.
 func (x *examination) withoutCAAM() bool {
 	return x.Chip.Key == "dcp" || x.Chip.Key == "ele" || x.Chip.SoC == "" && !x.needsCAAM()
@@ -45,7 +71,7 @@ func (x *examination) withoutCAAM() bool {
 func (x *examination) securityState() {
 	evidence := strings.Join(x.Chip.Evidence, "; ")
 	switch {
-	case x.withoutCAAM():
+	case x.withoutCAAM() && (x.Chip.Key != "dcp" || !x.uses("trusted")):
 	case x.Chip.State == "closed":
 		x.ok("security-state", "closed (%s)", evidence)
 	case x.Chip.State == "open":
@@ -102,7 +128,7 @@ func (x *examination) caamDriver() {
 }
 
 func (x *examination) caamNode() {
-	if x.withoutCAAM() {
+	if x.withoutCAAM() || x.uses("trusted") && !x.needsCAAM() {
 		return
 	}
 	if x.Program != "" {
@@ -129,6 +155,9 @@ func (x *examination) caamNode() {
 // suspend matters where the chip forgets its key-encryption key in it.
 func (x *examination) suspend() {
 	if x.withoutCAAM() || !x.needsCAAM() {
+		if x.uses("trusted") {
+			x.ok("suspend", "trusted keys survive suspend-to-RAM")
+		}
 		return
 	}
 	states := strings.Fields(x.text("/sys/power/state"))
@@ -141,6 +170,9 @@ func (x *examination) suspend() {
 		x.ok("suspend", "this chip keeps its keys in suspend-to-RAM")
 	case !mem:
 		x.ok("suspend", "the kernel has no suspend-to-RAM, in which this chip would lose its keys")
+	case x.Program != "":
+		// imxcrypt sleep refuses with this engine, whether it is installed or not.
+		x.found("suspend-loses-keys-program")
 	case len(x.glob("/etc/systemd/system/systemd-suspend.service.d/*imxcrypt*"))+
 		len(x.glob("/usr/lib/systemd/system/systemd-suspend.service.d/*imxcrypt*"))+
 		len(x.glob("/lib/systemd/system/systemd-suspend.service.d/*imxcrypt*")) > 0:

@@ -79,12 +79,12 @@ func moduleNames(text string) map[string]bool {
 	return names
 }
 
-// has tells whether code of a module is in the kernel now: loaded, or built in.
+// has reports whether code of a module is in the kernel now: loaded, or built in.
 func (x *examination) has(module string) bool {
 	return x.exists("/sys/module/"+strings.ReplaceAll(module, "-", "_")) || x.kernel.builtin[module]
 }
 
-// there tells whether code of a module is in the kernel or can be loaded.
+// there reports whether code of a module is in the kernel or can be loaded.
 func (x *examination) there(module string) bool {
 	return x.has(module) || x.kernel.loadable[module]
 }

@@ -22,7 +22,7 @@ func (x *examination) cipher() {
 			x.ok("cipher", "%s by %s, priority %d", tk, a.driver, a.priority)
 		}
 	}
-	if x.uses("dev") {
+	if x.usesXTS() {
 		if a, ok := best(all, "xts(aes)"); ok {
 			x.ok("cipher", "xts(aes) by %s", a.driver)
 		} else if v := x.kernel.options["CONFIG_CRYPTO_XTS"]; v == "y" || v == "m" || x.there("xts") {
@@ -73,8 +73,8 @@ type option struct {
 	builtin bool
 	// caam: only for volumes of that source.
 	caam bool
-	// dev: only for volumes of that source.
-	dev bool
+	// soft: only for volumes with keys that the kernel has in clear.
+	soft bool
 	// module is what the option builds, by its file's name; empty for no module.
 	module string
 }
@@ -90,7 +90,7 @@ func wantedOptions() []option {
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_JR", caam: true, module: "caam-jr"},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_CRYPTO_API", caam: true},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_TK_API", caam: true},
-		{name: "CONFIG_CRYPTO_XTS", dev: true, module: "xts"},
+		{name: "CONFIG_CRYPTO_XTS", soft: true, module: "xts"},
 	}
 }
 
@@ -98,7 +98,7 @@ func (x *examination) kernelOptions() {
 	by := x.kernel.recorded
 	if x.kernel.options == nil {
 		if len(x.kernel.builtin)+len(x.kernel.loadable) == 0 {
-			x.ok("kernel-options", "kernel %s keeps no record of its options (`modprobe configs`, if it has that module); judged by what is there", x.kernel.release)
+			x.ok("kernel-options", "kernel %s keeps no record of its options (`modprobe configs`, if it has that module); checked by what is there", x.kernel.release)
 			return
 		}
 		by = "the modules in " + x.kernel.modules
@@ -107,7 +107,7 @@ func (x *examination) kernelOptions() {
 	var missing []string
 	n := 0
 	for _, o := range wantedOptions() {
-		if o.caam && (x.withoutCAAM() || !x.needsCAAM()) || o.dev && !x.uses("dev") {
+		if o.caam && (x.withoutCAAM() || !x.needsCAAM()) || o.soft && !x.usesXTS() {
 			continue
 		}
 		v := x.kernel.options[o.name]
@@ -144,7 +144,7 @@ func (x *examination) udev() {
 		x.ok("udev", "running")
 		return
 	}
-	x.ok("udev", "not running; imxcrypt makes /dev/mapper/NAME itself")
+	x.ok("udev", "not running; imxcrypt makes the nodes in /dev/mapper itself")
 }
 
 func (x *examination) units() {

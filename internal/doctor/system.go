@@ -94,7 +94,7 @@ func (x *examination) configuration() {
 	}
 }
 
-// storage judges where detached headers and key files lie.
+// storage checks where detached headers and key files lie.
 func (x *examination) storage() {
 	var places, onDevices []string
 	for _, v := range x.Volumes {
@@ -102,10 +102,10 @@ func (x *examination) storage() {
 			places = append(places, v.Header)
 		}
 		if v.Header == "" && v.Node != "" {
-			// Two copies lie there; who may read them is left to ask.
+			// Who may read them is left to ask.
 			if info, err := os.Stat(x.path(v.Node)); err == nil && info.Mode().Perm()&0o007 != 0 {
 				x.found("storage-device-open", v.Node, info.Mode().Perm())
-			} else {
+			} else if v.IntactHeader {
 				onDevices = append(onDevices, v.Node)
 			}
 		}
@@ -140,7 +140,7 @@ func (x *examination) storage() {
 	}
 }
 
-// place tells whether a path survives a power cut and is not for everybody.
+// place reports whether a path survives a power cut and is not for everybody.
 func (x *examination) place(mounts []mount.Entry, path string) bool {
 	before := x.report.Problems + x.report.Warnings
 	if e, ok := under(mounts, path); ok {
@@ -182,20 +182,21 @@ func under(mounts []mount.Entry, path string) (best mount.Entry, ok bool) {
 
 func (x *examination) volumes() {
 	for _, v := range x.Volumes {
-		name := "volume " + v.Name
-		if v.Level == OK || v.Level == "" {
-			text := v.State
+		c := Check{Name: "volume " + v.Name, Level: v.Level, ID: string(v.Code), Text: v.Text, Remedy: v.Remedy}
+		switch v.Level {
+		case OK, "":
+			c.Level, c.Text = OK, v.State
 			if v.Generation > 0 {
-				text += ", generation " + strconv.Itoa(v.Generation)
+				c.Text += ", generation " + strconv.Itoa(v.Generation)
 			}
-			x.ok(name, "%s", text)
-			continue
-		}
-		c := Check{Name: name, Level: v.Level, ID: string(v.Code), Text: v.Text, Remedy: v.Remedy}
-		if v.Level == Problem {
+		case Problem:
 			c.Code = v.Code
 		}
 		x.add(c)
+		for _, w := range v.Warnings {
+			w.Name, w.Level = c.Name, Warning
+			x.add(w)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ const (
 	GeneratorFailed   Code = "generator-failed" // said by the unit that stands for those that could not be made
 	VolumeUnknown     Code = "volume-unknown"
 	CipherNotAllowed  Code = "cipher-not-allowed"
+	FileMissing       Code = "file-missing" // named on the command line, and not there
 	ConfirmationNeeds Code = "confirmation-needed"
 )
 
@@ -35,12 +36,22 @@ const (
 	DeviceMissing     Code = "device-missing"
 	DeviceAmbiguous   Code = "device-ambiguous"
 	DeviceUnsuitable  Code = "device-unsuitable" // too small, read-only, no multiple of the sector
+	PartitionShrunk   Code = "partition-shrunk"  // the volume ends behind it
+	PartitionGrown    Code = "partition-grown"   // since the volume was made
+	DeviceNoMedium    Code = "device-no-medium"  // no size: a loop device without a file, a reader without a card
 	DeviceReadOnly    Code = "device-read-only"
+	SourceMissing     Code = "source-missing" // nothing that auto could stand for
 	CAAMMissing       Code = "caam-missing"
 	CAAMNotReady      Code = "caam-not-initialised"
 	CAAMFailed        Code = "caam-failed"
 	CAAMBadArgument   Code = "caam-bad-argument"
-	CipherMissing     Code = "cipher-missing" // tk(cbc(aes)) is not in this kernel
+	TrustMissing      Code = "trust-source-missing"    // no trusted keys, or nothing that seals them
+	TrustOther        Code = "trust-source-other"      // another trust source than sealed the key
+	TrustParent       Code = "trust-parent-missing"    // a TPM without its persistent primary key
+	TrustFailed       Code = "trust-source-failed"     // it makes no keys
+	ProtectedMissing  Code = "protected-keys-missing"  // or dm-crypt does not take their cipher
+	CipherMissing     Code = "cipher-missing"          // tk(cbc(aes)) is not in this kernel
+	SoftCipherMissing Code = "software-cipher-missing" // a cipher of the kernel's own
 	DMMissing         Code = "device-mapper-missing"
 	DMCryptMissing    Code = "dm-crypt-missing"
 	KeyringMissing    Code = "keyring-missing"
@@ -57,8 +68,14 @@ const (
 	LockHeld    Code = "lock-held" // another imxcrypt works on the volume
 	DeviceInUse Code = "device-in-use"
 	VolumeNotUp Code = "volume-not-up" // a required volume is locked or not provisioned
-	MountBusy   Code = "mount-busy"
-	NotFrozen   Code = "not-frozen" // a process did not stop for the sleep
+	// NotMounted: unlocked, and not mounted where the configuration says.
+	NotMounted      Code = "not-mounted"
+	MountedReadOnly Code = "mounted-read-only" // where the configuration asks for read-write
+	MountBusy       Code = "mount-busy"
+	KeyQuota        Code = "key-quota" // of the kernel's keys
+	// RotationUnderWay: what was asked for must wait until the volume has one key.
+	RotationUnderWay Code = "rotation-under-way"
+	NotFrozen        Code = "not-frozen" // a process did not stop for the sleep
 )
 
 // Refused to protect data.
@@ -75,6 +92,7 @@ const (
 	FilesystemMissing    Code = "filesystem-missing"
 	FilesystemWrong      Code = "filesystem-wrong"
 	FilesystemDamaged    Code = "filesystem-damaged"
+	FilesystemUnclean    Code = "filesystem-unclean" // to be encrypted, and not unmounted in order
 	NotProvisioned       Code = "not-provisioned"
 	FileExists           Code = "file-exists"
 	MountPointMissing    Code = "mount-point-missing"
@@ -82,20 +100,30 @@ const (
 	RollbackRefused      Code = "rollback-refused"
 	HeaderRolledBack     Code = "header-rolled-back"     // an old copy: of before the filesystem was used, or before a rotation
 	AdoptMismatch        Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
+	VolumeReplaced       Code = "volume-replaced"        // by another of its name
 	RecoveryMissing      Code = "recovery-missing"       // no recovery copy of the key in the header
+	RecoveryLost         Code = "recovery-lost"          // the new key could have no recovery copy
+	SectorsRefused       Code = "sectors-refused"        // larger ones than what the volume holds can use
+	BenchRefused         Code = "bench-device-refused"   // --device is used, or not empty
+	FingerprintWrong     Code = "fingerprint-wrong"      // the recovery copy is not the one that was noted
+	ResizeRefused        Code = "resize-refused"         // smaller, or larger than there is room for
+	RenameRefused        Code = "rename-refused"         // the configuration has the old name, or nothing binds the key to one
 	SleepRefused         Code = "sleep-refused"          // a key would not survive it
 )
 
-// Interrupted, the next run goes on.
+// Interrupted, the next run continues.
 const (
 	Interrupted         Code = "interrupted"
 	ProvisioningStarted Code = "provisioning-unfinished"
 	EraseStarted        Code = "erase-unfinished"
+	EncryptionStarted   Code = "encryption-unfinished" // before the key was proved, or while the header was written; no data has moved
 )
 
 // The header.
 const (
 	HeaderDamaged     Code = "header-damaged"
+	HeaderCopyDamaged Code = "header-copy-damaged" // the other one serves
+	HeaderMissing     Code = "header-missing"      // there was one
 	HeaderInvalid     Code = "header-invalid"
 	HeaderVersion     Code = "header-version"
 	HeaderRequirement Code = "header-requirement"

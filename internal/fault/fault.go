@@ -8,6 +8,7 @@ package fault
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 )
 
@@ -26,13 +27,18 @@ type Error struct {
 	Code Code
 	// What says what failed and on which object: lower case, no full stop.
 	What string
-	// Err is the cause; nil where What tells everything.
+	// Err is the cause; nil where What says everything.
 	Err error
 }
 
 // New returns an error of the given code. err may be nil.
 func New(code Code, what string, err error) *Error {
 	return &Error{Code: code, What: what, Err: err}
+}
+
+// Newf is New without a cause, with a formatted sentence.
+func Newf(code Code, format string, args ...any) *Error {
+	return New(code, fmt.Sprintf(format, args...), nil)
 }
 
 func (e *Error) Error() string {
@@ -47,7 +53,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // FaultCode makes Error a Coder.
 func (e *Error) FaultCode() Code { return e.Code }
 
-// CodeOf is the code of the outermost coded error in err's tree: whoever wraps
+// CodeOf is the code of the outermost coded error in err's tree: the caller that wraps
 // an error with a code of their own knows better what it means. Without any code
 // it is [PermissionMissing] where the kernel said so, and else [Failed]; it is
 // empty for nil.
@@ -65,5 +71,5 @@ func CodeOf(err error) Code {
 	return Failed
 }
 
-// Is tells whether err carries the code as its outermost one.
+// Is reports whether err carries the code as its outermost one.
 func Is(err error, code Code) bool { return CodeOf(err) == code }

@@ -91,17 +91,37 @@ func parseExt(b []byte) extSuper {
 }
 
 func readExt(src *source) (*Superblock, error) {
-	b, ok, err := src.at(extOffset, extSize)
+	sb, s, err := readExtSuper(src)
 	if err != nil {
 		return nil, err
 	}
+	if sb.HasChecksum {
+		sb.Proof, err = "checksums of superblock and group descriptor", s.checkDescriptor(src, sb.Type)
+	} else {
+		sb.Proof, err = s.confirm(src, sb.Type)
+	}
+	if err != nil {
+		return nil, err
+	}
+	sb.Verified = true
+	return sb, nil
+}
+
+// readExtSuper reads the superblock alone: its magic number, its checksum if it
+// has one, and its geometry.
+func readExtSuper(src *source) (*Superblock, extSuper, error) {
+	none := extSuper{}
+	b, ok, err := src.at(extOffset, extSize)
+	if err != nil {
+		return nil, none, err
+	}
 	if !ok || le.Uint16(b[extMagicOffset:]) != extMagic {
-		return nil, ErrNone
+		return nil, none, ErrNone
 	}
 	s := parseExt(b)
 	fstype := s.fstype()
 	if s.incompat&incompatJournalDev != 0 {
-		return nil, ErrNone // a journal of its own device, no filesystem
+		return nil, none, ErrNone // a journal of its own device, no filesystem
 	}
 	sb := &Superblock{
 		Type:        fstype,
@@ -112,35 +132,27 @@ func readExt(src *source) (*Superblock, error) {
 		Sector:      int(s.blockSize),
 		Size:        int64(s.blocks * s.blockSize),
 		NeedsCheck:  s.needsCheck(),
+		Unclean:     s.incompat&incompatRecover != 0,
 		Mounted:     le.Uint32(s.raw[extMountTime:]) != 0 || le.Uint16(s.raw[extMountCount:]) != 0,
 	}
 	if sb.HasChecksum {
 		if b[extChecksumType] != extCRC32C {
-			return nil, badf(fstype, "unknown checksum type %d", b[extChecksumType])
+			return nil, none, badf(fstype, "unknown checksum type %d", b[extChecksumType])
 		}
 		// The kernel's crc32c leaves out the final inversion.
 		want, got := ^crc32c(0, b[:extChecksum]), le.Uint32(b[extChecksum:])
 		if want != got {
-			return nil, badf(fstype, "superblock checksum is %#08x, must be %#08x", got, want)
+			return nil, none, badf(fstype, "superblock checksum is %#08x, must be %#08x", got, want)
 		}
 	}
 	if err := s.plausible(fstype, src.size); err != nil {
-		return nil, err
+		return nil, none, err
 	}
-	if sb.HasChecksum {
-		sb.Proof, err = "checksums of superblock and group descriptor", s.checkDescriptor(src, fstype)
-	} else {
-		sb.Proof, err = s.confirm(src, fstype)
-	}
-	if err != nil {
-		return nil, err
-	}
-	sb.Verified = true
-	return sb, nil
+	return sb, s, nil
 }
 
-// fstype tells the three apart as libblkid does: by features that the older
-// one cannot have.
+// fstype distinguishes the three as libblkid does: by features that the older one
+// cannot have.
 func (s extSuper) fstype() string {
 	const ext3Incompat = incompatFileType | incompatRecover | incompatMetaBG
 	const ext3ROCompat = roCompatSparseSuper | roCompatLargeFile | roCompatBTreeDir

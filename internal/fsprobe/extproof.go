@@ -40,7 +40,7 @@ func (s extSuper) checkDescriptor(src *source, fstype string) error {
 	if !ok {
 		return badf(fstype, "no group descriptor")
 	}
-	// Each step goes on from the last one's result; Go's crc32 inverts
+	// Each step continues from the last one's result; Go's crc32 inverts
 	// before and after, the kernel's does neither.
 	seed := crc32c(0, s.raw[extUUID:][:16])
 	if s.incompat&incompatCsumSeed != 0 {

@@ -101,7 +101,7 @@ const (
 
 // checkpointF2FS verifies that one of the two checkpoints is sound: as the
 // superblock begins 1024 bytes into its block, it would not show a wrong IV
-// (see the ext4 group descriptor). The newer one tells whether the filesystem
+// (see the ext4 group descriptor). The newer one says whether the filesystem
 // asks for its checker.
 func checkpointF2FS(src *source, super []byte, block int) (needsCheck bool, err error) {
 	var newest uint64

@@ -3,10 +3,9 @@
 // Package fsprobe reads filesystem superblocks: which filesystem, which UUID
 // and label, and whether the superblock proves itself.
 //
-// It is what tells the right key from a wrong one: decrypted with a wrong key,
-// or with a wrong IV mode or sector size, no superblock passes. It is no
-// judgement of the filesystem's health, and what it returns comes from the
-// disk: labels are to be printed quoted.
+// It distinguishes the right key from a wrong one: decrypted with a wrong key, IV
+// mode or sector size, no superblock passes. It does not check the filesystem's
+// health, and its results come from the disk: print labels quoted.
 package fsprobe
 
 import (
@@ -28,18 +27,17 @@ const (
 	VFAT  = "vfat"
 )
 
-// Superblock is what a filesystem says of itself.
+// Superblock is what a filesystem says about itself.
 type Superblock struct {
 	Type string
 	// UUID as blkid prints it: lower case with dashes, for vfat the volume
-	// serial as "1A2B-3C4D". Empty if there is none.
+	// serial as "1A2B-3C4D". May be empty.
 	UUID  string
 	Label string
-	// Verified: the superblock proved itself, by its checksum or, where the
-	// filesystem has none, by agreeing with a second structure that lies
-	// elsewhere on the device. Unverified, it merely looks plausible.
+	// Verified: the superblock proved itself, by its checksum or, if the filesystem
+	// has none, by agreeing with a second structure elsewhere on the device. Unverified, it merely looks plausible.
 	Verified bool
-	// HasChecksum tells whether the superblock has a checksum. With
+	// HasChecksum reports whether the superblock has a checksum. With
 	// HasChecksum and without Verified, its algorithm is not known here.
 	HasChecksum bool
 	// Proof names what was compared, or why nothing could be: for messages.
@@ -56,14 +54,16 @@ type Superblock struct {
 	// journal and was not unmounted. A journal that only waits to be
 	// replayed does not count, mounting does that.
 	NeedsCheck bool
-	// Mounted: it says that it was mounted once. Only ext4 tells.
+	// Unclean: a journal waits to be replayed. Only ext4 records that.
+	Unclean bool
+	// Mounted: it was mounted at least once. Only ext4 records that.
 	Mounted bool
 }
 
-// ErrNone says that no filesystem known here is to be seen.
+// ErrNone means that no known filesystem was found.
 var ErrNone = errors.New("no known filesystem")
 
-// ChecksumError is a superblock that was recognised and does not prove itself.
+// ChecksumError is a superblock that was recognised but does not prove itself.
 type ChecksumError struct {
 	Type   string
 	Reason string // "superblock checksum is 0x…, must be 0x…"
@@ -95,7 +95,7 @@ var probers = [...]prober{
 	{[]string{VFAT}, readVFAT},
 }
 
-// Known tells whether Read can recognise a filesystem type.
+// Known reports whether Read can recognise a filesystem type.
 func Known(fstype string) bool {
 	for _, p := range probers {
 		for _, t := range p.types {
@@ -133,8 +133,7 @@ func Read(r io.ReaderAt, size int64) (*Superblock, error) {
 	return nil, first
 }
 
-// ReadType is Read for who knows what must be there: it looks for that one
-// type alone (ext2, ext3 and ext4 being one family, the Superblock tells which)
+// ReadType is Read for a known type: it looks for that type alone (ext2, ext3 and ext4 being one family, the Superblock tells which)
 // in as few aligned blocks of 4096 bytes as will do: one for xfs and btrfs, two
 // for ext4 with metadata_csum, in one call of ReadAt, two or three for the others.
 // An unknown type is ErrNone.
@@ -151,4 +150,25 @@ func ReadType(r io.ReaderAt, size int64, fstype string) (*Superblock, error) {
 		}
 	}
 	return nil, ErrNone
+}
+
+// Seen reports whether a filesystem of a type is there, by the minimum that
+// distinguishes the right key from a wrong one: for the ext family the block with the
+// superblock. The rest of what ReadType reads changes while the filesystem is
+// mounted.
+func Seen(r io.ReaderAt, size int64, fstype string) (bool, error) {
+	var err error
+	switch fstype {
+	case Ext2, Ext3, Ext4:
+		_, _, err = readExtSuper(newSource(r, size))
+	default:
+		var sb *Superblock
+		if sb, err = ReadType(r, size, fstype); err == nil {
+			return sb.Verified, nil
+		}
+	}
+	if err == nil || errors.Is(err, ErrNone) || errors.As(err, new(*ChecksumError)) {
+		return err == nil, nil
+	}
+	return false, err
 }

@@ -21,7 +21,7 @@ import (
 	"imxcrypt/internal/fsprobe"
 )
 
-var record = flag.Bool("record", false, "make the filesystems anew and record what is read of them under testdata")
+var record = flag.Bool("record", false, "recreate the filesystems and record what is read of them under testdata")
 
 // sample is a filesystem to recognise: how it is made, and what must be seen.
 type sample struct {

@@ -43,8 +43,8 @@ var others = [...]mark{
 	{"swap", 8192 - 10, "SWAPSPACE2"},
 	{"swap", 16384 - 10, "SWAPSPACE2"},
 	{"swap", 65536 - 10, "SWAPSPACE2"},
-	{"squashfs", 0, "hsqs"},
-	{"erofs", 1024, "\xe2\xe1\xf5\xe0"},
+	{SquashFS, 0, "hsqs"},
+	{EROFS, 1024, "\xe2\xe1\xf5\xe0"},
 	{"cramfs", 0, "\x45\x3d\xcd\x28"},
 	{"ubi", 0, "UBI#"},
 	{"ubifs", 0, "\x31\x18\x10\x06"},
@@ -73,9 +73,9 @@ var others = [...]mark{
 	{"mbr or boot sector", 510, "\x55\xaa"},
 }
 
-// Signature names what a device seems to hold, for messages and for nothing
-// else: no name is no proof of emptiness. It is empty when nothing is
-// recognised; the error is that of reading.
+// Signature names what a device seems to hold, for messages only: an empty result,
+// when nothing is recognised, does not prove that the device is empty. Errors are
+// those of reading.
 func Signature(r io.ReaderAt, size int64) (string, error) {
 	s := newSource(r, size)
 	if name, err := s.firstMark(wrappers[:]); err != nil || name != "" {

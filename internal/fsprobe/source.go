@@ -117,5 +117,5 @@ func cString(b []byte) string {
 	return string(b)
 }
 
-// power2 tells whether v is a power of two within lo..hi.
+// power2 reports whether v is a power of two within lo..hi.
 func power2[T uint32 | uint64](v, lo, hi T) bool { return v >= lo && v <= hi && v&(v-1) == 0 }

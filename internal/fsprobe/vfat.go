@@ -35,7 +35,7 @@ const (
 	fatStateDirty     = 0x01
 )
 
-// fat is a boot sector taken apart.
+// fat is a parsed boot sector.
 type fat struct {
 	raw        []byte
 	sector     uint32
@@ -206,7 +206,7 @@ func (f fat) rootLabel(src *source) (label string, found bool, err error) {
 	return "", false, nil
 }
 
-// fatLabel takes the padding off; the formatters' word for "none" is none.
+// fatLabel trims the padding; the formatters' "NO NAME" is an empty label.
 func fatLabel(b []byte) string {
 	s := strings.TrimRight(cString(b), " ")
 	if s == "NO NAME" {

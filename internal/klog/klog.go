@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package klog reads what the kernel said while something was tried. The
-// device-mapper and the crypto drivers return an errno and tell the reason in
-// the kernel log only.
+// Package klog reads what the kernel logged during an operation. device-mapper and
+// the crypto drivers return an errno and give the reason only in the kernel log.
 package klog
 
 import (
@@ -11,40 +10,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Path is where the kernel log is read.
+// Path is the kernel log's device.
 const Path = "/dev/kmsg"
 
 const (
-	// maxRecords bounds one look: a driver that floods the log while we wait
-	// must not keep us reading.
+	// maxRecords bounds one read: a driver that floods the log must not keep us
+	// reading.
 	maxRecords = 1000
-	// maxLog bounds a look at the whole log: the greatest buffer that kernels
-	// are built with (CONFIG_LOG_BUF_SHIFT 25) holds some 10^5 records.
+	// maxLog bounds a read of the whole log: the largest kernel buffer
+	// (CONFIG_LOG_BUF_SHIFT 25) holds some 10^5 records.
 	maxLog = 1 << 18
 )
 
-// Mark is a place in the log. The zero Mark is at no place, and no record
-// follows it.
+// Mark is a position in the log. No record follows the zero Mark.
 //
-// A Mark costs an open and a seek; nothing is read until Since. It is used by
-// one goroutine and closed by whoever asked for it.
+// A Mark costs an open and a seek; nothing is read until Since. It is for one
+// goroutine, which closes it.
 type Mark struct {
 	fd   int
 	open bool
 }
 
-// Now marks the present end of the log at path. It never fails: where the log
-// is not to be had (no permission under kernel.dmesg_restrict, no such device
-// in a container), the mark is one that nothing follows, since a reason that
-// cannot be read must not keep an operation from being tried.
+// Now marks the current end of the log at path. It never fails: if the log cannot
+// be read (no permission under kernel.dmesg_restrict, no such device in a
+// container), no record follows the mark. An unreadable reason must not prevent
+// the operation.
 func Now(path string) Mark {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return Mark{}
 	}
 	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
-		// A regular file and the device can both seek; without a place we
-		// would show old messages.
+		// A regular file and the device can both seek; without a position we would
+		// show old messages.
 		_ = unix.Close(fd)
 		return Mark{}
 	}
@@ -57,9 +55,8 @@ func Now(path string) Mark {
 func (m *Mark) Since(keep func(Record) bool) []Record { return m.read(keep, maxRecords) }
 
 // All returns the records of the log at path that the kernel still has and for
-// which keep is true, oldest first; none where the log is not to be had. It
-// reads the whole log, some milliseconds on a small board: it is for questions
-// that are asked rarely.
+// which keep is true, oldest first; none if the log cannot be read. It reads the
+// whole log, which takes some milliseconds on a small board: use it rarely.
 func All(path string, keep func(Record) bool) []Record {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -80,7 +77,7 @@ func (m *Mark) read(keep func(Record) bool, limit int) []Record {
 		n, err := unix.Read(m.fd, buf)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE):
-			// EPIPE: records were overwritten; the next read goes on behind them.
+			// EPIPE: records were overwritten; the next read continues after them.
 			continue
 		case err != nil || n <= 0:
 			// EAGAIN is the end.
@@ -97,11 +94,11 @@ func (m *Mark) read(keep func(Record) bool, limit int) []Record {
 	return out
 }
 
-// Close gives the mark up. It may be called more than once.
+// Close releases the mark. It may be called more than once.
 func (m *Mark) Close() {
 	if m.open {
 		m.open = false
-		// Nothing was written; a failing close loses nothing.
+		// Nothing was written, so a failing close loses nothing.
 		_ = unix.Close(m.fd)
 	}
 }

@@ -21,18 +21,18 @@ type Record struct {
 	Sequence uint64
 	// Time is when it was logged, since boot, by the kernel's own clock.
 	Time time.Duration
-	// Text is the message. The kernel has escaped what is not printable
-	// (\x1b), so it may be shown as it is.
+	// Text is the message. The kernel has escaped unprintable characters (\x1b),
+	// so it can be shown as is.
 	Text string
 }
 
-// maxRecord is the kernel's CONSOLE_EXT_LOG_MAX (printk.h), the greatest
-// record that a read can return.
+// maxRecord is the kernel's CONSOLE_EXT_LOG_MAX (printk.h), the largest record
+// that a read can return.
 const maxRecord = 8192
 
 var errRecord = errors.New("not a record of /dev/kmsg")
 
-// ParseRecord reads one record as /dev/kmsg gives it:
+// ParseRecord parses one record of /dev/kmsg:
 //
 //	priority,sequence,microseconds,flags[,more];text
 //	 KEY=value

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lockfile keeps two imxcrypt processes from working on one volume,
-// and tells the second who the first is.
+// Package lockfile keeps two imxcrypt processes from working on one volume, and
+// names the first in the second's error.
 package lockfile
 
 import (
@@ -21,19 +21,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock is a held lock. It ends with Release, or with the process: the kernel
-// drops it however the process ends, so that there are no stale ones.
-type Lock struct{ f *os.File }
+// Lock is a held lock. It ends with Release or with the process: the kernel drops
+// it however the process ends, so there are no stale locks.
+type Lock struct {
+	f        *os.File // nil if there was no room for it
+	anchored *os.File // nil if there is no anchor
+}
 
-// holder is what a lock file tells about who has it; record writes it.
+// holder is what a lock file holds about the lock's holder; record writes it.
 type holder struct {
 	PID     int       `json:"pid"`
 	Command string    `json:"command"`
 	Since   time.Time `json:"since"`
 }
 
-// HeldError is a lock that someone else has. PID is 0 where the holder had not
-// yet said who it is.
+// HeldError is a lock that another process holds. PID is 0 if the holder has not
+// recorded itself yet.
 type HeldError struct {
 	Path    string
 	Name    string
@@ -55,7 +58,7 @@ func (e *HeldError) Is(target error) bool { return target == unix.EWOULDBLOCK }
 // FaultCode implements fault.Coder.
 func (e *HeldError) FaultCode() fault.Code { return fault.LockHeld }
 
-// Error is a lock that could not be tried for.
+// Error is a lock that could not be tried.
 type Error struct {
 	Path string
 	Code fault.Code
@@ -78,41 +81,84 @@ const (
 )
 
 // Acquire takes the lock of a name in dir, which it creates (0700) if it is
-// missing. It does not wait: *HeldError says who has it. Other errors are
+// missing. It does not wait: *HeldError names the holder. Other errors are
 // *Error.
 //
 // The lock belongs to the open file (flock): a second Acquire in the same
-// process is refused like that of any other, and programs started meanwhile
-// do not inherit it.
-func Acquire(dir, name string) (*Lock, error) {
+// process is refused like that of any other, and programs started meanwhile do
+// not inherit it. If the file cannot be created, because the filesystem is full or
+// read-only, the lock on the [anchor], which every process takes, is enough. The
+// file's contents are for messages, and may be missing.
+func Acquire(dir, name string) (*Lock, error) { return place{anchor, open}.acquire(dir, name) }
+
+// place is where locks are kept; tests have others.
+type place struct {
+	anchor string
+	open   func(dir, file string) (*os.File, error)
+}
+
+func (p place) acquire(dir, name string) (*Lock, error) {
 	path := filepath.Join(dir, name+".lock")
 	if name == "" || len(name) > maxName || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\x00") {
 		return nil, &Error{Path: path, Code: fault.Usage, Err: fmt.Errorf("%q is no name for a lock", name)}
 	}
-	f, err := open(dir, name+".lock")
-	if err != nil {
+	anchored, busy := lockAnchor(p.anchor, path)
+	l := &Lock{anchored: anchored}
+	f, err := p.open(dir, name+".lock")
+	switch {
+	case err == nil:
+		l.f = f
+	case busy || anchored != nil && roomless(err):
+	default:
+		l.drop()
 		return nil, lockError(path, err)
 	}
-	if err := flock(f); err != nil {
+	if l.f != nil {
+		err = flock(l.f)
+	} else {
+		err = nil
+	}
+	if busy || errors.Is(err, unix.EWOULDBLOCK) {
 		held := &HeldError{Path: path, Name: name}
-		if h, ok := read(f); ok {
+		// Without a lock on it, the file names a holder that was killed.
+		if h, ok := read(l.f); ok && err != nil {
 			held.PID, held.Command, held.Since = h.PID, h.Command, h.Since
 		}
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, held
-		}
+		l.drop()
+		return nil, held
+	}
+	if err != nil {
+		l.drop()
 		return nil, lockError(path, err)
 	}
-	if err := record(f); err != nil {
-		_ = f.Close()
-		return nil, lockError(path, err)
+	if l.f != nil {
+		record(l.f)
 	}
-	return &Lock{f: f}, nil
+	return l, nil
 }
 
-// AcquireWait is Acquire that waits until the lock is free or ctx ends; it then
-// returns the last *HeldError joined with why ctx ended.
+// roomless reports whether a file could not be created for lack of space: no reason
+// to do without a lock, nor to give up.
+func roomless(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
+}
+
+// drop unlocks and closes the files. Closing alone is not enough: between fork and
+// exec, a child that another thread is starting has the open file too, and with it
+// the lock.
+func (l *Lock) drop() {
+	if l.anchored != nil {
+		_ = unix.FcntlFlock(l.anchored.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
+		_ = l.anchored.Close()
+	}
+	if l.f != nil {
+		_ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
+		_ = l.f.Close() // nothing durable was written to it
+	}
+}
+
+// AcquireWait is Acquire, but waits until the lock is free or ctx ends; it then
+// returns the last *HeldError joined with the cause.
 func AcquireWait(ctx context.Context, dir, name string) (*Lock, error) {
 	const first, most = 2 * time.Millisecond, 100 * time.Millisecond
 	for pause := first; ; pause = min(2*pause, most) {
@@ -131,20 +177,22 @@ func AcquireWait(ctx context.Context, dir, name string) (*Lock, error) {
 	}
 }
 
-// Release gives the lock back; nil and released locks are fine. The file
-// stays: removing it would let two others lock two different files of one
-// name.
+// Release releases the lock; nil and released locks are fine. The file stays:
+// removing it would let two processes lock two different files of one name.
 func (l *Lock) Release() error {
-	if l == nil || l.f == nil {
+	if l == nil {
 		return nil
 	}
-	err := errors.Join(l.f.Truncate(0), l.f.Close())
-	l.f = nil
-	return err
+	if l.f != nil {
+		_ = l.f.Truncate(0) // for messages alone
+	}
+	l.drop()
+	l.f, l.anchored = nil, nil
+	return nil
 }
 
-// open opens the lock file inside of a folder that only we can write to:
-// elsewhere, anybody could take the name first and keep us out.
+// open opens the lock file in a folder that only we can write to: elsewhere, anyone
+// could take the name first and keep us out.
 func open(dir, file string) (*os.File, error) {
 	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -179,28 +227,26 @@ func flock(f *os.File) error {
 	}
 }
 
-// record writes who has the lock. It is for messages alone: the lock is the
-// kernel's.
-func record(f *os.File) error {
+// record writes the holder into the file. It is for messages only, and may fail for
+// lack of space: the lock is the kernel's.
+func record(f *os.File) {
 	command := strings.Join(os.Args, " ")
 	if len(command) > maxCommand {
 		command = command[:maxCommand]
 	}
-	// Written out, since each boot does it: the tables that encoding/json makes
-	// for a struct take longer than getting the lock.
-	quoted, err := json.Marshal(command)
+	text, err := json.Marshal(holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)})
 	if err != nil {
-		return err
+		return
 	}
-	text := fmt.Appendf(nil, `{"pid":%d,"command":%s,"since":"%s"}`, os.Getpid(), quoted, time.Now().UTC().Format(time.RFC3339))
-	if err := f.Truncate(0); err != nil {
-		return err
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt(text, 0)
 	}
-	_, err = f.WriteAt(text, 0)
-	return err
 }
 
 func read(f *os.File) (holder, bool) {
+	if f == nil {
+		return holder{}, false
+	}
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxContent))
 	var h holder
 	if err != nil || json.Unmarshal(text, &h) != nil {

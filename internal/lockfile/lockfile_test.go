@@ -236,3 +236,29 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// A child has its parent's open files until it executes a program. A lock that was
+// released in that moment is free all the same.
+func TestReleasedWhileAChildHasTheFile(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "locks")
+	l, err := Acquire(dir, "data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := unix.FcntlInt(l.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(child)
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Acquire(dir, "data")
+	if err != nil {
+		t.Fatalf("after the release: %v", err)
+	}
+	if err := again.Release(); err != nil {
+		t.Fatal(err)
+	}
+}

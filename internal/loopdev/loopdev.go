@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loopdev gives an image in a regular file the device that
-// device-mapper needs.
+// Package loopdev attaches an image in a regular file to a loop device, as
+// device-mapper needs one.
 package loopdev
 
 import (
@@ -14,8 +14,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Device is a loop device. It goes by itself when nobody has it open any more,
-// a mapping on it included, so a process that dies leaves none behind.
+// Device is a loop device. It disappears when nobody has it open any more, mappings
+// included, so a process that dies leaves none behind.
 type Device struct {
 	path string
 	file *os.File
@@ -24,29 +24,39 @@ type Device struct {
 // Path is its node, "/dev/loop0".
 func (d *Device) Path() string { return d.path }
 
-// Close gives up this process's hold on the device.
+// Close releases the device.
 func (d *Device) Close() error { return d.file.Close() }
 
-// attempts bounds how often another free device is asked for when somebody
-// else was faster.
+// attempts bounds the retries when another process takes the free device first.
 const attempts = 64
 
-// Attach makes a read-only device of the file at path. Errors are of code
+// Attach attaches the file at path, read-only. Errors have the code
 // device-unsuitable (not a regular file), permission-missing, or
 // device-missing (this kernel has no loop devices), with the errno.
-func Attach(path string) (*Device, error) { return attachFile(path, os.O_RDONLY) }
+func Attach(path string) (*Device, error) { return attachFile(path, 0, os.O_RDONLY) }
 
-// AttachWritable is Attach for a device that can be written to.
-func AttachWritable(path string) (*Device, error) { return attachFile(path, os.O_RDWR) }
+// AttachWritable is Attach, but writable.
+func AttachWritable(path string) (*Device, error) { return attachFile(path, 0, os.O_RDWR) }
 
-func attachFile(path string, access int) (_ *Device, err error) {
+// attachFile attaches a file. sector is the size of the device's blocks in bytes, with
+// direct I/O where that can be had; 0 for those of the kernel, through the page cache. A
+// file of which sector is given and that cannot be written is attached read-only.
+func attachFile(path string, sector, access int) (_ *Device, err error) {
 	image, err := os.OpenFile(path, access|unix.O_CLOEXEC, 0)
+	if sector > 0 && (errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
+		access = os.O_RDONLY
+		image, err = os.OpenFile(path, access|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return nil, failed("open "+path, err)
 	}
 	defer func() { err = errors.Join(err, image.Close()) }()
-	if info, err := image.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := image.Stat()
+	if err != nil || !info.Mode().IsRegular() {
 		return nil, fault.New(fault.DeviceUnsuitable, path+" is no regular file", err)
+	}
+	if sector > 0 && info.Size()%int64(sector) != 0 {
+		sector = minSector // with larger blocks the last bytes could not be reached
 	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -58,7 +68,7 @@ func attachFile(path string, access int) (_ *Device, err error) {
 		if err != nil {
 			return nil, failed("find a free loop device", err)
 		}
-		d, err := attach(fmt.Sprintf("/dev/loop%d", number), image, access)
+		d, err := attach(fmt.Sprintf("/dev/loop%d", number), image, sector, access)
 		if err == nil {
 			return d, nil
 		}
@@ -69,27 +79,52 @@ func attachFile(path string, access int) (_ *Device, err error) {
 	return nil, failed("find a free loop device", unix.EBUSY)
 }
 
-// attach uses the old pair of ioctls and not LOOP_CONFIGURE, which came with
-// Linux 5.8. That both files are open for reading only makes the device
-// read-only.
-func attach(path string, image *os.File, access int) (*Device, error) {
+// minSector is the smallest block of a loop device in bytes.
+const minSector = 512
+
+// attach sets everything at once with LOOP_CONFIGURE, so that a process that is killed
+// leaves nothing. Kernels before 5.8 have the pair of ioctls only, and between the two a
+// device without the flag that takes it away. The device is read-only if both files are
+// open for reading only.
+func attach(path string, image *os.File, sector, access int) (*Device, error) {
 	file, err := os.OpenFile(path, access|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, failed("open "+path, err)
 	}
-	if err := unix.IoctlSetInt(int(file.Fd()), unix.LOOP_SET_FD, int(image.Fd())); err != nil {
+	config := unix.LoopConfig{Fd: uint32(image.Fd()), Size: uint32(sector)}
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+	if access == os.O_RDONLY {
+		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
+	copy(config.Info.File_name[:len(config.Info.File_name)-1], image.Name())
+	old := config.Info
+	if sector > 0 {
+		config.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
+	}
+	err = unix.IoctlLoopConfigure(int(file.Fd()), &config)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTTY) {
+		err = attachOld(file, image, &old, sector)
+	}
+	if err != nil {
 		return nil, errors.Join(failed("attach "+image.Name()+" to "+path, err), file.Close())
 	}
-	info := unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}
-	if access == os.O_RDONLY {
-		info.Flags |= unix.LO_FLAGS_READ_ONLY
-	}
-	copy(info.File_name[:len(info.File_name)-1], image.Name())
-	if err := unix.IoctlLoopSetStatus64(int(file.Fd()), &info); err != nil {
-		detached := unix.IoctlSetInt(int(file.Fd()), unix.LOOP_CLR_FD, 0)
-		return nil, errors.Join(failed("set up "+path, err), detached, file.Close())
-	}
 	return &Device{path: path, file: file}, nil
+}
+
+func attachOld(file, image *os.File, info *unix.LoopInfo64, sector int) error {
+	if err := unix.IoctlSetInt(int(file.Fd()), unix.LOOP_SET_FD, int(image.Fd())); err != nil {
+		return err
+	}
+	if err := unix.IoctlLoopSetStatus64(int(file.Fd()), info); err != nil {
+		return errors.Join(err, unix.IoctlSetInt(int(file.Fd()), unix.LOOP_CLR_FD, 0))
+	}
+	if sector > 0 {
+		// Neither is needed for the data to be right, and not every kernel or filesystem
+		// has them.
+		_ = unix.IoctlSetInt(int(file.Fd()), unix.LOOP_SET_BLOCK_SIZE, sector)
+		_ = unix.IoctlSetInt(int(file.Fd()), unix.LOOP_SET_DIRECT_IO, 1)
+	}
+	return nil
 }
 
 func failed(what string, err error) error {

@@ -5,7 +5,9 @@ package loopdev_test
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"imxcrypt/internal/fault"
@@ -22,5 +24,45 @@ func TestWhatIsNoImageIsRefused(t *testing.T) {
 	_, err := loopdev.Attach(filepath.Join(t.TempDir(), "none"))
 	if fault.CodeOf(err) != fault.DeviceMissing || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
+	}
+}
+
+// On a real kernel: one device over a file, however often it is asked for, which goes with
+// the last who has it open; and none where another shows a part of the file.
+func TestImage(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first, err := loopdev.Image(path, 4096)
+	if err != nil {
+		t.Skipf("NOT TESTED: no loop devices here: %v", err)
+	}
+	second, err := loopdev.Image(path, 4096)
+	if err != nil || second.Path() != first.Path() {
+		t.Fatalf("%v, %v", second, err)
+	}
+	if over, err := loopdev.Over(path); err != nil || over != first.Path() {
+		t.Fatalf("over it lies %q, %v", over, err)
+	}
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(first.Path()), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	if read("loop/autoclear") != "1" || read("queue/logical_block_size") != "4096" || read("size") != "16384" {
+		t.Errorf("autoclear %s, blocks of %s, %s sectors", read("loop/autoclear"), read("queue/logical_block_size"), read("size"))
+	}
+	if err := errors.Join(os.Truncate(path, 12<<20), loopdev.Resized(first.Path())); err != nil || read("size") != "24576" {
+		t.Errorf("of 12 MiB it shows %s sectors, %v", read("size"), err)
+	}
+	if err := errors.Join(first.Close(), second.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if over, err := loopdev.Over(path); err != nil || over != "" {
+		t.Fatalf("closed: over it lies %q, %v", over, err)
 	}
 }

@@ -4,41 +4,56 @@ package mkfs
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
 
 // fsType is what differs between the filesystems.
 type fsType struct {
+	name       string
 	mkfs, fsck string
-	label      int // longest label in bytes
+	label      int    // longest label in bytes
+	noLabel    string // characters that the label cannot have
+	options    func() optionRules
 	build      func(o Options) ([]string, error)
 }
 
-var types = map[string]fsType{
-	"ext4":  {mkfs: "mkfs.ext4", fsck: "e2fsck", label: 16, build: ext4Arguments},
-	"f2fs":  {mkfs: "mkfs.f2fs", fsck: "fsck.f2fs", label: 511, build: f2fsArguments},
-	"xfs":   {mkfs: "mkfs.xfs", label: 12, build: xfsArguments},
-	"btrfs": {mkfs: "mkfs.btrfs", label: 255, build: btrfsArguments},
-	"vfat":  {mkfs: "mkfs.vfat", fsck: "fsck.vfat", label: 11, build: vfatArguments},
+// typeOf finds a filesystem type; false if it is not known.
+func typeOf(name string) (fsType, bool) {
+	switch name {
+	case "ext4":
+		return fsType{name: name, mkfs: "mkfs.ext4", fsck: "e2fsck", label: 16, options: ext4Options, build: ext4Arguments}, true
+	case "f2fs":
+		// The superblock has room for twice as many, the kernel's ioctls have not
+		// (FSLABEL_MAX).
+		return fsType{name: name, mkfs: "mkfs.f2fs", fsck: "fsck.f2fs", label: 255, options: f2fsOptions, build: f2fsArguments}, true
+	case "xfs":
+		return fsType{name: name, mkfs: "mkfs.xfs", label: 12, noLabel: " \t", options: xfsOptions, build: xfsArguments}, true
+	case "btrfs":
+		return fsType{name: name, mkfs: "mkfs.btrfs", label: 255, noLabel: "\\/", options: btrfsOptions, build: btrfsArguments}, true
+	case "vfat":
+		return fsType{name: name, mkfs: "mkfs.vfat", fsck: "fsck.vfat", label: 11, noLabel: "\"*+,./:;<=>?[\\]|", options: vfatOptions, build: vfatArguments}, true
+	}
+	return fsType{}, false
 }
 
 // arguments are those of the mkfs program, without the device.
-func arguments(fstype string, o Options) ([]string, error) {
-	t := types[fstype]
-	switch {
-	case len(o.Label) > t.label:
-		return nil, &OptionError{Type: fstype, Option: "label", Reason: fmt.Sprintf("%q is longer than %d bytes", o.Label, t.label)}
-	case strings.ContainsAny(o.Label, "\x00\n") || strings.HasPrefix(o.Label, "-"):
-		return nil, &OptionError{Type: fstype, Option: "label", Reason: fmt.Sprintf("%q begins with a hyphen or contains a control character", o.Label)}
-	case strings.ContainsAny(o.UUID, "\x00\n ") || strings.HasPrefix(o.UUID, "-"):
-		return nil, &OptionError{Type: fstype, Option: "uuid", Reason: fmt.Sprintf("%q is none", o.UUID)}
+func (t fsType) arguments(o Options) ([]string, error) {
+	if reason, _ := t.labelProblem(o.Label); reason != "" {
+		return nil, &OptionError{Type: t.name, Option: "label", Reason: reason}
 	}
-	for _, e := range o.Extra {
-		if e == "" || strings.ContainsRune(e, 0) {
-			return nil, &OptionError{Type: fstype, Option: strconv.Quote(e), Reason: "empty, or contains a NUL"}
+	switch {
+	case strings.ContainsAny(o.UUID, "\x00\n ") || strings.HasPrefix(o.UUID, "-"):
+		return nil, &OptionError{Type: t.name, Option: "uuid", Reason: fmt.Sprintf("%q is not a UUID", o.UUID)}
+	}
+	var bad error
+	t.options().check(o.Extra, o.SectorSize, func(i int, reason, _ string) {
+		if bad == nil {
+			bad = &OptionError{Type: t.name, Option: strconv.Quote(o.Extra[i]), Reason: reason}
 		}
+	})
+	if bad != nil {
+		return nil, bad
 	}
 	return t.build(o)
 }
@@ -49,23 +64,6 @@ func optional(flag, value string) []string {
 		return nil
 	}
 	return []string{flag, value}
-}
-
-// hasOption finds an option with a value, "-b 1024" or "-b1024", and returns
-// the last such value.
-func hasOption(args []string, flag string) (value string, ok bool) {
-	for i := 0; i < len(args); i++ {
-		rest, found := strings.CutPrefix(args[i], flag)
-		switch {
-		case !found:
-		case rest != "":
-			value, ok = rest, true
-		case i+1 < len(args):
-			i++
-			value, ok = args[i], true
-		}
-	}
-	return value, ok
 }
 
 // withoutOption removes an option with a value and returns what its values
@@ -96,20 +94,30 @@ func ext4Arguments(o Options) ([]string, error) {
 	// mke2fs heeds the last -E only, and in it the last word of a kind.
 	words := append([]string{"nodiscard,lazy_itable_init=1,lazy_journal_init=0"}, extended...)
 	args := []string{"-F", "-q", "-E", strings.Join(words, ",")}
-	switch value, given := hasOption(extra, "-b"); {
-	case given:
-		// A negative size is the least one that mke2fs may choose.
-		if n, err := strconv.Atoi(strings.TrimPrefix(value, "-")); err == nil && n < o.SectorSize {
-			return nil, tooSmall("ext4", "-b "+value, o.SectorSize)
-		}
-	case o.SectorSize > 1024:
+	if _, blocks := withoutOption(extra, "-b"); len(blocks) == 0 && o.SectorSize > 1024 {
 		// Left alone, mke2fs takes 1 KiB for small devices, whatever the
 		// sector size it sees.
 		args = append(args, "-b", strconv.Itoa(o.SectorSize))
 	}
+	if group := ext4Group(o); group > 0 {
+		args = append(args, "-g", strconv.FormatInt(group, 10))
+	}
 	args = append(args, optional("-L", o.Label)...)
 	args = append(args, optional("-U", o.UUID)...)
 	return append(args, extra...), nil
+}
+
+// ext4Group is how many blocks a block group has, where one of the usual size would hold
+// the whole device: half of them, so that the second group begins with a backup of the
+// superblock. 0 leaves it to mke2fs, as where options of the configuration may choose
+// other blocks, and on devices too small to give any away.
+func ext4Group(o Options) int64 {
+	const block, least = 4096, 16 << 20
+	blocks := o.size / block
+	if o.SectorSize != block || len(o.Extra) > 0 || o.size < least || blocks > 8*block {
+		return 0
+	}
+	return (blocks + 15) / 16 * 8 // a multiple of 8
 }
 
 func f2fsArguments(o Options) ([]string, error) {
@@ -121,16 +129,10 @@ func f2fsArguments(o Options) ([]string, error) {
 
 func xfsArguments(o Options) ([]string, error) {
 	args := []string{"-f", "-q", "-K"}
-	if value, given := hasOption(o.Extra, "-s"); !given {
-		if o.SectorSize > 512 {
-			args = append(args, "-s", "size="+strconv.Itoa(o.SectorSize))
-		}
-	} else if n, err := strconv.Atoi(strings.TrimPrefix(value, "size=")); err == nil && n < o.SectorSize {
-		return nil, tooSmall("xfs", "-s "+value, o.SectorSize)
+	if o.SectorSize > 512 {
+		args = append(args, "-s", "size="+strconv.Itoa(o.SectorSize))
 	}
-	// mkfs.xfs takes no suboption twice.
-	given := slices.ContainsFunc(o.Extra, func(e string) bool { return strings.Contains(e, "uuid=") })
-	if o.UUID != "" && !given {
+	if o.UUID != "" {
 		args = append(args, "-m", "uuid="+o.UUID)
 	}
 	args = append(args, optional("-L", o.Label)...)
@@ -147,12 +149,8 @@ func btrfsArguments(o Options) ([]string, error) {
 func vfatArguments(o Options) ([]string, error) {
 	// -I: a mapping is no partition, and that is fine.
 	args := []string{"-I"}
-	if value, given := hasOption(o.Extra, "-S"); !given {
-		if o.SectorSize > 512 {
-			args = append(args, "-S", strconv.Itoa(o.SectorSize))
-		}
-	} else if n, err := strconv.Atoi(value); err == nil && n < o.SectorSize {
-		return nil, tooSmall("vfat", "-S "+value, o.SectorSize)
+	if o.SectorSize > 512 {
+		args = append(args, "-S", strconv.Itoa(o.SectorSize))
 	}
 	if o.UUID != "" {
 		serial := strings.ReplaceAll(o.UUID, "-", "")
@@ -164,8 +162,4 @@ func vfatArguments(o Options) ([]string, error) {
 	// FAT keeps labels in capitals; mkfs.vfat warns about any other.
 	args = append(args, optional("-n", strings.ToUpper(o.Label))...)
 	return append(args, o.Extra...), nil
-}
-
-func tooSmall(fstype, option string, sector int) error {
-	return &OptionError{Type: fstype, Option: option, Reason: fmt.Sprintf("smaller than the volume's sectors of %d bytes, which would give I/O errors", sector)}
 }

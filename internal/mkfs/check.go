@@ -32,12 +32,12 @@ var fsckArguments = map[string][]string{
 	"vfat": {"-a", "-w"},
 }
 
-// Check runs a filesystem's checker on a device that is not mounted, and lets
-// it repair what it can repair without asking. repaired tells that it did. For
-// xfs and btrfs it does nothing: they are checked as they are mounted. Errors
-// are *OptionError, or *Error around what the program said.
+// Check runs a filesystem's checker on an unmounted device, and lets it repair what
+// it can without asking. repaired reports whether it did. For xfs and btrfs it does
+// nothing: they are checked as they are mounted. Errors are *OptionError, or *Error
+// around what the program said.
 func (m Maker) Check(ctx context.Context, fstype, device string) (repaired bool, err error) {
-	t, ok := types[fstype]
+	t, ok := typeOf(fstype)
 	if !ok {
 		return false, &OptionError{Type: fstype, Option: "type", Reason: "not known"}
 	}
@@ -47,8 +47,8 @@ func (m Maker) Check(ctx context.Context, fstype, device string) (repaired bool,
 	op := "check " + fstype + " on " + device
 	repaired, err = m.check(ctx, fstype, op, device)
 	if fstype == "vfat" && repaired && err == nil {
-		// fsck.vfat says the same of what it repaired and of what it only
-		// found: a second run tells.
+		// fsck.vfat reports repaired and merely found errors alike: only a second run
+		// distinguishes them.
 		if still, err := m.check(ctx, fstype, op, device); err != nil || still {
 			return false, errors.Join(err, stillDamaged(op, still))
 		}
@@ -67,8 +67,9 @@ const beyondRepair = "damaged beyond what can be repaired without questions; run
 
 // check runs the checker once.
 func (m Maker) check(ctx context.Context, fstype, op, device string) (repaired bool, err error) {
+	_, fsck := Programs(fstype)
 	args := append(append([]string(nil), fsckArguments[fstype]...), device)
-	_, err = m.Programs.Run(ctx, types[fstype].fsck, args...)
+	_, err = m.Programs.Run(ctx, fsck, args...)
 	var exit *program.ExitError
 	switch {
 	case err == nil:

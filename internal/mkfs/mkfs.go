@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mkfs makes and checks filesystems by their own programs.
+// Package mkfs makes and checks filesystems with their own programs.
 //
-// The device is always overwritten: whether that may happen is decided before.
-// What the programs have in common here: nothing is asked, and the device is
-// not discarded. A discard through dm-crypt is either ignored or tells what is
-// used, takes seconds on some eMMCs, and leaves noise, not zeros, to be read.
+// The device is always overwritten: the caller decides whether it may be. The
+// programs never ask, and never discard the device: a discard through dm-crypt is
+// either ignored or reveals what is used, takes seconds on some eMMCs, and leaves
+// noise, not zeros.
 package mkfs
 
 import (
@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"imxcrypt/internal/fault"
@@ -26,18 +27,21 @@ type Maker struct {
 
 // Options of a new filesystem.
 type Options struct {
-	Label string // the limits are the filesystem's: see LabelLimit
+	Label string // the limits are the filesystem's: see LabelProblem
 	// UUID in the notation of the filesystem (vfat: "1A2B-3C4D"); "" lets
 	// the program draw one. So does a program that cannot be given one, and an
-	// option in Extra wins: who relies on it reads it back.
+	// option in Extra wins: read it back before relying on it.
 	UUID string
 	// SectorSize in bytes of the device below, 0 if it does not matter. The
 	// filesystem must not use smaller blocks: dm-crypt answers a request
 	// smaller than its sector with an I/O error.
 	SectorSize int
 	// Extra options from the configuration, handed to the program before
-	// the device. They win over what this package chooses.
+	// the device: those that CheckOptions takes. They win over what this package
+	// chooses.
 	Extra []string
+
+	size int64 // of the device in bytes; 0 if it is not known
 }
 
 // OptionError is an option that the filesystem cannot have.
@@ -79,32 +83,32 @@ func runError(op string, err error) error {
 	return &Error{Op: op, Code: fault.CodeOf(err), Err: err}
 }
 
-// Known tells whether Make can make a filesystem type.
+// Types lists the filesystem types that Make can make.
+func Types() []string { return []string{"ext4", "f2fs", "xfs", "btrfs", "vfat"} }
+
+// Known reports whether Make can make a filesystem type.
 func Known(fstype string) bool {
-	_, ok := types[fstype]
+	_, ok := typeOf(fstype)
 	return ok
 }
 
 // Programs names the programs that make and check a filesystem type. fsck is
-// empty where mounting is all the check there is.
+// empty if mounting is the only check.
 func Programs(fstype string) (mkfs, fsck string) {
-	t := types[fstype]
+	t, _ := typeOf(fstype)
 	return t.mkfs, t.fsck
 }
-
-// LabelLimit is the longest label of a filesystem type in bytes, 0 for a type
-// that is not known.
-func LabelLimit(fstype string) int { return types[fstype].label }
 
 // Make makes a filesystem on a device, over whatever is there, and returns
 // when it is durable. Errors are *OptionError, or *Error around what the
 // program said.
 func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error {
-	t, ok := types[fstype]
+	t, ok := typeOf(fstype)
 	if !ok {
 		return &OptionError{Type: fstype, Option: "type", Reason: "not known"}
 	}
-	args, err := arguments(fstype, o)
+	o.size = sizeOf(device)
+	args, err := t.arguments(o)
 	if err != nil {
 		return err
 	}
@@ -112,7 +116,7 @@ func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error
 	_, err = m.Programs.Run(ctx, t.mkfs, append(args, device)...)
 	if o.UUID != "" && refusesUUID(err) {
 		o.UUID = ""
-		if args, err = arguments(fstype, o); err != nil {
+		if args, err = t.arguments(o); err != nil {
 			return err
 		}
 		_, err = m.Programs.Run(ctx, t.mkfs, append(args, device)...)
@@ -128,7 +132,21 @@ func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error
 	return nil
 }
 
-// refusesUUID tells whether a program failed because of the UUID: f2fs-tools before
+// sizeOf is a device's size; 0 if it cannot be found out, which the program then says.
+func sizeOf(device string) int64 {
+	f, err := os.Open(device)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0
+	}
+	return size
+}
+
+// refusesUUID reports whether a program failed because of the UUID: f2fs-tools before
 // 1.13 have no option for it, and mkfs.btrfs takes none that it finds on another
 // device, be it this one by another name.
 func refusesUUID(err error) bool {

@@ -6,9 +6,11 @@
 package mkfs
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,12 +39,13 @@ func TestArguments(t *testing.T) {
 		{"f2fs", Options{Label: "data", UUID: uuid, SectorSize: 4096}, "-f -q -t 0 -l data -U " + uuid},
 		{"xfs", Options{Label: "data", UUID: uuid, SectorSize: 4096}, "-f -q -K -s size=4096 -m uuid=" + uuid + " -L data"},
 		{"xfs", Options{SectorSize: 512}, "-f -q -K"},
-		{"xfs", Options{UUID: uuid, Extra: []string{"-m", "crc=1,uuid=generate"}}, "-f -q -K -m crc=1,uuid=generate"},
+		{"xfs", Options{UUID: uuid, Extra: []string{"-m", "crc=1"}}, "-f -q -K -m uuid=" + uuid + " -m crc=1"},
 		{"btrfs", Options{Label: "data", UUID: uuid, SectorSize: 4096}, "-f -q -K -L data -U " + uuid},
 		{"vfat", Options{Label: "data", UUID: "1A2B-3C4D", SectorSize: 4096}, "-I -S 4096 -i 1A2B3C4D -n DATA"},
 		{"vfat", Options{Extra: []string{"-F", "32"}}, "-I -F 32"},
 	} {
-		got, err := arguments(c.fstype, c.o)
+		fs, _ := typeOf(c.fstype)
+		got, err := fs.arguments(c.o)
 		if err != nil || strings.Join(got, " ") != c.want {
 			t.Errorf("%s %+v:\n got %q, %v\nwant %q", c.fstype, c.o, strings.Join(got, " "), err, c.want)
 		}
@@ -67,6 +70,12 @@ func TestArgumentsRefused(t *testing.T) {
 		{"xfs", Options{SectorSize: 4096, Extra: []string{"-s", "size=512"}}},
 		{"vfat", Options{SectorSize: 4096, Extra: []string{"-S", "512"}}},
 		{"btrfs", Options{Extra: []string{""}}},
+		// What the configuration refuses is not taken from anybody else either.
+		{"xfs", Options{UUID: uuid, Extra: []string{"-m", "crc=1,uuid=generate"}}},
+		{"ext4", Options{Extra: []string{"-E", "offset=4096"}}},
+		{"ext4", Options{Extra: []string{"/dev/sda"}}},
+		{"f2fs", Options{Label: strings.Repeat("l", 256)}},
+		{"btrfs", Options{Label: "a/b"}},
 		{"ntfs", Options{}},
 	} {
 		err := Maker{}.Make(t.Context(), c.fstype, "/nonexistent", c.o)
@@ -108,11 +117,11 @@ func TestKnown(t *testing.T) {
 	t.Parallel()
 	for _, fstype := range []string{"ext4", "f2fs", "xfs", "btrfs", "vfat"} {
 		mkfs, _ := Programs(fstype)
-		if !Known(fstype) || mkfs != "mkfs."+fstype || LabelLimit(fstype) == 0 || !fsprobe.Known(fstype) {
+		if !Known(fstype) || mkfs != "mkfs."+fstype || FitLabel(fstype, "data") != "data" || !fsprobe.Known(fstype) {
 			t.Errorf("%s: %v, %q", fstype, Known(fstype), mkfs)
 		}
 	}
-	if Known("none") || Known("") || LabelLimit("none") != 0 {
+	if Known("none") || Known("") || FitLabel("none", "data") != "" {
 		t.Error("none is known")
 	}
 }
@@ -173,6 +182,46 @@ func TestSmallExt4KeepsTheSectorSize(t *testing.T) {
 	}
 	if got := probe(t, path); got.BlockSize != 4096 {
 		t.Errorf("blocks of %d bytes", got.BlockSize)
+	}
+}
+
+// A device that one block group would hold has a backup of the superblock, by which
+// e2fsck repairs it.
+func TestSmallExt4HasABackupSuperblock(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int64{16 << 20, 62 << 20, 100<<20 + 12288, 128 << 20} {
+		path := image(t, size)
+		o := Options{SectorSize: 4096}
+		if err := (Maker{}).Make(t.Context(), "ext4", path, o); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, 8192), 0); err != nil {
+			t.Fatal(err)
+		}
+		// Half of the blocks, up to a multiple of 8.
+		backup := strconv.FormatInt((size/4096+15)/16*8, 10)
+		_, err = (program.Runner{}).Run(t.Context(), "e2fsck", "-f", "-y", "-b", backup, "-B", "4096", path)
+		var exit *program.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		if got := probe(t, path); got.Type != "ext4" || !got.Verified {
+			t.Errorf("%d bytes, backup at %s: %+v, %v", size, backup, got, err)
+		}
+		if repaired, err := (Maker{}).Check(t.Context(), "ext4", path); repaired || err != nil {
+			t.Errorf("%d bytes, after the repair: %v, %v", size, repaired, err)
+		}
+	}
+	// What the configuration says wins.
+	for _, o := range []Options{{SectorSize: 4096, Extra: []string{"-g", "8192"}}, {SectorSize: 512}} {
+		if o.size = 62 << 20; ext4Group(o) != 0 {
+			t.Errorf("%+v: %d", o, ext4Group(o))
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ type Process struct {
 	Path    string // the file or folder it uses
 }
 
-// Users are what keeps a mount busy, as far as it can be found.
+// Users are what keeps a mount busy, as far as can be determined.
 type Users struct {
 	Processes []Process
 	Mounts    []string // mount points below
@@ -28,7 +28,7 @@ type Users struct {
 	Swap      []string // swap files in it
 }
 
-// String is one line for a message; empty when nobody was found.
+// String is one line for a message; empty if no user was found.
 func (u Users) String() string {
 	var parts []string
 	for i, p := range u.Processes {
@@ -72,9 +72,9 @@ func (e *BusyError) Unwrap() error { return e.Err }
 // FaultCode implements fault.Coder.
 func (e *BusyError) FaultCode() fault.Code { return fault.MountBusy }
 
-// FindUsers finds who keeps the mount on target busy. It looks at names only
-// and never at the files, so that a filesystem that hangs does not hang it. A
-// process may come, go or be out of sight: the result is for messages.
+// FindUsers finds who keeps the mount on target busy. It reads only names, never the
+// files, so that a hanging filesystem does not hang it. Processes may come, go or be
+// invisible: the result is for messages.
 func FindUsers(target string) (Users, error) { return findUsers("/proc", "/sys", target) }
 
 func findUsers(proc, sys, target string) (Users, error) {
@@ -91,7 +91,7 @@ func findUsers(proc, sys, target string) (Users, error) {
 	return u, err
 }
 
-// inside tells whether path is target or lies below it.
+// inside reports whether path is target or lies below it.
 func inside(path, target string) bool {
 	if target == "/" {
 		return strings.HasPrefix(path, "/")

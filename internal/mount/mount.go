@@ -8,8 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
+	"imxcrypt/internal/devnum"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/klog"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,13 +24,20 @@ type Error struct {
 	Code   fault.Code
 	Reason string // what the errno means here; may be empty
 	Err    error
+	// KernelLog is what the kernel logged of the device meanwhile; empty if it cannot
+	// be read.
+	KernelLog []string
 }
 
 func (e *Error) Error() string {
+	text := fmt.Sprintf("%s: %v", e.Op, e.Err)
 	if e.Reason != "" {
-		return fmt.Sprintf("%s: %v: %s", e.Op, e.Err, e.Reason)
+		text += ": " + e.Reason
 	}
-	return fmt.Sprintf("%s: %v", e.Op, e.Err)
+	if len(e.KernelLog) > 0 {
+		text += " (kernel: " + strings.Join(e.KernelLog, "; ") + ")"
+	}
+	return text
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -34,7 +45,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // FaultCode implements fault.Coder.
 func (e *Error) FaultCode() fault.Code { return e.Code }
 
-// ErrNotMounted says that nothing is mounted on a target.
+// ErrNotMounted means that nothing is mounted on a target.
 var ErrNotMounted = errors.New("not mounted")
 
 // Mount mounts the filesystem of a device on an existing folder that nothing
@@ -52,17 +63,54 @@ func Mount(source, target, fstype string, options []string) error {
 	if err := t.Usable(); err != nil {
 		return err
 	}
+	mark := klog.Now(klog.Path)
+	defer mark.Close()
 	if err := unix.Mount(source, t.Path, fstype, flags, data); err != nil {
-		code, reason := explainMount(err, fstype, flags&unix.MS_RDONLY != 0)
-		return &Error{Op: fmt.Sprintf("mount %s on %s (%s)", source, target, fstype), Code: code, Reason: reason, Err: err}
+		said := saidOf(&mark, source, fstype)
+		code, reason := explainMount(err, fstype, flags&unix.MS_RDONLY != 0, strings.ToLower(strings.Join(said, "\n")))
+		return &Error{Op: fmt.Sprintf("mount %s on %s (%s)", source, target, fstype), Code: code, Reason: reason, Err: err, KernelLog: said}
 	}
 	return nil
 }
 
-// explainMount says what an errno of mount(2) means when a device is mounted;
-// the rest stands in the kernel's log.
-func explainMount(err error, fstype string, readOnly bool) (fault.Code, string) {
+// maxSaid is the number of the kernel's messages that an error quotes.
+const maxSaid = 3
+
+// saidOf is what the kernel has logged of a device, or of the filesystem where it
+// names none, since the mark.
+func saidOf(mark *klog.Mark, source, fstype string) (said []string) {
+	name := source
+	if path, err := filepath.EvalSymlinks(source); err == nil {
+		name = path
+	}
+	var st unix.Stat_t
+	if unix.Stat(source, &st) == nil {
+		if link, err := os.Readlink("/sys/dev/block/" + devnum.Of(st.Rdev).String()); err == nil {
+			name = link
+		}
+	}
+	name = filepath.Base(name)
+	for _, r := range mark.Since(func(r klog.Record) bool {
+		return r.Facility == 0 && (strings.Contains(r.Text, name) || strings.HasPrefix(strings.ToLower(r.Text), fstype))
+	}) {
+		said = append(said, r.Text)
+	}
+	return said[:min(len(said), maxSaid)]
+}
+
+// explainMount says what an errno of mount(2) means when a device is mounted, and
+// the kernel has said something in lower case.
+func explainMount(err error, fstype string, readOnly bool, said string) (fault.Code, string) {
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(said, w) })
+	}
 	switch {
+	case errors.Is(err, unix.EINVAL) && has("block size", "byte sectors", "sector size", "blocksize"):
+		return fault.FilesystemWrong, "its blocks do not fit the sectors of this device"
+	case errors.Is(err, unix.EINVAL) && has("mount option", "unknown parameter", "bad value", "unrecognized"):
+		return fault.ConfigInvalid, "mount.options holds one that " + fstype + " does not take"
+	case errors.Is(err, unix.EINVAL) && has("journal", "corrupt", "checksum", "damaged", "log mount", "recovery"):
+		return fault.FilesystemDamaged, "the filesystem is damaged"
 	case errors.Is(err, unix.EROFS) && readOnly:
 		return fault.DeviceReadOnly, unreplayed(fstype)
 	case errors.Is(err, unix.ENODEV):
@@ -73,7 +121,9 @@ func explainMount(err error, fstype string, readOnly bool) (fault.Code, string) 
 		return fault.FilesystemWrong, "no " + fstype + " there, or an option that it does not know"
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES):
 		return fault.DeviceReadOnly, "the device is read-only and the mount is not"
-	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EILSEQ), errors.Is(err, unix.EIO):
+	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG):
+		return fault.FilesystemDamaged, "the filesystem is damaged"
+	case errors.Is(err, unix.EILSEQ), errors.Is(err, unix.EIO):
 		return fault.IOFailed, "the filesystem or the device is damaged"
 	case errors.Is(err, unix.EPERM):
 		return fault.PermissionMissing, ""
@@ -95,8 +145,8 @@ func unreplayed(fstype string) string {
 }
 
 // Unmount unmounts what is mounted on target; of several mounts the topmost.
-// It wraps ErrNotMounted if there is none, and is a *BusyError that names who
-// keeps it busy. It returns when the filesystem is written out.
+// The error wraps ErrNotMounted if nothing is mounted, or is a *BusyError that names
+// the users. Unmount returns when the filesystem is written out.
 func Unmount(target string) error {
 	t, err := Look(target)
 	if err != nil {
@@ -120,7 +170,22 @@ func Unmount(target string) error {
 	return &Error{Op: "unmount " + target, Code: fault.IOFailed, Err: err}
 }
 
-// TargetState is what stands at a mount point.
+// Idle enforces that what is mounted on target could be unmounted now, and leaves it
+// mounted; the error is that of Unmount.
+func Idle(target string) error {
+	t, err := Look(target)
+	if err != nil {
+		return err
+	}
+	// Only marks the mount, and using it removes the mark (umount2(2)).
+	if err := unix.Unmount(t.Path, unix.UMOUNT_NOFOLLOW|unix.MNT_EXPIRE); errors.Is(err, unix.EBUSY) {
+		users, _ := FindUsers(t.Path)
+		return &BusyError{Target: target, Users: users, Err: err}
+	}
+	return nil
+}
+
+// TargetState is the state of a mount point.
 type TargetState string
 
 const (
@@ -169,7 +234,7 @@ func (t Target) Usable() error {
 	return &TargetError{Target: t}
 }
 
-// Look finds out what stands at a mount point, which must be an absolute path.
+// Look returns the state of a mount point, which must be an absolute path.
 func Look(target string) (Target, error) { return LookAt("/proc", target) }
 
 // LookAt is Look with another root for /proc.
@@ -209,9 +274,9 @@ func LookAt(proc, target string) (Target, error) {
 	return t, nil
 }
 
-// free is sure that a path is a folder that nothing is mounted on: the kernel says
-// so (statx, since Linux 5.8), in one call instead of the whole list of mounts.
-// Anything else is looked up.
+// free reports whether a path is certainly a folder that nothing is mounted on: the
+// kernel says so (statx, since Linux 5.8) in one call, without the list of mounts.
+// If false, the list decides.
 func free(path string) bool {
 	var st unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st) != nil {

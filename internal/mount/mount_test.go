@@ -271,3 +271,27 @@ func TestLookAgreesWithTheListOfMounts(t *testing.T) {
 		}
 	}
 }
+
+// EINVAL means one of several things, which the kernel's log distinguishes.
+func TestWhatTheKernelSaidExplainsAFailedMount(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]fault.Code{
+		"":                                    fault.FilesystemWrong,
+		"ext4-fs (dm-0): bad block size 1024": fault.FilesystemWrong,
+		"ext4-fs (dm-0): blocksize too small for device":                             fault.FilesystemWrong,
+		"xfs (dm-0): device supports 4096 byte sectors (not 512)":                    fault.FilesystemWrong,
+		"ext4: unknown parameter 'nosuchoption'":                                     fault.ConfigInvalid,
+		"ext4-fs (dm-0): unrecognized mount option \"foo\" or missing value":         fault.ConfigInvalid,
+		"jbd2: journal checksum error\next4-fs (dm-0): error loading journal":        fault.FilesystemDamaged,
+		"f2fs-fs (dm-0): mismatch valid blocks\nf2fs-fs (dm-0): failed, corrupt":     fault.FilesystemDamaged,
+		"ext4-fs (dm-0): ext4_check_descriptors: checksum for group 0 failed (1!=2)": fault.FilesystemDamaged,
+		"ext4-fs (dm-0): vfs: can't find ext4 filesystem":                            fault.FilesystemWrong,
+	} {
+		if got, _ := explainMount(unix.EINVAL, "ext4", false, said); got != want {
+			t.Errorf("%q: %s, expected %s", said, got, want)
+		}
+	}
+	if got, _ := explainMount(unix.EUCLEAN, "ext4", false, ""); got != fault.FilesystemDamaged {
+		t.Errorf("EUCLEAN: %s", got)
+	}
+}

@@ -110,7 +110,7 @@ func TestMountRefused(t *testing.T) {
 	}{
 		{dev, target + "/none", "ext4", nil, fault.MountPointMissing, nil},
 		{dev, "/etc/passwd", "ext4", nil, fault.MountPointMissing, nil},
-		{dev, target, "ext4", []string{"nosuchoption"}, fault.FilesystemWrong, unix.EINVAL},
+		{dev, target, "ext4", []string{"nosuchoption"}, fault.ConfigInvalid, unix.EINVAL},
 		{dev, target, "nosuchfs", nil, fault.Failed, unix.ENODEV},
 		{dev, target, "xfs", nil, fault.FilesystemWrong, unix.EINVAL},
 		{"/dev/nosuchdevice", target, "ext4", nil, fault.DeviceMissing, unix.ENOENT},

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mount mounts and unmounts filesystems, and tells what is mounted
-// where and by whom a mount is kept busy.
+// Package mount mounts and unmounts filesystems, and finds what is mounted where and
+// what keeps a mount busy.
 package mount
 
 import (
@@ -32,10 +32,12 @@ type Entry struct {
 	Options, SuperOptions []string
 	Type                  string
 	Source                string
+	// Shared and Master are the peer groups that the mount belongs to and that it
+	// follows; 0: none (Documentation/filesystems/sharedsubtree.rst).
+	Shared, Master int
 }
 
-// ReadOnly tells whether this mount refuses writes, be it by its own flag or
-// because its filesystem is read-only.
+// ReadOnly reports whether this mount or its filesystem is read-only.
 func (e Entry) ReadOnly() bool {
 	return hasWord(e.Options, "ro") || hasWord(e.SuperOptions, "ro")
 }
@@ -69,9 +71,11 @@ func (e *ListError) Unwrap() error { return e.Err }
 // order: of two mounts on one target the later one covers the earlier.
 func List() ([]Entry, error) { return ListAt("/proc") }
 
-// ListAt is List with another root for /proc.
-func ListAt(proc string) ([]Entry, error) {
-	path := filepath.Join(proc, "self/mountinfo")
+// ListAt is List with another root for /proc. A line that is not understood is an
+// error; the entries of the others come with it.
+func ListAt(proc string) ([]Entry, error) { return listFile(filepath.Join(proc, "self/mountinfo")) }
+
+func listFile(path string) ([]Entry, error) {
 	f, err := plainfile.Open(path, os.O_RDONLY)
 	if err != nil {
 		return nil, &ListError{Path: path, Err: err}
@@ -79,7 +83,7 @@ func ListAt(proc string) ([]Entry, error) {
 	defer func() { _ = f.Close() }()
 	entries, line, err := parse(f)
 	if err != nil {
-		return nil, &ListError{Path: path, Line: line, Err: err}
+		return entries, &ListError{Path: path, Line: line, Err: err}
 	}
 	return entries, nil
 }
@@ -88,24 +92,28 @@ func ListAt(proc string) ([]Entry, error) {
 // four times that when escaped, and overlayfs options with a few paths more.
 const maxLine = 1 << 20
 
-func parse(r io.Reader) (entries []Entry, line int, err error) {
+// parse returns the first line that is not understood with the error.
+func parse(r io.Reader) (entries []Entry, badLine int, err error) {
 	sc := bufio.NewScanner(r)
 	sc.Buffer(nil, maxLine)
+	line := 0
 	for sc.Scan() {
 		line++
 		if sc.Text() == "" {
 			continue
 		}
-		e, err := parseLine(sc.Text())
-		if err != nil {
-			return nil, line, err
+		e, lineErr := parseLine(sc.Text())
+		switch {
+		case lineErr == nil:
+			entries = append(entries, e)
+		case err == nil:
+			badLine, err = line, lineErr
 		}
-		entries = append(entries, e)
 	}
-	if err := sc.Err(); err != nil {
-		return nil, line + 1, err
+	if scanErr := sc.Err(); scanErr != nil && err == nil {
+		badLine, err = line+1, scanErr
 	}
-	return entries, 0, nil
+	return entries, badLine, err
 }
 
 func parseLine(text string) (Entry, error) {
@@ -144,6 +152,15 @@ func parseLine(text string) (Entry, error) {
 	e.Root = unescape(f[3])
 	e.Target = unescape(f[4])
 	e.Options = splitOptions(f[5])
+	for _, field := range f[6:hyphen] {
+		tag, group, _ := strings.Cut(field, ":")
+		switch n, _ := strconv.Atoi(group); tag {
+		case "shared":
+			e.Shared = n
+		case "master":
+			e.Master = n
+		}
+	}
 	e.Type = unescape(tail[0])
 	e.Source = unescape(tail[1])
 	e.SuperOptions = splitOptions(tail[2])

@@ -60,7 +60,7 @@ var flagWords = map[string]flagWord{
 	"nouser":   {},
 }
 
-// refusedWords ask for another kind of mount than a device on a folder.
+// refusedWords ask for something other than mounting a device on a folder.
 var refusedWords = map[string]string{
 	"bind": "", "rbind": "", "move": "", "remount": "",
 	"shared": "", "rshared": "", "private": "", "rprivate": "", "slave": "", "rslave": "", "unbindable": "", "runbindable": "",
@@ -86,9 +86,9 @@ func (e *OptionError) Error() string {
 func (e *OptionError) FaultCode() fault.Code { return fault.ConfigInvalid }
 
 // ParseOptions turns option words, as they stand in fstab, into the flags and
-// the data of mount(2). A later word wins over an earlier one. A word that is
-// no flag is the filesystem's own and handed on as it is: whether it exists
-// only the filesystem knows. Errors are *OptionError.
+// the data of mount(2). A later word wins over an earlier one. A word that is not a
+// flag is passed to the filesystem, which alone knows whether it exists. Errors are
+// *OptionError.
 func ParseOptions(words []string) (flags uintptr, data string, err error) {
 	var own []string
 	for _, w := range words {

@@ -19,8 +19,33 @@ func (t *tail) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// LastLines are the last n lines that say something, joined by " / ", made fit
-// for a message: what cannot be printed is left out.
+// maxWords is how many lines of a program's output an error repeats.
+const maxWords = 8
+
+// ownWords is why a program failed, in its own words: what it wrote without the usage
+// that some add, unless there is nothing else.
+func ownWords(output []byte) string {
+	var b strings.Builder
+	usage := false
+	for line := range strings.Lines(string(output)) {
+		switch text := strings.ToLower(strings.TrimSpace(line)); {
+		case strings.HasPrefix(text, "usage:"):
+			usage = true
+		case text == "", line[0] != ' ' && line[0] != '\t' && line[0] != '/' && line[0] != '[' && line[0] != '<':
+			usage = usage && text == ""
+		}
+		if !usage {
+			b.WriteString(line)
+		}
+	}
+	if words := LastLines([]byte(b.String()), maxWords); words != "" {
+		return words
+	}
+	return LastLines(output, maxWords)
+}
+
+// LastLines are the last n non-empty lines, joined by " / ", without unprintable
+// characters.
 func LastLines(output []byte, n int) string {
 	var lines []string
 	for _, l := range strings.FieldsFunc(string(output), func(r rune) bool { return r == '\n' || r == '\r' }) {

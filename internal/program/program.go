@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package program runs other programs: found in fixed places, with a clean
-// environment, nothing on their input, their output captured and bounded.
+// environment, empty input, and their output captured and bounded.
 package program
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Runner runs programs. Its zero value is the one to use; tests give it other
-// places.
+// Runner runs programs. Use its zero value; tests set other places.
 type Runner struct {
 	// Dirs are searched in order. Empty means /usr/sbin, /usr/bin, /sbin and
 	// /bin: never the caller's PATH, which a user may have written.
@@ -33,8 +33,8 @@ type Runner struct {
 
 const (
 	defaultGrace = 5 * time.Second
-	// maxOutput in bytes of each stream is kept, the last of it: what a
-	// program died of stands at the end.
+	// maxOutput is how many bytes of each stream are kept, from its end, which is
+	// where a program says what it died of.
 	maxOutput = 64 << 10
 )
 
@@ -66,10 +66,9 @@ type ExitError struct {
 	Name   string
 	Code   int            // exit status; -1 when killed
 	Signal syscall.Signal // 0 unless killed
-	// Output is the end of what it wrote, standard error before standard
-	// output if both; see LastLines.
+	// Output is the end of what it wrote, standard error last.
 	Output []byte
-	// Cause is why we ended it: the context's cause. Nil if it ended itself.
+	// Cause is the context's cause if we ended it, nil if it ended by itself.
 	Cause error
 }
 
@@ -83,8 +82,8 @@ func (e *ExitError) Error() string {
 	default:
 		s = fmt.Sprintf("%s failed with exit status %d", e.Name, e.Code)
 	}
-	if last := LastLines(e.Output, 3); last != "" {
-		s += ": " + last
+	if words := ownWords(e.Output); words != "" {
+		s += ": " + words
 	}
 	return s
 }
@@ -122,8 +121,8 @@ func (r Runner) Find(name string) (string, error) {
 	return "", &MissingError{Name: name, Dirs: dirs}
 }
 
-// Run runs a program to its end. When ctx ends first, the program and what it
-// started get SIGTERM, and SIGKILL after the grace period. The error is a
+// Run runs a program to its end. When ctx ends first, the program and its children
+// get SIGTERM, and SIGKILL after the grace period. The error is a
 // *MissingError, an *ExitError (the Result is then filled in as well), or says
 // why it could not be started. No secret may be among the arguments: everyone
 // can read them.
@@ -133,22 +132,24 @@ func (r Runner) Run(ctx context.Context, name string, args ...string) (Result, e
 		return Result{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return Result{}, fmt.Errorf("run %s: %w", name, context.Cause(ctx))
+		return Result{}, fault.New(fault.Interrupted, "run "+name, context.Cause(ctx))
 	}
 	var out, errOut tail
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=" + strings.Join(r.dirs(), ":"), "LC_ALL=C"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	// A group of its own: the terminal's ^C then reaches us alone, and we end
-	// the program at a moment of our choosing.
+	// A process group of its own: ^C then reaches only us, and we choose when to
+	// end the program.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	grace := r.Grace
 	if grace == 0 {
 		grace = defaultGrace
 	}
 	done := make(chan struct{})
+	stopped := false // by us; read after Wait
 	cmd.Cancel = func() error {
+		stopped = true
 		group := -cmd.Process.Pid
 		go func() {
 			select {
@@ -159,9 +160,12 @@ func (r Runner) Run(ctx context.Context, name string, args ...string) (Result, e
 		}()
 		return unix.Kill(group, unix.SIGTERM)
 	}
-	// Should one that left the group keep our pipes open.
+	// In case a child that left the group keeps our pipes open.
 	cmd.WaitDelay = grace + time.Second
 	if err := cmd.Start(); err != nil {
+		if ctx.Err() != nil {
+			return Result{}, fault.New(fault.Interrupted, "run "+name, context.Cause(ctx))
+		}
 		return Result{}, fmt.Errorf("run %s: %w", path, err)
 	}
 	err = cmd.Wait()
@@ -170,23 +174,20 @@ func (r Runner) Run(ctx context.Context, name string, args ...string) (Result, e
 	if err == nil {
 		return res, nil
 	}
-	return res, exitError(ctx, name, cmd, err, res)
+	return res, exitError(ctx, stopped, name, cmd, err, res)
 }
 
-func exitError(ctx context.Context, name string, cmd *exec.Cmd, err error, res Result) error {
+func exitError(ctx context.Context, stopped bool, name string, cmd *exec.Cmd, err error, res Result) error {
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) && ctx.Err() == nil {
+	if !errors.As(err, &exit) && !stopped {
 		return fmt.Errorf("run %s: %w", name, err)
 	}
 	e := &ExitError{Name: name, Code: cmd.ProcessState.ExitCode()}
 	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		e.Signal = ws.Signal()
 	}
-	e.Output = res.Stderr
-	if LastLines(e.Output, 1) == "" {
-		e.Output = res.Stdout
-	}
-	if ctx.Err() != nil {
+	e.Output = bytes.Join([][]byte{res.Stdout, res.Stderr}, []byte("\n"))
+	if stopped {
 		e.Cause = context.Cause(ctx)
 	}
 	return e

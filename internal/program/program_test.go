@@ -57,8 +57,12 @@ func TestFailureHasTheLastLines(t *testing.T) {
 	if !errors.As(err, &exit) || exit.Code != 3 || fault.CodeOf(err) != fault.ProgramFailed {
 		t.Fatalf("%v", err)
 	}
-	if want := "tool failed with exit status 3: two / three / four"; err.Error() != want {
+	if want := "tool failed with exit status 3: fine / one / two / three / four"; err.Error() != want {
 		t.Errorf("%q, want %q", err, want)
+	}
+	_, err = script(t, `echo 'no such option' >&2; printf 'Usage: tool\n/* sizes */\t\t[-s size]\n\t\t[-n]\n<num> is a number\n' >&2; exit 1`).Run(t.Context(), "tool")
+	if !strings.HasSuffix(err.Error(), "exit status 1: no such option") {
+		t.Errorf("with a usage behind: %v", err)
 	}
 	_, err = script(t, `echo said on stdout; exit 1`).Run(t.Context(), "tool")
 	if !strings.HasSuffix(err.Error(), "said on stdout") {
@@ -122,7 +126,7 @@ func TestCancel(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := script(t, "exit 0").Run(ctx, "tool"); !errors.Is(err, context.Canceled) {
+	if _, err := script(t, "exit 0").Run(ctx, "tool"); !errors.Is(err, context.Canceled) || fault.CodeOf(err) != fault.Interrupted {
 		t.Errorf("cancelled before: %v", err)
 	}
 }

@@ -15,14 +15,14 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// Harden makes the calling process one that may hold keys: not traceable or
-// readable by others of the same user (PR_SET_DUMPABLE 0), without core dumps
-// (RLIMIT_CORE 0), and with memory that is locked as it is touched, so that
-// no copy the runtime makes can reach swap.
+// Harden prepares the process to hold keys: other processes of the same user
+// cannot trace or read it (PR_SET_DUMPABLE 0), it leaves no core dumps
+// (RLIMIT_CORE 0), and its memory is locked as it is touched, so that no copy made
+// by the runtime can reach swap.
 //
-// The error tells which of the three was refused; the first two never are for
-// root. Locking everything may be (RLIMIT_MEMLOCK without CAP_IPC_LOCK); key
-// buffers are locked one by one all the same, and New fails if they cannot be.
+// The error says which of the three was refused. The first two never are for root.
+// Locking everything may be (RLIMIT_MEMLOCK without CAP_IPC_LOCK); key buffers are
+// still locked one by one, and New fails if they cannot be.
 func Harden() error {
 	if err := undumpable(); err != nil {
 		return err
@@ -35,11 +35,10 @@ func Harden() error {
 	return nil
 }
 
-// HardenData is Harden for a process that is done at once, at boot: of what is
-// mapped already it locks what can be written, that being all that could reach
-// swap. The program's own code is two thirds of the pages, and locking them and
-// letting go of them at the end takes a sixth of the time that opening a volume
-// takes.
+// HardenData is Harden for a short-lived process at boot: of the existing mappings
+// it locks only the writable ones, since nothing else can reach swap. The program's
+// code is two thirds of the pages; locking and releasing it takes a sixth of the
+// time of opening a volume.
 func HardenData() error {
 	if err := undumpable(); err != nil {
 		return err
@@ -47,7 +46,7 @@ func HardenData() error {
 	if err := unix.Mlockall(unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return lockRefused("lock the process's memory", err)
 	}
-	// What is mapped from here on is locked, so that the list misses nothing.
+	// Later mappings are locked as they are made, so that the list misses nothing.
 	maps, err := plainfile.Read("/proc/self/maps")
 	if err != nil {
 		return fmt.Errorf("lock the process's memory: %w", err)
@@ -66,8 +65,8 @@ func HardenData() error {
 		}
 		_, _, errno := unix.Syscall(unix.SYS_MLOCK2, uintptr(start), uintptr(end-start), unix.MLOCK_ONFAULT)
 		if errno == unix.ENOMEM {
-			// Another thread of the runtime has given a part of it back since
-			// the list was read. The kernel's own list is always right.
+			// Another thread of the runtime has unmapped a part of it since the list
+			// was read. The kernel's own list is always right.
 			return Harden()
 		}
 		if errno != 0 {
@@ -88,8 +87,8 @@ func undumpable() error {
 	return nil
 }
 
-// lockRefused explains that memory could not be locked: but for root the limit
-// RLIMIT_MEMLOCK applies, and reaching it is ENOMEM or EAGAIN.
+// lockRefused explains why memory could not be locked: without root RLIMIT_MEMLOCK
+// applies, and exceeding it is ENOMEM or EAGAIN.
 func lockRefused(what string, err error) error {
 	if errors.Is(err, unix.EPERM) || os.Geteuid() != 0 {
 		return fault.New(fault.PermissionMissing, what+": only root may lock as much as is needed", err)

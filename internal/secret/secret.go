@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package secret keeps key material in memory that is never swapped, never
-// dumped and gone after use.
+// dumped, and wiped after use.
 package secret
 
 import (
@@ -13,13 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffer is memory of its own for one secret: anonymous pages outside Go's
-// heap (so that the garbage collector never copies them), locked against
-// swapping, left out of core dumps and zeroed in a forked child.
+// Buffer holds one secret in pages of its own: outside Go's heap, so that the
+// garbage collector never copies them, locked against swapping, excluded from core
+// dumps and zeroed in a forked child.
 //
-// Whoever creates a Buffer, or is handed one by a function that says so, owns
-// it and calls Wipe, as a rule by defer right where it was born. A Buffer must
-// not be copied. Its methods may be called from several goroutines, but the
+// The creator of a Buffer, or the caller of a function documented to hand it over,
+// owns it and calls Wipe, usually deferred right away. A Buffer must not be copied. Its methods may be called from several goroutines, but the
 // slice that Bytes returns must not be used once Wipe has begun.
 type Buffer struct {
 	mu   sync.Mutex
@@ -28,8 +27,8 @@ type Buffer struct {
 }
 
 // New returns an all-zero Buffer of n bytes. It fails with ENOMEM or EAGAIN
-// where RLIMIT_MEMLOCK does not allow the pages to be locked: a secret that
-// could be swapped out is not handed out.
+// if RLIMIT_MEMLOCK does not allow the pages to be locked: a secret is never in
+// memory that could be swapped out.
 func New(n int) (*Buffer, error) {
 	if n <= 0 {
 		return nil, fmt.Errorf("secret of %d bytes: %w", n, unix.EINVAL)
@@ -46,8 +45,8 @@ func New(n int) (*Buffer, error) {
 	if err := unix.Madvise(mem, unix.MADV_DONTDUMP); err != nil {
 		return nil, errors.Join(fmt.Errorf("keep a secret out of core dumps: %w", err), unix.Munmap(mem))
 	}
-	// Kernels before 4.14 do not know it; there a child is kept from the
-	// pages only by our never forking without exec.
+	// Kernels before 4.14 do not know it; there only our never forking without exec
+	// keeps a child from the pages.
 	_ = unix.Madvise(mem, unix.MADV_WIPEONFORK)
 	return &Buffer{mem: mem, used: n}, nil
 }
@@ -71,8 +70,8 @@ func (b *Buffer) Len() int {
 	return b.used
 }
 
-// Truncate shortens the secret to n bytes and clears what lay behind: for
-// calls that fill a buffer of the greatest size and tell the real one.
+// Truncate shortens the secret to n bytes and clears the rest: for calls that fill
+// a buffer of maximum size and return the real one.
 func (b *Buffer) Truncate(n int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,7 +83,7 @@ func (b *Buffer) Truncate(n int) error {
 	return nil
 }
 
-// Wipe overwrites the secret and gives the memory back. It may be called more
+// Wipe overwrites the secret and frees the memory. It may be called more
 // than once, and on a nil Buffer.
 func (b *Buffer) Wipe() {
 	if b == nil {
@@ -97,13 +96,13 @@ func (b *Buffer) Wipe() {
 	}
 	clear(b.mem)
 	runtime.KeepAlive(b.mem)
-	// The pages are ours and mapped; munmap cannot fail, and were it to, they
-	// are zero already.
+	// The pages are ours and mapped, so munmap cannot fail; if it did, they are zero
+	// already.
 	_ = unix.Munmap(b.mem)
 	b.mem, b.used = nil, 0
 }
 
-// String keeps a Buffer that is printed by mistake from showing its content.
+// String keeps a Buffer printed by mistake from showing its content.
 func (b *Buffer) String() string { return "[secret]" }
 
 // GoString does the same for %#v.

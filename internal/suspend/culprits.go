@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// process is what is known of one.
+// process is what /proc says about a process.
 type process struct {
 	pid    int
 	name   string
@@ -50,8 +50,8 @@ func parseProcess(pid int, text string) (process, error) {
 // maxCulprits is how many a message names.
 const maxCulprits = 5
 
-// culprits names the processes that keep cgroups from being frozen: those that
-// wait for a device if there are such.
+// culprits names the processes that keep cgroups from being frozen: if any wait for
+// a device, only those.
 func (f *Freezer) culprits(cgroups []string) string {
 	var waiting, all []string
 	for _, g := range cgroups {
@@ -78,12 +78,12 @@ func (f *Freezer) culprits(cgroups []string) string {
 // maxDepth bounds the walk through the cgroups.
 const maxDepth = 16
 
-// walk visits the processes of those cgroups at and below one that are not frozen.
+// walk visits the processes of the cgroup and those below it that are not frozen.
 func (f *Freezer) walk(cgroup string, depth int, visit func(string, process)) {
 	if depth > maxDepth || f.isFrozen(cgroup) {
 		return
 	}
-	pids, _ := f.processes(cgroup) // best effort: this makes a message better
+	pids, _ := f.processes(cgroup) // best effort: only improves a message
 	for _, pid := range pids {
 		if p, err := f.process(pid); err == nil {
 			visit(cgroup, p)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package suspend puts the machine to sleep: it stops all other processes, writes
-// back, suspends to RAM, and lets the processes go on.
+// Package suspend puts the machine to sleep: it stops all other processes, syncs,
+// suspends to RAM, and resumes the processes.
 package suspend
 
 import (
@@ -27,28 +27,27 @@ import (
 type FreezerOptions struct {
 	// Proc is "/proc".
 	Proc string
-	// Hierarchy is where cgroup v2 is mounted; empty: it is looked for, and
-	// mounted on Own if it is nowhere.
+	// Hierarchy is where cgroup v2 is mounted; if empty, it is searched for, and
+	// mounted on Own if not found.
 	Hierarchy string
 	// Own is a folder to mount it on: "/run/imxcrypt/cgroup".
 	Own string
-	// Patience is how long the processes may take to stop; 20 s, which is the
-	// kernel's own.
+	// Patience is how long the processes may take to stop; 20 s, as in the kernel.
 	Patience time.Duration
 }
 
 const (
 	// ownCgroup is where this process is while the others are frozen.
 	ownCgroup = "imxcrypt-sleep"
-	// strayCgroup is where those are that were in the root of the hierarchy,
-	// which cannot be frozen: all of them on a system without systemd.
+	// strayCgroup holds the processes that were in the root of the hierarchy, which
+	// cannot be frozen: all of them on a system without systemd.
 	strayCgroup     = "imxcrypt-frozen"
 	defaultPatience = 20 * time.Second
 )
 
-// Freezer stops all processes but this one, by the freezer of cgroup v2 (Linux
-// 5.2). It freezes the cgroups at the top of the hierarchy, and those below with
-// them: what is started meanwhile is born frozen.
+// Freezer stops all processes but this one, with the freezer of cgroup v2 (Linux
+// 5.2). It freezes the cgroups at the top of the hierarchy, and with them those
+// below: processes started meanwhile are born frozen.
 type Freezer struct {
 	o       FreezerOptions
 	mounted bool
@@ -58,7 +57,7 @@ type Freezer struct {
 	frozen []string
 }
 
-// OpenFreezer finds the hierarchy. An error is of code suspend-missing where the
+// OpenFreezer finds the hierarchy. The error has the code suspend-missing if the
 // kernel cannot freeze.
 func OpenFreezer(o FreezerOptions) (*Freezer, error) {
 	if o.Proc == "" {
@@ -82,7 +81,7 @@ func OpenFreezer(o FreezerOptions) (*Freezer, error) {
 	return f, nil
 }
 
-// find looks for cgroup v2 among the mounts, and mounts it if it is not there.
+// find finds cgroup v2 among the mounts, or mounts it.
 func (f *Freezer) find() error {
 	entries, err := mount.ListAt(f.o.Proc)
 	if err != nil {
@@ -104,7 +103,7 @@ func (f *Freezer) find() error {
 	return nil
 }
 
-// check makes sure that the hierarchy is the whole one, and can freeze.
+// check checks that the hierarchy is complete and can freeze.
 func (f *Freezer) check() error {
 	if _, err := os.Stat(f.path("cgroup.type")); err == nil {
 		// The root has no such file: this is a container's part of it.
@@ -123,7 +122,7 @@ func (f *Freezer) path(elem ...string) string {
 	return filepath.Join(append([]string{f.o.Hierarchy}, elem...)...)
 }
 
-// Close gives up what OpenFreezer made. It is called after Thaw.
+// Close removes what OpenFreezer made. Call it after Thaw.
 func (f *Freezer) Close() error {
 	var err error
 	if e := os.Remove(f.path(ownCgroup)); e != nil && !errors.Is(e, fs.ErrNotExist) {
@@ -136,9 +135,9 @@ func (f *Freezer) Close() error {
 	return err
 }
 
-// Freeze stops all other processes and returns when they have stopped. One that
-// does not, because it waits for a device, makes it fail with an error of code
-// not-frozen that names it; then all go on.
+// Freeze stops all other processes and returns when they have stopped. If one does
+// not stop, because it waits for a device, all are resumed, and the error, of code
+// not-frozen, names it.
 func (f *Freezer) Freeze(ctx context.Context) error {
 	err := f.freeze(ctx)
 	if err != nil {
@@ -160,13 +159,20 @@ func (f *Freezer) freeze(ctx context.Context) error {
 	}
 	for _, g := range groups {
 		was, err := os.ReadFile(f.path(g, "cgroup.freeze"))
+		if gone(err) {
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("freeze cgroup %s: %w", g, err)
 		}
 		if strings.TrimSpace(string(was)) == "1" {
-			continue // somebody else's, who will let it go on
+			continue // frozen by another process, which will thaw it
 		}
-		if err := os.WriteFile(f.path(g, "cgroup.freeze"), []byte("1"), 0); err != nil {
+		err = os.WriteFile(f.path(g, "cgroup.freeze"), []byte("1"), 0)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("freeze cgroup %s: %w", g, err)
 		}
 		f.frozen = append(f.frozen, g)
@@ -174,8 +180,8 @@ func (f *Freezer) freeze(ctx context.Context) error {
 	return f.wait(ctx)
 }
 
-// leaveHome moves this process into a cgroup of its own, so that those which it
-// shares one with, as a login shell, are frozen too.
+// leaveHome moves this process into a cgroup of its own, so that the processes in
+// its old one, such as a login shell, are frozen too.
 func (f *Freezer) leaveHome() error {
 	text, err := os.ReadFile(filepath.Join(f.o.Proc, "self/cgroup"))
 	if err != nil {
@@ -201,11 +207,11 @@ func (f *Freezer) move(pid int, cgroup string) error {
 }
 
 // strayRounds bounds the search for processes in the root: each round finds those
-// that were forked in the one before.
+// forked during the one before.
 const strayRounds = 100
 
-// gatherStrays puts the processes that are in the root of the hierarchy into a
-// cgroup that can be frozen.
+// gatherStrays moves the processes in the root of the hierarchy into a cgroup that
+// can be frozen.
 func (f *Freezer) gatherStrays() error {
 	for range strayRounds {
 		strays, err := f.strays()
@@ -224,7 +230,7 @@ func (f *Freezer) gatherStrays() error {
 	return fault.New(fault.NotFrozen, "new processes appear faster than they can be stopped", nil)
 }
 
-// strays are the processes in the root, without the kernel's own.
+// strays are the processes in the root, without kernel threads.
 func (f *Freezer) strays() ([]int, error) {
 	pids, err := f.processes("")
 	if err != nil {
@@ -250,7 +256,7 @@ func (f *Freezer) processes(cgroup string) ([]int, error) {
 	return pids, nil
 }
 
-// top lists the cgroups right below the root, without our own.
+// top lists the cgroups directly below the root, without our own.
 func (f *Freezer) top() ([]string, error) {
 	groups, err := f.children("")
 	return slices.DeleteFunc(groups, func(g string) bool { return g == ownCgroup }), err
@@ -270,10 +276,10 @@ func (f *Freezer) children(cgroup string) ([]string, error) {
 	return groups, nil
 }
 
-// waitPause is short beside what freezing takes, some milliseconds.
+// waitPause is short compared with freezing, which takes some milliseconds.
 const waitPause = 5 * time.Millisecond
 
-// wait returns when all are frozen, or says who is not.
+// wait returns when all are frozen, or names those that are not.
 func (f *Freezer) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.o.Patience)
 	defer cancel()
@@ -295,28 +301,36 @@ func (f *Freezer) wait(ctx context.Context) error {
 	}
 }
 
-// isFrozen reads a cgroup's state; one that is gone has nothing to freeze.
+// gone reports whether an error is that of a cgroup that has been removed, as those of
+// services that end are: before its file was opened, or since.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) }
+
+// isFrozen reports whether a cgroup is frozen, or gone.
 func (f *Freezer) isFrozen(cgroup string) bool {
 	text, err := os.ReadFile(f.path(cgroup, "cgroup.events"))
 	if err != nil {
-		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
+		return gone(err)
 	}
 	return slices.Contains(strings.Split(string(text), "\n"), "frozen 1")
 }
 
-// Thaw lets all go on that Freeze stopped, and puts everybody back where they
-// were.
+// Thaw resumes all that Freeze stopped, and moves the processes back to their
+// cgroups.
 func (f *Freezer) Thaw() error {
 	var errs []error
 	for _, g := range slices.Backward(f.frozen) {
-		if err := os.WriteFile(f.path(g, "cgroup.freeze"), []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(f.path(g, "cgroup.freeze"), []byte("0"), 0); err != nil && !gone(err) {
 			errs = append(errs, fmt.Errorf("thaw cgroup %s: %w", g, err))
 		}
 	}
 	f.frozen = nil
 	errs = append(errs, f.releaseStrays())
 	if f.home != "" {
-		errs = append(errs, f.move(os.Getpid(), f.home))
+		err := f.move(os.Getpid(), f.home)
+		if gone(err) {
+			err = f.move(os.Getpid(), "")
+		}
+		errs = append(errs, err)
 		f.home = ""
 	}
 	return errors.Join(errs...)
@@ -325,7 +339,7 @@ func (f *Freezer) Thaw() error {
 func (f *Freezer) releaseStrays() error {
 	for range strayRounds {
 		pids, err := f.processes(strayCgroup)
-		if errors.Is(err, fs.ErrNotExist) {
+		if gone(err) {
 			return nil
 		}
 		if err != nil {

@@ -109,7 +109,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	}
 }
 
-// Who does not stop is named, and all go on.
+// A process that does not stop is named, and all are resumed.
 func TestNotFrozen(t *testing.T) {
 	h := newHierarchy(t)
 	h.group("system.slice", false)
@@ -184,5 +184,35 @@ func TestPower(t *testing.T) {
 	}
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A service ends while its cgroup is to be frozen, or is frozen: the rest is frozen
+// and thawed all the same, and nothing is reported.
+func TestACgroupThatVanishesIsNoFailure(t *testing.T) {
+	t.Parallel()
+	h := newHierarchy(t)
+	if err := os.Mkdir(filepath.Join(h.root, "cgroup/ending"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.group("ended", true)
+	h.group("stays", true)
+	f := h.open()
+	if err := f.Freeze(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []string{"ended", "home"} {
+		if err := os.RemoveAll(filepath.Join(h.root, "cgroup", g)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.read("cgroup/stays/cgroup.freeze"); got != "0" {
+		t.Errorf("stays: %q", got)
+	}
+	if got := h.read("cgroup/cgroup.procs"); got != fmt.Sprint(os.Getpid()) {
+		t.Errorf("this process is elsewhere: %q", got)
 	}
 }

@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options make a Machine; the zero value is right outside tests.
+// Options configure a Machine; the zero value is right outside tests.
 type Options struct {
 	Freezer FreezerOptions
 	// Sys is "/sys".
 	Sys string
-	// KernelLog is where an alarm goes: "/dev/kmsg". The kernel shows it on the
+	// KernelLog is where alarms go: "/dev/kmsg". The kernel shows it on the
 	// console, and the journal reads it there.
 	KernelLog string
 }
@@ -32,8 +32,8 @@ type Machine struct {
 	freezer *Freezer
 }
 
-// Open opens what can be opened without changing anything. The error is of code
-// suspend-missing where the kernel has no suspend-to-RAM.
+// Open opens what can be opened without changing anything. The error has the code
+// suspend-missing if the kernel has no suspend-to-RAM.
 func Open(o Options) (*Machine, error) {
 	if o.Sys == "" {
 		o.Sys = "/sys"
@@ -52,8 +52,8 @@ func Open(o Options) (*Machine, error) {
 	return m, nil
 }
 
-// Freeze implements volume.SleepMachine. An error is of code suspend-missing where
-// the kernel lacks something, not-frozen where a process did not stop.
+// Freeze implements sleep.Machine. The error has the code suspend-missing if
+// the kernel lacks something, not-frozen if a process did not stop.
 func (m *Machine) Freeze(ctx context.Context) (err error) {
 	if err := m.power.SyncNothing(); err != nil {
 		return err
@@ -67,9 +67,9 @@ func (m *Machine) Freeze(ctx context.Context) (err error) {
 	return m.freezer.Freeze(ctx)
 }
 
-// avoidIO keeps each thread from waiting, when memory is short, for a page to be
+// avoidIO keeps each thread, when memory is short, from waiting for a page to be
 // written to a device that this process has suspended. Kernels before 5.6 do not
-// know it.
+// have it.
 func avoidIO() error {
 	_, _, errno := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
 	if errno == 0 || errno == unix.EINVAL || errno == unix.ENOTSUP {
@@ -78,23 +78,23 @@ func avoidIO() error {
 	return errno
 }
 
-// Thaw implements volume.SleepMachine.
+// Thaw implements sleep.Machine.
 func (m *Machine) Thaw() error { return m.freezer.Thaw() }
 
-// Sync implements volume.SleepMachine.
+// Sync implements sleep.Machine.
 func (m *Machine) Sync() { unix.Sync() }
 
-// Sleep implements volume.SleepMachine.
+// Sleep implements sleep.Machine.
 func (m *Machine) Sleep() error { return m.power.Sleep() }
 
-// Alarm implements volume.SleepMachine: priority 2, critical.
+// Alarm implements sleep.Machine: priority 2, critical.
 func (m *Machine) Alarm(text string) {
 	line := "<2>imxcrypt: " + strings.ReplaceAll(text, "\n", "; ")
-	// The kernel takes records of up to 1 KiB; nobody is left to tell of an error.
+	// The kernel takes records of up to 1 KiB; an error could not be reported.
 	_, _ = m.log.WriteString(line[:min(len(line), 900)] + "\n")
 }
 
-// Close gives everything back.
+// Close releases everything.
 func (m *Machine) Close() error {
 	var errs []error
 	if m.freezer != nil {

@@ -16,14 +16,14 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Power suspends to RAM. What it needs is open before anything stops.
+// Power suspends to RAM. Its files are opened before anything stops.
 type Power struct {
 	dir         string
 	state, sync *os.File
 }
 
-// OpenPower opens the kernel's files under sys ("/sys"). The error is of code
-// suspend-missing where the kernel has no suspend-to-RAM.
+// OpenPower opens the kernel's files under sys ("/sys"). The error has the code
+// suspend-missing if the kernel has no suspend-to-RAM.
 func OpenPower(sys string) (*Power, error) {
 	p := &Power{dir: filepath.Join(sys, "power")}
 	states, err := os.ReadFile(filepath.Join(p.dir, "state"))
@@ -34,9 +34,9 @@ func OpenPower(sys string) (*Power, error) {
 	return p, err
 }
 
-// SyncNothing has Sleep keep the kernel from writing back filesystems, which would
-// never end where they are suspended. The error is of code suspend-missing where
-// the kernel cannot be kept from it.
+// SyncNothing makes Sleep keep the kernel from syncing filesystems, which would
+// never end for suspended ones. The error has the code suspend-missing if the
+// kernel cannot be kept from it.
 func (p *Power) SyncNothing() (err error) {
 	p.sync, err = os.OpenFile(filepath.Join(p.dir, "sync_on_suspend"), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,7 +73,7 @@ func (p *Power) Sleep() (err error) {
 	return nil
 }
 
-// Close gives the files back.
+// Close closes the files.
 func (p *Power) Close() error {
 	err := p.state.Close()
 	if p.sync != nil {

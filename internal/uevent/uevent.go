@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package uevent waits for devices by what is announced of them
-// (NETLINK_KOBJECT_UEVENT): by the kernel, and by udevd where there is one, whose
-// announcement comes when its links are made. There is no polling.
+// Package uevent waits for devices by their uevents (NETLINK_KOBJECT_UEVENT): the
+// kernel's, and udevd's if it runs, which come when its links exist. There is no
+// polling.
 package uevent
 
 import (
@@ -22,15 +22,14 @@ const (
 	udevGroup   = 1 << 1
 )
 
-// maxMessage is the kernel's limit of a message (UEVENT_BUFFER_SIZE) and more.
+// maxMessage exceeds the kernel's limit of a message (UEVENT_BUFFER_SIZE).
 const maxMessage = 8192
 
-// Listener hears of every block or character device that appears or changes
-// after it was made.
+// Listener receives the uevents of block and character devices.
 type Listener struct{ fd int }
 
-// Listen begins to listen. The kernel keeps what is announced from now on, so
-// a look at the devices between Listen and Next misses nothing.
+// Listen starts to listen. The kernel queues uevents from now on, so a look at the
+// devices between Listen and Next misses nothing.
 func Listen() (*Listener, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
@@ -42,7 +41,7 @@ func Listen() (*Listener, error) {
 	return &Listener{fd: fd}, nil
 }
 
-// Close ends the listening.
+// Close stops listening.
 func (l *Listener) Close() error { return unix.Close(l.fd) }
 
 // Next returns when a device was announced, or with ctx's error. Announcements
@@ -66,8 +65,8 @@ func (l *Listener) Next(ctx context.Context) error {
 			return fmt.Errorf("listen for devices: %w", err)
 		default:
 			sender, ok := from.(*unix.SockaddrNetlink)
-			// What udevd sends is not looked into: only root can send it, and
-			// all that follows is a look at the devices.
+			// udevd's messages are not parsed: only root can send them, and all that
+			// follows is a look at the devices.
 			if ok && (sender.Pid != 0 || isDevice(buf[:n])) {
 				return nil
 			}
@@ -75,8 +74,8 @@ func (l *Listener) Next(ctx context.Context) error {
 	}
 }
 
-// wait sleeps until a message is there. Cancelling without a deadline is seen
-// after a second at the latest.
+// wait waits for a message. Cancelling without a deadline is noticed within a
+// second.
 func (l *Listener) wait(ctx context.Context) error {
 	patience := time.Second
 	if deadline, ok := ctx.Deadline(); ok {
@@ -89,8 +88,8 @@ func (l *Listener) wait(ctx context.Context) error {
 	return nil
 }
 
-// isDevice tells whether a message of the kernel's is of a device with a node
-// that is there now. A message is "action@devpath", then KEY=value strings, each
+// isDevice reports whether a kernel message is about a device whose node now
+// exists. A message is "action@devpath", then KEY=value strings, each
 // ended by NUL.
 func isDevice(message []byte) bool {
 	fields := bytes.Split(message, []byte{0})

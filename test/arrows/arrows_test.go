@@ -21,8 +21,10 @@ const module = "imxcrypt"
 // may be imported by all, and imports nothing of ours but internal.
 func layers() map[string][]string {
 	return map[string][]string{
-		"cmd":       {"boot", "volume", "configs"},
+		"cmd":       {"boot", "sleep", "bench", "volume", "configs"},
 		"boot":      {"volume", "configs"},
+		"sleep":     {"volume", "dmcrypt"},
+		"bench":     {"volume", "caam", "dmcrypt"},
 		"volume":    {"reencrypt", "luks2", "caam", "keyring", "dmcrypt"},
 		"reencrypt": {}, "luks2": {}, "caam": {}, "keyring": {}, "dmcrypt": {}, "configs": {}, "internal": {},
 	}
@@ -35,6 +37,46 @@ func owners() map[string][]string {
 		"github.com/spf13/viper":         {"configs"},
 		"github.com/spf13/cobra":         {"cmd"},
 		"github.com/jsipprell/keyctl":    {}, // tests only
+	}
+}
+
+// rooms names for each folder of volume those of its folders that it may import.
+// volume itself may import all of them.
+func rooms() map[string][]string {
+	return map[string][]string{
+		"spec":    {},
+		"header":  {"spec"},
+		"source":  {"spec"},
+		"mapping": {"spec", "header", "source"},
+	}
+}
+
+func TestRoomsOfVolumePointDown(t *testing.T) {
+	const prefix = module + "/volume/"
+	seen := 0
+	for _, p := range packages(t) {
+		from, inside := strings.CutPrefix(p.ImportPath, prefix)
+		if !inside || from == "volumetest" {
+			continue
+		}
+		allowed, known := rooms()[from]
+		if !known {
+			t.Errorf("the layout has no room %q in volume", from)
+			continue
+		}
+		seen++
+		for _, imported := range p.Imports {
+			to, ours := strings.CutPrefix(imported, prefix)
+			if ours && !slices.Contains(allowed, to) || imported == module+"/volume" {
+				t.Errorf("%s imports %s", p.ImportPath, imported)
+			}
+			if from == "header" && slices.Contains([]string{module + "/keyring", module + "/dmcrypt"}, imported) {
+				t.Errorf("%s knows the kernel: it imports %s", p.ImportPath, imported)
+			}
+		}
+	}
+	if seen != len(rooms()) {
+		t.Errorf("%d of %d rooms are there", seen, len(rooms()))
 	}
 }
 

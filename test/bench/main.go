@@ -2,7 +2,8 @@
 
 // Bench measures, in one run of a virtual machine, from the start of a process
 // until the volumes are mounted: imxcrypt, the shell recipe that products use,
-// and a C program that makes only the necessary system calls. Emulated time is
+// and a C program that makes only the necessary system calls; with black keys of
+// the simulated CAAM, or with trusted keys of mainline's kernel. Emulated time is
 // no board's time, and the host has other work: what counts are the ratios of
 // what was measured in turn.
 package main
@@ -16,14 +17,18 @@ import (
 	"imxcrypt/test/vm"
 )
 
+const diskSize = 24 << 20
+
+// Key sources.
 const (
-	volumes  = 8
-	diskSize = 24 << 20
+	sourceCAAM    = "caam"
+	sourceTrusted = "trusted"
 )
 
 // options are what is measured, and how.
 type options struct {
 	arch   vm.Arch
+	source string
 	rounds int
 	// counted: time is the number of instructions, which is the same at every
 	// run however busy the host is. Only one virtual processor runs at a time.
@@ -33,15 +38,30 @@ type options struct {
 	sectors bool
 }
 
+// volumes is how many there are: several are the same with any source.
+func (o options) volumes() int {
+	if o.source == sourceCAAM {
+		return 8
+	}
+	return 1
+}
+
 func main() {
 	var o options
 	flag.StringVar((*string)(&o.arch), "arch", "arm64", "amd64 or arm64")
+	flag.StringVar(&o.source, "source", sourceCAAM, "caam, or trusted on a board with mainline's kernel (arm64)")
 	flag.IntVar(&o.rounds, "rounds", 21, "runs of each, the median of which counts")
 	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 1 ns each, instead of emulated time")
 	flag.StringVar(&o.against, "against", "", "another `PROGRAM` of imxcrypt's to measure in the same rounds")
 	flag.BoolVar(&o.times, "times", true, "measure the time to mount, memory and size")
 	flag.BoolVar(&o.sectors, "sectors", true, "compare sector sizes, too")
 	flag.Parse()
+	if o.source != sourceCAAM && o.source != sourceTrusted {
+		fmt.Fprintf(os.Stderr, "bench: unknown source %q (caam, trusted)\n", o.source)
+		os.Exit(2)
+	}
+	// They are sectors of the CAAM's jobs.
+	o.sectors = o.sectors && o.source == sourceCAAM
 	os.Exit(vm.Main("bench", func(t vm.TB) { (&host{t}).run(o) }))
 }
 
@@ -58,7 +78,7 @@ func (h *host) run(o options) {
 
 // times measures from the start of a process until the volumes are mounted.
 func (h *host) times(m *vm.Machine, o options, binary string) {
-	list := provision(h, m, volumes)
+	list := provision(h, m, o.volumes())
 	closeAll(m)
 
 	runs := runsOf(list, o.against != "")
@@ -67,7 +87,7 @@ func (h *host) times(m *vm.Machine, o options, binary string) {
 	if o.counted {
 		unit = "in instructions, 1 ns each, " + unit
 	}
-	fmt.Printf("%s, %d runs of each in turn, %s:\n", o.arch, o.rounds, unit)
+	fmt.Printf("%s, source %s, %d runs of each in turn, %s:\n", o.arch, o.source, o.rounds, unit)
 	for _, r := range runs {
 		fmt.Println("  " + r.String())
 	}
@@ -85,8 +105,8 @@ func (h *host) times(m *vm.Machine, o options, binary string) {
 // machine boots the virtual board with all that is measured.
 func (h *host) machine(o options, binary string) *vm.Machine {
 	files := map[string]vm.File{
-		"/etc/imxcrypt/imxcrypt.yaml": {Data: []byte(configuration(volumes))},
-		"/usr/bin/recipe":             {Host: "test/bench/guest/recipe", Mode: 0o755},
+		"/etc/imxcrypt/imxcrypt.yaml": {Data: []byte(configuration(o.volumes(), o.source))},
+		"/usr/bin/recipe":             {Host: map[string]string{sourceCAAM: "test/bench/guest/recipe", sourceTrusted: "test/bench/guest/recipe-trusted"}[o.source], Mode: 0o755},
 		"/usr/bin/hello":              {Host: vm.BuildProgram(h, "./test/bench/hello", string(o.arch))},
 	}
 	for _, name := range []string{"import", "floor", "stopwatch"} {
@@ -95,11 +115,16 @@ func (h *host) machine(o options, binary string) *vm.Machine {
 	if o.against != "" {
 		files["/usr/bin/other"] = vm.File{Host: o.against}
 	}
-	c := vm.Config{Arch: o.arch, CPUs: 2, Timeout: 10 * time.Minute, SimCAAM: &vm.SimCAAM{Closed: true}, Imxcrypt: binary, ExtraFiles: files}
+	c := vm.Config{Arch: o.arch, CPUs: 2, Timeout: 10 * time.Minute, Imxcrypt: binary, ExtraFiles: files}
+	if o.source == sourceTrusted {
+		c.Mainline = &vm.Mainline{Keys: vm.CAAM}
+	} else {
+		c.SimCAAM = &vm.SimCAAM{Closed: true}
+	}
 	if o.counted {
 		c.CPUs, c.QEMUArgs = 1, []string{"-icount", "shift=0,sleep=off"}
 	}
-	for range volumes {
+	for range o.volumes() {
 		c.Disks = append(c.Disks, vm.NewDisk(h, diskSize))
 	}
 	return vm.Start(h, c)

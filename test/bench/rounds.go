@@ -14,16 +14,18 @@ import (
 
 // The runs, by what they are called.
 const (
-	hello      = "Go hello world"
-	version    = "imxcrypt version"
-	floorOne   = "floor in C, 1 volume"
-	recipeOne  = "shell recipe, 1 volume"
-	programOne = "imxcrypt boot, 1 volume"
-	otherOne   = "the other program, 1 volume"
-	floorAll   = "floor in C, 8 volumes"
-	recipeAll  = "shell recipe, 8 volumes"
-	programAll = "imxcrypt boot, 8 volumes"
-	otherAll   = "the other program, 8 volumes"
+	hello       = "Go hello world"
+	version     = "imxcrypt version"
+	floorOne    = "floor in C, 1 volume"
+	recipeOne   = "shell recipe, 1 volume"
+	programOne  = "imxcrypt boot, 1 volume"
+	unlockOne   = "imxcrypt unlock --mount"
+	otherOne    = "the other program, 1 volume"
+	otherUnlock = "the other program, unlock"
+	floorAll    = "floor in C, 8 volumes"
+	recipeAll   = "shell recipe, 8 volumes"
+	programAll  = "imxcrypt boot, 8 volumes"
+	otherAll    = "the other program, 8 volumes"
 )
 
 // run is one of the things measured.
@@ -34,19 +36,29 @@ type run struct {
 	memory []int           // KiB
 }
 
+// runsOf are the runs of a list of volumes; those of all together only where there are
+// several.
 func runsOf(list []volume, other bool) []*run {
 	runs := []*run{
 		{name: hello, argv: []string{"hello"}},
 		{name: version, argv: []string{"imxcrypt", "version"}},
-		{name: floorOne, argv: floor(list[:1])},
-		{name: recipeOne, argv: recipe(list[:1])},
-		{name: programOne, argv: program("imxcrypt", list[:1])},
-		{name: floorAll, argv: floor(list)},
-		{name: recipeAll, argv: recipe(list)},
-		{name: programAll, argv: program("imxcrypt", list)},
+		{name: floorOne, argv: byHand("floor", list[:1])},
+		{name: recipeOne, argv: byHand("recipe", list[:1])},
+		{name: programOne, argv: program(list[:1], "imxcrypt", "boot")},
+		{name: unlockOne, argv: program(list[:1], "imxcrypt", "unlock", "--mount")},
 	}
 	if other {
-		runs = append(runs, &run{name: otherOne, argv: program("other", list[:1])}, &run{name: otherAll, argv: program("other", list)})
+		runs = append(runs, &run{name: otherOne, argv: program(list[:1], "other", "boot")},
+			&run{name: otherUnlock, argv: program(list[:1], "other", "unlock", "--mount")})
+	}
+	if len(list) == 1 {
+		return runs
+	}
+	runs = append(runs, &run{name: floorAll, argv: byHand("floor", list)},
+		&run{name: recipeAll, argv: byHand("recipe", list)},
+		&run{name: programAll, argv: program(list, "imxcrypt", "boot")})
+	if other {
+		runs = append(runs, &run{name: otherAll, argv: program(list, "other", "boot")})
 	}
 	return runs
 }
@@ -116,18 +128,27 @@ func ratios(runs []*run, o options) []string {
 	ratio := func(what string, target float64, a string, b ...string) string {
 		return ratioOf(what, target, []string{a}, b)
 	}
+	target := map[string]float64{sourceCAAM: 0.45, sourceTrusted: 0.5}[o.source]
 	list := []string{
-		ratio("1 volume / shell recipe", 0.45, programOne, recipeOne),
+		ratio("1 volume / shell recipe", target, programOne, recipeOne),
+		ratio("unlock --mount / shell recipe", target, unlockOne, recipeOne),
+		ratio("unlock --mount / boot, 1 volume", 0, unlockOne, programOne),
 		ratio("1 volume / (floor in C + Go hello world)", 1.3, programOne, floorOne, hello),
 		// Where the program would be if, once started, it were as quick as the floor.
 		ratioOf("(floor + imxcrypt version) / (floor + hello)", 0, []string{floorOne, version}, []string{floorOne, hello}),
-		ratio("8 volumes / shell recipe", 0, programAll, recipeAll),
 	}
-	if !o.counted {
+	if o.volumes() > 1 {
+		list = append(list, ratio("8 volumes / shell recipe", 0, programAll, recipeAll))
+	}
+	if o.volumes() > 1 && !o.counted {
 		list = append(list, ratio("8 volumes / 1 volume, two processors", 3, programAll, programOne))
 	}
 	if o.against != "" {
-		list = append(list, ratio("1 volume / the other program", 0, programOne, otherOne), ratio("8 volumes / the other program", 0, programAll, otherAll))
+		list = append(list, ratio("1 volume / the other program", 0, programOne, otherOne),
+			ratio("unlock --mount / the other program", 0, unlockOne, otherUnlock))
+	}
+	if o.against != "" && o.volumes() > 1 {
+		list = append(list, ratio("8 volumes / the other program", 0, programAll, otherAll))
 	}
 	return list
 }

@@ -13,7 +13,7 @@ import (
 // the simulated CAAM's, as the program's tables are.
 const sectorMappings = `cd /root
 imxcrypt key create sectors --dir /root >/dev/null
-import sectors.bb >sectors.key
+import sectors.bb sectors.key
 id=$(keyctl padd logon bench:sectors @us <sectors.key)
 modprobe brd rd_nr=2 rd_size=4096
 for size in 512 4096; do

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -16,15 +17,15 @@ import (
 // open it too.
 type volume struct {
 	name, device, target, blob string
-	sectors, table, offset     string
+	sectors, table             string
 }
 
-// configuration of n volumes v0, v1, ….
-func configuration(n int) string {
+// configuration of n volumes v0, v1, … with keys of a source.
+func configuration(n int, source string) string {
 	var b strings.Builder
 	b.WriteString("volumes:\n")
 	for i := range n {
-		fmt.Fprintf(&b, "  - {name: v%d, device: /dev/vd%c, mount: /m/v%d}\n", i, 'a'+i, i)
+		fmt.Fprintf(&b, "  - {name: v%d, device: /dev/vd%c, source: %s, mount: /m/v%d}\n", i, 'a'+i, source, i)
 	}
 	return b.String()
 }
@@ -42,11 +43,15 @@ func provision(h *host, m *vm.Machine, n int) []volume {
 		if len(words) < 8 {
 			h.Fatalf("table of %s: %q", v.name, words)
 		}
-		v.sectors, v.offset = words[1], words[7]
+		v.sectors = words[1]
 		key := strings.Split(words[4], ":")
 		words[4] = strings.Join(key[:3], ":") + ":bench:" + v.name
 		v.table = strings.Join(words[3:], " ")
-		m.Put(v.blob, blobOf(h, m, v.device))
+		blob := blobOf(h, m, v.device)
+		if key[2] == sourceTrusted { // as keyctl pipe prints it
+			blob = []byte(hex.EncodeToString(blob))
+		}
+		m.Put(v.blob, blob)
 		list = append(list, v)
 	}
 	return list
@@ -73,32 +78,25 @@ func blobOf(h *host, m *vm.Machine, device string) []byte {
 	return nil
 }
 
-func recipe(list []volume) []string {
-	args := []string{"recipe"}
-	for _, v := range list {
-		args = append(args, v.name, v.blob, v.device, v.offset, v.table, v.target, v.sectors)
-	}
-	return args
-}
-
-func floor(list []volume) []string {
-	args := []string{"floor"}
+// byHand is a command of the recipe or the floor, which are given all that the program
+// finds by itself.
+func byHand(name string, list []volume) []string {
+	args := []string{name}
 	for _, v := range list {
 		args = append(args, v.name, v.blob, v.sectors, v.table, v.target)
 	}
 	return args
 }
 
-func program(name string, list []volume) []string {
-	args := []string{name, "boot"}
+func program(list []volume, args ...string) []string {
 	for _, v := range list {
 		args = append(args, v.name)
 	}
 	return args
 }
 
-// closeAll takes everything down, whoever made it.
+// closeAll takes everything down, no matter what made it.
 func closeAll(m *vm.Machine) {
 	m.MustSh(`for d in /m/*; do umount "$d" 2>/dev/null || :; done
-		dmsetup remove_all; rm -f /dev/mapper/v*; keyctl clear @us`)
+		dmsetup remove_all; rm -f /dev/mapper/v* /run/v*.key; keyctl clear @us`)
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // put writes one part of a file. After a failure the remaining parts of the
-// same request are dropped; the host has been told.
+// same request are dropped; the host has been informed.
 func (s *server) put(h wire.Header, payload []byte) {
 	f := s.files[h.ID]
 	if h.First {

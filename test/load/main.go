@@ -5,6 +5,7 @@
 //
 //	load DIR          write and verify files in DIR until SIGTERM; -pause 100ms between them
 //	load -verify DIR  verify the files that are there
+//	load -direct 7 DEVICE  the hash of block 7, read past the page cache
 //
 // Each file is {length u32, random bytes, SHA-256 of both}, written under another
 // name, flushed and renamed, so that after a power cut each is whole: the new one
@@ -38,14 +39,22 @@ const (
 func main() {
 	verify := flag.Bool("verify", false, "only verify what is there")
 	pause := flag.Duration("pause", 0, "wait between two files")
+	block := flag.Int64("direct", -1, "print the hash of this block of 4096 bytes")
 	flag.Parse()
+	if *block >= 0 {
+		if err := direct(flag.Arg(0), *block); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	l := load{dir: flag.Arg(0)}
 	err := l.verifyAll()
 	for err == nil && !*verify && ctx.Err() == nil {
 		if err = l.round(); err == nil && l.wrote == 1 {
-			fmt.Println("begun") // whoever starts it waits for that before ending it
+			fmt.Println("begun") // the starter waits for it before ending it
 		}
 		select {
 		case <-ctx.Done():

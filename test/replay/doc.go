@@ -35,7 +35,7 @@
 //
 // What an image costs is what the guest does with it, a third of a second of an
 // emulated processor and more; choosing and laying one takes the host some
-// milliseconds. So images that are the same are opened once, and what judges them
+// milliseconds. So images that are the same are opened once, and what checks them
 // starts as few programs as it can.
 //
 // Where one command writes to two disks, each has its own log, and nothing tells

@@ -142,7 +142,7 @@ func (r *Run) add(e Entry) error {
 }
 
 // Durable reports whether everything that was complete at a place, and flushed
-// by then, is there in a state: what a program was told to be safe there must be.
+// by then, is there in a state: what a program was assured is safe there must be.
 func (r *Run) Durable(s *crashtest.State, at Place) bool { return s.Epoch >= r.epochs[at] }
 
 // Flushes is how many flushes there are between two places; to 0 is the end.

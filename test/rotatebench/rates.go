@@ -87,14 +87,14 @@ func (b *bench) bestChunk() chunking {
 		}
 	}
 	best := 0
-	var told []string
+	var parts []string
 	for i, c := range list {
 		if middle(took[i]) < middle(took[best]) {
 			best = i
 		}
-		told = append(told, fmt.Sprintf("%v: %.2f s", c, middle(took[i])))
+		parts = append(parts, fmt.Sprintf("%v: %.2f s", c, middle(took[i])))
 	}
-	b.note("the limit copies by %v of %s", list[best], strings.Join(told, ", "))
+	b.note("the limit copies by %v of %s", list[best], strings.Join(parts, ", "))
 	return list[best]
 }
 

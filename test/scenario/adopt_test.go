@@ -73,7 +73,7 @@ func TestAdopt(t *testing.T) {
 		m.MustRun("imxcrypt", "key", "create", "data", "--dir", "/caam", "--wrap", c.wrap)
 		m.MustSh("FIRST=yes\nexport FIRST\n" + recipe("echo 'the quick brown fox' > /mnt/fox"))
 		before := sum()
-		b.expect(t, m.Run("imxcrypt", "unlock", "data"), 6, "detached header")
+		b.expect(t, m.Run("imxcrypt", "unlock", "data"), 8, "imxcrypt adopt`")
 
 		t.Log("wrong parameters are helped, and nothing is written")
 		b.expect(t, m.Sh("imxcrypt adopt data --blob /caam/data.bb --cipher "+quoteFirst(c.wrong)), 6,

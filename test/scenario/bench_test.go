@@ -38,7 +38,7 @@ const clean = `cd /
 	grep ' %[1]s' /proc/mounts | cut -d' ' -f2 | sort -r | while read -r m; do umount -l "$m"; done
 	dmsetup remove_all --force
 	losetup -D
-	rm -rf %[1]s /run/imxcrypt`
+	rm -rf %[1]s /run/imxcrypt /var/lib/imxcrypt`
 
 func (b board) bench(t *testing.T) *bench {
 	t.Helper()
@@ -58,7 +58,7 @@ func (b board) bench(t *testing.T) *bench {
 	return x
 }
 
-// in is the same bench in a subtest that goes on with what is there.
+// in is the same bench in a subtest that continues with what is there.
 func (x *bench) in(t *testing.T) *bench {
 	t.Helper()
 	y := *x
@@ -90,7 +90,7 @@ func (x *bench) command(args ...string) []string {
 	return slices.Concat([]string{x.program}, x.global, args)
 }
 
-// expect runs the program and judges it by its exit code and by a text in
+// expect runs the program and checks it by its exit code and by a text in
 // either stream.
 func (x *bench) expect(code int, text string, args ...string) vm.Result {
 	x.t.Helper()

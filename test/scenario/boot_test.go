@@ -78,7 +78,7 @@ func bootWithoutUdev(t *testing.T, b board) {
 	m.HotPlug(late, 0)
 	r := boot.Wait()
 	for _, text := range []string{
-		"late: mounted on /srv/late", "data: filesystem checked", "the boot goes on without a volume that is not required",
+		"late: mounted on /srv/late", "data: filesystem checked", "boot continues without an optional volume",
 		"volume=gone", bootTold,
 	} {
 		b.expect(t, r, 0, text)
@@ -110,15 +110,60 @@ func bootWithoutUdev(t *testing.T, b board) {
 	b.expect(t, r, 4, "data: mounted on /data")
 	b.expect(t, r, 4, "/dev/vdy")
 	if strings.Contains(r.Stdout+r.Stderr, bootTold) {
-		t.Errorf("steps are told without imxcrypt.debug")
+		t.Errorf("steps are reported without imxcrypt.debug")
 	}
 	if m.Sh("grep -q /data/logs /proc/mounts").Code == 0 {
 		t.Errorf("a volume that the kernel command line left out was opened")
 	}
 }
 
+// The kernel command line, which is written by anyone who can write the
+// boot loader's environment, is no configuration; and a required volume that it leaves out is reported on
+// the console, in the kernel log and by status.
+func TestTheKernelCommandLineNarrowsOnly(t *testing.T) {
+	t.Parallel()
+	b := board{vm.AMD64, "amd64"}
+	m := vm.Start(t, vm.Config{
+		Arch: b.kernel, Disks: []*vm.Disk{vm.NewDisk(t, 12<<20), vm.NewDisk(t, 12<<20)}, SimCAAM: &vm.SimCAAM{Closed: true},
+		Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch),
+		ExtraFiles: map[string]vm.File{
+			"/etc/imxcrypt/imxcrypt.yaml": {Data: []byte("volumes:\n  - {name: data, device: /dev/vda, mount: /data}\n  - {name: logs, device: /dev/vdb, mount: /logs}\n")},
+			"/etc/imxcrypt/cmdline.yaml":  {Link: "/proc/cmdline"},
+			"/usr/share/other.yaml":       {Data: []byte("volumes:\n  - {name: data, device: /dev/vda, mount: /elsewhere}\n")},
+		},
+	})
+	directories := func() { m.MustRun("mkdir", "-p", "/data", "/logs", "/elsewhere") }
+	directories()
+	m.MustRun("imxcrypt", "provision", "data", "logs")
+	m.MustRun("imxcrypt", "lock", "--all")
+
+	for _, named := range []string{"/proc/cmdline", "/proc/self/cmdline", "/etc/imxcrypt/cmdline.yaml", "/usr/share/other.yaml", "/etc/imxcrypt/../../usr/share/other.yaml"} {
+		m.Restart(func(c *vm.Config) { c.Append = "imxcrypt.config=" + named })
+		directories()
+		b.expect(t, m.Run("imxcrypt", "boot"), 2, "imxcrypt.config=")
+		if r := m.Sh("dmsetup ls; grep -E 'data|logs|elsewhere' /proc/mounts"); strings.TrimSpace(r.Stdout) != "No devices found" {
+			t.Fatalf("%s: something was opened: %v", named, r)
+		}
+	}
+
+	m.Restart(func(c *vm.Config) { c.Append = "imxcrypt.volumes=logs" })
+	directories()
+	r := m.Run("imxcrypt", "boot")
+	b.expect(t, r, 0, "logs: mounted on /logs")
+	b.expect(t, r, 0, "leaves out a volume that is required")
+	b.expect(t, r, 0, "volume=data")
+	const said = "volume data is required, and imxcrypt.volumes= on the kernel command line leaves it out"
+	for place, text := range map[string]string{"kernel log": m.MustRun("dmesg"), "console": m.Console()} {
+		if !strings.Contains(text, said) || strings.Contains(text, "volume logs is required") {
+			t.Errorf("the %s does not say what was left out:\n%s", place, text)
+		}
+	}
+	b.expect(t, m.Run("imxcrypt", "status"), 1, "data is required, and imxcrypt.volumes=")
+	b.expect(t, m.Run("imxcrypt", "status", "--json"), 1, `"left_out":true`)
+}
+
 // lateness is the time between the kernel's message of the late disk and that of
-// its filesystem's mount, which is the last one. It is told, not judged: how
+// its filesystem's mount, which is the last one. It is reported, not checked: how
 // busy the host is shows in it more than what the program does.
 func lateness(t *testing.T, m *vm.Machine) time.Duration {
 	t.Helper()

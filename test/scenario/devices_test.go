@@ -5,6 +5,7 @@
 package scenario
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -14,17 +15,17 @@ import (
 func TestDevicesThatAreNotEmpty(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		for _, c := range []struct {
-			name, fill      string // fill makes the contents of $D
-			says, saysOpen  string
-			openCode, wiped int
+			name, fill     string // fill makes the contents of $D
+			says, saysOpen string
+			openCode       int
 		}{
-			{"random bytes", "dd if=/dev/urandom of=$D bs=1M count=8 2>&1", "not empty", "holds no volume of ours", 6, 0},
-			{"one byte in the middle", "echo x | dd of=$D bs=1 seek=5000000 conv=notrunc 2>&1", "data at byte 5000000", "holds no volume of ours", 6, 0},
-			{"a filesystem", "mkfs.ext4 -q $D", "unencrypted ext4", "unencrypted ext4", 6, 0},
-			{"a partition table", "echo 'label: gpt' | sfdisk -q $D", "unencrypted gpt", "unencrypted gpt", 6, 0},
+			{"random bytes", "dd if=/dev/urandom of=$D bs=1M count=8 2>&1", "not empty", "looks like ciphertext", 8},
+			{"one byte in the middle", "echo x | dd of=$D bs=1 seek=5000000 conv=notrunc 2>&1", "data at byte 5000000", "holds no volume of ours", 6},
+			{"a filesystem", "mkfs.ext4 -q $D", "unencrypted ext4", "unencrypted ext4", 6},
+			{"a partition table", "echo 'label: gpt' | sfdisk -q $D", "unencrypted gpt", "unencrypted gpt", 6},
 			{"LUKS2 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks2 --luks2-metadata-size 16k --luks2-keyslots-size 256k --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $D -",
-				"not ours", "not ours", 6, 0},
-			{"LUKS1 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks1 --pbkdf-force-iterations 1000 $D -", "not ours", "not ours", 6, 0},
+				"not ours", "not ours", 6},
+			{"LUKS1 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks1 --pbkdf-force-iterations 1000 $D -", "not ours", "not ours", 6},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				x := b.bench(t)
@@ -33,7 +34,7 @@ func TestDevicesThatAreNotEmpty(t *testing.T) {
 				before := x.MustRun("sha256sum", device)
 				x.configure(device)
 				x.expect(6, c.says, "provision", "data")
-				x.expect(6, c.saysOpen, "unlock", "--mount", "data")
+				x.expect(c.openCode, c.saysOpen, "unlock", "--mount", "data")
 				x.expect(6, c.says, "provision", "--dry-run", "data")
 				x.expect(2, "not confirmed", "provision", "--wipe", "data")
 				if after := x.MustRun("sha256sum", device); after != before {
@@ -94,12 +95,46 @@ func TestDevicesThatCannotBeUsed(t *testing.T) {
 		})
 		t.Run("a file", func(t *testing.T) {
 			x := b.bench(t)
-			x.MustSh("truncate -s 8M " + x.image("disk"))
-			x.configure(x.image("disk"))
-			x.expect(4, "is a file, not a block device", "provision", "data")
-			if x.Sh("cmp -n 8388608 "+x.image("disk")+" /dev/zero").Code != 0 {
+			image := x.image("disk")
+			x.MustSh("truncate -s 8M " + image + "; chmod 666 " + image)
+			x.configure(image)
+			x.expect(6, "permissions", "provision", "data")
+			if x.Sh("cmp -n 8388608 "+image+" /dev/zero").Code != 0 {
 				t.Error("the file was written")
 			}
+			attached := func() string { return strings.TrimSpace(x.MustSh("losetup -n -O NAME -j " + image)) }
+			locked := func(when string) {
+				t.Helper()
+				if loop := attached(); loop != "" {
+					t.Errorf("%s: %s is there", when, loop)
+				}
+			}
+			locked("refused")
+			x.MustSh("chmod 600 " + image)
+			x.expect(0, "mounted on", "provision", "data")
+			x.MustSh("echo 'the quick brown fox' > " + x.dir + "/mnt/fox")
+			if is := x.MustSh("cd /sys/block/" + filepath.Base(attached()) + "; cat loop/autoclear queue/logical_block_size"); is != "1\n4096\n" {
+				t.Errorf("autoclear and block size are %q", is)
+			}
+			x.expect(0, "", "status")
+			x.expect(0, "rotated", "rotate", "data")
+			x.expect(0, "locked", "lock", "data")
+			locked("locked")
+			x.expect(1, "locked", "status")
+			x.expect(0, "this chip opens it", "verify", "data")
+			locked("verified")
+			x.expect(0, "mounted on", "boot")
+			x.fox()
+			t.Log("a lock that ends half-way")
+			x.MustSh("umount " + x.dir + "/mnt; dmsetup remove data")
+			locked("without its mapping")
+			x.MustSh("losetup --find --offset 4096 " + image)
+			x.expect(5, "a part of", "unlock", "data")
+			x.MustSh("losetup -d $(losetup -n -O NAME -j " + image + ")")
+			x.expect(0, "mounted on", "unlock", "--mount", "data")
+			x.fox()
+			x.expect(0, "erased", "erase", "--yes", "data")
+			locked("erased")
 		})
 	})
 }
@@ -242,7 +277,7 @@ func TestMountPoints(t *testing.T) {
 
 		x.MustSh("mount -t tmpfs other " + x.dir + "/mnt")
 		x.expect(6, "tmpfs", "boot")
-		x.expect(0, "unlocked", "status")
+		x.expect(1, "not mounted on", "status")
 		x.MustSh("umount " + x.dir + "/mnt")
 		x.expect(0, "mounted on", "boot")
 		x.fox()

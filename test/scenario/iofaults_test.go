@@ -12,7 +12,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// faulty is a board whose disk is behind a mapping that can be told to fail:
+// faulty is a board whose disk is behind a mapping that fails on command:
 // /dev/mapper/disk, 32768 sectors of 512 bytes.
 type faulty struct {
 	board
@@ -111,7 +111,7 @@ func (f *faulty) expect(code int, text string, args ...string) vm.Result {
 	return r
 }
 
-// failed is an I/O error as it should be told: 1, neither a wrong key nor a
+// failed is an I/O error as it should be reported: 1, neither a wrong key nor a
 // damaged header, with the device's name; and no filesystem was made.
 func (f *faulty) failed(args ...string) {
 	f.t.Helper()
@@ -121,8 +121,8 @@ func (f *faulty) failed(args ...string) {
 	}
 }
 
-// The storage fails while a volume is provisioned, opened, mended, used and
-// erased: what failed is told as that, nothing is formatted or given up, and
+// The storage fails while a volume is provisioned, opened, repaired, used and
+// erased: what failed is reported as that, nothing is formatted or given up, and
 // once the storage works again the next run finishes.
 func TestStorageThatFails(t *testing.T) {
 	t.Parallel()
@@ -184,7 +184,7 @@ func TestStorageThatFails(t *testing.T) {
 			f.sane("unlock", true)
 		}
 	})
-	run("unlock, a damaged copy cannot be mended", func() {
+	run("unlock, a damaged copy cannot be repaired", func() {
 		f.ready()
 		f.MustSh("dd if=/dev/zero of=/dev/vda bs=512 seek=9 count=1 conv=notrunc,fsync 2>/dev/null")
 		f.expect(0, "damaged", "header", "check", faultyDisk)
@@ -199,7 +199,7 @@ func TestStorageThatFails(t *testing.T) {
 		f.expect(0, "mounted", "unlock", "--mount", "data")
 		f.disk(flakey("error_writes", 0))
 		if r := f.Sh("dd if=/dev/zero of=/data/more bs=64k count=8 conv=fsync"); r.Code == 0 {
-			f.t.Error("an fsync that failed was told as done")
+			f.t.Error("an fsync that failed was reported as done")
 		}
 		f.expect(0, "mounted", "status")
 		f.disk(sound())
@@ -224,6 +224,6 @@ func TestStorageThatFails(t *testing.T) {
 		f.sane("provision", false)
 	})
 	if !t.Failed() {
-		t.Logf("storage that fails: %d cases, all told as that and finished by the next run", cases)
+		t.Logf("storage that fails: %d cases, all reported as that and finished by the next run", cases)
 	}
 }

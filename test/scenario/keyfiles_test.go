@@ -249,13 +249,13 @@ func TestBadBlobs(t *testing.T) {
 			x.Put(x.dir+"/good.bb", good)
 			own := strings.TrimSpace(x.MustSh("cat /sys/module/imxcrypt_simcaam/parameters/otpmk"))
 			x.chip("otpmk", strings.Repeat("5a", 32), own)
-			x.expect(3, "this chip cannot open", "key", "import", x.dir+"/good.bb")
+			x.expect(3, "the hardware rejected the blob", "key", "import", x.dir+"/good.bb")
 		})
 		t.Run("a chip that was opened", func(t *testing.T) {
 			x := b.bench(t)
 			x.Put(x.dir+"/good.bb", good)
 			x.chip("closed", "0", "1")
-			x.expect(3, "this chip cannot open", "key", "import", x.dir+"/good.bb")
+			x.expect(3, "the hardware rejected the blob", "key", "import", x.dir+"/good.bb")
 		})
 		t.Run("the bytes that nothing authenticates", func(t *testing.T) {
 			x := b.bench(t)

@@ -46,6 +46,6 @@ func TestMainJob(t *testing.T) {
 		m.Restart(func(c *vm.Config) { c.SimCAAM.OTPMK = strings.Repeat("5a", 32) })
 		m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(oneVolume))
 		m.MustSh("mkdir -p /data")
-		b.expect(t, m.Run("imxcrypt", "boot"), 3, "this chip cannot open the key")
+		b.expect(t, m.Run("imxcrypt", "boot"), 3, "the hardware rejected the blob")
 	})
 }

@@ -19,12 +19,12 @@ import (
 
 	"imxcrypt/internal/fault"
 	"imxcrypt/test/vm"
-	"imxcrypt/volume"
+	"imxcrypt/volume/header"
 	"imxcrypt/volume/volumetest"
 )
 
 // life is a volume on a real kernel, in the hands of somebody who gives commands
-// in any order and kills some; the model is the one that judges the fake board.
+// in any order and kills some; the model is the one that checks the fake board.
 type life struct {
 	volumetest.Model
 	*vm.Machine
@@ -96,7 +96,7 @@ func (l *life) step() {
 	switch dice := l.rng.IntN(12); {
 	case dice == 0:
 		l.powerCycle()
-	case dice <= 2 && l.recipient != "" && l.Phase == volume.PhaseReady && !l.Rotating:
+	case dice <= 2 && l.recipient != "" && l.Phase == header.PhaseReady && !l.Rotating:
 		l.otherBoard()
 	case dice <= 3:
 		l.kill(c)
@@ -115,7 +115,7 @@ func (l *life) step() {
 // alone would often never come to that.
 func (l *life) certainly() {
 	l.t.Helper()
-	if l.Phase == volume.PhaseErasing {
+	if l.Phase == header.PhaseErasing {
 		l.plain(volumetest.Erase)
 	}
 	l.plain(volumetest.Provision)
@@ -136,7 +136,7 @@ func (l *life) plain(name string) {
 	}
 }
 
-// do gives a command and judges it. It tells whether it came to its end.
+// do gives a command and checks it. It reports whether it came to its end.
 func (l *life) do(c volumetest.Command, argv ...string) (ended bool) {
 	l.t.Helper()
 	precious := l.Precious()
@@ -188,7 +188,7 @@ func (l *life) kill(c volumetest.Command) {
 		l.text = ""
 	}
 	l.Live, l.Mounted = st.Mapping != "", st.Mount.Mounted
-	if l.Live && l.Phase == volume.PhaseReady {
+	if l.Live && l.Phase == header.PhaseReady {
 		// What a killed rotation holds waits for the next command.
 		l.note("unlock")
 		if r := l.Run(l.command(volumetest.Unlock)...); r.Code != 0 {
@@ -219,10 +219,11 @@ func (l *life) otherBoard() {
 	if r := l.Run(l.command(volumetest.Unlock)...); l.codeOf(r) != fault.BlobRejected {
 		l.fail("another chip opens the volume: %v", r)
 	}
+	fingerprint := l.MustSh("imxcrypt status --json data | sed -n 's/.*\"fingerprint\":\"\\([^\"]*\\).*/\\1/p'")
 	for _, argv := range [][]string{
 		{"imxcrypt", "recover", "--identity", "/run/key.txt", l.device},
 		{"dmsetup", "remove", "recovered-data"},
-		{"imxcrypt", "recover", "--identity", "/run/key.txt", "--reseal", "data"},
+		{"imxcrypt", "recover", "--identity", "/run/key.txt", "--reseal", "data", "--fingerprint", strings.TrimSpace(fingerprint)},
 		l.command(volumetest.Unlock),
 	} {
 		if r := l.Run(argv...); r.Code != 0 {
@@ -241,14 +242,14 @@ type seen struct {
 }
 
 // phase is ready also while the key is being changed.
-func (s seen) phase() volume.Phase {
+func (s seen) phase() header.Phase {
 	switch {
 	case s.State == "erasing":
-		return volume.PhaseErasing
-	case s.Phase == string(volume.PhaseRotating):
-		return volume.PhaseReady
+		return header.PhaseErasing
+	case s.Phase == string(header.PhaseRotating):
+		return header.PhaseReady
 	}
-	return volume.Phase(s.Phase)
+	return header.Phase(s.Phase)
 }
 
 func (l *life) status() seen {
@@ -265,7 +266,7 @@ func (l *life) status() seen {
 func (l *life) check() {
 	l.t.Helper()
 	st := l.status()
-	if err := l.Seen(volume.Phase(st.Phase), st.UUID, st.Generation, st.Rotation != nil, st.Mount.Mounted); err != nil {
+	if err := l.Seen(header.Phase(st.Phase), st.UUID, st.Generation, st.Rotation != nil, st.Mount.Mounted); err != nil {
 		l.fail("%v", err)
 	}
 	if (st.Mapping != "") != l.Live {

@@ -29,18 +29,24 @@ type cuts struct {
 	run   *replay.Run
 	bench *vm.Disk
 
-	// end closes what a judge's script has opened, after it.
+	// end closes what the script of a check has opened, after it.
 	end string
+	// perCut is how many images of a flush are tried.
+	perCut int
 
 	flushes, images, distinct, possible int
 }
 
-// soak tells whether there is time for hours of testing.
+// soak reports whether there is time for hours of testing.
 func soak() bool { return os.Getenv("IMXCRYPT_SOAK") != "" }
 
 func newCuts(t *testing.T, bench *vm.Disk) *cuts {
-	return &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: bench, end: "ok $I lock data"}
+	return &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: bench, end: "ok $I lock data", perCut: 2}
 }
+
+// many images are tried of each flush of what is short, and where a key changes
+// hands.
+const many = 8
 
 // cutPaths are the configurations of the recorded disk and of the one that the
 // images are laid under.
@@ -78,7 +84,7 @@ type file struct {
 	from replay.Place
 }
 
-// wanted asks a judge for the files that must be there in a state.
+// wanted asks a script for the files that must be there in a state.
 func (c *cuts) wanted(s *crashtest.State, files []file) string {
 	var sums strings.Builder
 	for _, f := range files {
@@ -105,11 +111,11 @@ func (c *cuts) phase(s *crashtest.State) string {
 	return ""
 }
 
-// judge lays a state's image and runs a script on it, after a power cycle of the
+// check lays a state's image and runs a script on it, after a power cycle of the
 // chip. The script has the program as $I, and says by its exit code whether the
 // image is good. Each program that it starts costs as much as opening a volume
 // does: what a shell can do by itself, it does.
-func (c *cuts) judge(s *crashtest.State, script string) {
+func (c *cuts) check(s *crashtest.State, script string) {
 	c.t.Helper()
 	c.run.Lay(c.t, c.bench, s)
 	r := c.Sh(`set -u; I="imxcrypt --config ` + cutBench + `"
@@ -129,11 +135,11 @@ exit $code`)
 
 // stage tries some images of every flush between two places, and the one of the
 // end; many more in a soak.
-func (c *cuts) stage(name string, from, to replay.Place, tear int64, judge func(s *crashtest.State)) {
+func (c *cuts) stage(name string, from, to replay.Place, tear int64, check func(s *crashtest.State)) {
 	c.t.Helper()
-	began, perCut := time.Now(), 3
+	began, perCut := time.Now(), c.perCut
 	if soak() {
-		perCut = 15
+		perCut = max(perCut, 15)
 	}
 	o := replay.Options{
 		From: from, To: to, PerCut: perCut, Seed: 1,
@@ -144,7 +150,7 @@ func (c *cuts) stage(name string, from, to replay.Place, tear int64, judge func(
 	kinds := map[crashtest.Loss]int{}
 	for _, s := range distinct {
 		kinds[s.Loss()]++
-		judge(s)
+		check(s)
 	}
 	flushes := c.run.Flushes(from, to)
 	c.t.Logf("%s: all %d flushes, %d images, %d distinct ones opened (%v) of %d possible, in %v",
@@ -161,8 +167,8 @@ func (c *cuts) sum(what string) {
 	}
 }
 
-// A board is provisioned, used, its header mended, erased, provisioned anew with
-// a recovery copy, its header restored, its key given to another chip; and the
+// A board is provisioned, used, its header repaired, erased, provisioned again with
+// a recovery copy, its header repaired and restored, its key given to another chip; and the
 // power goes at the flushes of all that, with what was not flushed there, lost
 // and torn. In each case the next run ends well.
 func TestPowerCutsOnTheRealKernel(t *testing.T) {
@@ -203,16 +209,22 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	damaged := c.here()
 	c.recorded("unlock", "data")
 	c.recorded("lock", "data")
-	mended := c.here()
+	repaired := c.here()
 	c.recorded("erase", "--yes", "data")
 	erased := c.here()
-	c.recorded("provision", "--no-mount", "data", "--recipient", id.Recipient().String())
+	fingerprint := fingerprintIn(t, c.recorded("provision", "--json", "--no-mount", "data", "--recipient", id.Recipient().String()))
+	reseal := []string{"recover", "--identity", "/run/key.txt", "--reseal", "data", "--fingerprint", fingerprint}
 	again := c.here()
 	c.recorded("unlock", "--mount", "data")
 	second := []file{c.write(10)}
 	c.recorded("header", "backup", "data", "/run/backup")
 	c.recorded("lock", "data")
 	usedAgain := c.here()
+	// A byte in each copy's text, which no text has.
+	c.MustSh(`for at in 4200 20700; do printf '\001' | dd of=/dev/vda bs=1 seek=$at conv=notrunc,fsync 2>/dev/null; done`)
+	both := c.here()
+	c.recorded("header", "repair", "data")
+	bothRepaired := c.here()
 	c.MustSh("dd if=/dev/zero of=/dev/vda bs=4096 count=8 oflag=direct conv=fsync 2>/dev/null")
 	gone := c.here()
 	c.recorded("header", "restore", "data", "/run/backup")
@@ -220,7 +232,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	first := strings.TrimSpace(c.MustSh("cat /sys/module/imxcrypt_simcaam/parameters/otpmk"))
 	chip(replacement)
 	other := c.here()
-	c.recorded("recover", "--identity", "/run/key.txt", "--reseal", "data")
+	c.recorded(reseal...)
 	resealed := c.here()
 	c.run = c.tape.Run(t)
 
@@ -231,29 +243,35 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 		if c.phase(s) == "ready" {
 			script += "grep -q 'ext4 made' /run/out && fail formatted; :"
 		}
-		c.judge(s, script)
+		c.check(s, script)
 	})
 	// ext4 itself does not survive a superblock, its own or the journal's, that is
 	// torn in the middle: no filesystem without copy on write does.
-	c.stage("in use", provisioned, used, 4096, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
-	c.stage("mending the header", damaged, mended, 512, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, files)) })
-	c.stage("erasing", mended, erased, 512, func(s *crashtest.State) {
+	c.stage("in use", provisioned, used, 4096, func(s *crashtest.State) { c.check(s, open+c.wanted(s, files)) })
+	c.stage("repairing the header", damaged, repaired, 512, func(s *crashtest.State) { c.check(s, open+c.wanted(s, files)) })
+	c.stage("erasing", repaired, erased, 512, func(s *crashtest.State) {
 		script := "if $I unlock --mount data > /run/out 2>&1; then " + c.wanted(s, files) + "; else ok $I erase --yes data; ok $I provision data; [ ! -e /data/f0 ] || fail not erased; fi"
 		if c.run.Durable(s, erased) {
 			script = "$I unlock data > /run/out 2>&1 && fail it opens; grep -q 'was erased' /run/out || fail \"$(cat /run/out)\""
 		}
-		c.judge(s, script)
+		c.check(s, script)
 	})
-	c.stage("provisioning anew, with a recovery copy", erased, again, 512, func(s *crashtest.State) {
-		c.judge(s, "ok $I provision data --recipient "+id.Recipient().String())
+	c.perCut = many
+	c.stage("provisioning again, with a recovery copy", erased, again, 512, func(s *crashtest.State) {
+		c.check(s, "ok $I provision data --recipient "+id.Recipient().String())
 	})
-	c.stage("in use again", again, usedAgain, 4096, func(s *crashtest.State) { c.judge(s, open+c.wanted(s, second)) })
+	c.perCut = 3
+	c.stage("in use again", again, usedAgain, 4096, func(s *crashtest.State) { c.check(s, open+c.wanted(s, second)) })
+	c.perCut = many
+	c.stage("repairing the header from both copies", both, bothRepaired, 512, func(s *crashtest.State) {
+		c.check(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I header repair data; "+open+"}; "+c.wanted(s, second))
+	})
 	c.stage("restoring the header", gone, restored, 512, func(s *crashtest.State) {
-		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I header restore data /run/backup; "+open+"}; "+c.wanted(s, second))
+		c.check(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I header restore data /run/backup; "+open+"}; "+c.wanted(s, second))
 	})
 	chip(replacement)
 	c.stage("giving the key to another chip", other, resealed, 512, func(s *crashtest.State) {
-		c.judge(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I recover --identity /run/key.txt --reseal data; "+open+"}; "+c.wanted(s, second))
+		c.check(s, "$I unlock --mount data > /run/out 2>&1 || { ok $I "+strings.Join(reseal, " ")+"; "+open+"}; "+c.wanted(s, second))
 	})
 	c.sum("power cuts on the real kernel")
 }
@@ -296,7 +314,7 @@ func TestPowerCutsOfAdoption(t *testing.T) {
 
 	// with runs a script while the image is mounted.
 	with := func(s *crashtest.State, script string) {
-		c.judge(s, "e2fsck -fp /dev/vdc >/run/fsck 2>&1; [ $? -le 1 ] || fail \"$(cat /run/fsck)\"; ok mount /dev/vdc /bench; ( "+script+
+		c.check(s, "e2fsck -fp /dev/vdc >/run/fsck 2>&1; [ $? -le 1 ] || fail \"$(cat /run/fsck)\"; ok mount /dev/vdc /bench; ( "+script+
 			" )")
 	}
 	c.stage("creating a key", begun, created, 4096, func(s *crashtest.State) {
@@ -306,6 +324,7 @@ func TestPowerCutsOfAdoption(t *testing.T) {
 		}
 		with(s, script+"rm -f /run/black; ok $I key import /bench/data.bb --out /run/black")
 	})
+	c.perCut = many
 	c.stage("adopting", made, adopted, 4096, func(s *crashtest.State) {
 		script := "ok $I adopt data --blob /bench/data.bb; "
 		if c.run.Durable(s, adopted) {

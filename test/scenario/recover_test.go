@@ -6,6 +6,7 @@ package scenario
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func TestRecovery(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stranger, err := age.GenerateX25519Identity()
+		other, err := age.GenerateX25519Identity()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,12 +32,14 @@ func TestRecovery(t *testing.T) {
 		configure := func() {
 			m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(oneVolume))
 			m.Put("/root/key.txt", []byte("# "+id.Recipient().String()+"\n"+id.String()+"\n"))
-			m.Put("/root/other.txt", []byte(stranger.String()+"\n"))
+			m.Put("/root/other.txt", []byte(other.String()+"\n"))
 			m.MustSh("mkdir -p /data /mnt")
 		}
 		configure()
 		b.expect(t, m.Run("imxcrypt", "provision", "data", "--recipient", id.String()), 2, "an identity, which is secret")
-		b.expect(t, m.Run("imxcrypt", "provision", "-v", "data", "--recipient", id.Recipient().String()), 0, "RECOVERY COPY")
+		r := m.Run("imxcrypt", "provision", "--json", "data", "--recipient", id.Recipient().String())
+		b.expect(t, r, 0, "RECOVERY COPY")
+		fingerprint := fingerprintIn(t, r.Stdout)
 		m.MustSh("echo 'the quick brown fox' > /data/fox && sync")
 		b.expect(t, m.Run("imxcrypt", "status"), 0, "RECOVERY COPY")
 		b.expect(t, m.Run("imxcrypt", "status", "--json"), 0, `"recovery":{"recipients":["age1`)
@@ -74,19 +77,48 @@ func TestRecovery(t *testing.T) {
 		t.Log("a replacement board")
 		m.Restart(func(c *vm.Config) { c.SimCAAM = &vm.SimCAAM{Closed: true, OTPMK: strings.Repeat("5a", 32)} })
 		configure()
-		b.expect(t, m.Run("imxcrypt", "boot"), 3, "this chip cannot open the key")
-		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/key.txt", "--reseal", "data"), 0, "sealed by this chip")
+		b.expect(t, m.Run("imxcrypt", "boot"), 3, "the hardware rejected the blob")
+		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/key.txt", "--reseal", "data"), 2, "--fingerprint is missing")
+		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/key.txt", "--reseal", "data", "--fingerprint", fingerprint), 0, "sealed by this chip")
 		m.Restart()
 		configure()
 		b.expect(t, m.Run("imxcrypt", "boot"), 0, "mounted on /data")
 		if got := m.MustSh("cat /data/fox"); got != "the quick brown fox\n" {
 			t.Fatalf("%q", got)
 		}
+
+		t.Log("a thief makes a volume that fits, with a key that he knows")
+		m.MustRun("imxcrypt", "lock", "data")
+		uuid := strings.TrimSpace(m.MustSh("cryptsetup luksUUID /dev/vda"))
+		m.Restart(func(c *vm.Config) { c.SimCAAM = &vm.SimCAAM{Closed: true, OTPMK: strings.Repeat("66", 32)} })
+		configure()
+		m.MustSh("blkdiscard -z /dev/vda; sed -i 's|device: /dev/vda|&\\n    uuid: " + uuid + "|' /etc/imxcrypt/imxcrypt.yaml")
+		b.expect(t, m.Run("imxcrypt", "provision", "--no-mount", "data", "--recipient", id.Recipient().String()), 0, "RECOVERY COPY")
+		m.Restart(func(c *vm.Config) { c.SimCAAM = &vm.SimCAAM{Closed: true, OTPMK: strings.Repeat("5a", 32)} })
+		configure()
+		before = sha256.Sum256(m.Get("/dev/vda"))
+		b.expect(t, m.Run("imxcrypt", "recover", "--identity", "/root/key.txt", "--reseal", "data", "--fingerprint", fingerprint), 6, "is not the one with the fingerprint")
+		if sha256.Sum256(m.Get("/dev/vda")) != before {
+			t.Fatal("the disk was written")
+		}
+		b.expect(t, m.Run("imxcrypt", "boot"), 3, "the hardware rejected the blob")
 	})
 }
 
+// fingerprintIn is that of the recovery copy in what provision printed as JSON.
+func fingerprintIn(t *testing.T, text string) string {
+	t.Helper()
+	var line struct {
+		Fingerprint string `json:"recovery_fingerprint"`
+	}
+	if err := json.Unmarshal([]byte(text), &line); err != nil || line.Fingerprint == "" {
+		t.Fatalf("%v in %q", err, text)
+	}
+	return line.Fingerprint
+}
+
 // The bridge over closing the chip: a recovery copy before, the same key sealed
-// anew after. Without the copy a volume is lost, rotated or not.
+// again after. Without the copy a volume is lost, rotated or not.
 func TestClosingTheChip(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		id, err := age.GenerateX25519Identity()
@@ -104,7 +136,7 @@ func TestClosingTheChip(t *testing.T) {
 		configure()
 		x.expect(6, "this chip is open", "provision", "data")
 		configure("allow_open_state: true")
-		x.expect(0, "mounted on", "provision", "--recipient", id.Recipient().String(), "data")
+		fingerprint := fingerprintIn(t, x.expect(0, `"ok":true`, "provision", "--json", "--recipient", id.Recipient().String(), "data").Stdout)
 		x.MustSh("echo 'the quick brown fox' > " + x.dir + "/mnt/fox")
 		x.expect(0, "other: unlocked", "provision", "other")
 		x.expect(0, "generation 2", "rotate", "other")
@@ -118,7 +150,7 @@ func TestClosingTheChip(t *testing.T) {
 		x.expect(3, lost, "boot")
 		x.expect(3, lost, "unlock", "other")
 		x.expect(6, "has no recovery copy", "recover", "--identity", x.dir+"/key.txt", "--reseal", "other")
-		x.expect(0, "sealed by this chip (closed)", "recover", "--identity", x.dir+"/key.txt", "--reseal", "data")
+		x.expect(0, "sealed by this chip (closed)", "recover", "--identity", x.dir+"/key.txt", "--reseal", "data", "--fingerprint", fingerprint)
 		configure()
 		x.powerCycle()
 		x.expect(0, "data: mounted on", "boot")

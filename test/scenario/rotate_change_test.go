@@ -63,7 +63,7 @@ func TestRotationToAnotherConfiguration(t *testing.T) {
 				x.expect(0, "mounted on", "provision", "data")
 				// Options of mkfs that contradict it the configuration refuses itself.
 				x.configure(device, "sector_size: 4096", "filesystem: "+strings.Replace(c.filesystem, "options: [-b, '1024']", "type: ext4", 1))
-				x.expect(4, c.says, "rotate", "data")
+				x.expect(6, c.says, "rotate", "data")
 				x.configure(device, "sector_size: 512", "filesystem: "+c.filesystem)
 				x.expect(0, "generation 1", "verify", "data")
 			})

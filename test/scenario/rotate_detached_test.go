@@ -6,7 +6,6 @@ package scenario
 
 import (
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -26,11 +25,9 @@ func TestRotationOfAnAdoptedVolume(t *testing.T) {
 		{board{vm.ARM64, "arm64"}, "ccm", "capi:tk(cbc(aes))-plain64", 4096},
 		{board{vm.AMD64, "amd64"}, "ecb", "capi:tk(cbc(aes))-plain", 512},
 	} {
-		if c.goarch != "arm64" && os.Getenv("IMXCRYPT_SOAK") == "" {
-			continue
-		}
 		t.Run(c.goarch+" "+c.wrap, func(t *testing.T) {
 			t.Parallel()
+			c.soakBut(t, "arm64")
 			r := &rotated{board: c.board, t: t, wrap: c.wrap, load: vm.BuildProgram(t, "./test/load", c.goarch)}
 			r.more = fmt.Sprintf("    header: /var/lib/imxcrypt/data.header\n    cipher: %s\n    sector_size: %d\n", c.cipher, c.sector)
 			r.Machine = c.start(t, vm.NewDisk(t, 8<<20), vm.NewDisk(t, 8<<20))

@@ -6,7 +6,6 @@ package scenario
 
 import (
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -129,7 +128,7 @@ func (r *rotated) wholly() {
 	end()
 	r.onlyTheVolume(2)
 	if after := r.MustSh("dd if=/dev/vda bs=1M skip=3 count=1 iflag=direct 2>/dev/null | sha256sum"); after == before {
-		r.t.Fatal("the device was not encrypted anew")
+		r.t.Fatal("the device was not encrypted again")
 	}
 	r.expect(0, "this chip opens it", "verify", "data")
 }
@@ -154,7 +153,7 @@ func (r *rotated) catch(p *vm.Process) bool {
 }
 
 // killedWithAZoneHeld kills rotations that hold a zone, while programs wait for
-// it: the next command, whichever it is, lets them go on.
+// it: the next command, whichever it is, lets them continue.
 func (r *rotated) killedWithAZoneHeld() {
 	before, _, _ := r.rotation()
 	for _, next := range []struct {
@@ -167,8 +166,11 @@ func (r *rotated) killedWithAZoneHeld() {
 		{[]string{"status", "data"}, 0, "data"},
 		{[]string{"boot"}, 0, "already"},
 	} {
-		if r.goarch == "arm64" && next.code == 0 && os.Getenv("IMXCRYPT_SOAK") == "" {
-			continue // the same code as on amd64
+		if r.goarch == "arm64" && next.code == 0 && !soak() {
+			r.t.Run("killed with a zone held, then "+next.args[0], func(t *testing.T) {
+				t.Skip("NOT TESTED: on arm64 by make soak only (IMXCRYPT_SOAK=1), here on amd64")
+			})
+			continue
 		}
 		// The load has no file open now and then, and lock could unmount.
 		inside := r.StartCommand(vm.Command{Argv: []string{"sleep", "10000"}, Dir: "/data"})
@@ -206,14 +208,14 @@ func (r *rotated) killedWithAZoneHeld() {
 	r.onlyTheVolume(after)
 }
 
-// held tells whether a mapping is suspended.
+// held reports whether a mapping is suspended.
 func (r *rotated) held() bool {
 	r.t.Helper()
 	return strings.Contains(r.MustRun("dmsetup", "info"), "SUSPENDED")
 }
 
 // powerCut takes the power away in the middle of a rotation under load. The chip
-// has another JDKEK afterwards, so that both blobs are opened anew.
+// has another JDKEK afterwards, so that both blobs are opened again.
 func (r *rotated) powerCut() {
 	load := startLoad(r.Machine, "/data")
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "512KiB", "data")
@@ -263,14 +265,14 @@ func (r *rotated) stopped() {
 	took := time.Since(begun)
 	_, after, _ := r.rotation()
 	r.t.Logf("%d bytes in %v at %d a second", after-before, took, rate)
-	// Beyond what the time allows, the zone that it was told to stop in.
+	// Beyond what the time allows, the zone that it was stopped in.
 	if after <= before || after-before > int64(rate*took.Seconds())+5<<18 {
 		r.t.Fatal("the rate was not kept to")
 	}
 	slow = slowly()
 	slow.Signal(syscall.SIGTERM)
 	if result := slow.Wait(); result.Code != 7 {
-		r.t.Fatalf("the rotation that was told to stop: %v", result)
+		r.t.Fatalf("the rotation that was stopped: %v", result)
 	}
 	if r.held() {
 		r.t.Fatal("a zone is held")

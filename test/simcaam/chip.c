@@ -135,10 +135,14 @@ int chip_unwrap(u32 type, const u8 *black, u8 *red, size_t red_len)
 	return err;
 }
 
-/* The key that seals blob keys, from the master key of the security state. */
-static void blob_key_encryption_key(struct crypto_aes_ctx *key)
+/*
+ * The key that seals blob keys, from the master key of the security state. What
+ * is sealed, a red key or a black one and in which wrap, is part of it: a blob
+ * whose tag says something else does not open.
+ */
+static void blob_key_encryption_key(u32 type, struct crypto_aes_ctx *key)
 {
-	u8 in[MASTER_LEN + sizeof(KEY_MODIFIER) - 1];
+	u8 in[MASTER_LEN + sizeof(KEY_MODIFIER)];
 	u8 out[SHA256_DIGEST_SIZE];
 	unsigned long flags;
 
@@ -146,6 +150,7 @@ static void blob_key_encryption_key(struct crypto_aes_ctx *key)
 	memcpy(in, chip.closed ? chip.otpmk : test_master, MASTER_LEN);
 	spin_unlock_irqrestore(&chip.lock, flags);
 	memcpy(in + MASTER_LEN, KEY_MODIFIER, sizeof(KEY_MODIFIER) - 1);
+	in[sizeof(in) - 1] = type & (TAG_BLACK | TAG_CCM);
 	sha256(in, sizeof(in), out);
 	WARN_ON(aes_expandkey(key, out, sizeof(out)));
 	memzero_explicit(in, sizeof(in));
@@ -155,30 +160,27 @@ static void blob_key_encryption_key(struct crypto_aes_ctx *key)
 /*
  * A blob: random key sealed by the master key (32), red key encrypted with it,
  * MAC (16). The blob key is used once, so the nonce may be constant.
- *
- * The wrap (ECB, CCM) of the key is not bound into it: someone who rewrites the
- * tag gets the key in the other wrap. Whether the hardware would refuse that is
- * unknown, so what is tested here must not rely on it.
  */
 static const u8 blob_iv[CCM_IV_LEN];
 
-/* blob has BLOB_OBJ_MAX bytes; all past the MAC of blob_obj_len are random. */
-void chip_seal(const u8 *red, size_t red_len, u8 *blob)
+/* What the hardware leaves of the driver's buffer: whatever the heap held there. */
+#define HEAP	0x6b
+
+/* blob has BLOB_OBJ_MAX bytes; those past the MAC, to blob_obj_len, are HEAP. */
+void chip_seal(u32 type, const u8 *red, size_t red_len, u8 *blob)
 {
 	u8 *sealed = blob + BLOB_KEY_LEN, *mac = sealed + red_len;
 	struct crypto_aes_ctx kek, key;
 	u8 raw[BLOB_KEY_LEN];
 	size_t i;
 
-	blob_key_encryption_key(&kek);
+	blob_key_encryption_key(type, &kek);
 	get_random_bytes(raw, sizeof(raw));
 	for (i = 0; i < BLOB_KEY_LEN; i += AES_BLOCK_SIZE)
 		aes_encrypt(&kek, blob + i, raw + i);
 	WARN_ON(aes_expandkey(&key, raw, sizeof(raw)));
 	ccm_seal(&key, blob_iv, sealed, red, red_len, mac, BLOB_MAC_LEN);
-	/* What the hardware leaves unwritten is whatever the memory held. */
-	get_random_bytes(mac + BLOB_MAC_LEN,
-			 blob + blob_obj_len(red_len) - (mac + BLOB_MAC_LEN));
+	memset(mac + BLOB_MAC_LEN, HEAP, blob + blob_obj_len(red_len) - (mac + BLOB_MAC_LEN));
 	memzero_explicit(&kek, sizeof(kek));
 	memzero_explicit(&key, sizeof(key));
 	memzero_explicit(raw, sizeof(raw));
@@ -188,7 +190,7 @@ void chip_seal(const u8 *red, size_t red_len, u8 *blob)
  * blob has BLOB_OBJ_MAX readable bytes. -EBADMSG for a blob of another chip, of
  * the other security state, or damaged.
  */
-int chip_open(const u8 *blob, u8 *red, size_t red_len)
+int chip_open(u32 type, const u8 *blob, u8 *red, size_t red_len)
 {
 	const u8 *sealed = blob + BLOB_KEY_LEN, *mac = sealed + red_len;
 	struct crypto_aes_ctx kek, key;
@@ -196,7 +198,7 @@ int chip_open(const u8 *blob, u8 *red, size_t red_len)
 	size_t i;
 	int err;
 
-	blob_key_encryption_key(&kek);
+	blob_key_encryption_key(type, &kek);
 	for (i = 0; i < BLOB_KEY_LEN; i += AES_BLOCK_SIZE)
 		aes_decrypt(&kek, raw + i, blob + i);
 	WARN_ON(aes_expandkey(&key, raw, sizeof(raw)));
@@ -256,14 +258,26 @@ static bool keep_jdkek;
 module_param(keep_jdkek, bool, 0644);
 MODULE_PARM_DESC(keep_jdkek, "1: a real suspend keeps the JDKEK, as on i.MX6Q and DL (default 0)");
 
-static void chip_resume(void)
+static void resume(void)
 {
 	if (!READ_ONCE(keep_jdkek))
 		chip_power_on();
 	fault_resume();
 }
 
-static struct syscore_ops chip_syscore = { .resume = chip_resume };
+#ifdef SYSCORE_HAS_DATA	/* see Kbuild */
+static void chip_resume(void *unused)
+{
+	resume();
+}
+
+static const struct syscore_ops chip_syscore_ops = { .resume = chip_resume };
+static struct syscore chip_syscore = { .ops = &chip_syscore_ops };
+#else
+static struct syscore_ops chip_syscore = { .resume = resume };
+#define register_syscore	register_syscore_ops
+#define unregister_syscore	unregister_syscore_ops
+#endif
 
 /* Where there is nothing below s2idle, or only pm_test, the core goes not down. */
 static bool shallow_resets;
@@ -273,7 +287,7 @@ MODULE_PARM_DESC(shallow_resets, "1: the JDKEK is lost as soon as a suspend of a
 static int chip_pm(struct notifier_block *block, unsigned long event, void *unused)
 {
 	if (event == PM_SUSPEND_PREPARE && READ_ONCE(shallow_resets))
-		chip_resume();
+		resume();
 	return NOTIFY_DONE;
 }
 
@@ -282,14 +296,14 @@ static struct notifier_block chip_notifier = { .notifier_call = chip_pm };
 int chip_init(void)
 {
 	chip_power_on();
-	register_syscore_ops(&chip_syscore);
+	register_syscore(&chip_syscore);
 	return register_pm_notifier(&chip_notifier);
 }
 
 void chip_exit(void)
 {
 	unregister_pm_notifier(&chip_notifier);
-	unregister_syscore_ops(&chip_syscore);
+	unregister_syscore(&chip_syscore);
 	memzero_explicit(&chip.jdkek, sizeof(chip.jdkek));
 	memzero_explicit(&chip.tdkek, sizeof(chip.tdkek));
 }

@@ -3,8 +3,8 @@
  * /dev/caam-keygen: CREATE and IMPORT with the layout, the order of checks, the
  * errors and the texts of NXP's driver (BSP 5.4.47 to 6.18).
  *
- * One thing is not as it was: where that driver copies more than 144 bytes of
- * blob over its stack, this one returns EINVAL.
+ * One thing is not as it was: where that driver copies up to 160 bytes of blob
+ * over what lies behind its buffer of 144, this one only returns EINVAL, too.
  */
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
@@ -32,6 +32,8 @@ static_assert(sizeof(struct keygen_cmd) == 56);
 #define KEYGEN_IMPORT	_IOWR('K', 1, struct keygen_cmd)
 static_assert(KEYGEN_CREATE == 0xC0384B00);
 static_assert(KEYGEN_IMPORT == 0xC0384B01);
+
+#define IMPORT_STRUCT	160
 
 static bool cstring_keys;
 module_param(cstring_keys, bool, 0644);
@@ -135,7 +137,8 @@ static int create_words(const struct keygen_cmd *cmd, struct keygen_job *job, ch
 		return refuse(cmd, -EFAULT,
 			      "Unable to copy from user the Key Mode: random (-s) or plaintext (-t).\n");
 	job->random = !strcmp(text, "-s");
-	if (!job->random && strcmp(text, "-t"))
+	/* The NUL has to be among what the user gave. */
+	if (strlen(text) == cmd->key_mode_len || (!job->random && strcmp(text, "-t")))
 		return refuse(cmd, -EINVAL,
 			      "Invalid argument for Key Mode, expected -s or -t.\n");
 
@@ -194,7 +197,7 @@ static int create_run(struct keygen_job *job)
 		return err;
 	if (job->blob_len < len)
 		return -EINVAL;
-	chip_seal(job->red, job->red_len, job->blob + TAG_LEN);
+	chip_seal(job->type, job->red, job->red_len, job->blob + TAG_LEN);
 	tag_write((struct tag *)job->blob, job->type, job->red_len, len);
 	job->blob_len = TAG_LEN + len;
 	count(COUNT_CREATES);
@@ -203,6 +206,11 @@ static int create_run(struct keygen_job *job)
 
 static int import_check(const struct keygen_cmd *cmd, struct keygen_job *job)
 {
+	/* The kernel's own check of copies: 160 bytes end with the struct they go to. */
+	if (cmd->blob_len > IMPORT_STRUCT) {
+		pr_warn("Buffer overflow detected (%u < %u)!\n", IMPORT_STRUCT, cmd->blob_len);
+		return -EFAULT;
+	}
 	if (cmd->blob_len > BLOB_MAX)
 		return -EINVAL;
 	if (!copy_from_user(job->blob, u64_to_user_ptr(cmd->blob), cmd->blob_len))
@@ -226,7 +234,7 @@ static int import_run(struct keygen_job *job)
 	if (obj_len != le32_to_cpu(tag->obj_len) || obj_len <= BLOB_OVERHEAD)
 		return -EINVAL;
 	job->type = le32_to_cpu(tag->type);
-	if (job->type & TAG_TDKEK)
+	if (job->type & (TAG_TDKEK | TAG_MEMORY))
 		return -EINVAL;
 	/* The driver wants room for a CCM key whatever the wrap. */
 	if (job->black_len < obj_len - BLOB_OVERHEAD ||
@@ -235,7 +243,7 @@ static int import_run(struct keygen_job *job)
 	err = fault_import();
 	if (err)
 		return err;
-	err = chip_open(job->blob + TAG_LEN, job->red, job->red_len);
+	err = chip_open(job->type, job->blob + TAG_LEN, job->red, job->red_len);
 	if (err)
 		return err;
 	if (fault_wrong_import())

@@ -20,6 +20,7 @@
 #define TAG_NOT_KEY	BIT(1)
 #define TAG_TDKEK	BIT(2)	/* wrapped by the trusted key, not by the JDKEK */
 #define TAG_CCM		BIT(3)	/* clear: ECB */
+#define TAG_MEMORY	BIT(4)	/* in the chip's secure memory */
 
 struct tag {
 	__le32 magic;
@@ -71,8 +72,8 @@ int ccm_open(const struct crypto_aes_ctx *key, const u8 iv[CCM_IV_LEN],
 void chip_power_on(void);
 int chip_wrap(u32 type, const u8 *red, size_t red_len, u8 *black);
 int chip_unwrap(u32 type, const u8 *black, u8 *red, size_t red_len);
-void chip_seal(const u8 *red, size_t red_len, u8 *blob);
-int chip_open(const u8 *blob, u8 *red, size_t red_len);
+void chip_seal(u32 type, const u8 *red, size_t red_len, u8 *blob);
+int chip_open(u32 type, const u8 *blob, u8 *red, size_t red_len);
 bool chip_closed(void);
 int chip_init(void);
 void chip_exit(void);

@@ -2,9 +2,10 @@
 /*
  * tk(cbc(aes)) and tk(ecb(aes)): ciphers whose key is a tagged black key.
  *
- * setkey looks at the tag only. The key is unwrapped for each request with the
- * JDKEK of that moment, as the hardware does: one of another power cycle is
- * accepted, and then fails every request (CCM) or is silently another key (ECB).
+ * setkey looks at the tag only, and not even at whether the key is as long as the
+ * tag says. The key is unwrapped for each request with the JDKEK of that moment,
+ * as the hardware does: one of another power cycle is accepted, and then fails
+ * every request (CCM) or is silently another key (ECB).
  *
  * CRYPTO_ALG_ALLOCATES_MEMORY must stay clear: dm-crypt refuses such ciphers. So
  * a request allocates nothing.
@@ -18,6 +19,7 @@ struct tk_ctx {
 	struct ring *ring;
 	u32 type;
 	unsigned int red_len;
+	unsigned int obj_len;	/* as the tag says */
 	u8 black[BLACK_OBJ_MAX];
 };
 
@@ -51,11 +53,15 @@ static int tk_setkey(struct crypto_skcipher *tfm, const u8 *key, unsigned int le
 	if (red_len != AES_KEYSIZE_128 && red_len != AES_KEYSIZE_192 &&
 	    red_len != AES_KEYSIZE_256)
 		return -EINVAL;
-	if (obj_len != black_obj_len(type, red_len) || len != TAG_LEN + obj_len)
+	/* The driver copies that much, over whatever lies behind its buffer. */
+	if (obj_len > BLACK_OBJ_MAX)
 		return -EINVAL;
 	ctx->type = type;
 	ctx->red_len = red_len;
-	memcpy(ctx->black, key + TAG_LEN, obj_len);
+	ctx->obj_len = obj_len;
+	/* Past the end of a key that is too short it reads on; here there are zeros. */
+	memset(ctx->black, 0, sizeof(ctx->black));
+	memcpy(ctx->black, key + TAG_LEN, min(obj_len, len - (unsigned int)TAG_LEN));
 	return 0;
 }
 
@@ -116,6 +122,11 @@ int tk_job(struct ring *ring, struct crypto_async_request *base)
 	err = fault_request();
 	if (err)
 		return err;
+	/* A job that the hardware cannot do: no TDKEK, no ECB key of odd length. */
+	if (ctx->type & TAG_TDKEK)
+		return -EINVAL;
+	if (!(ctx->type & TAG_CCM) && ctx->obj_len != black_obj_len(ctx->type, ctx->red_len))
+		return -EINVAL;
 	err = chip_unwrap(ctx->type, ctx->black, red, ctx->red_len);
 	if (err)
 		return err;

@@ -14,14 +14,18 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// volumes are: one that imxcrypt's own mount unit mounts, one that a line of
-// fstab mounts, one that is not opened at boot, and one whose device never comes.
+// volumes are, with the vendor's: one that imxcrypt's own mount unit mounts, one
+// that a line of fstab mounts, one that is not opened at boot, and one whose device never comes.
 // Emulated processors take their time until udev is up.
 const volumes = `volumes:
   - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 2m}
-  - {name: logs, device: /dev/vdc, timeout: 2m}
-  - {name: spare, device: /dev/vdd, mount: /srv/spare, at_boot: false, timeout: 2m}
+  - {name: spare, device: /dev/vdd, mount: /srv/by-link/spare, at_boot: false, timeout: 2m}
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
+`
+
+// vendorVolumes are those that another layer of the image brings along.
+const vendorVolumes = `volumes:
+  - {name: logs, device: /dev/vdc, timeout: 2m}
 `
 
 // provedInDebug is a step of unlocking that only imxcrypt.debug tells.
@@ -31,12 +35,13 @@ const provedInDebug = "data: key proved by its filesystem ("
 // and a service that needs the volume.
 func bootFiles() files {
 	f := files{
-		"/etc/imxcrypt/imxcrypt.yaml": text(volumes),
-		"/etc/fstab":                  text("/dev/mapper/logs /srv/logs ext4 nodev 0 2\n"),
-		"/srv/logs/.empty":            text(""),
-		"/srv/gone/.empty":            text(""),
-		"/srv/spare/.empty":           text(""),
-		// So that a shutdown that hangs is told from a slow one on a busy host.
+		"/etc/imxcrypt/imxcrypt.yaml":                    text(volumes),
+		"/usr/lib/imxcrypt/imxcrypt.yaml.d/20-logs.yaml": text(vendorVolumes),
+		"/etc/fstab":        text("/dev/mapper/logs /srv/logs ext4 nodev 0 2\n"),
+		"/srv/logs/.empty":  text(""),
+		"/srv/gone/.empty":  text(""),
+		"/srv/spare/.empty": text(""),
+		// So that a shutdown that hangs can be distinguished from a slow one on a busy host.
 		"/etc/systemd/system.conf.d/patient.conf":           text("[Manager]\nDefaultTimeoutStopSec=20min\n"),
 		"/etc/systemd/system/imxcrypt@.service.d/stop.conf": text("[Service]\nTimeoutStopSec=20min\n"),
 		"/etc/systemd/system/user-of-data.service": text(`[Unit]
@@ -55,11 +60,12 @@ ExecStart=/bin/sh -ec 'findmnt -n -o SOURCE,OPTIONS /data; if test -e /data/kept
 }
 
 // A product's life with systemd and udev: the first boot makes the volumes, each
-// later one opens them, and what can go wrong is told and goes no further.
+// later one opens them, and what goes wrong is reported and goes no further.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
 	b := startSystemd(t, vm.AMD64)
 	b.firstBoot()
+	b.metrics()
 	b.stopAndStart()
 	b.rotate()
 	b.privileges()
@@ -118,7 +124,7 @@ func (b board) firstBoot() {
 	b.expect("echo 'a year of work' >/data/kept; cat /data/kept", "a year of work")
 
 	if text := b.journal("-b", "-u", "imxcrypt@data"); strings.Contains(text, provedInDebug) {
-		b.t.Errorf("every step is told without imxcrypt.debug:\n%s", text)
+		b.t.Errorf("every step is reported without imxcrypt.debug:\n%s", text)
 	}
 
 	b.t.Log("a volume that is not required does not hold up the boot")
@@ -130,7 +136,8 @@ func (b board) firstBoot() {
 	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount", "inactive\ninactive")
 	// Through its units: systemd starts the service of a mapping that appears, and
 	// would undo a lock by hand that is faster than its start.
-	b.MustSh("imxcrypt provision --no-mount spare; systemctl start srv-spare.mount; echo 'for a rainy day' >/srv/spare/kept; systemctl stop imxcrypt@spare")
+	// systemd refuses mount points behind a symbolic link: the generator resolves it.
+	b.MustSh("ln -s . /srv/by-link; systemctl daemon-reload; imxcrypt provision --no-mount spare; systemctl start srv-spare.mount; echo 'for a rainy day' >/srv/spare/kept; systemctl stop imxcrypt@spare")
 	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
 
 	b.t.Log("udev knows the volumes as systemd needs it")
@@ -157,9 +164,21 @@ func (b board) firstBoot() {
 			b.t.Errorf("the journal has no %q: %v", want, found)
 		}
 	}
-	if text := b.journal("-b", "-p", "3", "-u", "imxcrypt*"); strings.Contains(text, "imxcrypt: ") {
+	// But that one of the devices is missing, sooner or later.
+	if text := b.journal("-b", "-p", "3", "-u", "imxcrypt@*", "-u", "imxcrypt-provision@*", "-u", "imxcrypt-key@*", "-u", "imxcrypt-rotate@*"); strings.Contains(text, "imxcrypt: ") {
 		b.t.Errorf("errors in a boot without any:\n%s", text)
 	}
+}
+
+// metrics are written by a service, for node-exporter.
+func (b board) metrics() {
+	b.t.Helper()
+	b.t.Log("the metrics' service writes them, and its timer starts it")
+	b.expect("systemctl is-active imxcrypt-metrics.timer", "inactive")
+	b.MustSh("mkdir -p /var/lib/prometheus/node-exporter; systemctl start imxcrypt-metrics.timer imxcrypt-metrics.service")
+	b.expect(`cd /var/lib/prometheus/node-exporter; ls; grep 'imxcrypt_volume_up{volume="[dg]' imxcrypt.prom; systemctl is-active imxcrypt-metrics.timer`,
+		"imxcrypt.prom\nimxcrypt_volume_up{volume=\"data\"} 1\nimxcrypt_volume_up{volume=\"gone\"} 0\nactive")
+	b.MustRun("systemctl", "stop", "imxcrypt-metrics.timer")
 }
 
 // stopAndStart is systemctl's way to lock and unlock.
@@ -177,10 +196,10 @@ func (b board) stopAndStart() {
 	b.MustRun("systemctl", "start", "multi-user.target")
 	b.expect("systemctl is-active imxcrypt@data user-of-data; cat /data/kept", "active\nactive\na year of work")
 	if after := b.show("data.mount", "ActiveEnterTimestampMonotonic"); after == before {
-		b.t.Errorf("restart has not mounted the volume anew")
+		b.t.Errorf("restart has not mounted the volume again")
 	}
 
-	b.t.Log("what is busy stays, and the reason is told")
+	b.t.Log("what is busy stays, and the reason is reported")
 	sleeper := b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
 	began := time.Now()
 	b.Run("systemctl", "stop", "imxcrypt@data")
@@ -283,10 +302,11 @@ func (b board) invalidConfiguration() {
 	b.eventually("imxcrypt-generator: ", "-k", "-p", "3")
 	b.has(b.Console(), "volumes[0].mont")
 	b.expect("udevadm settle; ls /dev/mapper; findmnt /data", "control")
-	b.t.Log("once it is mended, the boot goes on")
+	b.t.Log("once it is repaired, the boot continues")
 	b.MustSh("sed -i 's/mont:/mount:/' /etc/imxcrypt/imxcrypt.yaml && imxcrypt config check && systemctl daemon-reload && systemctl --no-block default")
 	b.mustAwait("multi-user.target")
 	b.expect("cat /data/kept", "a year of work")
+	b.expect("systemctl list-units --failed --plain --no-legend 'imxcrypt*'", "")
 }
 
 // nothingWorks is a disk in a board that it does not belong to, with a required
@@ -295,13 +315,17 @@ func (b board) nothingWorks() {
 	b.t.Helper()
 	b.mustAwait("emergency.target")
 	b.t.Log("required volumes that cannot be opened end in the emergency mode, with the reason")
-	b.eventually("this chip cannot open the key", "-u", "imxcrypt@data", "-p", "3")
-	b.has(b.Console(), "this chip cannot open the key")
+	b.eventually("the hardware rejected the blob", "-u", "imxcrypt@data", "-p", "3")
+	b.has(b.Console(), "the hardware rejected the blob")
 	if got := b.show("imxcrypt@data", "ExecMainStatus"); got != "3" {
 		b.t.Errorf("imxcrypt@data has exit code %s", got)
 	}
 	b.expect("udevadm settle; ls /dev/mapper; findmnt /data", "control")
-	// Not by unit: on a busy host it is told before the journal has started.
+	// Not by unit: on a busy host it is printed before the journal has started.
 	b.eventually("Timed out waiting for device dev-vdy.device")
+	b.t.Log("of a device that is missing imxcrypt says so, where boot.md has one look, and no further unit fails")
+	b.eventually(`unlock gone: device "/dev/vdy" not found`, "-p", "err", "-u", "imxcrypt*")
+	b.has(b.Console(), `unlock gone: device "/dev/vdy" not found`)
+	b.expect("systemctl list-units --failed --plain --no-legend 'imxcrypt-missing*'; journalctl -b -q -u imxcrypt-missing@data -p err", "")
 	b.has(b.Console(), "Dependency failed for")
 }

@@ -33,52 +33,28 @@ func (f files) enabled(target, unit, template string) {
 	f["/etc/systemd/system/"+target+".wants/"+unit] = vm.File{Link: "/lib/systemd/system/" + template}
 }
 
-// built returns the folder that test/systemd/build-root made.
+// built returns the folder that test/systemd/build-root and add-package made: a
+// system in which the program's Debian package is installed.
 func built(t *testing.T, arch vm.Arch) string {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: a Debian root filesystem can only be built by root")
 	}
-	cmd := exec.Command("./build-root", string(arch))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("build-root %s: %v\n%s", arch, err, stderr.Bytes())
+	made := func(argv ...string) string {
+		t.Helper()
+		cmd := exec.Command(argv[0], argv[1:]...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, stderr.Bytes())
+		}
+		return strings.TrimSpace(string(out))
 	}
-	return strings.TrimSpace(string(out))
+	return made("./add-package", string(arch), made("./build-root", string(arch)), vm.BuildProgram(t, "./cmd/imxcrypt", string(arch)))
 }
 
-// installed is what `make install` installs.
-func installed(t *testing.T, arch vm.Arch) files {
-	t.Helper()
-	dir := t.TempDir()
-	program := vm.BuildProgram(t, "./cmd/imxcrypt", string(arch))
-	out, err := exec.Command("make", "-s", "-C", "../..", "install", "DESTDIR="+dir, "GOARCH="+string(arch), "BINARY="+program).CombinedOutput()
-	if err != nil {
-		t.Fatalf("make install: %v\n%s", err, out)
-	}
-	all := files{}
-	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name := strings.TrimPrefix(path, dir)
-		if link, err := os.Readlink(path); err == nil {
-			all[name] = vm.File{Link: link}
-			return nil
-		}
-		info, err := d.Info()
-		all[name] = vm.File{Host: path, Mode: info.Mode().Perm()}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-// newRoot makes a disk with the system, the program as `make install` installs
-// it, the agent, and the files.
+// newRoot makes a disk with the system, the agent, and the files.
 func newRoot(t *testing.T, arch vm.Arch, own files) *vm.Disk {
 	t.Helper()
 	disk := vm.NewDisk(t, 0)
@@ -86,8 +62,7 @@ func newRoot(t *testing.T, arch vm.Arch, own files) *vm.Disk {
 	if out, err := exec.Command("cp", "--sparse=always", image, disk.Path).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
-	all := installed(t, arch)
-	maps.Copy(all, agentFiles(t, arch))
+	all := agentFiles(t, arch)
 	maps.Copy(all, own)
 	inject(t, disk.Path, all)
 	return disk

@@ -44,7 +44,7 @@ func TestPlainInitramfs(t *testing.T) {
 
 func plainInitramfs(t *testing.T, arch vm.Arch) {
 	program := vm.BuildProgram(t, "./cmd/imxcrypt", string(arch))
-	disks := []*vm.Disk{smallSystem(t, arch, program), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 32<<20)}
+	disks := []*vm.Disk{smallSystem(t, arch, program, nil), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 32<<20)}
 	b := board{t: t, Machine: vm.Start(t, vm.Config{
 		Arch: arch, Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true}, Imxcrypt: program,
 		ExtraFiles: map[string]vm.File{"/etc/imxcrypt/imxcrypt.yaml": text(plainVolumes)},
@@ -69,7 +69,8 @@ func plainInitramfs(t *testing.T, arch vm.Arch) {
 	b.noKeyLeft()
 	t.Log("the real system knows it")
 	b.has(b.MustRun("imxcrypt", "unlock", "system"), "system: unlocked as /dev/mapper/system (already)")
-	b.has(b.Sh("imxcrypt status").Stdout, "mounted")
+	status := b.Sh("imxcrypt status")
+	b.has(status.Stdout+status.Stderr, "mounted on / and not on /mnt/system")
 	b.expect("ls /run/imxcrypt | grep initramfs", "system.initramfs")
 	if r := b.Run("imxcrypt", "lock", "system"); r.Code != 5 {
 		t.Errorf("the running system's root can be locked: %v", r)
@@ -87,8 +88,9 @@ func plainInitramfs(t *testing.T, arch vm.Arch) {
 	b.expect("grep -c ' /media/rfs/' /proc/mounts", "2")
 }
 
-// smallSystem is the real system: busybox, the program, and the agent as its init.
-func smallSystem(t *testing.T, arch vm.Arch, program string) *vm.Disk {
+// smallSystem is the real system: busybox, the program, the agent as its init, and
+// files of the test's own. The options are mke2fs'.
+func smallSystem(t *testing.T, arch vm.Arch, program string, own files, options ...string) *vm.Disk {
 	t.Helper()
 	tree := vm.Minimal(t, arch, "virtio_console")
 	addFile(t, tree, "/usr/sbin/init", vm.Agent(t, arch), 0o755)
@@ -104,6 +106,9 @@ func smallSystem(t *testing.T, arch vm.Arch, program string) *vm.Disk {
 	tree[wire.SettingsPath] = initramfs.Entry{Data: data, Perm: 0o644}
 	tree["/etc/mtab"] = initramfs.Entry{Link: "/proc/self/mounts"}
 	tree["/etc/imxcrypt/imxcrypt.yaml"] = initramfs.Entry{Data: []byte(plainVolumes), Perm: 0o644}
+	for name, f := range own {
+		tree[name] = initramfs.Entry{Data: f.Data, Perm: 0o644}
+	}
 
 	dir := t.TempDir()
 	for name, e := range tree {
@@ -121,13 +126,13 @@ func smallSystem(t *testing.T, arch vm.Arch, program string) *vm.Disk {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"dev", "proc", "sys", "run", "tmp", "mnt", "root", "media"} {
+	for _, name := range []string{"data", "dev", "proc", "sys", "run", "tmp", "mnt", "root", "media"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	disk := vm.NewDisk(t, 0)
-	cmd := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", dir, disk.Path, "32M")
+	cmd := exec.Command("mke2fs", append(append([]string{"-q", "-t", "ext4", "-d", dir}, options...), disk.Path, "32M")...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("mke2fs: %v\n%s", err, out)

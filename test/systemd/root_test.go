@@ -96,7 +96,7 @@ func (b board) rootStaysToTheEnd() {
 	}
 }
 
-// distributionImage builds an initramfs as an installed imxcrypt package would.
+// distributionImage builds an initramfs as the installed package does.
 func distributionImage(t *testing.T, tool, dir string) string {
 	t.Helper()
 	const arch = vm.AMD64
@@ -105,8 +105,13 @@ func distributionImage(t *testing.T, tool, dir string) string {
 	if err != nil || len(release) != 1 {
 		t.Fatalf("modules: %v, %v", release, err)
 	}
-	all := installed(t, arch)
-	all["/etc/imxcrypt/initramfs.yaml"] = text(rootVolume)
+	all := files{}
+	// The volume comes in a drop-in; the vendor brings a file, and a drop-in that is
+	// masked.
+	all["/usr/lib/imxcrypt/initramfs.yaml"] = text("state_dir: /run/keys\n")
+	all["/usr/lib/imxcrypt/initramfs.yaml.d/50-vendor.yaml"] = text("volumes:\n  - {name: vendor, device: /dev/none}\n")
+	all["/etc/imxcrypt/initramfs.yaml.d/50-vendor.yaml"] = vm.File{Link: "/dev/null"}
+	all["/etc/imxcrypt/initramfs.yaml.d/root.yaml"] = text(rootVolume)
 	all["/etc/initramfs-tools/modules"] = text("imxcrypt_simcaam\n")
 	all["/lib/modules/"+filepath.Base(release[0])+"/extra/imxcrypt_simcaam.ko"] = vm.File{Host: vm.SimCAAMModule(t, arch)}
 	over := filepath.Join(dir, tool)

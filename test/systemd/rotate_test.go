@@ -38,7 +38,7 @@ func (b board) rotate() {
 	b.expect("until systemctl --quiet is-active imxcrypt-rotate@data; do sleep 0.3; done; systemctl is-active imxcrypt-rotate@data", "active")
 	b.moves("the rotation of the volume that was started")
 
-	b.t.Log("it goes on in the boot after a power cut")
+	b.t.Log("it continues in the boot after a power cut")
 	_, before, _ := b.Rotation("data")
 	b.Restart()
 	b.mustAwait("multi-user.target")

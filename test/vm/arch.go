@@ -26,6 +26,8 @@ type platform struct {
 	triplet   string   // Debian's library directory
 	modules   []string // beyond commonModules
 	kernelELF bool     // boot the unpacked kernel through its PVH entry
+	mainline  bool     // with mainline's kernel instead of Debian's stock one
+	lacks     []string // modules that this kernel does not have
 }
 
 func (a Arch) platform() (platform, error) {

@@ -18,6 +18,9 @@ type Config struct {
 	// SimCAAM loads the simulated CAAM with these parameters; nil: a board
 	// whose kernel has none.
 	SimCAAM *SimCAAM
+	// Mainline makes it a board with mainline's kernel and drivers; nil: Debian
+	// 12's stock kernel.
+	Mainline *Mainline
 	// Imxcrypt is the host's path of a binary to have as /usr/bin/imxcrypt.
 	Imxcrypt string
 	// ExtraFiles are further files, by their path in the guest.
@@ -84,6 +87,10 @@ func (c Config) clone() Config {
 	if c.SimCAAM != nil {
 		sim := *c.SimCAAM
 		c.SimCAAM = &sim
+	}
+	if c.Mainline != nil {
+		board := *c.Mainline
+		c.Mainline = &board
 	}
 	return c
 }

@@ -62,11 +62,13 @@ type image struct {
 	base    string // initramfs that all machines of the architecture share
 	release string
 	modules *initramfs.Modules
+	models  string // of CAAM and DCP, to be loaded into QEMU, for mainline's kernel
+	lacks   []string
 }
 
 // prepare fetches and makes what is not in the cache.
 func prepare(ctx context.Context, arch Arch, p platform) (*image, error) {
-	return makeOnce(fmt.Sprintf("image %s %v", arch, p.kernelELF), func() (*image, error) {
+	return makeOnce(fmt.Sprintf("image %s %v %v", arch, p.kernelELF, p.mainline), func() (*image, error) {
 		return prepareImage(ctx, arch, p)
 	})
 }
@@ -94,8 +96,17 @@ func prepareImage(ctx context.Context, arch Arch, p platform) (*image, error) {
 		return nil, err
 	}
 	dir := filepath.Join(debian, string(arch))
-	im := &image{release: release, kernel: filepath.Join(dir, "vmlinuz")}
-	if im.modules, err = initramfs.OpenModules(filepath.Join(dir, "modules"), release); err != nil {
+	im := &image{release: release, kernel: filepath.Join(dir, "vmlinuz"), lacks: p.lacks}
+	modulesDir, madeOf := filepath.Join(dir, "modules"), ""
+	if p.mainline {
+		if im.release, madeOf, err = buildMainline(ctx, top); err != nil {
+			return nil, err
+		}
+		im.kernel = filepath.Join(debian, mainlineFlavour, "vmlinuz")
+		im.models = filepath.Join(top, "build/mainline/imx-crypto.so")
+		modulesDir = filepath.Join(top, "build/mainline/modules")
+	}
+	if im.modules, err = initramfs.OpenModules(modulesDir, im.release); err != nil {
 		return nil, err
 	}
 	if p.kernelELF {
@@ -107,8 +118,8 @@ func prepareImage(ctx context.Context, arch Arch, p platform) (*image, error) {
 		}
 		im.kernel = elf
 	}
-	modules := slices.Concat(bootModules, guestModules, p.modules)
-	key := sha256.Sum256([]byte(strings.Join(slices.Concat([]string{baseVersion, release}, packages, programs, modules), " ")))
+	modules := im.has(slices.Concat(bootModules, guestModules, p.modules))
+	key := sha256.Sum256([]byte(strings.Join(slices.Concat([]string{baseVersion, im.release + madeOf}, packages, programs, modules), " ")))
 	im.base = filepath.Join(cache, "base-"+hex.EncodeToString(key[:6])+".cpio")
 	if _, err := os.Stat(im.base); err == nil {
 		return im, nil
@@ -122,6 +133,11 @@ func prepareImage(ctx context.Context, arch Arch, p platform) (*image, error) {
 		return nil, err
 	}
 	return im, writeAtomically(im.base, buffer.Bytes(), 0o644)
+}
+
+// has returns the modules without those that the kernel does not have.
+func (im *image) has(modules []string) []string {
+	return slices.DeleteFunc(slices.Clone(modules), func(name string) bool { return slices.Contains(im.lacks, name) })
 }
 
 // fetchDebian returns the kernel's release.

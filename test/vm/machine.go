@@ -99,7 +99,17 @@ func (m *Machine) logBoot(g *guest) {
 func (m *Machine) PowerCut() {
 	m.t.Helper()
 	if g := m.off(); g != nil {
+		m.logCost(g, 0)
 		g.kill()
+	}
+}
+
+// logCost logs the processor time that a guest has used since it had used that
+// much: `make test` sums it up by test. A guest that has ended logs nothing.
+func (m *Machine) logCost(g *guest, since time.Duration) {
+	m.t.Helper()
+	if spent, err := processorTime(g.cmd.Process.Pid); err == nil {
+		m.t.Logf("vm: used %.1f s of processor time", (spent - since).Seconds())
 	}
 }
 
@@ -111,6 +121,7 @@ func (m *Machine) PowerOff() {
 		return
 	}
 	defer g.kill()
+	m.logCost(g, 0)
 	if err := g.channel.send(wire.Header{Op: wire.Power}, nil); err != nil {
 		m.t.Fatalf("vm: power off: %v\n%s", err, m.consoleTail())
 	}

@@ -63,7 +63,7 @@ func TestProgramsInTheGuest(t *testing.T) {
 		})
 		t.Run("time limit", func(t *testing.T) {
 			r, err := m.TryRun(context.Background(), vm.Command{
-				Argv: []string{"sh", "-c", "echo begun; sleep 1000"}, Timeout: 2 * time.Second,
+				Argv: []string{"sh", "-c", "echo begun; sleep 1000"}, Timeout: 10 * time.Second,
 			})
 			if !errors.Is(err, context.DeadlineExceeded) || r.Stdout != "begun\n" {
 				t.Errorf("got %v, %v", r, err)

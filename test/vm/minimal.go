@@ -56,7 +56,7 @@ func minimal(ctx context.Context, arch Arch, modules []string) (initramfs.Tree, 
 	if err := im.modules.AddTo(tree, modules...); err != nil {
 		return nil, err
 	}
-	ko, err := simcaamModule(ctx, top, arch)
+	ko, err := simcaamModule(ctx, top, string(arch))
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func SimCAAMModule(t TB, arch Arch) string {
 	top, err := moduleRoot()
 	if err == nil {
 		var ko string
-		if ko, err = simcaamModule(context.Background(), top, arch); err == nil {
+		if ko, err = simcaamModule(context.Background(), top, string(arch)); err == nil {
 			return ko
 		}
 	}

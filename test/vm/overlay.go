@@ -86,12 +86,16 @@ func overlay(ctx context.Context, cfg Config, im *image) (initramfs.Tree, error)
 	}
 	settings.Root = cfg.Root
 	if cfg.SimCAAM != nil {
-		ko, err := simcaamModule(ctx, top, cfg.Arch)
+		ko, err := simcaamModule(ctx, top, cfg.kernelFlavour())
 		if err != nil {
 			return nil, err
 		}
 		files[simcaamPath] = File{Host: ko, Mode: 0o644}
-		settings.Modules = append(settings.Modules, wire.Module{Path: simcaamPath, Params: cfg.SimCAAM.params()})
+		params := cfg.SimCAAM.params()
+		if cfg.Mainline != nil {
+			params = "soc=none " + params // that kernel has no nvmem for fuses
+		}
+		settings.Modules = append(settings.Modules, wire.Module{Path: simcaamPath, Params: params})
 	}
 	text, err := json.Marshal(settings)
 	if err != nil {
@@ -121,11 +125,18 @@ func guestPath(name string) string {
 
 // loadedFirst are the modules that the agent loads.
 func loadedFirst(cfg Config) []string {
+	modules := bootModules
+	if b := cfg.Mainline; b != nil {
+		modules = slices.Concat(mainlineDrivers, modules)
+		if b.Manual {
+			modules = slices.DeleteFunc(modules, func(name string) bool { return name == "dm-crypt" })
+		}
+	}
 	if cfg.Root == "" {
-		return bootModules
+		return modules
 	}
 	// The kernel asks modprobe for the checksum of ext4; there is none yet.
-	return slices.Concat([]string{"crc32c_generic"}, bootModules)
+	return slices.Concat([]string{"crc32c_generic"}, modules)
 }
 
 func guestSettings(cfg Config, im *image) (wire.Settings, error) {
@@ -154,7 +165,11 @@ func guestSettings(cfg Config, im *image) (wire.Settings, error) {
 			return s, err
 		}
 		if !slices.ContainsFunc(needs, func(n string) bool { return withheld[n] }) {
-			s.Modules = append(s.Modules, wire.Module{Path: path.Join(im.modules.GuestDir(), file)})
+			m := wire.Module{Path: path.Join(im.modules.GuestDir(), file)}
+			if cfg.Mainline != nil && initramfs.ModuleName(file) == "trusted" {
+				m.Params = cfg.Mainline.source()
+			}
+			s.Modules = append(s.Modules, m)
 		}
 	}
 	return s, nil

@@ -98,8 +98,13 @@ func runPackage(t *testing.T, arch vm.Arch, goarch, pkg string) {
 	// one's trouble.
 	defer m.Sh("dmsetup remove_all --force; losetup -D; rm -rf " + dir)
 
+	argv := []string{binary, "-test.v", "-test.timeout=" + packageLimit.String()}
+	if os.Getenv("IMXCRYPT_SOAK") == "" {
+		// A slice of the crash states: they know no kernel, and are whole on the host.
+		argv = append(argv, "-test.short")
+	}
 	r, err := m.TryRun(context.Background(), vm.Command{
-		Argv: []string{binary, "-test.v", "-test.timeout=" + packageLimit.String()},
+		Argv: argv,
 		Dir:  dir, Timeout: packageLimit + time.Minute,
 	})
 	if err != nil {

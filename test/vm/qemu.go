@@ -3,7 +3,6 @@
 package vm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,10 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -24,12 +21,10 @@ const latePorts = 4
 // guest is one run of QEMU, from power-on to the end of the process.
 type guest struct {
 	dir     string // sockets and initramfs
-	cmd     *exec.Cmd
-	output  bytes.Buffer // QEMU's own messages, to be read after ended
-	ended   chan struct{}
-	err     error // of the process, to be read after ended
+	child          // QEMU
 	channel *channel
 	monitor *monitor
+	tpm     *child // swtpm, if the board has a TPM
 	console string // file on the host
 	kernel  string
 	booted  time.Duration // host's time from power-on to the agent's hello
@@ -39,7 +34,7 @@ type guest struct {
 // boot starts QEMU and returns when the agent is ready. After an error nothing
 // is left running.
 func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error) {
-	p, err := cfg.Arch.platform()
+	p, err := cfg.platform()
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +55,7 @@ func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error)
 	if err != nil {
 		return nil, err
 	}
-	g := &guest{dir: dir, console: console, ended: make(chan struct{})}
+	g := &guest{dir: dir, console: console, child: child{ended: make(chan struct{})}}
 	defer func() {
 		if err != nil {
 			g.kill()
@@ -90,8 +85,20 @@ func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error)
 		close(g.ended)
 		return nil, err
 	}
+	var env []string
+	if board := cfg.Mainline; board != nil {
+		var more []string
+		more, env = board.qemu(im, dir)
+		args = append(args, more...)
+		if board.TPM != nil {
+			if g.tpm, err = board.TPM.start(filepath.Join(dir, tpmSocket)); err != nil {
+				close(g.ended)
+				return nil, err
+			}
+		}
+	}
 	began := time.Now()
-	if err := g.run(p.qemu, args); err != nil {
+	if err := g.run(p.qemu, args, env); err != nil {
 		close(g.ended)
 		return nil, err
 	}
@@ -135,27 +142,11 @@ func arguments(cfg Config, p platform, im *image, initrd, dir, console string) (
 	return append(args, cfg.QEMUArgs...), nil
 }
 
-// run starts QEMU so that it ends with this process, however that ends: a test
-// binary that runs into its time limit cleans nothing up.
-func (g *guest) run(name string, args []string) error {
+// run starts QEMU.
+func (g *guest) run(name string, args, env []string) error {
 	g.cmd = exec.Command(name, args...)
-	g.cmd.Stdout, g.cmd.Stderr = &g.output, &g.output
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		// The signal is tied to the life of the thread that starts the
-		// process, so that thread is kept until the process has ended.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := g.cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		g.err = g.cmd.Wait()
-		close(g.ended)
-	}()
-	return <-started
+	g.cmd.Env = append(os.Environ(), env...)
+	return g.start()
 }
 
 // connect takes QEMU's two connections and waits for the agent.
@@ -236,10 +227,7 @@ func (g *guest) why(what string, err error) error {
 
 // kill cuts the power.
 func (g *guest) kill() {
-	if g.cmd != nil && g.cmd.Process != nil {
-		g.cmd.Process.Kill()
-	}
-	<-g.ended
+	g.child.kill()
 	g.close()
 }
 
@@ -250,6 +238,9 @@ func (g *guest) close() {
 	}
 	if g.monitor != nil {
 		g.monitor.conn.Close()
+	}
+	if g.tpm != nil {
+		g.tpm.kill()
 	}
 	os.RemoveAll(g.dir)
 }

@@ -43,6 +43,9 @@ func Shared(t TB, arch Arch) *Machine {
 		s.Unlock()
 	}
 	m.guest, m.console = g, g.console
+	if since, err := processorTime(g.cmd.Process.Pid); err == nil {
+		t.Cleanup(func() { m.logCost(g, since) })
+	}
 	t.Cleanup(m.dump)
 	return m
 }

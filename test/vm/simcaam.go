@@ -10,13 +10,13 @@ import (
 )
 
 // simcaamModule returns the simulated CAAM's module, built for the kernel that
-// the machines boot. Its build does nothing where nothing has changed.
-func simcaamModule(ctx context.Context, top string, arch Arch) (string, error) {
-	return makeOnce("simcaam "+string(arch), func() (string, error) {
-		out, err := exec.CommandContext(ctx, filepath.Join(top, "test/simcaam/build"), string(arch)).CombinedOutput()
+// a machine boots, by Debian's name of its flavour. Its build does nothing where nothing has changed.
+func simcaamModule(ctx context.Context, top string, flavour string) (string, error) {
+	return makeOnce("simcaam "+flavour, func() (string, error) {
+		out, err := exec.CommandContext(ctx, filepath.Join(top, "test/simcaam/build"), flavour).CombinedOutput()
 		if err != nil {
-			return "", fmt.Errorf("build the simulated CAAM for %s: %w:\n%s", arch, err, tail(string(out), 30))
+			return "", fmt.Errorf("build the simulated CAAM for %s: %w:\n%s", flavour, err, tail(string(out), 30))
 		}
-		return filepath.Join(top, "build/simcaam", string(arch), "imxcrypt_simcaam.ko"), nil
+		return filepath.Join(top, "build/simcaam", flavour, "imxcrypt_simcaam.ko"), nil
 	})
 }

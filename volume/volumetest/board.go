@@ -31,6 +31,8 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/lockfile"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/source"
 )
 
 // Store is what a disk keeps its bytes in: an image or a recorded disk of
@@ -49,6 +51,8 @@ type Disk struct {
 	ReadOnly  bool
 	// Absent disks are not found until they are plugged in.
 	Absent bool
+	// Image: it is a regular file, of which a loop device can be made.
+	Image bool
 	// Users are who else uses the disk.
 	Users blockdev.Users
 	// Err is returned by reads, instead of data.
@@ -58,6 +62,10 @@ type Disk struct {
 	Secure func(off, length int64) error
 
 	number blockdev.Number
+	// A loop device over an image has its path, and is gone when nobody has it open and
+	// no mapping lies on it.
+	image   string
+	openers int
 }
 
 // Board is one power cycle of a board. Its fields may be set before it is used.
@@ -69,12 +77,18 @@ type Board struct {
 	DM    *dmtest.Kernel
 	Ring  *Ring
 	Mounts
+	// Answers are specifications that several disks answer to.
+	Answers map[string][]string
 	// Directories are the mount points that exist.
 	Directories []string
+	// NoAES is a processor without instructions for AES.
+	NoAES bool
 	// Mkfs is asked before a filesystem is made; its error is mkfs's.
 	Mkfs func(fstype, device string) error
 	// Fsck is the outcome of the filesystem's checker; nil finds nothing.
 	Fsck func(fstype, device string) (repaired bool, err error)
+	// NoCiphers are algorithms that dm-crypt does not get, whatever /proc/crypto lists.
+	NoCiphers []string
 	// Step is called before everything that changes something durable or in the
 	// kernel, with what it is; one call at a time, for a rotation copies on
 	// several threads. An error is the step's result, and nothing is done.
@@ -82,31 +96,50 @@ type Board struct {
 	Log  *slog.Logger
 	Now  func() time.Time
 
+	// LoopErr is why no loop device can be made, or be told.
+	LoopErr error
+	// Grown is how far mounted filesystems were made to grow, by their mount points.
+	Grown map[string]int64
+
 	stepping sync.Mutex
 	mu       sync.Mutex
 	locks    map[string]bool
+	claimed  map[string]bool // paths that are open exclusively
 	made     []string
 	loops    []*Disk
 	plugged  chan struct{}
 	asleep   atomic.Int64 // nanoseconds
+	pages    pages
+	unlocks  records
 }
+
+const protectedCipher = "cbc(paes)"
 
 // New returns a board with a chip and disks, just powered on.
 func New(chip *caamtest.Chip, files *Files, disks ...*Disk) *Board {
 	b := &Board{
-		Chip: chip, State: caam.Closed, Disks: disks, Files: files, Ring: &Ring{},
-		locks: map[string]bool{}, plugged: make(chan struct{}, 16),
+		Chip: chip, State: caam.Closed, Disks: disks, Files: files, Ring: &Ring{Trust: chip},
+		locks: map[string]bool{}, claimed: map[string]bool{}, plugged: make(chan struct{}, 16),
 	}
 	b.Mounts.board = b
 	files.before = b.step
 	for i, d := range disks {
+		if d.Image {
+			continue
+		}
 		d.number = blockdev.Number{Major: 179, Minor: uint32(8 * (i + 1))}
 	}
 	b.DM = dmtest.New(dmtest.Options{
 		Device: b.backing,
-		Key:    b.Ring.find,
-		RedKey: func(_ string, payload []byte) ([]byte, error) { return chip.Unwrap(payload) },
-		Before: func(step, name string) error { return b.step(step + " " + name) },
+		Key:    b.Ring.Find,
+		RedKey: func(algorithm string, payload []byte) ([]byte, error) {
+			if algorithm == protectedCipher {
+				return chip.UnwrapProtected(payload)
+			}
+			return chip.Unwrap(payload)
+		},
+		NoCiphers: func() []string { return b.NoCiphers },
+		Before:    func(step, name string) error { return b.step(step + " " + name) },
 	})
 	return b
 }
@@ -123,12 +156,14 @@ func (b *Board) step(what string) error {
 // System is the board as package volume sees it.
 func (b *Board) System() volume.System {
 	return volume.System{
-		Devices: devices{b}, Waiter: waiter{b}, Mapper: mapper{b.DM}, Keyring: b.Ring,
-		Chip:   func() (volume.Chip, error) { return b.Chip, nil },
-		Attach: b.attach,
-		Files:  b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
+		Devices: devices{b}, Waiter: waiter{b}, Mapper: mapper{b.DM, b}, Keyring: b.Ring,
+		Chip:   func() (source.Chip, error) { return b.Chip, nil },
+		Attach: b.attach, Images: images{b},
+		Files: b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
 		SecurityState: func() caam.SecurityState { return b.State },
-		Now:           b.Now, Log: b.Log, Slept: func() volume.Slept { return volume.Slept{For: time.Duration(b.asleep.Load())} },
+		HasAES:        func() bool { return !b.NoAES },
+		Unlocks:       &b.unlocks, DropCaches: b.dropCaches,
+		Now: b.Now, Log: b.Log, Slept: func() volume.Slept { return volume.Slept{For: time.Duration(b.asleep.Load())} },
 	}
 }
 
@@ -140,7 +175,7 @@ func (b *Board) attach(path string) (string, io.Closer, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := uint32(len(b.loops))
+	n := b.freeLoop()
 	d := &Disk{Path: fmt.Sprintf("/dev/loop%d", n), Store: store, ReadOnly: true, number: blockdev.Number{Major: 7, Minor: n}}
 	b.loops = append(b.loops, d)
 	return d.Path, detach{b, d}, nil
@@ -163,8 +198,11 @@ func (d detach) Close() error {
 // stays, and the chip has lost the key that its black keys are encrypted with.
 func (b *Board) Sleep(d time.Duration) {
 	b.Chip.PowerCycle()
-	b.asleep.Add(int64(d))
+	b.Doze(d)
 }
+
+// Doze is Sleep on a chip that keeps its keys.
+func (b *Board) Doze(d time.Duration) { b.asleep.Add(int64(d)) }
 
 // Manager is a volume.Manager on the board.
 func (b *Board) Manager() *volume.Manager { return volume.New(b.System()) }
@@ -201,7 +239,7 @@ func (b *Board) backing(n dmcrypt.Number) (dmtest.Backing, error) {
 	defer b.mu.Unlock()
 	for _, d := range append(slices.Clip(b.Disks), b.loops...) {
 		if d.number.Major == n.Major && d.number.Minor == n.Minor && !d.Absent {
-			if len(d.Users.Mounts)+len(d.Users.Swap) > 0 {
+			if len(d.Users.Mounts)+len(d.Users.Swap) > 0 || b.claimed[d.Path] {
 				return nil, unix.EBUSY
 			}
 			return d.Store, nil
@@ -213,28 +251,34 @@ func (b *Board) backing(n dmcrypt.Number) (dmtest.Backing, error) {
 // users are who else uses a disk, the mappings that lie on it among them.
 func (b *Board) users(d *Disk) (blockdev.Users, error) {
 	u := d.Users
-	u.Holders = append([]blockdev.Holder{}, u.Holders...)
+	holders, err := b.holders(d.number)
+	u.Holders = append(slices.Clone(u.Holders), holders...)
+	return u, err
+}
+
+// holders are the mappings that lie on a device.
+func (b *Board) holders(under blockdev.Number) (list []blockdev.Holder, err error) {
 	infos, err := b.DM.List()
 	if err != nil {
-		return u, err
+		return nil, err
 	}
 	for _, i := range infos {
 		numbers, err := b.DM.Devices(i.Name)
 		if err != nil {
-			return u, err
+			return nil, err
 		}
-		for _, n := range numbers {
-			if n.Major == d.number.Major && n.Minor == d.number.Minor {
-				u.Holders = append(u.Holders, blockdev.Holder{Device: fmt.Sprintf("dm-%d", i.Number.Minor), Name: i.Name, UUID: i.UUID})
-				break
-			}
+		if slices.Contains(numbers, under) {
+			list = append(list, blockdev.Holder{Device: fmt.Sprintf("dm-%d", i.Number.Minor), Name: i.Name, UUID: i.UUID})
 		}
 	}
-	return u, nil
+	return list, nil
 }
 
 // mapper adds to the fake device-mapper what the real one's wrapper does.
-type mapper struct{ *dmtest.Kernel }
+type mapper struct {
+	*dmtest.Kernel
+	board *Board
+}
 
 // Announced looks for the mapping's public node.
 func (m mapper) Announced(name string) (bool, error) {
@@ -293,6 +337,9 @@ func (d devices) Find(_ context.Context, spec string) (string, error) {
 			return spec, f.Close()
 		}
 	}
+	if several := d.Answers[spec]; len(several) > 0 {
+		return "", &blockdev.AmbiguousError{Spec: spec, Candidates: several}
+	}
 	return "", &blockdev.NotFoundError{Spec: spec}
 }
 
@@ -302,12 +349,13 @@ func (d devices) Users(n blockdev.Number) (blockdev.Users, error) {
 			return d.users(disk)
 		}
 	}
-	return blockdev.Users{}, nil
+	holders, err := d.holders(n)
+	return blockdev.Users{Holders: holders}, err
 }
 
 // Below is what lies under a mapping, and under that.
 func (d devices) Below(n blockdev.Number) []blockdev.Number {
-	info, err := d.DM.ByNumber(dmcrypt.Number{Major: n.Major, Minor: n.Minor})
+	info, err := d.DM.ByNumber(n)
 	if err != nil {
 		return nil
 	}
@@ -317,13 +365,13 @@ func (d devices) Below(n blockdev.Number) []blockdev.Number {
 	}
 	var all []blockdev.Number
 	for _, u := range under {
-		below := blockdev.Number{Major: u.Major, Minor: u.Minor}
+		below := u
 		all = append(append(all, below), d.Below(below)...)
 	}
 	return all
 }
 
-func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
+func (d devices) Open(path string, f blockdev.Flags) (header.Device, error) {
 	if disk := d.disk(path); disk != nil {
 		users, err := d.users(disk)
 		if err != nil {
@@ -335,7 +383,12 @@ func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
 		if f.Write && disk.ReadOnly {
 			return nil, &blockdev.Error{Op: "open", Path: path, Code: fault.DeviceReadOnly, Err: unix.EROFS}
 		}
-		return &openDisk{Disk: disk, board: d.Board, write: f.Write}, nil
+		if disk.image != "" {
+			d.mu.Lock()
+			disk.openers++
+			d.mu.Unlock()
+		}
+		return d.claim(&openDisk{Disk: disk, board: d.Board, write: f.Write}, f.Exclusive)
 	}
 	if strings.HasPrefix(path, "/dev/") {
 		file, err := d.DM.Open(path, f.Write)
@@ -352,7 +405,22 @@ func (d devices) Open(path string, f blockdev.Flags) (volume.Device, error) {
 		return nil, &blockdev.Error{Op: "open", Path: path, Code: fault.DeviceMissing, Err: err}
 	}
 	// As of a real file: read-only unless opened for writing.
-	return &openDisk{Disk: &Disk{Path: path, Store: store, ReadOnly: !f.Write}, board: d.Board, write: f.Write}, nil
+	return d.claim(&openDisk{Disk: &Disk{Path: path, Store: store, ReadOnly: !f.Write}, board: d.Board, write: f.Write}, f.Exclusive)
+}
+
+// claim keeps other exclusive opens and mappings from a disk, and other exclusive
+// opens from a file, until it is closed.
+func (b *Board) claim(o *openDisk, exclusive bool) (header.Device, error) {
+	if !exclusive {
+		return o, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.claimed[o.Disk.Path] {
+		return nil, &blockdev.BusyError{Path: o.Disk.Path, Err: unix.EBUSY}
+	}
+	o.claims, b.claimed[o.Disk.Path] = true, true
+	return o, nil
 }
 
 // openDisk is a disk or a file, opened.
@@ -360,6 +428,8 @@ type openDisk struct {
 	*Disk
 	board *Board
 	write bool
+	// claims: it is open exclusively.
+	claims, closed bool
 }
 
 func (o *openDisk) ReadAt(p []byte, off int64) (int, error) {
@@ -413,7 +483,21 @@ func (o *openDisk) PreferredEraseSize() int64 { return o.EraseSize }
 func (o *openDisk) ReadOnly() bool            { return o.Disk.ReadOnly }
 func (o *openDisk) Path() string              { return o.Disk.Path }
 func (o *openDisk) Number() blockdev.Number   { return o.number }
-func (o *openDisk) Close() error              { return nil }
+
+func (o *openDisk) Close() error {
+	if o.claims {
+		o.board.mu.Lock()
+		delete(o.board.claimed, o.Disk.Path)
+		o.board.mu.Unlock()
+		o.claims = false
+	}
+	if o.Disk.image != "" && !o.closed {
+		o.closed = true
+		return opener{o.board, o.Disk}.Close()
+	}
+	return nil
+}
+
 func (o *openDisk) LogicalBlockSize() int {
 	if o.BlockSize == 0 {
 		return 512
@@ -444,5 +528,5 @@ func (o openMapping) Flush() error {
 func (o openMapping) PreferredEraseSize() int64 { return 0 }
 func (o openMapping) Number() blockdev.Number {
 	n := o.File.Number()
-	return blockdev.Number{Major: n.Major, Minor: n.Minor}
+	return n
 }

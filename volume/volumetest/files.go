@@ -22,8 +22,10 @@ import (
 // all there could be exist.
 type Files struct {
 	tree *crashtest.Tree
-	// Err is what Create fails with, instead of creating: a full disk.
+	// Err is what Create and Replace fail with, instead of writing: a full disk.
 	Err error
+	// Distrust is what Trusted says of every file.
+	Distrust error
 
 	mu sync.Mutex
 	// before is the board's Step.
@@ -80,6 +82,16 @@ func (f *Files) Create(path string, data []byte, perm fs.FileMode) error {
 	return named(path, f.writer().Create(flat(path), data, perm))
 }
 
+// Replace implements volume.Files.
+func (f *Files) Replace(path string, data []byte, perm fs.FileMode) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.Err != nil {
+		return failed("replace", path, f.Err)
+	}
+	return named(path, f.writer().Replace(flat(path), data, perm))
+}
+
 // Settle implements volume.Files.
 func (f *Files) Settle(path string) error {
 	f.mu.Lock()
@@ -110,6 +122,9 @@ func (f *Files) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	_, err = at.ReadAt(data, 0)
 	return data, err
 }
+
+// Trusted implements volume.Files.
+func (f *Files) Trusted(string) error { return f.Distrust }
 
 // failed is an error as the real package has it.
 func failed(op, path string, err error) error {

@@ -79,6 +79,27 @@ func (f filesystems) Check(_ context.Context, fstype, device string) (bool, erro
 	return f.Fsck(fstype, device)
 }
 
+// Grow implements volume.Filesystems: the filesystem's size is only noted.
+func (f filesystems) Grow(fstype, target string, size int64) (bool, error) {
+	if err := f.step("grow " + target); err != nil {
+		return false, err
+	}
+	f.mountMu.Lock()
+	at, ok := f.open[target]
+	f.mountMu.Unlock()
+	if !ok || at.Size() < size {
+		return false, unix.EINVAL
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	grown := f.Grown[target] < size
+	if f.Grown == nil {
+		f.Grown = map[string]int64{}
+	}
+	f.Grown[target] = size
+	return grown, nil
+}
+
 const ext4Block = 4096
 
 // ext4Packed is an empty filesystem of 1 MiB as mke2fs makes it:
@@ -125,6 +146,11 @@ func ext4Image(label, uuid string) ([]byte, error) {
 
 // Mounts is the mount table. What is mounted keeps its mapping busy.
 type Mounts struct {
+	// Copies are mounts in other mount namespaces, which unmounting here does not reach.
+	Copies []mount.Entry
+	// Uses are what keeps mount points busy, by their path.
+	Uses map[string]string
+
 	board   *Board
 	mountMu sync.Mutex
 	entries []mount.Entry
@@ -144,7 +170,15 @@ func (m *Mounts) Mount(source, target, fstype string, options []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fsprobe.ReadType(f, f.Size(), fstype); err != nil {
+	if fsprobe.IsReadOnly(fstype) {
+		var there bool
+		if there, err = fsprobe.HasMark(f, f.Size(), fstype); err == nil && !there {
+			err = fsprobe.ErrNone
+		}
+	} else {
+		_, err = fsprobe.ReadType(f, f.Size(), fstype)
+	}
+	if err != nil {
 		return errors.Join(&mount.Error{Op: "mount " + source + " on " + target, Code: fault.FilesystemWrong, Err: unix.EINVAL}, f.Close())
 	}
 	m.mountMu.Lock()
@@ -153,6 +187,15 @@ func (m *Mounts) Mount(source, target, fstype string, options []string) error {
 		m.open = map[string]*dmtest.File{}
 	}
 	n := f.Number()
+	for _, other := range m.open { // one filesystem, mounted twice, opens its device once
+		if other.Number() == n {
+			if err := f.Close(); err != nil {
+				return err
+			}
+			f = other
+			break
+		}
+	}
 	m.open[target] = f
 	m.entries = append(m.entries, mount.Entry{
 		Major: n.Major, Minor: n.Minor, Root: "/", Target: target, Source: source, Type: fstype, Options: options,
@@ -171,9 +214,50 @@ func (m *Mounts) Unmount(target string) error {
 	if !ok {
 		return &mount.Error{Op: "unmount " + target, Code: fault.Failed, Err: mount.ErrNotMounted}
 	}
+	if err := m.idle(target); err != nil {
+		return err
+	}
+	minor := f.Number().Minor
+	m.board.writeBack(minor, 0, 1<<62)
+	m.board.pages.forget(func(p page, _ *cached) bool { return p.minor == minor })
 	delete(m.open, target)
 	m.entries = slices.DeleteFunc(m.entries, func(e mount.Entry) bool { return e.Target == target })
-	return errors.Join(f.Flush(), f.Close())
+	err := f.Flush()
+	for _, other := range m.open {
+		if other == f {
+			return err
+		}
+	}
+	if slices.ContainsFunc(m.Copies, func(e mount.Entry) bool { return e.Minor == minor }) {
+		return err // the filesystem is in use there
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Idle implements volume.Mounts.
+func (m *Mounts) Idle(target string) error {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	return m.idle(target)
+}
+
+func (m *Mounts) idle(target string) error {
+	if use, ok := m.Uses[target]; ok {
+		return &mount.BusyError{Target: target, Users: mount.Users{Processes: []mount.Process{{PID: 4711, Command: use, How: "open file", Path: target + "/file"}}}, Err: unix.EBUSY}
+	}
+	return nil
+}
+
+// Elsewhere implements volume.Mounts.
+func (m *Mounts) Elsewhere(chosen func(*mount.Entry) bool) error {
+	m.mountMu.Lock()
+	defer m.mountMu.Unlock()
+	for i := range m.Copies {
+		if chosen(&m.Copies[i]) {
+			return &mount.ElsewhereError{Target: m.Copies[i].Target, Processes: []mount.Process{{PID: 812, Command: "containerd"}}}
+		}
+	}
+	return nil
 }
 
 // Cover mounts something that is not on the board's disks, over whatever is

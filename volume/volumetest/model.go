@@ -8,11 +8,11 @@ import (
 	"strings"
 
 	"imxcrypt/internal/fault"
-	"imxcrypt/volume"
+	"imxcrypt/volume/header"
 )
 
 // Model is what must be true of a volume in the hands of somebody who gives
-// commands in any order. The same one judges the fake board and real kernels.
+// commands in any order. The same one checks the fake board and real kernels.
 type Model struct {
 	// Mounts: the configuration has a mount point.
 	Mounts bool
@@ -21,7 +21,7 @@ type Model struct {
 	Recipe bool
 
 	// Phase is empty where there is no volume.
-	Phase volume.Phase
+	Phase header.Phase
 	// Live: unlocked.
 	Live, Mounted bool
 	// UUID and Generation are as last seen.
@@ -62,19 +62,21 @@ func (m *Model) Commands() []Command {
 	whole := absent
 	provision := []fault.Code{""}
 	switch {
-	case m.Phase == volume.PhaseReady:
+	case m.Phase == header.PhaseReady:
 		whole = []fault.Code{""}
-	case m.Phase == volume.PhaseProvisioning:
+	case m.Phase == header.PhaseProvisioning:
 		whole = []fault.Code{fault.ProvisioningStarted}
-	case m.Phase == volume.PhaseErasing:
+	case m.Phase == header.PhaseErasing:
 		whole, provision = []fault.Code{fault.EraseStarted}, []fault.Code{fault.EraseStarted}
 	case m.Recipe:
+		absent = append(absent, fault.HeaderMissing)
+		whole = absent
 		provision = []fault.Code{fault.NotEmpty, fault.PlaintextFound, fault.ForeignHeader}
 	}
 	nothing := func() {}
 	list := []Command{
-		{Provision, provision, func() { m.Phase, m.Live, m.Mounted = volume.PhaseReady, true, m.Mounts }},
-		{ProvisionNoMount, provision, func() { m.Phase = volume.PhaseReady }},
+		{Provision, provision, func() { m.Phase, m.Live, m.Mounted = header.PhaseReady, true, m.Mounts }},
+		{ProvisionNoMount, provision, func() { m.Phase = header.PhaseReady }},
 		{Unlock, whole, func() { m.Live = true }},
 		{UnlockAndMount, whole, func() { m.Live, m.Mounted = true, m.Mounts }},
 		{Lock, []fault.Code{""}, func() { m.Live, m.Mounted = false, false }},
@@ -88,7 +90,7 @@ func (m *Model) Commands() []Command {
 		if m.Generation > 1 || m.Rotating {
 			want = append(want, fault.FileExists) // the blob is not the volume's any more
 		}
-		list = append(list, Command{Adopt, want, func() { m.Phase = volume.PhaseReady }})
+		list = append(list, Command{Adopt, want, func() { m.Phase = header.PhaseReady }})
 	}
 	if !m.Untouched() {
 		want := []fault.Code{""}
@@ -104,24 +106,24 @@ func (m *Model) Commands() []Command {
 func (m *Model) Untouched() bool { return m.Recipe && m.Phase == "" }
 
 // Precious: nothing may make a filesystem there.
-func (m *Model) Precious() bool { return m.Recipe || m.Phase == volume.PhaseReady }
+func (m *Model) Precious() bool { return m.Recipe || m.Phase == header.PhaseReady }
 
 // Gone forgets the volume.
 func (m *Model) Gone() { m.Phase, m.UUID, m.Generation, m.Recipe, m.Rotating = "", "", 0, false, false }
 
 // Interrupted takes over the phase that is found after a command was killed or
 // lost its power; an error tells that it must not be that.
-func (m *Model) Interrupted(name string, now volume.Phase) error {
+func (m *Model) Interrupted(name string, now header.Phase) error {
 	was := m.Phase
-	possible := []volume.Phase{was}
+	possible := []header.Phase{was}
 	switch {
-	case was == volume.PhaseReady && name != Erase:
-	case strings.HasPrefix(name, Provision) && was != volume.PhaseErasing && !m.Untouched():
-		possible = append(possible, volume.PhaseProvisioning, volume.PhaseReady)
+	case was == header.PhaseReady && name != Erase:
+	case strings.HasPrefix(name, Provision) && was != header.PhaseErasing && !m.Untouched():
+		possible = append(possible, header.PhaseProvisioning, header.PhaseReady)
 	case name == Adopt:
-		possible = append(possible, volume.PhaseReady)
+		possible = append(possible, header.PhaseReady)
 	case name == Erase:
-		possible = append(possible, volume.PhaseErasing, "")
+		possible = append(possible, header.PhaseErasing, "")
 	}
 	if !slices.Contains(possible, now) {
 		return fmt.Errorf("%s was interrupted in phase %q and left phase %q", name, was, now)
@@ -134,13 +136,13 @@ func (m *Model) Interrupted(name string, now volume.Phase) error {
 }
 
 // Seen compares what status says with the model.
-func (m *Model) Seen(phase volume.Phase, uuid string, generation int, rotating, mounted bool) error {
+func (m *Model) Seen(phase header.Phase, uuid string, generation int, rotating, mounted bool) error {
 	switch {
 	case mounted != m.Mounted:
 		return fmt.Errorf("mounted: %v", mounted)
-	case m.Phase != volume.PhaseReady:
+	case m.Phase != header.PhaseReady:
 		return nil
-	case phase != volume.PhaseReady && phase != volume.PhaseRotating:
+	case phase != header.PhaseReady && phase != header.PhaseRotating:
 		return fmt.Errorf("a volume that was ready is in phase %q", phase)
 	case m.UUID != "" && uuid != m.UUID:
 		return fmt.Errorf("another volume: %s, not %s", uuid, m.UUID)

@@ -3,20 +3,97 @@
 package volumetest
 
 import (
+	"encoding/hex"
+	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"imxcrypt/caam/caamtest"
 )
+
+// TrustSource seals trusted keys: a chip of caamtest, or none.
+type TrustSource interface {
+	NewTrusted(n int) (key, blob []byte, err error)
+	LoadTrusted(blob []byte) ([]byte, error)
+	NewProtected(n int, wrap byte) (payload, blob []byte, err error)
+}
 
 // Ring is the keyrings of all threads.
 type Ring struct {
+	// Trust is the kernel's trust source; nil for a kernel that has none.
+	Trust TrustSource
+	// NoProtected is a kernel before 6.19, which ignores the options of protected keys.
+	NoProtected bool
+
+	// Err is what adding a key fails with.
+	Err error
+
 	mu   sync.Mutex
-	keys map[int]map[string][]byte
+	keys map[int]map[string][]byte // by type and description
 }
 
 // WithLogonKey gives the calling thread a key while use runs.
 func (r *Ring) WithLogonKey(description string, payload []byte, use func() error) error {
+	return r.with("logon "+description, payload, use)
+}
+
+// WithTrustedKey makes or opens a trusted key for the calling thread while use runs.
+func (r *Ring) WithTrustedKey(description, command string, use func(sealed func() ([]byte, error)) error) error {
+	if r.Trust == nil {
+		return unix.ENODEV
+	}
+	verb, rest, _ := strings.Cut(command, " ")
+	rest, wrap := r.protected(rest)
+	var payload, blob []byte
+	var err error
+	switch verb {
+	case "new":
+		var n int
+		if _, err := fmt.Sscanf(rest, "%d", &n); err != nil {
+			return unix.EINVAL
+		}
+		if wrap != 0 {
+			payload, blob, err = r.Trust.NewProtected(n, wrap)
+		} else {
+			payload, blob, err = r.Trust.NewTrusted(n)
+		}
+	case "load":
+		if blob, err = hex.DecodeString(rest); err != nil {
+			return unix.EINVAL
+		}
+		if wrap != 0 {
+			payload = caamtest.ProtectedPayload(blob, wrap)
+		} else {
+			payload, err = r.Trust.LoadTrusted(blob)
+		}
+	default:
+		return unix.EINVAL
+	}
+	if err != nil {
+		return err
+	}
+	return r.with("trusted "+description, payload, func() error {
+		return use(func() ([]byte, error) { return []byte(hex.EncodeToString(blob)), nil })
+	})
+}
+
+// protected cuts the options of a protected key off a command. Those that are not known
+// are ignored, as mainline's CAAM does: the wrap is 0 then, and the key an ordinary one.
+func (r *Ring) protected(command string) (string, byte) {
+	rest, options, found := strings.Cut(command, " pk key_enc_algo=")
+	if !found || r.NoProtected || len(options) != 1 {
+		return rest, 0
+	}
+	return rest, options[0] - '0'
+}
+
+func (r *Ring) with(name string, payload []byte, use func() error) error {
+	if r.Err != nil {
+		return r.Err
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	thread := unix.Gettid()
@@ -27,21 +104,22 @@ func (r *Ring) WithLogonKey(description string, payload []byte, use func() error
 	if r.keys[thread] == nil {
 		r.keys[thread] = map[string][]byte{}
 	}
-	r.keys[thread][description] = append([]byte{}, payload...)
+	r.keys[thread][name] = append([]byte{}, payload...)
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
-		delete(r.keys[thread], description)
+		delete(r.keys[thread], name)
 		r.mu.Unlock()
 	}()
 	return use()
 }
 
-func (r *Ring) find(thread int, keyType, description string) ([]byte, error) {
+// Find returns the payload of a key that the given thread sees, or ENOKEY.
+func (r *Ring) Find(thread int, keyType, description string) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	payload, ok := r.keys[thread][description]
-	if !ok || keyType != "logon" {
+	payload, ok := r.keys[thread][keyType+" "+description]
+	if !ok {
 		return nil, unix.ENOKEY
 	}
 	return append([]byte{}, payload...), nil

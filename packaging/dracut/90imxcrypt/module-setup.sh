@@ -2,12 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # dracut module: puts imxcrypt, its configuration and what it needs of the kernel
-# into the image. The configuration of the image is /etc/imxcrypt/initramfs.yaml:
-# the volumes to open before the root filesystem is mounted. Without that file
-# nothing is put in.
+# into the image. The configuration of the image, the volumes to open before the
+# root filesystem is mounted, is /etc/imxcrypt/initramfs.yaml with its drop-ins in
+# initramfs.yaml.d, and what a vendor has below /usr/lib/imxcrypt under the same
+# names. Without any of them nothing is put in.
+
+# The files of the configuration, one a line.
+imxcrypt_files() {
+	local dir file
+	for dir in /etc/imxcrypt /usr/lib/imxcrypt; do
+		for file in "$dir"/initramfs.yaml "$dir"/initramfs.yaml.d/*.yaml; do
+			if [[ -e $file || -L $file ]]; then echo "$file"; fi
+		done
+	done
+}
 
 check() {
-	[[ -e /etc/imxcrypt/initramfs.yaml ]] || return 1
+	[[ -n $(imxcrypt_files) ]] || return 1
 	require_binaries imxcrypt || return 1
 	return 0
 }
@@ -25,6 +36,16 @@ installkernel() {
 
 install() {
 	inst_binary imxcrypt /usr/bin/imxcrypt
-	inst_simple /etc/imxcrypt/initramfs.yaml /etc/imxcrypt/imxcrypt.yaml
+	local file copy
+	while read -r file; do
+		copy=${file/\/initramfs.yaml//imxcrypt.yaml}
+		# A link to /dev/null masks the vendor's file of that name; others are followed.
+		if [[ $(readlink "$file") == /dev/null ]]; then
+			mkdir -p "$initdir${copy%/*}"
+			ln -sf /dev/null "$initdir$copy"
+		else
+			inst_simple "$(readlink -f "$file")" "$copy"
+		fi
+	done < <(imxcrypt_files)
 	inst_hook initqueue/settled 20 "$moddir/imxcrypt.sh"
 }

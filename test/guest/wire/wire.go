@@ -25,7 +25,7 @@ const MaxPayload = 64 << 10
 // command line and an environment.
 const maxHeader = 1 << 20
 
-// magic starts every frame. A stray write to the port is thus told from one.
+// magic starts every frame. A stray write to the port is thus distinguished from one.
 const magic = 0x494d5846 // "IMXF"
 
 // Op is what a frame asks for or reports.

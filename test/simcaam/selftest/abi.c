@@ -73,6 +73,10 @@ static void test_create_errors(void)
 	is_errno(run(CREATE, &cmd), EFAULT, "CREATE without a mode");
 
 	cmd = prepare(&key, "ecb", "-s", "16", 3);
+	cmd.key_mode_len = 2;
+	is_errno(run(CREATE, &cmd), EINVAL, "CREATE with a mode without its NUL");
+
+	cmd = prepare(&key, "ecb", "-s", "16", 3);
 	cmd.key_enc = 1;
 	is_errno(run(CREATE, &cmd), EFAULT, "CREATE with a bad pointer to the wrap");
 	is_text(key.blob, "Unable to copy from user the Encrypted Key Type.\n");
@@ -124,6 +128,47 @@ static void test_create_errors(void)
 	ok(cmd.blob_len == 112, "... and tells the length that is needed");
 }
 
+/* A tag is not authenticated, but what it says goes into opening the blob. */
+static void test_rewritten_tags(const struct key *key)
+{
+	static const struct {
+		int nr;
+		uint32_t value;
+		int err;
+		const char *what;
+	} rows[] = {
+		{2, 8, EBADMSG, "a red key"},
+		{2, 1, EBADMSG, "the other wrap"},
+		{2, 9 | 4, EINVAL, "a TDKEK"},
+		{2, 9 | 16, EINVAL, "secure memory"},
+		{2, 9 | 2, 0, "a blob"},
+		{1, 1, 0, "another version"},
+	};
+	struct key out;
+	uint8_t blob[192];
+	int err;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		memcpy(blob, key->blob, sizeof(blob));
+		put_word(blob, rows[i].nr, rows[i].value);
+		err = import(blob, 112, &out);
+		ok(err == rows[i].err, "IMPORT with a tag that says %s: errno %d", rows[i].what, rows[i].err);
+		if (rows[i].err)
+			is_text(out.black, "");
+	}
+}
+
+/* What the hardware does not write of a blob is what the driver's buffer held. */
+static void test_tails(void)
+{
+	struct key one, other;
+
+	create_sized(&one, "ccm", 32);
+	create_sized(&other, "ccm", 32);
+	ok(memcmp(one.blob + 20, other.blob + 20, 80) && !memcmp(one.blob + 100, other.blob + 100, 12),
+	   "the last 12 bytes of a blob are not random");
+}
+
 static void test_import_errors(void)
 {
 	struct key key, out;
@@ -139,7 +184,10 @@ static void test_import_errors(void)
 	is_errno(import(key.blob, 111, &out), EINVAL, "IMPORT of a blob cut short");
 	is_errno(import(key.blob, 113, &out), EINVAL, "IMPORT of a blob with a byte too many");
 	is_errno(import(key.blob, 145, &out), EINVAL,
-		 "IMPORT of 145 bytes (the BSP's kernel overflows its stack here)");
+		 "IMPORT of 145 bytes (the BSP's kernel overruns its buffer here)");
+	is_errno(import(key.blob, 160, &out), EINVAL, "IMPORT of 160 bytes (and here)");
+	is_errno(import(key.blob, 161, &out), EFAULT, "IMPORT of 161 bytes");
+	is_text(out.black, "");
 	is_errno(import(key.black, key.black_len, &out), EINVAL, "IMPORT of a black key");
 	is_text(out.black, "");
 
@@ -159,6 +207,8 @@ static void test_import_errors(void)
 	put_word(blob, 4, 91);
 	is_errno(import(blob, 112, &out), EINVAL, "IMPORT with an object length of 91, not 92");
 
+	test_rewritten_tags(&key);
+
 	for (int i = 20; i < 112; i++) {
 		int used = i < 20 + 32 + 48, err;
 
@@ -170,6 +220,14 @@ static void test_import_errors(void)
 		ok(err == (used ? EBADMSG : 0), "IMPORT with byte %d flipped: %s", i,
 		   used ? "EBADMSG" : "not noticed, the hardware does not read it");
 	}
+
+	memcpy(blob, key.blob, sizeof(blob));
+	memset(&out, 0, sizeof(out));
+	cmd = (struct cmd){.black_key_len = 43, .black_key = (uintptr_t)out.black,
+			   .blob_len = 112, .blob = (uintptr_t)blob};
+	is_errno(run(IMPORT, &cmd), EINVAL, "IMPORT with room for less than the blob without its 48 bytes");
+	ok(!memcmp(blob, key.blob, 112), "... leaves no text over the blob");
+	is_text(out.black, "");
 
 	cmd = (struct cmd){.black_key_len = 63, .black_key = (uintptr_t)out.black,
 			   .blob_len = 112, .blob = (uintptr_t)blob};
@@ -223,5 +281,6 @@ void selftest_abi(void)
 	test_sizes();
 	test_create_errors();
 	test_import_errors();
+	test_tails();
 	test_leaks();
 }

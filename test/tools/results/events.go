@@ -103,6 +103,7 @@ func (r *reader) take(e event) {
 		}
 	case "output":
 		r.test(e.Package, e.Test).output.WriteString(e.Output)
+		r.cost(e)
 	case "pass", "fail", "skip":
 		if e.Test == "" {
 			r.packageEnded(e)
@@ -110,6 +111,24 @@ func (r *reader) take(e event) {
 			r.testEnded(e)
 		}
 	}
+}
+
+// cost adds up what test/vm logs of a machine's processor time, by the name of the
+// test without its subtests.
+func (r *reader) cost(e event) {
+	_, text, found := strings.Cut(e.Output, ": vm: used ")
+	var seconds float64
+	if !found || e.Test == "" {
+		return
+	}
+	if n, _ := fmt.Sscanf(text, "%f s of processor time", &seconds); n != 1 {
+		return
+	}
+	top, _, _ := strings.Cut(e.Test, "/")
+	if r.step.Machines == nil {
+		r.step.Machines = map[string]float64{}
+	}
+	r.step.Machines[strings.TrimPrefix(e.Package, "imxcrypt/")+"."+top] += seconds
 }
 
 func (r *reader) testEnded(e event) {
@@ -162,7 +181,7 @@ func (r *reader) packageEnded(e event) {
 	switch {
 	case e.Action == "fail" && !t.failed:
 		// It did not compile, or it crashed or ran out of time: the tests
-		// that were under way have told nothing.
+		// that were under way have reported nothing.
 		r.step.Failed = append(r.step.Failed, e.Package)
 		fmt.Fprintf(r.out, "FAIL %s\n%s", e.Package, t.output.String())
 		for name, test := range r.tests[e.Package] {

@@ -12,12 +12,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -29,7 +32,13 @@ type step struct {
 	Passed  int      `json:"passed"`
 	Failed  []string `json:"failed"`
 	Skipped []string `json:"skipped"` // with the reason
+	// Seconds of processor time that the virtual machines of a test have used,
+	// its subtests' included.
+	Machines map[string]float64 `json:"machines,omitempty"`
 }
+
+// dearest is how many tests the summary names with what their machines used.
+const dearest = 20
 
 func main() {
 	var (
@@ -92,7 +101,7 @@ func summarize(out io.Writer, dir string) (bool, error) {
 		return false, fmt.Errorf("no results in %s", dir)
 	}
 	sort.Strings(files)
-	var all step
+	all := step{Machines: map[string]float64{}}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -110,14 +119,35 @@ func summarize(out io.Writer, dir string) (bool, error) {
 		for _, k := range s.Skipped {
 			all.Skipped = append(all.Skipped, s.Name+": "+k)
 		}
+		maps.Copy(all.Machines, s.Machines)
 	}
 	list := func(title string, lines []string) {
 		if len(lines) > 0 {
 			fmt.Fprintf(out, "\n%s\n  %s\n", title, strings.Join(lines, "\n  "))
 		}
 	}
+	list("Processor time of virtual machines", costs(all.Machines))
 	list("!!! SKIPPED: these have proved nothing", all.Skipped)
 	list("!!! FAILED", all.Failed)
 	fmt.Fprintf(out, "\n%d passed, %d failed, %d skipped\n", all.Passed, len(all.Failed), len(all.Skipped))
 	return len(all.Failed) == 0, nil
+}
+
+// costs are lines of the tests whose machines used most, after one of the sum.
+func costs(machines map[string]float64) []string {
+	if len(machines) == 0 {
+		return nil
+	}
+	names := slices.SortedFunc(maps.Keys(machines), func(a, b string) int {
+		return cmp.Or(cmp.Compare(machines[b], machines[a]), cmp.Compare(a, b))
+	})
+	var sum float64
+	var lines []string
+	for i, name := range names {
+		sum += machines[name]
+		if i < dearest {
+			lines = append(lines, fmt.Sprintf("%6.0f s  %s", machines[name], name))
+		}
+	}
+	return append([]string{fmt.Sprintf("%6.0f s  in all, of which:", sum)}, lines...)
 }

@@ -88,3 +88,21 @@ func TestSummary(t *testing.T) {
 		t.Errorf("the failure is not named:\n%s", out.String())
 	}
 }
+
+func TestWhatMachinesCost(t *testing.T) {
+	in := events(t,
+		event{Action: "run", Package: "imxcrypt/a", Test: "TestOne/arm64"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestOne/arm64", Output: "    a_test.go:1: vm: used 12.5 s of processor time\n"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestOne", Output: "    a_test.go:9: vm: used 2.5 s of processor time\n"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestTwo", Output: "    a_test.go:9: vm: used 20.0 s of processor time\n"},
+		event{Action: "pass", Package: "imxcrypt/a", Test: "TestTwo"},
+	)
+	got, err := readTests(in, &strings.Builder{}, "vmtest", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"    35 s  in all, of which:", "    20 s  a.TestTwo", "    15 s  a.TestOne"}
+	if lines := costs(got.Machines); !slices.Equal(lines, want) {
+		t.Errorf("%q, want %q", lines, want)
+	}
+}

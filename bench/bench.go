@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bench measures how fast a board makes and imports keys, and what dm-crypt
+// reaches with each setting that a volume may have.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/caam"
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
+	"imxcrypt/internal/secret"
+	"imxcrypt/volume"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
+)
+
+// Options say what is measured.
+type Options struct {
+	// Device is an empty block device; its first MiB are written to, and are
+	// zeros again afterwards.
+	Device string
+	// Source is SourceCAAM or SourceTrusted, or SourceDev for ciphers in software.
+	Source string
+	// Wrap and KeySize (bytes) are of the keys made.
+	Wrap    string
+	KeySize int
+	// Each is how long reading and writing are measured for each setting.
+	Each time.Duration
+	// Keys is how many keys are made and imported.
+	Keys int
+	// Progress is called for each row when it is measured.
+	Progress func(Row)
+}
+
+// Row is one setting of dm-crypt and what it reached.
+type Row struct {
+	Cipher     string   `json:"cipher"`
+	SectorSize int      `json:"sector_size"`
+	Flags      []string `json:"crypt_flags"`
+	// Bytes a second.
+	Write float64 `json:"write_bytes_per_second"`
+	Read  float64 `json:"read_bytes_per_second"`
+	// The slowest parts of the two measurements.
+	slowWrite, slowRead float64
+	// Problem says why the setting could not be measured.
+	Problem string `json:"problem,omitempty"`
+}
+
+// KeyTimes are of the key hardware.
+type KeyTimes struct {
+	Keys   int             `json:"keys"`
+	Create volume.Duration `json:"create_median_ms"`
+	Import volume.Duration `json:"import_median_ms"`
+}
+
+// Result is a whole benchmark.
+type Result struct {
+	// Times is nil for SourceDev.
+	Times *KeyTimes `json:"key_times"`
+	Rows  []Row     `json:"rows"`
+	// Best is the setting for the configuration; nil if none could be measured.
+	Best *Row `json:"best"`
+}
+
+const (
+	name = "imxcrypt:bench"
+	// No volume's: dm needs one to tell a left-over of ours by.
+	uuid        = "00000000-0000-4000-8000-0000000be9c4"
+	span        = 16 * header.MiB
+	requestSize = 256 * header.KiB
+	// worthwhile is how much faster a setting must be before it is recommended
+	// over a plainer one.
+	worthwhile = 1.1
+)
+
+// benchmark is one run.
+type benchmark struct {
+	volume.System
+	Options
+}
+
+// Run measures how fast keys are made and imported, and what dm-crypt reaches with
+// each setting that a volume may have.
+func Run(ctx context.Context, sys volume.System, o Options) (_ Result, err error) {
+	b := benchmark{sys.WithDefaults(), o}
+	var result Result
+	if o.Each <= 0 || o.Keys <= 0 {
+		return result, fault.Newf(fault.Usage, "a benchmark needs a time and a number of keys above 0")
+	}
+	release, err := b.Locks.Acquire(ctx, "bench")
+	if err != nil {
+		return result, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if err := b.removeLeftover(ctx); err != nil {
+		return result, err
+	}
+	dev, size, err := b.scratch()
+	if err != nil {
+		return result, err
+	}
+	key, err := b.makeKey(ctx, &result)
+	if err != nil {
+		return result, err
+	}
+	defer key.Wipe()
+	written := false
+	defer func() {
+		if written {
+			err = errors.Join(err, b.clean(size))
+		}
+	}()
+	refused := map[string]bool{} // flags, reported once
+	for _, row := range settings(o.Source, o.KeySize) {
+		if err := ctx.Err(); err != nil {
+			return result, fault.New(fault.Interrupted, "stopped on request", err)
+		}
+		flags := strings.Join(row.Flags, " ")
+		if refused[flags] {
+			continue
+		}
+		if err := b.measure(ctx, &row, dev, size, key, &written); err != nil {
+			if len(result.Rows) == 0 && nothingWorks(err) {
+				return result, err
+			}
+			row.Problem = err.Error()
+			if len(row.Flags) > 0 && errors.Is(err, unix.EINVAL) {
+				row.Problem = "this kernel's dm-crypt does not take these flags"
+				refused[flags] = true
+			}
+		}
+		result.Rows = append(result.Rows, row)
+		if o.Progress != nil {
+			o.Progress(row)
+		}
+	}
+	result.Best = recommend(result.Rows)
+	return result, nil
+}
+
+// removeLeftover takes away what a benchmark that was killed left: the lock is
+// held, so nobody uses it.
+func (b benchmark) removeLeftover(ctx context.Context) error {
+	info, err := b.Mapper.Info(name)
+	if err != nil || info.UUID != dmcrypt.HelperUUID(uuid, name) {
+		return nil // the first measurement tells what is wrong
+	}
+	return b.Mapper.Remove(ctx, name)
+}
+
+// nothingWorks tells of an error that every other setting would meet too.
+func nothingWorks(err error) bool {
+	switch fault.CodeOf(err) {
+	case fault.DMMissing, fault.DMCryptMissing, fault.CipherMissing, fault.SoftCipherMissing, fault.KeyringMissing, fault.PermissionMissing:
+		return true
+	}
+	return false
+}
+
+// settings are all that a volume of a source may have. plain is left out, which
+// is plain64 by another name, and for the CAAM the flags no_read_workqueue and
+// no_write_workqueue: with its driver, which answers later, nobody has tried them.
+func settings(source string, keySize int) []Row {
+	flags := [][]string{{}, {"same_cpu_crypt"}, {"submit_from_crypt_cpus"}, {"same_cpu_crypt", "submit_from_crypt_cpus"}, {"high_priority"}}
+	if source != spec.SourceCAAM {
+		flags = append(flags, []string{"no_read_workqueue", "no_write_workqueue"})
+	}
+	var rows []Row
+	for _, cipher := range keysource.CipherNames(source) {
+		if strings.HasSuffix(cipher, "-plain") || !slices.Contains(keysource.KeySizes(source, cipher), keySize) {
+			continue
+		}
+		for _, size := range keysource.SectorSizes() {
+			if !keysource.FitsSector(cipher, size) {
+				continue
+			}
+			for _, f := range flags {
+				rows = append(rows, Row{Cipher: cipher, SectorSize: size, Flags: slices.Clone(f)})
+			}
+		}
+	}
+	return rows
+}
+
+// scratch looks at the device: it must be nobody's, and empty.
+func (b benchmark) scratch() (n blockdev.Number, size int64, err error) {
+	dev, err := b.Devices.Open(b.Device, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
+	if err != nil {
+		return n, 0, err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	// All that will be written to is read, and of the rest samples.
+	for _, end := range []int64{min(dev.Size(), span), dev.Size()} {
+		e, err := blockdev.Sample(dev, end)
+		if err != nil {
+			return n, 0, fault.New(fault.IOFailed, "read "+b.Device, err)
+		}
+		if !e.Empty {
+			return n, 0, fault.Newf(fault.NotEmpty, "%s is not empty: data at byte %d", b.Device, e.Offset)
+		}
+	}
+	size = min(dev.Size(), span) / requestSize * requestSize
+	if size == 0 {
+		return n, 0, fault.Newf(fault.DeviceUnsuitable, "%s has %d KiB, a benchmark needs at least %d KiB", b.Device, dev.Size()/header.KiB, requestSize/header.KiB)
+	}
+	return dev.Number(), size, nil
+}
+
+// clean makes the device empty again.
+func (b benchmark) clean(size int64) error {
+	dev, err := b.Devices.Open(b.Device, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(blockdev.Zero(context.Background(), dev, 0, size), dev.Flush(), dev.Close())
+}
+
+// makeKey makes keys and opens them again, and returns one to encrypt with.
+func (b benchmark) makeKey(ctx context.Context, result *Result) (source.Key, error) {
+	if b.Source == spec.SourceDev {
+		buf, err := secret.New(b.KeySize)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(b.Rand, buf.Bytes()); err != nil {
+			buf.Wipe()
+			return nil, fmt.Errorf("draw a key: %w", err)
+		}
+		return source.NewLogonKey(buf, b.Keyring), nil
+	}
+	if b.Source == spec.SourceTrusted {
+		return b.makeTrusted(ctx, result)
+	}
+	chip, err := b.Chip()
+	if err != nil {
+		return nil, err
+	}
+	var created, imported []time.Duration
+	var blob caam.Blob
+	for range b.Keys {
+		began := b.Now()
+		black, sealed, err := chip.Create(ctx, caam.Wrap(b.Wrap), b.KeySize)
+		if err != nil {
+			return nil, err
+		}
+		created = append(created, b.Now().Sub(began))
+		black.Wipe()
+		blob = sealed
+	}
+	var key *caam.BlackKey
+	for range b.Keys {
+		if key != nil {
+			key.Wipe()
+		}
+		began := b.Now()
+		if key, err = chip.Import(ctx, blob); err != nil {
+			return nil, err
+		}
+		imported = append(imported, b.Now().Sub(began))
+	}
+	result.Times = &KeyTimes{Keys: b.Keys, Create: volume.Duration(median(created)), Import: volume.Duration(median(imported))}
+	return source.NewBlackKey(key, b.Keyring), nil
+}
+
+// makeTrusted is makeKey for trusted keys, which hold nothing that must be wiped.
+func (b benchmark) makeTrusted(ctx context.Context, result *Result) (key source.Key, err error) {
+	src, err := source.Sources{Keyring: b.Keyring}.Of(spec.Volume{Source: b.Source, Cipher: keysource.CipherNames(b.Source)[0]})
+	if err != nil {
+		return nil, err
+	}
+	r := source.Request{UUID: uuid, Generation: 1, KeySize: b.KeySize}
+	var created, opened []time.Duration
+	var blob []byte
+	for range b.Keys {
+		began := b.Now()
+		if _, blob, err = src.Create(ctx, r); err != nil {
+			return nil, err
+		}
+		created = append(created, b.Now().Sub(began))
+	}
+	for range b.Keys {
+		began := b.Now()
+		if key, err = src.Open(ctx, r, blob); err != nil {
+			return nil, err
+		}
+		opened = append(opened, b.Now().Sub(began))
+	}
+	result.Times = &KeyTimes{Keys: b.Keys, Create: volume.Duration(median(created)), Import: volume.Duration(median(opened))}
+	return key, nil
+}
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// measure writes and reads through one mapping. written is set before the first write.
+func (b benchmark) measure(ctx context.Context, row *Row, n blockdev.Number, size int64, key source.Key, written *bool) error {
+	options, err := dmcrypt.CryptOptions(row.SectorSize, row.Flags...)
+	if err != nil {
+		return err
+	}
+	table := func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
+		return dmcrypt.Table{dmcrypt.Crypt{
+			Length: uint64(size / header.SectorBytes), Cipher: dmcrypt.Cipher(row.Cipher), Key: ref,
+			Device: n, Options: options,
+		}}, nil
+	}
+	return mapping.Kernel{Devices: b.Devices, Mapper: b.Mapper}.WithPrivate(ctx, name, uuid, 1, key, false, table, func(a *mapping.Private) error {
+		return mapping.WithDevice(a, true, func(dev header.Device) error {
+			return b.measureOn(ctx, row, dev, size, written)
+		})
+	})
+}
+
+// measureOn is measure on the mapped device.
+func (b benchmark) measureOn(ctx context.Context, row *Row, dev header.Device, size int64, written *bool) (err error) {
+	buf := make([]byte, requestSize)
+	if _, err := io.ReadFull(b.Rand, buf); err != nil {
+		return err
+	}
+	*written = true
+	if row.Write, row.slowWrite, err = b.throughput(ctx, dev.WriteAt, buf, size); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	if err := dev.Flush(); err != nil {
+		return err
+	}
+	if row.Read, row.slowRead, err = b.throughput(ctx, dev.ReadAt, buf, size); err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	return nil
+}
+
+// parts is how many parts a measurement has. The fastest counts: what others do
+// meanwhile only ever makes one slower.
+const parts = 3
+
+// throughput is in bytes a second, one request of len(buf) at a time, round and
+// round over the device.
+func (b benchmark) throughput(ctx context.Context, do func([]byte, int64) (int, error), buf []byte, size int64) (best, slowest float64, err error) {
+	at := int64(0)
+	slowest = math.Inf(1)
+	for range parts {
+		for began, done := b.Now(), 0; ; {
+			if _, err := do(buf, at); err != nil {
+				return 0, 0, err
+			}
+			done += len(buf)
+			if at += int64(len(buf)); at >= size {
+				at = 0
+			}
+			if took := b.Now().Sub(began); took >= b.Each/parts {
+				speed := float64(done) / took.Seconds()
+				best, slowest = max(best, speed), min(slowest, speed)
+				break
+			}
+			if err := ctx.Err(); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+	return best, slowest, nil
+}
+
+// score weighs reading and writing alike.
+func (r Row) score() float64 { return math.Sqrt(r.Read * r.Write) }
+
+// beats reports whether a setting is worth choosing over a plainer one: it is faster by
+// more than the measurements of it vary.
+func (r Row) beats(plainer Row) bool {
+	return r.score() > worthwhile*plainer.score() && math.Sqrt(r.slowRead*r.slowWrite) > plainer.score()
+}
+
+// recommend takes the fastest setting of the source's usual cipher, the first
+// row's, but a plainer one where that costs little: larger sectors before smaller
+// ones, no flags before flags. Other ciphers are chosen for what they hide, not
+// for speed.
+func recommend(rows []Row) *Row {
+	var best *Row
+	usable := func(r Row) bool { return r.Problem == "" && r.Cipher == rows[0].Cipher }
+	for _, r := range slices.Backward(rows) {
+		if usable(r) && len(r.Flags) == 0 && (best == nil || r.beats(*best)) {
+			best = &r
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	plain := *best
+	for _, r := range rows {
+		if usable(r) && len(r.Flags) > 0 && r.SectorSize == plain.SectorSize && r.beats(plain) && r.score() > best.score() {
+			best = &r
+		}
+	}
+	return best
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/bench"
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/spec"
+	"imxcrypt/volume/volumetest"
+)
+
+const mib = 1 << 20
+
+func newBoard(disk volumetest.Store) *volumetest.Board {
+	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: disk})
+	b.Directories = []string{"/data"}
+	return b
+}
+
+func refused(t *testing.T, err error, code fault.Code) {
+	t.Helper()
+	if fault.CodeOf(err) != code {
+		t.Fatalf("expected code %s, got %s: %v", code, fault.CodeOf(err), err)
+	}
+}
+
+func TestLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	disk := crashtest.NewImage(2 * mib)
+	b := newBoard(disk)
+	rows := 0
+	o := bench.Options{
+		Device: "/dev/mmcblk2p3", Source: spec.SourceCAAM, Wrap: "ccm", KeySize: 32, Each: time.Millisecond, Keys: 3,
+		Progress: func(bench.Row) { rows++ },
+	}
+	r, err := bench.Run(ctx, b.System(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Rows) != rows || r.Best == nil || r.Times == nil || r.Times.Keys != 3 {
+		t.Errorf("%+v", r)
+	}
+	sizes, seen := map[int]bool{}, map[string]bool{}
+	for _, row := range r.Rows {
+		setting := fmt.Sprintf("%s %d %v", row.Cipher, row.SectorSize, row.Flags)
+		if seen[setting] {
+			t.Errorf("measured twice: %s", setting)
+		}
+		seen[setting] = true
+		sizes[row.SectorSize] = true
+		if row.Problem != "" || row.Write <= 0 || row.Read <= 0 {
+			t.Errorf("%+v", row)
+		}
+	}
+	for _, want := range []string{"capi:tk(cbc(aes))-plain64 512 []", "capi:tk(cbc(aes))-plain64 1024 [same_cpu_crypt]", "capi:tk(cbc(aes))-eboiv 4096 [submit_from_crypt_cpus]"} {
+		if !seen[want] {
+			t.Errorf("%s was not measured: %v", want, seen)
+		}
+	}
+	if len(sizes) != 4 {
+		t.Errorf("sector sizes: %v", sizes)
+	}
+	if !bytes.Equal(disk.Bytes(), make([]byte, 2*mib)) {
+		t.Error("the device is not empty any more")
+	}
+	if b.Ring.Left() != 0 {
+		t.Error("a key is left in a keyring")
+	}
+	s := spec.Volume{
+		Name: "data", Mapping: "data", Device: "/dev/mmcblk2p3", Source: spec.SourceCAAM, Wrap: "ccm", KeySize: 32,
+		Cipher: "capi:tk(cbc(aes))-plain64", SectorSize: 4096, Header: spec.HeaderOnDevice, HeaderSize: mib / 2,
+		Filesystem: spec.Filesystem{Type: "ext4", Label: "data"}, Mount: spec.Mount{Path: "/data"},
+		StateDir: "/var/lib/imxcrypt",
+	}
+	if _, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{DryRun: true}); err != nil {
+		t.Fatalf("%v (code %s)", err, fault.CodeOf(err))
+	}
+
+	o.Source, o.KeySize = spec.SourceTrusted, 64
+	if r, err = bench.Run(ctx, b.System(), o); err != nil || r.Times == nil || r.Times.Keys != o.Keys || r.Best == nil || r.Best.Cipher != "aes-xts-plain64" || b.Ring.Left() != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	o.Source, o.KeySize = spec.SourceDev, 64
+	if r, err = bench.Run(ctx, b.System(), o); err != nil || r.Times != nil || r.Best == nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// What a benchmark that was killed left is in nobody's way.
+func TestAfterAKilledOne(t *testing.T) {
+	t.Parallel()
+	b := newBoard(crashtest.NewImage(16 * mib))
+	uuid := dmcrypt.HelperUUID("00000000-0000-4000-8000-0000000be9c4", "imxcrypt:bench")
+	table := dmcrypt.Table{dmcrypt.Linear{Length: 8, Device: dmcrypt.Number{Major: 179, Minor: 8}}}
+	if _, err := b.DM.Activate(context.Background(), "imxcrypt:bench", uuid, table, false); err != nil {
+		t.Fatal(err)
+	}
+	r, err := bench.Run(context.Background(), b.System(), bench.Options{
+		Device: "/dev/mmcblk2p3", Source: spec.SourceCAAM, Wrap: "ccm", KeySize: 32, Each: time.Millisecond, Keys: 1,
+	})
+	if err != nil || r.Best == nil || b.DM.State() != "" {
+		t.Errorf("%+v, %v\n%s", r, err, b.DM.State())
+	}
+}
+
+func TestTouchesNoData(t *testing.T) {
+	t.Parallel()
+	disk := crashtest.NewImage(2 * mib)
+	if _, err := disk.WriteAt([]byte("somebody's data"), mib); err != nil {
+		t.Fatal(err)
+	}
+	before := bytes.Clone(disk.Bytes())
+	_, err := bench.Run(context.Background(), newBoard(disk).System(), bench.Options{
+		Device: "/dev/mmcblk2p3", Source: spec.SourceCAAM, Wrap: "ccm", KeySize: 32, Each: time.Millisecond, Keys: 1,
+	})
+	refused(t, err, fault.NotEmpty)
+	if !bytes.Equal(disk.Bytes(), before) {
+		t.Error("the device was written to")
+	}
+}
+
+// What every setting would fail with is reported once, as the error that it is.
+func TestWithoutDeviceMapper(t *testing.T) {
+	t.Parallel()
+	s := newBoard(crashtest.NewImage(2 * mib)).System()
+	s.Mapper = noMapper{s.Mapper}
+	r, err := bench.Run(context.Background(), s, bench.Options{
+		Device: "/dev/mmcblk2p3", Source: spec.SourceCAAM, Wrap: "ccm", KeySize: 32, Each: time.Millisecond, Keys: 1,
+	})
+	refused(t, err, fault.DMMissing)
+	if len(r.Rows) > 0 {
+		t.Errorf("%+v", r.Rows)
+	}
+}
+
+// noMapper is a kernel without device-mapper.
+type noMapper struct{ mapping.Mapper }
+
+func (noMapper) Activate(context.Context, string, string, dmcrypt.Table, bool) (n dmcrypt.Number, _ error) {
+	return n, &dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrNoDeviceMapper, Err: unix.ENOENT}
+}
+
+func (noMapper) Info(string) (dmcrypt.Info, error) {
+	return dmcrypt.Info{}, &dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrNoDeviceMapper, Err: unix.ENOENT}
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
+)
+
+type decryptFlags struct {
+	yes bool
+	rotateFlags
+}
+
+func (a *app) decryptCommand() *cobra.Command {
+	var f decryptFlags
+	c := &cobra.Command{
+		Use:   "decrypt NAME",
+		Short: "make plain text of a volume again, in place",
+		Long: `Decrypt is the way back from encrypt: the data of a volume with its header in a file
+becomes a filesystem in plain text on the device itself. It asks for the volume's name,
+since afterwards nothing protects the data.
+
+The volume may be locked or in use. It may be interrupted at any moment: the volume still
+opens, and the same command continues. When all data is in plain text, and the volume is
+locked, the file of the header is removed, and with it the key. Before that, do not mount
+the device itself.
+
+With it a volume that was made on an open chip survives closing: decrypt, close the chip,
+encrypt.
+
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
+		Example:           "  imxcrypt decrypt data\n  imxcrypt decrypt --yes --json data",
+		Args:              exactly(1, "a volume"),
+		ValidArgsFunction: a.completeOnlyVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.decrypt(cmd.Context(), args[0], f)
+		},
+	}
+	c.Flags().BoolVar(&f.yes, "yes", false, "confirm without being asked for the name")
+	f.inPlace(c, "decrypt")
+	return c
+}
+
+func (a *app) decrypt(ctx context.Context, name string, f decryptFlags) error {
+	move := moveInPlace{does: (*volume.Manager).Decrypt, what: "in plain text", ask: func(s spec.Volume) error {
+		return a.confirm(name, "nothing will protect the data on "+s.Device+" any more: decrypt", f.yes)
+	}}
+	return a.moveInPlace(ctx, name, f.rotateFlags, move, func(s spec.Volume, r volume.RotateResult) string { return decrypted(r.Result, s.Device) })
+}
+
+// decrypted says how far a decryption came. configured is the volume's device, which of
+// an image is the file.
+func decrypted(r volume.Result, configured string) string {
+	switch {
+	case r.Already:
+		return r.Volume + ": in plain text (already)"
+	case r.Mapping != "":
+		return r.Volume + ": all data is in plain text, the header is still there"
+	}
+	device := r.Device
+	if strings.HasPrefix(configured, "/") {
+		device = configured
+	}
+	return r.Volume + ": decrypted; mount " + device + " itself from now on"
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
+)
+
+type encryptFlags struct {
+	noMount bool
+	rotateFlags
+}
+
+func (a *app) encryptCommand() *cobra.Command {
+	var f encryptFlags
+	c := &cobra.Command{
+		Use:   "encrypt NAME",
+		Short: "make a volume of a filesystem in plain text, in place",
+		Long: `Encrypt makes a volume of a device that holds a filesystem in plain text. The data is
+encrypted where it is; files and the filesystem's UUID stay. With the header in a file
+("header:" in the configuration) nothing has to move or shrink. With "header: device" the
+filesystem must leave room at the end of the device; a dry run says how much.
+
+The device must be unmounted when it begins, and the filesystem clean. Once the key is
+proved, after some seconds, the volume is unlocked and mounted, and the rest is encrypted
+while it is in use. It may be interrupted at any moment: the device is in plain text as
+it was, or the volume opens, and the same command continues. SIGTERM and SIGINT stop it
+at the next zone.
+
+Remove every other way to mount the device (its line in /etc/fstab) before. What was in
+plain text may survive in spare blocks of the flash.
+
+` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
+		Example: `  imxcrypt encrypt --dry-run data
+  imxcrypt encrypt data
+  imxcrypt encrypt --no-mount --json data
+  imxcrypt encrypt --resume-only --rate-limit 8MiB data`,
+		Args:              exactly(1, "a volume"),
+		ValidArgsFunction: a.completeOnlyVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.encrypt(cmd.Context(), args[0], f)
+		},
+	}
+	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked while it is encrypted, which is faster")
+	c.Flags().BoolVar(&f.initOnly, "init-only", false, "make and prove key and header, encrypt no data yet")
+	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue what is under way, start nothing")
+	f.inPlace(c, "encrypt")
+	c.MarkFlagsMutuallyExclusive("init-only", "resume-only")
+	return c
+}
+
+func (a *app) encrypt(ctx context.Context, name string, f encryptFlags) error {
+	move := moveInPlace{does: (*volume.Manager).Encrypt, what: "encrypted", mount: !f.noMount}
+	return a.moveInPlace(ctx, name, f.rotateFlags, move, func(s spec.Volume, r volume.RotateResult) string {
+		res := r.Result
+		switch {
+		case res.Already && f.resumeOnly:
+			return res.Volume + ": nothing is under way"
+		case res.Already:
+			return res.Volume + ": encrypted (already)"
+		case r.Rotation != nil && r.Rotation.Done < r.Rotation.Total:
+			return res.Volume + ": key ready; no data encrypted yet"
+		}
+		header := s.Header
+		if !s.Detached() {
+			header = "its header"
+		}
+		return fmt.Sprintf("%s: encrypted; without %s nothing opens it: back it up (imxcrypt header backup)", res.Volume, header)
+	})
+}
+
+// moveInPlace is what encrypt and decrypt do differently.
+type moveInPlace struct {
+	does func(*volume.Manager, context.Context, spec.Volume, volume.RotateOptions) (volume.RotateResult, error)
+	// what the data becomes
+	what string
+	// ask has a person confirm it; nil where nobody need.
+	ask   func(spec.Volume) error
+	mount bool
+}
+
+// inPlace adds the options that encrypt and decrypt share.
+func (f *rotateFlags) inPlace(c *cobra.Command, verb string) {
+	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to "+verb+" per second, as 512KiB or 8MiB")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "longest time to hold a zone in use (default 100ms); writes and fsync wait for it")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything, print what would be done and how long it takes, change nothing")
+}
+
+// moveInPlace encrypts or decrypts a volume and prints what outcome says of the result.
+func (a *app) moveInPlace(ctx context.Context, name string, f rotateFlags, move moveInPlace, outcome func(spec.Volume, volume.RotateResult) string) error {
+	rate, err := parseRate(f.rateLimit)
+	if err != nil {
+		return err
+	}
+	m, s, err := a.oneVolume(name)
+	if err != nil {
+		return err
+	}
+	o := volume.RotateOptions{
+		InitOnly: f.initOnly, ResumeOnly: f.resumeOnly, RateLimit: rate, MaxHold: f.maxHold, Mount: move.mount, DryRun: f.dryRun,
+	}
+	if f.dryRun {
+		return a.eachPlan(ctx, []spec.Volume{s}, func(ctx context.Context, s spec.Volume) (volume.Result, error) {
+			r, err := move.does(m, ctx, s, o)
+			return r.Result, err
+		})
+	}
+	if move.ask != nil {
+		if err := move.ask(s); err != nil {
+			return err
+		}
+	}
+	r, err := a.showMoving(name, move.what, o, func(o volume.RotateOptions) (volume.RotateResult, error) { return move.does(m, ctx, s, o) })
+	return a.printRotation(r, err, func(volume.Result) string { return outcome(s, r) })
+}

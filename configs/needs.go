@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import "strings"
+
+// Why a volume cannot be opened and mounted before another: the field that makes
+// it depend on the other.
+const (
+	NeedsDevice     = "device"     // the other's mapping is its device, or the other's mount has its image
+	NeedsMountPoint = "mount.path" // the other's mount has its mount point
+	NeedsHeader     = "header"     // the other's mount has its header
+	NeedsKey        = "state_dir"  // the other's mount has the file of its key
+)
+
+// Need returns why a cannot be opened and mounted before b, or "" if it can. A
+// volume that needs itself, by its device or its key file, is a mistake.
+func (c *Config) Need(a, b *Volume) string {
+	inMount := func(path string) bool { return b.Mount.Path != "" && below(path, b.Mount.Path) }
+	switch {
+	case a.Device == "/dev/mapper/"+c.MappingName(b.Name):
+		return NeedsDevice
+	case strings.HasPrefix(a.Device, "/") && !below(a.Device, "/dev") && inMount(a.Device):
+		return NeedsDevice
+	case a != b && a.Mount.Path != "" && inMount(a.Mount.Path):
+		return NeedsMountPoint
+	case a != b && a.Detached() && inMount(a.Header):
+		return NeedsHeader
+	case a.Source == SourceDev && inMount(c.StateDir):
+		return NeedsKey
+	}
+	return ""
+}

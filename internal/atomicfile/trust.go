@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package atomicfile
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// Trusted refuses a file that users other than root can change or replace. It
+// checks the file, the folder of its name and, if that is a link of root's, the
+// folder of its target.
+func Trusted(path string) error {
+	entry, err := os.Lstat(path)
+	if err != nil {
+		return failed("trust", path, err)
+	}
+	folders, end := []string{filepath.Dir(path)}, path
+	if entry.Mode()&fs.ModeSymlink != 0 {
+		if err := rootsOnly("the link "+path, entry, 0); err != nil {
+			return failed("trust", path, err)
+		}
+		if end, err = filepath.EvalSymlinks(path); err != nil {
+			return failed("trust", path, err)
+		}
+		folders = append(folders, filepath.Dir(end))
+	}
+	for _, dir := range folders {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return failed("trust", path, err)
+		}
+		forbidden := fs.FileMode(0o022)
+		if info.Mode()&fs.ModeSticky != 0 {
+			forbidden = 0 // only its owner can replace the file
+		}
+		if err := rootsOnly("the folder "+dir, info, forbidden); err != nil {
+			return failed("trust", path, err)
+		}
+	}
+	info, err := os.Stat(end)
+	if err != nil {
+		return failed("trust", path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return failed("trust", path, ErrNotRegular)
+	}
+	if err := rootsOnly("the file "+end, info, 0o022); err != nil {
+		return failed("trust", path, err)
+	}
+	return nil
+}
+
+// rootsOnly refuses what is not root's, or has forbidden permissions.
+func rootsOnly(what string, info fs.FileInfo, forbidden fs.FileMode) error {
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 {
+		return fmt.Errorf("%s: %w", what, ErrOwner)
+	}
+	if mode := info.Mode().Perm(); mode&forbidden != 0 {
+		return fmt.Errorf("%s: %w: %04o, others than root can write it", what, ErrMode, mode)
+	}
+	return nil
+}

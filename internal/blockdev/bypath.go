@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockdev
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+)
+
+var (
+	mmcDisk = regexp.MustCompile(`^mmcblk\d+$`)
+	mmcBoot = regexp.MustCompile(`^mmcblk\d+(boot\d+)$`)
+)
+
+// byPath is the name that udev gives an eMMC, an SD card, or a partition of one below
+// /dev/disk/by-path, as "platform-30b60000.mmc-part3": by the controller that it hangs
+// on, which no other device can take. It is empty for devices on other buses, whose
+// names are put together otherwise.
+func (f *finder) byPath(n node) string {
+	disk, suffix := n.name, ""
+	if n.partition > 0 {
+		disk, suffix = f.disk(n.name), "-part"+strconv.Itoa(n.partition)
+	}
+	if boot := mmcBoot.FindStringSubmatch(n.name); boot != nil {
+		suffix = "-" + boot[1]
+	} else if !mmcDisk.MatchString(disk) {
+		return ""
+	}
+	dir, err := filepath.EvalSymlinks(f.block(disk))
+	if err != nil {
+		return ""
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		link, err := os.Readlink(filepath.Join(dir, "subsystem"))
+		if err != nil {
+			continue // a folder between two devices
+		}
+		switch filepath.Base(link) {
+		case "block", "mmc", "mmc_host":
+		case "platform":
+			return "platform-" + filepath.Base(dir) + suffix
+		default:
+			return ""
+		}
+	}
+	return ""
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package keysource_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/keysource"
+)
+
+// What the table allows, dm-crypt's own rules allow too: a volume that the
+// configuration takes can be opened.
+func TestTheTableIsWithinDMCryptsRules(t *testing.T) {
+	t.Parallel()
+	for _, source := range []string{keysource.CAAM, keysource.Dev} {
+		for _, c := range keysource.Ciphers(source) {
+			if err := dmcrypt.Cipher(c.Name).Validate(); err != nil {
+				t.Error(err)
+			}
+			if !slices.Equal(keysource.KeySizes(source, c.Name), c.KeySizes) || len(c.KeySizes) == 0 {
+				t.Errorf("%s: key sizes %v", c.Name, keysource.KeySizes(source, c.Name))
+			}
+			for _, size := range keysource.SectorSizes() {
+				key := c.KeySizes[len(c.KeySizes)-1]
+				if source == keysource.CAAM {
+					key = 64 // the black key of 32 bytes, with CCM
+				}
+				options := []string{}
+				if size > 512 {
+					options = append(options, "sector_size:"+map[int]string{1024: "1024", 2048: "2048", 4096: "4096"}[size])
+				}
+				crypt := dmcrypt.Crypt{
+					Length: 64, Cipher: dmcrypt.Cipher(c.Name), Device: dmcrypt.Number{Major: 8, Minor: 1}, Options: options,
+					Key: dmcrypt.KeyRef{Size: key, Type: "logon", Description: "x:y"},
+				}
+				if err := (dmcrypt.Table{crypt}).Validate(); (err == nil) != keysource.FitsSector(c.Name, size) {
+					t.Errorf("%s with sectors of %d bytes: %v", c.Name, size, err)
+				}
+			}
+		}
+	}
+}
+
+func TestHardwareKeysAreUsedWithPlainIVs(t *testing.T) {
+	t.Parallel()
+	for _, name := range keysource.CipherNames(keysource.CAAM) {
+		for _, mode := range []string{"essiv", "lmk", "tcw"} {
+			if strings.Contains(name, mode) || !strings.Contains(name, "tk(") {
+				t.Errorf("%s: its IVs would differ at the next boot", name)
+			}
+		}
+	}
+	if keysource.Ciphers("tpm2") != nil || keysource.KeySizes("", "aes-xts-plain64") != nil {
+		t.Error("a source that does not exist has ciphers")
+	}
+}
+
+// What sealed a blob shows in its form, and the forms do not meet.
+func TestATrustSourceIsKnownByItsBlob(t *testing.T) {
+	t.Parallel()
+	blob := func(size int, first byte) []byte { return append([]byte{first}, make([]byte, size-1)...) }
+	for _, n := range []int{32, 64} {
+		for want, b := range map[string][]byte{
+			keysource.TrustCAAM: blob(n+48, 0x7f), keysource.TrustDCP: blob(n+53, 1), keysource.TrustTEE: blob(n+33, 0),
+			keysource.TrustTPM: blob(236+n-32, 0x30),
+		} {
+			if got := keysource.TrustOf(b, n); got != want {
+				t.Errorf("%d bytes for a key of %d: %q, expected %q", len(b), n, got, want)
+			}
+		}
+		for _, b := range [][]byte{nil, blob(n, 0), blob(n+53, 2), blob(n+33, 1), blob(513, 0x30)} {
+			if got := keysource.TrustOf(b, n); got != "" {
+				t.Errorf("%d bytes for a key of %d are said to be of %q", len(b), n, got)
+			}
+		}
+	}
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loopdev
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
+)
+
+// Whoever may read an image can lock it: that is said, and not waited for for ever.
+func TestALockedImageIsNotWaitedForForEver(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *os.File {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	other, ours := open(), open()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	if err := exclusively(ours, time.Millisecond); !fault.Is(err, fault.DeviceInUse) {
+		t.Errorf("%v (code %s)", err, fault.CodeOf(err))
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = unix.Flock(int(other.Fd()), unix.LOCK_UN) })
+	if err := exclusively(ours, time.Minute); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The released program: for releases whose Go is too old to build it.
+require imxcrypt.inc
+
+COMPATIBLE_HOST = "(aarch64|arm|x86_64).*-linux"
+IMXCRYPT_ARCH = "unknown"
+IMXCRYPT_ARCH:aarch64 = "arm64"
+IMXCRYPT_ARCH:arm = "arm"
+IMXCRYPT_ARCH:x86-64 = "amd64"
+
+SRC_URI = "${IMXCRYPT_RELEASES}/imxcrypt-${PV}-linux-${IMXCRYPT_ARCH}.tar.gz"
+SRC_URI[sha256sum] = "${@d.getVar('IMXCRYPT_SHA256_' + d.getVar('IMXCRYPT_ARCH').upper())}"
+S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}/imxcrypt-${PV}-linux-${IMXCRYPT_ARCH}"
+
+# It is built for ARMv7 with a floating-point unit.
+python () {
+    if d.getVar('TARGET_ARCH') == 'arm' and 'armv7a' not in (d.getVar('TUNE_FEATURES') or '').split() and 'armv7ve' not in (d.getVar('TUNE_FEATURES') or '').split():
+        raise bb.parse.SkipRecipe('the released program for arm needs ARMv7')
+}
+
+do_configure[noexec] = "1"
+do_compile[noexec] = "1"
+
+do_install() {
+	install -d ${D}
+	cp -R --no-dereference --preserve=mode,links,timestamps ${S}/usr ${D}/
+	if [ "${bindir}" != /usr/bin ]; then bbfatal "the released program is for /usr/bin, and bindir is ${bindir}"; fi
+}
+
+RPROVIDES:${PN} = "imxcrypt"
+RCONFLICTS:${PN} = "imxcrypt"

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+// Package mainline proves on which facts about mainline's kernel the product
+// relies. The boards run the kernel's own drivers, unchanged, over models of the
+// hardware; see README.md.
+package mainline
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"imxcrypt/test/vm"
+)
+
+// board is a machine, and the program onethread in it.
+type board struct {
+	*vm.Machine
+	t *testing.T
+}
+
+const onethread = "/usr/bin/onethread"
+
+func start(t *testing.T, m vm.Mainline, disks ...*vm.Disk) board {
+	t.Helper()
+	if m.Keys == vm.TPM2 && m.TPM == nil {
+		m.TPM = vm.NewTPM(t)
+	}
+	return board{t: t, Machine: vm.Start(t, vm.Config{
+		Arch: vm.ARM64, Mainline: &m, Disks: disks,
+		ExtraFiles: map[string]vm.File{onethread: {Host: vm.BuildProgram(t, "./test/mainline/onethread", "arm64")}},
+	})}
+}
+
+// calls makes system calls on one thread of a new process, whose thread, process
+// and session keyrings end with it, and returns what came of each.
+func (b board) calls(calls ...[]string) []string {
+	b.t.Helper()
+	return b.callsBy([]string{"keyctl", "session", "-", onethread}, calls...)
+}
+
+// callsBy is calls in a process that the command starts.
+func (b board) callsBy(argv []string, calls ...[]string) []string {
+	b.t.Helper()
+	var in bytes.Buffer
+	for _, c := range calls {
+		// Strings always become JSON, and a buffer takes everything.
+		_ = json.NewEncoder(&in).Encode(c)
+	}
+	r := b.RunCommand(vm.Command{Argv: argv, Stdin: in.Bytes()})
+	answers := strings.Split(strings.TrimRight(r.Stdout, "\n"), "\n")
+	if r.Code != 0 || len(answers) != len(calls) {
+		b.t.Fatalf("%d answers to %q: %v", len(answers), calls, r)
+	}
+	for i, a := range answers {
+		answers[i] = strings.TrimSpace(a)
+	}
+	return answers
+}
+
+// expect makes one call in a process of its own.
+func (b board) expect(want string, call ...string) {
+	b.t.Helper()
+	if got := b.calls(call)[0]; got != want {
+		b.t.Errorf("%.200q: %s, expected %s", call, got, want)
+	}
+}
+
+// add is a call: a key in the thread keyring.
+func add(payload string) []string { return []string{"add", "thread", "kmk", payload} }
+
+// read is a call: all of that key.
+func read() []string { return []string{"read", "thread", "kmk", "4096"} }
+
+// newKey has the kernel make a key, and returns its blob as keyctl pipe prints it.
+func (b board) newKey(payload string) (blob string) {
+	b.t.Helper()
+	answers := b.calls(add(payload), read())
+	length, blob, ok := strings.Cut(strings.TrimPrefix(answers[1], "ok "), " ")
+	if answers[0] != "ok" || !ok || length != fmt.Sprint(len(blob)) {
+		b.t.Fatalf("%q: %q", payload, answers)
+	}
+	if _, err := hex.DecodeString(blob); err != nil || blob != strings.ToLower(blob) {
+		b.t.Fatalf("%q is no lower-case hexadecimal text", blob)
+	}
+	return blob
+}
+
+// flip returns the blob with one bit of a byte changed; a negative number counts
+// from the end.
+func flip(blob string, at int) string {
+	// newKey has decoded it before.
+	raw, _ := hex.DecodeString(blob)
+	if at < 0 {
+		at += len(raw)
+	}
+	raw[at] ^= 0x10
+	return hex.EncodeToString(raw)
+}
+
+// crypt are the parameters of a table over /dev/vda.
+func crypt(cipher string, size int) string {
+	return fmt.Sprintf("%s :%d:trusted:kmk 0 /dev/vda 0 1 sector_size:4096", cipher, size)
+}
+
+const sectors = "16384"

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package mainline
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"imxcrypt/test/vm"
+)
+
+// source is what the kernel's commands give with one kind of key hardware. What
+// comes of a call is "ok" or an errno.
+type source struct {
+	keys    vm.KeyHardware
+	options string            // that `new` needs
+	blob    func(key int) int // bytes of the blob for a key of so many
+	begins  string            // the blob
+	bare    string            // what comes of `new` without those options
+	unknown string            // … of `new` with a word that nobody knows
+	largest string            // … of `new 128`
+	foreign string            // … of another chip's blob
+	damaged map[int]string    // … of a blob by the byte that is damaged
+	strange map[string]string // … of blobs of other sources, by their kind
+	again   string            // … of a description that exists
+}
+
+func plus(n int) func(int) int { return func(key int) int { return key + n } }
+
+// The blobs of other sources, for a key of 32 bytes. What they hold is of no
+// account: no source gets as far as that.
+func foreignBlobs() map[string]string {
+	return map[string]string{
+		"caam": strings.Repeat("5a", 32+48),
+		"dcp":  "01" + strings.Repeat("5a", 48) + "20000000" + strings.Repeat("5a", 32),
+		"tee":  "00" + strings.Repeat("5a", 64),
+		"tpm":  "3081e9060667810501", // the beginning of a DER sequence
+	}
+}
+
+func sources() []source {
+	return []source{
+		{
+			keys: vm.CAAM, blob: plus(48),
+			bare: "ok", unknown: "ok", largest: "ok", again: "EPERM", foreign: "EBADMSG",
+			damaged: map[int]string{0: "EBADMSG", 40: "EBADMSG", -1: "EBADMSG"},
+			strange: map[string]string{"dcp": "EBADMSG", "tee": "EBADMSG", "tpm": "EINVAL"},
+		},
+		{
+			// The version, the blob key, the nonce, the length, the key, the tag.
+			keys: vm.DCP, blob: plus(53), begins: "01",
+			bare: "ok", unknown: "ok", largest: "ok", again: "EPERM", foreign: "EBADMSG",
+			damaged: map[int]string{0: "EINVAL", 1: "EBADMSG", 17: "EBADMSG", 33: "EINVAL", 37: "EBADMSG", -1: "EBADMSG"},
+			strange: map[string]string{"caam": "EINVAL", "tee": "EINVAL", "tpm": "EINVAL"},
+		},
+		{
+			keys: vm.TPM2, options: fmt.Sprintf(" keyhandle=%#x", vm.TPMPrimary), begins: "30",
+			blob: func(key int) int { return map[int]int{32: 236, 64: 269}[key] },
+			bare: "EINVAL", unknown: "EINVAL", largest: "E2BIG", again: "EINVAL", foreign: "EPERM",
+			damaged: map[int]string{0: "EINVAL", -1: "EPERM"},
+			strange: map[string]string{"caam": "EINVAL", "dcp": "EINVAL", "tee": "EINVAL"},
+		},
+	}
+}
+
+func eachSource(t *testing.T, test func(*testing.T, source)) {
+	t.Parallel()
+	for _, s := range sources() {
+		t.Run(string(s.keys), func(t *testing.T) {
+			t.Parallel()
+			test(t, s)
+		})
+	}
+}
+
+// How keys are made, read and loaded, and what says that they cannot be.
+func TestTheKernelsCommands(t *testing.T) {
+	eachSource(t, func(t *testing.T, s source) {
+		b := start(t, vm.Mainline{Keys: s.keys})
+
+		// A probe of the key type says that there is a source, and makes nothing.
+		b.expect("EINVAL", add("probe")...)
+
+		blobs := map[int]string{}
+		for _, n := range []int{32, 64} {
+			blobs[n] = b.newKey(fmt.Sprintf("new %d%s", n, s.options))
+			if got := len(blobs[n]) / 2; got != s.blob(n) || !strings.HasPrefix(blobs[n], s.begins) {
+				t.Errorf("new %d: a blob of %d bytes, %.8s…, expected %d, %s…", n, got, blobs[n], s.blob(n), s.begins)
+			}
+		}
+		b.expect(s.bare, add("new 32")...)
+		b.expect(s.unknown, add("new 32"+s.options+" nonsense=1")...)
+		b.expect(s.largest, add("new 128"+s.options)...)
+		for _, n := range []int{31, 129} {
+			b.expect("EINVAL", add(fmt.Sprintf("new %d%s", n, s.options))...)
+		}
+
+		blob := blobs[32]
+		for _, payload := range []string{"load " + blob, "load " + strings.ToUpper(blob), "load " + blob + "\n"} {
+			answers := b.calls(add(payload), read())
+			if want := fmt.Sprintf("ok %d %s", len(blob), blob); answers[0] != "ok" || answers[1] != want {
+				t.Errorf("%.12q…: %q, expected the same blob", payload, answers)
+			}
+		}
+		b.expect("EINVAL", add("load  "+blob)...)
+		b.expect("EINVAL", add("load")...)
+		b.expect("EINVAL", add("load "+blob[:20+len(blob)%2])...)
+		b.expect("EINVAL", add("load "+strings.Repeat("30", 513))...)
+		b.expect("EINVAL", add("load "+strings.Repeat("3", 32767))...)
+
+		// A buffer that is too short gets nothing; the length says so.
+		answers := b.calls(add("load "+blob), []string{"read", "thread", "kmk", fmt.Sprint(len(blob) - 1)}, read())
+		if want := fmt.Sprintf("ok %d", len(blob)); answers[1] != want {
+			t.Errorf("a short buffer: %q, expected %q", answers[1], want)
+		}
+
+		for at, errno := range s.damaged {
+			if got := b.calls(add("load " + flip(blob, at)))[0]; got != errno {
+				t.Errorf("byte %d damaged: %s, expected %s", at, got, errno)
+			}
+		}
+		for kind, errno := range s.strange {
+			if got := b.calls(add("load " + foreignBlobs()[kind]))[0]; got != errno {
+				t.Errorf("a blob of %s: %s, expected %s", kind, got, errno)
+			}
+		}
+
+		// What is there already has to be unlinked first, even for the same blob.
+		answers = b.calls(add("load "+blob), add("load "+blob), add("new 32"+s.options),
+			[]string{"unlink", "thread", "kmk"}, add("load "+blob))
+		if want := []string{"ok", s.again, s.again, "ok", "ok"}; fmt.Sprint(answers) != fmt.Sprint(want) {
+			t.Errorf("a description that exists: %q, expected %q", answers, want)
+		}
+	})
+}
+
+// Without a source the key type is not there.
+func TestWithoutASource(t *testing.T) {
+	t.Parallel()
+	b := start(t, vm.Mainline{})
+	b.expect("ENODEV", add("probe")...)
+	b.expect("ENODEV", add("new 32")...)
+}

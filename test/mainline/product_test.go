@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package mainline
+
+import (
+	"strings"
+	"testing"
+
+	"imxcrypt/test/vm"
+)
+
+// trustedVolume is a configuration for mainline's kernel.
+const trustedVolume = `volumes:
+  - name: data
+    device: /dev/vda
+    source: trusted
+    mount: {path: /data, options: [noatime]}
+`
+
+// The main job with the kernel's own drivers: provisioned, unlocked at boot after a
+// power cycle, given another key in use, and not opened by another chip.
+func TestAVolumeWithATrustedKey(t *testing.T) {
+	eachSource(t, func(t *testing.T, s source) {
+		m := vm.Mainline{Keys: s.keys}
+		other := vm.Mainline{Keys: s.keys, OTPMK: "another chip"}
+		if s.keys == vm.TPM2 {
+			m.TPM = vm.NewTPM(t)
+			other = vm.Mainline{Keys: s.keys, TPM: vm.NewTPM(t)}
+		}
+		b := board{t: t, Machine: vm.Start(t, vm.Config{
+			Arch: vm.ARM64, Mainline: &m, Disks: []*vm.Disk{vm.NewDisk(t, 64<<20), vm.NewDisk(t, 16<<20)},
+			Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", "arm64"),
+		})}
+		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(trustedVolume))
+		b.MustSh("mkdir -p /data && imxcrypt provision data && echo 'meet me at the old oak' >/data/note && sync")
+		trust := strings.TrimSuffix(string(s.keys), "2") // tpm2 is the kernel's tpm
+		if dump := b.MustSh("dd if=/dev/vda bs=16k count=1 2>/dev/null | strings -n 8"); !strings.Contains(dump, `"trust":"`+trust+`"`) {
+			t.Errorf("the token does not name the trust source %s:\n%s", trust, dump)
+		}
+		if keys := b.MustSh("cat /proc/keys"); strings.Contains(keys, "imxcrypt:") {
+			t.Errorf("a key is left in a keyring:\n%s", keys)
+		}
+
+		b.Restart()
+		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(trustedVolume))
+		b.MustSh("mkdir -p /data && imxcrypt boot")
+		note := func(when string) {
+			t.Helper()
+			if got := b.MustSh("cat /data/note"); strings.TrimSpace(got) != "meet me at the old oak" {
+				t.Errorf("%s: %q", when, got)
+			}
+		}
+		note("after a power cycle")
+		b.MustSh("imxcrypt verify data && imxcrypt rotate data")
+		note("with another key")
+		if s.keys == vm.CAAM {
+			b.refusesAnotherTrustSource()
+			b.adoptsWhatWasMadeByHand()
+		}
+		b.MustSh("imxcrypt lock data && imxcrypt unlock --mount data")
+		note("unlocked again")
+		b.MustSh("imxcrypt lock data")
+
+		b.Restart(func(c *vm.Config) { c.Mainline = &other })
+		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(trustedVolume))
+		r := b.Sh("imxcrypt unlock data")
+		if r.Code != 3 || !strings.Contains(r.Stderr, "rejected the sealed key") {
+			t.Errorf("on another chip: %v", r)
+		}
+		b.MustSh("! test -e /dev/mapper/data")
+	})
+}
+
+// refusesAnotherTrustSource: the kernel has one at a time, so a rotation from one to
+// another cannot begin, and says which there is.
+func (b board) refusesAnotherTrustSource() {
+	b.t.Helper()
+	b.Put("/etc/other.yaml", []byte(strings.Replace(trustedVolume, "source: trusted\n", "source: trusted\n    trusted: {source: tpm}\n", 1)))
+	const sum = "head -c 2M /dev/vda | sha256sum"
+	before := b.MustSh(sum)
+	r := b.Sh("imxcrypt --config /etc/other.yaml rotate data")
+	if r.Code != 4 || !strings.Contains(r.Stderr, "the kernel's trust source is caam, and the configuration asks for tpm") {
+		b.t.Errorf("to a trust source that is not there: %v", r)
+	}
+	if b.MustSh(sum) != before {
+		b.t.Error("the refused rotation has written to the header")
+	}
+}
+
+// adoptsWhatWasMadeByHand takes over a volume of keyctl and dmsetup.
+func (b board) adoptsWhatWasMadeByHand() {
+	b.t.Helper()
+	b.Put("/etc/hand.yaml", []byte(`volumes:
+  - {name: hand, device: /dev/vdb, source: trusted, header: /etc/hand.luks, mount: /hand}
+`))
+	b.MustSh(`set -e; mkdir -p /hand
+		keyctl session - sh -ec 'id=$(keyctl add trusted kmk "new 64" @s); keyctl pipe $id >/etc/hand.blob
+			dmsetup create byhand --table "0 32768 crypt aes-xts-plain64 :64:trusted:kmk 0 /dev/vdb 0 1 sector_size:4096"'
+		dmsetup mknodes; dmsetup table --showkeys byhand >/etc/hand.table
+		mkfs.ext4 -q -b 4096 /dev/mapper/byhand && mount -t ext4 /dev/mapper/byhand /hand
+		echo 'under the old oak' >/hand/note; umount /hand; dmsetup remove byhand; sha256sum /dev/vdb >/etc/hand.sum
+		imxcrypt --config /etc/hand.yaml adopt hand --blob /etc/hand.blob --table "$(cat /etc/hand.table)"
+		sha256sum -c /etc/hand.sum >/dev/null
+		imxcrypt --config /etc/hand.yaml unlock --mount hand`)
+	if got := b.MustSh("cat /hand/note; imxcrypt --config /etc/hand.yaml lock hand >/dev/null"); strings.TrimSpace(got) != "under the old oak" {
+		b.t.Errorf("adopted: %q", got)
+	}
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packaging
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// kept are what no package may touch: what a board would lose its data without.
+func kept() map[string]string {
+	return map[string]string{
+		"/etc/imxcrypt/imxcrypt.yaml":          "volumes: [{name: data, device: /dev/vdb, mount: /data}]\n",
+		"/etc/imxcrypt/initramfs.yaml":         "volumes: [{name: root, device: /dev/vdc}]\n",
+		"/etc/imxcrypt/imxcrypt.yaml.d/a.yaml": "volumes: []\n",
+		"/var/lib/imxcrypt/data.header":        "a detached header",
+		"/var/lib/imxcrypt/keys/data.key":      "a key of source dev",
+	}
+}
+
+// inCleanSystem installs a package in a system of mmdebstrap's, upgrades, removes
+// and purges it, with initramfs-tools and without.
+func inCleanSystem(t *testing.T, deb, version string) {
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: a Debian root filesystem can only be built by root")
+	}
+	// The last line: what else the command says goes to stderr.
+	made := strings.TrimSpace(command(t, top, []string{"test/systemd/build-root", nativeDebian(t)}))
+	root := filepath.Join(t.TempDir(), "root")
+	command(t, top, []string{"cp", "-a", filepath.Join(made, "root"), root})
+	// There documentation is left out.
+	if err := os.RemoveAll(filepath.Join(root, "etc/dpkg/dpkg.cfg.d/99mmdebstrap")); err != nil {
+		t.Fatal(err)
+	}
+	in := func(script string) string {
+		t.Helper()
+		// In a mount namespace of its own: nothing is left mounted, whatever happens.
+		cmd := exec.Command("unshare", "--mount", "--fork", "sh", "-euc", `mount -t proc proc "$0/proc"; mount --bind /dev "$0/dev"; exec chroot "$0" sh -euc "$1"`, root, script)
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		return string(out)
+	}
+	// image says whether the initramfs has the program.
+	image := func(want string) {
+		t.Helper()
+		if got := strings.TrimSpace(in(`if lsinitramfs /boot/initrd.img-* | grep -qx usr/bin/imxcrypt; then echo with; else echo without; fi`)); got != want {
+			t.Errorf("the initramfs is %s the program, expected %s", got, want)
+		}
+	}
+	for name, text := range kept() {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := filepath.Dir(deb)
+	newer := command(t, top, []string{"packaging/debian/package", nativeGo(t), extractProgram(t, deb), version + "-4-g0123456", t.TempDir()})
+	command(t, files, []string{"cp", deb, filepath.Join(root, "older.deb")})
+	command(t, files, []string{"cp", newer, filepath.Join(root, "newer.deb")})
+	in("release=$(ls /lib/modules); touch /boot/vmlinuz-$release; update-initramfs -c -k $release")
+	image("without")
+	before := tree(t, root)
+
+	t.Log("installed")
+	said := in("dpkg -i /older.deb")
+	if !strings.Contains(said, "update-initramfs: Generating") {
+		t.Errorf("the initramfs is not updated:\n%s", said)
+	}
+	image("with")
+	if got := in("imxcrypt version"); !strings.HasPrefix(got, "imxcrypt "+version+" (") {
+		t.Errorf("the program says it is %s", got)
+	}
+	after := tree(t, root)
+	for name := range after {
+		if _, was := before[name]; !was && !strings.HasPrefix(name, "/usr/") {
+			t.Errorf("%s is installed: nothing is enabled or configured unasked", name)
+		}
+	}
+	for name, was := range before {
+		if after[name] != was {
+			t.Errorf("the installation changes %s", name)
+		}
+	}
+	for _, name := range installed() {
+		if strings.HasPrefix(name, "/usr/share/man/") {
+			name += ".gz"
+		}
+		switch filepath.Base(name) {
+		case "LICENSE", "NOTICE":
+			name = filepath.Dir(name) + "/copyright"
+		case "CHANGELOG.md":
+			name = filepath.Dir(name) + "/changelog.gz"
+		}
+		if _, there := after[name]; !there {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	states := in("systemctl list-unit-files --no-legend 'imxcrypt*'")
+	if !strings.Contains(states, "imxcrypt-provision@.service") || strings.Contains(states, " enabled ") && !strings.Contains(states, "disabled") {
+		t.Errorf("units:\n%s", states)
+	}
+	units := in("mkdir /tmp/units; /usr/lib/systemd/system-generators/imxcrypt-generator /tmp/units /tmp/units /tmp/units; cat /tmp/units/imxcrypt@data.service; rm -r /tmp/units")
+	if !strings.Contains(units, "ExecStart=/usr/bin/imxcrypt ") {
+		t.Errorf("the generator makes\n%s", units)
+	}
+
+	t.Log("upgraded, and back")
+	in("dpkg --no-triggers -i /newer.deb")
+	if got, want := strings.TrimSpace(in("dpkg-query -W -f '${Version}' imxcrypt")), version+"+4+g0123456-1"; got != want {
+		t.Errorf("the version is %s, expected %s", got, want)
+	}
+	if said := in("dpkg --no-triggers -i /older.deb 2>&1"); !strings.Contains(said, "downgrading") {
+		t.Errorf("%s does not come before its successor:\n%s", version, said)
+	}
+
+	t.Log("removed")
+	in("dpkg --remove imxcrypt")
+	image("without")
+	t.Log("purged")
+	in("dpkg --purge imxcrypt")
+	// An empty folder, which systemd does without: bookworm's systemd has it under
+	// /lib, and dpkg does not know that the two are one.
+	delete(before, "/usr/lib/systemd/system-sleep")
+	if after := tree(t, root); !maps.Equal(after, before) {
+		for name := range after {
+			if after[name] != before[name] {
+				t.Errorf("purge leaves, or changes, %s", name)
+			}
+		}
+		for name := range before {
+			if _, there := after[name]; !there {
+				t.Errorf("purge takes %s away", name)
+			}
+		}
+	}
+	for name := range kept() {
+		if _, there := before[name]; !there {
+			t.Errorf("%s was not compared", name)
+		}
+	}
+
+	t.Log("installed where there is no initramfs-tools")
+	in("dpkg --purge --force-depends initramfs-tools initramfs-tools-core >/dev/null 2>&1")
+	if said := in("dpkg -i /older.deb"); strings.Contains(said, "initramfs") {
+		t.Errorf("without initramfs-tools:\n%s", said)
+	}
+}
+
+// extractProgram takes the program out of a package.
+func extractProgram(t *testing.T, deb string) string {
+	t.Helper()
+	dir := t.TempDir()
+	command(t, dir, []string{"dpkg-deb", "--extract", deb, dir})
+	return filepath.Join(dir, "usr/bin/imxcrypt")
+}
+
+// tree is what is in a system, by path: mode and text, or where a link leads. What
+// dpkg and initramfs-tools note for themselves is left out.
+func tree(t *testing.T, root string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	own := []string{"/boot", "/dev", "/proc", "/run", "/sys", "/tmp", "/var/cache", "/var/lib/dpkg", "/var/lib/initramfs-tools", "/var/log", "/older.deb", "/newer.deb"}
+	if err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(path, root)
+		if slices.Contains(own, name) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		text := info.Mode().String()
+		switch {
+		case info.Mode()&fs.ModeSymlink != 0:
+			link, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			text += " " + link
+		case info.Mode().IsRegular() && info.Size() < 1<<20:
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			text += " " + string(b)
+		}
+		all[name] = text
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packaging
+
+import (
+	"bytes"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"imxcrypt/configs"
+)
+
+const (
+	layer     = "packaging/yocto/meta-imxcrypt"
+	buildroot = "packaging/buildroot"
+)
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(top, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Each script is one for the shell that it names, as far as that shell can say
+// without running it.
+func TestScriptsAreOfTheirShell(t *testing.T) {
+	t.Parallel()
+	scripts := 0
+	if err := filepath.WalkDir(filepath.Join(top, "packaging"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		first, _, _ := strings.Cut(string(text), "\n")
+		shell := map[string]string{"#!/bin/sh": "sh", "#!/bin/bash": "bash", "#!/usr/bin/env bash": "bash"}[first]
+		if shell == "" && strings.HasPrefix(first, "#!") {
+			t.Errorf("%s is a script of %s, which a board may not have", path, first)
+		}
+		if shell == "" {
+			return nil
+		}
+		scripts++
+		command(t, top, []string{shell, "-n", strings.TrimPrefix(path, top+"/")})
+		info, err := d.Info()
+		// Buildroot's rules: a start script becomes executable where it is installed.
+		if err == nil && info.Mode()&0o100 == 0 && d.Name() != "S12imxcrypt" {
+			t.Errorf("%s is not executable", path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if scripts < 10 {
+		t.Errorf("%d scripts were found", scripts)
+	}
+}
+
+// The shell functions of the recipes, too: what bitbake hands to a shell.
+func TestShellInRecipes(t *testing.T) {
+	t.Parallel()
+	functions := 0
+	function := regexp.MustCompile(`(?ms)^([a-z_]+)\(\) \{\n(.*?)^\}$`)
+	expansion := regexp.MustCompile(`\$\{@[^}]*\}`)
+	if err := filepath.WalkDir(filepath.Join(top, layer), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".bb") && !strings.HasSuffix(path, ".inc") && !strings.HasSuffix(path, ".bbclass") {
+			return err
+		}
+		for _, f := range function.FindAllStringSubmatch(read(t, strings.TrimPrefix(path, top+"/")), -1) {
+			functions++
+			cmd := exec.Command("sh", "-n")
+			cmd.Stdin = strings.NewReader(expansion.ReplaceAllString(f[0], "true"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %s: %s", path, f[1], out)
+			}
+		}
+		if text := read(t, strings.TrimPrefix(path, top+"/")); strings.Contains(text, "gomod://") {
+			t.Errorf("%s has gomod://, at which scarthgap's parser stops", path)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if functions < 4 {
+		t.Errorf("%d functions were found", functions)
+	}
+}
+
+// generate runs what the class runs when a product is parsed.
+func generate(t *testing.T, variables map[string]string) (text string, err error) {
+	t.Helper()
+	input, err := json.Marshal(variables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("python3", "-B", layer+"/lib/imxcrypt_configuration.py")
+	cmd.Dir = top
+	cmd.Stdin = bytes.NewReader(input)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, said.String())
+	}
+	return out.String(), nil
+}
+
+// What a product's variables become is a configuration that the program takes, and
+// means what they say.
+func TestConfigurationOfAProduct(t *testing.T) {
+	t.Parallel()
+	load := func(variables map[string]string) *configs.Config {
+		t.Helper()
+		text, err := generate(t, variables)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := configs.Parse("imxcrypt.yaml", []byte(text))
+		if err != nil {
+			t.Fatalf("the program does not take it: %v\n%s", err, text)
+		}
+		return c
+	}
+	three := load(map[string]string{"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "PARTLABEL=data", "IMXCRYPT_MOUNT": "/data"})
+	if v := three.Volumes[0]; len(three.Volumes) != 1 || v.Name != "data" || v.Device != "PARTLABEL=data" || v.Mount.Path != "/data" {
+		t.Errorf("three lines become %+v", three.Volumes)
+	}
+	several := load(map[string]string{
+		"IMXCRYPT_VOLUMES": "data my-logs", "IMXCRYPT_DEVICE[data]": "/dev/mmcblk2p3", "IMXCRYPT_DEVICE[my-logs]": "PARTLABEL=the logs",
+		"IMXCRYPT_MOUNT[data]": "/data", "IMXCRYPT_MOUNT[my-logs]": "none", "IMXCRYPT_MOUNT_OPTIONS": "noatime,nodev",
+		"IMXCRYPT_FILESYSTEM[my-logs]": "f2fs", "IMXCRYPT_REQUIRED[my-logs]": "0", "IMXCRYPT_TIMEOUT": "30s", "IMXCRYPT_MOUNT[doc]": "bitbake's own",
+	})
+	data, logs := several.Volumes[0], several.Volumes[1]
+	if data.Mount.Path != "/data" || strings.Join(data.Mount.Options, ",") != "noatime,nodev" || data.Timeout.String() != "30s" {
+		t.Errorf("data becomes %+v", data)
+	}
+	if logs.Name != "my-logs" || logs.Device != "PARTLABEL=the logs" || logs.Mount.Path != "" || logs.Filesystem.Type != "f2fs" {
+		t.Errorf("my-logs becomes %+v", logs)
+	}
+}
+
+// A mistake ends the parsing, with the name of the variable.
+func TestMistakesOfAProduct(t *testing.T) {
+	t.Parallel()
+	for part, variables := range map[string]map[string]string{
+		"IMXCRYPT_VOLUMES is empty":                     {"IMXCRYPT_VOLUMES": ""},
+		"IMXCRYPT_DEVICE of data is missing":            {"IMXCRYPT_VOLUMES": "data"},
+		"IMXCRYPT_DEVICE of data: 'mmcblk2p3'":          {"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "mmcblk2p3"},
+		"IMXCRYPT_VOLUMES: '-x' is not a name":          {"IMXCRYPT_VOLUMES": "-x", "IMXCRYPT_DEVICE": "/dev/sda1"},
+		"'data' is there twice":                         {"IMXCRYPT_VOLUMES": "data data", "IMXCRYPT_DEVICE[data]": "/dev/sda1"},
+		"IMXCRYPT_MOUNT of data: 'data'":                {"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "/dev/sda1", "IMXCRYPT_MOUNT": "data"},
+		"IMXCRYPT_MOUNT of data: '/a/../b'":             {"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "/dev/sda1", "IMXCRYPT_MOUNT": "/a/../b"},
+		"IMXCRYPT_VOLUMES has no datum":                 {"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "/dev/sda1", "IMXCRYPT_MOUNT[datum]": "/data"},
+		"IMXCRYPT_DEVICE[logs]":                         {"IMXCRYPT_VOLUMES": "data logs", "IMXCRYPT_DEVICE": "/dev/sda1"},
+		"data and logs have the same device /dev/sda1":  {"IMXCRYPT_VOLUMES": "data logs", "IMXCRYPT_DEVICE[data]": "/dev/sda1", "IMXCRYPT_DEVICE[logs]": "/dev/sda1"},
+		"data and logs have the same mount /d":          {"IMXCRYPT_VOLUMES": "data logs", "IMXCRYPT_DEVICE[data]": "/dev/a", "IMXCRYPT_DEVICE[logs]": "/dev/b", "IMXCRYPT_MOUNT[data]": "/d", "IMXCRYPT_MOUNT[logs]": "/d"},
+		"IMXCRYPT_REQUIRED of data is 'yes', and not 0": {"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "/dev/a", "IMXCRYPT_REQUIRED": "yes"},
+	} {
+		text, err := generate(t, variables)
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v:\n%v\n%s, and not %q", variables, err, text, part)
+		}
+		if err != nil && strings.Contains(err.Error(), "Traceback") {
+			t.Errorf("%v: %v", variables, err)
+		}
+	}
+}
+
+// The recipes are for the version that the sources are, and name the licence by
+// its sum.
+func TestRecipesAreOfThisVersion(t *testing.T) {
+	t.Parallel()
+	version := release(t)
+	for _, name := range []string{"imxcrypt", "imxcrypt-bin"} {
+		read(t, fmt.Sprintf("%s/recipes-security/imxcrypt/%s_%s.bb", layer, name, version))
+	}
+	if mk := read(t, buildroot+"/package/imxcrypt/imxcrypt.mk"); !strings.Contains(mk, "\nIMXCRYPT_VERSION = "+version+"\n") {
+		t.Errorf("Buildroot's package is of another version than %s", version)
+	}
+	licence := read(t, "LICENSE")
+	if want := fmt.Sprintf("LICENSE;md5=%x", md5.Sum([]byte(licence))); !strings.Contains(read(t, layer+"/recipes-security/imxcrypt/imxcrypt.inc"), want) {
+		t.Errorf("the recipe lacks %s", want)
+	}
+	if want := fmt.Sprintf("sha256  %x  LICENSE\n", sha256.Sum256([]byte(licence))); !strings.Contains(read(t, buildroot+"/package/imxcrypt/imxcrypt.hash"), want) {
+		t.Errorf("Buildroot's package lacks %s", want)
+	}
+}
+
+// The module of initramfs-framework has the two functions that its init calls by
+// the file's name, and opens the volumes before the root filesystem is mounted.
+func TestInitramfsModule(t *testing.T) {
+	t.Parallel()
+	recipe := read(t, layer+"/recipes-core/initrdscripts/initramfs-module-imxcrypt_1.0.bb")
+	m := regexp.MustCompile(`/init\.d/([0-9]+)-([a-z]+)\n`).FindStringSubmatch(recipe)
+	if m == nil || m[1] <= "01" || m[1] >= "90" {
+		t.Fatalf("it is not between 01-udev and 90-rootfs: %q", m)
+	}
+	dir := t.TempDir()
+	stub := `
+info() { echo "info: $*"; }
+load_kernel_module() { echo "module $1"; }
+add_module_pre_hook() { echo "hook $1"; }
+imxcrypt() { echo "imxcrypt $*"; return 1; }
+mkdir() { :; }
+ROOTFS_DIR=` + dir + `
+. ` + layer + `/recipes-core/initrdscripts/files/imxcrypt
+` + m[2] + `_run
+`
+	// The console is the kernel's; here it is a file.
+	script := strings.ReplaceAll(read(t, layer+"/recipes-core/initrdscripts/files/imxcrypt"), "/dev/console", dir+"/console")
+	stub = strings.Replace(stub, ". "+layer+"/recipes-core/initrdscripts/files/imxcrypt\n", script+"\n", 1)
+	said := command(t, top, []string{"sh", "-c", stub})
+	if want := "module dm-mod\nmodule dm-crypt\ninfo: imxcrypt: exit code 1\nhook imxcrypt_keep"; said != want {
+		t.Errorf("%s_run does\n%s, expected\n%s", m[2], said, want)
+	}
+	console, err := os.ReadFile(dir + "/console")
+	if err != nil || string(console) != "imxcrypt boot --no-mount\n" {
+		t.Errorf("the console says %q, %v", console, err)
+	}
+	if !strings.Contains(script, m[2]+"_enabled()") {
+		t.Errorf("%s_enabled is missing", m[2])
+	}
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package packaging holds what leaves the repository to what was promised:
+// binaries, the installed tree, packages, the recipes of other build systems.
+package packaging
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// top is the repository, seen from here.
+const top = "../.."
+
+// copyTree copies the repository's files, without what was built and git's own.
+func copyTree(t *testing.T, to string, leave ...string) {
+	t.Helper()
+	leave = append(leave, ".git", "build")
+	if err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(top, path)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(leave, name) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		target := filepath.Join(to, name)
+		if d.IsDir() {
+			return os.MkdirAll(target, 0o700)
+		}
+		info, err := d.Info()
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, text, info.Mode().Perm()&0o700)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// command runs a program in a folder, and returns what it prints. Further
+// variables of the environment are those of the last argument.
+func command(t *testing.T, dir string, argv []string, env ...string) string {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(argv, " "), err, out, stderr.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// git runs git in a folder, as nobody in particular.
+func git(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	return command(t, dir, append([]string{"git", "-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "init.defaultBranch=main"}, args...),
+		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+}

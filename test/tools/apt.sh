@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Sourced by what fetches Debian packages without root and without touching the
+# host's apt or dpkg state (the host's list of architectures included). The
+# caller has set -eu, me (its name, for messages) and dest, an absolute path.
+#
+#   apt_use STATE deb|deb-src   work with a private apt state, dest/STATE
+#   aptget, aptcache            apt-get and apt-cache with that state
+#   apt_update                  read the package lists, once
+#   fetched COMMAND...          run apt-get COMMAND in a new folder, named by
+#                               $fetched; the caller removes it
+#
+# The host's settings, its proxy above all, hold here too; what it runs after an
+# update does not: that may clean the host's caches or tell its desktop.
+#
+# The mirrors are those that this host's own apt has for Debian 12, if it has
+# any; IMXCRYPT_DEBIAN_MIRROR and IMXCRYPT_DEBIAN_SECURITY name others.
+
+die() { echo "$me: $*" >&2; exit 1; }
+
+PATH=$PATH:/usr/sbin:/sbin
+for tool in apt-get apt-cache dpkg dpkg-deb depmod flock; do
+	command -v "$tool" >/dev/null || die "$tool not found"
+done
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -r "$keyring" ] || die "$keyring not found; install debian-archive-keyring"
+host=$(dpkg --print-architecture)
+
+# One private state knows the host's architecture (for the tools that run here)
+# and both of the guests': an update that names fewer than another did takes the
+# other's lists away.
+apt_use() {
+	apt=$dest/$1 apt_kind=$2
+	apt_options="-c $apt/no-hooks -o Dir::State=$apt/state -o Dir::State::status=$apt/status
+		-o Dir::Cache=$apt/cache -o Dir::Etc::sourcelist=$apt/sources.list
+		-o Dir::Etc::sourceparts=/dev/null -o APT::Architecture=$host
+		-o APT::Architectures::=$host -o APT::Architectures::=amd64 -o APT::Architectures::=arm64
+		-o APT::Sandbox::User=$(id -un) -o Acquire::Languages=none
+		-o Acquire::Retries=3 -o Dir::Log=$apt -qq"
+	mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial"
+	cat >"$apt/no-hooks" <<-END
+		#clear APT::Update::Pre-Invoke;
+		#clear APT::Update::Post-Invoke;
+		#clear APT::Update::Post-Invoke-Success;
+	END
+}
+
+# shellcheck disable=SC2086 # the options are words
+aptget() { apt-get $apt_options "$@" >&2; }
+
+# shellcheck disable=SC2086
+aptcache() { apt-cache $apt_options "$@"; }
+
+# The mirror of a release that the host itself uses, or nothing.
+host_mirror() {
+	apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+		awk -v release="$1" '$1 == release { print $2; exit }'
+}
+
+apt_update() {
+	[ -e "$apt/updated" ] && return
+	: >"$apt/status"
+	mirror=${IMXCRYPT_DEBIAN_MIRROR:-$(host_mirror bookworm)}
+	security=${IMXCRYPT_DEBIAN_SECURITY:-$(host_mirror bookworm-security)}
+	cat >"$apt/sources.list" <<-END
+		$apt_kind [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} bookworm main
+		$apt_kind [signed-by=$keyring] ${security:-http://deb.debian.org/debian-security} bookworm-security main
+	END
+	echo "$me: reading package lists" >&2
+	aptget update
+	: >"$apt/updated"
+}
+
+fetched() {
+	fetched=$(mktemp -d "$dest/.fetch-XXXXXX")
+	(cd "$fetched" && aptget "$@") && return
+	rm -rf "$fetched"
+	# The lists may be older than the archive: read them again next time.
+	rm -f "$apt/updated"
+	die "cannot fetch: $*"
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Mainline describes a board with a kernel of mainline, Debian's 6.12, whose own
+// drivers, unchanged, make trusted keys with the hardware that Keys names. It is
+// an ARM64 machine; test/mainline builds what it needs.
+type Mainline struct {
+	Keys KeyHardware
+	// OTPMK is what is fused into the chip, any text: another one, another
+	// chip. Of CAAM and DCP; default "chip-1".
+	OTPMK string
+	// State is the security state of CAAM or DCP, default Trusted.
+	State SecurityState
+	// TPM is the chip of a board whose keys are the TPM's.
+	TPM *TPM
+	// Source is the parameter trusted.source of the kernel: caam, dcp, tee or
+	// tpm. The default is the hardware's, and caam on a board without any, so
+	// that a kernel built for that hardware alone is played. SourceUnset leaves
+	// the choice to the kernel; TEE is compiled in, and shadows CAAM and DCP.
+	Source string
+	// Manual leaves trusted.ko and dm-crypt.ko, which needs it, to the test:
+	// `modprobe trusted source=…`.
+	Manual bool
+}
+
+// KeyHardware is what seals a board's trusted keys.
+type KeyHardware string
+
+// The hardware that there is a model of. The zero value is a board without any.
+const (
+	NoKeys KeyHardware = ""
+	CAAM   KeyHardware = "caam"
+	DCP    KeyHardware = "dcp"
+	TPM2   KeyHardware = "tpm"
+)
+
+// SecurityState is what fuses and boot have made of the chip.
+type SecurityState string
+
+// The states of CAAM. DCP knows Trusted and NonSecure, an open chip.
+const (
+	Trusted   SecurityState = "trusted"
+	Secure    SecurityState = "secure"
+	NonSecure SecurityState = "nonsecure"
+)
+
+// SourceUnset is for Mainline.Source: no such parameter.
+const SourceUnset = "-"
+
+// mainlineFlavour is Debian's name of the kernel.
+const mainlineFlavour = "6.12-cloud-arm64"
+
+// mainlineDrivers are loaded before trusted.ko, which asks once what is there.
+var mainlineDrivers = []string{"caam_jr", "dcp", "tpm_tis"}
+
+// mainlinePlatform is that of an ARM64 machine with another kernel.
+func mainlinePlatform(p platform) platform {
+	p.mainline = true
+	p.modules = slices.Concat(p.modules, mainlineDrivers, strings.Fields(`
+		trusted optee adiantum nhpoly1305-neon chacha-neon
+		gcm ghash-generic crypto_null`))
+	p.lacks = []string{"brd", "f2fs"}
+	return p
+}
+
+// platform is what this machine needs in QEMU.
+func (c Config) platform() (platform, error) {
+	p, err := c.Arch.platform()
+	if err != nil || c.Mainline == nil {
+		return p, err
+	}
+	if c.Arch != ARM64 {
+		return p, fmt.Errorf("%s: boards with mainline's kernel are %s", c.Arch, ARM64)
+	}
+	return mainlinePlatform(p), c.Mainline.valid()
+}
+
+// kernelFlavour is Debian's name of the machine's kernel.
+func (c Config) kernelFlavour() string {
+	if c.Mainline != nil {
+		return mainlineFlavour
+	}
+	return string(c.Arch)
+}
+
+func (b *Mainline) valid() error {
+	switch {
+	case !slices.Contains([]KeyHardware{NoKeys, CAAM, DCP, TPM2}, b.Keys):
+		return fmt.Errorf("unknown key hardware %q", b.Keys)
+	case (b.Keys == TPM2) != (b.TPM != nil):
+		return errors.New("Mainline.TPM is for a board whose keys are the TPM's, and only for that")
+	case b.chip() == "" && (b.OTPMK != "" || b.State != ""):
+		return errors.New("Mainline.OTPMK and State are those of CAAM or DCP")
+	}
+	return nil
+}
+
+// chip is the name of the model in QEMU, "" if the board has none.
+func (b *Mainline) chip() string {
+	return map[KeyHardware]string{CAAM: "fsl-caam", DCP: "fsl-dcp"}[b.Keys]
+}
+
+// qemu returns the arguments and the environment that put the hardware on the
+// board. dir is the folder of its sockets.
+func (b *Mainline) qemu(im *image, dir string) (args, env []string) {
+	if b.TPM != nil {
+		return []string{
+			"-chardev", "socket,id=tpm,path=" + filepath.Join(dir, tpmSocket),
+			"-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis-device,tpmdev=tpm",
+		}, nil
+	}
+	chip := b.chip()
+	if chip == "" {
+		return nil, nil
+	}
+	device := "imx-crypto,model=" + chip
+	if b.OTPMK != "" {
+		device += ",otpmk=" + strings.ReplaceAll(b.OTPMK, ",", ",,")
+	}
+	if b.State != "" {
+		device += ",state=" + string(b.State)
+	}
+	return []string{"-device", device}, []string{"LD_PRELOAD=" + im.models}
+}
+
+// source returns the parameters of trusted.ko.
+func (b *Mainline) source() string {
+	switch {
+	case b.Source == SourceUnset:
+		return ""
+	case b.Source != "":
+		return "source=" + b.Source
+	case b.Keys == NoKeys:
+		return "source=" + string(CAAM)
+	}
+	return "source=" + string(b.Keys)
+}
+
+// buildMainline returns the kernel's release, and a text that changes with what
+// is built.
+func buildMainline(ctx context.Context, top string) (release, madeOf string, err error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(top, "test/mainline/build"))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", "", fmt.Errorf("test/mainline/build: %w:\n%s", err, tail(stderr.String(), 30))
+	}
+	release, madeOf, ok := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if !ok {
+		return "", "", fmt.Errorf("test/mainline/build: no two lines in %q", out)
+	}
+	return release, madeOf, nil
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"context"
+	"path/filepath"
+
+	"imxcrypt/test/vm/initramfs"
+)
+
+// Packages unpacks further Debian packages for the guest's architecture, without
+// what they depend on, and returns all that are unpacked.
+func Packages(t TB, arch Arch, names ...string) initramfs.Programs {
+	t.Helper()
+	p, err := arch.platform()
+	if err != nil {
+		t.Fatalf("vm: %v", err)
+	}
+	top, err := moduleRoot()
+	if err == nil {
+		_, err = fetchDebian(context.Background(), top, filepath.Join(top, "build/debian"), arch, names)
+	}
+	if err != nil {
+		t.Fatalf("vm: packages: %v", err)
+	}
+	return initramfs.Programs{Root: filepath.Join(top, "build/debian", string(arch), "root"), Triplet: p.triplet}
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mkfs"
+	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
+	"imxcrypt/volume/volumetest"
+)
+
+// makeTrusted makes a volume as somebody does with keyctl and dmsetup: a trusted key of
+// 64 bytes, whose blob is saved as `keyctl pipe` prints it.
+func (h byHand) makeTrusted(t *testing.T, disk volumetest.Store) *volumetest.Board {
+	t.Helper()
+	ctx := context.Background()
+	b := newBoard(disk)
+	_, blob, err := b.Chip.NewTrusted(64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := hex.EncodeToString(blob)
+	err = b.Ring.WithTrustedKey("kmk", "load "+text, func(func() ([]byte, error)) error {
+		n, err := b.DM.Activate(ctx, "byhand", "", h.table(t, dmcrypt.KeyRef{Size: 64, Type: "trusted", Description: "kmk"}), false)
+		if err != nil {
+			return err
+		}
+		node := fmt.Sprintf("/dev/dm-%d", n.Minor)
+		if err := b.System().Filesystems.Make(ctx, "ext4", node, mkfs.Options{Label: "old"}); err != nil {
+			return err
+		}
+		f, err := b.DM.Open(node, true)
+		if err != nil {
+			return err
+		}
+		if _, err := f.WriteAt([]byte("the quick brown fox"), userData); err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+		return b.DM.Remove(ctx, "byhand")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Files.Create(blobFile, []byte(text+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func trustedAdopted(h byHand) spec.Volume {
+	s := trustedFrom(bothPlacements()["detached"])
+	s.SectorSize = h.sectorSize
+	return s
+}
+
+// A volume that was made by hand with a trusted key is taken over with its bytes
+// untouched; source auto sees by the blob what it is.
+func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, h := range map[string]byHand{
+		"sectors of 512":           {cipher: "aes-xts-plain64", sectorSize: 512},
+		"sectors of 4096":          {cipher: "aes-xts-plain64", sectorSize: 4096},
+		"behind a partition table": {cipher: "aes-xts-plain64", sectorSize: 1024, offset: 2048},
+	} {
+		for _, auto := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, auto %v", name, auto), func(t *testing.T) {
+				t.Parallel()
+				disk := crashtest.NewImage(16 * mib)
+				b := h.makeTrusted(t, disk)
+				s := trustedAdopted(h)
+				if auto {
+					s.Source, s.Cipher, s.KeySize = spec.SourceAuto, "", 0
+				}
+				before := disk.Bytes()
+				b.Disks[0].ReadOnly = true
+				line := h.table(t, dmcrypt.KeyRef{Size: 64, Type: "trusted", Description: "kmk"}).String()
+				r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Table: line, DryRun: true})
+				must(t, r, err)
+				r, err = b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Offset: h.offset})
+				must(t, r, err)
+				if r, err = b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Offset: h.offset}); err != nil || !r.Already {
+					t.Errorf("adopted again: %+v, %v", r, err)
+				}
+				b.Disks[0].ReadOnly = false
+				b = powerCycle(b)
+				r, err = b.Manager().Verify(ctx, s)
+				must(t, r, err)
+				hasItsData(t, b, s)
+				same(t, "the device", disk.Bytes(), before)
+				if st := b.Manager().Status(ctx, s); st.Err != nil || st.Source != spec.SourceTrusted || b.Ring.Left() != 0 {
+					t.Errorf("%+v, %d keys left", st, b.Ring.Left())
+				}
+			})
+		}
+	}
+}
+
+// With XTS a superblock in the first sector shows nothing of how the others are numbered:
+// what lies behind it does. The right way is named, and nothing is written.
+func TestWrongParametersOfATrustedKeyAreHelped(t *testing.T) {
+	t.Parallel()
+	var ways []byHand
+	for _, size := range []int{512, 1024, 2048, 4096} {
+		for _, large := range []bool{false, true} {
+			if !large || size > 512 {
+				ways = append(ways, byHand{cipher: "aes-xts-plain64", sectorSize: size, large: large})
+			}
+		}
+	}
+	for _, truth := range ways {
+		t.Run(fmt.Sprintf("%d %v", truth.sectorSize, truth.large), func(t *testing.T) {
+			t.Parallel()
+			disk := crashtest.NewImage(8 * mib)
+			b := truth.makeTrusted(t, disk)
+			before, files := disk.Bytes(), len(b.Files.Names())
+			for _, given := range ways {
+				if given == truth || given.large {
+					continue
+				}
+				_, err := b.Manager().Adopt(context.Background(), trustedAdopted(given), volume.AdoptOptions{Blob: blobFile})
+				refused(t, err, fault.AdoptMismatch)
+				if want := fmt.Sprintf("it fits with cipher aes-xts-plain64, sector size %d", truth.sectorSize); !strings.Contains(err.Error(), want) ||
+					truth.large != strings.Contains(err.Error(), "iv_large_sectors") {
+					t.Fatalf("given %v: %v", given, err)
+				}
+			}
+			same(t, "the device", disk.Bytes(), before)
+			if len(b.Files.Names()) != files {
+				t.Fatal("a file was written")
+			}
+		})
+	}
+}
+
+func TestAdoptRefusesATrustedKeyThatDoesNotBelong(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	h := byHand{cipher: "aes-xts-plain64", sectorSize: 4096}
+	disk := crashtest.NewImage(16 * mib)
+	b := h.makeTrusted(t, disk)
+	_, other, err := b.Chip.NewTrusted(64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{"/other": hex.EncodeToString(other), "/odd": "no digits", "/short": "00ff"} {
+		if err := b.Files.Create(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := h.table(t, dmcrypt.KeyRef{Size: 64, Type: "trusted", Description: "kmk"}).String()
+	for name, c := range map[string]struct {
+		o    volume.AdoptOptions
+		code fault.Code
+	}{
+		"another key":                    {volume.AdoptOptions{Blob: "/other"}, fault.AdoptMismatch},
+		"no blob":                        {volume.AdoptOptions{Blob: "/odd"}, fault.BlobDamaged},
+		"a blob of nothing":              {volume.AdoptOptions{Blob: "/short"}, fault.AdoptMismatch},
+		"another key size in the table":  {volume.AdoptOptions{Blob: blobFile, Table: strings.Replace(line, ":64:", ":32:", 1)}, fault.AdoptMismatch},
+		"a cipher that is none of these": {volume.AdoptOptions{Blob: blobFile, Cipher: "capi:tk(cbc(aes))-plain64"}, fault.CipherNotAllowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, files := disk.Bytes(), len(b.Files.Names())
+			_, err := b.Manager().Adopt(ctx, trustedAdopted(h), c.o)
+			refused(t, err, c.code)
+			same(t, "the device", disk.Bytes(), before)
+			if len(b.Files.Names()) != files {
+				t.Fatal("a file was written")
+			}
+		})
+	}
+}

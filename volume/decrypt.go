@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
+)
+
+// Decrypt is the way back from [Manager.Encrypt]: a volume with a detached header
+// becomes a device with a filesystem in plain text. The caller has asked a person.
+//
+// The data moves from its end, so that the superblock is in plain text last. The
+// volume opens until the file of the header is gone; then the device is the plain
+// filesystem. While the volume is in use its data is moved, and the file stays: it is
+// what the mappings of the volume are known by.
+func (m *Manager) Decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
+	r, err := m.decrypt(ctx, s, o)
+	return r, Failed(ctx, "decrypt", s, err)
+}
+
+func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
+	err := inPlaceable(s)
+	if !s.Detached() {
+		err = fault.Newf(fault.ConfigInvalid, "a volume with its header on the device is not decrypted in place: the data would have to move over the header by which it is opened")
+	}
+	if err != nil {
+		return RotateResult{Result: m.begin(s, nil).result}, err
+	}
+	return m.inPlace(ctx, s, o, func(x *rotating, path string) error {
+		switch {
+		case x.h == nil:
+			return x.decryptedAlready(path)
+		case x.h.Encrypting():
+			return fault.Newf(fault.RotationUnderWay, "the volume is being encrypted: `imxcrypt encrypt %s` continues that", s.Name)
+		case x.h.Next != nil && !x.h.Decrypting():
+			return fault.Newf(fault.RotationUnderWay, "the volume is being rotated: `imxcrypt rotate --resume-only %s` ends that", s.Name)
+		}
+		x.decrypts = true
+		return x.continueInPlace(ctx)
+	})
+}
+
+// decryptedAlready enforces that a device without a header is in plain text.
+func (x *rotating) decryptedAlready(path string) (err error) {
+	dev, err := x.sys.Devices.Open(path, rotationFlags(false))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	if !fault.Is(header.Plaintext(dev), fault.PlaintextFound) {
+		return fault.Newf(fault.NotProvisioned, "detached header %s is not there, and %s shows no filesystem in plain text", x.s.Header, path)
+	}
+	x.j.result.Already = true
+	if !x.o.DryRun {
+		x.forget(x.s)
+	}
+	return nil
+}
+
+// startDecryption writes the first records, then the header that says that the data
+// becomes plain text. Nobody without the key can make such a header: its check says
+// so, too.
+func (x *rotating) startDecryption(ctx context.Context) error {
+	x.trusted = x.awake()
+	old, err := x.openProved(ctx, x.s, x.h, x.c, nil)
+	if err != nil {
+		return err
+	}
+	defer old.Wipe()
+	if !x.h.Check.Exists() {
+		if err := x.kernel.DeriveCheck(ctx, x.s, x.h, x.c, old); err != nil {
+			return err
+		}
+	}
+	block, err := x.kernel.ReadCheck(ctx, x.s, x.h, x.c, old)
+	if err != nil {
+		return fmt.Errorf("derive the check: %w", err)
+	}
+	if !x.h.Check.Fits(block, x.h.Binding()) {
+		return fault.Newf(fault.KeyWrong, "the key that was proved a moment ago does not fit its check any more")
+	}
+	x.h.BeginDecryption()
+	x.h.Check.Digest = header.Derive(block, x.h.Binding())
+	l, err := x.h.Layout(x.c)
+	if err != nil {
+		return err
+	}
+	if err := x.firstRecords(ctx, x.h.Next, l); err != nil {
+		return err
+	}
+	if err := x.h.Write(x.c.Header); err != nil {
+		return fmt.Errorf("write the header: %w", err)
+	}
+	h, err := header.Read(x.c)
+	if err != nil {
+		return fmt.Errorf("read the header back: %w", err)
+	}
+	if !h.Decrypting() {
+		return fault.Newf(fault.HeaderInvalid, "the header that was read back is that of no decryption")
+	}
+	if err := x.proveOpens(ctx, x.s, h, x.c); err != nil {
+		return err
+	}
+	x.h = h
+	x.j.did("key proved, header says that the data is decrypted")
+	return nil
+}
+
+// endDecryption removes the header, once the filesystem is seen on the device itself.
+func (x *rotating) endDecryption(ctx context.Context, k *mapping.Stack) error {
+	if x.live {
+		x.j.warn(fmt.Sprintf("all data is in plain text, and the volume is in use by its mapping: `imxcrypt lock %s`, then `imxcrypt decrypt %s` removes the header", x.s.Name, x.s.Name))
+		return nil
+	}
+	if err := k.Remove(ctx); err != nil {
+		return err
+	}
+	r, err := x.h.RotationRecord(x.c)
+	if err != nil {
+		return err
+	}
+	if r.Phase != reencrypt.Finished {
+		return fault.Newf(fault.RotationDamaged, "the record says that %d of %d bytes are in plain text", r.Done(), r.DataSize)
+	}
+	if err := x.c.Data.Flush(); err != nil {
+		return fault.New(fault.IOFailed, "flush "+x.c.Data.Path(), err)
+	}
+	want := x.h.Token.Filesystem
+	sb, err := fsprobe.Read(x.c.Data, x.c.Data.Size())
+	if err != nil || !sb.Verified || sb.Type != want.Type || sb.UUID != want.UUID {
+		return fault.New(fault.FilesystemMissing, fmt.Sprintf("%s does not show the %s filesystem %s in plain text; the header stays", x.c.Data.Path(), want.Type, want.UUID), err)
+	}
+	request := requestOf(x.h)
+	if err := x.sys.Files.Remove(x.s.Header); err != nil {
+		return err
+	}
+	x.j.did("header removed")
+	x.forget(x.s)
+	if x.s.Source == spec.SourceDev {
+		src := source.Dev{Files: x.sys.Files, Dir: x.s.StateDir}
+		if err := x.sys.Files.Remove(src.Path(request)); err != nil {
+			x.j.warn("the file of the key could not be removed: " + err.Error())
+		}
+	}
+	return nil
+}

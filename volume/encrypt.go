@@ -1,0 +1,545 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"imxcrypt/caam"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
+)
+
+// Encrypt makes a volume of a device with a filesystem in plain text: its data is
+// encrypted where it is, and the filesystem keeps its files and its UUID. It continues what was interrupted, and stops cleanly at the next zone
+// when ctx is cancelled, with an error of code interrupted.
+//
+// It is a rotation whose old side is the device itself. Wherever it is cut off, the
+// device is the plain filesystem as it was, or the volume opens:
+//
+//  1. the file of the header appears, with the records and a key that is not proved;
+//     nothing opens the volume by it, the device is in plain text (a header on the
+//     device: see createOnDevice)
+//  2. the key is proved from storage, and its check stands in the header. From here
+//     on the volume opens, with all data on the plain side
+//  3. zone after zone is moved, from the superblock on; the record tells which
+//  4. the key is proved once more, and the header becomes an ordinary one
+func (m *Manager) Encrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
+	r, err := m.encrypt(ctx, s, o)
+	return r, Failed(ctx, "encrypt", s, err)
+}
+
+func (m *Manager) encrypt(ctx context.Context, s spec.Volume, o RotateOptions) (r RotateResult, err error) {
+	if err := inPlaceable(s); err != nil {
+		return RotateResult{Result: m.begin(s, nil).result}, err
+	}
+	return m.inPlace(ctx, s, o, func(x *rotating, path string) error {
+		switch {
+		case x.started && o.DryRun:
+			x.j.would("write the header to " + path)
+			return nil
+		case x.started:
+			return x.continueStart(ctx, path)
+		case x.h == nil && o.ResumeOnly:
+			x.j.result.Already = true
+			return nil
+		case x.h == nil:
+			return x.encryptNew(ctx, path)
+		case x.h.Decrypting():
+			return fault.Newf(fault.RotationUnderWay, "the volume is being decrypted: `imxcrypt decrypt %s` continues that", s.Name)
+		case x.h.Encrypting():
+			return x.continueInPlace(ctx)
+		}
+		return x.encryptedAlready(ctx)
+	})
+}
+
+// inPlaceable reports why a volume of this configuration cannot be encrypted or
+// decrypted in place.
+func inPlaceable(s spec.Volume) error {
+	if !s.Filesystem.ProvesKey() {
+		return fault.Newf(fault.ConfigInvalid, "a volume of filesystem: %s cannot be encrypted in place: there would be nothing to prove its key by", s.Filesystem)
+	}
+	return s.Permitted()
+}
+
+// foundAfterwards refuses a device that is found by the filesystem on it: encrypted, it
+// shows none, and nothing would find the volume again.
+func foundAfterwards(s spec.Volume) error {
+	_, device := blockdev.CutController(s.Device)
+	for _, by := range []string{"UUID=", "LABEL=", "/dev/disk/by-uuid/", "/dev/disk/by-label/"} {
+		if strings.HasPrefix(device, by) {
+			return fault.Newf(fault.ConfigInvalid, "device: %s is found by its filesystem, which is not seen there once it is encrypted: name it by PARTLABEL=, PARTUUID= or its path", s.Device)
+		}
+	}
+	return nil
+}
+
+// inPlace has do work on a volume under its lock; x.h is nil where the file of the
+// header is not there.
+func (m *Manager) inPlace(ctx context.Context, s spec.Volume, o RotateOptions, do func(x *rotating, path string) error) (r RotateResult, err error) {
+	j := m.begin(s, o.Progress)
+	x := &rotating{Manager: m, s: s, o: o, j: j}
+	defer func() { r.Result, r.Rotation = j.result, x.progress }()
+	if !o.DryRun {
+		release, err := m.sys.Locks.Acquire(ctx, s.Name)
+		if err != nil {
+			return r, err
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	path, err := m.find(ctx, s, true)
+	if err != nil {
+		return r, err
+	}
+	j.result.Device = path
+	defer func() {
+		if x.c != nil {
+			err = errors.Join(err, x.c.Close())
+		}
+	}()
+	err = x.open(path)
+	switch {
+	case err == nil, fault.Is(err, fault.NotProvisioned) && x.c == nil:
+	case s.Detached():
+		return r, err
+	case fault.Is(err, fault.EncryptionStarted):
+		x.started = true
+	case !fault.Is(err, fault.PlaintextFound) && !fault.Is(err, fault.NotProvisioned):
+		return r, err
+	}
+	return r, do(x, path)
+}
+
+// open opens what the volume is stored on and reads its header.
+func (x *rotating) open(path string) (err error) {
+	if x.c, err = x.openContainer(x.s, path, rotationFlags(!x.o.DryRun)); err != nil {
+		x.c = nil
+		return err
+	}
+	if x.h, err = header.Read(x.c); err != nil {
+		return err
+	}
+	x.j.of(x.h, path)
+	x.s = x.s.For(x.newest().Token.Source, x.newest().Segment.Encryption)
+	return nil
+}
+
+// continueInPlace continues an encryption or decryption that is under way.
+func (x *rotating) continueInPlace(ctx context.Context) error {
+	if err := x.h.MatchesRotating(x.s); err != nil {
+		return err
+	}
+	if err := x.mayUse(x.s, x.h, x.j); err != nil && !fault.Is(err, fault.EncryptionStarted) {
+		return err
+	}
+	return x.moveInUse(ctx)
+}
+
+// encryptedAlready enforces that the header which is there is that of the device.
+func (x *rotating) encryptedAlready(ctx context.Context) error {
+	if err := header.Plaintext(x.c.Data); err != nil && x.c.Detached() {
+		return fault.New(fault.FileExists, fmt.Sprintf("%s exists already, with the header of the volume %q, uuid %q, and the device is in plain text", x.s.Header, x.h.LUKS.Label, x.h.LUKS.UUID), err)
+	}
+	if err := x.mayOpen(x.s, x.h, x.j); err != nil {
+		return err
+	}
+	u := &unlocking{Manager: x.Manager, s: x.s, o: UnlockOptions{DryRun: true}, j: x.j, c: x.c, h: x.h}
+	open, err := u.alreadyOpen(ctx)
+	if err == nil && !open {
+		err = x.proveOpens(ctx, x.s, x.h.Keyed(), x.c)
+	}
+	x.j.result.Already = err == nil
+	return err
+}
+
+// encryptNew makes the key and the header of a device in plain text, and moves its
+// data.
+func (x *rotating) encryptNew(ctx context.Context, path string) error {
+	if err := foundAfterwards(x.s); err != nil {
+		return err
+	}
+	s, why, err := x.chosen(ctx, x.s, false, x.j)
+	if err != nil {
+		return err
+	}
+	x.s = s
+	src, err := x.sources.Of(x.s)
+	if err != nil {
+		return err
+	}
+	state, err := x.stateAllowed()
+	if err != nil {
+		return err
+	}
+	if err := (&provisioning{Manager: x.Manager, s: x.s}).nameFree(nil); err != nil {
+		return err
+	}
+	h, err := x.surveyPlain(path, state)
+	if err == nil {
+		err = x.mountable()
+	}
+	if err == nil {
+		err = x.tryKernel(ctx, x.s)
+	}
+	if err != nil {
+		return err
+	}
+	if x.o.DryRun {
+		if why != "" {
+			x.j.would("choose " + why)
+		}
+		x.announceStart(h, path)
+		return nil
+	}
+	if why != "" {
+		x.j.did("chosen: " + why)
+	}
+	if err := x.createHeader(ctx, src, h, path); err != nil {
+		return err
+	}
+	return x.moveInUse(ctx)
+}
+
+// moveInUse moves the data, after the volume was unlocked and mounted if that is asked
+// for.
+func (x *rotating) moveInUse(ctx context.Context) error {
+	if !x.o.Mount || x.o.InitOnly || x.o.DryRun {
+		return x.run(ctx)
+	}
+	if x.h.Begun() != nil {
+		x.o.InitOnly = true
+		if err := x.run(ctx); err != nil {
+			return err
+		}
+		x.o.InitOnly = false
+	}
+	if _, err := x.unlockLocked(ctx, x.s, x.c.Data.Path(), UnlockOptions{Mount: x.s.Mount.Path != ""}, x.j); err != nil {
+		return err
+	}
+	x.j.result.Already, x.j.result.Rotating = false, false
+	return x.run(ctx)
+}
+
+// mountable enforces that the volume can be mounted once it is there.
+func (x *rotating) mountable() error {
+	if !x.o.Mount || x.s.Mount.Path == "" {
+		return nil
+	}
+	target, err := x.sys.Mounts.Look(x.s.Mount.Path)
+	return errors.Join(err, target.Usable())
+}
+
+// announceStart says what a dry run has found.
+func (x *rotating) announceStart(h *header.Header, path string) {
+	on, protected, rate := x.s.Header, "in place, protected by a journal", int64(journalRate)
+	if !x.s.Detached() {
+		on, rate = path, gapRate
+		protected = fmt.Sprintf("while they move up by %d bytes", h.Next.Segment.Offset)
+		x.j.would(fmt.Sprintf("keep the first %d bytes of the filesystem at byte %d", h.LUKS.Area(), h.Moved))
+		x.j.would(fmt.Sprintf("overwrite what lies behind byte %d of the device, which is none of the filesystem's", h.Segment.Size))
+	}
+	x.j.would(fmt.Sprintf("create a key of %d bytes, source %s, and write a header to %s", x.s.KeySize, x.s.Source, on))
+	x.j.would(fmt.Sprintf("encrypt %d bytes of %s %s; %s", h.Segment.Size, path, protected, durationAt(h.Segment.Size, rate)))
+}
+
+// journalRate and gapRate are how many bytes a second are moved through a journal, and
+// by a gap with the volume in use, as measured (docs/rotation.md).
+const (
+	journalRate = 18 * header.MiB
+	gapRate     = 48 * header.MiB
+)
+
+// durationAt says how long moving takes.
+func durationAt(size, rate int64) string {
+	return fmt.Sprintf("at %d MiB/s, as measured with emulated hardware, that takes about %v", rate/header.MiB, time.Duration(size/rate+1)*time.Second)
+}
+
+// surveyPlain looks at a device in plain text, with nobody else on it, and makes the
+// header in memory. The key is missing in it.
+func (x *rotating) surveyPlain(path string, state caam.SecurityState) (h *header.Header, err error) {
+	if x.s.Filesystem.Type == "" {
+		return nil, fault.Newf(fault.ConfigInvalid, "the configuration names no filesystem")
+	}
+	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Write: !x.o.DryRun, Exclusive: true, Direct: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	sb, err := x.plainFilesystem(dev)
+	if err != nil {
+		return nil, err
+	}
+	l, moved, err := x.placeOver(dev, sb)
+	if err != nil {
+		return nil, err
+	}
+	uuid := x.s.UUID
+	if uuid == "" {
+		if uuid, err = x.newUUID(); err != nil {
+			return nil, err
+		}
+	}
+	token := header.Token{
+		Source: x.s.Source, Generation: 1, Wrap: caam.Wrap(x.s.KeyWrap()), KeySize: x.s.KeySize, State: state, Created: x.sys.Now(),
+		Filesystem: header.FilesystemID{Type: sb.Type, UUID: sb.UUID},
+	}
+	if h, err = header.NewEncrypting(x.s, uuid, l, moved, token); err != nil {
+		return nil, err
+	}
+	_, err = h.Layout(x.storageOn(dev))
+	return h, err
+}
+
+// storageOn is the volume's storage as far as the layout of its data depends on it.
+func (x *rotating) storageOn(dev header.Device) *header.Storage {
+	if x.s.Detached() {
+		return &header.Storage{Data: dev}
+	}
+	return &header.Storage{Data: dev, Header: dev}
+}
+
+// plainFilesystem enforces that a device holds the filesystem that the configuration
+// names, sound, and unmounted in order.
+func (x *rotating) plainFilesystem(dev header.Device) (*fsprobe.Superblock, error) {
+	what, err := fsprobe.Signature(dev, dev.Size())
+	if err != nil {
+		return nil, fault.New(fault.IOFailed, "read "+dev.Path(), err)
+	}
+	want := x.s.Filesystem.Type
+	switch what {
+	case want:
+	case "":
+		return nil, fault.Newf(fault.NotProvisioned, "%s holds no filesystem that could be encrypted", dev.Path())
+	case "luks1", "luks2":
+		return nil, header.NotAHeader(dev)
+	default:
+		return nil, fault.Newf(fault.FilesystemWrong, "%s holds %s, the configuration says %s", dev.Path(), what, want)
+	}
+	sb, err := fsprobe.Read(dev, dev.Size())
+	switch {
+	case err != nil:
+		return nil, err
+	case !sb.Verified || sb.UUID == "":
+		return nil, fault.Newf(fault.FilesystemWrong, "the %s filesystem on %s does not prove itself: %s", sb.Type, dev.Path(), sb.Proof)
+	case sb.NeedsCheck || sb.Unclean:
+		return nil, fault.Newf(fault.FilesystemUnclean, "the %s filesystem on %s was not unmounted in order, or has recorded errors", sb.Type, dev.Path())
+	case sb.Sector < x.s.SectorSize:
+		return nil, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem writes in pieces of %d bytes, and cannot stand on sectors of %d: set sector_size: %d", sb.Type, sb.Sector, x.s.SectorSize, sb.Sector)
+	}
+	return sb, nil
+}
+
+// createHeader writes the file of the header, with the first records, and proves the
+// key in it.
+func (x *rotating) createHeader(ctx context.Context, src source.Source, h *header.Header, path string) error {
+	x.trusted = x.awake()
+	key, err := x.firstKey(ctx, src, h)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	if !x.s.Detached() {
+		return x.createOnDevice(ctx, h, key, path)
+	}
+	image, err := h.LUKS.Image()
+	if err != nil {
+		return err
+	}
+	area := header.NewImage(image, int64(len(image)))
+	if err := x.recordsOf(ctx, h, area, path); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := x.sys.Files.Create(x.s.Header, image, 0o600); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = fault.New(fault.FileExists, x.s.Header+" exists already", err)
+		}
+		return err
+	}
+	x.j.did("header written to " + x.s.Header)
+	if err = x.open(path); err == nil {
+		err = x.proveAlone(ctx, key)
+	}
+	if err != nil && ctx.Err() == nil {
+		// It is a new file that nothing relies on yet.
+		err = errors.Join(err, x.sys.Files.Remove(x.s.Header))
+	}
+	return err
+}
+
+// firstKey makes the volume's first key and puts it into the header, in memory.
+func (x *rotating) firstKey(ctx context.Context, src source.Source, h *header.Header) (source.Key, error) {
+	k := h.Next
+	key, blob, _, _, err := x.newKey(ctx, src, requestOf(k), copies{})
+	if err != nil {
+		return nil, err
+	}
+	x.j.did("key created")
+	k.Token.Blob, k.Token.Created = blob, x.sys.Now()
+	if x.s.Detached() {
+		k.Check = header.Check{}
+	}
+	if err := h.Store(); err != nil {
+		key.Wipe()
+		return nil, err
+	}
+	return key, nil
+}
+
+// recordsOf puts the first records into the header area in memory.
+func (x *rotating) recordsOf(ctx context.Context, h *header.Header, area header.Image, path string) error {
+	data, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	l, err := h.Layout(x.storageOn(data))
+	if err != nil {
+		return err
+	}
+	b, err := h.RotationBinding(h.Next.Token.Generation)
+	if err != nil {
+		return err
+	}
+	e, err := reencrypt.NewEngine(reencrypt.Options{
+		Layout: l, Binding: b, Lanes: 1, Unit: header.BlockAlign,
+		Views: reencrypt.Views{Old: data, New: data, Raw: data, Meta: area},
+	})
+	if err != nil {
+		return err
+	}
+	return e.Begin(ctx)
+}
+
+// proveAlone is proveFirst for who does not have the file of the header to himself yet.
+func (x *rotating) proveAlone(ctx context.Context, key source.Key) (err error) {
+	release, err := x.kernel.LockHeader(x.s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return x.proveFirst(ctx, key)
+}
+
+// proveFirst gives the first key its check, reads the header back from storage and
+// proves it: only then may anything be encrypted with it. Nobody else has the file of
+// the header.
+func (x *rotating) proveFirst(ctx context.Context, key source.Key) error {
+	if x.s.Detached() {
+		if err := x.kernel.DeriveCheck(ctx, x.s, x.h.Next, x.c, key); err != nil {
+			return err
+		}
+	}
+	// A check derived with a dead key would refuse the right one from now on.
+	if err := x.trusted(); err != nil {
+		return err
+	}
+	if err := x.h.Write(x.c.Header); err != nil {
+		return fmt.Errorf("write the header: %w", err)
+	}
+	h, err := header.Read(x.c)
+	if err != nil {
+		return fmt.Errorf("read the header back: %w", err)
+	}
+	if !h.Encrypting() {
+		return fault.Newf(fault.HeaderInvalid, "the header that was read back is that of no encryption")
+	}
+	if err := x.proveOpens(ctx, x.s, h.Next, x.c); err != nil {
+		return err
+	}
+	x.h = h
+	x.j.of(h, x.j.result.Device)
+	x.j.did("key proved")
+	x.remember(x.s, h.LUKS.UUID)
+	return x.dropEraseRecord(x.s, x.c)
+}
+
+// firstKeyAgain gives up a first key that was never proved, or does not open, while
+// no data is under it, and makes another.
+func (x *rotating) firstKeyAgain(ctx context.Context) error {
+	src, err := x.sources.Of(x.s)
+	if err != nil {
+		return err
+	}
+	if x.h.Next.Token.State, err = x.stateAllowed(); err != nil {
+		return err
+	}
+	x.sys.Log.Warn("the key of an interrupted encryption was never proved; another one is made", "volume", x.s.Name)
+	key, err := x.firstKey(ctx, src, x.h)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	if !x.s.Detached() {
+		x.h.Next.Check.Offset = x.h.Next.FreeCheckArea()
+		if err := x.writeCheck(ctx, x.s, x.h.Next, x.c.Header, key); err != nil {
+			return err
+		}
+	} else if err := x.h.Write(x.c.Header); err != nil {
+		return fmt.Errorf("write the header: %w", err)
+	}
+	return x.proveFirst(ctx, key)
+}
+
+// stillPlain enforces, before the first byte is moved of a volume that is locked, that
+// the device still is what the header was made for: it may have been mounted, and
+// changed, or swapped since.
+func (x *rotating) stillPlain() error {
+	sb, err := x.plainFilesystem(x.c.Data)
+	if err != nil {
+		return err
+	}
+	if want := x.h.Token.Filesystem; sb.UUID != want.UUID {
+		return fault.Newf(fault.FilesystemWrong, "%s holds the %s filesystem %s, and %s was made for %s", x.c.Data.Path(), sb.Type, sb.UUID, x.s.Header, want.UUID)
+	}
+	return nil
+}
+
+// sameKey enforces that the key under a live volume is the one that was proved now:
+// as long as the filesystem is seen in plain text, it does not show whether a suspend
+// has killed that key, and encrypted with a dead one the data would be lost.
+func (x *rotating) sameKey(ctx context.Context, k *mapping.Stack, next source.Key) error {
+	live := &mapping.Private{K: x.kernel, Name: k.Name(mapping.NewSuffix), Num: k.New}
+	same, err := x.sameThrough(ctx, x.s, x.h.Next, x.c, live, next)
+	if err != nil || same {
+		return err
+	}
+	return lostKey(x.s, dead, nil)
+}
+
+// endEncryption makes the header that of an ordinary volume, in memory, with a check
+// that says so. The block that it is made of must fit the check that stands: a key
+// that died in between would refuse the right one from now on. The plain text that
+// the journal holds is overwritten.
+func (x *rotating) endEncryption(ctx context.Context, h *header.Header, key source.Key) (*header.Header, error) {
+	if h.Moved > 0 {
+		return x.endOnDevice(ctx, h, key)
+	}
+	block, err := x.kernel.ReadCheck(ctx, x.s, h.Next, x.c, key)
+	if err != nil {
+		return nil, fmt.Errorf("derive the check: %w", err)
+	}
+	if !h.Next.Check.Fits(block, h.Next.Binding()) {
+		return nil, fault.Newf(fault.KeyWrong, "the key that was proved a moment ago does not fit its check any more")
+	}
+	done := h.EndRotation()
+	done.Check.Digest = header.Derive(block, done.Binding())
+	if err := errors.Join(blockdev.Zero(ctx, x.c.Header, header.RotationJournalOffset, h.LUKS.Area()), x.c.Header.Flush()); err != nil {
+		return nil, fault.New(fault.IOFailed, "overwrite the journal in "+x.s.Header, err)
+	}
+	return done, nil
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+)
+
+// placeOver places the volume over the filesystem that the device holds. moved is where
+// the filesystem's first bytes will be kept, 0 for a header in a file. A filesystem that
+// leaves no room is an error of code device-unsuitable.
+func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock) (l header.Layout, moved int64, err error) {
+	if x.s.Detached() {
+		l, err = header.PlanLayout(x.s, facts(dev))
+		return l, 0, err
+	}
+	l, start, err := header.PlanOver(x.s, facts(dev))
+	if err != nil {
+		return l, 0, err
+	}
+	if sb.Size <= 0 || sb.Size > l.DataSize {
+		return l, 0, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem on %s has %d bytes of %d, and a header on the device needs it to have %d at most: make it smaller or the partition larger, or set header: /path/of/a/file, which needs no room",
+			sb.Type, dev.Path(), sb.Size, dev.Size(), l.DataSize)
+	}
+	return l, start.Saved, nil
+}
+
+// createOnDevice puts the header onto the device, over the filesystem's first bytes.
+// Wherever it is cut off, the device is the filesystem, or the volume opens:
+//
+//  1. those bytes, and the header area as it is going to be, are written to the end of
+//     the device, where the filesystem has none of its own
+//  2. the key is opened from there and proved
+//  3. nobody uses the device and it still is that filesystem, so one sector says that it
+//     is a volume from now on (package header, Start)
+//  4. the header area is written to the device's start; the next run repeats that
+func (x *rotating) createOnDevice(ctx context.Context, h *header.Header, key source.Key, path string) error {
+	dev := x.c.Data
+	start := header.PlanStart(dev.Size(), h.LUKS.Area())
+	first := make([]byte, start.Area)
+	if _, err := dev.ReadAt(first, 0); err != nil {
+		return fault.New(fault.IOFailed, "read "+path, err)
+	}
+	if _, err := dev.WriteAt(first, start.Saved); err != nil {
+		return fault.New(fault.IOFailed, "write "+path, err)
+	}
+	staged := header.Window{Device: dev, Begin: start.Staged}
+	if err := x.stage(ctx, h, staged, key, path); err != nil {
+		return err
+	}
+	as := &header.Storage{Data: staged, Header: staged}
+	there, err := header.Read(as)
+	if err != nil {
+		return fmt.Errorf("read the header back: %w", err)
+	}
+	if !there.Encrypting() {
+		return fault.Newf(fault.HeaderInvalid, "the header that was read back is that of no encryption")
+	}
+	if err := x.proveOpens(ctx, x.s, there.Next, as); err != nil {
+		return err
+	}
+	x.j.did("key proved")
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := x.writeStart(path, func(dev header.Device) (header.Start, error) {
+		sb, err := x.plainFilesystem(dev)
+		if err == nil && sb.UUID != h.Token.Filesystem.UUID {
+			err = fault.Newf(fault.FilesystemWrong, "%s holds another filesystem than a moment ago", path)
+		}
+		if err == nil { // it may have been mounted meanwhile, and have grown
+			_, _, err = x.placeOver(dev, sb)
+		}
+		if err == nil {
+			err = x.trusted()
+		}
+		if err == nil {
+			err = start.Begin(dev)
+		}
+		return start, err
+	}); err != nil {
+		return err
+	}
+	return x.openStarted(path)
+}
+
+// stage writes the header area as it is going to be, the check of the key in it.
+func (x *rotating) stage(ctx context.Context, h *header.Header, staged header.Device, key source.Key, path string) error {
+	block, err := header.NewCheckBlock(x.sys.Rand, h.Next.Binding())
+	if err != nil {
+		return err
+	}
+	h.Next.Check.Digest = sha256.Sum256(block)
+	if err := h.Store(); err != nil {
+		return err
+	}
+	image, err := h.LUKS.Image()
+	if err != nil {
+		return err
+	}
+	if err := x.recordsOf(ctx, h, header.NewImage(image, int64(len(image))), path); err != nil {
+		return err
+	}
+	if _, err := staged.WriteAt(image, 0); err != nil {
+		return fault.New(fault.IOFailed, "write "+path, err)
+	}
+	if err := x.kernel.WriteThrough(ctx, x.s, h.Next, key, mapping.CheckArea(h.Next, staged), block); err != nil {
+		return fmt.Errorf("write the check: %w", err)
+	}
+	if err := staged.Flush(); err != nil {
+		return fault.New(fault.IOFailed, "flush "+path, err)
+	}
+	return nil
+}
+
+// writeStart has begin work on the device that nobody else uses, and then writes the
+// header to its start.
+func (m *Manager) writeStart(path string, begin func(header.Device) (header.Start, error)) (err error) {
+	dev, err := m.sys.Devices.Open(path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	start, err := begin(dev)
+	if err != nil {
+		return err
+	}
+	if err := start.Finish(dev); err != nil {
+		return fault.New(fault.IOFailed, "write the header to "+path, err)
+	}
+	return nil
+}
+
+// finishStart writes the header of an encryption that was interrupted while it was
+// written. It opens no key: that was proved before.
+func (m *Manager) finishStart(path string, j *runLog) error {
+	if err := m.writeStart(path, func(dev header.Device) (header.Start, error) {
+		start, state, err := header.FindStart(dev)
+		if err == nil && state != header.StartBegun {
+			err = fault.Newf(fault.HeaderDamaged, "the start of %s was changed while its header was to be written there", path)
+		}
+		return start, err
+	}); err != nil {
+		return err
+	}
+	j.did("header written to " + path)
+	return nil
+}
+
+// continueStart continues an encryption whose header was not whole on the device yet.
+func (x *rotating) continueStart(ctx context.Context, path string) error {
+	if err := x.finishStart(path, x.j); err != nil {
+		return err
+	}
+	if err := x.reopen(path); err != nil {
+		return err
+	}
+	return x.continueInPlace(ctx)
+}
+
+// openStarted opens the volume that the device is now.
+func (x *rotating) openStarted(path string) error {
+	if err := x.reopen(path); err != nil {
+		return err
+	}
+	x.j.did("header written to " + path)
+	x.remember(x.s, x.h.LUKS.UUID)
+	return nil
+}
+
+func (x *rotating) reopen(path string) error {
+	if err := x.c.Close(); err != nil {
+		return err
+	}
+	if err := x.open(path); err != nil {
+		return fmt.Errorf("read the header back: %w", err)
+	}
+	return nil
+}
+
+// endOnDevice is endEncryption for a header on the device: the check goes where none is
+// now, and is proved as it is stored. What the data has left is overwritten: all of it,
+// since it is plain text.
+func (x *rotating) endOnDevice(ctx context.Context, h *header.Header, key source.Key) (*header.Header, error) {
+	done := h.EndRotation()
+	done.Check.Offset = h.Next.FreeCheckArea()
+	if err := x.writeCheck(ctx, x.s, done, x.c.Header, key); err != nil {
+		return nil, err
+	}
+	if err := x.proveOpens(ctx, x.s, done, x.c); err != nil {
+		return nil, fmt.Errorf("the check, as it is stored: %w", err)
+	}
+	dev := x.c.Data
+	// To the end of the device as it was then: what it has grown by since is not ours.
+	end := min(dev.Size()/header.SectorBytes*header.SectorBytes, h.Moved+h.LUKS.Area()+2*header.BlockAlign)
+	err := errors.Join(
+		blockdev.Zero(ctx, dev, h.LUKS.Area(), h.Next.Segment.Offset),
+		blockdev.Zero(ctx, dev, h.Moved, end),
+		dev.Flush())
+	if err != nil {
+		return nil, fault.New(fault.IOFailed, "overwrite what the data has left on "+dev.Path(), err)
+	}
+	x.j.did("plain text overwritten")
+	return done, nil
+}

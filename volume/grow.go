@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+
+	"imxcrypt/volume/header"
+)
+
+// A volume with `grow: true` takes the space of its device when it is unlocked. It is
+// never the reason why a volume does not open: what fails is a warning.
+
+// grow takes the space before the volume is mapped, where there is any; it costs
+// nothing but a look at the device's size where there is none. h is the header
+// afterwards.
+func (m *Manager) grow(ctx context.Context, u *unlocking, path string) (h *header.Header) {
+	if !u.s.Grow || u.o.DryRun || u.o.ForRepair || u.h.Next != nil || u.c.Data.ReadOnly() {
+		return u.h
+	}
+	room, err := u.h.Room(u.s, u.c, facts(u.c.Data))
+	if err == nil && room <= u.h.Segment.Size {
+		return u.h
+	}
+	if err == nil {
+		z := &resizing{Manager: m, s: u.s, j: u.j}
+		if err = z.onPath(ctx, path); err == nil {
+			h, err = header.Read(u.c)
+		}
+	}
+	if err != nil {
+		u.j.warn("the volume did not grow: " + err.Error())
+		return u.h
+	}
+	return h
+}
+
+// growMounted has the filesystem that is mounted take the space of its mapping.
+func (u *unlocking) growMounted() {
+	if !u.s.Grow || u.h.Next != nil || u.c.Data.ReadOnly() {
+		return
+	}
+	grown, err := u.sys.Filesystems.Grow(u.s.Filesystem.Type, u.j.result.Mounted, u.h.Segment.Size)
+	if err != nil {
+		u.j.warn("the filesystem did not grow: " + err.Error())
+	} else if grown {
+		u.j.did(u.s.Filesystem.Type + " grown")
+	}
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package header
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/spec"
+)
+
+// A volume that is being encrypted, or decrypted, in place is one under rotation of
+// which one side is no ciphertext: its segment is linear, and has neither token nor
+// digest. The filesystem and the generation of that side are taken from the other.
+
+// Where the header is on the device, it lies where the first bytes of the filesystem
+// were. The side in plain text then has two segments: those bytes, where they are kept,
+// and the others, where they always were. The key's is the last one.
+const (
+	movedRestID = "1"
+	movedKeyID  = "2"
+)
+
+// RequirementPlaintext is the mandatory requirement of a header while a part of the
+// data is in plain text.
+const RequirementPlaintext = "imxcrypt-plaintext-v1"
+
+// The sides that can be in plain text, as the check of the other one is bound to it:
+// without the key nobody makes a volume's header say that its data is plain text, or
+// shall become it.
+const (
+	plaintextBefore = "before"
+	plaintextAfter  = "after"
+)
+
+// InPlaintext reports whether the segment is in plain text.
+func (h *Header) InPlaintext() bool { return h.Segment.Type == luks2.SegmentLinear }
+
+// Encrypting reports whether plain text is moved under the volume's first key.
+func (h *Header) Encrypting() bool { return h.InPlaintext() && h.Next != nil }
+
+// Decrypting reports whether the data is moved out of its key.
+func (h *Header) Decrypting() bool { return h.Next != nil && h.Next.InPlaintext() }
+
+// Keyed is the header, or where its data is in plain text as yet that of its first key.
+func (h *Header) Keyed() *Header {
+	if h.Encrypting() {
+		return h.Next
+	}
+	return h
+}
+
+// Begun refuses a header whose first key was never proved: nothing is encrypted with it.
+func (h *Header) Begun() error {
+	if h.Encrypting() && !h.Next.Check.Exists() {
+		return fault.Newf(fault.EncryptionStarted, "encrypting was interrupted before the key was proved; the device is in plain text, as it was")
+	}
+	return nil
+}
+
+// NewEncrypting makes the header of a device with plain text that is to be encrypted
+// with the key in t, not yet written anywhere. Where the header goes onto the device,
+// moved is where the bytes are kept that it takes the place of.
+func NewEncrypting(s spec.Volume, uuid string, l Layout, moved int64, t Token) (*Header, error) {
+	t.Phase = PhaseRotating
+	k, err := New(s, uuid, l, t)
+	if err != nil {
+		return nil, err
+	}
+	k.Segment.Flags = []string{flagNext}
+	h := plainBefore(k, moved)
+	return h, h.Store()
+}
+
+// plainBefore is the side in plain text that becomes the key's.
+func plainBefore(k *Header, moved int64) *Header {
+	k.plaintext, k.boundMoved = plaintextBefore, moved
+	h := plainBeside(k, k.Token.Generation-1)
+	h.Token.Phase, h.Next, h.Moved = PhaseReady, k, moved
+	if moved > 0 {
+		h.Segment.Offset = 0
+	}
+	return h
+}
+
+// putPlain stores the segments of a side in plain text.
+func (h *Header) putPlain(id string) {
+	segments := h.LUKS.Metadata.Segments
+	if h.Moved == 0 {
+		segments[id] = h.Segment
+		return
+	}
+	area := h.LUKS.Area()
+	segments[segmentID] = luks2.Segment{Type: luks2.SegmentLinear, Offset: h.Moved, Size: area}
+	segments[movedRestID] = luks2.Segment{Type: luks2.SegmentLinear, Offset: area, Size: h.Segment.Size - area}
+}
+
+// BeginDecryption adds the side in plain text to the header, in memory. The digest of
+// the check is another one from now on.
+func (h *Header) BeginDecryption() {
+	h.Next = plainBeside(h, h.Token.Generation+1)
+	h.Next.Token.Phase, h.Next.Segment.Flags = PhaseRotating, []string{flagNext}
+	h.plaintext = plaintextAfter
+}
+
+// plainBeside is the side in plain text of a key's.
+func plainBeside(k *Header, generation int) *Header {
+	return &Header{
+		LUKS: k.LUKS, Copies: k.Copies, Token: Token{Generation: generation, Filesystem: k.Token.Filesystem},
+		Segment: luks2.Segment{Type: luks2.SegmentLinear, Offset: k.Segment.Offset, Size: k.Segment.Size},
+	}
+}
+
+// understandPlain reads the key's token, digest and segment, and the segment of the
+// side in plain text.
+func understandPlain(lh *luks2.Header) (*Header, error) {
+	if len(lh.Metadata.Segments) > 2 {
+		return understandMoved(lh)
+	}
+	keyID, plainID, flags := nextID, segmentID, []string(nil)
+	if lh.Metadata.Segments[nextID].Type == luks2.SegmentLinear {
+		keyID, plainID, flags = segmentID, nextID, []string{flagNext}
+	}
+	k, err := understandKey(lh, keyID)
+	if err != nil {
+		return nil, err
+	}
+	g := lh.Metadata.Segments[plainID]
+	if err := knownMembers(g); err != nil {
+		return nil, err
+	}
+	switch {
+	case g.Type != luks2.SegmentLinear || g.Offset != k.Segment.Offset || g.Size != k.Segment.Size:
+		return nil, fmt.Errorf("plain text of %d bytes at %d beside a key's of %d at %d", g.Size, g.Offset, k.Segment.Size, k.Segment.Offset)
+	case !slices.Equal(g.Flags, flags) || keyID == nextID && !slices.Equal(k.Segment.Flags, []string{flagNext}):
+		return nil, errors.New("the new segment is not marked " + flagNext)
+	case k.Check.InHeader() || keyID == segmentID && !k.Check.Exists():
+		return nil, errors.New("plain text without a derived check of the key")
+	}
+	if keyID == segmentID {
+		k.BeginDecryption()
+		return k, nil
+	}
+	return plainBefore(k, 0), nil
+}
+
+// understandMoved is understandPlain for a header on the device.
+func understandMoved(lh *luks2.Header) (*Header, error) {
+	k, err := understandKey(lh, movedKeyID)
+	if err != nil {
+		return nil, err
+	}
+	area := lh.Area()
+	first, rest := lh.Metadata.Segments[segmentID], lh.Metadata.Segments[movedRestID]
+	if err := errors.Join(knownMembers(first), knownMembers(rest)); err != nil {
+		return nil, err
+	}
+	switch {
+	case first.Type != luks2.SegmentLinear || rest.Type != luks2.SegmentLinear ||
+		len(first.Flags)+len(rest.Flags) > 0 || first.Size != area || rest.Offset != area || rest.Size != k.Segment.Size-area:
+		return nil, fmt.Errorf("plain text of %d bytes at %d and %d at %d beside a key's of %d", first.Size, first.Offset, rest.Size, rest.Offset, k.Segment.Size)
+	case first.Offset < k.Segment.Offset+k.Segment.Size:
+		return nil, fmt.Errorf("the first bytes of the plain text at %d, where data moves to", first.Offset)
+	case k.Segment.Offset < area:
+		return nil, fmt.Errorf("the data at %d, within the header of %d bytes", k.Segment.Offset, area)
+	case !slices.Equal(k.Segment.Flags, []string{flagNext}):
+		return nil, errors.New("the new segment is not marked " + flagNext)
+	case !k.Check.InHeader():
+		return nil, errors.New("a header on the device without a check of its key")
+	}
+	return plainBefore(k, first.Offset), nil
+}
+
+// sector is the crypt sector of a side in bytes.
+func (h *Header) sector() int {
+	if h.InPlaintext() {
+		return reencrypt.SectorSize
+	}
+	return h.Segment.SectorSize
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package header
+
+import (
+	"crypto/sha256"
+	"testing"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
+	"imxcrypt/volume/spec"
+)
+
+// inPlaintext is a header of a volume that is being encrypted, or decrypted.
+func inPlaintext(t *testing.T, decrypting bool) *Header {
+	t.Helper()
+	s := spec.Volume{Name: "data", Header: "/data.luks", HeaderSize: MiB, Cipher: "capi:tk(cbc(aes))-plain64", SectorSize: 4096}
+	token := someToken(t)
+	token.Generation = 1
+	h, err := NewEncrypting(s, "0a4b3cf5-52f8-4fb4-8a0f-6d6f2a4a3c11", Layout{DataSize: 8 * MiB}, 0, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Next.Check = Check{Offset: CheckOffset(1), Size: CheckAreaSize, Derived: true, Digest: [sha256.Size]byte{1}}
+	if decrypting {
+		h = h.EndRotation()
+		h.BeginDecryption()
+	}
+	if err := h.Store(); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// What is written of a volume that is partly in plain text is understood as the same,
+// and its check is bound to which part that is.
+func TestPlaintextIsUnderstood(t *testing.T) {
+	t.Parallel()
+	for _, decrypting := range []bool{false, true} {
+		h := inPlaintext(t, decrypting)
+		got, err := Understand(h.LUKS, luks2.Copies{}, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Encrypting() == decrypting || got.Decrypting() != decrypting || !got.UnderRotation() || got.Keyed().Token.Generation != 1 {
+			t.Fatalf("decrypting %v: %+v", decrypting, got)
+		}
+		if got.Keyed().Binding().Hash() != h.Keyed().Binding().Hash() {
+			t.Fatalf("bound to %+v, not %+v", got.Keyed().Binding(), h.Keyed().Binding())
+		}
+		ordinary := got.Keyed().Binding()
+		ordinary.Plaintext = ""
+		if got.Keyed().Binding().Hash() == ordinary.Hash() {
+			t.Fatal("the check does not tell an ordinary volume from one in plain text")
+		}
+	}
+	encrypting, decrypting := inPlaintext(t, false).Keyed().Binding(), inPlaintext(t, true).Keyed().Binding()
+	if encrypting.Hash() == decrypting.Hash() {
+		t.Fatal("the check does not tell encrypting from decrypting")
+	}
+}
+
+// A header whose segments, tokens and requirements do not say the same is refused.
+func TestContradictoryPlaintextIsRefused(t *testing.T) {
+	t.Parallel()
+	segment := func(id string, change func(*luks2.Segment)) func(*luks2.Header) {
+		return func(lh *luks2.Header) {
+			g := lh.Metadata.Segments[id]
+			change(&g)
+			lh.Metadata.Segments[id] = g
+		}
+	}
+	for name, c := range map[string]struct {
+		decrypting bool
+		change     func(*luks2.Header)
+	}{
+		"another size":             {false, segment("0", func(g *luks2.Segment) { g.Size -= BlockAlign })},
+		"another place":            {false, segment("0", func(g *luks2.Segment) { g.Offset += BlockAlign })},
+		"no fixed size":            {false, segment("0", func(g *luks2.Segment) { g.Size = luks2.SizeDynamic })},
+		"both in plain text":       {false, segment("1", func(g *luks2.Segment) { g.Type = luks2.SegmentLinear })},
+		"none in plain text":       {false, segment("0", func(g *luks2.Segment) { g.Type = luks2.SegmentCrypt })},
+		"the new one not marked":   {false, segment("1", func(g *luks2.Segment) { g.Flags = nil })},
+		"the plain one not marked": {true, segment("1", func(g *luks2.Segment) { g.Flags = nil })},
+		"no check": {true, func(lh *luks2.Header) {
+			lh.Metadata.Digests["0"] = luks2.Digest{Type: digestType, Keyslots: []string{}, Segments: []string{"0"}}
+		}},
+		"no rotation":    {false, func(lh *luks2.Header) { lh.Unrequire(RequirementRotate) }},
+		"no requirement": {false, func(lh *luks2.Header) { lh.Unrequire(RequirementPlaintext) }},
+		"no token":       {false, func(lh *luks2.Header) { clear(lh.Metadata.Tokens) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := inPlaintext(t, c.decrypting)
+			c.change(h.LUKS)
+			if _, err := Understand(h.LUKS, luks2.Copies{}, "x"); fault.CodeOf(err) != fault.HeaderInvalid {
+				t.Fatalf("%v (code %s)", err, fault.CodeOf(err))
+			}
+		})
+	}
+}

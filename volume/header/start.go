@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package header
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+
+	"imxcrypt/internal/fault"
+)
+
+// Start is how a device whose filesystem lies at its beginning gets a header there: the
+// bytes that the header takes the place of are kept at the device's end, beside the
+// header as it is going to be, and one sector says that both are whole. From that
+// sector on the device is the volume, however much of its header is written; without
+// it, it is the filesystem. The sector, in the device's last whole block:
+//
+//	  0  16  "IMXCRYPT-HEADER\0"
+//	 16   4  version 1, little-endian, as all numbers
+//	 20   4  zeros
+//	 24   8  size of the header area in bytes
+//	 32   8  where the bytes that it takes the place of are kept
+//	 40   8  where the header area is kept
+//	 48  32  SHA-256 of those bytes
+//	 80  32  SHA-256 of the header area
+//	480  32  SHA-256 of bytes 0 to 479
+type Start struct {
+	// Area is the size of the header area, Saved and Staged are where the filesystem's
+	// first bytes and the header area are kept, Record is where the sector is. In bytes.
+	Area, Saved, Staged, Record int64
+
+	saved, staged [sha256.Size]byte
+}
+
+const startMagic = "IMXCRYPT-HEADER\x00"
+
+// PlanStart places what is kept at the end of a device of size bytes.
+func PlanStart(size, area int64) Start {
+	record := size/BlockAlign*BlockAlign - BlockAlign
+	return Start{Area: area, Saved: record - area, Staged: record - 2*area, Record: record}
+}
+
+// StartState is what lies at a device's beginning beside what the record at its end
+// says.
+type StartState int
+
+const (
+	// StartNone: there is no record, or it says nothing any more.
+	StartNone StartState = iota
+	// StartBegun: each sector is the filesystem's or the header's, and the header is not
+	// whole yet.
+	StartBegun
+	// StartMixed: a part of the header is there, and something else was written, too.
+	StartMixed
+)
+
+// Begin makes the device the volume: it writes the sector, durably, once the device
+// holds what the sector says, and begins with the bytes that are kept.
+func (s Start) Begin(dev Device) error {
+	first, saved, staged, err := s.read(dev)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(first, saved) {
+		return fault.Newf(fault.IOFailed, "%s does not read back as it was written, or changed meanwhile", dev.Path())
+	}
+	s.saved, s.staged = sha256.Sum256(saved), sha256.Sum256(staged)
+	return put(dev, s.block(), s.Record)
+}
+
+// Finish writes the header where it belongs, from the one that is kept, and takes the
+// sector away, which has said what it had to: left there, it would speak of whatever
+// somebody makes of the device later. It may be repeated.
+func (s Start) Finish(dev Device) error {
+	if err := dev.Flush(); err != nil { // the sector may be in a cache only
+		return err
+	}
+	_, _, staged, err := s.read(dev)
+	if err != nil {
+		return err
+	}
+	// The first copy first: with it goes the superblock, so that nobody mounts a filesystem
+	// that has parts of the header in its middle. The second copy last: who finds both whole
+	// finds the rest whole.
+	const copySize = MetadataSize / 2
+	for _, part := range []struct{ from, to int64 }{{0, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}} {
+		if err := put(dev, staged[part.from:part.to], part.from); err != nil {
+			return err
+		}
+	}
+	return put(dev, make([]byte, BlockAlign), s.Record)
+}
+
+func put(dev Device, b []byte, at int64) error {
+	if _, err := dev.WriteAt(b, at); err != nil {
+		return err
+	}
+	return dev.Flush()
+}
+
+// FindStart compares a device's beginning with the record at its end.
+func FindStart(dev Device) (s Start, state StartState, err error) {
+	end := PlanStart(dev.Size(), 0)
+	if end.Record < 0 {
+		return s, StartNone, nil
+	}
+	sector := make([]byte, BlockAlign)
+	if _, err := dev.ReadAt(sector, end.Record); err != nil {
+		return s, StartNone, fault.New(fault.IOFailed, "read "+dev.Path(), err)
+	}
+	s, ok := parseStart(sector, dev.Size())
+	if !ok {
+		return s, StartNone, nil
+	}
+	first, saved, staged, err := s.read(dev)
+	if err != nil {
+		return s, StartNone, err
+	}
+	if sha256.Sum256(saved) != s.saved || sha256.Sum256(staged) != s.staged {
+		return s, StartNone, nil // the place has been used since
+	}
+	return s, compareStart(first, saved, staged), nil
+}
+
+func compareStart(first, saved, staged []byte) StartState {
+	others, headers := 0, 0
+	for at := 0; at < len(first); at += SectorBytes {
+		is := first[at : at+SectorBytes]
+		switch {
+		case bytes.Equal(is, saved[at:at+SectorBytes]):
+		case bytes.Equal(is, staged[at:at+SectorBytes]):
+			headers++
+		default:
+			others++
+		}
+	}
+	switch {
+	case others > 0 && headers > 0:
+		return StartMixed
+	case others > 0 || bytes.Equal(first, staged):
+		return StartNone
+	}
+	return StartBegun
+}
+
+// read reads the device's first bytes, those that are kept, and the header area.
+func (s Start) read(dev Device) (first, saved, staged []byte, err error) {
+	var parts [3][]byte
+	for i, at := range []int64{0, s.Saved, s.Staged} {
+		parts[i] = make([]byte, s.Area)
+		if _, err := dev.ReadAt(parts[i], at); err != nil {
+			return nil, nil, nil, fault.New(fault.IOFailed, "read "+dev.Path(), err)
+		}
+	}
+	return parts[0], parts[1], parts[2], nil
+}
+
+func (s Start) block() []byte {
+	b := make([]byte, BlockAlign)
+	copy(b, startMagic)
+	binary.LittleEndian.PutUint32(b[16:], 1)
+	for i, n := range []int64{s.Area, s.Saved, s.Staged} {
+		binary.LittleEndian.PutUint64(b[24+8*i:], uint64(n))
+	}
+	copy(b[48:], s.saved[:])
+	copy(b[80:], s.staged[:])
+	sum := sha256.Sum256(b[:eraseSumOffset])
+	copy(b[eraseSumOffset:SectorBytes], sum[:])
+	return b
+}
+
+// parseStart reads the sector of a device of size bytes; ok is false for anything else.
+func parseStart(b []byte, size int64) (s Start, ok bool) {
+	sum := sha256.Sum256(b[:eraseSumOffset])
+	if !bytes.HasPrefix(b, []byte(startMagic)) || binary.LittleEndian.Uint32(b[16:]) != 1 || !bytes.Equal(sum[:], b[eraseSumOffset:SectorBytes]) {
+		return s, false
+	}
+	number := func(at int) int64 { return int64(binary.LittleEndian.Uint64(b[at:])) }
+	area := number(24)
+	if area < RotationJournalOffset || area > MaxHeaderArea || area%BlockAlign != 0 {
+		return s, false
+	}
+	s = PlanStart(size, area)
+	copy(s.saved[:], b[48:])
+	copy(s.staged[:], b[80:])
+	return s, number(32) == s.Saved && number(40) == s.Staged && s.Staged >= area
+}
+
+// interruptedStart says of a device whose header was not read, or not both copies of
+// it, that it was being written; nil where it was not. err is why it was not read.
+func interruptedStart(dev Device, err error) error {
+	s, state, readErr := FindStart(dev)
+	switch {
+	case readErr != nil:
+	case state == StartBegun:
+		return fault.Newf(fault.EncryptionStarted, "encrypting %s was interrupted while the header was written to it; nothing is encrypted yet, and nothing is lost", dev.Path())
+	case state == StartMixed && err != nil:
+		return fault.New(fault.HeaderDamaged, fmt.Sprintf("encrypting %s was interrupted while the header was written to it, and something else has written to its start since; nothing is encrypted, and the first %d bytes of the filesystem as they were are kept at byte %d", dev.Path(), s.Area, s.Saved), err)
+	}
+	return nil
+}
+
+// Window is a device that begins at byte Begin of another: a header that is kept in the
+// middle of a device reads as if it stood at its start.
+type Window struct {
+	Device
+	Begin int64
+}
+
+// ReadAt implements io.ReaderAt.
+func (w Window) ReadAt(p []byte, off int64) (int, error) { return w.Device.ReadAt(p, w.Begin+off) }
+
+// WriteAt implements io.WriterAt.
+func (w Window) WriteAt(p []byte, off int64) (int, error) { return w.Device.WriteAt(p, w.Begin+off) }
+
+// BeginOf is where what dev shows begins on the device that it is, in bytes.
+func BeginOf(dev Device) int64 {
+	if w, ok := dev.(Window); ok {
+		return w.Begin
+	}
+	return 0
+}

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"reflect"
+
+	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
+)
+
+// RestoreOptions change how a header is restored.
+type RestoreOptions struct {
+	// Force permits an older generation than the device tells of, where the
+	// filesystem proves the key; a key that only blocks of the data prove, where
+	// nothing on the device speaks against it; a check in the backup that cannot be
+	// looked at, for want of a loop device; and to write over a filesystem or a
+	// foreign header that lies in the header's place.
+	Force bool
+	// Keep is the file for what is replaced; empty for one in the state directory.
+	Keep string
+	// Confirm is asked, with a sentence, before something that is there is
+	// overwritten; its error is the result. nil refuses.
+	Confirm func(what string) error
+	DryRun  bool
+	// Progress is called for each step when it is done.
+	Progress func(Step)
+}
+
+// RestoreHeader puts a header back from a file that BackupHeader made. Before
+// anything is written, what is on the device is asked, also behind a damaged or
+// absent header: a rotation that has moved data, or a newer key, refuses the
+// backup. Its key must open on this chip, and is proved by the data: through it
+// the volume's filesystem is seen, or it opens the check that is on the device, or,
+// with Force, it makes sense of the data. What is replaced is kept in a file. Wherever it is cut off, the same command
+// finishes it.
+func (m *Manager) RestoreHeader(ctx context.Context, s spec.Volume, file string, o RestoreOptions) (Result, error) {
+	j := m.begin(s, o.Progress)
+	// Before the device is waited for: a file that is not there does not come, and one
+	// that is no backup does not become one.
+	area, err := m.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: header.MaxHeaderArea, FollowLinks: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fault.New(fault.FileMissing, "the backup", err)
+	}
+	t := &restoring{Manager: m, s: s, o: o, j: j, file: file, area: area}
+	if err == nil {
+		err = t.readBackup(anyDevice)
+	}
+	if err == nil {
+		err = m.onDevice(ctx, s, func(path string) error {
+			t.path = path
+			return t.restore(ctx)
+		})
+	}
+	return j.result, Failed(ctx, "header restore", s, err)
+}
+
+// restoring is one run over one volume.
+type restoring struct {
+	*Manager
+	s    spec.Volume
+	o    RestoreOptions
+	j    *runLog
+	path string
+
+	file   string // the backup
+	area   []byte // its bytes
+	backup *header.Header
+	c      *header.Storage
+	// before is what lies there now, to be kept; empty where that is nothing.
+	before []byte
+	// older: the device knows of a newer key than the backup's.
+	older bool
+	// another is the error of a damaged header of another volume there.
+	another error
+	// witnessed: the device tells that no rotation has begun since the backup was
+	// made, so that its check is that of the key which the data is under.
+	witnessed bool
+	// what says what is overwritten; empty if nothing is lost.
+	what string
+}
+
+func (t *restoring) restore(ctx context.Context) (err error) {
+	if err := t.readBackupFor(t.path); err != nil {
+		return err
+	}
+	t.j.of(t.backup, t.path)
+	if t.c, err = t.openThere(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.c.Close()) }()
+	if err := t.survey(); err != nil {
+		return err
+	}
+	if t.j.result.Already {
+		return t.forgetErase()
+	}
+	if err := t.proveBefore(ctx); err != nil {
+		return fmt.Errorf("nothing was changed: %w", err)
+	}
+	if t.what != "" {
+		if t.o.Confirm == nil {
+			return fault.Newf(fault.ConfirmationNeeds, "%s: not confirmed", t.what)
+		}
+		if err := t.o.Confirm(t.what); err != nil {
+			return err
+		}
+	}
+	if t.o.DryRun {
+		if kept := keptPath(t.s, t.o.Keep, t.before); kept != "" {
+			t.j.would("keep what is there in " + kept)
+		}
+		t.j.would("write the header of generation " + fmt.Sprint(t.backup.Token.Generation) + " to " + t.place())
+		return nil
+	}
+	return t.run(ctx)
+}
+
+func (t *restoring) place() string {
+	if t.s.Detached() {
+		return t.s.Header
+	}
+	return t.path
+}
+
+// anyDevice is a size in bytes that any header fits.
+const anyDevice = 1 << 60
+
+// readBackupFor is readBackup for the device at path.
+func (t *restoring) readBackupFor(path string) error {
+	dev, err := t.sys.Devices.Open(path, blockdev.Flags{})
+	if err != nil {
+		return err
+	}
+	size := dev.Size()
+	if err := dev.Close(); err != nil {
+		return err
+	}
+	return t.readBackup(size)
+}
+
+// readBackup compares what was read from the file with the device's size in bytes and the
+// configuration.
+func (t *restoring) readBackup(size int64) (err error) {
+	file, area := t.file, t.area
+	var lh *luks2.Header
+	var copies luks2.Copies
+	if t.s.Detached() {
+		lh, copies, err = luks2.ReadDetached(header.NewImage(area, int64(len(area))), int64(len(area)), size)
+	} else {
+		lh, copies, err = luks2.Read(header.NewImage(area, size), size)
+	}
+	if errors.Is(err, luks2.ErrNotLUKS) {
+		return fault.New(fault.HeaderInvalid, file+" is no header backup", err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if t.backup, err = header.Understand(lh, copies, file); err != nil {
+		return err
+	}
+	if int64(len(area)) != lh.Area() {
+		return fault.Newf(fault.HeaderInvalid, "%s has %d bytes, its header area %d: it was cut, or is no header backup", file, len(area), lh.Area())
+	}
+	if err := t.backup.SameVolume(t.s, file); err != nil {
+		return err
+	}
+	if err := t.backup.Keepable(); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if err := t.backup.ReadReached(header.NewImage(area, int64(len(area)))); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if err := t.backup.NotRolledBack(); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if _, err := luks2.Repair(header.NewImage(area, int64(len(area)))); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return t.backup.Matches(t.s)
+}
+
+// openThere opens the device and what holds the header there. A detached header
+// that is not there leaves the container without one.
+func (t *restoring) openThere() (*header.Storage, error) {
+	c, err := t.openContainer(t.s, t.path, blockdev.Flags{Direct: true})
+	if err == nil || !t.s.Detached() || !fault.Is(err, fault.NotProvisioned) && !fault.Is(err, fault.EraseStarted) {
+		return c, err
+	}
+	data, err := t.sys.Devices.Open(t.path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return nil, err
+	}
+	return &header.Storage{Data: data}, nil
+}
+
+// proveBefore proves the backup's key by what is on the device.
+func (t *restoring) proveBefore(ctx context.Context) error {
+	if t.o.DryRun {
+		if _, err := t.kernel.UsedByUs(t.s, t.backup, t.c.Data); err != nil {
+			return err
+		}
+	} else if err := t.kernel.RequireUnused(ctx, t.s, t.backup, t.c.Data); err != nil {
+		return err
+	}
+	key, err := t.openKey(ctx, t.s, t.backup)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	t.j.did("the blob in the backup opens")
+	switch reason := t.proveByData(ctx, key); {
+	case reason == nil:
+		t.j.did("key proved")
+		return nil
+	case t.older && fault.Is(reason, fault.KeyWrong):
+		return fault.New(fault.RollbackRefused, "the data is not under the older key in the backup", reason)
+	case t.another != nil && fault.Is(reason, fault.KeyWrong):
+		return errors.Join(t.another, reason)
+	default:
+		return reason
+	}
+}
+
+// proveByData looks for the volume's filesystem through the key, else lets the
+// key open the check that is on the device. The backup's own check says nothing of
+// the data: a rotation may have moved it since.
+func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
+	h := t.backup
+	why := errors.New("the volume has no filesystem to see through the key")
+	if h.Token.Filesystem.Type != "" {
+		var proved bool
+		var seen error
+		err := t.kernel.WithData(ctx, t.s, h, t.c.Data.Number(), key, func(a *mapping.Private) error {
+			proved, seen = mapping.ProveByFilesystem(t.s, h, a)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		// A volume that was adopted or renamed has a filesystem that was not made with
+		// its identity, but the one on record: there the check in the backup binds the key
+		// to the header.
+		if proved || h.Shows() {
+			return errors.Join(h.Believed(t.s), t.notMoved(), t.proveByBackup(ctx, key))
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if why = seen; why == nil {
+			why = fmt.Errorf("its %s filesystem is not seen through the key", h.Token.Filesystem.Type)
+		}
+	}
+	if h.Check.InHeader() && t.witnessed {
+		return t.explainRejection(t.s, h, t.kernel.ProveByCheckArea(ctx, t.s, h, t.c, key))
+	}
+	if t.o.Force && !t.older && t.another == nil {
+		return t.proveByBlocks(ctx, key, why)
+	}
+	return t.unproved(why)
+}
+
+func (t *restoring) unproved(why error) error {
+	return fault.New(fault.KeyWrong, fmt.Sprintf("nothing on %s proves that its data is under the key in the backup", t.path), why)
+}
+
+// proveByBlocks looks for a block of the data that the key makes sense of. A rotation
+// since the backup was made would have moved the first zone, or written where the gap
+// was: so what is left elsewhere under the old key proves nothing.
+func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error) error {
+	if err := t.notMoved(); err != nil {
+		return err
+	}
+	limit, inPlace := t.backup.Segment.Size, t.s.Detached()
+	if !inPlace {
+		l, err := t.backup.PlanRotation(t.s, t.c)
+		inPlace = err == nil && l.Mode == reencrypt.Journal
+	}
+	if inPlace {
+		limit = min(int64(len(t.area))-header.RotationJournalOffset, header.MaxZone)
+	}
+	var seen mapping.Shown
+	err := t.kernel.WithData(ctx, t.s, t.backup, t.c.Data.Number(), key, func(a *mapping.Private) (err error) {
+		seen, err = mapping.SeeData(ctx, t.backup, t.c, a, limit)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !seen.Proved {
+		return t.unproved(fmt.Errorf("%w, and none of its blocks makes sense through it", why))
+	}
+	t.j.warn(fmt.Sprintf("the key is proved by the block at byte %d of the volume alone: look at the files before anything is written to it", seen.At))
+	return t.proveByBackup(ctx, key)
+}
+
+// proveByBackup lets the key open the check in the backup, which binds it to the
+// header, where later unlocks ask for that: with a detached header, and where the
+// filesystem was not made with the volume's identity.
+func (t *restoring) proveByBackup(ctx context.Context, key source.Key) (err error) {
+	h, as, path := t.backup, t.s, t.file
+	switch {
+	case h.Check.Derived:
+		as.Header = t.file
+	case !h.Check.InHeader() || h.ShowsOwn():
+		return nil
+	case t.checkIsThere():
+		return t.explainRejection(t.s, h, t.kernel.ProveByCheckArea(ctx, t.s, h, t.c, key))
+	default:
+		loop, closer, err := t.attachBackup()
+		if err != nil && t.o.Force {
+			t.j.warn(fmt.Sprintf("the check in the backup was not looked at (%v): the volume opens only if the key fits it", err))
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w (--force restores it without a look at its check)", err)
+		}
+		defer func() { err = errors.Join(err, closer.Close()) }()
+		path = loop
+	}
+	dev, err := t.sys.Devices.Open(path, blockdev.Flags{})
+	if err != nil {
+		return err
+	}
+	err = t.kernel.ProveByCheckArea(ctx, as, h, &header.Storage{Data: t.c.Data, Header: dev}, key)
+	return errors.Join(t.explainRejection(t.s, h, err), dev.Close())
+}
+
+// checkIsThere reports whether the backup's check lies where it belongs on the device
+// already, so that no loop device is needed to read it.
+func (t *restoring) checkIsThere() bool {
+	at := t.backup.Check.Offset
+	end := at + t.backup.Check.Size
+	return end <= int64(min(len(t.before), len(t.area))) && bytes.Equal(t.before[at:end], t.area[at:end])
+}
+
+// attachBackup makes a device of the backup.
+func (t *restoring) attachBackup() (string, io.Closer, error) {
+	if t.sys.Attach == nil {
+		return "", nil, fault.Newf(fault.DeviceUnsuitable, "there are no loop devices here to map a part of %s with", t.file)
+	}
+	loop, closer, err := t.sys.Attach(t.file)
+	if err != nil {
+		return "", nil, fmt.Errorf("a loop device for the check in %s: %w", t.file, err)
+	}
+	return loop, closer, nil
+}
+
+// run replaces what is there. The keyslots area goes first: with it goes the
+// record of an erase, which must not outlive the moment a header is there.
+func (t *restoring) run(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// Opened before anything is kept: nobody else has it, and it can be written.
+	dev, err := t.openForWriting()
+	if err != nil {
+		return err
+	}
+	if t.j.result.Kept, err = t.keepArea(t.s, t.o.Keep, t.before); err == nil {
+		err = t.put(dev)
+	}
+	if dev != nil {
+		err = errors.Join(err, dev.Close())
+	}
+	if err == nil {
+		t.j.did("header written")
+		err = t.readBack()
+	}
+	if err != nil {
+		return t.keptIn(err)
+	}
+	t.j.did("header read back")
+	t.j.keeps(t.o.Keep)
+	return t.forgetErase()
+}
+
+// keptIn adds to an error where what was there is.
+func (t *restoring) keptIn(err error) error {
+	if t.j.result.Kept == "" {
+		return err
+	}
+	return fmt.Errorf("%w (what was there is kept in %s)", err, t.j.result.Kept)
+}
+
+// openForWriting is the device for ourselves alone; nil for a detached header.
+func (t *restoring) openForWriting() (header.Device, error) {
+	if t.s.Detached() {
+		return nil, nil
+	}
+	return t.sys.Devices.Open(t.path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
+}
+
+// put writes the backup.
+func (t *restoring) put(dev header.Device) error {
+	if dev == nil {
+		return t.sys.Files.Replace(t.s.Header, t.area, 0o600)
+	}
+	slots, _ := t.backup.LUKS.KeyslotsArea()
+	if _, err := dev.WriteAt(t.area[slots:], slots); err != nil {
+		return err
+	}
+	if err := dev.Flush(); err != nil {
+		return err
+	}
+	return t.backup.LUKS.Restore(dev)
+}
+
+// readBack compares what is there now with the backup, whose key was proved.
+func (t *restoring) readBack() error {
+	c, h, err := t.openHeader(t.s, t.path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	same, err := t.sameAs(h, c.Header)
+	if err == nil && !same {
+		err = fault.Newf(fault.IOFailed, "%s does not read back as it was written", c.Header.Path())
+	}
+	return err
+}
+
+// sameAs reports whether a header that is there is the backup's.
+func (t *restoring) sameAs(h *header.Header, dev header.Device) (bool, error) {
+	area, err := header.AreaOf(h, dev)
+	if err != nil {
+		return false, err
+	}
+	slots, _ := h.LUKS.KeyslotsArea()
+	return h.Copies.Intact() && len(area) == len(t.area) && bytes.Equal(area[slots:], t.area[slots:]) &&
+		h.LUKS.UUID == t.backup.LUKS.UUID && reflect.DeepEqual(h.LUKS.Metadata, t.backup.LUKS.Metadata), nil
+}
+
+// forgetErase takes the record of an erase away from beside a detached header that
+// is there again: it would permit to overwrite the volume.
+func (t *restoring) forgetErase() error {
+	if t.o.DryRun {
+		return nil
+	}
+	t.remember(t.s, t.backup.LUKS.UUID)
+	if !t.s.Detached() {
+		return nil
+	}
+	return t.sys.Files.Remove(t.s.Header + header.EraseRecordSuffix)
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+)
+
+// survey finds out what the backup would replace, and refuses one that what is on
+// the device speaks against.
+func (t *restoring) survey() error {
+	_, err := t.sys.Mapper.Info(t.s.Mapping)
+	unlocked := err == nil
+	if t.c.Header == nil {
+		if unlocked {
+			return t.busy()
+		}
+		return nil
+	}
+	h, err := header.Read(t.c)
+	if err == nil {
+		if err := t.surveyHeader(h, unlocked); err != nil || t.j.result.Already {
+			return err
+		}
+	} else if err := t.surveyRest(err); err != nil {
+		return err
+	}
+	if unlocked {
+		return t.busy()
+	}
+	if err := t.readBefore(); err != nil {
+		return err
+	}
+	return t.hear(h)
+}
+
+func (t *restoring) busy() error {
+	return fault.Newf(fault.Busy, "/dev/mapper/%s is open: the header of a volume in use is not replaced", t.s.Mapping)
+}
+
+// surveyHeader compares the backup with a header that is there.
+func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
+	if h.LUKS.UUID != t.backup.LUKS.UUID && h.LUKS.Label == t.backup.LUKS.Label {
+		return t.madeAgain(h.LUKS.UUID, h.Token.Created)
+	}
+	if h.LUKS.UUID != t.backup.LUKS.UUID || h.LUKS.Label != t.backup.LUKS.Label {
+		return fault.Newf(fault.HeaderMismatch, "%s holds another volume: %q with uuid %q, the backup is of %q with uuid %q",
+			t.c.Header.Path(), h.LUKS.Label, h.LUKS.UUID, t.backup.LUKS.Label, t.backup.LUKS.UUID)
+	}
+	same, err := t.sameAs(h, t.c.Header)
+	if t.j.result.Already = same; err != nil || same {
+		return err
+	}
+	if unlocked {
+		return t.busy()
+	}
+	if h.UnderRotation() {
+		return fault.Newf(fault.RollbackRefused, "%s is being rotated: its data is under two keys, and only its own header tells where", t.c.Header.Path())
+	}
+	t.what = fmt.Sprintf("the header on %s (generation %d, %s) will be replaced by that of the backup (generation %d): restore",
+		t.c.Header.Path(), h.Token.Generation, h.Token.Phase, t.backup.Token.Generation)
+	return nil
+}
+
+// madeAgain refuses the backup of a volume that another one of its name has replaced.
+func (t *restoring) madeAgain(uuid string, at time.Time) error {
+	return fault.Newf(fault.VolumeReplaced, "on %s is another volume %q, with uuid %q, made on %s: it has replaced the one that the backup is for, with uuid %q, and overwritten its data, or this is not that one's device",
+		t.path, t.s.Name, uuid, at.UTC().Format(time.DateOnly), t.backup.LUKS.UUID)
+}
+
+// surveyRest is surveyHeader for what is no header of ours that can be read; err
+// says why.
+func (t *restoring) surveyRest(err error) error {
+	switch fault.CodeOf(err) {
+	case fault.NotProvisioned, fault.ProvisioningStarted, fault.EraseStarted:
+		if r, ok := t.recall(t.s); ok && r.UUID != t.backup.LUKS.UUID && !t.o.Force {
+			return t.madeAgain(r.UUID, r.At)
+		}
+	case fault.HeaderDamaged, fault.HeaderInvalid:
+		return t.surveyTraces(err)
+	case fault.ForeignHeader, fault.PlaintextFound:
+		if !t.o.Force {
+			return err
+		}
+		t.what = "what lies in the header's place will be replaced (" + err.Error() + "): restore"
+	default:
+		return err
+	}
+	return nil
+}
+
+// surveyTraces refuses to write over the damaged header of another volume, whose data
+// needs it: with Force, too, unless the backup's key is proved.
+func (t *restoring) surveyTraces(err error) error {
+	traces, readErr := luks2.Traces(t.c.Header, t.c.Header.Size())
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	for _, trace := range traces {
+		if trace.UUID == t.backup.LUKS.UUID {
+			continue
+		}
+		t.another = fault.New(fault.HeaderMismatch, fmt.Sprintf("%s holds the damaged header of another volume: %q with uuid %q",
+			t.c.Header.Path(), trace.Label, trace.UUID), err)
+		if !t.o.Force {
+			return t.another
+		}
+	}
+	return nil
+}
+
+// readBefore reads what is replaced: on the device as much as the backup has, of a
+// detached header all. What erase left is nothing to keep.
+func (t *restoring) readBefore() error {
+	n := int64(len(t.area))
+	if t.s.Detached() {
+		n = t.c.Header.Size()
+	}
+	if n > header.MaxHeaderArea {
+		return fault.Newf(fault.FileUnsafe, "%s has %d bytes, more than a header can", t.c.Header.Path(), n)
+	}
+	t.before = make([]byte, min(n, t.c.Header.Size()))
+	lost, err := readPatiently(t.c.Header, t.before)
+	if lost > 0 {
+		t.j.warn(fmt.Sprintf("%d bytes of what is there cannot be read, and are kept as zeros: %v", lost, err))
+	}
+	if int64(len(t.before)) < header.EraseRecordOffset+header.BlockAlign {
+		return nil
+	}
+	if r, ok := header.ParseEraseRecord(t.before[header.EraseRecordOffset:]); ok && r.State == header.EraseDone {
+		rest := bytes.Clone(t.before)
+		clear(rest[header.EraseRecordOffset : header.EraseRecordOffset+header.BlockAlign])
+		if header.AllZero(rest) {
+			t.before = nil
+		}
+	}
+	return nil
+}
+
+// readPatiently reads from the start what can be read, block by block where it
+// must, and says how many bytes could not, and why.
+func readPatiently(dev header.Device, b []byte) (lost int, err error) {
+	if n, err := dev.ReadAt(b, 0); n == len(b) {
+		return 0, nil
+	} else if err == nil {
+		return len(b) - n, nil
+	}
+	for at := 0; at < len(b); at += header.BlockAlign {
+		block := b[at:min(at+header.BlockAlign, len(b))]
+		if n, readErr := dev.ReadAt(block, int64(at)); n < len(block) {
+			clear(block)
+			lost, err = lost+len(block), readErr
+		}
+	}
+	return lost, err
+}
+
+// hear asks what lies there whether it knows of a newer key than the backup's, or
+// of a rotation. h is the header there, nil where it cannot be read.
+func (t *restoring) hear(h *header.Header) error {
+	newest, err := tells(t.before, t.backup, t.c.Header.Path(), t.o.Force)
+	if err != nil {
+		return err
+	}
+	known := uint64(t.backup.Token.Generation)
+	if t.older = newest > known; t.older && !t.o.Force {
+		return fault.Newf(fault.RollbackRefused, "the backup has the key of generation %d, what is on %s tells of generation %d", known, t.c.Header.Path(), newest)
+	}
+	t.witnessed = !t.older && (h != nil && h.Token.Generation == t.backup.Token.Generation || t.sameChecks())
+	return nil
+}
+
+// tells is the newest generation that what lies in a header's place tells of. A
+// rotation that has moved data which the header at hand does not know of is an error;
+// force leaves out what is not certain.
+func tells(area []byte, h *header.Header, place string, force bool) (newest uint64, err error) {
+	b, err := h.RotationBinding(0)
+	if err != nil {
+		return 0, err
+	}
+	known := uint64(h.Token.Generation)
+	var records []reencrypt.Record
+	if int64(len(area)) >= header.RotationJournalOffset {
+		if records, err = reencrypt.Records(bytes.NewReader(area), header.RotationRecordOffset, b.UUID); err != nil {
+			return 0, err
+		}
+	}
+	untouched := map[uint64]bool{}
+	for _, r := range records {
+		switch {
+		case r.Untouched():
+			untouched[r.Generation] = true
+		case r.Phase == reencrypt.Finished:
+			newest = max(newest, r.Generation)
+		case r.Generation > known || r.Generation == known && !force:
+			return 0, fault.Newf(fault.RollbackRefused, "a rotation to generation %d has moved %d of %d bytes: the data is under two keys, and a header of generation %d does not know where",
+				r.Generation, r.Done(), r.DataSize, known)
+		}
+	}
+	slots, _ := h.LUKS.KeyslotsArea()
+	text := area[:min(slots, int64(len(area)))]
+	// What a copy's text says of its keys can be read where the copy itself is damaged.
+	// Compiled here: at package level each start of the program would pay for it.
+	namedGeneration := regexp.MustCompile(`"generation":"([0-9]{1,9})"`)
+	namedRotation := regexp.MustCompile(`"phase":"` + string(header.PhaseRotating) + `"|"` + header.RequirementRotate + `"`)
+	for _, named := range namedGeneration.FindAllSubmatch(text, -1) {
+		if g, err := strconv.ParseUint(string(named[1]), 10, 64); err == nil && !untouched[g] {
+			newest = max(newest, g)
+		}
+	}
+	if namedRotation.Match(text) && len(records) == 0 && !force && newest <= known {
+		return 0, fault.Newf(fault.RollbackRefused, "what is left of the header on %s tells of a rotation, and no record tells how far it has come", place)
+	}
+	return newest, nil
+}
+
+// sameChecks reports whether the check areas are as they were when the backup was
+// made: a rotation writes the check of its key before it moves any data.
+func (t *restoring) sameChecks() bool {
+	if !t.backup.Check.InHeader() || int64(len(t.before)) < header.EraseRecordOffset {
+		return false
+	}
+	return bytes.Equal(t.before[header.MetadataSize:header.EraseRecordOffset], t.area[header.MetadataSize:header.EraseRecordOffset])
+}
+
+// notMoved enforces, where neither header nor checks nor records are left, that a
+// rotation has not moved data into the room that it would begin with: the
+// filesystem's first blocks may be seen through the old key long after that.
+func (t *restoring) notMoved() error {
+	if t.witnessed || t.older || t.c.Header == nil {
+		return nil
+	}
+	l, err := t.backup.PlanRotation(t.s, t.c)
+	if err != nil || l.Mode != reencrypt.Gap {
+		return nil // it would begin with the filesystem's first blocks
+	}
+	at := l.NewOffset
+	if l.Direction == reencrypt.Backward {
+		at += l.DataSize - header.BlockAlign
+	}
+	block := make([]byte, header.BlockAlign)
+	if _, err := t.c.Data.ReadAt(block, at); err != nil {
+		return fault.New(fault.IOFailed, "read "+t.path, err)
+	}
+	if blank(block) || t.o.Force && !mapping.Noise(block) {
+		return nil // with Force it may have been overwritten, but not by what is encrypted
+	}
+	return fault.Newf(fault.RollbackRefused, "nothing of the header on %s is left to show whether a rotation has begun since the backup was made, and the room that it moves data into, at byte %d, is not empty",
+		t.path, at)
+}
+
+// blank reports whether storage was not written since it was made or erased.
+func blank(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 || len(bytes.Trim(b, "\xff")) == 0 }

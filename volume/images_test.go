@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
+	"imxcrypt/volume/volumetest"
+)
+
+const imagePath = "/var/lib/volume.img"
+
+func imageSpecs() map[string]spec.Volume {
+	all := bothPlacements()
+	for name, s := range all {
+		s.Device = imagePath
+		all[name] = s
+	}
+	return all
+}
+
+// imageBoard is a board with a file of zeros.
+func imageBoard() (*volumetest.Board, *volumetest.Disk) {
+	file := &volumetest.Disk{Path: imagePath, Image: true, Store: crashtest.NewImage(16 * mib)}
+	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(), file)
+	b.Directories = []string{"/data"}
+	return b, file
+}
+
+// process runs one command, and ends with it.
+func process(t *testing.T, b *volumetest.Board, run func(*volume.Manager) error) {
+	t.Helper()
+	if err := errors.Join(run(b.Manager()), b.Exit()); err != nil {
+		t.Fatalf("%v (code %s)", err, fault.CodeOf(err))
+	}
+}
+
+func loops(t *testing.T, b *volumetest.Board, what string, want ...string) {
+	t.Helper()
+	if got := b.Loops(); !slices.Equal(got, want) {
+		t.Fatalf("%s: loop devices %q, expected %q", what, got, want)
+	}
+}
+
+// Every command works on a volume in a file, and while it is locked no loop device is
+// there between two of them.
+func TestAVolumeInAFile(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for placement, s := range imageSpecs() {
+		t.Run(placement, func(t *testing.T) {
+			t.Parallel()
+			b, _ := imageBoard()
+			unlock := func(m *volume.Manager) error {
+				_, err := m.Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+				return err
+			}
+			lock := func(m *volume.Manager) error {
+				_, err := m.Lock(ctx, s, volume.LockOptions{})
+				return err
+			}
+			status := func(want volume.State) {
+				t.Helper()
+				before := b.Loops()
+				process(t, b, func(m *volume.Manager) error {
+					st := m.Status(ctx, s)
+					if st.State != want {
+						return fmt.Errorf("the state is %s: %w", st.State, st.Err)
+					}
+					return st.Err
+				})
+				loops(t, b, "status", before...)
+			}
+			process(t, b, func(m *volume.Manager) error {
+				_, err := m.Provision(ctx, s, volume.ProvisionOptions{})
+				return err
+			})
+			loops(t, b, "provisioned and mounted", "/dev/loop0")
+			status(volume.Mounted)
+			scrawl(t, b, []byte(userText), 4<<20)
+			m := b.Manager()
+			r, err := m.Lock(ctx, s, volume.LockOptions{})
+			must(t, r, err)
+			loops(t, b, "locked, and the process is there still")
+			status(volume.Locked)
+			for name, run := range map[string]func(*volume.Manager) error{
+				"unlock --dry-run": func(m *volume.Manager) error {
+					_, err := m.Unlock(ctx, s, volume.UnlockOptions{DryRun: true})
+					return err
+				},
+				"verify": func(m *volume.Manager) error {
+					_, err := m.Verify(ctx, s)
+					return err
+				},
+				"rotate": func(m *volume.Manager) error {
+					_, err := m.Rotate(ctx, s, volume.RotateOptions{})
+					return err
+				},
+				"resize": func(m *volume.Manager) error {
+					_, err := m.Resize(ctx, s, volume.ResizeOptions{})
+					return err
+				},
+				"rename": func(m *volume.Manager) error {
+					_, err := m.Rename(ctx, renamedSpec(s, "records"), "data", volume.RenameOptions{})
+					if err == nil {
+						_, err = m.Rename(ctx, s, "records", volume.RenameOptions{})
+					}
+					return err
+				},
+				"header repair": func(m *volume.Manager) error {
+					_, err := m.RepairHeader(ctx, s, volume.RepairOptions{})
+					return err
+				},
+				"lock": lock,
+			} {
+				process(t, b, run)
+				loops(t, b, name)
+			}
+			process(t, b, unlock)
+			loops(t, b, "unlocked", "/dev/loop0")
+			process(t, b, func(m *volume.Manager) error {
+				_, err := m.Rotate(ctx, s, volume.RotateOptions{})
+				return err
+			})
+			loops(t, b, "rotated in use", "/dev/loop0")
+			if all := content(t, b); string(all[4<<20:4<<20+len(userText)]) != userText {
+				t.Fatal("the data is not there")
+			}
+			process(t, b, unlock)
+			loops(t, b, "unlocked already", "/dev/loop0")
+			b = powerCycle(b)
+			loops(t, b, "after a power cycle")
+			process(t, b, unlock)
+			process(t, b, func(m *volume.Manager) error {
+				_, err := m.Erase(ctx, s, volume.EraseOptions{})
+				return err
+			})
+			loops(t, b, "erased")
+			if st := b.Manager().Status(ctx, s); st.State != volume.Unprovisioned {
+				t.Fatalf("erased: %s, %v", st.State, st.Err)
+			}
+		})
+	}
+}
+
+// Killed anywhere, a command leaves no loop device but under a mapping, and the next
+// one finds its way.
+func TestKilledOnAVolumeInAFile(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for placement, s := range imageSpecs() {
+		t.Run(placement, func(t *testing.T) {
+			t.Parallel()
+			killed := 0
+			for _, what := range []string{"unlock", "lock"} {
+				for at := 1; ; at++ {
+					b, _ := imageBoard()
+					process(t, b, func(m *volume.Manager) error {
+						_, err := m.Provision(ctx, s, volume.ProvisionOptions{})
+						if err == nil && what == "unlock" {
+							_, err = m.Lock(ctx, s, volume.LockOptions{})
+						}
+						return err
+					})
+					dead := kill(b, at, func() {
+						if what == "unlock" {
+							_, _ = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+						} else {
+							_, _ = b.Manager().Lock(ctx, s, volume.LockOptions{})
+						}
+					})
+					if err := b.Exit(); err != nil {
+						t.Fatal(err)
+					}
+					if !dead {
+						break
+					}
+					killed++
+					infos, err := b.DM.List()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(b.Loops()) > 0 && len(infos) == 0 {
+						t.Fatalf("%s killed at %d: loop devices %q under\n%s", what, at, b.Loops(), b.DM.State())
+					}
+					process(t, b, func(m *volume.Manager) error {
+						_, err := m.Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+						if err == nil {
+							_, err = m.Lock(ctx, s, volume.LockOptions{})
+						}
+						return err
+					})
+					loops(t, b, "locked")
+				}
+			}
+			if killed == 0 {
+				t.Fatal("never killed")
+			}
+			t.Logf("killed %d times", killed)
+		})
+	}
+}
+
+// What lies over the image already, or who can write it, keeps a volume from being
+// opened, and nothing is written.
+func TestRefusedImages(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := imageSpecs()["on the device"]
+	for name, c := range map[string]struct {
+		prepare func(*volumetest.Board, *volumetest.Disk)
+		code    fault.Code
+	}{
+		"anybody's": {func(b *volumetest.Board, _ *volumetest.Disk) {
+			b.Files.Distrust = fault.Newf(fault.FileUnsafe, "%s: permissions too wide", imagePath)
+		}, fault.FileUnsafe},
+		"several loop devices": {func(b *volumetest.Board, d *volumetest.Disk) {
+			b.LoopErr = fault.Newf(fault.DeviceInUse, "%s lies under several loop devices", imagePath)
+		}, fault.DeviceInUse},
+		"read-only": {func(_ *volumetest.Board, d *volumetest.Disk) { d.ReadOnly = true }, fault.DeviceReadOnly},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, file := imageBoard()
+			c.prepare(b, file)
+			_, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+			refused(t, err, c.code)
+			same(t, "refused", file.Store.(*crashtest.Image).Bytes(), make([]byte, 16*mib))
+		})
+	}
+	b, _ := imageBoard()
+	sys := b.System()
+	sys.Images = nil
+	_, err := volume.New(sys).Provision(ctx, s, volume.ProvisionOptions{})
+	refused(t, err, fault.DeviceUnsuitable)
+}
+
+// The file has grown under a volume in use: the loop device has its old size until
+// resize asks for the new one.
+func TestAnImageGrows(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for placement, s := range imageSpecs() {
+		t.Run(placement, func(t *testing.T) {
+			t.Parallel()
+			b, file := imageBoard()
+			process(t, b, func(m *volume.Manager) error {
+				_, err := m.Provision(ctx, s, volume.ProvisionOptions{})
+				return err
+			})
+			file.Store = &grownStore{file.Store, 4 * mib, make([]byte, 4*mib)}
+			process(t, b, func(m *volume.Manager) error {
+				r, err := m.Resize(ctx, s, volume.ResizeOptions{})
+				if err == nil && r.To != r.From+4*mib {
+					err = fmt.Errorf("grown from %d to %d", r.From, r.To)
+				}
+				return err
+			})
+			loops(t, b, "grown in use", "/dev/loop0")
+		})
+	}
+}
+
+// grownStore is a store with zeros behind it.
+type grownStore struct {
+	volumetest.Store
+	by   int64
+	tail []byte
+}
+
+func (g *grownStore) Size() int64 { return g.Store.Size() + g.by }
+
+func (g *grownStore) ReadAt(p []byte, off int64) (int, error) {
+	if at := off - g.Store.Size(); at >= 0 {
+		return copy(p, g.tail[at:]), nil
+	}
+	first := min(int64(len(p)), g.Store.Size()-off)
+	n, err := g.Store.ReadAt(p[:first], off)
+	return n + copy(p[first:], g.tail), err
+}
+
+func (g *grownStore) WriteAt(p []byte, off int64) (int, error) {
+	if at := off - g.Store.Size(); at >= 0 {
+		return copy(g.tail[at:], p), nil
+	}
+	return g.Store.WriteAt(p, off)
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mapping
+
+import (
+	"context"
+	"crypto/aes"
+
+	"imxcrypt/volume/header"
+)
+
+// Shown is what a look at a volume's data through a key has found.
+type Shown struct {
+	// Proved: a block, at byte At of the volume, is noise as it is stored and is not
+	// through the key.
+	Proved bool
+	At     int64
+	// Noise: something is stored that is noise through the key, too.
+	Noise bool
+}
+
+// lookAhead is how much is read at once, in bytes.
+const lookAhead = 256 * header.KiB
+
+// SeeData looks at a volume's first limit bytes through a mapping of its data, until a
+// block proves the key: under a wrong key what is stored stays noise. The key may be
+// one that only a part of the data is under: the caller knows of rotations. What
+// cannot be read proves nothing.
+func SeeData(ctx context.Context, h *header.Header, c *header.Storage, a *Private, limit int64) (s Shown, err error) {
+	limit = min(limit, h.Segment.Size)
+	stored, clear := make([]byte, lookAhead), make([]byte, lookAhead)
+	err = WithDevice(a, false, func(d header.Device) error {
+		for at := int64(0); at < limit && !s.Proved; at += lookAhead {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n := min(lookAhead, limit-at)
+			if _, err := c.Data.ReadAt(stored[:n], h.Segment.Offset+at); err != nil {
+				continue
+			}
+			if _, err := d.ReadAt(clear[:n], at); err != nil {
+				continue
+			}
+			s.compare(stored[:n], clear[:n], at)
+		}
+		return nil
+	})
+	return s, err
+}
+
+func (s *Shown) compare(stored, clear []byte, at int64) {
+	for i := 0; i+header.BlockAlign <= len(stored); i += header.BlockAlign {
+		switch {
+		case !Noise(stored[i : i+header.BlockAlign]):
+			// Blank, or not encrypted.
+		case Noise(clear[i : i+header.BlockAlign]):
+			s.Noise = true
+		case repeats(stored[i : i+header.BlockAlign]):
+			// What is noise once and then again is not noise through a wrong key, either.
+		default:
+			s.Proved, s.At = true, at+int64(i)
+			return
+		}
+	}
+}
+
+// repeats reports whether a block of a cipher, 16 bytes, is in b more than once. A
+// text with a counter that undoes the IV's makes such sectors, in CBC all of them.
+func repeats(b []byte) bool {
+	seen := map[[aes.BlockSize]byte]bool{}
+	for i := 0; i+aes.BlockSize <= len(b); i += aes.BlockSize {
+		block := [aes.BlockSize]byte(b[i:])
+		if seen[block] {
+			return true
+		}
+		seen[block] = true
+	}
+	return false
+}
+
+// Noise reports whether a block looks random: no byte is in it four times as often as
+// on average. Of random blocks less than one in 10^16 does not.
+func Noise(b []byte) bool {
+	var count [256]int
+	for _, x := range b {
+		if count[x]++; count[x] > len(b)/64 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mapping
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/fault"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
+)
+
+// The private mappings of a rotation, from the top: a volume in use is a linear
+// piece over the overlay, whose table shows each part of it on the side that it
+// is on; the zone in transit, over the hot mapping, which is suspended as long
+// as the zone is held. Only the overlay's table is swapped, and nobody but us
+// knows the overlay, so that udev sees no event for each zone.
+const (
+	OverlaySuffix = ":rotate"
+	HotSuffix     = ":hot"
+	OldSuffix     = ":old"
+	NewSuffix     = ":new"
+)
+
+// PrivateSuffixes are those of all private mappings there can be, in the order in
+// which they can be removed.
+func PrivateSuffixes() []string {
+	return []string{OverlaySuffix, HotSuffix, OldSuffix, NewSuffix, CheckSuffix, MkfsSuffix, TrialSuffix, ErrorSuffix}
+}
+
+// Quietly suspends without freezing the filesystem, which would write to it
+// and wait for ever for a zone that is held, and without waiting for requests
+// that can be queued.
+const Quietly = dmcrypt.SkipLockFS | dmcrypt.NoFlush
+
+// Stack is the private mappings of one volume's rotation.
+type Stack struct {
+	Kernel
+	s      spec.Volume
+	uuid   string
+	Layout reencrypt.Layout
+
+	Old, New, Overlay, Hot dmcrypt.Number
+	ReadOnly               bool
+}
+
+// NewStack is the stack of the rotation that h and its record in c describe. No
+// mapping is looked at yet.
+func (k Kernel) NewStack(s spec.Volume, h *header.Header, c *header.Storage) (*Stack, error) {
+	l, err := h.Layout(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Stack{Kernel: k, s: s, uuid: h.LUKS.UUID, Layout: l, ReadOnly: c.Data.ReadOnly()}, nil
+}
+
+// Name is that of one of the mappings.
+func (k *Stack) Name(suffix string) string { return k.s.Mapping + suffix }
+
+func (k *Stack) helper(suffix string) (name, uuid string) {
+	name = k.Name(suffix)
+	return name, dmcrypt.HelperUUID(k.uuid, name)
+}
+
+// Look finds a mapping of the stack; zero if it is not there.
+func (k *Stack) Look(suffix string) (dmcrypt.Info, error) {
+	name, uuid := k.helper(suffix)
+	info, err := k.Mapper.Info(name)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return dmcrypt.Info{}, nil
+	}
+	if err == nil && info.UUID != uuid {
+		err = fault.Newf(fault.MappingMismatch, "mapping %s exists and is not ours: uuid %q", name, info.UUID)
+	}
+	return info, err
+}
+
+// Attach finds the mappings of a stack that is live.
+func (k *Stack) Attach() error {
+	for _, x := range []struct {
+		suffix string
+		to     *dmcrypt.Number
+		must   bool
+	}{{OldSuffix, &k.Old, true}, {NewSuffix, &k.New, true}, {OverlaySuffix, &k.Overlay, true}, {HotSuffix, &k.Hot, false}} {
+		info, err := k.Look(x.suffix)
+		if err != nil {
+			return err
+		}
+		if x.must && info.Number.IsZero() {
+			return fault.Newf(fault.MappingMismatch, "mapping %s is missing below the live volume", k.Name(x.suffix))
+		}
+		*x.to = info.Number
+	}
+	return nil
+}
+
+// Build makes the mappings of both sides with their keys.
+func (k *Stack) Build(ctx context.Context, h *header.Header, c *header.Storage, oldKey, newKey source.Key) (err error) {
+	for _, x := range []struct {
+		suffix string
+		h      *header.Header
+		key    source.Key
+		to     *dmcrypt.Number
+	}{{OldSuffix, h, oldKey, &k.Old}, {NewSuffix, h.Next, newKey, &k.New}} {
+		name, uuid := k.helper(x.suffix)
+		a, err := k.Activate(ctx, name, uuid, Description(x.h), x.key, k.ReadOnly, func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {
+			return DataTable(x.h, k.s, c.Data.Number(), ref)
+		})
+		if err != nil {
+			return errors.Join(err, k.Remove(ctx))
+		}
+		*x.to = a.Num
+	}
+	return nil
+}
+
+// BuildOverlay makes the overlay as a record has it.
+func (k *Stack) BuildOverlay(ctx context.Context, r reencrypt.Record) (err error) {
+	k.Overlay, err = k.activatePlain(ctx, OverlaySuffix, k.pieces(k.Layout.Pieces(r.Position, reencrypt.Zone{})))
+	return err
+}
+
+// activatePlain makes a private mapping that needs no key.
+func (k *Stack) activatePlain(ctx context.Context, suffix string, t dmcrypt.Table) (dmcrypt.Number, error) {
+	name, uuid := k.helper(suffix)
+	if err := k.RemoveLeftover(ctx, name, uuid); err != nil {
+		return dmcrypt.Number{}, err
+	}
+	return k.Mapper.Activate(ctx, name, uuid, t, k.ReadOnly)
+}
+
+// pieces is the overlay's table.
+func (k *Stack) pieces(list []reencrypt.Piece) dmcrypt.Table {
+	t := make(dmcrypt.Table, 0, len(list))
+	for _, p := range list {
+		to := k.Old
+		switch {
+		case p.Hot:
+			to = k.Hot
+		case p.Side == reencrypt.New:
+			to = k.New
+		}
+		start := uint64(p.Start / header.SectorBytes)
+		t = append(t, dmcrypt.Linear{Start: start, Length: uint64(p.Length / header.SectorBytes), Device: to, Offset: start})
+	}
+	return t
+}
+
+// Whole is a table that shows all of another mapping.
+func (k *Stack) Whole(n dmcrypt.Number) dmcrypt.Table {
+	return dmcrypt.Table{dmcrypt.Linear{Length: uint64(k.Layout.DataSize / header.SectorBytes), Device: n}}
+}
+
+// Remove takes away all mappings of the stack, also after ctx was cancelled.
+func (k *Stack) Remove(ctx context.Context) error {
+	_, err := k.RemovePrivate(context.WithoutCancel(ctx), k.s)
+	return err
+}
+
+// IsTop reports whether a live table is that of a volume over the overlay.
+func (k *Stack) IsTop(live dmcrypt.Table) bool {
+	return !k.Overlay.IsZero() && k.Whole(k.Overlay).Equal(live)
+}
+
+// Settle makes a live volume that a killed rotation left usable: the zone that
+// is held goes to the side that the record names, and whatever is suspended is
+// resumed.
+//
+// What is held in the hot mapping continues before the overlay is suspended,
+// which waits for it. With the overlay suspended nothing can be in the hot
+// mapping, whose table may then be of another zone.
+func (k *Stack) Settle(ctx context.Context, e *reencrypt.Engine) error {
+	r, err := e.Recover(ctx)
+	if err != nil {
+		return err
+	}
+	over, err := k.Look(OverlaySuffix)
+	if err != nil {
+		return err
+	}
+	if err := k.settleHot(ctx, r, over.Suspended); err != nil {
+		return err
+	}
+	if err := k.Rest(ctx, r); err != nil {
+		return err
+	}
+	top, err := k.Mapper.Info(k.s.Mapping)
+	if err != nil || !top.Suspended {
+		return err
+	}
+	if err := k.Mapper.Clear(k.s.Mapping); err != nil {
+		return err
+	}
+	return k.Mapper.Resume(k.s.Mapping, dmcrypt.Public, Quietly)
+}
+
+func (k *Stack) settleHot(ctx context.Context, r reencrypt.Record, overlaySuspended bool) error {
+	hot, err := k.Look(HotSuffix)
+	if err != nil || hot.Number.IsZero() || !hot.Suspended {
+		return err
+	}
+	if !overlaySuspended {
+		side, err := k.heldSide(r)
+		if err != nil {
+			return err
+		}
+		if err := k.Mapper.Load(ctx, k.Name(HotSuffix), k.Whole(side), false); err != nil {
+			return err
+		}
+	}
+	return k.Mapper.Resume(k.Name(HotSuffix), dmcrypt.Private, Quietly)
+}
+
+// heldSide is the mapping that the zone in the overlay's table belongs to.
+func (k *Stack) heldSide(r reencrypt.Record) (dmcrypt.Number, error) {
+	live, err := k.Mapper.Table(k.Name(OverlaySuffix))
+	if err != nil {
+		return dmcrypt.Number{}, err
+	}
+	at := slices.IndexFunc(live, func(t dmcrypt.Target) bool {
+		l, ok := t.(dmcrypt.Linear)
+		return ok && l.Device == k.Hot
+	})
+	if at < 0 {
+		return k.New, nil // nothing leads to it
+	}
+	start, length := live[at].Extent()
+	for _, p := range k.Layout.Pieces(r.Position, reencrypt.Zone{}) {
+		from, to := int64(start)*header.SectorBytes, int64(start+length)*header.SectorBytes
+		if p.Start <= from && to <= p.Start+p.Length {
+			if p.Side == reencrypt.New {
+				return k.New, nil
+			}
+			return k.Old, nil
+		}
+	}
+	return dmcrypt.Number{}, fault.New(fault.RotationDamaged,
+		fmt.Sprintf("the held zone at sector %d is on neither side of position %d", start, r.Position), nil)
+}
+
+// show makes the overlay show the pieces, and nothing else.
+func (k *Stack) show(ctx context.Context, list []reencrypt.Piece) error {
+	name := k.Name(OverlaySuffix)
+	if err := k.Mapper.Load(ctx, name, k.pieces(list), false); err != nil {
+		return err
+	}
+	if err := k.Mapper.Suspend(ctx, name, Quietly); err != nil {
+		return errors.Join(err, k.Mapper.Clear(name), k.Mapper.Resume(name, dmcrypt.Private, Quietly))
+	}
+	return k.Mapper.Resume(name, dmcrypt.Private, Quietly)
+}
+
+// Node is the kernel's own name of a mapped device.
+func Node(n dmcrypt.Number) string { return fmt.Sprintf("/dev/dm-%d", n.Minor) }
+
+// Holds reports whether some of a volume under rotation is suspended.
+func (k Kernel) Holds(s spec.Volume) (bool, error) {
+	over, err := k.Mapper.Info(s.Mapping + OverlaySuffix)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	top, err := k.Mapper.Info(s.Mapping)
+	if errors.Is(err, dmcrypt.ErrNotFound) {
+		return false, nil // nobody can wait for what is not there
+	}
+	if err != nil {
+		return false, err
+	}
+	hot, err := k.Mapper.Info(s.Mapping + HotSuffix)
+	if err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
+		return false, err
+	}
+	return top.Suspended || over.Suspended || hot.Suspended, nil
+}

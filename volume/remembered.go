@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
+)
+
+// remembered is what the board keeps of a volume apart from its device: that it was
+// made here. It distinguishes a header that is gone from one that never was. Nothing is
+// opened or overwritten because of it.
+type remembered struct {
+	UUID string `json:"uuid"`
+	// Device and Header are as configured: where the volume was.
+	Device string    `json:"device"`
+	Header string    `json:"header"`
+	At     time.Time `json:"at"`
+}
+
+func rememberedPath(s spec.Volume) string {
+	return filepath.Join(s.StateDir, "volumes", s.Name+".json")
+}
+
+// remember records a volume where the state directory can be written. Elsewhere the
+// device alone has to tell.
+func (m *Manager) remember(s spec.Volume, uuid string) {
+	if r, ok := m.recall(s); ok && r.UUID == uuid {
+		return
+	}
+	m.record(s, remembered{UUID: uuid, Device: s.Device, Header: s.Header, At: m.sys.Now().UTC().Truncate(time.Second)})
+}
+
+// record reports whether the record could be written.
+func (m *Manager) record(s spec.Volume, r remembered) bool {
+	data, err := json.Marshal(r)
+	if err == nil {
+		err = m.sys.Files.Replace(rememberedPath(s), append(data, '\n'), 0o600)
+	}
+	if err != nil {
+		m.sys.Log.Debug("that the volume was made here is not recorded", "volume", s.Name, "error", err)
+	}
+	return err == nil
+}
+
+// recall is the record of a volume in the place that the configuration names.
+func (m *Manager) recall(s spec.Volume) (r remembered, ok bool) {
+	data, err := m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.sys.Log.Debug("whether the volume was made here cannot be read", "volume", s.Name, "error", err)
+	}
+	return r, err == nil && r.UUID != "" && r.Device == s.Device && r.Header == s.Header
+}
+
+// forget removes the record of a volume that is no more.
+func (m *Manager) forget(s spec.Volume) {
+	if err := m.sys.Files.Remove(rememberedPath(s)); err != nil {
+		m.sys.Log.Debug("the record that the volume was made here stays", "volume", s.Name, "error", err)
+	}
+}
+
+// explainNoHeader adds to the error of a header that cannot be used what there is to
+// know about it.
+func (m *Manager) explainNoHeader(s spec.Volume, path string, err error) error {
+	err = m.explainMissing(s, path, err)
+	switch fault.CodeOf(err) {
+	case fault.HeaderMissing, fault.HeaderDamaged, fault.HeaderInvalid, fault.PlaintextFound, fault.ForeignHeader:
+	default:
+		return err
+	}
+	if info, infoErr := m.sys.Mapper.Info(s.Mapping); infoErr == nil && info.Live && strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) {
+		err = fmt.Errorf("%w; /dev/mapper/%s is still open: save what is in it before it is locked", err, s.Mapping)
+	}
+	return err
+}
+
+// explainMissing tells a header that is gone from one that never was. err says that
+// there is none, or what lies in its place. Where the device is empty now, nothing is
+// left to lose.
+func (m *Manager) explainMissing(s spec.Volume, path string, err error) error {
+	switch fault.CodeOf(err) {
+	case fault.NotProvisioned, fault.PlaintextFound, fault.ForeignHeader:
+	default:
+		return err
+	}
+	data, openErr := m.sys.Devices.Open(path, blockdev.Flags{})
+	if openErr != nil {
+		return err
+	}
+	defer data.Close()
+	if r, ok, readErr := m.eraseRecordOf(s, data); readErr != nil || ok && r.State == header.EraseDone {
+		return err
+	}
+	r, made := m.recall(s)
+	if !fault.Is(err, fault.NotProvisioned) {
+		if made {
+			err = fmt.Errorf("%s: %w", r.text(s), err)
+		}
+		return err // what lies there is named
+	}
+	if s.Detached() && fault.Is(header.Plaintext(data), fault.PlaintextFound) {
+		return err // a filesystem in plain text, as before its encryption
+	}
+	if made {
+		if e, err := blockdev.Sample(data, data.Size()); err == nil && e.Empty {
+			return fault.Newf(fault.NotProvisioned, "%s, and %s is empty now: it is another disk, or all of it was discarded", r.text(s), path)
+		}
+		return fault.New(fault.HeaderMissing, "the header is gone: "+r.text(s), err)
+	}
+	from := s.HeaderSize
+	if s.Detached() {
+		from = 0
+	}
+	at, readErr := findNoise(data, from)
+	if readErr != nil || at < 0 {
+		return err
+	}
+	return fault.New(fault.HeaderMissing, fmt.Sprintf("the header is gone, unless the device is not the volume's: what lies at byte %d of %s looks like ciphertext", at, path), err)
+}
+
+func (r remembered) text(s spec.Volume) string {
+	return fmt.Sprintf("volume %q (uuid %q) was made on %s on %s", s.Name, r.UUID, s.Device, r.At.Format(time.DateOnly))
+}
+
+// searchedForNoise is how much of the data is searched for ciphertext, in bytes: every
+// filesystem writes to the first MiB.
+const searchedForNoise = 16 * header.MiB
+
+// findNoise looks for a block that cannot be distinguished from ciphertext; -1 where there is
+// none.
+func findNoise(data header.Device, from int64) (int64, error) {
+	buf := make([]byte, header.MiB)
+	for end := min(from+searchedForNoise, data.Size()); from < end; {
+		p := buf[:min(int64(len(buf)), end-from)]
+		if n, err := data.ReadAt(p, from); n < len(p) {
+			return -1, err
+		}
+		for at := 0; at+header.BlockAlign <= len(p); at += header.BlockAlign {
+			if noisy(p[at : at+header.BlockAlign]) {
+				return from + int64(at), nil
+			}
+		}
+		from += int64(len(p))
+	}
+	return -1, nil
+}
+
+// noisy reports whether the bytes of a block are spread as evenly as chance spreads
+// them: chi-squared, with 255 degrees of freedom, within seven deviations.
+func noisy(block []byte) bool {
+	var count [256]int
+	for _, b := range block {
+		count[b]++
+	}
+	chi, expected := 0.0, float64(len(block))/256
+	for _, n := range count {
+		chi += (float64(n) - expected) * (float64(n) - expected) / expected
+	}
+	return chi > 255-7*22.6 && chi < 255+7*22.6
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
+)
+
+// RenameOptions change how a volume gets another name.
+type RenameOptions struct {
+	// DryRun looks and changes nothing.
+	DryRun bool
+	// Progress is called for each step when it is done.
+	Progress func(Step)
+}
+
+// Rename gives the volume that was made as old the name that the configuration has for
+// it: the header's label, and the check of the key, which is bound to the name. The
+// key, its recovery copy, the data and the filesystem with its UUID stay as they are.
+// Only a locked volume is renamed: the name of a mapping in use, its units and its
+// place in the table of mounts are the old one's. Wherever it is cut off the volume has
+// one of the two names, and the same command finishes it.
+func (m *Manager) Rename(ctx context.Context, s spec.Volume, old string, o RenameOptions) (Result, error) {
+	n := &renaming{Manager: m, s: s, was: s, o: o, j: m.begin(s, o.Progress)}
+	n.was.Name = old
+	return n.j.result, Failed(ctx, "rename", s, n.locked(ctx))
+}
+
+// renaming is one run over one volume.
+type renaming struct {
+	*Manager
+	// was is the configuration with the name that the volume had.
+	s, was spec.Volume
+	o      RenameOptions
+	j      *runLog
+	c      *header.Storage
+	h      *header.Header
+}
+
+// locked takes the lock of the old name, too.
+func (n *renaming) locked(ctx context.Context) (err error) {
+	release, err := n.sys.Locks.Acquire(ctx, n.was.Name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return n.onDevice(ctx, n.s, func(path string) error { return n.onPath(ctx, path) })
+}
+
+func (n *renaming) onPath(ctx context.Context, path string) (err error) {
+	if n.c, err = n.openContainer(n.s, path, rotationFlags(!n.o.DryRun)); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.c.Close()) }()
+	if n.h, err = header.Read(n.c); err != nil {
+		return err
+	}
+	n.j.of(n.h, path)
+	if err := n.mayRename(ctx); err != nil {
+		return err
+	}
+	if n.o.DryRun {
+		if !n.renamed() {
+			n.j.would(fmt.Sprintf("prove the key, and give the volume the name %q instead of %q", n.s.Name, n.was.Name))
+		}
+		n.j.result.Already = n.renamed()
+		return nil
+	}
+	return n.run(ctx)
+}
+
+// renamed reports whether the header has the new name already.
+func (n *renaming) renamed() bool { return n.h.LUKS.Label == n.s.Name }
+
+// mayRename applies the rules that stand before anything is written.
+func (n *renaming) mayRename(ctx context.Context) error {
+	as := n.was
+	if n.renamed() {
+		as = n.s
+	} else if is := n.h.LUKS.Label; is != n.was.Name {
+		return fault.Newf(fault.HeaderMismatch, "the volume on %s has the name %q, neither %q nor %q", n.c.Data.Path(), is, n.was.Name, n.s.Name)
+	}
+	if err := n.mayOpen(as, n.h, n.j); err != nil {
+		return err
+	}
+	switch {
+	case n.h.Next != nil:
+		return fault.Newf(fault.RotationUnderWay, "a rotation is under way, and both its keys are bound to the name: finish it under the old one")
+	case n.h.Unbound():
+		return fault.Newf(fault.RenameRefused, "the detached header has no check that binds its key to a name: `imxcrypt provision` adds it, under the old name")
+	case n.renamed():
+		return nil
+	}
+	if err := headerWritable(n.h, n.c); err != nil {
+		return err
+	}
+	if n.o.DryRun {
+		_, err := n.kernel.UsedByUs(n.s, n.h, n.c.Data)
+		return err
+	}
+	return n.kernel.Claim(ctx, n.s, n.h, n.c.Data, true)
+}
+
+func (n *renaming) run(ctx context.Context) (err error) {
+	if n.renamed() {
+		// Once more with the key, since a run that was cut off did not come to it.
+		n.j.result.Already = true
+		err = n.proveOpens(ctx, n.s, n.h, n.c)
+	} else {
+		next, lh := *n.h, *n.h.LUKS
+		lh.Label = n.s.Name
+		next.LUKS = &lh
+		if n.h, err = n.rebind(ctx, n.s, n.c, n.h, next); err == nil {
+			n.j.did("header written and proved")
+			n.j.warn("back up the header again: an older backup has the old name (imxcrypt header backup " + n.s.Name + " FILE)")
+		}
+	}
+	if err == nil {
+		n.moveRecord()
+	}
+	return err
+}
+
+// moveRecord has the board know the volume by its new name, and no longer by the old.
+func (n *renaming) moveRecord() {
+	r, ok := n.recall(n.was)
+	if !ok || r.UUID != n.h.LUKS.UUID {
+		n.remember(n.s, n.h.LUKS.UUID)
+		return
+	}
+	if n.record(n.s, r) {
+		n.forget(n.was)
+	}
+}

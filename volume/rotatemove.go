@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/fault"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+)
+
+// defaultMaxHold is how long a zone should be held: an fsync waits for it, and
+// some programs notice more.
+const defaultMaxHold = 100 * time.Millisecond
+
+// moveRest moves what is not moved yet, and ends the rotation.
+func (x *rotating) moveRest(ctx context.Context) error {
+	r, err := x.h.RotationRecord(x.c)
+	if err != nil {
+		return err
+	}
+	x.progress = &Rotation{Done: r.Done(), Total: r.DataSize, Generation: x.h.Next.Token.Generation}
+	if x.h.Decrypting() {
+		x.progress.Generation = 0
+	}
+	if x.h.Encrypting() && x.c.Detached() && r.Untouched() && !x.live {
+		if err := x.stillPlain(); err != nil {
+			return err
+		}
+	}
+	// Before the first key that the data is moved with is opened.
+	x.trusted = x.awake()
+	var next source.Key
+	// A first key without a check is no key to prove.
+	if err = x.h.Begun(); err == nil {
+		next, err = x.openProved(ctx, x.s, x.h.Next, x.c, nil)
+	}
+	if err != nil {
+		if dropped, dropErr := x.drop(ctx, r, err); dropped || dropErr != nil {
+			return dropErr
+		}
+		return err
+	}
+	defer next.Wipe()
+	if x.o.InitOnly {
+		return nil
+	}
+	k, err := x.kernel.NewStack(x.s, x.h, x.c)
+	if err != nil {
+		return err
+	}
+	if r.Phase != reencrypt.Finished {
+		if err := x.move(ctx, k, next); err != nil {
+			return err
+		}
+		x.j.did("data moved")
+	}
+	return x.finish(ctx, k, next)
+}
+
+// move runs the engine over the mappings of both sides.
+func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) error {
+	if err := x.mapSides(ctx, k, next); err != nil {
+		return err
+	}
+	var e *reencrypt.Engine
+	err := x.withEngine(k, x.h, x.c, func(o *reencrypt.Options) { x.hooks(o, k, &e) }, func(engine *reencrypt.Engine) error {
+		e = engine
+		err := e.Run(ctx)
+		var unsettled *reencrypt.UnsettledError
+		if x.live && !errors.As(err, &unsettled) {
+			err = errors.Join(err, k.Rest(ctx, e.Record()))
+		}
+		return err
+	})
+	if e != nil && e.Record().DataSize > 0 {
+		x.progress.Done = e.Record().Done()
+	}
+	if err != nil && !x.live {
+		err = errors.Join(err, k.Remove(ctx))
+	}
+	return err
+}
+
+// mapSides makes the mappings that the data moves between, or takes those that
+// are under a live volume already.
+func (x *rotating) mapSides(ctx context.Context, k *mapping.Stack, next source.Key) error {
+	if x.live {
+		live, err := x.sys.Mapper.Table(x.s.Mapping)
+		if err != nil {
+			return err
+		}
+		over, err := k.Look(mapping.OverlaySuffix)
+		if err != nil {
+			return err
+		}
+		if k.Overlay = over.Number; k.IsTop(live) {
+			if err := x.takeOver(ctx, k); err != nil || !x.h.Encrypting() {
+				return err
+			}
+			return x.sameKey(ctx, k, next)
+		}
+	}
+	old, err := x.openProved(ctx, x.s, x.h, x.c, nil)
+	if err != nil {
+		return err
+	}
+	defer old.Wipe()
+	if err := k.Build(ctx, x.h, x.c, old, next); err != nil {
+		return err
+	}
+	if !x.live {
+		return nil
+	}
+	return x.putOver(ctx, k)
+}
+
+// takeOver continues with the mappings under a live volume, without the hot one
+// that an earlier run may have left.
+func (x *rotating) takeOver(ctx context.Context, k *mapping.Stack) error {
+	if err := k.Attach(); err != nil {
+		return err
+	}
+	if !k.Hot.IsZero() {
+		r, err := x.h.RotationRecord(x.c)
+		if err != nil {
+			return err
+		}
+		if err := k.Rest(ctx, r); err != nil {
+			return err
+		}
+	}
+	return x.stillOpen()
+}
+
+// putOver slides the overlay under a live volume.
+func (x *rotating) putOver(ctx context.Context, k *mapping.Stack) error {
+	r, err := x.h.RotationRecord(x.c)
+	if err == nil {
+		err = k.BuildOverlay(ctx, r)
+	}
+	if err == nil {
+		err = x.sys.Mapper.Swap(ctx, x.s.Mapping, k.Whole(k.Overlay), false, dmcrypt.Public, mapping.Quietly)
+	}
+	if err != nil {
+		return errors.Join(err, k.Remove(ctx))
+	}
+	x.j.did("volume put over the rotation's mappings")
+	return nil
+}
+
+// hooks connects the engine with the mappings and with those who watch.
+func (x *rotating) hooks(o *reencrypt.Options, k *mapping.Stack, e **reencrypt.Engine) {
+	o.Hooks.Progress = func(p reencrypt.Progress) {
+		x.progress.Done, x.progress.Total, x.progress.Held = p.Done, p.Total, p.Held
+		if x.o.Moved != nil {
+			x.o.Moved(*x.progress)
+		}
+	}
+	o.Hooks.Trusted = x.trusted
+	if x.o.RateLimit > 0 {
+		o.Hooks.Throttle = throttle(x.o.RateLimit)
+	}
+	if !x.live {
+		return
+	}
+	o.MaxHold = x.o.MaxHold
+	if o.MaxHold <= 0 {
+		o.MaxHold = defaultMaxHold
+	}
+	o.Hooks.Hold = func(ctx context.Context, z reencrypt.Zone) error { return k.Hold(ctx, (*e).Record().Position, z) }
+	o.Hooks.Release = func(ctx context.Context, _ reencrypt.Zone, side reencrypt.View) error { return k.Release(ctx, side) }
+}
+
+// throttle waits so that no more than rate bytes are moved in a second. Time
+// in which nothing was moved is not made up for.
+func throttle(rate int64) func(context.Context, int64) error {
+	var next time.Time
+	return func(ctx context.Context, n int64) error {
+		now := time.Now()
+		wait := next.Sub(now)
+		next = now.Add(max(wait, 0) + time.Duration(float64(n)/float64(rate)*float64(time.Second)))
+		if wait <= 0 {
+			return nil
+		}
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// awake returns a function that fails once the system has been suspended: on most
+// chips the black keys under the mappings are dead then, and an ECB key would have
+// all that is still to be moved copied as noise.
+func (x *rotating) awake() func() error {
+	before := x.sys.Slept()
+	return func() error {
+		if !x.sys.Slept().Since(before) {
+			return nil
+		}
+		return fault.Newf(fault.KeysLost, "the system was suspended while the volume was rotated, in which most chips lose the keys that are in the kernel; what was copied since the last record is not trusted, and stays as it was")
+	}
+}
+
+// stillOpen looks through the live volume. Its mappings were made by an earlier run,
+// and when the system was suspended since, their keys may be dead: an ECB key would
+// have the rest of the data copied as noise.
+func (x *rotating) stillOpen() error {
+	info, err := x.sys.Mapper.Info(x.s.Mapping)
+	if err != nil {
+		return err
+	}
+	is, why := x.condition(x.s, info)
+	if is.lost() {
+		return lostKey(x.s, is, why)
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"imxcrypt/caam"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
+)
+
+// rotationPlan is what a rotation begins with.
+type rotationPlan struct {
+	source source.Source
+	layout reencrypt.Layout
+	state  caam.SecurityState
+	copies copies
+}
+
+// plan applies every rule that may refuse a rotation which is not under way yet.
+func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
+	if p.source, err = x.sources.Of(x.s); err != nil {
+		return p, err
+	}
+	if p.layout, err = x.h.PlanRotation(x.s, x.c); err != nil {
+		return p, err
+	}
+	if p.state, err = x.stateAllowed(); err != nil {
+		return p, err
+	}
+	if p.copies, err = x.copies(); err != nil {
+		return p, err
+	}
+	if err := x.proveOld(ctx); err != nil || x.h.Changes(x.s) == "" {
+		return p, err // the old key's table is like the new one's
+	}
+	return p, x.tryKernel(ctx, x.s)
+}
+
+// planLocked is plan for a dry run, which holds the volume's lock only here: every
+// command makes the mappings that the old key is proved through.
+func (x *rotating) planLocked(ctx context.Context) (p rotationPlan, err error) {
+	release, err := x.sys.Locks.Acquire(ctx, x.s.Name)
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return x.plan(ctx)
+}
+
+// stateAllowed applies the rules about the chip's security state to a new key.
+func (x *rotating) stateAllowed() (caam.SecurityState, error) {
+	if !spec.Sealed(x.s.Source) {
+		return caam.Unknown, nil
+	}
+	state := x.sys.SecurityState()
+	if state == caam.Open && !x.s.AllowOpenState {
+		return state, fault.Newf(fault.OpenStateRefused, "this chip is open: a new key would be sealed with the test master key that all open chips share, and lost when the chip is closed")
+	}
+	return state, nil
+}
+
+// proveOld proves the key that the data is under, and that what lies in the volume can
+// be used afterwards. In a detached header of an earlier version the key gets a check.
+func (x *rotating) proveOld(ctx context.Context) error {
+	// The configuration may ask for another source by now.
+	old, err := x.openProved(ctx, x.h.Changeable(x.s), x.h, x.c, nil)
+	if err != nil {
+		return err
+	}
+	defer old.Wipe()
+	// Data that is noise through the key is another key's, however its check is: to
+	// encrypt the noise would destroy it. What is damaged may be rotated.
+	err = x.verifyFilesystem(ctx, x.s, x.h, x.c, old, x.j)
+	if fault.Is(err, fault.KeyWrong) || ctx.Err() != nil {
+		return err
+	}
+	if err != nil || !x.s.Filesystem.ProvesKey() {
+		if err := x.allOfFilesystem(ctx, old); err != nil {
+			return err
+		}
+	}
+	if err := x.largerSectors(ctx, old); err != nil {
+		return err
+	}
+	if x.h.Check.Exists() || x.o.DryRun {
+		return nil
+	}
+	return x.kernel.DeriveCheck(ctx, x.s, x.h, x.c, old)
+}
+
+// allOfFilesystem refuses to rotate less than the filesystem: with the header of before
+// a resize its end would be left under a key that nothing has any more, or be
+// overwritten by the data that moves.
+func (x *rotating) allOfFilesystem(ctx context.Context, old source.Key) error {
+	if x.c.Detached() || !x.s.Filesystem.Made() {
+		return nil
+	}
+	var size int64
+	err := x.kernel.WithData(ctx, x.s, x.h, x.c.Data.Number(), old, func(a *mapping.Private) error {
+		return mapping.WithDevice(a, false, func(d header.Device) error {
+			// As if the device had the room; what is not seen then, either, is damaged.
+			if sb, err := fsprobe.ReadType(d, math.MaxInt64, x.s.Filesystem.Type); err == nil && sb.Verified {
+				size = sb.Size
+			}
+			return nil
+		})
+	})
+	if err == nil && size > x.h.Segment.Size {
+		err = fault.Newf(fault.HeaderRolledBack, "the %s filesystem has %d bytes, and by its header the volume has %d: the header is of before a resize, and a rotation would lose the rest. `imxcrypt resize %s` gives the volume its size again",
+			x.s.Filesystem.Type, size, x.h.Segment.Size, x.s.Name)
+	}
+	return err
+}
+
+func (x *rotating) announceSteps(ctx context.Context) error {
+	switch {
+	case x.decrypts:
+		x.j.would(fmt.Sprintf("decrypt %d bytes of %s in place, protected by a journal; %s", x.h.Segment.Size, x.c.Data.Path(), durationAt(x.h.Segment.Size, journalRate)))
+		x.j.would("remove " + x.s.Header)
+		return nil
+	case x.h.Encrypting():
+		x.j.would("continue to encrypt " + x.c.Data.Path())
+		return nil
+	case x.h.Decrypting():
+		x.j.would("continue to decrypt " + x.c.Data.Path())
+		return nil
+	}
+	if x.h.Next == nil {
+		p, err := x.planLocked(ctx)
+		if err != nil {
+			return err
+		}
+		l, want := p.layout, p.copies
+		if changes := x.h.Changes(x.s); changes != "" {
+			x.j.would("change " + changes)
+		}
+		x.j.would(fmt.Sprintf("create a key of %d bytes, generation %d, and prove it", x.s.KeySize, x.h.Token.Generation+1))
+		switch {
+		case want.any():
+			x.j.would("seal a recovery copy of it to " + want.String())
+		case x.h.Token.Recovery.Made():
+			x.j.would("make no recovery copy of it, which the old key has")
+		}
+		x.j.would(fmt.Sprintf("move %d bytes from byte %d to byte %d of %s, protected by a %s", l.DataSize, l.OldOffset, l.NewOffset, x.c.Data.Path(), l.Mode))
+	} else {
+		x.j.would(fmt.Sprintf("continue the rotation to generation %d", x.h.Next.Token.Generation))
+	}
+	x.j.would("remove the old key from the header")
+	return nil
+}
+
+// largerSectors refuses crypt sectors that the filesystem cannot stand on: it
+// writes in smaller pieces, which the device would not take any more.
+func (x *rotating) largerSectors(ctx context.Context, old source.Key) error {
+	to := x.s.SectorSize
+	if to <= x.h.Segment.SectorSize {
+		return nil
+	}
+	if !x.s.Filesystem.Made() {
+		return fault.Newf(fault.SectorsRefused, "sector_size %d: the volume is of filesystem: %s, so nothing shows in what pieces it is written; its sectors can only become smaller", to, x.s.Filesystem.Type)
+	}
+	sb, err := x.superblock(ctx, old)
+	if errors.Is(err, fsprobe.ErrNone) {
+		return fault.New(fault.SectorsRefused, fmt.Sprintf("sector_size %d: the filesystem is not a known one; its sectors can only become smaller", to), err)
+	}
+	if err != nil {
+		return err
+	}
+	if sb.Sector < to {
+		return fault.Newf(fault.SectorsRefused, "sector_size %d: the %s filesystem writes in pieces of %d bytes, and could no longer be used; it would have to be made again", to, sb.Type, sb.Sector)
+	}
+	return nil
+}
+
+// superblock reads the filesystem's through a mapping of its own.
+func (x *rotating) superblock(ctx context.Context, old source.Key) (sb *fsprobe.Superblock, err error) {
+	err = x.kernel.WithData(ctx, x.s, x.h, x.c.Data.Number(), old, func(a *mapping.Private) (err error) {
+		sb, err = mapping.Probe(a)
+		return err
+	})
+	return sb, err
+}

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"runtime"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
+	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
+	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
+	"imxcrypt/volume/volumetest"
+)
+
+const uuid = "5b5ae3a8-3c5a-4b7a-9d3a-2f6d7c1e0a11"
+
+// board is one machine with a key source: what a source stores outside of the blob
+// survives between calls of open.
+type board struct {
+	open func(t testing.TB) source.Source
+	// red returns the key that the cipher would use for a kernel key's payload.
+	red func(payload []byte) ([]byte, error)
+	// damage damages what the source stores outside of the blob; nil if nothing.
+	damage func(t testing.TB, r source.Request)
+}
+
+// contract is one key source under test.
+type contract struct {
+	name   string
+	wraps  []caam.Wrap
+	sizes  []int // of keys, in bytes
+	board  func(t testing.TB, ring source.Keyring) board
+	absent fault.Code // on another board
+	// damaged lists the codes of a damaged key.
+	damaged []fault.Code
+	// mismatch is the code of a key of another size.
+	mismatch fault.Code
+	// late: the hardware is not asked before the key is used, and refuses then.
+	late bool
+}
+
+// contracts lists every key source. A new source adds an entry.
+func contracts() []contract {
+	return []contract{{
+		name:  spec.SourceCAAM,
+		wraps: []caam.Wrap{caam.ECB, caam.CCM},
+		sizes: []int{16, 32},
+		board: func(t testing.TB, ring source.Keyring) board {
+			chip := caamtest.RandomChip()
+			from := source.Sources{Chip: func() (source.Chip, error) { return chip, nil }, Keyring: ring}
+			return board{open: opener(from, spec.SourceCAAM), red: chip.Unwrap}
+		},
+		absent:   fault.BlobRejected,
+		damaged:  []fault.Code{fault.BlobDamaged, fault.BlobRejected},
+		mismatch: fault.KeyLengthMismatch,
+	}, {
+		name:  spec.SourceTrusted,
+		wraps: []caam.Wrap{""},
+		sizes: []int{32, 64},
+		board: func(t testing.TB, ring source.Keyring) board {
+			ring.(*volumetest.Ring).Trust = caamtest.RandomChip()
+			return board{
+				open: opener(source.Sources{Keyring: ring}, spec.SourceTrusted),
+				red:  func(payload []byte) ([]byte, error) { return payload, nil },
+			}
+		},
+		absent: fault.BlobRejected,
+		// A blob that was cut may have the form of another trust source's.
+		damaged:  []fault.Code{fault.BlobDamaged, fault.BlobRejected, fault.TrustOther},
+		mismatch: fault.BlobDamaged,
+	}, {
+		name:  keysource.Protected,
+		wraps: []caam.Wrap{caam.ECB, caam.CCM},
+		sizes: []int{32},
+		board: func(t testing.TB, ring source.Keyring) board {
+			chip := caamtest.RandomChip()
+			ring.(*volumetest.Ring).Trust = chip
+			return board{open: opener(source.Sources{Keyring: ring}, keysource.Protected), red: chip.UnwrapProtected}
+		},
+		damaged:  []fault.Code{fault.BlobDamaged, fault.BlobRejected},
+		mismatch: fault.BlobDamaged,
+		late:     true,
+	}, {
+		name:  spec.SourceDev,
+		wraps: []caam.Wrap{""},
+		sizes: []int{16, 32},
+		board: func(t testing.TB, ring source.Keyring) board {
+			files := volumetest.NoFiles()
+			from := source.Sources{Keyring: ring, Files: files, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)}
+			return board{
+				open: opener(from, spec.SourceDev),
+				red:  func(payload []byte) ([]byte, error) { return payload, nil },
+				damage: func(t testing.TB, r source.Request) {
+					path := source.Dev{Dir: stateDir}.Path(r)
+					whole, err := files.Read(path, atomicfile.ReadOptions{MaxSize: 64})
+					if err == nil {
+						err = files.Replace(path, whole[:len(whole)-1], 0o600)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				},
+			}
+		},
+		absent:   fault.KeyFileDamaged,
+		damaged:  []fault.Code{fault.KeyFileDamaged},
+		mismatch: fault.KeyFileDamaged,
+	}}
+}
+
+const stateDir = "/var/lib/imxcrypt"
+
+// opener opens the source of keys that package keysource names so.
+func opener(from source.Sources, keys string) func(testing.TB) source.Source {
+	return func(t testing.TB) source.Source {
+		s := spec.Volume{Name: "data", Source: keys, Cipher: keysource.CipherNames(keys)[0], AllowInsecure: true, StateDir: stateDir}
+		if keys == keysource.Protected {
+			s.Source, s.Protected = spec.SourceTrusted, true
+		}
+		src, err := from.Of(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return src
+	}
+}
+
+// subject is a board with the ring of its threads.
+type subject struct {
+	board
+	contract
+	ring *volumetest.Ring
+}
+
+func (c contract) subject(t testing.TB) subject {
+	ring := &volumetest.Ring{}
+	return subject{board: c.board(t, ring), contract: c, ring: ring}
+}
+
+// Every key source keeps the contract of [source.Source] and [source.Key].
+func TestKeySources(t *testing.T) {
+	t.Parallel()
+	for _, c := range contracts() {
+		for _, wrap := range c.wraps {
+			r := source.Request{UUID: uuid, Generation: 1, Wrap: wrap, KeySize: 32}
+			for name, test := range map[string]func(*testing.T, subject, source.Request){
+				"a blob opens to the key that was created":     opensToItsKey,
+				"generations have different keys":              generationsDiffer,
+				"a repeated create yields a key that opens":    repeatedCreate,
+				"a sample is a key that nothing remembers":     sampled,
+				"another board's key is refused":               otherBoard,
+				"a damaged key is refused":                     damagedKey,
+				"a key of another size is refused":             otherSize,
+				"a wiped key refuses use":                      wipedKey,
+				"a key is visible to the calling thread alone": visibleToOneThread,
+				"a failed use leaves no key behind":            failedUse,
+			} {
+				t.Run(c.name+" "+string(wrap)+"/"+name, func(t *testing.T) {
+					t.Parallel()
+					test(t, c.subject(t), r)
+				})
+			}
+		}
+	}
+}
+
+func (s subject) create(t testing.TB, r source.Request) (source.Key, []byte) {
+	t.Helper()
+	key, blob, err := s.open(t).Create(context.Background(), r)
+	if err != nil {
+		t.Fatalf("create: %v", err)
+	}
+	t.Cleanup(key.Wipe)
+	return key, blob
+}
+
+func (s subject) reopen(t testing.TB, r source.Request, blob []byte) source.Key {
+	t.Helper()
+	key, err := s.open(t).Open(context.Background(), r, blob)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	t.Cleanup(key.Wipe)
+	return key
+}
+
+// redKey uses the key and returns what the cipher would encrypt with.
+func (s subject) redKey(t testing.TB, key source.Key, size int) []byte {
+	t.Helper()
+	const description = "imxcrypt:" + uuid + ":1"
+	var red []byte
+	err := key.Use(description, func(ref dmcrypt.KeyRef) error {
+		payload, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description)
+		if err != nil {
+			return err
+		}
+		if ref.Description != description || ref.Size != len(payload) {
+			t.Errorf("used as %+v, with a payload of %d bytes", ref, len(payload))
+		}
+		red, err = s.red(payload)
+		return err
+	})
+	if err != nil {
+		t.Fatalf("use: %v", err)
+	}
+	if len(red) != size {
+		t.Errorf("a key of %d bytes, want %d", len(red), size)
+	}
+	return red
+}
+
+// refuses reports whether the hardware refuses a key that was opened, and wipes it.
+func (s subject) refuses(key source.Key) bool {
+	defer key.Wipe()
+	return errors.Is(key.Use("imxcrypt:"+uuid+":1", func(ref dmcrypt.KeyRef) error {
+		payload, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description)
+		if err == nil {
+			_, err = s.red(payload)
+		}
+		return err
+	}), unix.EBADMSG)
+}
+
+func opensToItsKey(t *testing.T, s subject, r source.Request) {
+	for _, size := range s.sizes {
+		r.KeySize, r.Generation = size, size
+		key, blob := s.create(t, r)
+		made := s.redKey(t, key, size)
+		if bytes.Contains(blob, made) {
+			t.Error("the blob holds the key in the clear")
+		}
+		for range 2 {
+			if opened := s.redKey(t, s.reopen(t, r, blob), size); !bytes.Equal(opened, made) {
+				t.Errorf("%d bytes: opened to another key", size)
+			}
+		}
+	}
+}
+
+func generationsDiffer(t *testing.T, s subject, r source.Request) {
+	one, _ := s.create(t, r)
+	r.Generation++
+	two, _ := s.create(t, r)
+	if bytes.Equal(s.redKey(t, one, r.KeySize), s.redKey(t, two, r.KeySize)) {
+		t.Error("two generations have the same key")
+	}
+}
+
+func repeatedCreate(t *testing.T, s subject, r source.Request) {
+	first, firstBlob := s.create(t, r)
+	second, secondBlob := s.create(t, r)
+	if len(firstBlob) == 0 && !bytes.Equal(s.redKey(t, first, r.KeySize), s.redKey(t, second, r.KeySize)) {
+		t.Error("the key was replaced, and nothing else holds the first one")
+	}
+	for _, c := range []struct {
+		key  source.Key
+		blob []byte
+	}{{first, firstBlob}, {second, secondBlob}} {
+		if !bytes.Equal(s.redKey(t, s.reopen(t, r, c.blob), r.KeySize), s.redKey(t, c.key, r.KeySize)) {
+			t.Error("a blob opens to the key of another create")
+		}
+	}
+}
+
+func sampled(t *testing.T, s subject, r source.Request) {
+	key, err := s.open(t).Sample(context.Background(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Wipe()
+	sample := s.redKey(t, key, r.KeySize)
+	made, _ := s.create(t, r)
+	if bytes.Equal(s.redKey(t, made, r.KeySize), sample) {
+		t.Error("the key that is made is the sample")
+	}
+}
+
+func otherBoard(t *testing.T, s subject, r source.Request) {
+	_, blob := s.create(t, r)
+	other := s.contract.subject(t)
+	key, err := other.open(t).Open(context.Background(), r, blob)
+	if s.late {
+		if err != nil || !other.refuses(key) {
+			t.Errorf("%v, and the hardware does not refuse the key", err)
+		}
+		return
+	}
+	if fault.CodeOf(err) != s.absent || key != nil {
+		t.Errorf("%v (code %s), want %s", err, fault.CodeOf(err), s.absent)
+	}
+}
+
+// A source that keeps the key itself is damaged where it keeps it; a blob byte by
+// byte. A blob that opens all the same, since the hardware ignores the byte, must
+// open to the same key.
+func damagedKey(t *testing.T, s subject, r source.Request) {
+	made, blob := s.create(t, r)
+	want := s.redKey(t, made, r.KeySize)
+	refused := func(what string, at int, blob []byte) bool {
+		key, err := s.open(t).Open(context.Background(), r, blob)
+		if err == nil && s.late && s.refuses(key) {
+			return true
+		}
+		if err == nil {
+			defer key.Wipe()
+			if !bytes.Equal(s.redKey(t, key, r.KeySize), want) {
+				t.Errorf("%s %d: opened to another key", what, at)
+			}
+			return false
+		}
+		if !slices.Contains(s.damaged, fault.CodeOf(err)) {
+			t.Errorf("%s %d: %v (code %s), want one of %s", what, at, err, fault.CodeOf(err), s.damaged)
+		}
+		return true
+	}
+	if s.damage != nil {
+		s.damage(t, r)
+		if !refused("damage", 0, blob) {
+			t.Error("the damaged key opened")
+		}
+		return
+	}
+	count := 0
+	for at := range blob {
+		bad := bytes.Clone(blob)
+		bad[at] ^= 0x10
+		if refused("flipped byte", at, bad) {
+			count++
+		}
+		if !refused("cut to", at, blob[:at]) {
+			t.Errorf("a blob cut to %d bytes opened", at)
+		}
+	}
+	if count < len(blob)*4/5 {
+		t.Errorf("%d of %d flipped bytes were refused", count, len(blob))
+	}
+}
+
+func otherSize(t *testing.T, s subject, r source.Request) {
+	_, blob := s.create(t, r)
+	r.KeySize = 16
+	key, err := s.open(t).Open(context.Background(), r, blob)
+	if fault.CodeOf(err) != s.mismatch || key != nil {
+		t.Errorf("%v (code %s), want %s", err, fault.CodeOf(err), s.mismatch)
+	}
+}
+
+func wipedKey(t *testing.T, s subject, r source.Request) {
+	created, blob := s.create(t, r)
+	for _, key := range []source.Key{created, s.reopen(t, r, blob)} {
+		key.Wipe()
+		key.Wipe()
+		err := key.Use("imxcrypt:"+uuid+":1", func(dmcrypt.KeyRef) error {
+			t.Error("a wiped key was used")
+			return nil
+		})
+		if err == nil {
+			t.Error("a wiped key was accepted")
+		}
+	}
+}
+
+func visibleToOneThread(t *testing.T, s subject, r source.Request) {
+	key, _ := s.create(t, r)
+	if n := s.ring.Left(); n != 0 {
+		t.Errorf("%d keys are in a keyring before use", n)
+	}
+	err := key.Use("imxcrypt:"+uuid+":1", func(ref dmcrypt.KeyRef) error {
+		if _, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description); err != nil {
+			t.Errorf("the calling thread does not see the key: %v", err)
+		}
+		if n := s.ring.Left(); n != 1 {
+			t.Errorf("the key is in %d keyrings", n)
+		}
+		seen := make(chan error)
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			_, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description)
+			seen <- err
+		}()
+		if err := <-seen; err == nil {
+			t.Error("another thread sees the key")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if n := s.ring.Left(); n != 0 {
+		t.Errorf("%d keys are in a keyring after use", n)
+	}
+}
+
+func failedUse(t *testing.T, s subject, r source.Request) {
+	key, _ := s.create(t, r)
+	err := key.Use("imxcrypt:"+uuid+":1", func(dmcrypt.KeyRef) error { return unix.EINVAL })
+	if !errors.Is(err, unix.EINVAL) {
+		t.Errorf("the error of the use is lost: %v", err)
+	}
+	if n := s.ring.Left(); n != 0 {
+		t.Errorf("%d keys are in a keyring", n)
+	}
+}

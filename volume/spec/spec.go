@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package spec is what the configuration says of a volume. It is authoritative: where
+// the header on the disk says otherwise, the volume is refused.
+package spec
+
+import (
+	"slices"
+	"time"
+
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
+	"imxcrypt/internal/keysource"
+)
+
+// HeaderOnDevice is the value of [Spec.Header] for a header at the start of
+// the device itself.
+const HeaderOnDevice = "device"
+
+// Names of key sources.
+const (
+	SourceAuto    = keysource.Auto
+	SourceCAAM    = keysource.CAAM
+	SourceTrusted = keysource.Trusted
+	SourceDev     = keysource.Dev
+)
+
+// FilesystemNone is the filesystem type of a volume that holds none: its users
+// read and write the mapping itself.
+const FilesystemNone = "none"
+
+// Volume is what the configuration says of one volume. It is the authority:
+// where the header on the device says otherwise, the volume is refused.
+type Volume struct {
+	// Name is the volume's name and the header's label.
+	Name string
+	// Mapping is the device-mapper name, /dev/mapper/Mapping.
+	Mapping string
+	// Device is a path or a tag (PARTLABEL=, PARTUUID=, LABEL=, UUID=), behind the
+	// controller that it is looked for on, if it is.
+	Device string
+	// Source is where the key comes from.
+	Source  string
+	Trusted Trusted
+	// Protected is for trusted keys that only the CAAM sees.
+	Protected bool
+	// Wrap is how the black or protected key is encrypted: "ecb" or "ccm".
+	Wrap string
+	// KeySize is the red key's size in bytes.
+	KeySize int
+	// Cipher in dm-crypt's notation, IV mode included.
+	Cipher string
+	// SectorSize is the encryption sector in bytes.
+	SectorSize int
+	// Header is HeaderOnDevice or the path of a detached header.
+	Header string
+	// HeaderSize is the whole header area at the start of the device in bytes.
+	HeaderSize int64
+	// Gap is the free zone between header and data in bytes.
+	Gap int64
+	// AllowDiscards and CryptFlags become optional parameters of the table.
+	AllowDiscards bool
+	CryptFlags    []string
+	// Grow: opening the volume takes the space that the device has by now.
+	Grow bool
+	// AllowOpenState permits keys sealed by the test master key of an open chip.
+	AllowOpenState bool
+	// AllowUnboundHeader permits a detached header without a check of its key, as
+	// earlier versions adopted volumes with, whatever filesystem it names.
+	AllowUnboundHeader bool
+	// AllowInsecure permits the dev source.
+	AllowInsecure bool
+	// UUID pins the header's UUID; empty pins nothing.
+	UUID       string
+	Filesystem Filesystem
+	Mount      Mount
+	// StateDir is where the dev source keeps its keys.
+	StateDir string
+	// Timeout is how long to wait for the device to appear.
+	Timeout time.Duration
+}
+
+// Filesystem is what provisioning makes and what unlocking expects.
+type Filesystem struct {
+	Type  string
+	Label string
+	// UUID is AnyUUID where an updater writes other filesystems of the type over the one
+	// that was made; otherwise empty.
+	UUID    string
+	Options []string // handed to mkfs
+}
+
+// AnyUUID is [Filesystem.UUID] of a filesystem that is not known by its UUID.
+const AnyUUID = "any"
+
+// Made reports whether provisioning makes the filesystem. Otherwise there is none, or
+// it is an image that an updater writes.
+func (f Filesystem) Made() bool { return f.Type != FilesystemNone && !fsprobe.IsReadOnly(f.Type) }
+
+// ProvesKey reports whether the filesystem is the one that provisioning made, and stays
+// it. Otherwise the key is proved by its check alone.
+func (f Filesystem) ProvesKey() bool { return f.Made() && f.UUID != AnyUUID }
+
+// String is the filesystem as the configuration has it.
+func (f Filesystem) String() string {
+	if f.UUID == "" {
+		return f.Type
+	}
+	return "{type: " + f.Type + ", uuid: " + f.UUID + "}"
+}
+
+// Mount is where a volume is mounted; an empty Path means nowhere.
+type Mount struct {
+	Path    string
+	Options []string
+}
+
+// Trusted is what is expected of a trusted key. Source pins its trust source; empty pins
+// nothing.
+type Trusted struct{ Source string }
+
+// Detached reports whether the header lies in a file of its own.
+func (s Volume) Detached() bool { return s.Header != HeaderOnDevice }
+
+// Keys is the name that package keysource has for the volume's keys.
+func (s Volume) Keys() string { return keysource.Kind(s.Source, s.Protected) }
+
+// KeyWrap is what a token says of how the key is encrypted; empty where it is not.
+func (s Volume) KeyWrap() string {
+	if !keysource.Wraps(s.Keys()) {
+		return ""
+	}
+	return s.Wrap
+}
+
+// Chosen is what is said of the key, for [SourceAuto].
+func (s Volume) Chosen() keysource.Chosen {
+	return keysource.Chosen{Wrap: s.Wrap, Trust: s.Trusted.Source, Cipher: s.Cipher, KeySize: s.KeySize}
+}
+
+// For is the configuration for keys of a source that [SourceAuto] may stand for, and for
+// a header's cipher where it names none and has no key size against it. Any other source
+// changes nothing: what is bound to hardware is never exchanged for what is not. Any other
+// cipher is the default, which the header then differs from.
+func (s Volume) For(source, cipher string) Volume {
+	if s.Source == SourceAuto {
+		if !slices.Contains(s.Chosen().Fitting(), source) {
+			return s
+		}
+		s.Source = source
+	}
+	fits := s.KeySize == 0 || slices.Contains(keysource.KeySizes(s.Keys(), cipher), s.KeySize)
+	if s.Cipher == "" && fits && slices.Contains(keysource.Defaults(s.Keys()), cipher) {
+		s.Cipher = cipher
+	}
+	c := s.Chosen().Complete(s.Keys())
+	s.Wrap, s.Cipher, s.KeySize = c.Wrap, c.Cipher, c.KeySize
+	return s
+}
+
+// CipherOpen reports whether provisioning chooses the cipher: the configuration does not.
+func (s Volume) CipherOpen() bool { return s.Cipher == "" && len(keysource.Defaults(s.Keys())) > 1 }
+
+// Sealed reports whether a source's keys are sealed by the chip, whose security state
+// they depend on.
+func Sealed(source string) bool {
+	return source == SourceCAAM || source == SourceTrusted || source == SourceAuto
+}
+
+// Permitted reports whether a volume may use its source at all: known before any
+// device is waited for.
+func (s Volume) Permitted() error {
+	if s.Protected && (s.Source != SourceTrusted || s.Trusted.Source != "" && s.Trusted.Source != keysource.TrustCAAM) {
+		return fault.Newf(fault.ConfigInvalid, "protected keys are those of source trusted with the trust source caam")
+	}
+	if s.Source == SourceAuto {
+		if len(s.Chosen().Fitting()) == 0 {
+			return fault.Newf(fault.CipherNotAllowed, "source auto: no source that is bound to hardware has cipher %q, key_size %d, wrap %q and trusted.source %q", s.Cipher, s.KeySize, s.Wrap, s.Trusted.Source)
+		}
+		return nil
+	}
+	if !s.CipherOpen() && !slices.Contains(keysource.CipherNames(s.Keys()), s.Cipher) {
+		return fault.Newf(fault.CipherNotAllowed, "cipher %q cannot be used with keys of source %q", s.Cipher, s.Source)
+	}
+	if s.Source == SourceDev && !s.AllowInsecure {
+		return fault.Newf(fault.InsecureRefused, "source dev keeps its key readable beside the data and protects nothing")
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volumetest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+)
+
+// images make loop devices of the board's images. As in the kernel a device is there
+// while somebody has it open or a mapping lies on it, its number is taken again by the next one, and
+// two of one image do not see what the other writes: there is never a second.
+type images struct{ *Board }
+
+func (i images) Attach(path string, sector int) (string, io.Closer, error) {
+	file := i.disk(path)
+	if file == nil || !file.Image {
+		return "", nil, fault.Newf(fault.DeviceUnsuitable, "%s is no regular file", path)
+	}
+	loop, err := i.over(path)
+	if err != nil {
+		return "", nil, err
+	}
+	if loop == nil {
+		if err := i.step("attach " + path); err != nil {
+			return "", nil, err
+		}
+		if file.Store.Size()%int64(sector) != 0 {
+			sector = 512
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if loop == nil {
+		n := i.freeLoop()
+		loop = &Disk{
+			Path: fmt.Sprintf("/dev/loop%d", n), Store: file.Store, ReadOnly: file.ReadOnly, BlockSize: sector,
+			number: blockdev.Number{Major: 7, Minor: n}, image: path,
+		}
+		i.loops = append(i.loops, loop)
+	}
+	loop.openers++
+	return loop.Path, opener{i.Board, loop}, nil
+}
+
+func (i images) Over(path string) (string, error) {
+	loop, err := i.over(path)
+	if loop == nil {
+		return "", err
+	}
+	return loop.Path, err
+}
+
+func (i images) over(path string) (*Disk, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.LoopErr != nil {
+		return nil, i.LoopErr
+	}
+	for _, loop := range i.loops {
+		if loop.image == path && !loop.Absent {
+			return loop, nil
+		}
+	}
+	return nil, nil
+}
+
+func (i images) Resized(device string) error {
+	if err := i.step("resize " + device); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, loop := range i.loops {
+		if loop.Path != device || loop.Absent {
+			continue
+		}
+		for _, file := range i.Disks {
+			if file.Path == loop.image {
+				loop.Store = file.Store
+			}
+		}
+	}
+	return nil
+}
+
+// freeLoop is the lowest number of a loop device that is not in use. b.mu is held.
+func (b *Board) freeLoop() uint32 {
+	for n := uint32(0); ; n++ {
+		if !slices.ContainsFunc(b.loops, func(d *Disk) bool { return !d.Absent && d.number.Minor == n }) {
+			return n
+		}
+	}
+}
+
+// opener is an open loop device.
+type opener struct {
+	board *Board
+	loop  *Disk
+}
+
+func (o opener) Close() error {
+	o.board.mu.Lock()
+	o.loop.openers--
+	o.board.mu.Unlock()
+	return o.board.clearLoops()
+}
+
+// clearLoops takes away the loop devices that nobody uses any more.
+func (b *Board) clearLoops() error {
+	b.mu.Lock()
+	loops := slices.Clone(b.loops)
+	b.mu.Unlock()
+	for _, loop := range loops {
+		if loop.image == "" || loop.Absent || loop.openers > 0 {
+			continue
+		}
+		over, err := b.holders(loop.number)
+		if err != nil {
+			return err
+		}
+		if len(over) == 0 {
+			b.mu.Lock()
+			loop.Absent = true
+			b.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// Exit is the end of all processes, killed or not: the kernel closes what they had open.
+func (b *Board) Exit() error {
+	b.mu.Lock()
+	for _, loop := range b.loops {
+		loop.openers = 0
+	}
+	b.mu.Unlock()
+	return b.clearLoops()
+}
+
+// Loops are the loop devices over images.
+func (b *Board) Loops() (paths []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, loop := range b.loops {
+		if loop.image != "" && !loop.Absent {
+			paths = append(paths, loop.Path)
+		}
+	}
+	return paths
+}
+
+// Remove also takes away a loop device that only the mapping held.
+func (m mapper) Remove(ctx context.Context, name string) error {
+	if err := m.Kernel.Remove(ctx, name); err != nil {
+		return err
+	}
+	return m.board.clearLoops()
+}
