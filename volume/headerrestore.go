@@ -245,8 +245,15 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 		var proved bool
 		var seen error
 		err := t.kernel.WithData(ctx, t.s, h, t.c.Data.Number(), key, func(a *mapping.Private) error {
-			proved, seen = mapping.ProveByFilesystem(t.s, h, a)
-			return nil
+			if proved, seen = mapping.ProveByFilesystem(t.s, h, a); seen == nil {
+				return nil
+			}
+			size, err := mapping.Beyond(h, a)
+			if size != 0 {
+				proved = h.ShowsOwn()
+				t.j.warn(fmt.Sprintf("the backup is of before a resize: the %s filesystem has %d bytes. `imxcrypt resize %s` gives the volume its size again", h.Token.Filesystem.Type, size, t.s.Name))
+			}
+			return err
 		})
 		if err != nil {
 			return err

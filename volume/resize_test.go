@@ -362,8 +362,13 @@ func TestAHeaderOfBeforeAResizeIsNotRotated(t *testing.T) {
 		want := content(t, b)
 		l, err := m.Lock(ctx, s, volume.LockOptions{})
 		must(t, l, err)
-		r, err = m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed})
+		_, err = m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed})
+		refused(t, err, fault.RollbackRefused)
+		r, err = m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed, Force: true})
 		must(t, r, err)
+		if !strings.Contains(strings.Join(r.Warnings, " "), "imxcrypt resize data") {
+			t.Errorf("not said: %q", r.Warnings)
+		}
 		for _, dry := range []bool{true, false} {
 			_, err = m.Rotate(ctx, s, volume.RotateOptions{DryRun: dry})
 			if refused(t, err, fault.HeaderRolledBack); !strings.Contains(err.Error(), "imxcrypt resize data") {
@@ -378,6 +383,40 @@ func TestAHeaderOfBeforeAResizeIsNotRotated(t *testing.T) {
 		must(t, u, err)
 		same(t, "resized again and rotated", content(t, b), want)
 	}
+}
+
+// Where the only backup of a lost header is of before a resize, it is restored, since the
+// data is under its key; and resize gives the volume its size again.
+func TestALostHeaderComesBackFromABackupOfBeforeAResize(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	run := prepared(t, s, 0)
+	disk := onLarger(t, run.disk)
+	b := boardOver(run.chip, disk, run.files)
+	m := b.Manager()
+	r, err := m.BackupHeader(ctx, s, "/old")
+	must(t, r, err)
+	z, err := m.Resize(ctx, s, volume.ResizeOptions{})
+	must(t, z.Result, err)
+	u, err := m.Unlock(ctx, s, volume.UnlockOptions{})
+	must(t, u, err)
+	ext4Of(t, b, z.To)
+	want := content(t, b)
+	l, err := m.Lock(ctx, s, volume.LockOptions{})
+	must(t, l, err)
+
+	write(disk, make([]byte, 32<<10), 0)
+	r, err = m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed})
+	must(t, r, err)
+	if !strings.Contains(strings.Join(r.Warnings, " "), "imxcrypt resize data") {
+		t.Errorf("not said: %q", r.Warnings)
+	}
+	z, err = m.Resize(ctx, s, volume.ResizeOptions{})
+	must(t, z.Result, err)
+	u, err = m.Unlock(ctx, s, volume.UnlockOptions{})
+	must(t, u, err)
+	same(t, "restored and resized", content(t, b), want)
 }
 
 // ext4Of gives the filesystem of an unlocked volume another size, in its superblock.

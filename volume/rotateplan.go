@@ -6,13 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 
 	"imxcrypt/caam"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/reencrypt"
-	"imxcrypt/volume/header"
 	"imxcrypt/volume/mapping"
 	"imxcrypt/volume/source"
 	"imxcrypt/volume/spec"
@@ -106,16 +104,11 @@ func (x *rotating) allOfFilesystem(ctx context.Context, old source.Key) error {
 		return nil
 	}
 	var size int64
-	err := x.kernel.WithData(ctx, x.s, x.h, x.c.Data.Number(), old, func(a *mapping.Private) error {
-		return mapping.WithDevice(a, false, func(d header.Device) error {
-			// As if the device had the room; what is not seen then, either, is damaged.
-			if sb, err := fsprobe.ReadType(d, math.MaxInt64, x.s.Filesystem.Type); err == nil && sb.Verified {
-				size = sb.Size
-			}
-			return nil
-		})
+	err := x.kernel.WithData(ctx, x.s, x.h, x.c.Data.Number(), old, func(a *mapping.Private) (err error) {
+		size, err = mapping.Beyond(x.h, a)
+		return err
 	})
-	if err == nil && size > x.h.Segment.Size {
+	if err == nil && size != 0 {
 		err = fault.Newf(fault.HeaderRolledBack, "the %s filesystem has %d bytes, and by its header the volume has %d: the header is of before a resize, and a rotation would lose the rest. `imxcrypt resize %s` gives the volume its size again",
 			x.s.Filesystem.Type, size, x.h.Segment.Size, x.s.Name)
 	}

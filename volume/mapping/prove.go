@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"golang.org/x/sys/unix"
 
@@ -155,6 +156,21 @@ func ProveByFilesystem(s spec.Volume, h *header.Header, a *Private) (proved bool
 		return false, err
 	}
 	return h.ShowsOwn() || !h.Check.Exists() && h.Shows() && s.AllowUnboundHeader, nil
+}
+
+// Beyond is how many bytes the volume's filesystem has where that is more than its
+// mapping: by a header of before a resize. Else it is 0. What is seen is noted in h, as
+// ProveByFilesystem does.
+func Beyond(h *header.Header, a *Private) (size int64, err error) {
+	err = WithDevice(a, false, func(d header.Device) error {
+		// As if the device had the room; what is not seen then, either, is damaged.
+		sb, err := fsprobe.ReadType(d, math.MaxInt64, h.Token.Filesystem.Type)
+		if err == nil && sb.Verified && sb.Size > d.Size() {
+			h.Seen, size = sb, sb.Size
+		}
+		return nil
+	})
+	return size, err
 }
 
 // Probe looks for any filesystem through a mapping.
