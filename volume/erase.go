@@ -279,7 +279,7 @@ func (e *erasing) claim() (err error) {
 
 // openKept opens what a restore has kept of earlier headers.
 func (e *erasing) openKept() error {
-	paths, err := e.keptFiles(e.s, e.record.UUID)
+	paths, err := e.keptFiles(e.s, e.record.UUID, e.j)
 	if err != nil {
 		return fmt.Errorf("look for kept headers: %w", err)
 	}

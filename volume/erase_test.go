@@ -358,3 +358,20 @@ func TestEraseSparesTheKeptHeaderOfAnotherVolume(t *testing.T) {
 	r, err = v.b.Manager().Unlock(ctx, v.logs, volume.UnlockOptions{})
 	must(t, r, err)
 }
+
+// A kept header of another name that cannot be read is not passed over in silence: it may
+// be this volume's, of before a rename.
+func TestEraseNamesAKeptHeaderThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	s := newSpec()
+	b := provisioned(t, s, crashtest.NewImage(16*mib))
+	file := s.StateDir + "/headers/old-0011223344556677.header"
+	if err := b.Files.Create(file, []byte{1}, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.Files.Unreadable = file
+	e := erase(t, b, s)
+	if !strings.Contains(strings.Join(e.Warnings, " "), file) {
+		t.Errorf("not said: %+v", e)
+	}
+}

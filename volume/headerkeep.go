@@ -77,7 +77,7 @@ func (m *Manager) keepArea(s spec.Volume, file string, area []byte) (string, err
 // keptFiles are the files in the state directory with what was replaced of a
 // volume's header: those of its name, and those of its UUID, for it may have had
 // another name then.
-func (m *Manager) keptFiles(s spec.Volume, uuid string) ([]string, error) {
+func (m *Manager) keptFiles(s spec.Volume, uuid string, j *runLog) ([]string, error) {
 	names, err := m.sys.Files.List(keptDir(s))
 	if err != nil {
 		return nil, err
@@ -95,8 +95,12 @@ func (m *Manager) keptFiles(s spec.Volume, uuid string) ([]string, error) {
 		}
 		path := filepath.Join(keptDir(s), name)
 		if rest[:dash] != s.Name {
-			if is, err := m.keptOf(path, uuid); err != nil || !is {
-				continue // whose it is cannot be read, and its name is another volume's
+			is, err := m.keptOf(path, uuid)
+			if err != nil { // and its name is another volume's
+				j.warn(fmt.Sprintf("%s is left alone: whose header was kept there cannot be read (%v); if it is this volume's, it opens it on this chip", path, err))
+			}
+			if !is {
+				continue
 			}
 		}
 		paths = append(paths, path)
@@ -133,7 +137,7 @@ func (j *runLog) keeps(asked string) {
 // volume is in use, the key in the header that is there is proved by the filesystem,
 // and what was kept tells of nothing that this header does not know.
 func (r *repairing) dropKept(ctx context.Context) error {
-	kept, err := r.keptFiles(r.s, r.h.LUKS.UUID)
+	kept, err := r.keptFiles(r.s, r.h.LUKS.UUID, r.j)
 	if err != nil || len(kept) == 0 {
 		return err
 	}

@@ -70,7 +70,7 @@ func (m *Manager) verify(ctx context.Context, s spec.Volume, j *runLog, look fun
 	if !h.Copies.Intact() {
 		j.warn(fmt.Sprintf("one copy of the header is damaged; `imxcrypt header repair %s` repairs it", s.Name))
 	}
-	if kept, err := m.keptFiles(s, h.LUKS.UUID); err == nil && len(kept) > 0 {
+	if kept, err := m.keptFiles(s, h.LUKS.UUID, j); err == nil && len(kept) > 0 {
 		j.warn("what a restore or a repair of the header replaced is still kept, and opens the volume on this chip: while the volume is unlocked, and its files are right, `imxcrypt header repair " + s.Name + "` removes it: " + strings.Join(kept, ", "))
 	}
 	j.did("header read")

@@ -24,6 +24,8 @@ type Files struct {
 	tree *crashtest.Tree
 	// Err is what Create and Replace fail with, instead of writing: a full disk.
 	Err error
+	// Unreadable is a path that Read fails for with EIO: a bad block.
+	Unreadable string
 	// Distrust is what Trusted says of every file.
 	Distrust error
 
@@ -112,6 +114,9 @@ func (f *Files) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	at, err := f.tree.File(flat(path))
+	if err == nil && path == f.Unreadable {
+		err = unix.EIO
+	}
 	if err != nil {
 		return nil, failed("read", path, err)
 	}
