@@ -267,7 +267,13 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if why = seen; why == nil {
+		if why = seen; mapping.IsDecryptError(why) && h.Token.Protected() {
+			// The device can be read: then it is the key, asked for the first time.
+			if _, err := t.c.Data.ReadAt(make([]byte, header.BlockAlign), h.Segment.Offset); err == nil {
+				return t.explainRejection(t.s, h, mapping.NotDecrypted(h, why))
+			}
+		}
+		if why == nil {
 			why = fmt.Errorf("its %s filesystem is not seen through the key", h.Token.Filesystem.Type)
 		}
 	}

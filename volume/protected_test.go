@@ -272,3 +272,45 @@ func TestAVolumeWithAProtectedKeyIsAdopted(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// The header of a volume with a protected key comes back from its backup: the key in it is
+// asked for by the read that proves it, on this chip only.
+func TestALostHeaderWithAProtectedKeyIsRestored(t *testing.T) {
+	t.Parallel()
+	for placement, s := range bothPlacements() {
+		t.Run(placement, func(t *testing.T) {
+			t.Parallel()
+			ctx, s := context.Background(), protectedFrom(s)
+			disk := crashtest.NewImage(16 * mib)
+			b := newBoard(disk)
+			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+			must(t, r, err)
+			put(t, b, secretText)
+			r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
+			must(t, r, err)
+			r, err = b.Manager().BackupHeader(ctx, s, backupFile)
+			must(t, r, err)
+
+			if s.Detached() {
+				err = b.Files.Remove(s.Header)
+			} else {
+				write(disk, make([]byte, mib), 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			other := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
+			refusedUnchanged(t, other, disk, fault.BlobRejected, func() error {
+				return second(other.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Confirm: confirmed}))
+			})
+			b = powerCycle(b)
+			r, err = b.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Confirm: confirmed})
+			must(t, r, err)
+			r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			must(t, r, err)
+			if got := get(t, b, len(secretText)); got != secretText {
+				t.Fatalf("restored: %q", got)
+			}
+		})
+	}
+}

@@ -342,6 +342,24 @@ func TestResizeWithAKeyThatDied(t *testing.T) {
 	}
 }
 
+// backedUpAndResized backs up a volume's header in /old, has the volume and its filesystem
+// take the space of the device, and gives the content.
+func backedUpAndResized(t *testing.T, b *volumetest.Board, s spec.Volume) []byte {
+	t.Helper()
+	ctx, m := context.Background(), b.Manager()
+	r, err := m.BackupHeader(ctx, s, "/old")
+	must(t, r, err)
+	z, err := m.Resize(ctx, s, volume.ResizeOptions{})
+	must(t, z.Result, err)
+	u, err := m.Unlock(ctx, s, volume.UnlockOptions{})
+	must(t, u, err)
+	ext4Of(t, b, z.To)
+	want := content(t, b)
+	l, err := m.Lock(ctx, s, volume.LockOptions{})
+	must(t, l, err)
+	return want
+}
+
 // A header of before a resize that was put back knows of less than the filesystem has: a
 // rotation would lose the rest, so there is none until resize was run again.
 func TestAHeaderOfBeforeAResizeIsNotRotated(t *testing.T) {
@@ -351,20 +369,11 @@ func TestAHeaderOfBeforeAResizeIsNotRotated(t *testing.T) {
 		s := rotationSpec(rotationGap)
 		run := prepared(t, s, before)
 		b := boardOver(run.chip, onLarger(t, run.disk), run.files)
+		want := backedUpAndResized(t, b, s)
 		m := b.Manager()
-		r, err := m.BackupHeader(ctx, s, "/old")
-		must(t, r, err)
-		z, err := m.Resize(ctx, s, volume.ResizeOptions{})
-		must(t, z.Result, err)
-		u, err := m.Unlock(ctx, s, volume.UnlockOptions{})
-		must(t, u, err)
-		ext4Of(t, b, z.To)
-		want := content(t, b)
-		l, err := m.Lock(ctx, s, volume.LockOptions{})
-		must(t, l, err)
-		_, err = m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed})
+		_, err := m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed})
 		refused(t, err, fault.RollbackRefused)
-		r, err = m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed, Force: true})
+		r, err := m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed, Force: true})
 		must(t, r, err)
 		if !strings.Contains(strings.Join(r.Warnings, " "), "imxcrypt resize data") {
 			t.Errorf("not said: %q", r.Warnings)
@@ -375,11 +384,11 @@ func TestAHeaderOfBeforeAResizeIsNotRotated(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		}
-		z, err = m.Resize(ctx, s, volume.ResizeOptions{})
+		z, err := m.Resize(ctx, s, volume.ResizeOptions{})
 		must(t, z.Result, err)
 		rr, err := m.Rotate(ctx, s, volume.RotateOptions{})
 		must(t, rr.Result, err)
-		u, err = m.Unlock(ctx, s, volume.UnlockOptions{})
+		u, err := m.Unlock(ctx, s, volume.UnlockOptions{})
 		must(t, u, err)
 		same(t, "resized again and rotated", content(t, b), want)
 	}
@@ -394,27 +403,18 @@ func TestALostHeaderComesBackFromABackupOfBeforeAResize(t *testing.T) {
 	run := prepared(t, s, 0)
 	disk := onLarger(t, run.disk)
 	b := boardOver(run.chip, disk, run.files)
+	want := backedUpAndResized(t, b, s)
 	m := b.Manager()
-	r, err := m.BackupHeader(ctx, s, "/old")
-	must(t, r, err)
-	z, err := m.Resize(ctx, s, volume.ResizeOptions{})
-	must(t, z.Result, err)
-	u, err := m.Unlock(ctx, s, volume.UnlockOptions{})
-	must(t, u, err)
-	ext4Of(t, b, z.To)
-	want := content(t, b)
-	l, err := m.Lock(ctx, s, volume.LockOptions{})
-	must(t, l, err)
 
 	write(disk, make([]byte, 32<<10), 0)
-	r, err = m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed})
+	r, err := m.RestoreHeader(ctx, s, "/old", volume.RestoreOptions{Confirm: confirmed})
 	must(t, r, err)
 	if !strings.Contains(strings.Join(r.Warnings, " "), "imxcrypt resize data") {
 		t.Errorf("not said: %q", r.Warnings)
 	}
-	z, err = m.Resize(ctx, s, volume.ResizeOptions{})
+	z, err := m.Resize(ctx, s, volume.ResizeOptions{})
 	must(t, z.Result, err)
-	u, err = m.Unlock(ctx, s, volume.UnlockOptions{})
+	u, err := m.Unlock(ctx, s, volume.UnlockOptions{})
 	must(t, u, err)
 	same(t, "restored and resized", content(t, b), want)
 }

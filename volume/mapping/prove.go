@@ -74,19 +74,24 @@ func (k Kernel) ProveByCheckArea(ctx context.Context, s spec.Volume, h *header.H
 	}
 	block, err := k.ReadCheck(ctx, s, h, c, key)
 	switch {
-	case IsDecryptError(err) && h.Token.Protected():
-		// It is asked for the first time.
-		return fault.New(fault.BlobRejected, "the CAAM does not open the protected key: made by another chip or in another security state, or damaged", err)
 	case IsDecryptError(err):
-		// The ciphertext was read a moment ago, so it is the key that the
-		// hardware does not take (a CCM black key of another power cycle).
-		return fault.New(fault.KeyWrong, "the hardware does not decrypt with this key", err)
+		// The ciphertext was read a moment ago, so it is the key.
+		return NotDecrypted(h, err)
 	case err != nil:
 		return fmt.Errorf("check the key: %w", err)
 	case !h.Check.Fits(block, h.Binding()):
 		return fault.Newf(fault.KeyWrong, "the key opened, but the check says that it is not this volume's key, or that the header was changed")
 	}
 	return nil
+}
+
+// NotDecrypted is the error of a key that the hardware does not take: a protected key,
+// for which it is asked only now, or a CCM black key of another power cycle.
+func NotDecrypted(h *header.Header, err error) error {
+	if h.Token.Protected() {
+		return fault.New(fault.BlobRejected, "the CAAM does not open the protected key: made by another chip or in another security state, or damaged", err)
+	}
+	return fault.New(fault.KeyWrong, "the hardware does not decrypt with this key", err)
 }
 
 // ReadCheck reads the block of the check with a key. That of a derived check lies
