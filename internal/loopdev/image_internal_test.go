@@ -35,8 +35,15 @@ func TestALockedImageIsNotWaitedForForEver(t *testing.T) {
 	if err := exclusively(ours, time.Millisecond); !fault.Is(err, fault.DeviceInUse) {
 		t.Errorf("%v (code %s)", err, fault.CodeOf(err))
 	}
-	time.AfterFunc(50*time.Millisecond, func() { _ = unix.Flock(int(other.Fd()), unix.LOCK_UN) })
+	unlocked := make(chan error)
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		unlocked <- unix.Flock(int(other.Fd()), unix.LOCK_UN)
+	}()
 	if err := exclusively(ours, time.Minute); err != nil {
+		t.Error(err)
+	}
+	if err := <-unlocked; err != nil { // before the file is closed
 		t.Error(err)
 	}
 }
