@@ -85,12 +85,12 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	node := mappingPath(step.Spec)
 	nodeUnit := deviceUnit(node)
 	// Who asks for the device by its name, fstab for one, gets the service; and
-	// does not wait longer than the volume's own timeout and the unlocking. No
-	// After: when the service is stopped, systemd stops the device too, that is,
+	// fails with it at once. The time counts from the beginning of the boot, and at the first
+	// one the volume may be made in it. No After: when the service is stopped, systemd stops the device too, that is,
 	// waits until it is gone; the service must not come after that.
 	units = append(units,
 		Unit{Path: nodeUnit + ".d/40-imxcrypt.conf", Text: fmt.Sprintf(
-			"%s[Unit]\nRequires=%s\nJobTimeoutSec=%s\n", generated, service, seconds(step.Spec.Timeout+earlyBoot+unlockTime))})
+			"%s[Unit]\nRequires=%s\nJobTimeoutSec=%s\n", generated, service, seconds(step.Spec.Timeout+earlyBoot+unlockTime+provisionTime))})
 	if backing := backingPath(step.Spec.Device); backing != "" {
 		units = append(units, Unit{Path: deviceUnit(backing) + ".d/40-imxcrypt-backing.conf", Text: fmt.Sprintf(
 			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(step.Spec.Timeout+earlyBoot))},
@@ -128,6 +128,9 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 
 // unlockTime is what unlocking is given beyond waiting for the device.
 const unlockTime = 30 * time.Second
+
+// provisionTime is the TimeoutStartSec of imxcrypt-provision@.service.
+const provisionTime = 10 * time.Minute
 
 // earlyBoot is what systemd's wait for a device is given beyond the volume's own
 // timeout: it counts from the beginning of the boot, before udev is up.
