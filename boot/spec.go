@@ -14,7 +14,7 @@ import (
 // package volume.
 func Spec(c *configs.Config, v configs.Volume) spec.Volume {
 	s := spec.Volume{
-		Name: v.Name, Mapping: c.MappingName(v.Name), Device: v.Device, Source: string(v.Source),
+		Name: v.Name, Mapping: c.MappingName(v.Name), Device: v.Device, Size: v.Size, Under: under(c, &v), Source: string(v.Source),
 		Trusted: spec.Trusted(v.Trusted), Protected: v.Protected, Wrap: string(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
 		Header: v.Header, HeaderSize: v.HeaderSize, Gap: v.Gap,
 		AllowDiscards: v.AllowDiscards, Grow: v.Grow, CryptFlags: v.CryptFlags, AllowOpenState: v.AllowOpenState, AllowUnboundHeader: v.AllowUnboundHeader,
@@ -29,4 +29,15 @@ func Spec(c *configs.Config, v configs.Volume) spec.Volume {
 		s.Header = spec.HeaderOnDevice
 	}
 	return s
+}
+
+// under is the mount point of another volume that a volume's image lies in.
+func under(c *configs.Config, v *configs.Volume) string {
+	deepest := ""
+	for i := range c.Volumes {
+		if p := c.Volumes[i].Mount.Path; v.InFile() && len(p) > len(deepest) && c.Need(v, &c.Volumes[i]) == configs.NeedsDevice {
+			deepest = p
+		}
+	}
+	return deepest
 }

@@ -2,8 +2,6 @@
 
 package configs
 
-import "strings"
-
 // Why a volume cannot be opened and mounted before another: the field that makes
 // it depend on the other.
 const (
@@ -20,7 +18,7 @@ func (c *Config) Need(a, b *Volume) string {
 	switch {
 	case a.Device == "/dev/mapper/"+c.MappingName(b.Name):
 		return NeedsDevice
-	case strings.HasPrefix(a.Device, "/") && !below(a.Device, "/dev") && inMount(a.Device):
+	case a.InFile() && inMount(a.Device):
 		return NeedsDevice
 	case a != b && a.Mount.Path != "" && inMount(a.Mount.Path):
 		return NeedsMountPoint

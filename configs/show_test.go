@@ -129,6 +129,7 @@ caam:
 volumes:
   - name: data
     device: /dev/mmcblk2p3
+    size: 0MiB
     source: auto
     trusted: null
     protected: false

@@ -3,6 +3,7 @@
 package configs
 
 import (
+	"strings"
 	"time"
 
 	"imxcrypt/internal/keysource"
@@ -132,6 +133,10 @@ type Volume struct {
 	// An absolute path may be that of a
 	// regular file, with the volume's image in it (docs/images.md).
 	Device string `mapstructure:"device,must"`
+	// How large provisioning makes the file with the volume's image, where `device` is the
+	// path of one that is not there: in multiples of 4KiB, all its blocks allocated. A file
+	// of another size is not provisioned. Default: 0MiB, the file must be there.
+	Size int64 `mapstructure:"size"`
 	// Where the key comes from. caam: the chip's CAAM, by NXP's kernels. trusted: the
 	// kernel's trusted keys, by mainline's. auto: provisioning takes caam if its driver
 	// is there, else trusted; afterwards whichever of the two the header has, never dev.
@@ -258,6 +263,9 @@ func (v *Volume) Needed() bool { return v.Required && v.AtBoot }
 
 // Detached reports whether the volume's header is in a file of its own.
 func (v *Volume) Detached() bool { return v.Header != HeaderOnDevice }
+
+// InFile reports whether the volume's device can only be a file with its image.
+func (v *Volume) InFile() bool { return strings.HasPrefix(v.Device, "/") && !below(v.Device, "/dev") }
 
 // File is the path the configuration was loaded from, as given. Loading it again
 // gives the same configuration.

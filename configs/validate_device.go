@@ -90,6 +90,23 @@ func (v *validator) device(spec, field string) {
 	}
 }
 
+// size checks that of an image which provisioning makes.
+func (v *validator) size(vol *Volume, field string) {
+	least := 2 * int64(mib)
+	if !vol.Detached() {
+		least += vol.HeaderSize + vol.Gap
+	}
+	switch {
+	case vol.Size == 0 || v.spoilt(field) || v.spoilt(parent(field)+".device"):
+	case !vol.InFile():
+		v.problem(field, "is for a volume in a file, and "+quote(vol.Device)+" is a device", "leave it out")
+	case vol.Size%grain != 0:
+		v.problem(field, formatSize(vol.Size)+" is not a multiple of "+formatSize(grain), "write it as 64MiB")
+	case vol.Size < least:
+		v.problem(field, formatSize(vol.Size)+" has no room for header, gap and data", "write "+formatSize(least)+" or more")
+	}
+}
+
 // onController accepts a partition by its number: part3.
 func onController(spec string) bool {
 	number, ok := strings.CutPrefix(spec, "part")

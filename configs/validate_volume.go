@@ -15,6 +15,7 @@ import (
 func (v *validator) volume(vol *Volume, at string) {
 	v.name(vol, join(at, "name"))
 	v.device(vol.Device, join(at, "device"))
+	v.size(vol, join(at, "size"))
 	v.crypt(vol, at)
 	v.header(vol, at)
 	v.filesystem(&vol.Filesystem, vol.Detached() && !v.spoilt(join(at, "header")), vol.SectorSize, join(at, "filesystem"))

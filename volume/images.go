@@ -27,6 +27,12 @@ type Images interface {
 	Attach(path string, sector int) (device string, closer io.Closer, err error)
 	// Over is the device that lies over the image already; empty for none.
 	Over(path string) (device string, err error)
+	// Room enforces that an image of size bytes can be made at path. Too little room is an
+	// error of code [fault.StorageFull].
+	Room(path string, size int64) error
+	// Make makes it, its blocks allocated, for root alone: whole, or not at all. A path
+	// that is taken is an error of code [fault.FileExists].
+	Make(path string, size int64) error
 	// Resized has a device take the size that its file has.
 	Resized(device string) error
 }

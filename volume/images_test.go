@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"imxcrypt/caam"
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
@@ -293,4 +294,136 @@ func (g *grownStore) WriteAt(p []byte, off int64) (int, error) {
 		return copy(g.tail[at:], p), nil
 	}
 	return g.Store.WriteAt(p, off)
+}
+
+// sizedBoard is a board without the file, and a volume that is to have one.
+func sizedBoard(s spec.Volume) (*volumetest.Board, spec.Volume) {
+	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles())
+	b.Directories = []string{"/data", "/srv"}
+	b.ImageRoom = 20 * mib
+	s.Size, s.Timeout = 16*mib, 0
+	return b, s
+}
+
+// Provisioning makes the file that the configuration gives a size, once, and is cut off
+// anywhere without harm.
+func TestProvisioningMakesTheFile(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for placement, s := range imageSpecs() {
+		t.Run(placement, func(t *testing.T) {
+			t.Parallel()
+			killed := 0
+			for at := 1; ; at++ {
+				b, s := sizedBoard(s)
+				provision := func(m *volume.Manager) error {
+					_, err := m.Provision(ctx, s, volume.ProvisionOptions{})
+					return err
+				}
+				dead := kill(b, at, func() { _ = provision(b.Manager()) })
+				if err := b.Exit(); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 {
+					process(t, b, provision)
+				}
+				if len(b.Disks) != 1 || b.Disks[0].Path != imagePath || b.Disks[0].Store.Size() != s.Size {
+					t.Fatalf("killed at %d: files %+v", at, b.Disks)
+				}
+				if !dead {
+					break
+				}
+				killed++
+			}
+			if killed == 0 {
+				t.Fatal("never killed")
+			}
+		})
+	}
+}
+
+// A dry run says that it would make the file; what is refused makes none.
+func TestNoFileIsMade(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b, s := sizedBoard(imageSpecs()["on the device"])
+	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{DryRun: true})
+	if err != nil || len(r.Steps) < 4 || r.Steps[0].What != "make the file "+imagePath+" of 16777216 bytes" || len(b.Disks) > 0 {
+		t.Fatalf("%+v, %v, files %+v", r, err, b.Disks)
+	}
+	for name, c := range map[string]struct {
+		prepare func(*volumetest.Board, *spec.Volume)
+		code    fault.Code
+	}{
+		"no size":                       {func(_ *volumetest.Board, s *spec.Volume) { s.Size = 0 }, fault.DeviceMissing},
+		"no room":                       {func(b *volumetest.Board, _ *spec.Volume) { b.ImageRoom = 15 * mib }, fault.StorageFull},
+		"too small":                     {func(_ *volumetest.Board, s *spec.Volume) { s.Size = 2 * mib }, fault.DeviceUnsuitable},
+		"an open chip":                  {func(b *volumetest.Board, s *spec.Volume) { b.State, s.AllowOpenState = caam.Open, false }, fault.OpenStateRefused},
+		"no mount point":                {func(b *volumetest.Board, _ *spec.Volume) { b.Directories = nil }, fault.MountPointMissing},
+		"its filesystem is not mounted": {func(_ *volumetest.Board, s *spec.Volume) { s.Under = "/srv" }, fault.VolumeNotUp},
+		"there was one": {func(b *volumetest.Board, s *spec.Volume) {
+			process(t, b, func(m *volume.Manager) error {
+				_, err := m.Provision(ctx, *s, volume.ProvisionOptions{NoMount: true})
+				return err
+			})
+			b.Disks = nil
+		}, fault.DeviceMissing},
+		"its header is there": {func(b *volumetest.Board, s *spec.Volume) {
+			s.Header, s.Gap = "/etc/data.header", 0
+			if err := b.Files.Create(s.Header, make([]byte, mib), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, fault.FileExists},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, s := sizedBoard(s)
+			c.prepare(b, &s)
+			for _, dry := range []bool{true, false} {
+				_, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{DryRun: dry})
+				refused(t, err, c.code)
+				if len(b.Disks) > 0 {
+					t.Fatalf("refused, and made %+v", b.Disks)
+				}
+			}
+		})
+	}
+}
+
+// A file of another size is not what the configuration means, unless it is a volume
+// already, which may have grown.
+func TestAFileOfAnotherSize(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for placement, s := range imageSpecs() {
+		t.Run(placement, func(t *testing.T) {
+			t.Parallel()
+			b, file := imageBoard()
+			other := s
+			other.Size = 15 * mib
+			_, err := b.Manager().Provision(ctx, other, volume.ProvisionOptions{Wipe: true})
+			refused(t, err, fault.FileExists)
+			same(t, "refused", file.Store.(*crashtest.Image).Bytes(), make([]byte, 16*mib))
+			// Interrupted, with the right size.
+			b.Mkfs = func(string, string) error { return errKilled }
+			_, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+			b.Mkfs = nil
+			if !errors.Is(err, errKilled) {
+				t.Fatal(err)
+			}
+			if st := b.Manager().Status(ctx, s); st.State != volume.Unprovisioned || st.Generation != 1 {
+				t.Fatalf("%s, %v", st.State, st.Err)
+			}
+			before := file.Store.(*crashtest.Image).Bytes()
+			_, err = b.Manager().Provision(ctx, other, volume.ProvisionOptions{})
+			refused(t, err, fault.FileExists)
+			same(t, "refused", file.Store.(*crashtest.Image).Bytes(), before)
+			for _, s := range []spec.Volume{s, other} {
+				process(t, b, func(m *volume.Manager) error {
+					_, err := m.Provision(ctx, s, volume.ProvisionOptions{})
+					return err
+				})
+			}
+		})
+	}
 }

@@ -69,9 +69,12 @@ func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 	if err := (copies{o.Recipients, o.Passphrase}).permitted(s); err != nil {
 		return err
 	}
+	p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: s.Device, why: why}
+	if planned, err := p.makeImage(ctx); planned || err != nil {
+		return err
+	}
 	return m.onDevice(ctx, s, func(path string) error {
-		j.result.Device = path
-		p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: path, why: why}
+		j.result.Device, p.path = path, path
 		found, err := p.survey(ctx)
 		if err != nil {
 			return err
@@ -216,6 +219,9 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 		return found, what
 	}
 	return found, p.exclusively(func(dev header.Device) error {
+		if err := p.sized(dev); err != nil {
+			return err
+		}
 		check := p.empty
 		if p.o.Wipe {
 			check = p.notOurs

@@ -37,7 +37,10 @@ func (p *provisioning) resumable(ctx context.Context, h *header.Header) error {
 	if err != nil {
 		return err
 	}
-	if p.proved, err = p.provedBefore(ctx, h, c); err == nil {
+	if err = p.sized(c.Data); err == nil {
+		p.proved, err = p.provedBefore(ctx, h, c)
+	}
+	if err == nil {
 		err = p.untouchedDevice(ctx, h, c)
 	}
 	if err = errors.Join(err, c.Close()); err != nil {

@@ -207,6 +207,10 @@ func (realImages) Attach(path string, sector int) (string, io.Closer, error) {
 
 func (realImages) Over(path string) (string, error) { return loopdev.Over(path) }
 
+func (realImages) Room(path string, size int64) error { return loopdev.Room(path, size) }
+
+func (realImages) Make(path string, size int64) error { return loopdev.Create(path, size) }
+
 func (realImages) Resized(device string) error { return loopdev.Resized(device) }
 
 type realLocks struct{}

@@ -29,15 +29,7 @@ func Trusted(path string) error {
 		folders = append(folders, filepath.Dir(end))
 	}
 	for _, dir := range folders {
-		info, err := os.Stat(dir)
-		if err != nil {
-			return failed("trust", path, err)
-		}
-		forbidden := fs.FileMode(0o022)
-		if info.Mode()&fs.ModeSticky != 0 {
-			forbidden = 0 // only its owner can replace the file
-		}
-		if err := rootsOnly("the folder "+dir, info, forbidden); err != nil {
+		if err := rootsFolder(dir); err != nil {
 			return failed("trust", path, err)
 		}
 	}
@@ -52,6 +44,27 @@ func Trusted(path string) error {
 		return failed("trust", path, err)
 	}
 	return nil
+}
+
+// TrustedFolder refuses a folder in which users other than root can replace a file of
+// root's.
+func TrustedFolder(dir string) error {
+	if err := rootsFolder(dir); err != nil {
+		return failed("trust", dir, err)
+	}
+	return nil
+}
+
+func rootsFolder(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	forbidden := fs.FileMode(0o022)
+	if info.Mode()&fs.ModeSticky != 0 {
+		forbidden = 0 // only its owner can replace the file
+	}
+	return rootsOnly("the folder "+dir, info, forbidden)
 }
 
 // rootsOnly refuses what is not root's, or has forbidden permissions.

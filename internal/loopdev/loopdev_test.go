@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"imxcrypt/internal/fault"
@@ -64,5 +65,57 @@ func TestImage(t *testing.T) {
 	}
 	if over, err := loopdev.Over(path); err != nil || over != "" {
 		t.Fatalf("closed: over it lies %q, %v", over, err)
+	}
+}
+
+// A file appears whole, with its blocks and for its owner alone, or not at all.
+func TestCreate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "image")
+	if err := loopdev.Create(path, 4<<20); fault.Is(err, fault.DeviceUnsuitable) {
+		t.Skipf("NOT TESTED: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Size() != 4<<20 || info.Mode() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Blocks*512 < 4<<20 {
+		t.Errorf("%d blocks are allocated", st.Blocks)
+	}
+	if err := loopdev.Create(path, 8<<20); !fault.Is(err, fault.FileExists) {
+		t.Errorf("over a file: %v", err)
+	}
+	if err := loopdev.Create(filepath.Join(dir, "huge"), 1<<60); err == nil {
+		t.Error("an exbibyte was made")
+	}
+	if err := loopdev.Create(filepath.Join(dir, "none", "image"), 4<<20); !fault.Is(err, fault.DeviceMissing) {
+		t.Errorf("without a folder: %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: only root's folders are taken")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "image")
+	if err := loopdev.Room(path, 1<<20); err != nil {
+		t.Error(err)
+	}
+	if err := loopdev.Room(path, 1<<60); !fault.Is(err, fault.StorageFull) {
+		t.Errorf("an exbibyte: %v", err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := loopdev.Room(path, 1<<20); !fault.Is(err, fault.FileUnsafe) {
+		t.Errorf("in anybody's folder: %v", err)
 	}
 }

@@ -39,6 +39,10 @@ type Volume struct {
 	// Device is a path or a tag (PARTLABEL=, PARTUUID=, LABEL=, UUID=), behind the
 	// controller that it is looked for on, if it is.
 	Device string
+	// Size is that of the image's file in bytes, which provisioning makes; 0: it must be
+	// there. Under is the mount point of another volume that the file lies in; empty for none.
+	Size  int64
+	Under string
 	// Source is where the key comes from.
 	Source  string
 	Trusted Trusted

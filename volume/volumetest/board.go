@@ -98,6 +98,8 @@ type Board struct {
 
 	// LoopErr is why no loop device can be made, or be told.
 	LoopErr error
+	// ImageRoom is how many bytes a new image may have.
+	ImageRoom int64
 	// Grown is how far mounted filesystems were made to grow, by their mount points.
 	Grown map[string]int64
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 )
 
@@ -68,6 +69,30 @@ func (i images) over(path string) (*Disk, error) {
 		}
 	}
 	return nil, nil
+}
+
+// Room implements volume.Images.
+func (i images) Room(path string, size int64) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if size > i.ImageRoom {
+		return fault.Newf(fault.StorageFull, "%s: no room for %d bytes", path, size)
+	}
+	return nil
+}
+
+// Make implements volume.Images: the file appears whole, or not at all.
+func (i images) Make(path string, size int64) error {
+	if i.disk(path) != nil {
+		return fault.Newf(fault.FileExists, "%s exists already", path)
+	}
+	if err := i.step("make " + path); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.Disks = append(i.Disks, &Disk{Path: path, Image: true, Store: crashtest.NewImage(size)})
+	return nil
 }
 
 func (i images) Resized(device string) error {

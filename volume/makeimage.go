@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
+	"imxcrypt/volume/header"
+)
+
+// makeImage makes the file of a volume's image where there is none and the configuration
+// says how large it is. Everything that could refuse the volume later is asked before. In
+// a dry run planned is true: what would follow was said.
+func (p *provisioning) makeImage(ctx context.Context) (planned bool, err error) {
+	if p.s.Size == 0 || p.sys.Images == nil {
+		return false, nil
+	}
+	if _, err := p.sys.Devices.Find(ctx, p.s.Device); !fault.Is(err, fault.DeviceMissing) {
+		return false, err
+	}
+	if err := p.imageNew(); err != nil {
+		return false, err
+	}
+	layout, err := header.PlanLayout(p.s, header.DeviceFacts{Path: p.s.Device, Size: p.s.Size})
+	if err != nil {
+		return false, err
+	}
+	found := survey{layout: layout}
+	if err := p.permitted(ctx, found); err != nil {
+		return false, err
+	}
+	if err := p.sys.Images.Room(p.s.Device, p.s.Size); err != nil {
+		return false, err
+	}
+	if p.o.DryRun {
+		p.j.would(fmt.Sprintf("make the file %s of %d bytes", p.s.Device, p.s.Size))
+		p.announceSteps(found)
+		return true, nil
+	}
+	if err := p.sys.Images.Make(p.s.Device, p.s.Size); err != nil {
+		return false, err
+	}
+	p.j.did(fmt.Sprintf("file of %d bytes made", p.s.Size))
+	p.j.result.Warnings = nil // said when the volume is made
+	return false, nil
+}
+
+// imageNew enforces that a file that is not there never was: its filesystem may not be
+// mounted yet, and another file would be hidden by it, or hide that the data is gone.
+func (p *provisioning) imageNew() error {
+	if p.s.Under != "" {
+		at, err := p.sys.Mounts.Look(p.s.Under)
+		if err != nil {
+			return err
+		}
+		if at.State != mount.TargetOccupied {
+			return fault.Newf(fault.VolumeNotUp, "%s is to be made in the mount of another volume, and nothing is mounted on %s", p.s.Device, p.s.Under)
+		}
+	}
+	if r, ok := p.recall(p.s); ok {
+		return fault.Newf(fault.DeviceMissing, "%s is not there, and no other is made: %s. Mount the filesystem that it lies on; if the file was removed on purpose, remove %s", p.s.Device, r.text(p.s), rememberedPath(p.s))
+	}
+	if !p.s.Detached() {
+		return nil
+	}
+	file, err := p.sys.Devices.Open(p.s.Header, blockdev.Flags{})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return errors.Join(fault.Newf(fault.FileExists, "%s is not there, and no other is made: its header %s is", p.s.Device, p.s.Header), file.Close())
+}
+
+// sized compares the file of a volume that is not ready yet with the configuration.
+func (p *provisioning) sized(dev header.Device) error {
+	if p.s.Size == 0 || p.s.Size == dev.Size() {
+		return nil
+	}
+	return fault.Newf(fault.FileExists, "%s is there with %d bytes, and the configuration's size is %d", p.s.Device, dev.Size(), p.s.Size)
+}
