@@ -24,9 +24,10 @@ func (m *Manager) chosen(ctx context.Context, s spec.Volume, recovery bool, j *r
 	if err := s.Permitted(); err != nil {
 		return s, "", err
 	}
-	path, err := m.find(ctx, s, true)
-	if err != nil {
-		return s, "", err
+	// A file that is to be made is not waited for.
+	path, missing := m.find(ctx, s, s.Size == 0)
+	if missing != nil && (s.Size == 0 || !fault.Is(missing, fault.DeviceMissing)) {
+		return s, "", missing
 	}
 	// What is wrong with a header the survey says.
 	if c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true}); err == nil {

@@ -310,7 +310,11 @@ func sizedBoard(s spec.Volume) (*volumetest.Board, spec.Volume) {
 func TestProvisioningMakesTheFile(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	for placement, s := range imageSpecs() {
+	all := imageSpecs()
+	chosen := all["on the device"]
+	chosen.Source, chosen.Wrap, chosen.Cipher, chosen.KeySize = spec.SourceAuto, "", "", 0
+	all["source auto"] = chosen
+	for placement, s := range all {
 		t.Run(placement, func(t *testing.T) {
 			t.Parallel()
 			killed := 0
