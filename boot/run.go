@@ -54,7 +54,7 @@ func (p Plan) Run(ctx context.Context, opener Opener, mount bool) []Outcome {
 			}
 		}
 		outcomes[i].Result, outcomes[i].Err = opener.Unlock(ctx, step.Spec,
-			volume.UnlockOptions{Mount: mount && step.Spec.Mount.Path != ""})
+			volume.UnlockOptions{Mount: mount && step.Spec.Mountable()})
 	}
 	if len(p.Steps) == 1 {
 		open(0) // without the threads that waiting for it would take

@@ -15,7 +15,7 @@ import (
 func Spec(c *configs.Config, v configs.Volume) spec.Volume {
 	s := spec.Volume{
 		Name: v.Name, Mapping: c.MappingName(v.Name), Device: v.Device, Size: v.Size, Under: under(c, &v), Source: string(v.Source),
-		Trusted: spec.Trusted(v.Trusted), Protected: v.Protected, Wrap: string(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
+		Key: string(v.Key), Trusted: spec.Trusted(v.Trusted), Protected: v.Protected, Wrap: string(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
 		Header: v.Header, HeaderSize: v.HeaderSize, Gap: v.Gap,
 		AllowDiscards: v.AllowDiscards, Grow: v.Grow, CryptFlags: v.CryptFlags, AllowOpenState: v.AllowOpenState, AllowUnboundHeader: v.AllowUnboundHeader,
 		AllowInsecure: c.AllowInsecure, UUID: v.UUID,

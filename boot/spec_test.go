@@ -18,7 +18,7 @@ func TestEverySettingReachesTheVolume(t *testing.T) {
 	t.Parallel()
 	ofBoot := map[string]bool{"AtBoot": true, "Required": true}
 	v := configs.Volume{
-		Name: "data", Device: "/dev/sda", Size: 1 << 26, Source: configs.SourceDev, Trusted: configs.Trusted{Source: "tpm"}, Protected: true, Wrap: configs.WrapECB, KeySize: 24, Cipher: "aes-xts-plain64", SectorSize: 512,
+		Name: "data", Device: "/dev/sda", Size: 1 << 26, Source: configs.SourceDev, Key: configs.KeyEphemeral, Trusted: configs.Trusted{Source: "tpm"}, Protected: true, Wrap: configs.WrapECB, KeySize: 24, Cipher: "aes-xts-plain64", SectorSize: 512,
 		Header: "/etc/data.header", HeaderSize: 1 << 16, Gap: 1 << 12, AllowDiscards: true, Grow: true, CryptFlags: []string{"same_cpu_crypt"}, AllowOpenState: true, AllowUnboundHeader: true,
 		UUID:       "0f5c7d1e-3b2a-4c8d-9e6f-a1b2c3d4e5f6",
 		Filesystem: configs.Filesystem{Type: "xfs", Label: "l", UUID: configs.AnyUUID, Options: []string{"-q"}},

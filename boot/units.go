@@ -79,7 +79,7 @@ func (o UnitOptions) canonical(p string) string {
 func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	service := ServiceName(step.Spec.Name)
 	units := []Unit{{Path: service, Text: serviceText(c, step, o)}}
-	if c.File() != configs.DefaultPath {
+	if c.File() != configs.DefaultPath && !step.Spec.Ephemeral() {
 		units = append(units, Unit{Path: RotateServiceName(step.Spec.Name) + ".d/40-imxcrypt-config.conf", Text: rotateDropIn(c, step, o)})
 	}
 	node := mappingPath(step.Spec)
@@ -90,7 +90,7 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	// waits until it is gone; the service must not come after that.
 	units = append(units,
 		Unit{Path: nodeUnit + ".d/40-imxcrypt.conf", Text: fmt.Sprintf(
-			"%s[Unit]\nRequires=%s\nJobTimeoutSec=%s\n", generated, service, seconds(step.Spec.Timeout+earlyBoot+unlockTime+provisionTime))})
+			"%s[Unit]\nRequires=%s\nJobTimeoutSec=%s\n", generated, service, seconds(step.Spec.Timeout+earlyBoot+openTime(step.Spec)+provisionTime))})
 	if backing := backingPath(step.Spec.Device); backing != "" {
 		units = append(units, Unit{Path: deviceUnit(backing) + ".d/40-imxcrypt-backing.conf", Text: fmt.Sprintf(
 			"%s[Unit]\nJobRunningTimeoutSec=%s\n", generated, seconds(step.Spec.Timeout+earlyBoot))},
@@ -98,9 +98,12 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	}
 	fromInitramfs := o.FromInitramfs != nil && o.FromInitramfs(step.Spec.Mapping)
 	mount := EscapePath(step.Spec.Mount.Path) + ".mount"
-	if step.Spec.Mount.Path != "" && !fromInitramfs && spec.Sealed(step.Spec.Source) {
+	if step.Spec.Mount.Path != "" && !fromInitramfs && spec.Sealed(step.Spec.Source) && !step.Spec.Ephemeral() {
 		units = append(units, keyService(c, step, o, mount),
 			Unit{Path: mount + ".d/40-imxcrypt-key.conf", Text: fmt.Sprintf("%s[Unit]\nWants=%s\n", generated, keyServiceName(step.Spec.Name))})
+	}
+	if step.Spec.Swap() {
+		return append(units, swapUnits(c, step, o, node)...)
 	}
 	claim := slices.IndexFunc(o.Fstab, func(e FstabEntry) bool { return o.canonical(path.Clean(e.Target)) == step.Spec.Mount.Path })
 	if claim >= 0 && path.Clean(o.Fstab[claim].Source) == node {
@@ -126,11 +129,52 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	return append(units, hook("local-fs.target", step.Required, mount))
 }
 
+// swapUnits have a volume swapped on, unless fstab does.
+func swapUnits(c *configs.Config, step Step, o UnitOptions, node string) []Unit {
+	if slices.ContainsFunc(o.Fstab, func(e FstabEntry) bool { return path.Clean(e.Source) == node }) {
+		return nil
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	swap, service := EscapePath(node)+".swap", ServiceName(step.Spec.Name)
+	b.WriteString(generated)
+	line("[Unit]")
+	line("Description=Swap on encrypted volume %s", strings.ReplaceAll(step.Spec.Name, "%", "%%"))
+	line("Documentation=man:imxcrypt(1) man:imxcrypt.yaml(5)")
+	line("SourcePath=%s", quoteSpecifiers(c.FileOf(step.Spec.Name)))
+	line("Requires=%s", service)
+	line("After=%s", service)
+	line("")
+	line("[Swap]")
+	line("What=%s", quoteSpecifiers(node))
+	if step.Spec.AllowDiscards {
+		line("Options=discard")
+	}
+	units := []Unit{{Path: swap, Text: b.String()}}
+	if step.AtBoot {
+		units = append(units, hook("swap.target", step.Required, swap))
+	}
+	// What is written to it is lost with the power, and a suspend-to-disk takes any swap.
+	for _, sleep := range []string{"hibernate", "hybrid-sleep", "suspend-then-hibernate"} {
+		units = append(units, Unit{Path: "systemd-" + sleep + ".service.d/40-imxcrypt-" + EscapePath(node) + ".conf", Text: generated +
+			"# Swap whose key is thrown away cannot be resumed from.\n[Unit]\nAssertPathExists=!" + quoteSpecifiers(node) + "\n"})
+	}
+	return units
+}
+
 // unlockTime is what unlocking is given beyond waiting for the device.
 const unlockTime = 30 * time.Second
 
 // provisionTime is the TimeoutStartSec of imxcrypt-provision@.service.
 const provisionTime = 10 * time.Minute
+
+// openTime is the same for a volume; one that is formatted writes a journal.
+func openTime(s spec.Volume) time.Duration {
+	if s.Ephemeral() && !s.Swap() {
+		return unlockTime + 2*time.Minute
+	}
+	return unlockTime
+}
 
 // earlyBoot is what systemd's wait for a device is given beyond the volume's own
 // timeout: it counts from the beginning of the boot, before udev is up.
@@ -216,6 +260,9 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	if step.Required {
 		// The boot does not wait for the others, though the targets want them.
 		before = "cryptsetup.target local-fs.target " + before
+		if s.Swap() {
+			before = strings.Replace(before, "local-fs.target", "swap.target", 1)
+		}
 	}
 	line("Before=%s", before)
 	line("Wants=cryptsetup-pre.target blockdev@%s.target", EscapePath(mappingPath(s)))
@@ -255,7 +302,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	}
 	// Why a boot ends in the emergency mode is shown where one looks first.
 	line("StandardError=journal+console")
-	line("TimeoutStartSec=%s", seconds(s.Timeout+unlockTime))
+	line("TimeoutStartSec=%s", seconds(s.Timeout+openTime(s)))
 	line("TimeoutStopSec=30s")
 	// The key lives in the keyring of one thread; a session keyring of its own
 	// keeps everything else away from it too.
@@ -311,8 +358,9 @@ func mountText(c *configs.Config, step Step, node string) string {
 	line("SourcePath=%s", quoteSpecifiers(c.FileOf(step.Spec.Name)))
 	line("Requires=%s", service)
 	line("After=%s", service)
-	switch s.Filesystem.Type {
-	case "ext4", "f2fs", "vfat":
+	switch {
+	case s.Ephemeral(): // made a moment ago
+	case slices.Contains([]string{"ext4", "f2fs", "vfat"}, s.Filesystem.Type):
 		line("Requires=systemd-fsck@%s.service", EscapePath(node))
 		line("After=systemd-fsck@%s.service", EscapePath(node))
 	}

@@ -22,6 +22,7 @@ import (
 func goldenConfigurations(t *testing.T) map[string]*configs.Config {
 	t.Helper()
 	all := map[string]*configs.Config{"nested": parse(t, nested)}
+	all["scratch"] = parse(t, scratch)
 	files, err := filepath.Glob("../configs/examples/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples: %v", err)
@@ -35,6 +36,13 @@ func goldenConfigurations(t *testing.T) map[string]*configs.Config {
 	}
 	return all
 }
+
+// scratch are volumes whose keys are thrown away.
+const scratch = `volumes:
+- {name: swap, device: "eMMC:PARTLABEL=swap", filesystem: swap, key: ephemeral, allow_discards: true}
+- {name: more, device: "PARTLABEL=more", filesystem: swap, key: ephemeral, required: false}
+- {name: tmp, device: "PARTUUID=1234abcd-05", key: ephemeral, mount: /tmp}
+`
 
 func TestUnitsOfTheExamples(t *testing.T) {
 	t.Parallel()
@@ -414,5 +422,19 @@ func TestSystemdUnderstandsTheDropInForSleep(t *testing.T) {
 	}
 	if out, err := verify(t, dir, filepath.Join(dir, "systemd-suspend.service")); err != nil || strings.Contains(out, "imxcrypt.conf") || strings.Contains(out, "nonexistent") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A line of fstab that swaps on the volume takes the unit's place.
+func TestSwapInFstab(t *testing.T) {
+	t.Parallel()
+	units, err := boot.Units(parse(t, scratch), boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{{Source: "/dev/mapper/swap", Target: "none"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range units {
+		if strings.HasPrefix(u.Path, "dev-mapper-swap.swap") || strings.HasSuffix(u.Path, "/dev-mapper-swap.swap") {
+			t.Errorf("%s is made", u.Path)
+		}
 	}
 }

@@ -26,6 +26,7 @@ func defaults() *Config {
 func volumeDefaults() Volume {
 	return Volume{
 		Source:     SourceAuto,
+		Key:        KeyStored,
 		SectorSize: 4096,
 		Header:     HeaderOnDevice,
 		HeaderSize: 1 * mib,

@@ -10,5 +10,5 @@ import (
 )
 
 func filesystemTypes() []string {
-	return slices.Concat(mkfs.Types(), fsprobe.ReadOnlyTypes(), []string{FilesystemNone})
+	return slices.Concat(mkfs.Types(), fsprobe.ReadOnlyTypes(), []string{FilesystemSwap, FilesystemNone})
 }

@@ -131,6 +131,7 @@ volumes:
     device: /dev/mmcblk2p3
     size: 0MiB
     source: auto
+    key: stored
     trusted: null
     protected: false
     wrap: ""

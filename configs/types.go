@@ -27,6 +27,16 @@ const (
 	SourceTrusted Source = keysource.Trusted
 )
 
+// Key says what becomes of a volume's key.
+type Key string
+
+const (
+	// KeyStored is sealed and kept in the header.
+	KeyStored Key = "stored"
+	// KeyEphemeral is never stored.
+	KeyEphemeral Key = "ephemeral"
+)
+
 // Wrap names the encryption of a black key. Its values are those of the CAAM
 // driver's own interface.
 type Wrap string
@@ -56,6 +66,9 @@ const HeaderOnDevice = "device"
 
 // FilesystemNone is the [Filesystem.Type] of a volume without a filesystem.
 const FilesystemNone = "none"
+
+// FilesystemSwap is the [Filesystem.Type] of a volume that is swapped on.
+const FilesystemSwap = "swap"
 
 // AnyUUID is the [Filesystem.UUID] of a filesystem that is not known by its UUID.
 const AnyUUID = "any"
@@ -143,6 +156,13 @@ type Volume struct {
 	// wrap, trusted, cipher and key_size narrow the choice. dev: a plain file under
 	// state_dir, for trying out (allow_insecure). Default: auto.
 	Source Source `mapstructure:"source"`
+	// stored: the key is sealed and kept in the header. ephemeral: a throw-away key, never
+	// stored; the volume has another one, and is formatted, whenever it is unlocked: for
+	// swap and for what need not outlive a boot, as /tmp (docs/scratch.md). Only on a
+	// device that provisioning has marked, and that is given by what cannot name another:
+	// PARTLABEL=, PARTUUID=, behind a controller, /dev/disk/by-path/, or an image file.
+	// Default: stored.
+	Key Key `mapstructure:"key"`
 	// Which trust source a trusted key must be sealed by: `trusted: {source: caam}`.
 	// Default: null, any.
 	Trusted Trusted `mapstructure:"trusted,null"`
@@ -230,8 +250,8 @@ type Volume struct {
 // Filesystem says what lies in a volume.
 type Filesystem struct {
 	// ext4, f2fs, xfs, btrfs, vfat; squashfs or erofs: an image that an updater writes to
-	// the mapping, never made by imxcrypt and mounted read-only; or none: the volume is
-	// used as a block device. Default: ext4.
+	// the mapping, never made by imxcrypt and mounted read-only; swap: swapped on, only with
+	// key: ephemeral; or none: the volume is used as a block device. Default: ext4.
 	Type string `mapstructure:"type"`
 	// The filesystem's label, given by mkfs: at most 16 bytes for ext4, 12 for xfs,
 	// 11 for vfat, 255 for btrfs and f2fs. Default: the volume's name, cut to fit.
@@ -260,6 +280,9 @@ type Mount struct {
 
 // Needed reports whether the running system cannot do without the volume.
 func (v *Volume) Needed() bool { return v.Required && v.AtBoot }
+
+// Ephemeral reports whether the volume's key is thrown away.
+func (v *Volume) Ephemeral() bool { return v.Key == KeyEphemeral }
 
 // Detached reports whether the volume's header is in a file of its own.
 func (v *Volume) Detached() bool { return v.Header != HeaderOnDevice }

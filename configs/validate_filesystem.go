@@ -60,6 +60,10 @@ func (v *validator) mount(vol *Volume, at string) {
 		v.problem(field, "is missing", "give the mount point, as in path: /data, or write mount: null")
 		return
 	}
+	if vol.Filesystem.Type == FilesystemSwap {
+		v.problem(at, "swap is not mounted (filesystem: swap)", "leave mount out")
+		return
+	}
 	if vol.Filesystem.Type == FilesystemNone && !v.spoilt(parent(at)+".filesystem.type") {
 		v.problem(at, "there is no filesystem to mount (filesystem: none)", "leave mount out, or choose a filesystem")
 		return

@@ -19,6 +19,7 @@ func (v *validator) volume(vol *Volume, at string) {
 	v.crypt(vol, at)
 	v.header(vol, at)
 	v.filesystem(&vol.Filesystem, vol.Detached() && !v.spoilt(join(at, "header")), vol.SectorSize, join(at, "filesystem"))
+	v.ephemeral(vol, at)
 	v.grow(vol, at)
 	v.mount(vol, join(at, "mount"))
 	if vol.UUID != "" && !isUUID(vol.UUID) {

@@ -157,6 +157,9 @@ func textField(field []byte) (string, bool) {
 }
 
 // validUUID: 8-4-4-4-12 hexadecimal digits.
+// ValidUUID reports whether s has the form of a header's UUID.
+func ValidUUID(s string) bool { return validUUID(s) }
+
 func validUUID(s string) bool {
 	if len(s) != 36 {
 		return false

@@ -72,6 +72,9 @@ func (z *sleeping) add(ctx context.Context, s spec.Volume) error {
 		z.warn(fmt.Sprintf("mapping %s is cut off from its device, and stays so", s.Mapping))
 		return err
 	}
+	if s.Ephemeral() {
+		return z.throwAway(s)
+	}
 	u, err := volume.New(z.sys).OpenInUse(ctx, s, z.o.DryRun)
 	if err != nil || u == nil {
 		return err
@@ -86,6 +89,16 @@ func (z *sleeping) add(ctx context.Context, s spec.Volume) error {
 	number := blockdev.Number{Major: info.Number.Major, Minor: info.Number.Minor}
 	z.volumes = append(z.volumes, &sleepingVolume{InUse: u, s: s, number: number, below: z.sys.Devices.Below(number)})
 	return nil
+}
+
+// throwAway refuses to sleep with a key that cannot be opened a second time, where the
+// chip would forget it. Any other stays in the kernel.
+func (z *sleeping) throwAway(s spec.Volume) error {
+	t, err := z.sys.Mapper.Table(s.Mapping)
+	if err == nil && t.HasBlackKey() {
+		err = fault.Newf(fault.SleepRefused, "its key is thrown away (key: ephemeral), and the chip loses it in suspend-to-RAM: lock it first, imxcrypt lock %s", s.Name)
+	}
+	return err
 }
 
 // refuseUnknownKeys refuses to sleep while a mapping has a key of the chip that nobody

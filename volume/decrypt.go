@@ -30,7 +30,7 @@ func (m *Manager) Decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 
 func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
 	err := inPlaceable(s)
-	if !s.Detached() {
+	if err == nil && !s.Detached() {
 		err = fault.Newf(fault.ConfigInvalid, "a volume with its header on the device is not decrypted in place: the data would have to move over the header by which it is opened")
 	}
 	if err != nil {

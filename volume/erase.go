@@ -73,6 +73,10 @@ func (m *Manager) erase(ctx context.Context, s spec.Volume, o EraseOptions) (r E
 		return r, err
 	}
 	j.result.Device = path
+	if s.Ephemeral() {
+		r.Remains = []string{"what was written to the data area, under keys that are gone and were stored nowhere"}
+		return r, m.unmark(ctx, s, path, o, j)
+	}
 	e := &erasing{Manager: m, s: s, j: j, path: path}
 	if err := e.survey(true); err != nil {
 		return r, err

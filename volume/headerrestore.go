@@ -56,6 +56,9 @@ func (m *Manager) RestoreHeader(ctx context.Context, s spec.Volume, file string,
 		err = fault.New(fault.FileMissing, "the backup", err)
 	}
 	t := &restoring{Manager: m, s: s, o: o, j: j, file: file, area: area}
+	if s.Ephemeral() {
+		err = noHeader(s)
+	}
 	if err == nil {
 		err = t.readBackup(anyDevice)
 	}

@@ -54,13 +54,18 @@ func (m *Manager) lock(ctx context.Context, s spec.Volume, o LockOptions) (_ Res
 	if err != nil {
 		return j.result, err
 	}
-	if err := m.beforeUnmount(ctx, s, info, targets, o, j); err != nil {
+	if s.Ephemeral() {
+		err = m.swapOff(s, info, o, j)
+	} else {
+		err = m.beforeUnmount(ctx, s, info, targets, o, j)
+	}
+	if err != nil {
 		return j.result, err
 	}
 	if err := m.awake(s, targets); err != nil {
 		return j.result, err
 	}
-	if err := m.removable(ctx, info, targets); err != nil {
+	if err := m.removable(ctx, info, targets); err != nil && !(o.DryRun && s.Swap()) {
 		return j.result, err
 	}
 	if o.DryRun {

@@ -73,6 +73,9 @@ func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 	if planned, err := p.makeImage(ctx); planned || err != nil {
 		return err
 	}
+	if s.Ephemeral() {
+		return p.mark(ctx)
+	}
 	return m.onDevice(ctx, s, func(path string) error {
 		j.result.Device, p.path = path, path
 		found, err := p.survey(ctx)
@@ -378,7 +381,7 @@ func (p *provisioning) stateAllowed(state caam.SecurityState) error {
 	if err := p.requireClosed(state); err != nil {
 		return err
 	}
-	if !spec.Sealed(p.s.Source) {
+	if !spec.Sealed(p.s.Source) || p.s.Ephemeral() {
 		return nil
 	}
 	switch state {
@@ -394,6 +397,10 @@ func (p *provisioning) stateAllowed(state caam.SecurityState) error {
 }
 
 func (p *provisioning) announceSteps(found survey) {
+	if p.s.Ephemeral() {
+		p.announceMark()
+		return
+	}
 	if found.header == nil {
 		if p.o.Wipe {
 			p.j.would("overwrite what is on " + p.path)

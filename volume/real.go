@@ -59,6 +59,8 @@ func Real(o RealOptions) System {
 		Filesystems: mkfs.Maker{},
 		Mounts:      realMounts{},
 		Locks:       realLocks{},
+		Swaps:       realSwaps{},
+		Hibernates:  hibernates,
 		Attach:      attachImage,
 		Images:      realImages{},
 		SecurityState: func() caam.SecurityState {

@@ -41,6 +41,9 @@ func (m *Manager) Revive(ctx context.Context, s spec.Volume, o ReviveOptions) (R
 // revive is Revive with the volume's lock held.
 func (m *Manager) revive(ctx context.Context, s spec.Volume, o ReviveOptions, j *runLog) error {
 	j.result.Already = true
+	if s.Ephemeral() {
+		return nil // nobody has its key but the kernel
+	}
 	info, err := m.sys.Mapper.Info(s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
 		return nil

@@ -154,6 +154,9 @@ func (m *Manager) look(ctx context.Context, s spec.Volume) Status {
 		Name: s.Name, Device: s.Device, Source: s.Source, Trust: s.Trusted.Source, Wrap: s.Wrap, KeySize: s.KeySize, Cipher: s.Cipher,
 		SectorSize: s.SectorSize, Header: s.Header, MountPath: s.Mount.Path, State: Absent,
 	}
+	if s.Swap() {
+		st.MountPath = spec.FilesystemSwap // by which it is up only while it is used
+	}
 	live, err := m.liveState(s, &st)
 	if storedErr := m.storedState(ctx, s, &st, live); err == nil {
 		err = storedErr
@@ -195,6 +198,9 @@ func (m *Manager) liveState(s spec.Volume, st *Status) (*dmcrypt.Info, error) {
 
 // mountState compares where the volume is mounted with the configuration.
 func (m *Manager) mountState(s spec.Volume, info dmcrypt.Info, st *Status) error {
+	if s.Swap() {
+		return m.swapState(info, st)
+	}
 	targets, err := m.mountPoints(info)
 	st.Mounted = len(targets) > 0
 	if err != nil || s.Mount.Path == "" {
@@ -230,6 +236,9 @@ func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, li
 		return err
 	}
 	st.Path, st.State = path, Unknown
+	if s.Ephemeral() {
+		return m.scratchState(ctx, s, st, path, live)
+	}
 	c, h, err := m.openHeader(s, path, blockdev.Flags{})
 	if err != nil {
 		switch fault.CodeOf(err) {

@@ -56,6 +56,12 @@ type Mounts interface {
 	Look(target string) (mount.Target, error)
 }
 
+// Swaps swaps on devices.
+type Swaps interface {
+	SwapOn(device string, discard bool) error
+	SwapOff(device string) error
+}
+
 // Locks keeps two runs from working on one volume.
 type Locks interface {
 	Acquire(ctx context.Context, name string) (release func() error, err error)
@@ -74,6 +80,11 @@ type System struct {
 	Filesystems Filesystems
 	Mounts      Mounts
 	Locks       Locks
+	// Swaps swaps on volumes of filesystem swap; nil where there are none.
+	Swaps Swaps
+	// Hibernates are the devices that a suspend-to-disk writes to, as the kernel was told:
+	// specifications, or numbers as in "179:3".
+	Hibernates func() ([]string, error) // none
 	// Attach makes a read-only device of an image in a file; nil where there are
 	// no images. The device goes when it is closed and nothing lies on it.
 	Attach func(path string) (device string, closer io.Closer, err error)
@@ -139,6 +150,9 @@ func (s System) WithDefaults() System {
 	}
 	if s.Harden == nil {
 		s.Harden = func() error { return nil }
+	}
+	if s.Hibernates == nil {
+		s.Hibernates = func() ([]string, error) { return nil, nil }
 	}
 	if s.Rand == nil {
 		s.Rand = rand.Reader

@@ -74,6 +74,9 @@ func (m *Manager) unlock(ctx context.Context, s spec.Volume, o UnlockOptions) (_
 // unlockLocked unlocks the volume on the device at path. The volume's lock is
 // held.
 func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) (Result, error) {
+	if s.Ephemeral() {
+		return j.result, m.unlockScratch(ctx, s, path, o, j)
+	}
 	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
 	if fault.Is(err, fault.EncryptionStarted) && !o.DryRun {
 		if err = m.finishStart(path, j); err == nil {

@@ -51,12 +51,18 @@ func (m *Manager) verify(ctx context.Context, s spec.Volume, j *runLog, look fun
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	if err := m.settleLive(ctx, s, j); err != nil {
+	if !s.Ephemeral() {
+		err = m.settleLive(ctx, s, j)
+	}
+	if err != nil {
 		return err
 	}
 	path, err := m.find(ctx, s, true)
 	if err != nil {
 		return err
+	}
+	if s.Ephemeral() {
+		return m.verifyScratch(ctx, s, path, j)
 	}
 	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
 	if err != nil {

@@ -93,7 +93,7 @@ func (a *app) provision(ctx context.Context, names []string, f provisionFlags) e
 
 // provisioned is sentence, with a reminder where there is a new header to back up.
 func (a *app) provisioned(r volume.Result) string {
-	if !r.Already {
+	if !r.Already && r.Generation > 0 { // with a throw-away key there is none
 		fmt.Fprintf(a.stderr, "%simxcrypt: %s: back up the header, without it nothing opens the volume: imxcrypt header backup %s FILE\n",
 			a.priority(priorityInfo), r.Volume, r.Volume)
 	}

@@ -54,7 +54,7 @@ func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
 		r, err := m.Unlock(ctx, s, volume.UnlockOptions{
 			// --all means every volume as far as it goes: one that has no
 			// mount point is unlocked.
-			Mount: f.mount && (!f.all || s.Mount.Path != ""), ForRepair: f.forRepair, NoWait: f.noWait, DryRun: f.dryRun,
+			Mount: f.mount && (!f.all || s.Mountable()), ForRepair: f.forRepair, NoWait: f.noWait, DryRun: f.dryRun,
 		})
 		if err == nil && r.Rotating {
 			a.resumeInBackground(ctx, s.Name)

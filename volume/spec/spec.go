@@ -46,6 +46,8 @@ type Volume struct {
 	// Source is where the key comes from.
 	Source  string
 	Trusted Trusted
+	// Key is KeyEphemeral for one that is never stored.
+	Key string
 	// Protected is for trusted keys that only the CAAM sees.
 	Protected bool
 	// Wrap is how the black or protected key is encrypted: "ecb" or "ccm".
@@ -123,6 +125,22 @@ type Mount struct {
 // nothing.
 type Trusted struct{ Source string }
 
+// KeyEphemeral is [Volume.Key] of a volume whose key is never stored: it has another one,
+// and is formatted, whenever it is unlocked.
+const KeyEphemeral = "ephemeral"
+
+// FilesystemSwap is the filesystem type of a volume that is swapped on.
+const FilesystemSwap = "swap"
+
+// Ephemeral reports whether the volume's key is thrown away.
+func (s Volume) Ephemeral() bool { return s.Key == KeyEphemeral }
+
+// Swap reports whether the volume is swapped on, where others are mounted.
+func (s Volume) Swap() bool { return s.Filesystem.Type == FilesystemSwap }
+
+// Mountable reports whether the volume has a place where it is used: a mount point, or swap.
+func (s Volume) Mountable() bool { return s.Mount.Path != "" || s.Swap() }
+
 // Detached reports whether the header lies in a file of its own.
 func (s Volume) Detached() bool { return s.Header != HeaderOnDevice }
 
@@ -174,6 +192,9 @@ func Sealed(source string) bool {
 // Permitted reports whether a volume may use its source at all: known before any
 // device is waited for.
 func (s Volume) Permitted() error {
+	if s.Swap() && !s.Ephemeral() {
+		return fault.Newf(fault.ConfigInvalid, "filesystem: swap is for volumes with key: ephemeral")
+	}
 	if s.Protected && (s.Source != SourceTrusted || s.Trusted.Source != "" && s.Trusted.Source != keysource.TrustCAAM) {
 		return fault.Newf(fault.ConfigInvalid, "protected keys are those of source trusted with the trust source caam")
 	}

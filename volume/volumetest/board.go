@@ -103,7 +103,11 @@ type Board struct {
 	// Grown is how far mounted filesystems were made to grow, by their mount points.
 	Grown map[string]int64
 
+	// Hibernates are where a suspend-to-disk is written to.
+	Hibernates []string
+
 	stepping sync.Mutex
+	swaps    map[dmcrypt.Number]*dmtest.File
 	mu       sync.Mutex
 	locks    map[string]bool
 	claimed  map[string]bool // paths that are open exclusively
@@ -164,6 +168,8 @@ func (b *Board) System() volume.System {
 		Files: b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
 		SecurityState: func() caam.SecurityState { return b.State },
 		HasAES:        func() bool { return !b.NoAES },
+		Swaps:         swaps{b},
+		Hibernates:    func() ([]string, error) { return b.Hibernates, nil },
 		Unlocks:       &b.unlocks, DropCaches: b.dropCaches,
 		Now: b.Now, Log: b.Log, Slept: func() volume.Slept { return volume.Slept{For: time.Duration(b.asleep.Load())} },
 	}
@@ -352,7 +358,13 @@ func (d devices) Users(n blockdev.Number) (blockdev.Users, error) {
 		}
 	}
 	holders, err := d.holders(n)
-	return blockdev.Users{Holders: holders}, err
+	u := blockdev.Users{Holders: holders}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.swaps[n] != nil {
+		u.Swap = []string{fmt.Sprintf("dm-%d", n.Minor)}
+	}
+	return u, err
 }
 
 // Below is what lies under a mapping, and under that.

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"strings"
+
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/mkfs"
+)
+
+// ephemeral checks a volume with a throw-away key, which is formatted at each unlocking:
+// what its device is must be certain.
+func (v *validator) ephemeral(vol *Volume, at string) {
+	field := join(at, "key")
+	if v.spoilt(field) || !v.word(field, string(vol.Key), string(KeyStored), string(KeyEphemeral)) {
+		return
+	}
+	typ := join(join(at, "filesystem"), "type")
+	if !vol.Ephemeral() {
+		if vol.Filesystem.Type == FilesystemSwap && !v.spoilt(typ) {
+			v.problem(typ, "swap is for volumes whose key is thrown away", "write key: ephemeral, or filesystem: none and what uses /dev/mapper/"+v.config.MappingName(vol.Name)+" in fstab")
+		}
+		return
+	}
+	if t := vol.Filesystem.Type; t != FilesystemSwap && !mkfs.Known(t) && !v.spoilt(typ) {
+		v.problem(typ, "with key: ephemeral the volume is formatted whenever it is unlocked, and "+t+" is not made", "write swap, ext4, xfs, btrfs, f2fs or vfat")
+	}
+	switch device := join(at, "device"); {
+	case !v.has(device) || v.spoilt(device):
+	case vol.InFile() && vol.Filesystem.Type == FilesystemSwap:
+		v.problem(device, "swapping to a file through a loop device can wait for the memory that it is to free", "give swap a partition")
+	case !certain(vol):
+		v.problem(device, quote(vol.Device)+" may name another device at another boot, and with key: ephemeral it is formatted at each", "write PARTUUID= or PARTLABEL= with a value, eMMC: in front of it, or a path in /dev/disk/by-path")
+	}
+	const none = "has no meaning with key: ephemeral: there is no header"
+	if vol.Detached() && !v.spoilt(join(at, "header")) {
+		v.problem(join(at, "header"), none, "leave it out")
+	}
+	if vol.UUID != "" {
+		v.problem(join(at, "uuid"), none, "leave it out")
+	}
+	switch {
+	case vol.Filesystem.UUID != "":
+		v.problem(join(join(at, "filesystem"), "uuid"), "has no meaning with key: ephemeral", "leave it out")
+	case vol.Grow:
+		v.problem(join(at, "grow"), "with key: ephemeral the volume always takes what it has", "leave it out")
+	case vol.Wrap == WrapECB:
+		v.problem(join(at, "wrap"), "with key: ephemeral a stale key must not go unseen", "write ccm")
+	}
+}
+
+// certain reports whether a device cannot be another one at another boot, whatever disks
+// there are and in which order they are found.
+func certain(vol *Volume) bool {
+	controller, rest := blockdev.CutController(vol.Device)
+	for _, prefix := range []string{"PARTLABEL=", "PARTUUID=", "/dev/disk/by-path/", "/dev/disk/by-partuuid/", "/dev/disk/by-partlabel/"} {
+		if strings.HasPrefix(rest, prefix) {
+			return true
+		}
+	}
+	return vol.InFile() || controller != "" && onController(rest)
+}
