@@ -95,6 +95,8 @@ func why(need, name string) string {
 		return "its mount point lies in " + name
 	case configs.NeedsHeader:
 		return "its header lies in " + name
+	case configs.NeedsRecord:
+		return "the record that it was encrypted lies in " + name
 	default:
 		return "its key file lies in " + name
 	}

@@ -35,6 +35,18 @@ volumes:
   - {name: outer, device: /dev/mmcblk2p5, filesystem: none}
 `
 
+// The record that a volume was encrypted is written before it is.
+func TestARecordInAnotherVolume(t *testing.T) {
+	t.Parallel()
+	plan, err := boot.NewPlan(parse(t, "state_dir: /var/state\nvolumes:\n  - {name: data, device: /dev/sda, mount: /data, on_plaintext: encrypt}\n  - {name: var, device: /dev/sdb, mount: /var}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := plan.Steps[1]; last.Spec.Name != "data" || len(last.Why) != 1 || last.Why[0] != "the record that it was encrypted lies in var" {
+		t.Errorf("%+v", plan.Steps)
+	}
+}
+
 func order(p boot.Plan) []string {
 	var names []string
 	for _, s := range p.Steps {

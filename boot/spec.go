@@ -18,7 +18,7 @@ func Spec(c *configs.Config, v configs.Volume) spec.Volume {
 		Key: string(v.Key), Trusted: spec.Trusted(v.Trusted), Protected: v.Protected, Wrap: string(v.Wrap), KeySize: v.KeySize, Cipher: v.Cipher, SectorSize: v.SectorSize,
 		Header: v.Header, HeaderSize: v.HeaderSize, Gap: v.Gap,
 		AllowDiscards: v.AllowDiscards, Grow: v.Grow, CryptFlags: v.CryptFlags, AllowOpenState: v.AllowOpenState, AllowUnboundHeader: v.AllowUnboundHeader,
-		AllowInsecure: c.AllowInsecure, UUID: v.UUID,
+		AllowInsecure: c.AllowInsecure, EncryptPlain: v.OnPlaintext == configs.EncryptPlaintext, UUID: v.UUID,
 		Filesystem: spec.Filesystem(v.Filesystem), Mount: spec.Mount(v.Mount),
 		StateDir: c.StateDir, Timeout: v.Timeout,
 	}

@@ -16,10 +16,11 @@ import (
 // the order of the boot heeds.
 func TestEverySettingReachesTheVolume(t *testing.T) {
 	t.Parallel()
-	ofBoot := map[string]bool{"AtBoot": true, "Required": true}
+	// OnPlaintext arrives as EncryptPlain.
+	ofBoot := map[string]bool{"AtBoot": true, "Required": true, "OnPlaintext": true}
 	v := configs.Volume{
 		Name: "data", Device: "/dev/sda", Size: 1 << 26, Source: configs.SourceDev, Key: configs.KeyEphemeral, Trusted: configs.Trusted{Source: "tpm"}, Protected: true, Wrap: configs.WrapECB, KeySize: 24, Cipher: "aes-xts-plain64", SectorSize: 512,
-		Header: "/etc/data.header", HeaderSize: 1 << 16, Gap: 1 << 12, AllowDiscards: true, Grow: true, CryptFlags: []string{"same_cpu_crypt"}, AllowOpenState: true, AllowUnboundHeader: true,
+		Header: "/etc/data.header", HeaderSize: 1 << 16, Gap: 1 << 12, AllowDiscards: true, Grow: true, CryptFlags: []string{"same_cpu_crypt"}, AllowOpenState: true, AllowUnboundHeader: true, OnPlaintext: configs.EncryptPlaintext,
 		UUID:       "0f5c7d1e-3b2a-4c8d-9e6f-a1b2c3d4e5f6",
 		Filesystem: configs.Filesystem{Type: "xfs", Label: "l", UUID: configs.AnyUUID, Options: []string{"-q"}},
 		Mount:      configs.Mount{Path: "/data", Options: []string{"ro"}},
@@ -28,7 +29,7 @@ func TestEverySettingReachesTheVolume(t *testing.T) {
 	c := &configs.Config{StateDir: "/keys", MappingPrefix: "board-", AllowInsecure: true}
 	of := boot.Spec(c, v)
 	carried(t, reflect.ValueOf(v), reflect.ValueOf(of), ofBoot)
-	if of.Mapping != "board-data" || of.StateDir != "/keys" || !of.AllowInsecure {
+	if of.Mapping != "board-data" || of.StateDir != "/keys" || !of.AllowInsecure || !of.EncryptPlain {
 		t.Errorf("of the whole configuration: %+v", of)
 	}
 	v.Header = configs.HeaderOnDevice

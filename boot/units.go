@@ -168,10 +168,14 @@ const unlockTime = 30 * time.Second
 // provisionTime is the TimeoutStartSec of imxcrypt-provision@.service.
 const provisionTime = 10 * time.Minute
 
-// openTime is the same for a volume; one that is formatted writes a journal.
+// openTime is the same for a volume; one that is formatted writes a journal, and before an
+// encryption begins the filesystem may have to be checked.
 func openTime(s spec.Volume) time.Duration {
-	if s.Ephemeral() && !s.Swap() {
+	switch {
+	case s.Ephemeral() && !s.Swap():
 		return unlockTime + 2*time.Minute
+	case s.EncryptPlain:
+		return unlockTime + 5*time.Minute
 	}
 	return unlockTime
 }
@@ -285,8 +289,12 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	if s.Detached() {
 		line("RequiresMountsFor=%s", quoteWord(o.canonical(s.Header)))
 	}
-	if s.Source == spec.SourceDev {
+	if s.Source == spec.SourceDev || s.EncryptPlain {
 		line("RequiresMountsFor=%s", quoteWord(o.canonical(s.StateDir)))
+	}
+	if s.EncryptPlain {
+		// A record is written.
+		line("After=systemd-remount-fs.service")
 	}
 	line("")
 	line("[Service]")

@@ -101,6 +101,28 @@ func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
 	}
 }
 
+// What encrypts a plain device at boot writes a record first, and has the time for it.
+func TestUnitsOfOnPlaintext(t *testing.T) {
+	t.Parallel()
+	for setting, want := range map[string]bool{"encrypt": true, "refuse": false} {
+		units, err := boot.Units(parse(t, "state_dir: /state\nvolumes:\n  - {name: data, device: PARTLABEL=data, mount: /data, on_plaintext: "+setting+"}\n"),
+			boot.UnitOptions{Program: "/usr/bin/imxcrypt", Canonical: func(p string) string { return strings.Replace(p, "/state", "/var/state", 1) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range units {
+			if u.Path != "imxcrypt@data.service" {
+				continue
+			}
+			for _, part := range []string{`RequiresMountsFor="/var/state"`, "After=systemd-remount-fs.service", "TimeoutStartSec=340s"} {
+				if strings.Contains(u.Text, part+"\n") != want {
+					t.Errorf("%s: %s is there or not:\n%s", setting, part, u.Text)
+				}
+			}
+		}
+	}
+}
+
 // systemd refuses a mount point behind a symbolic link, as /var/log on Yocto.
 func TestUnitsHaveNoSymbolicLinks(t *testing.T) {
 	t.Parallel()

@@ -25,15 +25,16 @@ func defaults() *Config {
 // the rest.
 func volumeDefaults() Volume {
 	return Volume{
-		Source:     SourceAuto,
-		Key:        KeyStored,
-		SectorSize: 4096,
-		Header:     HeaderOnDevice,
-		HeaderSize: 1 * mib,
-		Filesystem: Filesystem{Type: "ext4"},
-		AtBoot:     true,
-		Required:   true,
-		Timeout:    10 * time.Second,
+		Source:      SourceAuto,
+		Key:         KeyStored,
+		SectorSize:  4096,
+		Header:      HeaderOnDevice,
+		HeaderSize:  1 * mib,
+		OnPlaintext: RefusePlaintext,
+		Filesystem:  Filesystem{Type: "ext4"},
+		AtBoot:      true,
+		Required:    true,
+		Timeout:     10 * time.Second,
 	}
 }
 

@@ -146,6 +146,7 @@ volumes:
     crypt_flags: []
     allow_open_state: false
     allow_unbound_header: false
+    on_plaintext: refuse
     uuid: ""
     filesystem:
       type: ext4

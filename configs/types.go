@@ -60,6 +60,15 @@ const (
 	EngineProgram Engine = "caam-keygen"
 )
 
+// OnPlaintext names what is done with a filesystem in plain text.
+type OnPlaintext string
+
+// The values of [Volume.OnPlaintext].
+const (
+	RefusePlaintext  OnPlaintext = "refuse"
+	EncryptPlaintext OnPlaintext = "encrypt"
+)
+
 // HeaderOnDevice is the value of [Volume.Header] that places the header at the
 // start of the volume's own device.
 const HeaderOnDevice = "device"
@@ -226,6 +235,12 @@ type Volume struct {
 	// has added the check. A writer of the file can then put another volume of
 	// this chip in this one's place. Default: false.
 	AllowUnboundHeader bool `mapstructure:"allow_unbound_header"`
+	// What boot and unlock do with a device that holds a filesystem in plain text.
+	// refuse: it is neither opened nor mounted. encrypt: it becomes the volume, once, if it
+	// is what `imxcrypt encrypt` would accept, and the rest is encrypted in use. That it was
+	// done is noted in state_dir, which must keep its files; from then on plain text is
+	// refused. Take it out with the next update (docs/encrypt.md). Default: refuse.
+	OnPlaintext OnPlaintext `mapstructure:"on_plaintext"`
 	// Pins the header's UUID: a header with another one is refused, and
 	// provisioning gives the volume this one. Default: empty, any.
 	UUID string `mapstructure:"uuid"`

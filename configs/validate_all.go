@@ -100,6 +100,8 @@ func (v *validator) needs(i int) []need {
 			list = append(list, need{j, join(at, field), inMount(vol.Header)})
 		case NeedsKey:
 			list = append(list, need{j, field, inMount(c.StateDir)})
+		case NeedsRecord:
+			list = append(list, need{j, join(at, field), "state_dir " + inMount(c.StateDir)})
 		}
 	}
 	return list

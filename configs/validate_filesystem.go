@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode"
 
+	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/internal/mkfs"
 )
@@ -47,6 +48,22 @@ func (v *validator) filesystem(f *Filesystem, detached bool, sectorSize int, at 
 func (v *validator) grow(vol *Volume, at string) {
 	if t := vol.Filesystem.Type; vol.Grow && (t == "vfat" || t == "f2fs" || fsprobe.IsReadOnly(t)) && !v.spoilt(join(at, "filesystem.type")) {
 		v.problem(join(at, "grow"), "a "+t+" filesystem does not grow while it is mounted", "leave it out, or choose ext4, xfs or btrfs")
+	}
+}
+
+func (v *validator) onPlaintext(vol *Volume, at string) {
+	field := join(at, "on_plaintext")
+	if v.spoilt(field) || !v.word(field, string(vol.OnPlaintext), string(RefusePlaintext), string(EncryptPlaintext)) || vol.OnPlaintext != EncryptPlaintext {
+		return
+	}
+	f := vol.Filesystem
+	switch {
+	case !v.spoilt(join(at, "filesystem.type")) && !mkfs.Known(f.Type) || f.UUID != "":
+		v.problem(field, "a volume without a filesystem that stays the same is not encrypted in place", "leave it out, or name the filesystem that the device has, without uuid")
+	case vol.Ephemeral():
+		v.problem(field, "has no meaning with key: ephemeral: whatever is there is formatted", "leave it out")
+	case blockdev.ByContent(vol.Device):
+		v.problem(field, quote(vol.Device)+" is found by the filesystem on it, which is not seen there once it is encrypted", "name the device by PARTLABEL=, PARTUUID= or its path")
 	}
 }
 

@@ -21,6 +21,7 @@ func (v *validator) volume(vol *Volume, at string) {
 	v.filesystem(&vol.Filesystem, vol.Detached() && !v.spoilt(join(at, "header")), vol.SectorSize, join(at, "filesystem"))
 	v.ephemeral(vol, at)
 	v.grow(vol, at)
+	v.onPlaintext(vol, at)
 	v.mount(vol, join(at, "mount"))
 	if vol.UUID != "" && !isUUID(vol.UUID) {
 		v.problem(join(at, "uuid"), quote(vol.UUID)+" is not a UUID in small letters",

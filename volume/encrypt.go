@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"time"
 
 	"imxcrypt/caam"
@@ -44,25 +43,28 @@ func (m *Manager) encrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 	if err := inPlaceable(s); err != nil {
 		return RotateResult{Result: m.begin(s, nil).result}, err
 	}
-	return m.inPlace(ctx, s, o, func(x *rotating, path string) error {
-		switch {
-		case x.started && o.DryRun:
-			x.j.would("write the header to " + path)
-			return nil
-		case x.started:
-			return x.continueStart(ctx, path)
-		case x.h == nil && o.ResumeOnly:
-			x.j.result.Already = true
-			return nil
-		case x.h == nil:
-			return x.encryptNew(ctx, path)
-		case x.h.Decrypting():
-			return fault.Newf(fault.RotationUnderWay, "the volume is being decrypted: `imxcrypt decrypt %s` continues that", s.Name)
-		case x.h.Encrypting():
-			return x.continueInPlace(ctx)
-		}
-		return x.encryptedAlready(ctx)
-	})
+	return m.inPlace(ctx, s, o, func(x *rotating, path string) error { return x.encryptHere(ctx, path) })
+}
+
+// encryptHere is Encrypt on the device at path, whose header was looked for.
+func (x *rotating) encryptHere(ctx context.Context, path string) error {
+	switch {
+	case x.started && x.o.DryRun:
+		x.j.would("write the header to " + path)
+		return nil
+	case x.started:
+		return x.continueStart(ctx, path)
+	case x.h == nil && x.o.ResumeOnly:
+		x.j.result.Already = true
+		return nil
+	case x.h == nil:
+		return x.encryptNew(ctx, path)
+	case x.h.Decrypting():
+		return fault.Newf(fault.RotationUnderWay, "the volume is being decrypted: `imxcrypt decrypt %s` continues that", x.s.Name)
+	case x.h.Encrypting():
+		return x.continueInPlace(ctx)
+	}
+	return x.encryptedAlready(ctx)
 }
 
 // inPlaceable reports why a volume of this configuration cannot be encrypted or
@@ -80,11 +82,8 @@ func inPlaceable(s spec.Volume) error {
 // foundAfterwards refuses a device that is found by the filesystem on it: encrypted, it
 // shows none, and nothing would find the volume again.
 func foundAfterwards(s spec.Volume) error {
-	_, device := blockdev.CutController(s.Device)
-	for _, by := range []string{"UUID=", "LABEL=", "/dev/disk/by-uuid/", "/dev/disk/by-label/"} {
-		if strings.HasPrefix(device, by) {
-			return fault.Newf(fault.ConfigInvalid, "device: %s is found by its filesystem, which is not seen there once it is encrypted: name it by PARTLABEL=, PARTUUID= or its path", s.Device)
-		}
+	if blockdev.ByContent(s.Device) {
+		return fault.Newf(fault.ConfigInvalid, "device: %s is found by its filesystem, which is not seen there once it is encrypted: name it by PARTLABEL=, PARTUUID= or its path", s.Device)
 	}
 	return nil
 }
@@ -106,7 +105,12 @@ func (m *Manager) inPlace(ctx context.Context, s spec.Volume, o RotateOptions, d
 	if err != nil {
 		return r, err
 	}
-	j.result.Device = path
+	return r, x.onFound(path, do)
+}
+
+// onFound has do work on the device at path. The volume's lock is held.
+func (x *rotating) onFound(path string, do func(x *rotating, path string) error) (err error) {
+	x.j.result.Device = path
 	defer func() {
 		if x.c != nil {
 			err = errors.Join(err, x.c.Close())
@@ -115,14 +119,14 @@ func (m *Manager) inPlace(ctx context.Context, s spec.Volume, o RotateOptions, d
 	err = x.open(path)
 	switch {
 	case err == nil, fault.Is(err, fault.NotProvisioned) && x.c == nil:
-	case s.Detached():
-		return r, err
+	case x.s.Detached():
+		return err
 	case fault.Is(err, fault.EncryptionStarted):
 		x.started = true
 	case !fault.Is(err, fault.PlaintextFound) && !fault.Is(err, fault.NotProvisioned):
-		return r, err
+		return err
 	}
-	return r, do(x, path)
+	return do(x, path)
 }
 
 // open opens what the volume is stored on and reads its header.
@@ -189,12 +193,16 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err := (&provisioning{Manager: x.Manager, s: x.s}).nameFree(nil); err != nil {
 		return err
 	}
+	x.lenient = x.unattended
 	h, err := x.surveyPlain(path, state)
 	if err == nil {
 		err = x.mountable()
 	}
 	if err == nil {
 		err = x.tryKernel(ctx, x.s)
+	}
+	if err == nil && x.unattended {
+		h, err = x.beforeUnattended(ctx, h, path, state)
 	}
 	if err != nil {
 		return err
@@ -336,10 +344,12 @@ func (x *rotating) plainFilesystem(dev header.Device) (*fsprobe.Superblock, erro
 		return nil, err
 	case !sb.Verified || sb.UUID == "":
 		return nil, fault.Newf(fault.FilesystemWrong, "the %s filesystem on %s does not prove itself: %s", sb.Type, dev.Path(), sb.Proof)
-	case sb.NeedsCheck || sb.Unclean:
-		return nil, fault.Newf(fault.FilesystemUnclean, "the %s filesystem on %s was not unmounted in order, or has recorded errors", sb.Type, dev.Path())
 	case sb.Sector < x.s.SectorSize:
 		return nil, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem writes in pieces of %d bytes, and cannot stand on sectors of %d: set sector_size: %d", sb.Type, sb.Sector, x.s.SectorSize, sb.Sector)
+	case (sb.NeedsCheck || sb.Unclean) && x.lenient:
+		x.unclean = true
+	case sb.NeedsCheck || sb.Unclean:
+		return nil, fault.Newf(fault.FilesystemUnclean, "the %s filesystem on %s was not unmounted in order, or has recorded errors", sb.Type, dev.Path())
 	}
 	return sb, nil
 }
@@ -380,6 +390,9 @@ func (x *rotating) createHeader(ctx context.Context, src source.Source, h *heade
 	if err != nil && ctx.Err() == nil {
 		// It is a new file that nothing relies on yet.
 		err = errors.Join(err, x.sys.Files.Remove(x.s.Header))
+		if r, ok := x.recall(x.s); ok && r.UUID == h.LUKS.UUID {
+			x.forget(x.s)
+		}
 	}
 	return err
 }

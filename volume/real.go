@@ -69,6 +69,7 @@ func Real(o RealOptions) System {
 		Harden:     sync.OnceValue(secret.HardenData),
 		KeepsKeys:  func() bool { return caam.ReadSecurityState("", nil).KeepsKeys },
 		DropCaches: dropCaches,
+		InMemory:   InMemory,
 		Unlocks:    runRecords{RunDir},
 		Log:        o.Log,
 	}

@@ -20,14 +20,18 @@ import (
 )
 
 // remembered is what the board keeps of a volume apart from its device: that it was
-// made here. It distinguishes a header that is gone from one that never was. Nothing is
-// opened or overwritten because of it.
+// made here. It distinguishes a header that is gone from one that never was, and an
+// encryption that has ended from one that was not begun. Nothing is opened or overwritten
+// because of it.
 type remembered struct {
 	UUID string `json:"uuid"`
 	// Device and Header are as configured: where the volume was.
 	Device string    `json:"device"`
 	Header string    `json:"header"`
 	At     time.Time `json:"at"`
+	// Ended is the mark of the encryption in place that made the volume, once all of it
+	// is encrypted.
+	Ended string `json:"ended,omitempty"`
 }
 
 func rememberedPath(s spec.Volume) string {
@@ -35,12 +39,12 @@ func rememberedPath(s spec.Volume) string {
 }
 
 // remember records a volume where the state directory can be written. Elsewhere the
-// device alone has to tell.
-func (m *Manager) remember(s spec.Volume, uuid string) {
+// device alone has to tell. It reports whether there is a record.
+func (m *Manager) remember(s spec.Volume, uuid string) bool {
 	if r, ok := m.recall(s); ok && r.UUID == uuid {
-		return
+		return true
 	}
-	m.record(s, remembered{UUID: uuid, Device: s.Device, Header: s.Header, At: m.sys.Now().UTC().Truncate(time.Second)})
+	return m.record(s, remembered{UUID: uuid, Device: s.Device, Header: s.Header, At: m.sys.Now().UTC().Truncate(time.Second)})
 }
 
 // record reports whether the record could be written.

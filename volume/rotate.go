@@ -123,6 +123,9 @@ type rotating struct {
 	decrypts bool
 	// started: the header of an encryption is not whole on the device yet.
 	started bool
+	// unattended: a device in plain text was found by who opens the volume. lenient: its
+	// filesystem may be unclean, and whether it was is noted in unclean.
+	unattended, lenient, unclean bool
 	// live: the volume is unlocked, and perhaps in use.
 	live     bool
 	progress *Rotation

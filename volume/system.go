@@ -100,9 +100,11 @@ type System struct {
 	// HasAES reports whether the processor has instructions for AES.
 	HasAES func() bool // this processor's
 	// DropCaches has the kernel forget what it has read and not changed.
-	DropCaches func() error     // it is not
-	Unlocks    UnlockRecords    // keeps none
-	Now        func() time.Time // time.Now
+	DropCaches func() error // it is not
+	// InMemory reports whether what is written below a path is gone without power.
+	InMemory func(path string) bool // it is not
+	Unlocks  UnlockRecords          // keeps none
+	Now      func() time.Time       // time.Now
 	// Slept tells of the suspends since the system started. What lies in the kernel's
 	// memory survives one, the meaning of a black key may not.
 	Slept func() Slept // the running kernel's
@@ -153,6 +155,9 @@ func (s System) WithDefaults() System {
 	}
 	if s.Hibernates == nil {
 		s.Hibernates = func() ([]string, error) { return nil, nil }
+	}
+	if s.InMemory == nil {
+		s.InMemory = func(string) bool { return false }
 	}
 	if s.Rand == nil {
 		s.Rand = rand.Reader

@@ -68,6 +68,13 @@ func (m *Manager) unlock(ctx context.Context, s spec.Volume, o UnlockOptions) (_
 		return j.result, err
 	}
 	j.did("device found")
+	r, err := m.unlockLocked(ctx, s, path, o, j)
+	if err == nil || o.ForRepair || !m.mayEncrypt(s, path, err) {
+		return r, err
+	}
+	if err := m.encryptFound(ctx, s, path, o, j); err != nil || o.DryRun {
+		return j.result, err
+	}
 	return m.unlockLocked(ctx, s, path, o, j)
 }
 
@@ -113,6 +120,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	}
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
 	u.repairOnDevice()
+	m.rememberPlain(s, h, j)
 	if o.Mount && !o.ForRepair {
 		return j.result, u.mount(ctx)
 	}
@@ -151,7 +159,7 @@ func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
 	if err := h.NotRolledBack(); err != nil {
 		return err
 	}
-	if err := h.Begun(); err != nil {
+	if err := errors.Join(h.Begun(), m.notEnded(s, h)); err != nil {
 		return err
 	}
 	h = h.Keyed()

@@ -32,6 +32,10 @@ at_boot: false), or those named, each as soon as what it needs is there. It is f
 an initramfs and for systems without systemd. A volume that is not required may
 fail without failing the command.
 
+A volume whose device holds a filesystem in plain text is refused; with
+on_plaintext: encrypt in the configuration it is encrypted in place, see
+imxcrypt-encrypt(1).
+
 Boot obeys the kernel command line: imxcrypt.volumes=NAME,NAME leaves out all
 others, imxcrypt.config=FILE names the configuration, a file below /etc/imxcrypt, unless
 --config does, and imxcrypt.debug prints every step. A required volume that is left

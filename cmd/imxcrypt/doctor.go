@@ -122,6 +122,7 @@ func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Co
 	d := doctor.Volume{
 		Name: v.Name, Source: st.Source, Trust: st.Trust, Cipher: st.Cipher, Node: st.Path, Filesystem: v.Filesystem.Type,
 		State: string(st.State), Generation: st.Generation, Level: doctor.OK, IntactHeader: st.IntactHeader,
+		EncryptsPlain: s.EncryptPlain,
 	}
 	if v.Detached() {
 		d.Header = v.Header
@@ -139,7 +140,8 @@ func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Co
 			"a rotation to generation %d is at %d%%: under way, or interrupted", st.Rotation.Generation, percent(st.Rotation))))
 	}
 	problem, found := st.Problem(), ""
-	if f := st.LastFailure; problem == nil && f != nil {
+	plain := s.EncryptPlain && (fault.Is(problem, fault.PlaintextFound) || fault.Is(problem, fault.NotProvisioned))
+	if f := st.LastFailure; (problem == nil || plain) && f != nil {
 		problem, found = fault.New(f.Code, f.Message, nil), " (found when it was unlocked at "+f.At.Format(time.RFC3339)+")"
 	}
 	if deep && st.State == volume.Locked && (st.Err == nil) {
@@ -151,7 +153,7 @@ func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Co
 			problem, found = now, ""
 		}
 	}
-	if deep && fault.Is(problem, fault.NotProvisioned) {
+	if deep && !plain && fault.Is(problem, fault.NotProvisioned) {
 		if err := m.Try(ctx, s); err != nil && !fault.Is(err, fault.LockHeld) {
 			problem, found = err, ""
 		}

@@ -34,6 +34,9 @@ while it is in use. It may be interrupted at any moment: the device is in plain 
 it was, or the volume opens, and the same command continues. SIGTERM and SIGINT stop it
 at the next zone.
 
+With on_plaintext: encrypt in the configuration, unlock and boot begin it, once, and
+imxcrypt-encrypt@NAME.service continues it: for updates in the field.
+
 Remove every other way to mount the device (its line in /etc/fstab) before. What was in
 plain text may survive in spare blocks of the flash.
 

@@ -25,7 +25,9 @@ func (a *app) unlockCommand() *cobra.Command {
 		Short: "open a volume: its key is proved, then /dev/mapper/NAME appears",
 		Long: `Unlock opens the key on this chip, proves that it is the volume's, and makes
 /dev/mapper/NAME. With --mount the volume is mounted too. A volume that is
-unlocked already is compared with the configuration and left as it is.
+unlocked already is compared with the configuration and left as it is. A device that
+holds a filesystem in plain text is refused; with on_plaintext: encrypt in the
+configuration it becomes the volume, see imxcrypt-encrypt(1).
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt unlock --mount data

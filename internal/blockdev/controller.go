@@ -32,6 +32,17 @@ func CutController(spec string) (controller, rest string) {
 	return "", spec
 }
 
+// ByContent reports whether a specification finds a device by the filesystem on it.
+func ByContent(spec string) bool {
+	_, spec = CutController(spec)
+	for _, by := range []string{"UUID=", "LABEL=", "/dev/disk/by-uuid/", "/dev/disk/by-label/"} {
+		if strings.HasPrefix(spec, by) {
+			return true
+		}
+	}
+	return false
+}
+
 // hangsOn reports whether a device hangs on a controller.
 func (f *finder) hangsOn(n node, controller string) bool {
 	if controller == EMMC {

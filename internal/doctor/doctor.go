@@ -89,6 +89,8 @@ type Volume struct {
 	Code   fault.Code
 	// IntactHeader: both copies were read, and are good.
 	IntactHeader bool
+	// EncryptsPlain: the configuration has on_plaintext: encrypt.
+	EncryptsPlain bool
 	// Warnings are what else there is to say of it.
 	Warnings []Check
 }

@@ -397,6 +397,9 @@ func TestFindings(t *testing.T) {
 			remove("usr/lib/systemd")(t, m)
 			write("usr/lib/systemd/system/imxcrypt-rotate@.service", "")(t, m)
 		},
+		"plaintext-permitted": func(_ *testing.T, m *doctor.Machine) {
+			m.Volumes[0].EncryptsPlain, m.Volumes[0].Generation = true, 1
+		},
 		"storage-unknown": func(t *testing.T, m *doctor.Machine) {
 			m.Volumes[0].Header = "/etc/data.luks2"
 			remove("proc/self")(t, m)

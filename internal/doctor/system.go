@@ -193,6 +193,9 @@ func (x *examination) volumes() {
 			c.Code = v.Code
 		}
 		x.add(c)
+		if v.EncryptsPlain && v.Generation > 0 {
+			x.found("plaintext-permitted", v.Name)
+		}
 		for _, w := range v.Warnings {
 			w.Name, w.Level = c.Name, Warning
 			x.add(w)

@@ -93,22 +93,25 @@ const (
 	FilesystemWrong      Code = "filesystem-wrong"
 	FilesystemDamaged    Code = "filesystem-damaged"
 	FilesystemUnclean    Code = "filesystem-unclean" // to be encrypted, and not unmounted in order
-	NotProvisioned       Code = "not-provisioned"
-	FileExists           Code = "file-exists"
-	MountPointMissing    Code = "mount-point-missing"
-	MountPointOccupied   Code = "mount-point-occupied"
-	RollbackRefused      Code = "rollback-refused"
-	HeaderRolledBack     Code = "header-rolled-back"     // an old copy: of before the filesystem was used, or before a rotation
-	AdoptMismatch        Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
-	VolumeReplaced       Code = "volume-replaced"        // by another of its name
-	RecoveryMissing      Code = "recovery-missing"       // no recovery copy of the key in the header
-	RecoveryLost         Code = "recovery-lost"          // the new key could have no recovery copy
-	SectorsRefused       Code = "sectors-refused"        // larger ones than what the volume holds can use
-	BenchRefused         Code = "bench-device-refused"   // --device is used, or not empty
-	FingerprintWrong     Code = "fingerprint-wrong"      // the recovery copy is not the one that was noted
-	ResizeRefused        Code = "resize-refused"         // smaller, or larger than there is room for
-	RenameRefused        Code = "rename-refused"         // the configuration has the old name, or nothing binds the key to one
-	SleepRefused         Code = "sleep-refused"          // a key would not survive it
+	// PlaintextRefused: on_plaintext: encrypt is not for a volume that was encrypted before,
+	// or of which nothing could be remembered.
+	PlaintextRefused   Code = "plaintext-refused"
+	NotProvisioned     Code = "not-provisioned"
+	FileExists         Code = "file-exists"
+	MountPointMissing  Code = "mount-point-missing"
+	MountPointOccupied Code = "mount-point-occupied"
+	RollbackRefused    Code = "rollback-refused"
+	HeaderRolledBack   Code = "header-rolled-back"     // an old copy: of before the filesystem was used, or before a rotation
+	AdoptMismatch      Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
+	VolumeReplaced     Code = "volume-replaced"        // by another of its name
+	RecoveryMissing    Code = "recovery-missing"       // no recovery copy of the key in the header
+	RecoveryLost       Code = "recovery-lost"          // the new key could have no recovery copy
+	SectorsRefused     Code = "sectors-refused"        // larger ones than what the volume holds can use
+	BenchRefused       Code = "bench-device-refused"   // --device is used, or not empty
+	FingerprintWrong   Code = "fingerprint-wrong"      // the recovery copy is not the one that was noted
+	ResizeRefused      Code = "resize-refused"         // smaller, or larger than there is room for
+	RenameRefused      Code = "rename-refused"         // the configuration has the old name, or nothing binds the key to one
+	SleepRefused       Code = "sleep-refused"          // a key would not survive it
 )
 
 // Interrupted, the next run continues.

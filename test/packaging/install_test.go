@@ -74,6 +74,7 @@ func installed() []string {
 		"/usr/lib/dracut/modules.d/90imxcrypt/imxcrypt.sh",
 		"/usr/lib/dracut/modules.d/90imxcrypt/module-setup.sh",
 		"/usr/lib/systemd/system-generators/imxcrypt-generator",
+		"/usr/lib/systemd/system/imxcrypt-encrypt@.service",
 		"/usr/lib/systemd/system/imxcrypt-generator-failed.service",
 		"/usr/lib/systemd/system/imxcrypt-metrics.service",
 		"/usr/lib/systemd/system/imxcrypt-metrics.timer",

@@ -76,6 +76,9 @@ type Volume struct {
 	AllowUnboundHeader bool
 	// AllowInsecure permits the dev source.
 	AllowInsecure bool
+	// EncryptPlain: opening the volume makes it of a filesystem in plain text that the
+	// device holds, if it was not made before.
+	EncryptPlain bool
 	// UUID pins the header's UUID; empty pins nothing.
 	UUID       string
 	Filesystem Filesystem

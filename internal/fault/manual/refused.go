@@ -105,6 +105,16 @@ func refused() []Entry {
 			Remedy: "Correct `filesystem` in the configuration, or restore a backup of the data. An image for a volume is made for its sectors (`mkfs.ext4 -b 4096`).",
 		},
 		{
+			Code:    fault.PlaintextRefused,
+			Meaning: "The configuration has `on_plaintext: encrypt`, and the filesystem in plain text on the device is not encrypted without a person.",
+			Messages: []string{
+				`… holds a filesystem in plain text, and that is encrypted the first time only: volume "…" was made before, as … says`,
+				"… holds a filesystem in plain text, and is encrypted only where that is remembered: state_dir … …",
+			},
+			Cause:  "Either the volume was encrypted before, so that somebody has replaced it by a filesystem in plain text; or `state_dir` cannot keep the record that says so from then on.",
+			Remedy: "Do not trust what is on the device. If it is right nevertheless, as on a disk that was replaced: `imxcrypt encrypt NAME`. If `state_dir` is read-only or in memory, let it name a directory on storage that is written at boot, outside of the volume. See [encrypt.md](encrypt.md#without-a-person).",
+		},
+		{
 			Code:    fault.NotProvisioned,
 			Meaning: "There is no volume yet, or this is not its device.",
 			Remedy:  "If it should exist, check `device` and `header`; else `imxcrypt provision NAME`.",

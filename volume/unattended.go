@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/caam"
+	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
+)
+
+// mayEncrypt reports whether an unlock that failed with err found a device that
+// on_plaintext: encrypt may be meant for: in plain text, or with the file of a header
+// whose key was never proved.
+func (m *Manager) mayEncrypt(s spec.Volume, path string, err error) bool {
+	switch {
+	case !s.EncryptPlain || s.Ephemeral():
+		return false
+	case !s.Detached():
+		return fault.Is(err, fault.PlaintextFound)
+	case !fault.Is(err, fault.NotProvisioned) && !fault.Is(err, fault.EncryptionStarted):
+		return false
+	}
+	dev, err := m.sys.Devices.Open(path, blockdev.Flags{})
+	if err != nil {
+		return false
+	}
+	err = header.Plaintext(dev)
+	return dev.Close() == nil && fault.Is(err, fault.PlaintextFound)
+}
+
+// encryptFound makes a device in plain text the volume, with nobody watching: it does
+// what Encrypt does until the volume can be opened, and no more. Whatever speaks against
+// it leaves the device as it is, and the volume closed.
+//
+// Who puts a filesystem of his own in the volume's place must not have it taken for the
+// volume later. So it is done once: a record that the volume was made, of whatever kind
+// and however long ago, refuses it, and so does a state directory that cannot keep one.
+func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) error {
+	heedSignals(ctx)
+	err := inPlaceable(s)
+	if err == nil {
+		err = m.notMadeBefore(s, path)
+	}
+	if err == nil {
+		x := &rotating{
+			Manager: m, s: s, j: j, unattended: true,
+			o: RotateOptions{InitOnly: true, Mount: o.Mount, DryRun: o.DryRun},
+		}
+		err = x.onFound(path, func(x *rotating, path string) error { return x.encryptHere(ctx, path) })
+	}
+	if err != nil {
+		return fmt.Errorf("on_plaintext: encrypt: %w", err)
+	}
+	return nil
+}
+
+// notMadeBefore enforces that nothing says of the volume that it was there. A record
+// that cannot be read may say so.
+func (m *Manager) notMadeBefore(s spec.Volume, path string) error {
+	_, err := m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, and that is encrypted the first time only: volume %q was made before, as %s says", path, s.Name, rememberedPath(s)), err)
+}
+
+// recordable enforces that the volume will be remembered after the next start.
+func (x *rotating) recordable(path string) error {
+	refused := func(why string, err error) error {
+		return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, and is encrypted only where that is remembered: state_dir %s %s", path, x.s.StateDir, why), err)
+	}
+	if !x.o.DryRun {
+		trial := rememberedPath(x.s) + ".trial"
+		if err := errors.Join(x.sys.Files.Replace(trial, nil, 0o600), x.sys.Files.Remove(trial)); err != nil {
+			return refused("cannot be written", err)
+		}
+	}
+	if x.sys.InMemory(x.s.StateDir) {
+		return refused("is in memory", nil)
+	}
+	return nil
+}
+
+// beforeUnattended is the last that may refuse before a key is made. A filesystem whose
+// power was cut, as just before the update's restart, is given to its checker, as it is
+// at every start.
+func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path string, state caam.SecurityState) (*header.Header, error) {
+	x.lenient = false
+	if err := x.recordable(path); err != nil || !x.unclean {
+		return h, err
+	}
+	if x.o.DryRun {
+		x.j.would("check the filesystem, which was not unmounted in order")
+		return h, nil
+	}
+	repaired, err := x.sys.Filesystems.Check(ctx, x.s.Filesystem.Type, path)
+	if err != nil {
+		return nil, fault.New(fault.FilesystemUnclean, fmt.Sprintf("the %s filesystem on %s was not unmounted in order, or has recorded errors, and was not checked", x.s.Filesystem.Type, path), err)
+	}
+	if repaired {
+		x.j.warn(fmt.Sprintf("the %s filesystem was damaged and has been repaired", x.s.Filesystem.Type))
+	}
+	x.j.did("filesystem checked")
+	return x.surveyPlain(path, state)
+}
+
+// rememberPlain keeps the record by which plain text is refused from now on, wherever an
+// earlier run did not come to it.
+func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
+	if s.EncryptPlain && !m.remember(s, h.LUKS.UUID) {
+		j.warn("with on_plaintext: encrypt a filesystem in plain text would be taken for the volume, since " + rememberedPath(s) + " cannot be written: take it out of the configuration")
+	}
+}
+
+// encryptionMark is what distinguishes one encryption of a device from all others.
+func encryptionMark(h *header.Header) string { return hex.EncodeToString(h.Next.Check.Digest[:]) }
+
+// rememberEnd records that all of the volume is encrypted. h is the header of before.
+func (m *Manager) rememberEnd(s spec.Volume, h *header.Header) {
+	if !m.remember(s, h.LUKS.UUID) {
+		return
+	}
+	if r, ok := m.recall(s); ok {
+		r.Ended = encryptionMark(h)
+		m.record(s, r)
+	}
+}
+
+// notEnded refuses a header of the middle of an encryption that has ended: it was put
+// back, and what it calls the rest in plain text is somebody's.
+func (m *Manager) notEnded(s spec.Volume, h *header.Header) error {
+	if !h.Encrypting() {
+		return nil
+	}
+	if r, ok := m.recall(s); ok && r.Ended == encryptionMark(h) {
+		return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being encrypted, and that has ended, as %s says: it is an old copy", rememberedPath(s))
+	}
+	return nil
+}
+
+// InMemory reports whether what is written below a path is lost when the power goes, as
+// far as the filesystem there shows.
+func InMemory(path string) bool {
+	var st unix.Statfs_t
+	err := unix.Statfs(path, &st)
+	for ; errors.Is(err, unix.ENOENT) && filepath.Dir(path) != path; err = unix.Statfs(path, &st) {
+		path = filepath.Dir(path)
+	}
+	// An initramfs is either, by the kernel command line (init/do_mounts.c).
+	magic := uint32(st.Type)
+	return err == nil && (magic == unix.RAMFS_MAGIC || magic == unix.TMPFS_MAGIC)
+}
