@@ -95,7 +95,7 @@ ls dev/shm | grep imxcrypt || true
 		return before
 	}
 	recap := regexp.MustCompile(`board +: ok=\d+ +changed=(\d+) +unreachable=0 +failed=(\d+)`)
-	for run, want := range map[string]string{"first": "changed=[1-9]", "second": "changed=0", "wrong": "failed=1", "unknown": "failed=1"} {
+	for run, want := range map[string]string{"first": `changed=[1-9]\d*`, "second": "changed=0", "wrong": "failed=1", "unknown": "failed=1"} {
 		m := recap.FindString(part(run))
 		if !regexp.MustCompile(want + `\b`).MatchString(m) {
 			t.Errorf("%s run: %q, expected %s\n%s", run, m, want, part(run))
