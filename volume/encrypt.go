@@ -48,6 +48,13 @@ func (m *Manager) encrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 
 // encryptHere is Encrypt on the device at path, whose header was looked for.
 func (x *rotating) encryptHere(ctx context.Context, path string) error {
+	shrunk := false
+	if x.h == nil && !x.started {
+		var err error
+		if shrunk, err = x.continueShrink(ctx, path); err != nil || shrunk && x.o.DryRun {
+			return err
+		}
+	}
 	switch {
 	case x.started && x.o.DryRun:
 		x.j.would("write the header to " + path)
@@ -55,7 +62,7 @@ func (x *rotating) encryptHere(ctx context.Context, path string) error {
 	case x.started:
 		return x.continueStart(ctx, path)
 	case x.h == nil && x.o.ResumeOnly:
-		x.j.result.Already = true
+		x.j.result.Already = !shrunk
 		return nil
 	case x.h == nil:
 		return x.encryptNew(ctx, path)
@@ -123,7 +130,7 @@ func (x *rotating) onFound(path string, do func(x *rotating, path string) error)
 		return err
 	case fault.Is(err, fault.EncryptionStarted):
 		x.started = true
-	case !fault.Is(err, fault.PlaintextFound) && !fault.Is(err, fault.NotProvisioned):
+	case !fault.Is(err, fault.PlaintextFound) && !fault.Is(err, fault.NotProvisioned) && !fault.Is(err, fault.ShrinkStarted):
 		return err
 	}
 	return do(x, path)
@@ -194,9 +201,12 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		return err
 	}
 	x.lenient = x.unattended
-	h, err := x.surveyPlain(path, state)
+	h, err := x.surveyPlain(path, state, !x.unattended)
 	if err == nil {
 		err = x.mountable()
+	}
+	if err == nil && x.shrinkTo > 0 {
+		err = x.mayShrink(path)
 	}
 	if err == nil {
 		err = x.tryKernel(ctx, x.s)
@@ -211,11 +221,22 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		if why != "" {
 			x.j.would("choose " + why)
 		}
+		if x.shrinkTo > 0 {
+			x.announceShrink(path)
+		}
 		x.announceStart(h, path)
 		return nil
 	}
 	if why != "" {
 		x.j.did("chosen: " + why)
+	}
+	if x.shrinkTo > 0 {
+		if err := x.shrink(ctx, path); err != nil {
+			return err
+		}
+		if h, err = x.surveyPlain(path, state, false); err != nil {
+			return err
+		}
 	}
 	if err := x.createHeader(ctx, src, h, path); err != nil {
 		return err
@@ -278,8 +299,9 @@ func durationAt(size, rate int64) string {
 }
 
 // surveyPlain looks at a device in plain text, with nobody else on it, and makes the
-// header in memory. The key is missing in it.
-func (x *rotating) surveyPlain(path string, state caam.SecurityState) (h *header.Header, err error) {
+// header in memory. The key is missing in it. With shrinks, an ext4 filesystem that
+// leaves too little room is to be made smaller: shrinkTo says so.
+func (x *rotating) surveyPlain(path string, state caam.SecurityState, shrinks bool) (h *header.Header, err error) {
 	if x.s.Filesystem.Type == "" {
 		return nil, fault.Newf(fault.ConfigInvalid, "the configuration names no filesystem")
 	}
@@ -292,7 +314,7 @@ func (x *rotating) surveyPlain(path string, state caam.SecurityState) (h *header
 	if err != nil {
 		return nil, err
 	}
-	l, moved, err := x.placeOver(dev, sb)
+	l, moved, err := x.placeOver(dev, sb, shrinks)
 	if err != nil {
 		return nil, err
 	}

@@ -18,8 +18,8 @@ import (
 
 // placeOver places the volume over the filesystem that the device holds. moved is where
 // the filesystem's first bytes will be kept, 0 for a header in a file. A filesystem that
-// leaves no room is an error of code device-unsuitable.
-func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock) (l header.Layout, moved int64, err error) {
+// leaves no room is an error of code device-unsuitable, unless it may be made smaller.
+func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock, shrinks bool) (l header.Layout, moved int64, err error) {
 	if x.s.Detached() {
 		l, err = header.PlanLayout(x.s, facts(dev))
 		return l, 0, err
@@ -28,9 +28,13 @@ func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock) (l heade
 	if err != nil {
 		return l, 0, err
 	}
-	if sb.Size <= 0 || sb.Size > l.DataSize {
-		return l, 0, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem on %s has %d bytes of %d, and a header on the device needs it to have %d at most: make it smaller or the partition larger, or set header: /path/of/a/file, which needs no room",
-			sb.Type, dev.Path(), sb.Size, dev.Size(), l.DataSize)
+	switch {
+	case sb.Size > 0 && sb.Size <= l.DataSize:
+	case sb.Size > 0 && sb.Type == fsprobe.Ext4 && shrinks:
+		x.shrinkFrom, x.shrinkTo = sb.Size, l.DataSize
+	default:
+		return l, 0, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem on %s has %d bytes of %d, and a header on the device needs it to have %d at most: make it smaller, %s",
+			sb.Type, dev.Path(), sb.Size, dev.Size(), l.DataSize, waysOut)
 	}
 	return l, start.Saved, nil
 }
@@ -79,7 +83,7 @@ func (x *rotating) createOnDevice(ctx context.Context, h *header.Header, key sou
 			err = fault.Newf(fault.FilesystemWrong, "%s holds another filesystem than a moment ago", path)
 		}
 		if err == nil { // it may have been mounted meanwhile, and have grown
-			_, _, err = x.placeOver(dev, sb)
+			_, _, err = x.placeOver(dev, sb, false)
 		}
 		if err == nil {
 			err = x.trusted()

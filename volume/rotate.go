@@ -33,6 +33,9 @@ type RotateOptions struct {
 	// Mount has Encrypt unlock the volume, and mount it where the configuration says,
 	// before data is moved.
 	Mount bool
+	// Workspace is the folder in which Encrypt keeps what it needs to make a filesystem
+	// smaller; "": the configuration's state_dir.
+	Workspace string
 	// DryRun looks and changes nothing.
 	DryRun bool
 	// Progress is called for each step, Moved for each zone, when it is done.
@@ -126,6 +129,9 @@ type rotating struct {
 	// unattended: a device in plain text was found by who opens the volume. lenient: its
 	// filesystem may be unclean, and whether it was is noted in unclean.
 	unattended, lenient, unclean bool
+	// shrinkTo is how many bytes the filesystem may have that is to be encrypted, where it
+	// has more, which is shrinkFrom; shrinkNeed is what the workspace must have room for.
+	shrinkFrom, shrinkTo, shrinkNeed int64
 	// live: the volume is unlocked, and perhaps in use.
 	live     bool
 	progress *Rotation

@@ -250,7 +250,7 @@ func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, li
 			st.State = Locked // its header is good
 		case fault.HeaderMissing:
 			st.State = HeaderMissing
-		case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderVersion, fault.HeaderRequirement, fault.PlaintextFound, fault.ForeignHeader, fault.IOFailed:
+		case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderVersion, fault.HeaderRequirement, fault.PlaintextFound, fault.ShrinkStarted, fault.ForeignHeader, fault.IOFailed:
 			st.State = Damaged
 		}
 		return err

@@ -39,6 +39,14 @@ type Filesystems interface {
 	// Grow has the filesystem that is mounted on target take the size bytes of its
 	// device.
 	Grow(fstype, target string, size int64) (grown bool, err error)
+	// Room enforces that a folder is on storage that outlives the power, with room for
+	// need bytes.
+	Room(dir string, need int64) error
+	// Sound enforces that the checker of ext4 finds nothing wrong; it writes nothing.
+	Sound(ctx context.Context, device string) error
+	// Shrink finds out how an ext4 filesystem fits into size bytes, with work as a folder
+	// of its own, and writes nothing to the device. log is package ext4shrink's.
+	Shrink(ctx context.Context, device, work string, size int64) (log []byte, err error)
 }
 
 // Mounts mounts and tells what is mounted.

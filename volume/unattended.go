@@ -113,7 +113,7 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 		x.j.warn(fmt.Sprintf("the %s filesystem was damaged and has been repaired", x.s.Filesystem.Type))
 	}
 	x.j.did("filesystem checked")
-	return x.surveyPlain(path, state)
+	return x.surveyPlain(path, state, false)
 }
 
 // rememberPlain keeps the record by which plain text is refused from now on, wherever an

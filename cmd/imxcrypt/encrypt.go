@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +15,8 @@ import (
 )
 
 type encryptFlags struct {
-	noMount bool
+	noMount   bool
+	workspace string
 	rotateFlags
 }
 
@@ -44,6 +46,7 @@ plain text may survive in spare blocks of the flash.
 		Example: `  imxcrypt encrypt --dry-run data
   imxcrypt encrypt data
   imxcrypt encrypt --no-mount --json data
+  imxcrypt encrypt --workspace /mnt/usb data
   imxcrypt encrypt --resume-only --rate-limit 8MiB data`,
 		Args:              exactly(1, "a volume"),
 		ValidArgsFunction: a.completeOnlyVolume,
@@ -54,18 +57,26 @@ plain text may survive in spare blocks of the flash.
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked while it is encrypted, which is faster")
 	c.Flags().BoolVar(&f.initOnly, "init-only", false, "make and prove key and header, encrypt no data yet")
 	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue what is under way, start nothing")
+	c.Flags().StringVar(&f.workspace, "workspace", "", "folder for what it takes to make a filesystem smaller (default state_dir)")
 	f.inPlace(c, "encrypt")
 	c.MarkFlagsMutuallyExclusive("init-only", "resume-only")
 	return c
 }
 
-func (a *app) encrypt(ctx context.Context, name string, f encryptFlags) error {
-	move := moveInPlace{does: (*volume.Manager).Encrypt, what: "encrypted", mount: !f.noMount}
+func (a *app) encrypt(ctx context.Context, name string, f encryptFlags) (err error) {
+	if f.workspace != "" { // another run, in another folder, must find it
+		if f.workspace, err = filepath.Abs(f.workspace); err != nil {
+			return err
+		}
+	}
+	move := moveInPlace{does: (*volume.Manager).Encrypt, what: "encrypted", mount: !f.noMount, workspace: f.workspace}
 	return a.moveInPlace(ctx, name, f.rotateFlags, move, func(s spec.Volume, r volume.RotateResult) string {
 		res := r.Result
 		switch {
 		case res.Already && f.resumeOnly:
 			return res.Volume + ": nothing is under way"
+		case r.Rotation == nil && f.resumeOnly:
+			return res.Volume + ": the filesystem is smaller; nothing is encrypted"
 		case res.Already:
 			return res.Volume + ": encrypted (already)"
 		case r.Rotation != nil && r.Rotation.Done < r.Rotation.Total:
@@ -85,8 +96,9 @@ type moveInPlace struct {
 	// what the data becomes
 	what string
 	// ask has a person confirm it; nil where nobody need.
-	ask   func(spec.Volume) error
-	mount bool
+	ask       func(spec.Volume) error
+	mount     bool
+	workspace string
 }
 
 // inPlace adds the options that encrypt and decrypt share.
@@ -107,7 +119,7 @@ func (a *app) moveInPlace(ctx context.Context, name string, f rotateFlags, move 
 		return err
 	}
 	o := volume.RotateOptions{
-		InitOnly: f.initOnly, ResumeOnly: f.resumeOnly, RateLimit: rate, MaxHold: f.maxHold, Mount: move.mount, DryRun: f.dryRun,
+		InitOnly: f.initOnly, ResumeOnly: f.resumeOnly, RateLimit: rate, MaxHold: f.maxHold, Mount: move.mount, Workspace: move.workspace, DryRun: f.dryRun,
 	}
 	if f.dryRun {
 		return a.eachPlan(ctx, []spec.Volume{s}, func(ctx context.Context, s spec.Volume) (volume.Result, error) {

@@ -110,6 +110,7 @@ const (
 	BenchRefused       Code = "bench-device-refused"   // --device is used, or not empty
 	FingerprintWrong   Code = "fingerprint-wrong"      // the recovery copy is not the one that was noted
 	ResizeRefused      Code = "resize-refused"         // smaller, or larger than there is room for
+	ShrinkRefused      Code = "shrink-refused"         // a filesystem that encrypt would have to make smaller
 	RenameRefused      Code = "rename-refused"         // the configuration has the old name, or nothing binds the key to one
 	SleepRefused       Code = "sleep-refused"          // a key would not survive it
 )
@@ -120,6 +121,7 @@ const (
 	ProvisioningStarted Code = "provisioning-unfinished"
 	EraseStarted        Code = "erase-unfinished"
 	EncryptionStarted   Code = "encryption-unfinished" // before the key was proved, or while the header was written; no data has moved
+	ShrinkStarted       Code = "shrink-unfinished"     // a filesystem is being made smaller, and is none meanwhile
 )
 
 // The header.

@@ -112,6 +112,7 @@ func Table() []Fault {
 		{FingerprintWrong, ExitRefused, "nothing was opened or changed: compare it with recovery_fingerprint in the record of the factory, or of the last rotation. If they are the same, somebody changed the storage (docs/security.md)"},
 		{BenchRefused, ExitRefused, "bench overwrites its device, so it takes only one that is empty and that nobody uses: name another one, or leave --device out, then it works on a RAM disk"},
 		{ResizeRefused, ExitRefused, "nothing was changed: a volume only grows, to the space that its device has. For a smaller one back up the data, then erase the volume and provision it again"},
+		{ShrinkRefused, ExitRefused, "nothing was changed: give the header a file (`header: /path/of/a/file`), which needs no room, or make the partition larger"},
 		{RenameRefused, ExitRefused, "nothing was changed: lock the volume, change its name in the configuration from OLD to NEW, then run `imxcrypt rename OLD NEW`"},
 		{SleepRefused, ExitRefused, "the system is awake and nothing was changed; docs/suspend.md lists what can stay unlocked in suspend-to-RAM, and what to lock before it"},
 		{FileUnsafe, ExitRefused, "the file must be a regular file that belongs to root and that nobody else can write"},
@@ -119,6 +120,7 @@ func Table() []Fault {
 		{Interrupted, ExitInterrupted, "run the same command again: it continues where it stopped"},
 		{ProvisioningStarted, ExitInterrupted, "there is no data in the volume yet, and provisioning continues where it stopped. `imxcrypt provision NAME` finishes it"},
 		{EncryptionStarted, ExitInterrupted, "nothing is encrypted yet, and nothing is lost. `imxcrypt encrypt NAME` continues"},
+		{ShrinkStarted, ExitInterrupted, "nothing is lost, and there is no filesystem to mount or to check until that is done. `imxcrypt encrypt NAME` finishes it, and `imxcrypt encrypt --resume-only NAME` does no more than that"},
 		{EraseStarted, ExitInterrupted, "nothing opens the volume any more; if the erase was a mistake, `imxcrypt header restore` may still undo it with a backup of the header. `imxcrypt erase NAME` finishes it"},
 
 		{HeaderDamaged, ExitHeaderDamaged, "nothing was changed: `imxcrypt header repair` repairs the header where its two copies complete each other; else restore a backup of it (`imxcrypt header restore`)"},

@@ -4,15 +4,18 @@ package program
 
 import "strings"
 
-// tail is an io.Writer that keeps the last maxOutput bytes.
-type tail struct{ buf []byte }
+// tail is an io.Writer that keeps the last keep bytes.
+type tail struct {
+	keep int
+	buf  []byte
+}
 
 func (t *tail) Write(p []byte) (int, error) {
 	n := len(p)
-	if len(p) > maxOutput {
-		p = p[len(p)-maxOutput:]
+	if len(p) > t.keep {
+		p = p[len(p)-t.keep:]
 	}
-	if over := len(t.buf) + len(p) - maxOutput; over > 0 {
+	if over := len(t.buf) + len(p) - t.keep; over > 0 {
 		t.buf = append(t.buf[:0], t.buf[over:]...)
 	}
 	t.buf = append(t.buf, p...)

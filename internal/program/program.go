@@ -29,13 +29,14 @@ type Runner struct {
 	// Grace is the time between SIGTERM and SIGKILL when the context ends;
 	// 0 means 5 s.
 	Grace time.Duration
+	// Keep is how many bytes of each stream are kept, from its end, which is where a
+	// program says what it died of; 0 means 64 KiB.
+	Keep int
 }
 
 const (
 	defaultGrace = 5 * time.Second
-	// maxOutput is how many bytes of each stream are kept, from its end, which is
-	// where a program says what it died of.
-	maxOutput = 64 << 10
+	maxOutput    = 64 << 10
 )
 
 func (r Runner) dirs() []string {
@@ -98,7 +99,7 @@ func (e *ExitError) FaultCode() fault.Code {
 	return fault.ProgramFailed
 }
 
-// Result is what a program wrote, the last 64 KiB of each stream.
+// Result is what a program wrote, the last Runner.Keep bytes of each stream.
 type Result struct{ Stdout, Stderr []byte }
 
 // Find returns the path of a program. A name with a slash is taken as a path,
@@ -134,7 +135,11 @@ func (r Runner) Run(ctx context.Context, name string, args ...string) (Result, e
 	if err := ctx.Err(); err != nil {
 		return Result{}, fault.New(fault.Interrupted, "run "+name, context.Cause(ctx))
 	}
-	var out, errOut tail
+	keep := r.Keep
+	if keep == 0 {
+		keep = maxOutput
+	}
+	out, errOut := tail{keep: keep}, tail{keep: keep}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=" + strings.Join(r.dirs(), ":"), "LC_ALL=C"}
 	cmd.Dir = "/"

@@ -40,24 +40,30 @@ func TestEncryptInPlace(t *testing.T) {
 	}
 }
 
-// The same with the header on the device, over the filesystem's first bytes: refused where
-// the filesystem leaves no room. Of what was in plain text nothing is left on the disk.
+// The same with the header on the device, over the filesystem's first bytes. The filesystem
+// takes all of the device, with files up to its end, and is made smaller first. Of what was
+// in plain text nothing is left on the disk.
 func TestEncryptOnTheDevice(t *testing.T) {
 	t.Parallel()
 	c := board{vm.AMD64, "amd64"}
 	r := &rotated{board: c, t: t, wrap: "ecb", load: vm.BuildProgram(t, "./test/load", c.goarch)}
 	r.more = "    sector_size: 1024\n"
-	r.Machine = c.start(t, vm.NewDisk(t, 12<<20), vm.NewDisk(t, 8<<20))
+	r.Machine = c.start(t, vm.NewDisk(t, 12<<20), vm.NewDisk(t, 24<<20))
 	r.MustSh("mkfs.ext4 -q /dev/vdb; mkdir -p /var/lib/imxcrypt; mount /dev/vdb /var/lib/imxcrypt; mkfs.ext4 -q -b 1024 /dev/vda")
 	r.prepare()
-	r.expect(4, "at most", "encrypt", "data")
-	r.MustSh("mkfs.ext4 -q -F -b 1024 /dev/vda 8M; mount /dev/vda /data; echo fox > /data/fox")
-	r.MustSh("blkid /dev/vda | grep -o ' UUID=[^ ]*' > /var/lib/imxcrypt/uuid; yes 'the quick brown fox' | head -c 300000 > /data/foxes; sync")
+	r.MustSh("mount /dev/vda /data; head -c 7500000 /dev/urandom > /data/first; echo fox > /data/fox; yes 'the quick brown fox' | head -c 2200000 > /data/foxes; sync; rm /data/first")
+	r.MustSh("blkid /dev/vda | grep -o ' UUID=[^ ]*' > /var/lib/imxcrypt/uuid")
 	r.expect(5, "mounted", "encrypt", "data")
 	r.MustSh("umount /data; e2fsck -fn /dev/vda; grep -q 'quick brown fox' /dev/vda")
+	// With the mark in the place of the superblock's first sector nobody takes the device
+	// for a filesystem.
+	r.MustSh("dd if=/dev/vda of=/run/sector bs=512 skip=2 count=1; dd if=/dev/zero of=/dev/vda bs=512 seek=2 count=1 conv=fsync; cp /dev/vda /run/marked; mkdir -p /mnt")
+	r.MustSh("! mount -t ext4 /dev/vda /mnt && ! blkid -p /dev/vda && ! e2fsck -p /dev/vda && cmp /dev/vda /run/marked; dd if=/run/sector of=/dev/vda bs=512 seek=2 conv=fsync; rm /run/marked")
+	r.expect(6, "is in memory", "encrypt", "--workspace", "/run", "data")
+	r.expect(0, "make it smaller: from 12582912 to", "encrypt", "--dry-run", "data")
 	r.expect(0, "keep the first", "encrypt", "--dry-run", "data")
 	r.encryptedThroughAPowerCut()
-	r.MustSh("yes 'the quick brown fox' | head -c 300000 | cmp - /data/foxes; umount /data && e2fsck -fn /dev/mapper/data; ! grep -q 'quick brown fox' /dev/vda")
+	r.MustSh("! ls /var/lib/imxcrypt/*.shrink*; yes 'the quick brown fox' | head -c 2200000 | cmp - /data/foxes; umount /data && e2fsck -fn /dev/mapper/data; ! grep -q 'quick brown fox' /dev/vda")
 	r.expect(0, "locked", "lock", "data")
 	r.expect(0, "mounted on /data", "boot")
 	r.fox("/dev/mapper/data")

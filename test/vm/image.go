@@ -37,7 +37,7 @@ var packages = strings.Fields(`
 // programs are taken from the packages; everything else is busybox, but not the
 // shell: busybox's prefers its own mount, losetup and blkid to any in PATH.
 var programs = strings.Fields(`
-	dash mke2fs mkfs.ext2 mkfs.ext3 mkfs.ext4 e2fsck fsck.ext2 fsck.ext3 fsck.ext4 dumpe2fs tune2fs debugfs resize2fs e2label
+	dash mke2fs mkfs.ext2 mkfs.ext3 mkfs.ext4 e2fsck fsck.ext2 fsck.ext3 fsck.ext4 dumpe2fs tune2fs debugfs resize2fs e2image e2label
 	blkid lsblk mount umount findmnt losetup blockdev wipefs blkdiscard sfdisk unshare nsenter setpriv dmesg flock
 	dmsetup cryptsetup keyctl
 	mkfs.fat mkfs.vfat fsck.fat fsck.vfat mkfs.xfs fsck.xfs xfs_repair mkfs.f2fs fsck.f2fs mkfs.btrfs btrfs fsck.btrfs`)

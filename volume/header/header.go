@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/ext4shrink"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/internal/keysource"
@@ -431,6 +432,10 @@ func understandKey(lh *luks2.Header, id string) (_ *Header, err error) {
 
 // NotAHeader says what lies on a device instead of a header.
 func NotAHeader(dev Device) error {
+	// Before all signatures: with the superblock away, an older one may show.
+	if m, found, err := ext4shrink.FindMark(dev); err == nil && found {
+		return fault.Newf(fault.ShrinkStarted, "the filesystem on %s was being made smaller when that was interrupted; the log %q has what is missing", dev.Path(), m.Path)
+	}
 	what, err := fsprobe.Signature(dev, dev.Size())
 	if err != nil {
 		return fault.New(fault.IOFailed, "read "+dev.Path(), err)

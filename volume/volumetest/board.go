@@ -87,6 +87,8 @@ type Board struct {
 	Mkfs func(fstype, device string) error
 	// Fsck is the outcome of the filesystem's checker; nil finds nothing.
 	Fsck func(fstype, device string) (repaired bool, err error)
+	// NoRoom is why a folder cannot be a workspace.
+	NoRoom func(dir string, need int64) error
 	// NoCiphers are algorithms that dm-crypt does not get, whatever /proc/crypto lists.
 	NoCiphers []string
 	// Step is called before everything that changes something durable or in the

@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -337,4 +339,53 @@ func (b *Board) KeyOf(name string) (dmcrypt.KeyRef, error) {
 		}
 	}
 	return dmcrypt.KeyRef{}, fmt.Errorf("%s has no crypt target", name)
+}
+
+// Room implements volume.Filesystems.
+func (f filesystems) Room(dir string, need int64) error {
+	if f.NoRoom != nil {
+		return f.NoRoom(dir, need)
+	}
+	return nil
+}
+
+// Sound implements volume.Filesystems, with the real program.
+func (f filesystems) Sound(ctx context.Context, device string) error {
+	return f.inFile(device, func(path, _ string) error { return mkfs.Maker{}.Sound(ctx, path) })
+}
+
+// Shrink implements volume.Filesystems, with the real programs.
+func (f filesystems) Shrink(ctx context.Context, device, _ string, size int64) (log []byte, err error) {
+	if err := f.step("resize a copy of " + device); err != nil {
+		return nil, err
+	}
+	err = f.inFile(device, func(path, work string) (err error) {
+		log, err = mkfs.Maker{}.Shrink(ctx, path, work, size)
+		return err
+	})
+	return log, err
+}
+
+// inFile has do look at what a disk holds, in a file of this system; work is a folder
+// that it may make.
+func (f filesystems) inFile(device string, do func(path, work string) error) (err error) {
+	dir, err := os.MkdirTemp("", "volumetest")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	dev, err := devices{f.Board}.Open(device, blockdev.Flags{})
+	if err != nil {
+		return err
+	}
+	b := make([]byte, dev.Size())
+	_, err = dev.ReadAt(b, 0)
+	path := filepath.Join(dir, "device")
+	if err = errors.Join(err, dev.Close()); err == nil {
+		err = os.WriteFile(path, b, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	return do(path, filepath.Join(dir, "work"))
 }

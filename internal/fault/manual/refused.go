@@ -249,6 +249,18 @@ func refused() []Entry {
 			Remedy: "Grow the partition first, and have the kernel see it (`partx -u`). For a smaller volume, or another filesystem: back up the data, `imxcrypt erase NAME`, provision it again, restore. See [resize.md](resize.md).",
 		},
 		{
+			Code:    fault.ShrinkRefused,
+			Meaning: "The filesystem leaves no room for a header on the device, and `imxcrypt encrypt` does not make it smaller.",
+			Messages: []string{
+				"the ext4 filesystem on … has … bytes in use, and a header on the device needs it to have … at most: delete files, …",
+				"… it has features that shrinking was not tried with (compat …, incompat …, ro_compat …)",
+				"… is in memory, which the power takes: name a folder on other storage (--workspace)",
+				"make the ext4 filesystem on … smaller: …",
+			},
+			Cause:  "The device was not written to. Too much is in use; the filesystem has features that were not tried; `state_dir`, or the folder of `--workspace`, is no place for a log; or resize2fs, which works on a copy of the metadata, refuses.",
+			Remedy: "A header in a file (`header: /path/of/a/file`) needs no room. Else make the partition larger, delete files, or name another folder. See [encrypt.md](encrypt.md#when-the-filesystem-leaves-no-room).",
+		},
+		{
 			Code:    fault.RenameRefused,
 			Meaning: "`imxcrypt rename OLD NEW` finds OLD in the configuration, or a header that no name is bound to.",
 			Messages: []string{

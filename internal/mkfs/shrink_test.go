@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mkfs
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/fault"
+)
+
+// A log that the power takes, or that others can change, is none.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	m, dir := Maker{}, t.TempDir()
+	var st unix.Statfs_t
+	if err := unix.Statfs("/dev/shm", &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		t.Skip("NOT TESTED: /dev/shm is no tmpfs here")
+	}
+	if err := m.Room("/dev/shm/not/there/yet", 1); !fault.Is(err, fault.ShrinkRefused) {
+		t.Errorf("a tmpfs: %v", err)
+	}
+	if err := m.Room("/proc/self/fdinfo", 1); err == nil {
+		t.Error("/proc is taken for storage")
+	}
+	if err := unix.Statfs(dir, &st); err != nil || st.Type == unix.TMPFS_MAGIC || st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		t.Skip("NOT TESTED: temporary files are no storage here")
+	}
+	if err := m.Room(dir, 1<<60); !fault.Is(err, fault.StorageFull) {
+		t.Errorf("an exbibyte: %v", err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Room(dir, 1); !fault.Is(err, fault.FileUnsafe) {
+		t.Errorf("a folder of everybody's: %v", err)
+	}
+}

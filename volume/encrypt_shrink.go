@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/ext4shrink"
+	"imxcrypt/internal/fault"
+	"imxcrypt/volume/header"
+)
+
+// A filesystem that leaves no room for a header on the device is made smaller first,
+// before there is a key. Wherever that is cut off, the device is the filesystem as it
+// was, or has the mark that package ext4shrink says, by which the next Encrypt writes
+// the rest from the log, or is the smaller filesystem.
+
+// waysOut is what helps where a filesystem is not made smaller.
+const waysOut = "make the partition larger, or set header: /path/of/a/file, which needs no room"
+
+// workspace is where the copy of the metadata and the log go.
+func (x *rotating) workspace() string {
+	if x.o.Workspace != "" {
+		return x.o.Workspace
+	}
+	return x.s.StateDir
+}
+
+// logOf is the file of a log: no other log has its name, so that none is overwritten
+// that another device still needs.
+func (x *rotating) logOf(log []byte) string {
+	sum := sha256.Sum256(log)
+	return filepath.Join(x.workspace(), fmt.Sprintf("%s-%x.shrink", x.s.Name, sum[:8]))
+}
+
+// mayShrink enforces that the filesystem can be expected to be made as small as
+// shrinkTo. What it takes to know is a copy of its metadata.
+func (x *rotating) mayShrink(path string) (err error) {
+	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	super, err := ext4shrink.ReadSuper(dev)
+	if err == nil {
+		err = super.Tried()
+	}
+	switch {
+	case err != nil:
+		return fault.New(fault.ShrinkRefused, fmt.Sprintf("the ext4 filesystem on %s has %d bytes, and a header on the device needs it to have %d at most; it is not made smaller: %s", path, super.Size(), x.shrinkTo, waysOut), err)
+	case super.Used() > x.shrinkTo:
+		return fault.Newf(fault.ShrinkRefused, "the ext4 filesystem on %s has %d bytes in use, and a header on the device needs it to have %d at most: delete files, %s", path, super.Used(), x.shrinkTo, waysOut)
+	case super.Block < int64(dev.LogicalBlockSize()):
+		return fault.Newf(fault.DeviceUnsuitable, "the ext4 filesystem on %s has blocks of %d bytes, and the device sectors of %d", path, super.Block, dev.LogicalBlockSize())
+	case len(x.logOf(nil)) > ext4shrink.MaxPath:
+		return fault.Newf(fault.ShrinkRefused, "the path of %s is too long for a workspace", x.workspace())
+	}
+	x.shrinkNeed = super.Need(x.shrinkTo)
+	return x.sys.Filesystems.Room(x.workspace(), x.shrinkNeed)
+}
+
+// announceShrink says what a dry run has found.
+func (x *rotating) announceShrink(path string) {
+	x.j.would(fmt.Sprintf("check the ext4 filesystem on %s, and make it smaller: from %d to %d bytes; the copy of its metadata and the log take about %d bytes in %s", path, x.shrinkFrom, x.shrinkTo, x.shrinkNeed, x.workspace()))
+}
+
+// shrink makes the filesystem as small as shrinkTo, on a device that nobody else uses:
+//
+//  1. it is checked, and resized in a copy of its metadata; the difference is a log
+//  2. the log is stored, and read back
+//  3. the mark on the device says that the log is being written
+//  4. the log is written; last the superblock takes the mark's place
+func (x *rotating) shrink(ctx context.Context, path string) (err error) {
+	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	if _, err := x.plainFilesystem(dev); err != nil {
+		return err
+	}
+	log, err := x.sys.Filesystems.Shrink(ctx, path, filepath.Join(x.workspace(), x.s.Name+".shrinking"), x.shrinkTo)
+	if err != nil {
+		return err
+	}
+	x.j.did("filesystem checked, and resized in a copy of its metadata")
+	file := x.logOf(log)
+	if err := x.sys.Files.Replace(file, log, 0o600); err != nil {
+		return err
+	}
+	stored, err := x.readLog(file)
+	if err == nil && !bytes.Equal(stored, log) {
+		err = fault.Newf(fault.IOFailed, "%s does not read back as it was written", file)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	var mark ext4shrink.Mark
+	if err == nil {
+		if mark, err = ext4shrink.Begin(dev, stored, file); err != nil {
+			return err // the mark may be there
+		}
+		return x.finishShrink(ctx, dev, mark, stored, file)
+	}
+	return errors.Join(err, x.sys.Files.Remove(file))
+}
+
+func (x *rotating) readLog(file string) ([]byte, error) {
+	return x.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: ext4shrink.MaxLog, RootOwned: true, Forbid: 0o022})
+}
+
+// finishShrink writes the log that the mark names. Nothing stops it: until it is done
+// there is no filesystem.
+func (x *rotating) finishShrink(ctx context.Context, dev header.Device, mark ext4shrink.Mark, log []byte, file string) error {
+	if err := ext4shrink.Finish(dev, mark, log); err != nil {
+		return fault.New(fault.ShrinkStarted, "write the log "+file+" to "+dev.Path(), err)
+	}
+	if err := x.sys.Filesystems.Sound(context.WithoutCancel(ctx), dev.Path()); err != nil {
+		return err
+	}
+	x.j.did("ext4 filesystem made smaller")
+	return x.sys.Files.Remove(file)
+}
+
+// continueShrink finishes making a filesystem smaller where that was interrupted.
+func (x *rotating) continueShrink(ctx context.Context, path string) (found bool, err error) {
+	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return false, err
+	}
+	mark, found, err := ext4shrink.FindMark(dev)
+	if err = errors.Join(err, dev.Close()); err != nil || !found {
+		return false, err
+	}
+	file := mark.Path
+	if x.o.Workspace != "" {
+		file = filepath.Join(x.o.Workspace, filepath.Base(file))
+	}
+	if x.o.DryRun {
+		x.j.would(fmt.Sprintf("finish making the filesystem on %s smaller, by the log %q", path, file))
+		return true, nil
+	}
+	if dev, err = x.sys.Devices.Open(path, blockdev.Flags{Write: true, Exclusive: true, Direct: true}); err != nil {
+		return true, err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	log, err := x.readLog(file)
+	switch {
+	case err != nil:
+		return true, fault.New(fault.ShrinkStarted, fmt.Sprintf("the filesystem on %s was being made smaller, and the log of that cannot be read: mount what %q lies on, or name its folder (--workspace)", path, file), err)
+	case !mark.Names(log):
+		return true, fault.Newf(fault.ShrinkStarted, "the filesystem on %s was being made smaller, and %q is not the log of that", path, file)
+	}
+	return true, x.finishShrink(ctx, dev, mark, log, file)
+}
