@@ -38,7 +38,7 @@ func keptDir(s spec.Volume) string { return filepath.Join(s.StateDir, "headers")
 // keptPath is the file that an area is kept in; empty where there is nothing to
 // keep.
 func keptPath(s spec.Volume, file string, area []byte) string {
-	if blank(area) {
+	if header.Blank(area) {
 		return ""
 	}
 	if file != "" {

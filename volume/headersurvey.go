@@ -256,12 +256,9 @@ func (t *restoring) notMoved() error {
 	if _, err := t.c.Data.ReadAt(block, at); err != nil {
 		return fault.New(fault.IOFailed, "read "+t.path, err)
 	}
-	if blank(block) || t.o.Force && !mapping.Noise(block) {
+	if header.Blank(block) || t.o.Force && !mapping.Noise(block) {
 		return nil // with Force it may have been overwritten, but not by what is encrypted
 	}
 	return fault.Newf(fault.RollbackRefused, "nothing of the header on %s is left to show whether a rotation has begun since the backup was made, and the room that it moves data into, at byte %d, is not empty",
 		t.path, at)
 }
-
-// blank reports whether storage was not written since it was made or erased.
-func blank(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 || len(bytes.Trim(b, "\xff")) == 0 }

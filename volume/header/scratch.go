@@ -93,5 +93,6 @@ func Scratch(s spec.Volume, k ScratchMark) *Header {
 	}
 }
 
-// Blank reports whether b is as an empty device is: all 0x00, or all 0xFF.
+// Blank reports whether storage was not written since it was made or erased: all 0x00, or
+// all 0xFF.
 func Blank(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 || len(bytes.Trim(b, "\xff")) == 0 }
