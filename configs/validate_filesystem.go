@@ -61,7 +61,7 @@ func (v *validator) onPlaintext(vol *Volume, at string) {
 	case !v.spoilt(join(at, "filesystem.type")) && !mkfs.Known(f.Type) || f.UUID != "":
 		v.problem(field, "a volume without a filesystem that stays the same is not encrypted in place", "leave it out, or name the filesystem that the device has, without uuid")
 	case vol.Ephemeral():
-		v.problem(field, "has no meaning with key: ephemeral: whatever is there is formatted", "leave it out")
+		v.problem(field, "has no meaning with key: ephemeral, whose device was marked by provisioning", "leave it out")
 	case blockdev.ByContent(vol.Device):
 		v.problem(field, quote(vol.Device)+" is found by the filesystem on it, which is not seen there once it is encrypted", "name the device by PARTLABEL=, PARTUUID= or its path")
 	}

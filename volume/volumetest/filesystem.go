@@ -374,7 +374,7 @@ func (f filesystems) inFile(device string, do func(path, work string) error) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	dev, err := devices{f.Board}.Open(device, blockdev.Flags{})
+	dev, err := devices(f).Open(device, blockdev.Flags{})
 	if err != nil {
 		return err
 	}
