@@ -63,7 +63,10 @@ func (x *rotating) encryptHere(ctx context.Context, path string) error {
 		return x.continueStart(ctx, path)
 	case x.h == nil && x.o.ResumeOnly:
 		x.j.result.Already = !shrunk
-		return nil
+		if x.o.DryRun {
+			return nil
+		}
+		return x.dropLogs(path)
 	case x.h == nil:
 		return x.encryptNew(ctx, path)
 	case x.h.Decrypting():
@@ -237,6 +240,9 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		if h, err = x.surveyPlain(path, state, false); err != nil {
 			return err
 		}
+	}
+	if err := x.dropLogs(path); err != nil {
+		return err
 	}
 	if err := x.createHeader(ctx, src, h, path); err != nil {
 		return err

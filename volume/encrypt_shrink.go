@@ -9,11 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/ext4shrink"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mkfs"
 	"imxcrypt/volume/header"
 )
 
@@ -24,6 +27,11 @@ import (
 
 // waysOut is what helps where a filesystem is not made smaller.
 const waysOut = "make the partition larger, or set header: /path/of/a/file, which needs no room"
+
+const (
+	logSuffix  = ".shrink"
+	workSuffix = ".shrinking" // of the folder with the copy
+)
 
 // workspace is where the copy of the metadata and the log go.
 func (x *rotating) workspace() string {
@@ -37,7 +45,7 @@ func (x *rotating) workspace() string {
 // that another device still needs.
 func (x *rotating) logOf(log []byte) string {
 	sum := sha256.Sum256(log)
-	return filepath.Join(x.workspace(), fmt.Sprintf("%s-%x.shrink", x.s.Name, sum[:8]))
+	return filepath.Join(x.workspace(), fmt.Sprintf("%s-%x%s", x.s.Name, sum[:8], logSuffix))
 }
 
 // mayShrink enforces that the filesystem can be expected to be made as small as
@@ -86,7 +94,7 @@ func (x *rotating) shrink(ctx context.Context, path string) (err error) {
 	if _, err := x.plainFilesystem(dev); err != nil {
 		return err
 	}
-	log, err := x.sys.Filesystems.Shrink(ctx, path, filepath.Join(x.workspace(), x.s.Name+".shrinking"), x.shrinkTo)
+	log, err := x.sys.Filesystems.Shrink(ctx, path, filepath.Join(x.workspace(), x.s.Name+workSuffix), x.shrinkTo)
 	if err != nil {
 		return err
 	}
@@ -110,6 +118,47 @@ func (x *rotating) shrink(ctx context.Context, path string) (err error) {
 		return x.finishShrink(ctx, dev, mark, stored, file)
 	}
 	return errors.Join(err, x.sys.Files.Remove(file))
+}
+
+// dropLogs removes what runs that were cut off have left: it is in plain text, and worth
+// nothing where no mark names it. What may be another device's stays.
+func (x *rotating) dropLogs(path string) error {
+	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
+	if err != nil {
+		return err
+	}
+	super, other := ext4shrink.ReadSuper(dev)
+	if err := dev.Close(); err != nil || other != nil {
+		return err
+	}
+	for _, dir := range slices.Compact([]string{x.workspace(), x.s.StateDir}) {
+		names, err := x.sys.Files.List(dir)
+		if err != nil {
+			return fmt.Errorf("look for what was left in %s: %w", dir, err)
+		}
+		for _, name := range names {
+			if !strings.HasPrefix(name, x.s.Name+"-") || filepath.Ext(name) != logSuffix {
+				continue
+			}
+			file := filepath.Join(dir, name)
+			var l *ext4shrink.Log
+			stored, err := x.readLog(file)
+			if err == nil {
+				l, err = ext4shrink.Decode(stored)
+			}
+			if err != nil || l.UUID != super.UUID || l.Device != dev.Size() {
+				x.j.warn(fmt.Sprintf("%s, of an encryption that was interrupted, is left alone: it is not known to be this device's", file))
+				continue
+			}
+			if err := x.sys.Files.Remove(file); err != nil {
+				return err
+			}
+		}
+		if err := x.sys.Files.Remove(filepath.Join(dir, x.s.Name+workSuffix, mkfs.ShrinkCopy)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (x *rotating) readLog(file string) ([]byte, error) {

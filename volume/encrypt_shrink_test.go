@@ -208,6 +208,7 @@ func TestEveryPowerCutOfMakingRoom(t *testing.T) {
 		if rr.Already == marked || marked && !bytes.Equal(now, final) || !bytes.Equal(now, final) && !bytes.Equal(now, old) {
 			t.Fatalf("%s: marked %v, already %v, and then another filesystem", state, marked, rr.Already)
 		}
+		nothingLeft(t, state.String(), next.board, s)
 		if !marked {
 			continue
 		}
@@ -222,6 +223,7 @@ func TestEveryPowerCutOfMakingRoom(t *testing.T) {
 			if must(t, rr.Result, err); !bytes.Equal(bytesOf(t, third.disk), final) {
 				t.Fatalf("%s; then %s: another filesystem", state, cut)
 			}
+			nothingLeft(t, state.String()+"; then "+cut.String(), third.board, s)
 		}
 		if half == 1 {
 			// It is encrypted after that as any other.
@@ -234,6 +236,31 @@ func TestEveryPowerCutOfMakingRoom(t *testing.T) {
 		t.Error("it was never interrupted: nothing was shown")
 	}
 	t.Logf("%d states tried, %d of them in the middle, and %d after a second cut, 0 lost", first, half, second)
+}
+
+// nothingLeft fails if a log is left: it has files in plain text.
+func nothingLeft(t *testing.T, what string, b *volumetest.Board, s spec.Volume) {
+	t.Helper()
+	names, err := b.Files.List(s.StateDir)
+	if err != nil || slices.ContainsFunc(names, func(n string) bool { return filepath.Ext(n) == ".shrink" }) {
+		t.Fatalf("%s: left in the workspace: %q, %v", what, names, err)
+	}
+}
+
+// A log that is another filesystem's stays, and is named: that may need it.
+func TestTheLogOfAnotherFilesystemStays(t *testing.T) {
+	t.Parallel()
+	s, disk := rotationSpec(rotationGap), fullSize(t)
+	b := newBoard(disk)
+	file := s.StateDir + "/" + s.Name + "-0011223344556677.shrink"
+	if err := b.Files.Create(file, []byte("a log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rr, err := b.Manager().Encrypt(context.Background(), s, volume.RotateOptions{InitOnly: true})
+	must(t, rr.Result, err)
+	if left, err := b.Files.Read(file, readAll()); err != nil || string(left) != "a log" || !strings.Contains(strings.Join(rr.Warnings, " "), file) {
+		t.Errorf("%q, %v, %q", left, err, rr.Warnings)
+	}
 }
 
 // bytesOf is what a disk holds, which is written to afterwards.
@@ -350,7 +377,7 @@ func TestEncryptMakesNoRoom(t *testing.T) {
 		}, fault.ShrinkRefused, "is in memory"},
 		"errors that the superblock does not know of": {func(_ *spec.Volume, im *crashtest.Image, _ *volumetest.Board) {
 			write(im, bytes.Repeat([]byte{0xff}, 64), 4096+16)
-		}, "", ""},
+		}, fault.FilesystemUnclean, "e2fsck"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -360,7 +387,7 @@ func TestEncryptMakesNoRoom(t *testing.T) {
 			c.change(&s, disk, b)
 			before := snapshot(t, b, disk)
 			_, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
-			if c.code != "" && !fault.Is(err, c.code) || err == nil || !strings.Contains(err.Error(), c.says) {
+			if !fault.Is(err, c.code) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v (code %s)", err, fault.CodeOf(err))
 			}
 			if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {

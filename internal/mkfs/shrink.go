@@ -68,6 +68,9 @@ func (m Maker) Sound(ctx context.Context, device string) error {
 	return nil
 }
 
+// ShrinkCopy is the file that Shrink works on.
+const ShrinkCopy = "metadata"
+
 // Shrink finds out how the ext4 filesystem on a device fits into size bytes, and writes
 // nothing to the device. It works in the folder work, which is removed with all that is
 // in it. What it returns is a log for package ext4shrink, good for as long as nobody
@@ -101,7 +104,7 @@ func (m Maker) shrink(ctx context.Context, device, work string, size int64) (l *
 	if err == nil {
 		err = m.Sound(ctx, device)
 	}
-	path := filepath.Join(work, "metadata")
+	path := filepath.Join(work, ShrinkCopy)
 	clear := func() error { return errors.Join(gone(path), gone(work)) }
 	if err == nil {
 		err = clear() // what a run that was cut off has left
