@@ -8,8 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"imxcrypt/internal/atomicfile"
-	"imxcrypt/volume"
 )
 
 // Marks are left by a boot in an initramfs for the real system, in a directory
@@ -33,4 +34,12 @@ func (m Marks) Left(mapping string) bool {
 
 // InInitramfs reports whether the root filesystem is one in memory that the kernel
 // unpacked.
-func InInitramfs() bool { return volume.InMemory("/") }
+func InInitramfs() bool {
+	var st unix.Statfs_t
+	if unix.Statfs("/", &st) != nil {
+		return false
+	}
+	// Either, by the kernel command line (init/do_mounts.c).
+	magic := uint32(st.Type)
+	return magic == unix.RAMFS_MAGIC || magic == unix.TMPFS_MAGIC
+}

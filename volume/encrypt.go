@@ -203,6 +203,9 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err := (&provisioning{Manager: x.Manager, s: x.s}).nameFree(nil); err != nil {
 		return err
 	}
+	if err := x.lasting(); err != nil {
+		return err
+	}
 	x.lenient = x.unattended
 	h, err := x.surveyPlain(path, state, !x.unattended)
 	if err == nil {
@@ -398,6 +401,7 @@ func (x *rotating) createHeader(ctx context.Context, src source.Source, h *heade
 	if err != nil {
 		return err
 	}
+	before := x.rememberedNow(x.s)
 	area := header.NewImage(image, int64(len(image)))
 	if err := x.recordsOf(ctx, h, area, path); err != nil {
 		return err
@@ -419,7 +423,7 @@ func (x *rotating) createHeader(ctx context.Context, src source.Source, h *heade
 		// It is a new file that nothing relies on yet.
 		err = errors.Join(err, x.sys.Files.Remove(x.s.Header))
 		if r, ok := x.recall(x.s); ok && r.UUID == h.LUKS.UUID {
-			x.forget(x.s)
+			x.rememberAs(x.s, before)
 		}
 	}
 	return err

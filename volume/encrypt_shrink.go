@@ -70,6 +70,9 @@ func (x *rotating) mayShrink(path string) (err error) {
 	case len(x.logOf(nil)) > ext4shrink.MaxPath:
 		return fault.Newf(fault.ShrinkRefused, "the path of %s is too long for a workspace", x.workspace())
 	}
+	if why := x.sys.Fleeting(x.workspace()); why != "" {
+		return fault.Newf(fault.ShrinkRefused, "%s %s: name a folder on other storage (--workspace)", x.workspace(), why)
+	}
 	x.shrinkNeed = super.Need(x.shrinkTo)
 	return x.sys.Filesystems.Room(x.workspace(), x.shrinkNeed)
 }
@@ -200,6 +203,10 @@ func (x *rotating) continueShrink(ctx context.Context, path string) (found bool,
 		return true, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
+	// Another process may have finished it meanwhile, and somebody mounted it.
+	if now, found, err := ext4shrink.FindMark(dev); err != nil || !found || now != mark {
+		return true, fault.New(fault.DeviceInUse, fmt.Sprintf("another process has made the filesystem on %s smaller meanwhile", path), err)
+	}
 	log, err := x.readLog(file)
 	switch {
 	case err != nil:

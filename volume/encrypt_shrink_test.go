@@ -376,7 +376,7 @@ func TestEncryptMakesNoRoom(t *testing.T) {
 			b.NoRoom = func(string, int64) error { return fault.Newf(fault.ShrinkRefused, "is in memory") }
 		}, fault.ShrinkRefused, "is in memory"},
 		"errors that the superblock does not know of": {func(_ *spec.Volume, im *crashtest.Image, _ *volumetest.Board) {
-			write(im, bytes.Repeat([]byte{0xff}, 64), 4096+16)
+			write(im, []byte("LOST"), int64(bytes.Index(im.Bytes(), []byte("lost+found"))))
 		}, fault.FilesystemUnclean, "e2fsck"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -526,5 +527,56 @@ func TestEncryptMounts(t *testing.T) {
 	refused(t, err, fault.MountPointMissing)
 	if names := b.Files.Names(); len(names) != 0 {
 		t.Fatalf("left: %q", names)
+	}
+}
+
+// The header is the only copy of the key: it does not go where a power cut takes it. An
+// overlay may be on storage, which somebody who watches knows.
+func TestEncryptNeedsAPlaceThatLasts(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	const overlay = "is an overlay, of which the upper layer may be in memory"
+	for _, c := range []struct {
+		why        string
+		unattended bool
+		refused    bool
+	}{
+		{"is in memory", false, true}, {"is in memory", true, true}, {overlay, true, true}, {overlay, false, false},
+		{"is on a volume that has another key after the next start (key: ephemeral)", false, true},
+	} {
+		for _, dry := range []bool{true, false} {
+			s := encryptSpec()
+			s.EncryptPlain = c.unattended
+			disk := plainDiskFor(s)
+			b := newBoard(disk)
+			sys := b.System()
+			sys.Fleeting = func(path string) string {
+				if path == s.Header {
+					return c.why
+				}
+				return ""
+			}
+			m, before := volume.New(sys), snapshot(t, b, disk)
+			run := func() (volume.Result, error) {
+				r, err := m.Encrypt(ctx, s, volume.RotateOptions{InitOnly: true, DryRun: dry})
+				return r.Result, err
+			}
+			if c.unattended {
+				run = func() (volume.Result, error) { return m.Unlock(ctx, s, volume.UnlockOptions{DryRun: dry}) }
+			}
+			r, err := run()
+			if !c.refused {
+				if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), overlay) {
+					t.Errorf("not said: %q", r.Warnings)
+				}
+				continue
+			}
+			if !fault.Is(err, fault.ConfigInvalid) || !strings.Contains(err.Error(), c.why) {
+				t.Errorf("%+v: %v (code %s)", c, err, fault.CodeOf(err))
+			}
+			if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {
+				t.Errorf("%+v: changed %q", c, names)
+			}
+		}
 	}
 }

@@ -69,7 +69,7 @@ func Real(o RealOptions) System {
 		Harden:     sync.OnceValue(secret.HardenData),
 		KeepsKeys:  func() bool { return caam.ReadSecurityState("", nil).KeepsKeys },
 		DropCaches: dropCaches,
-		InMemory:   InMemory,
+		Fleeting:   Fleeting,
 		Unlocks:    runRecords{RunDir},
 		Log:        o.Log,
 	}

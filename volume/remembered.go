@@ -71,6 +71,24 @@ func (m *Manager) recall(s spec.Volume) (r remembered, ok bool) {
 	return r, err == nil && r.UUID != "" && r.Device == s.Device && r.Header == s.Header
 }
 
+// rememberedNow is the record as it is stored; nil where there is none.
+func (m *Manager) rememberedNow(s spec.Volume) []byte {
+	data, err := m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// rememberAs puts back what rememberedNow was.
+func (m *Manager) rememberAs(s spec.Volume, before []byte) {
+	if before == nil {
+		m.forget(s)
+	} else if err := m.sys.Files.Replace(rememberedPath(s), before, 0o600); err != nil {
+		m.sys.Log.Debug("the earlier record is not restored", "volume", s.Name, "error", err)
+	}
+}
+
 // forget removes the record of a volume that is no more.
 func (m *Manager) forget(s spec.Volume) {
 	if err := m.sys.Files.Remove(rememberedPath(s)); err != nil {

@@ -109,10 +109,10 @@ type System struct {
 	HasAES func() bool // this processor's
 	// DropCaches has the kernel forget what it has read and not changed.
 	DropCaches func() error // it is not
-	// InMemory reports whether what is written below a path is gone without power.
-	InMemory func(path string) bool // it is not
-	Unlocks  UnlockRecords          // keeps none
-	Now      func() time.Time       // time.Now
+	// Fleeting says why what is written below a path is gone after a power cut, or may be.
+	Fleeting func(path string) string // it is not
+	Unlocks  UnlockRecords            // keeps none
+	Now      func() time.Time         // time.Now
 	// Slept tells of the suspends since the system started. What lies in the kernel's
 	// memory survives one, the meaning of a black key may not.
 	Slept func() Slept // the running kernel's
@@ -164,8 +164,8 @@ func (s System) WithDefaults() System {
 	if s.Hibernates == nil {
 		s.Hibernates = func() ([]string, error) { return nil, nil }
 	}
-	if s.InMemory == nil {
-		s.InMemory = func(string) bool { return false }
+	if s.Fleeting == nil {
+		s.Fleeting = func(string) string { return "" }
 	}
 	if s.Rand == nil {
 		s.Rand = rand.Reader

@@ -8,9 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
 
 	"imxcrypt/caam"
 	"imxcrypt/internal/atomicfile"
@@ -87,8 +84,8 @@ func (x *rotating) recordable(path string) error {
 			return refused("cannot be written", err)
 		}
 	}
-	if x.sys.InMemory(x.s.StateDir) {
-		return refused("is in memory", nil)
+	if why := x.sys.Fleeting(x.s.StateDir); why != "" {
+		return refused(why, nil)
 	}
 	return nil
 }
@@ -148,17 +145,4 @@ func (m *Manager) notEnded(s spec.Volume, h *header.Header) error {
 		return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being encrypted, and that has ended, as %s says: it is an old copy", rememberedPath(s))
 	}
 	return nil
-}
-
-// InMemory reports whether what is written below a path is lost when the power goes, as
-// far as the filesystem there shows.
-func InMemory(path string) bool {
-	var st unix.Statfs_t
-	err := unix.Statfs(path, &st)
-	for ; errors.Is(err, unix.ENOENT) && filepath.Dir(path) != path; err = unix.Statfs(path, &st) {
-		path = filepath.Dir(path)
-	}
-	// An initramfs is either, by the kernel command line (init/do_mounts.c).
-	magic := uint32(st.Type)
-	return err == nil && (magic == unix.RAMFS_MAGIC || magic == unix.TMPFS_MAGIC)
 }

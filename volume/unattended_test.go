@@ -135,36 +135,40 @@ func TestUnattendedRefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(*volumetest.Board, *crashtest.Image, *spec.Volume)
 		code    fault.Code
-		memory  bool
+		// fleeting is what has no storage that outlives the power.
+		fleeting map[string]string
 	}{
-		"not asked for": {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.EncryptPlain = false }, fault.PlaintextFound, false},
+		"not asked for": {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.EncryptPlain = false }, fault.PlaintextFound, nil},
 		"mounted": {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) {
 			b.Disks[0].Users = blockdev.Users{Mounts: []blockdev.Mounted{{Device: "mmcblk2p3", Target: "/old", Type: "ext4"}}}
-		}, fault.DeviceInUse, false},
-		"empty":       {func(_ *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) { write(disk, make([]byte, mib), 0) }, fault.HeaderMissing, false},
-		"somebody's":  {func(_ *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) { foreignLUKS2small(disk) }, fault.ForeignHeader, false},
-		"another one": {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.Filesystem.Type = "xfs" }, fault.FilesystemWrong, false},
+		}, fault.DeviceInUse, nil},
+		"empty":       {func(_ *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) { write(disk, make([]byte, mib), 0) }, fault.HeaderMissing, nil},
+		"somebody's":  {func(_ *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) { foreignLUKS2small(disk) }, fault.ForeignHeader, nil},
+		"another one": {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.Filesystem.Type = "xfs" }, fault.FilesystemWrong, nil},
 		"cannot be checked": {func(b *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) {
 			needsRecovery(disk)
 			b.Fsck = func(string, string) (bool, error) { return false, errors.New("damaged beyond repair") }
-		}, fault.FilesystemUnclean, false},
-		"not clean after its check": {func(_ *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) { needsRecovery(disk) }, fault.FilesystemUnclean, false},
-		"open chip":                 {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.State = caam.Open }, fault.OpenStateRefused, false},
+		}, fault.FilesystemUnclean, nil},
+		"not clean after its check": {func(_ *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) { needsRecovery(disk) }, fault.FilesystemUnclean, nil},
+		"open chip":                 {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.State = caam.Open }, fault.OpenStateRefused, nil},
 		"not clean, and an open chip": {func(b *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) {
 			needsRecovery(disk)
 			b.Fsck = func(string, string) (bool, error) { panic("checked before all else was looked at") }
 			b.State = caam.Open
-		}, fault.OpenStateRefused, false},
-		"no filesystem":  {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.Filesystem.Type = spec.FilesystemNone }, fault.ConfigInvalid, false},
-		"no mount point": {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.Directories = nil }, fault.MountPointMissing, false},
-		"no cipher":      {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.NoCiphers = []string{"tk(cbc(aes))"} }, fault.CipherMissing, false},
-		"made before":    {record(`{"uuid":"0a4b3cf5-52f8-4fb4-8a0f-6d6f2a4a3c11"}`), fault.PlaintextRefused, false},
+		}, fault.OpenStateRefused, nil},
+		"no filesystem":  {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.Filesystem.Type = spec.FilesystemNone }, fault.ConfigInvalid, nil},
+		"no mount point": {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.Directories = nil }, fault.MountPointMissing, nil},
+		"no cipher":      {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.NoCiphers = []string{"tk(cbc(aes))"} }, fault.CipherMissing, nil},
+		"made before":    {record(`{"uuid":"0a4b3cf5-52f8-4fb4-8a0f-6d6f2a4a3c11"}`), fault.PlaintextRefused, nil},
 		"made before, on another device": {record(`{"uuid":"0a4b3cf5-52f8-4fb4-8a0f-6d6f2a4a3c11","device":"/dev/sda","header":"device"}`),
-			fault.PlaintextRefused, false},
-		"a record that makes no sense": {record("\x00\x00"), fault.PlaintextRefused, false},
+			fault.PlaintextRefused, nil},
+		"a record that makes no sense": {record("\x00\x00"), fault.PlaintextRefused, nil},
 		"a state directory that is full": {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.Files.Err = unix.ENOSPC },
-			fault.PlaintextRefused, false},
-		"a state directory in memory": {func(*volumetest.Board, *crashtest.Image, *spec.Volume) {}, fault.PlaintextRefused, true},
+			fault.PlaintextRefused, nil},
+		"a state directory in memory": {func(*volumetest.Board, *crashtest.Image, *spec.Volume) {}, fault.PlaintextRefused,
+			map[string]string{"/var/lib/imxcrypt": "is in memory"}},
+		"a state directory on an overlay": {func(*volumetest.Board, *crashtest.Image, *spec.Volume) {}, fault.PlaintextRefused,
+			map[string]string{"/var/lib/imxcrypt": "is an overlay, of which the upper layer may be in memory"}},
 	} {
 		for kind, s := range map[string]spec.Volume{"in a file": unattended(encryptSpec()), "on the device": unattended(rotationSpec(rotationGap))} {
 			t.Run(name+", "+kind, func(t *testing.T) {
@@ -173,7 +177,7 @@ func TestUnattendedRefusals(t *testing.T) {
 				b := newBoard(disk)
 				c.prepare(b, disk, &s)
 				sys := b.System()
-				sys.InMemory = func(string) bool { return c.memory }
+				sys.Fleeting = func(path string) string { return c.fleeting[path] }
 				m := volume.New(sys)
 				before := snapshot(t, b, disk)
 				code := c.code

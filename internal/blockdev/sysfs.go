@@ -124,6 +124,12 @@ func (s System) byNumber(n Number) (string, error) {
 	return filepath.Base(link), nil
 }
 
+// Node is the path of a device's node.
+func (s System) Node(n Number) (string, error) {
+	name, err := s.byNumber(n)
+	return s.path(name), err
+}
+
 // Name is the name of a device in messages: its mapping's, or the kernel's, or the
 // number if sysfs does not know it.
 func (s System) Name(n Number) string {

@@ -78,6 +78,13 @@ func ReadScratchMark(s spec.Volume, dev Device) (k ScratchMark, err error) {
 	return k, nil
 }
 
+// HasScratchMark reports whether a device begins with the mark of any volume.
+func HasScratchMark(dev Device) bool {
+	b := make([]byte, SectorBytes)
+	_, err := dev.ReadAt(b, 0)
+	return err == nil && bytes.HasPrefix(b, []byte(scratchMagic))
+}
+
 // Scratch is a header that is never written: of the data behind a mark, under a key that
 // is never stored.
 func Scratch(s spec.Volume, k ScratchMark) *Header {

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"imxcrypt/internal/blockdev"
+	"imxcrypt/internal/devnum"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
+	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
+)
+
+// What nothing else has, as the header of a volume or the log of a filesystem that is
+// made smaller, must be on storage that outlives the power.
+
+// Fleeting says why what is written below a path is gone after a power cut, or may be;
+// empty where nothing shows that.
+func Fleeting(path string) string {
+	st, err := existing(path)
+	if err != nil {
+		return ""
+	}
+	mounts, err := mount.List()
+	if err != nil {
+		return ""
+	}
+	for _, e := range mounts {
+		if unix.Mkdev(e.Major, e.Minor) != st.Dev {
+			continue
+		}
+		switch e.Type {
+		case "tmpfs", "ramfs", "rootfs", "devtmpfs":
+			return "is in memory"
+		case "overlay":
+			return overlaid
+		}
+		number := devnum.Of(st.Dev)
+		var source unix.Stat_t // btrfs has a number that is no device's
+		if e.Major == 0 && unix.Stat(e.Source, &source) == nil {
+			number = devnum.Of(source.Rdev)
+		}
+		return fleetingDevice(number)
+	}
+	return ""
+}
+
+const overlaid = "is an overlay, of which the upper layer may be in memory"
+
+// existing is what there is of a path: its end may be made only later.
+func existing(path string) (st unix.Stat_t, err error) {
+	err = unix.Stat(path, &st)
+	for ; errors.Is(err, unix.ENOENT) && filepath.Dir(path) != path; err = unix.Stat(path, &st) {
+		path = filepath.Dir(path)
+	}
+	return st, err
+}
+
+// fleetingDevice is Fleeting for a device, and those below it.
+func fleetingDevice(n blockdev.Number) string {
+	sys := blockdev.System{}
+	for _, n := range append([]blockdev.Number{n}, sys.Below(n)...) {
+		path, err := sys.Node(n)
+		if err != nil {
+			continue
+		}
+		if name := filepath.Base(path); strings.HasPrefix(name, "zram") || strings.HasPrefix(name, "ram") {
+			return "is on " + path + ", which is memory"
+		}
+		dev, err := sys.Open(path, blockdev.Flags{})
+		if err != nil {
+			continue
+		}
+		marked := header.HasScratchMark(dev)
+		if dev.Close() == nil && marked {
+			return "is on a volume that has another key after the next start (key: ephemeral)"
+		}
+	}
+	return ""
+}
+
+// lasting enforces that the only copy of the key of a volume will be there after a power
+// cut. Where somebody watches, an overlay is only named: its upper layer may well be on
+// storage.
+func (x *rotating) lasting() error {
+	places := map[string]string{}
+	if x.s.Detached() {
+		places["header"] = x.s.Header
+	}
+	if x.s.Source == spec.SourceDev {
+		places["state_dir"] = x.s.StateDir
+	}
+	for field, path := range places {
+		switch why := x.sys.Fleeting(path); {
+		case why == "":
+		case why == overlaid && !x.unattended:
+			x.j.warn(fmt.Sprintf("%s: %s %s: without that file nothing opens the volume", field, path, why))
+		default:
+			return fault.Newf(fault.ConfigInvalid, "%s: %s %s, and without it nothing would open the volume: name a place on storage that outlives the power", field, path, why)
+		}
+	}
+	return nil
+}
