@@ -319,6 +319,10 @@ func TestEncryptThatCannotBeginLeavesNothing(t *testing.T) {
 	ctx := context.Background()
 	s, disk := encryptSpec(), plainDisk()
 	b := newBoard(disk)
+	// The record of an earlier volume, by which plain text is refused, stays, too.
+	if err := b.Files.Create(recordOfData, []byte(`{"uuid":"0a4b3cf5-52f8-4fb4-8a0f-6d6f2a4a3c11"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	before := snapshot(t, b, disk)
 	b.Files.Err = unix.ENOSPC
 	_, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
