@@ -29,8 +29,9 @@ type remembered struct {
 	Device string    `json:"device"`
 	Header string    `json:"header"`
 	At     time.Time `json:"at"`
-	// Ended is the mark of the encryption in place that made the volume, once all of it
-	// is encrypted.
+	// Began is the mark of the encryption in place that made the volume, where it was seen
+	// under way, and Ended the same once all of the volume is encrypted.
+	Began string `json:"began,omitempty"`
 	Ended string `json:"ended,omitempty"`
 }
 

@@ -52,7 +52,7 @@ func (x *rotating) finish(ctx context.Context, k *mapping.Stack, next source.Key
 		return fmt.Errorf("write the header: %w", err)
 	}
 	if h.Encrypting() {
-		x.rememberEnd(x.s, h)
+		x.rememberEnd(x.s, h, x.j)
 		x.j.did("header completed")
 	} else {
 		x.j.did("old key removed")

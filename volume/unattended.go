@@ -113,10 +113,24 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 	return x.surveyPlain(path, state, false)
 }
 
-// rememberPlain keeps the record by which plain text is refused from now on, wherever an
-// earlier run did not come to it.
+// rememberPlain keeps the record by which plain text is refused from now on, and the
+// header of an encryption once that has ended, wherever an earlier run did not come to it.
 func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
-	if s.EncryptPlain && !m.remember(s, h.LUKS.UUID) {
+	if !s.EncryptPlain {
+		return
+	}
+	ok := m.remember(s, h.LUKS.UUID)
+	r, _ := m.recall(s)
+	switch {
+	case !ok:
+	case h.Encrypting() && r.Began != encryptionMark(h):
+		r.Began = encryptionMark(h)
+		ok = m.record(s, r)
+	case h.Next == nil && r.Ended != r.Began && r.Began != "":
+		r.Ended = r.Began
+		ok = m.record(s, r)
+	}
+	if !ok {
 		j.warn("with on_plaintext: encrypt a filesystem in plain text would be taken for the volume, since " + rememberedPath(s) + " cannot be written: take it out of the configuration")
 	}
 }
@@ -125,13 +139,14 @@ func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
 func encryptionMark(h *header.Header) string { return hex.EncodeToString(h.Next.Check.Digest[:]) }
 
 // rememberEnd records that all of the volume is encrypted. h is the header of before.
-func (m *Manager) rememberEnd(s spec.Volume, h *header.Header) {
-	if !m.remember(s, h.LUKS.UUID) {
-		return
+func (m *Manager) rememberEnd(s spec.Volume, h *header.Header, j *runLog) {
+	ok := m.remember(s, h.LUKS.UUID)
+	if r, known := m.recall(s); ok && known {
+		r.Began, r.Ended = encryptionMark(h), encryptionMark(h)
+		ok = m.record(s, r)
 	}
-	if r, ok := m.recall(s); ok {
-		r.Ended = encryptionMark(h)
-		m.record(s, r)
+	if !ok {
+		j.warn("that all is encrypted could not be recorded in " + rememberedPath(s) + ": the header of a moment ago, put back, would not be refused")
 	}
 }
 

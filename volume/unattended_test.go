@@ -400,3 +400,33 @@ func TestUnattendedRemembersAVolume(t *testing.T) {
 	}
 	refusedPlain(t, b, unattended(s), plain)
 }
+
+// Where the record of the end was not written, the next start writes it.
+func TestTheEndOfAnEncryptionIsRecordedLater(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := unattended(rotationSpec(rotationGap))
+	disk := plainDiskFor(s)
+	b := newBoard(disk)
+	opened(t, b, s)
+	middle := crashtest.NewImage(disk.Size())
+	write(middle, bytes.Clone(disk.Bytes()), 0)
+	b.Files.Err = unix.ENOSPC
+	rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+	must(t, rr.Result, err)
+	if !strings.Contains(strings.Join(rr.Warnings, " "), recordOfData) {
+		t.Errorf("not said: %q", rr.Warnings)
+	}
+	b.Files.Err = nil
+	b = powerCycle(b)
+	opened(t, b, s)
+
+	other := volumetest.New(b.Chip, b.Files, &volumetest.Disk{Path: b.Disks[0].Path, Store: middle})
+	other.Directories = b.Directories
+	before := snapshot(t, other, middle)
+	_, err = other.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+	refused(t, err, fault.HeaderRolledBack)
+	if names := differs(before, snapshot(t, other, middle)); len(names) > 0 {
+		t.Errorf("changed: %q", names)
+	}
+}
