@@ -402,7 +402,7 @@ func (m *Manager) scratchState(ctx context.Context, s spec.Volume, st *Status, p
 		switch fault.CodeOf(err) {
 		case fault.NotProvisioned:
 			st.State = Unprovisioned
-		case fault.HeaderMismatch, fault.NotEmpty, fault.PlaintextFound, fault.ForeignHeader, fault.IOFailed:
+		case fault.HeaderMismatch, fault.NotEmpty, fault.PlaintextFound, fault.ShrinkStarted, fault.ForeignHeader, fault.IOFailed:
 			st.State = Damaged
 		}
 		return err
