@@ -9,6 +9,7 @@
 #   apt_update                  read the package lists, once
 #   fetched COMMAND...          run apt-get COMMAND in a new folder, named by
 #                               $fetched; the caller removes it
+#   fetches_dropped             remove such folders of runs of the caller that were killed
 #
 # The host's settings, its proxy above all, hold here too; what it runs after an
 # update does not: that may clean the host's caches or tell its desktop.
@@ -71,8 +72,13 @@ apt_update() {
 	: >"$apt/updated"
 }
 
+# Each caller has folders of its own: others may be fetching at the same moment.
+fetches() { echo "$dest/.fetch-$(echo "$me" | tr / _)"; }
+
+fetches_dropped() { rm -rf "$(fetches)".*; }
+
 fetched() {
-	fetched=$(mktemp -d "$dest/.fetch-XXXXXX")
+	fetched=$(mktemp -d "$(fetches).XXXXXX")
 	(cd "$fetched" && aptget "$@") && return
 	rm -rf "$fetched"
 	# The lists may be older than the archive: read them again next time.
