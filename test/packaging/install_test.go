@@ -53,7 +53,7 @@ func files(t *testing.T, dest string) map[string]string {
 			return err
 		}
 		want := fs.FileMode(0o644)
-		if strings.HasSuffix(name, "/bin/imxcrypt") || strings.Contains(name, "initramfs-tools/") || strings.Contains(name, "dracut/") || strings.Contains(name, "/system-sleep/") {
+		if strings.HasSuffix(name, "/bin/imxcrypt") || strings.Contains(name, "initramfs-tools/") || strings.Contains(name, "dracut/") || strings.Contains(name, "/system-sleep/") || strings.Contains(name, "/init.d/") {
 			want = 0o755
 		}
 		if got := info.Mode().Perm(); got != want {

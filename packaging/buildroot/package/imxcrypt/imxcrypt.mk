@@ -17,11 +17,12 @@ define IMXCRYPT_BUILD_CMDS
 		packaging/build $(GO_GOARCH) imxcrypt ./cmd/imxcrypt $(IMXCRYPT_VERSION)
 endef
 
-# For the running system, without what a board has no use for.
+IMXCRYPT_INSTALL_PARTS = cd $(@D) && DESTDIR=$(TARGET_DIR) PREFIX=/usr SYSTEMDDIR= UDEVDIR= \
+	packaging/install imxcrypt $(1)
+
+# Its own script installs it. Of the parts, those that a board has a use for.
 define IMXCRYPT_INSTALL_TARGET_CMDS
-	$(INSTALL) -D -m 0755 $(@D)/imxcrypt $(TARGET_DIR)/usr/bin/imxcrypt
-	$(INSTALL) -D -m 0644 $(@D)/packaging/udev/09-imxcrypt.rules \
-		$(TARGET_DIR)/usr/lib/udev/rules.d/09-imxcrypt.rules
+	$(call IMXCRYPT_INSTALL_PARTS,program udev)
 	$(INSTALL) -d -m 0700 $(TARGET_DIR)/var/lib/imxcrypt
 	$(IMXCRYPT_INSTALL_CONFIGURATION)
 endef
@@ -34,15 +35,11 @@ define IMXCRYPT_INSTALL_CONFIGURATION
 endef
 endif
 
+# Buildroot enables what no preset disables (systemctl preset-all).
 define IMXCRYPT_INSTALL_INIT_SYSTEMD
-	mkdir -p $(TARGET_DIR)/usr/lib/systemd/system-generators
-	ln -sf ../../../bin/imxcrypt \
-		$(TARGET_DIR)/usr/lib/systemd/system-generators/imxcrypt-generator
-	for unit in $(@D)/packaging/systemd/*.service; do \
-		$(INSTALL) -D -m 0644 -t $(TARGET_DIR)/usr/lib/systemd/system $$unit || exit 1; \
-	done
-	$(INSTALL) -D -m 0755 $(@D)/packaging/systemd/system-sleep/imxcrypt \
-		$(TARGET_DIR)/usr/lib/systemd/system-sleep/imxcrypt
+	$(call IMXCRYPT_INSTALL_PARTS,systemd)
+	$(INSTALL) -D -m 0644 $(IMXCRYPT_PKGDIR)/50-imxcrypt.preset \
+		$(TARGET_DIR)/usr/lib/systemd/system-preset/50-imxcrypt.preset
 endef
 
 define IMXCRYPT_INSTALL_INIT_SYSV
@@ -55,9 +52,12 @@ define IMXCRYPT_LINUX_CONFIG_FIXUPS
 	$(call KCONFIG_ENABLE_OPT,CONFIG_MD)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_BLK_DEV_DM)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_DM_CRYPT)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_BLK_DEV)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_BLK_DEV_LOOP)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_CRYPTO_AES)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_CRYPTO_CBC)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_CRYPTO_XTS)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_CRYPTO_ADIANTUM)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_CRYPTO_DEV_FSL_CAAM)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_CRYPTO_DEV_FSL_CAAM_JR)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_CRYPTO_DEV_FSL_CAAM_CRYPTO_API)

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packaging
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// sources is a folder with the repository's files and a program that was built in it.
+func sources(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"packaging", "docs", "configs", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE", "THIRD_PARTY_LICENSES"} {
+		path, err := filepath.Abs(filepath.Join(top, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "imxcrypt"), []byte("the program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// same enforces that two trees have the same files with the same text.
+func same(t *testing.T, what string, got, want map[string]string) {
+	t.Helper()
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if text, ok := got[name]; !ok {
+			t.Errorf("%s does not install %s", what, name)
+		} else if text != want[name] {
+			t.Errorf("%s installs another %s:\n%s", what, name, text)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(got)) {
+		if _, ok := want[name]; !ok {
+			t.Errorf("%s installs %s", what, name)
+		}
+	}
+}
+
+// What Buildroot's package puts into a system is what `make install` does, without the
+// parts that a board has no use for, and enables nothing. make runs the package's own
+// commands, as Buildroot's infrastructure would.
+func TestBuildrootInstallsWhatInstallDoes(t *testing.T) {
+	t.Parallel()
+	const pkg = "/package/imxcrypt/"
+	full := installTree(t)
+	for _, c := range []struct {
+		init, hooks string
+		below       []string // what is taken of the full tree
+		own         map[string]string
+	}{
+		{"systemd", "IMXCRYPT_INSTALL_INIT_SYSTEMD", []string{"/usr/bin/", "/usr/lib/udev/", "/usr/lib/systemd/"},
+			map[string]string{"/usr/lib/systemd/system-preset/50-imxcrypt.preset": read(t, buildroot+pkg+"50-imxcrypt.preset")}},
+		{"no systemd", "IMXCRYPT_INSTALL_INIT_SYSV", []string{"/usr/bin/", "/usr/lib/udev/"},
+			map[string]string{"/etc/init.d/S12imxcrypt": read(t, buildroot+pkg+"S12imxcrypt")}},
+	} {
+		t.Run(c.init, func(t *testing.T) {
+			t.Parallel()
+			dir, target := sources(t), t.TempDir()
+			mk := filepath.Join(dir, "test.mk")
+			if err := os.WriteFile(mk, []byte("include packaging/buildroot"+pkg+"imxcrypt.mk\n"+
+				dir+"/.stamp_target_installed:\n\t$(IMXCRYPT_INSTALL_TARGET_CMDS)\n\t$("+c.hooks+")\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			command(t, dir, []string{"make", "-s", "-f", mk, "INSTALL=install", "TARGET_DIR=" + target,
+				"IMXCRYPT_PKGDIR=packaging/buildroot" + pkg, dir + "/.stamp_target_installed"},
+				"MAKEFLAGS=", "MAKELEVEL=")
+			want := maps.Clone(c.own)
+			for name, text := range full {
+				if slices.ContainsFunc(c.below, func(folder string) bool { return strings.HasPrefix(name, folder) }) {
+					want[name] = text
+				}
+			}
+			got := files(t, target)
+			same(t, "Buildroot's package", got, want)
+			if info, err := os.Stat(filepath.Join(target, "var/lib/imxcrypt")); err != nil || info.Mode().Perm() != 0o700 {
+				t.Errorf("/var/lib/imxcrypt: %v, %v", info, err)
+			}
+			// Buildroot enables each unit with an [Install] section that no preset
+			// disables; of a template it has no instance to enable.
+			for name, text := range got {
+				unit := filepath.Base(name)
+				if strings.HasPrefix(name, "/usr/lib/systemd/system/") && !strings.Contains(unit, "@.") && strings.Contains(text, "\n[Install]\n") &&
+					!strings.Contains(c.own["/usr/lib/systemd/system-preset/50-imxcrypt.preset"], "\ndisable "+unit+"\n") {
+					t.Errorf("Buildroot enables %s", unit)
+				}
+			}
+		})
+	}
+}
+
+// Both of Yocto's recipes install all that `make install` does.
+func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
+	t.Parallel()
+	full := installTree(t)
+	for _, recipe := range []string{"imxcrypt", "imxcrypt-bin"} {
+		t.Run(recipe, func(t *testing.T) {
+			t.Parallel()
+			text := read(t, layer+"/recipes-security/imxcrypt/"+recipe+"_"+release(t)+".bb")
+			m := regexp.MustCompile(`(?ms)^do_install\(\) \{\n(.*?)^\}$`).FindStringSubmatch(text)
+			if m == nil {
+				t.Fatal("there is no do_install")
+			}
+			dir, dest := sources(t), t.TempDir()
+			if recipe == "imxcrypt-bin" {
+				// The released tarball: packaging/release has installed it into its folder.
+				command(t, dir, []string{"packaging/install", "imxcrypt"}, "DESTDIR="+dir)
+			}
+			variables := map[string]string{
+				"D": dest, "S": dir, "B": dir, "prefix": "/usr", "bindir": "/usr/bin", "datadir": "/usr/share",
+				"docdir": "/usr/share/doc", "nonarch_libdir": "/usr/lib",
+			}
+			script := regexp.MustCompile(`\$\{([A-Za-z_]+)\}`).ReplaceAllStringFunc(m[1], func(s string) string {
+				value, ok := variables[s[2:len(s)-1]]
+				if !ok {
+					t.Errorf("what is %s?", s)
+				}
+				return value
+			})
+			command(t, dir, []string{"sh", "-e", "-c", script})
+			same(t, recipe, files(t, dest), full)
+		})
+	}
+}
+
+// packaging/install refuses what it does not know, before it has installed anything.
+func TestInstallKnowsItsParts(t *testing.T) {
+	t.Parallel()
+	dir, dest := sources(t), t.TempDir()
+	said := command(t, dir, []string{"sh", "-c", `packaging/install imxcrypt program uboot 2>&1; echo "exit $?"`}, "DESTDIR="+dest)
+	if !strings.Contains(said, "uboot is not a part") || !strings.HasSuffix(said, "exit 1") {
+		t.Errorf("it says %q", said)
+	}
+	if got := files(t, dest); len(got) > 0 {
+		t.Errorf("it has installed %v", got)
+	}
+}
