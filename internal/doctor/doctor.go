@@ -75,6 +75,8 @@ type Volume struct {
 	Cipher string
 	// Header is the path of a detached header; empty for one on the device.
 	Header string
+	// Image: the volume lies in a file.
+	Image bool
 	// Node is the device that was found for it; empty for none.
 	Node string
 	// Filesystem is its type; "none" for none.

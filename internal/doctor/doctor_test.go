@@ -19,6 +19,7 @@ import (
 	"imxcrypt/caam"
 	"imxcrypt/internal/doctor"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
 )
 
 func updating() bool { return flag.Lookup("update").Value.(flag.Getter).Get().(bool) }
@@ -243,6 +244,38 @@ func TestOptionsOfTheRunningKernelGoFirst(t *testing.T) {
 	}
 }
 
+// An option that only some volumes need is missed only where there are such.
+func TestOptionsThatSomeVolumesNeed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		board  string
+		change func(*doctor.Machine)
+		lacks  string // empty for nothing
+	}{
+		"NXP's kernel, a partition":   {"imx8mp", func(*doctor.Machine) {}, ""},
+		"NXP's kernel, a file":        {"imx8mp", func(m *doctor.Machine) { m.Volumes[0].Image = true }, "CONFIG_BLK_DEV_LOOP"},
+		"a header in a file":          {"imx8mp", func(m *doctor.Machine) { m.Volumes[0].Header = "/etc/data.luks2" }, ""},
+		"mainline's kernel, xts":      {"imx8mp-mainline", func(m *doctor.Machine) { m.Volumes = []doctor.Volume{trustedVolume("caam")} }, ""},
+		"mainline's kernel, adiantum": {"imx8mp-mainline", func(m *doctor.Machine) { m.Volumes[0].Source, m.Volumes[0].Cipher = "trusted", keysource.Adiantum }, "CONFIG_CRYPTO_ADIANTUM"},
+		"an old processor, adiantum":  {"imx6ull-mainline", func(m *doctor.Machine) { m.Volumes[0].Source, m.Volumes[0].Cipher = "trusted", keysource.Adiantum }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := machine(t, c.board)
+			c.change(&m)
+			r := doctor.Examine(m)
+			for _, check := range r.Checks {
+				if check.Name == "kernel-options" && check.Level == doctor.Problem && (c.lacks == "" || !strings.HasSuffix(check.Text, " without "+c.lacks)) {
+					t.Errorf("%+v", check)
+				}
+			}
+			if i := slices.IndexFunc(r.Checks, func(check doctor.Check) bool { return check.ID == "kernel-options-missing" }); (i >= 0) != (c.lacks != "") {
+				t.Errorf("%+v", r.Checks)
+			}
+		})
+	}
+}
+
 // A cipher that is built in shows in /proc/crypto only when it has been used.
 func TestABuiltInCipherIsThere(t *testing.T) {
 	t.Parallel()
@@ -343,6 +376,10 @@ func TestFindings(t *testing.T) {
 		},
 		"keyring-missing": func(t *testing.T, m *doctor.Machine) {
 			remove("proc/key-users", "boot")(t, m)
+		},
+		"loop-missing": func(t *testing.T, m *doctor.Machine) {
+			m.Volumes[0].Header = "/etc/data.luks2"
+			write("boot/config-6.6.52-lts-next", "CONFIG_KEYS=y\n# CONFIG_BLK_DEV_LOOP is not set\n")(t, m)
 		},
 		"cipher-xts-missing": func(_ *testing.T, m *doctor.Machine) { m.Volumes[0].Source = "dev" },
 		"storage-device-open": func(t *testing.T, m *doctor.Machine) {

@@ -6,7 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
+
+	"imxcrypt/internal/keysource"
 )
 
 // The kernels that our recipes configure are those that doctor does not complain
@@ -35,16 +38,51 @@ func TestRecipesSetTheOptionsThatAreLookedFor(t *testing.T) {
 		}
 		return options
 	}
-	for what, options := range map[string]map[string]string{
-		"Yocto's fragments":   set(read(kernel+"imxcrypt.cfg"), read(kernel+"imxcrypt-caam.cfg")),
-		"Buildroot's package": set(read("buildroot/package/imxcrypt/imxcrypt.mk")),
-	} {
+	// What volumes of a source may need, whatever else the configuration says.
+	wanted := func(source string) []string {
+		x := &examination{Machine: Machine{Volumes: []Volume{
+			{Source: source, Image: true}, {Source: "trusted"}, {Source: "trusted", Cipher: keysource.Adiantum},
+		}}}
+		var names []string
 		for _, o := range wantedOptions() {
-			if options[o.name] != "y" {
-				t.Errorf("%s: %s is %q", what, o.name, options[o.name])
+			if x.wants(o) {
+				names = append(names, o.name)
+			}
+		}
+		if source == "trusted" {
+			names = append(names, "CONFIG_TRUSTED_KEYS", "CONFIG_TRUSTED_KEYS_CAAM", "CONFIG_CRYPTO_DEV_FSL_CAAM", "CONFIG_CRYPTO_DEV_FSL_CAAM_JR")
+		}
+		return names
+	}
+	check := func(what, source string, options map[string]string) {
+		t.Helper()
+		for _, name := range wanted(source) {
+			if options[name] != "y" {
+				t.Errorf("%s: %s is %q", what, name, options[name])
 			}
 		}
 	}
+	choices := regexp.MustCompile(`(?m)^IMXCRYPT_KERNEL_FRAGMENTS(:pn-[a-z-]+)? \?\?= "([^"]*)"$`).
+		FindAllStringSubmatch(read("yocto/meta-imxcrypt/classes/imxcrypt.bbclass"), -1)
+	if len(choices) < 4 {
+		t.Errorf("the class has the fragments of %d kernels: %q", len(choices), choices)
+	}
+	for _, c := range choices {
+		var texts []string
+		for _, name := range strings.Fields(c[2]) {
+			texts = append(texts, read(kernel+name))
+		}
+		// The one that is named by no recipe is for mainline's kernels.
+		source := map[bool]string{true: "trusted", false: "caam"}[c[1] == ""]
+		check("Yocto's fragments "+c[2], source, set(texts...))
+	}
+	common, rest, _ := strings.Cut(read("buildroot/package/imxcrypt/imxcrypt.mk"), "\nifeq ($(BR2_PACKAGE_IMXCRYPT_NXP_KERNEL),y)\n")
+	nxp, mainline, found := strings.Cut(rest, "\nelse\n")
+	if !found {
+		t.Fatal("imxcrypt.mk does not tell NXP's kernels from mainline's")
+	}
+	check("Buildroot's package, NXP's kernel", "caam", set(common, nxp))
+	check("Buildroot's package, mainline's kernel", "trusted", set(common, mainline))
 	// Kconfig passes over a line that does not begin with CONFIG_ without a word.
 	fragments, err := filepath.Glob(packaging + kernel + "*.cfg")
 	if err != nil || len(fragments) < 3 {

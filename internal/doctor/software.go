@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -73,8 +74,8 @@ type option struct {
 	builtin bool
 	// caam: only for volumes of that source.
 	caam bool
-	// soft: only for volumes with keys that the kernel has in clear.
-	soft bool
+	// when reports whether some volume needs it; nil for all.
+	when func(*examination) bool
 	// module is what the option builds, by its file's name; empty for no module.
 	module string
 }
@@ -85,13 +86,25 @@ func wantedOptions() []option {
 		{name: "CONFIG_KEYS", builtin: true},
 		{name: "CONFIG_BLK_DEV_DM", module: "dm-mod"},
 		{name: "CONFIG_DM_CRYPT", module: "dm-crypt"},
+		{name: "CONFIG_BLK_DEV_LOOP", when: (*examination).hasImages, module: "loop"},
 		{name: "CONFIG_CRYPTO_CBC", caam: true, module: "cbc"},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM", caam: true, module: "caam"},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_JR", caam: true, module: "caam-jr"},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_CRYPTO_API", caam: true},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_TK_API", caam: true},
-		{name: "CONFIG_CRYPTO_XTS", soft: true, module: "xts"},
+		{name: "CONFIG_CRYPTO_XTS", when: (*examination).usesXTS, module: "xts"},
+		{name: "CONFIG_CRYPTO_ADIANTUM", when: (*examination).usesAdiantum, module: "adiantum"},
 	}
+}
+
+// wants reports whether the volumes need an option.
+func (x *examination) wants(o option) bool {
+	return (!o.caam || x.needsCAAM() && !x.withoutCAAM()) && (o.when == nil || o.when(x))
+}
+
+// hasImages reports whether some volume lies in a file.
+func (x *examination) hasImages() bool {
+	return slices.ContainsFunc(x.Volumes, func(v Volume) bool { return v.Image })
 }
 
 func (x *examination) kernelOptions() {
@@ -103,11 +116,12 @@ func (x *examination) kernelOptions() {
 		}
 		by = "the modules in " + x.kernel.modules
 	}
+	x.headersInFiles()
 	_, tkThere := best(algorithms(x.text("/proc/crypto")), tk)
 	var missing []string
 	n := 0
 	for _, o := range wantedOptions() {
-		if o.caam && (x.withoutCAAM() || !x.needsCAAM()) || o.soft && !x.usesXTS() {
+		if !x.wants(o) {
 			continue
 		}
 		v := x.kernel.options[o.name]
@@ -128,6 +142,23 @@ func (x *examination) kernelOptions() {
 		return
 	}
 	x.ok("kernel-options", "all %d there, by %s", n, by)
+}
+
+// headersInFiles looks for what the check in a detached header is read by. The kernel's
+// options or modules are known.
+func (x *examination) headersInFiles() {
+	if v := x.kernel.options["CONFIG_BLK_DEV_LOOP"]; v == "y" || v == "m" || x.there("loop") {
+		return
+	}
+	var names []string
+	for _, v := range x.Volumes {
+		if v.Header != "" && !v.Image {
+			names = append(names, v.Name)
+		}
+	}
+	if len(names) > 0 {
+		x.found("loop-missing", strings.Join(names, ", "))
+	}
 }
 
 func (x *examination) keyring() {

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"slices"
 	"strings"
 
 	"imxcrypt/internal/cpuinfo"
@@ -159,6 +160,11 @@ func (x *examination) usesXTS() bool {
 		}
 	}
 	return false
+}
+
+// usesAdiantum reports whether some volume has that cipher.
+func (x *examination) usesAdiantum() bool {
+	return slices.ContainsFunc(x.Volumes, func(v Volume) bool { return strings.Contains(v.Cipher, "adiantum") })
 }
 
 // choice is the source that auto stands for here, and why; empty for none.

@@ -31,7 +31,7 @@ depends() {
 installkernel() {
 	# Those a kernel has built in, or does not know, are passed over. Not only
 	# what this host has loaded now.
-	hostonly='' instmods dm-mod dm-crypt ecb cbc xts caam caam_jr caamalg_desc tag_key
+	hostonly='' instmods dm-mod dm-crypt ecb cbc xts adiantum nhpoly1305 chacha_generic caam caam_jr caamalg_desc tag_key
 }
 
 install() {

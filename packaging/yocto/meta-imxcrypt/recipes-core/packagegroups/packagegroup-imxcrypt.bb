@@ -4,4 +4,6 @@ inherit packagegroup
 # IMXCRYPT_PACKAGE depends on the machine's architecture.
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 RDEPENDS:${PN} = "${IMXCRYPT_PACKAGE} ${@'imxcrypt-configuration' if bb.data.inherits_class('imxcrypt', d) else ''}"
-RRECOMMENDS:${PN} = "kernel-module-dm-crypt e2fsprogs-resize2fs"
+# What `imxcrypt encrypt` makes an ext4 filesystem smaller with; e2image is in the package
+# e2fsprogs. Not in the recipe, which an initramfs installs, too.
+RRECOMMENDS:${PN} = "kernel-module-dm-crypt e2fsprogs e2fsprogs-e2fsck e2fsprogs-dumpe2fs e2fsprogs-resize2fs"
