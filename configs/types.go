@@ -89,9 +89,11 @@ const AnyUUID = "any"
 // field is obligatory; short=F, the section may be written as the value of its
 // field F alone; null, it may be null.
 type Config struct {
-	// Directory for what imxcrypt keeps outside volume headers, such as the keys
-	// of volumes with source dev. An absolute path; it may be read-only at boot.
-	// Default: /var/lib/imxcrypt.
+	// Directory for what imxcrypt keeps outside volume headers: the record that a
+	// volume was made here, headers that were replaced, the keys of volumes with source
+	// dev; and where encrypt works when it makes a filesystem smaller (unless --workspace
+	// names another). An absolute path; it may be read-only at boot, unless a volume has
+	// on_plaintext: encrypt. Default: /var/lib/imxcrypt.
 	StateDir string `mapstructure:"state_dir"`
 	// Text put before a volume's name to make its mapping's:
 	// /dev/mapper/PREFIXNAME. At most 32 of the characters A-Z, a-z, 0-9, '.',
@@ -237,7 +239,8 @@ type Volume struct {
 	AllowUnboundHeader bool `mapstructure:"allow_unbound_header"`
 	// What boot and unlock do with a device that holds a filesystem in plain text.
 	// refuse: it is neither opened nor mounted. encrypt: it becomes the volume, once, if it
-	// is what `imxcrypt encrypt` would accept, and the rest is encrypted in use. That it was
+	// is what `imxcrypt encrypt` would accept without making the filesystem smaller, and the
+	// rest is encrypted in use. That it was
 	// done is noted in state_dir, which must keep its files; from then on plain text is
 	// refused. Take it out with the next update (docs/encrypt.md). Default: refuse.
 	OnPlaintext OnPlaintext `mapstructure:"on_plaintext"`
