@@ -31,7 +31,7 @@ func missing() []Entry {
 			Messages: []string{
 				"neither a block device nor a regular file",
 			},
-			Remedy: "Choose another partition, or other values for `header_size`, `gap` and `sector_size`.",
+			Remedy: "Choose another partition, or other values for `header_size`, `gap` and `sector_size`. From `encrypt`, where the filesystem leaves no room: `header: FILE` needs none.",
 		},
 		{
 			Code:    fault.PartitionShrunk,

@@ -32,8 +32,8 @@ func refused() []Entry {
 			Messages: []string{
 				"/dev/… holds an unencrypted … where an encrypted volume is expected",
 			},
-			Cause:  "Somebody put it there. It is not mounted and nothing is copied from it.",
-			Remedy: "Check `device` in the configuration, and save what is needed from the filesystem. If nothing on it is needed any more: `imxcrypt provision --wipe NAME`.",
+			Cause:  "Somebody put it there, or it was never encrypted. It is not mounted and nothing is copied from it.",
+			Remedy: "Check `device` in the configuration. If it is your data, and is to become the volume's: `imxcrypt encrypt NAME` encrypts it in place, see [encrypt.md](encrypt.md). Else save what is needed from the filesystem. If nothing on it is needed any more: `imxcrypt provision --wipe NAME`.",
 		},
 		{
 			Code:    fault.HeaderMismatch,
@@ -94,7 +94,7 @@ func refused() []Entry {
 			Code:    fault.FilesystemUnclean,
 			Meaning: "A filesystem that is to be encrypted in place was not unmounted in order, or has recorded errors.",
 			Cause:   "It is mounted by somebody who cannot be seen from here, the power was cut under it, or it is damaged.",
-			Remedy:  "Mount it once and unmount it, or run its checker on the device (`e2fsck DEVICE`), then `imxcrypt encrypt NAME`.",
+			Remedy:  "Mount it once and unmount it, or run its checker on the device (ext4: `e2fsck -f DEVICE`; without `-f` it looks no further where the filesystem is marked clean), then `imxcrypt encrypt NAME`.",
 		},
 		{
 			Code:    fault.FilesystemWrong,
@@ -125,7 +125,7 @@ func refused() []Entry {
 			Messages: []string{
 				"… exists already",
 			},
-			Remedy: "Choose another name, or move the file away.",
+			Remedy: "Choose another name, or move the file away. Where `provision` finds the image of a volume with another size than `size` says: write the size that it has, or leave `size` out.",
 		},
 		{
 			Code:    fault.MountPointMissing,
@@ -273,9 +273,9 @@ func refused() []Entry {
 		},
 		{
 			Code:    fault.SleepRefused,
-			Meaning: "`imxcrypt sleep` could not give a key back after the sleep, or the sleep would expose it.",
-			Cause:   "The system is awake.",
-			Remedy:  "Close the mapping that is named, or take it over with `imxcrypt adopt`; use the engine ioctl; `systemctl mask hibernate.target`. See [suspend.md](suspend.md).",
+			Meaning: "`imxcrypt sleep` could not give a key back after the sleep, or the sleep would expose it; or `provision` or `unlock` would put a key that is thrown away under a suspend-to-disk.",
+			Cause:   "The system is awake, and nothing was changed.",
+			Remedy:  "Close the mapping that is named, or take it over with `imxcrypt adopt`; lock a volume with `key: ephemeral`; use the engine ioctl; `systemctl mask hibernate.target`. From `provision` or `unlock`: remove `resume=` from the kernel's command line, or give the volume another device. See [suspend.md](suspend.md), [scratch.md](scratch.md).",
 		},
 		{
 			Code:    fault.FileUnsafe,
