@@ -27,14 +27,16 @@ func (a *app) encryptCommand() *cobra.Command {
 		Short: "make a volume of a filesystem in plain text, in place",
 		Long: `Encrypt makes a volume of a device that holds a filesystem in plain text. The data is
 encrypted where it is; files and the filesystem's UUID stay. With the header in a file
-("header:" in the configuration) nothing has to move or shrink. With "header: device" the
-filesystem must leave room at the end of the device; a dry run says how much.
+("header:" in the configuration) nothing has to move or shrink. "header: device" needs
+room at the end of the device. An ext4 filesystem that leaves none is checked and made
+smaller first, by a copy of its metadata and a log in state_dir or --workspace; others
+are refused. A dry run says how much.
 
 The device must be unmounted when it begins, and the filesystem clean. Once the key is
 proved, after some seconds, the volume is unlocked and mounted, and the rest is encrypted
 while it is in use. It may be interrupted at any moment: the device is in plain text as
-it was, or the volume opens, and the same command continues. SIGTERM and SIGINT stop it
-at the next zone.
+it was, or the volume opens, or (shrink-unfinished) only encrypt continues; the same
+command ends all of these. SIGTERM and SIGINT stop it at the next zone.
 
 With on_plaintext: encrypt in the configuration, unlock and boot begin it, once, and
 imxcrypt-encrypt@NAME.service continues it: for updates in the field.

@@ -22,7 +22,8 @@ func (a *app) eraseCommand() *cobra.Command {
 		Long: `Erase locks a volume and destroys its key: the sealed key, both copies of the
 header and the check are overwritten, and discarded where the storage can. It
 proves that nothing is left to open, and says what remains. Run again, it
-finishes what was interrupted.
+finishes what was interrupted. Of a volume with key: ephemeral it removes the mark,
+without which nothing is formatted any more.
 
 Afterwards "imxcrypt provision NAME" makes a new volume in one step: a factory
 reset. (cryptsetup luksErase returns 0 on such a volume and destroys

@@ -22,9 +22,9 @@ func (a *app) lockCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock NAME…",
 		Short: "unmount a volume and remove its key from the kernel",
-		Long: `Lock unmounts a volume and removes /dev/mapper/NAME; with it goes the kernel's
-copy of the key. A volume that is locked already stays so. With --all, volumes
-that lie in others go first.
+		Long: `Lock unmounts a volume, or swaps it off, and removes /dev/mapper/NAME; with it goes
+the kernel's copy of the key. A volume that is locked already stays so. With
+--all, volumes that lie in others go first.
 
 What would keep the volume open is looked for first, and named: programs, mounts in
 other mount namespaces (of containers and services), mappings, loop devices, swap.

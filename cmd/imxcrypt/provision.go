@@ -26,7 +26,9 @@ func (a *app) provisionCommand() *cobra.Command {
 		Short: "create key, header and filesystem of a volume, and mount it",
 		Long: `Provision creates a volume's key, writes its header, makes its filesystem and
 mounts it. It takes only an empty device: the first and last MiB and blocks
-sampled over the whole must be all 0x00 or all 0xFF.
+sampled over the whole must be all 0x00 or all 0xFF. With "size:" it makes the file of
+a volume's image where there is none. The device of a volume with key: ephemeral it
+marks: from then on that device is formatted whenever the volume is unlocked.
 
 Run again, it finishes what was interrupted, or reports that nothing is left to
 do. It never formats a volume that is ready. Afterwards back up the header

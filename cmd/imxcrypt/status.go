@@ -33,10 +33,10 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `Status shows the state of the volumes of the configuration, or of those named. It
 opens no key, waits for nothing and changes nothing.
 
-A volume is up if it is mounted where the configuration has a mount, else if it
-is unlocked. The exit code is 0 if every required volume is up and none has a
-problem; 1 if a required one is locked or not provisioned yet; otherwise that of
-the first problem. The filters choose what is
+A volume is up if it is mounted where the configuration has a mount, or swapped on
+where it is swap, else if it is unlocked. The exit code is 0 if every required
+volume is up and none has a problem; 1 if a required one is locked or not
+provisioned yet; otherwise that of the first problem. The filters choose what is
 shown; the exit code is about all volumes named.
 
 --json follows docs/status.schema.json. --prometheus is for node-exporter's

@@ -27,7 +27,8 @@ func (a *app) unlockCommand() *cobra.Command {
 /dev/mapper/NAME. With --mount the volume is mounted too. A volume that is
 unlocked already is compared with the configuration and left as it is. A device that
 holds a filesystem in plain text is refused; with on_plaintext: encrypt in the
-configuration it becomes the volume, see imxcrypt-encrypt(1).
+configuration it becomes the volume, see imxcrypt-encrypt(1). A volume with key:
+ephemeral gets a new key and is formatted; --mount also swaps on.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt unlock --mount data
