@@ -95,7 +95,7 @@ func Table() []Fault {
 		{InsecureRefused, ExitRefused, "to try imxcrypt out give --allow-insecure, or set allow_insecure: true; on a product use source: caam"},
 		{FilesystemMissing, ExitRefused, "nothing was formatted: the filesystem may still be repaired. `imxcrypt unlock --for-repair NAME`, then run the checker on /dev/mapper/MAPPING, or restore a backup of the data"},
 		{FilesystemDamaged, ExitRefused, "the key is right, and nothing was mounted; the checker of the filesystem, run by hand, or a backup of the data helps. `imxcrypt unlock --for-repair NAME` unlocks the volume, then run the checker by hand (ext4: `e2fsck -f /dev/mapper/MAPPING`, xfs: `xfs_repair /dev/mapper/MAPPING`)"},
-		{FilesystemUnclean, ExitRefused, "nothing was changed: mount the filesystem once and unmount it, or run its checker (for ext4: `e2fsck DEVICE`), then run the command again"},
+		{FilesystemUnclean, ExitRefused, "nothing was changed: mount the filesystem once and unmount it, or run its checker (for ext4: `e2fsck -f DEVICE`), then run the command again"},
 		{FilesystemWrong, ExitRefused, "correct `filesystem` in the configuration, write an image that fits into the volume, or restore a backup of the data"},
 		{PlaintextRefused, ExitRefused, "nothing was changed or mounted: if the volume was there before, find out who put the plain text there, and restore its header from a backup (`imxcrypt header restore`). A person can encrypt what is there (`imxcrypt encrypt NAME`), where it is to be trusted"},
 		{NotProvisioned, ExitRefused, "`imxcrypt provision NAME` makes the volume. If it should exist already, check `device` and `header` in the configuration, or restore its header from a backup (`imxcrypt header restore`)"},
