@@ -63,6 +63,7 @@ func (v *validator) run() {
 		v.volume(&c.Volumes[i], item("volumes", i))
 	}
 	v.distinct()
+	v.lasting()
 	v.cycles()
 }
 

@@ -31,7 +31,7 @@ func (v *validator) ephemeral(vol *Volume, at string) {
 	case vol.InFile() && vol.Filesystem.Type == FilesystemSwap:
 		v.problem(device, "swapping to a file through a loop device can wait for the memory that it is to free", "give swap a partition")
 	case !certain(vol):
-		v.problem(device, quote(vol.Device)+" may name another device at another boot, and with key: ephemeral it is formatted at each", "write PARTUUID= or PARTLABEL= with a value, eMMC: in front of it, or a path in /dev/disk/by-path")
+		v.problem(device, quote(vol.Device)+uncertain+", and with key: ephemeral it is formatted at each", certainRemedy)
 	}
 	const none = "has no meaning with key: ephemeral: there is no header"
 	if vol.Detached() && !v.spoilt(join(at, "header")) {
@@ -49,6 +49,45 @@ func (v *validator) ephemeral(vol *Volume, at string) {
 		v.problem(join(at, "wrap"), "with key: ephemeral a stale key must not go unseen", "write ccm")
 	}
 }
+
+// lasting refuses what must last in the mount of a volume that is formatted at each
+// unlocking. So must the image of another such volume, which has the mark of provisioning.
+func (v *validator) lasting() {
+	refuse := func(field, path string) {
+		deepest := -1
+		for i := range v.config.Volumes {
+			p := v.config.Volumes[i].Mount.Path
+			if p != "" && below(path, p) && !v.spoilt(mountPath(i)) && (deepest < 0 || len(p) > len(v.config.Volumes[deepest].Mount.Path)) {
+				deepest = i
+			}
+		}
+		if deepest < 0 || !v.config.Volumes[deepest].Ephemeral() || v.spoilt(field) {
+			return
+		}
+		at := v.place(field)
+		if !v.has(field) { // the default of state_dir
+			at = v.place(mountPath(deepest))
+		}
+		v.add(at, field, quote(path)+" lies in the mount of "+quote(v.config.Volumes[deepest].Name)+", which is empty after each unlocking (key: ephemeral)", "choose a place that lasts")
+	}
+	refuse("state_dir", v.config.StateDir)
+	for i := range v.config.Volumes {
+		vol, at := &v.config.Volumes[i], item("volumes", i)
+		if vol.InFile() {
+			refuse(join(at, "device"), vol.Device)
+		}
+		if vol.Detached() {
+			refuse(join(at, "header"), vol.Header)
+		}
+	}
+}
+
+func mountPath(volume int) string { return join(join(item("volumes", volume), "mount"), "path") }
+
+const (
+	uncertain     = " may name another device at another boot"
+	certainRemedy = "write PARTUUID= or PARTLABEL= with a value, eMMC: in front of it, or a path in /dev/disk/by-path"
+)
 
 // certain reports whether a device cannot be another one at another boot, whatever disks
 // there are and in which order they are found.

@@ -63,7 +63,9 @@ func (v *validator) onPlaintext(vol *Volume, at string) {
 	case vol.Ephemeral():
 		v.problem(field, "has no meaning with key: ephemeral, whose device was marked by provisioning", "leave it out")
 	case blockdev.ByContent(vol.Device):
-		v.problem(field, quote(vol.Device)+" is found by the filesystem on it, which is not seen there once it is encrypted", "name the device by PARTLABEL=, PARTUUID= or its path")
+		v.problem(field, quote(vol.Device)+" is found by the filesystem on it, which is not seen there once it is encrypted", certainRemedy)
+	case !v.spoilt(join(at, "device")) && v.has(join(at, "device")) && !certain(vol):
+		v.problem(field, quote(vol.Device)+uncertain+", and what is in plain text there would be encrypted", certainRemedy)
 	}
 }
 

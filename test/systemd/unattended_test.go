@@ -35,10 +35,12 @@ func TestAnUpdateEncryptsData(t *testing.T) {
 	b := board{t: t, Machine: vm.Start(t, vm.Config{
 		Arch: vm.AMD64, Root: "/dev/vda", SimCAAM: &vm.SimCAAM{Closed: true}, Append: systemOptions,
 		Disks: []*vm.Disk{newRoot(t, vm.AMD64, files{
-			"/etc/imxcrypt/imxcrypt.yaml": text("volumes:\n  - {name: data, device: /dev/vdb, mount: /data, on_plaintext: encrypt, timeout: 5m}\n"),
+			"/etc/imxcrypt/imxcrypt.yaml": text("volumes:\n  - {name: data, device: /dev/disk/by-path/second-disk, mount: /data, on_plaintext: encrypt, timeout: 5m}\n"),
 			"/data/.empty":                text(""),
-			"/root/sums":                  text(sums),
-			slowly:                        text("[Service]\nExecStart=\nExecStart=/usr/bin/imxcrypt rotate --resume-only --rate-limit 256KiB %I\n"),
+			// The disk has no partitions to be known by, and where it is on the bus is the harness's affair.
+			"/etc/udev/rules.d/70-second-disk.rules": text(`KERNEL=="vdb", SYMLINK+="disk/by-path/second-disk"` + "\n"),
+			"/root/sums":                             text(sums),
+			slowly:                                   text("[Service]\nExecStart=\nExecStart=/usr/bin/imxcrypt rotate --resume-only --rate-limit 256KiB %I\n"),
 		}), disk},
 	})}
 	same := func() {
