@@ -60,31 +60,3 @@ func TestQuoting(t *testing.T) {
 		t.Errorf("word %s, expected %s", got, want)
 	}
 }
-
-func TestFstab(t *testing.T) {
-	t.Parallel()
-	const text = "# comment\n\n/dev/mapper/data /data ext4 defaults 0 2\n" +
-		"\t#/dev/x /x\nUUID=1 /srv/a\\040b auto nofail\nshort\n/dev/vda\\134x none swap\n"
-	got := ParseFstab(text)
-	want := []FstabEntry{{"/dev/mapper/data", "/data"}, {"UUID=1", "/srv/a b"}, {`/dev/vda\x`, "none"}}
-	if len(got) != len(want) {
-		t.Fatalf("%q", got)
-	}
-	for i := range want {
-		if got[i] != want[i] {
-			t.Errorf("%q, expected %q", got[i], want[i])
-		}
-	}
-}
-
-func FuzzFstab(f *testing.F) {
-	f.Add("/dev/mapper/data /da\\040ta ext4\n")
-	f.Add("a\\777 \\04")
-	f.Fuzz(func(t *testing.T, text string) {
-		for _, e := range ParseFstab(text) {
-			if e.Source == "" || e.Target == "" {
-				t.Errorf("%q: %q", text, e)
-			}
-		}
-	})
-}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"imxcrypt/configs"
+	"imxcrypt/internal/mount"
 	"imxcrypt/volume/spec"
 )
 
@@ -32,7 +33,7 @@ type UnitOptions struct {
 	// Fstab lists what fstab mounts: no mount unit is made for a mount point of
 	// these. An entry that names the mapping finds the volume by its device; one
 	// that names its source otherwise, by UUID= for one, does not.
-	Fstab []FstabEntry
+	Fstab []mount.FstabEntry
 	// FromInitramfs reports whether an initramfs opened a mapping; nil: none. The
 	// system may depend on that mapping, so it is left to the very end of a
 	// shutdown, when systemd-shutdown(8) takes down whatever is left.
@@ -43,9 +44,6 @@ type UnitOptions struct {
 	// Debug makes the services log every step (imxcrypt.debug).
 	Debug bool
 }
-
-// FstabEntry is a line of fstab(5), as far as it matters here.
-type FstabEntry struct{ Source, Target string }
 
 // Units turns a configuration into units: for each volume a service that unlocks
 // it and, where it has a mount point, a mount unit. The service does not mount:
@@ -97,15 +95,15 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 			missingService(c, step, o, backing))
 	}
 	fromInitramfs := o.FromInitramfs != nil && o.FromInitramfs(step.Spec.Mapping)
-	mount := EscapePath(step.Spec.Mount.Path) + ".mount"
+	mountUnit := EscapePath(step.Spec.Mount.Path) + ".mount"
 	if step.Spec.Mount.Path != "" && !fromInitramfs && spec.Sealed(step.Spec.Source) && !step.Spec.Ephemeral() {
-		units = append(units, keyService(c, step, o, mount),
-			Unit{Path: mount + ".d/40-imxcrypt-key.conf", Text: fmt.Sprintf("%s[Unit]\nWants=%s\n", generated, keyServiceName(step.Spec.Name))})
+		units = append(units, keyService(c, step, o, mountUnit),
+			Unit{Path: mountUnit + ".d/40-imxcrypt-key.conf", Text: fmt.Sprintf("%s[Unit]\nWants=%s\n", generated, keyServiceName(step.Spec.Name))})
 	}
 	if step.Spec.Swap() {
 		return append(units, swapUnits(c, step, o, node)...)
 	}
-	claim := slices.IndexFunc(o.Fstab, func(e FstabEntry) bool { return o.canonical(path.Clean(e.Target)) == step.Spec.Mount.Path })
+	claim := slices.IndexFunc(o.Fstab, func(e mount.FstabEntry) bool { return o.canonical(path.Clean(e.Target)) == step.Spec.Mount.Path })
 	if claim >= 0 && path.Clean(o.Fstab[claim].Source) == node {
 		return units // fstab's mount asks for the device, and that for the service
 	}
@@ -122,18 +120,28 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 		}
 		return append(units, hook("cryptsetup.target", false, service))
 	}
-	units = append(units, Unit{Path: mount, Text: mountText(c, step, node)})
+	units = append(units, Unit{Path: mountUnit, Text: mountText(c, step, node)})
 	if !step.AtBoot {
 		return units
 	}
-	return append(units, hook("local-fs.target", step.Required, mount))
+	return append(units, hook("local-fs.target", step.Required, mountUnit))
 }
 
-// swapUnits have a volume swapped on, unless fstab does.
-func swapUnits(c *configs.Config, step Step, o UnitOptions, node string) []Unit {
-	if slices.ContainsFunc(o.Fstab, func(e FstabEntry) bool { return path.Clean(e.Source) == node }) {
-		return nil
+// swapUnits have a volume swapped on, unless fstab does, and keep systemd from a
+// suspend-to-disk.
+func swapUnits(c *configs.Config, step Step, o UnitOptions, node string) (units []Unit) {
+	if !slices.ContainsFunc(o.Fstab, func(e mount.FstabEntry) bool { return path.Clean(e.Source) == node }) {
+		units = swapUnit(c, step, node)
 	}
+	// What is written to it is lost with the power, and a suspend-to-disk takes any swap.
+	for _, sleep := range []string{"hibernate", "hybrid-sleep", "suspend-then-hibernate"} {
+		units = append(units, Unit{Path: "systemd-" + sleep + ".service.d/40-imxcrypt-" + EscapePath(node) + ".conf", Text: generated +
+			"# Swap whose key is thrown away cannot be resumed from.\n[Unit]\nAssertPathExists=!" + quoteSpecifiers(node) + "\n"})
+	}
+	return units
+}
+
+func swapUnit(c *configs.Config, step Step, node string) []Unit {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	swap, service := EscapePath(node)+".swap", ServiceName(step.Spec.Name)
@@ -153,11 +161,6 @@ func swapUnits(c *configs.Config, step Step, o UnitOptions, node string) []Unit 
 	units := []Unit{{Path: swap, Text: b.String()}}
 	if step.AtBoot {
 		units = append(units, hook("swap.target", step.Required, swap))
-	}
-	// What is written to it is lost with the power, and a suspend-to-disk takes any swap.
-	for _, sleep := range []string{"hibernate", "hybrid-sleep", "suspend-then-hibernate"} {
-		units = append(units, Unit{Path: "systemd-" + sleep + ".service.d/40-imxcrypt-" + EscapePath(node) + ".conf", Text: generated +
-			"# Swap whose key is thrown away cannot be resumed from.\n[Unit]\nAssertPathExists=!" + quoteSpecifiers(node) + "\n"})
 	}
 	return units
 }

@@ -15,6 +15,7 @@ import (
 
 	"imxcrypt/boot"
 	"imxcrypt/configs"
+	"imxcrypt/internal/mount"
 )
 
 // goldenConfigurations are configurations and what the generator makes of them, one text
@@ -23,6 +24,7 @@ func goldenConfigurations(t *testing.T) map[string]*configs.Config {
 	t.Helper()
 	all := map[string]*configs.Config{"nested": parse(t, nested)}
 	all["scratch"] = parse(t, scratch)
+	all["swap-in-fstab"] = parse(t, scratch)
 	files, err := filepath.Glob("../configs/examples/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples: %v", err)
@@ -47,7 +49,11 @@ const scratch = `volumes:
 func TestUnitsOfTheExamples(t *testing.T) {
 	t.Parallel()
 	for name, c := range goldenConfigurations(t) {
-		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+		options := boot.UnitOptions{Program: "/usr/bin/imxcrypt"}
+		if name == "swap-in-fstab" {
+			options.Fstab = mount.ParseFstab("/dev/mapper/swap none swap\n")
+		}
+		units, err := boot.Units(c, options)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +136,7 @@ func TestUnitsHaveNoSymbolicLinks(t *testing.T) {
 		return strings.Replace(p, "/var/log", "/var/volatile/log", 1)
 	}}
 	const text = "volumes:\n  - {name: logs, device: /dev/sda1, mount: /var/log, header: /var/log.header}\n  - {name: app, device: /dev/sda2, mount: /var/log/app}\n"
-	options.Fstab = boot.ParseFstab("/dev/mapper/app /var/log/app ext4 defaults 0 0\n")
+	options.Fstab = mount.ParseFstab("/dev/mapper/app /var/log/app ext4 defaults 0 0\n")
 	units, err := boot.Units(parse(t, text), options)
 	if err != nil {
 		t.Fatal(err)
@@ -263,7 +269,7 @@ func TestFstabKeepsItsMounts(t *testing.T) {
 		{", at_boot: false", mapping, "/elsewhere", nil, true},
 	} {
 		c := parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data"+test.settings+"}\n")
-		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{{Source: test.source, Target: test.target}}})
+		units, err := boot.Units(c, boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []mount.FstabEntry{{Source: test.source, Target: test.target}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -447,16 +453,24 @@ func TestSystemdUnderstandsTheDropInForSleep(t *testing.T) {
 	}
 }
 
-// A line of fstab that swaps on the volume takes the unit's place.
+// A line of fstab that swaps on the volume takes the unit's place. A suspend-to-disk
+// would take that swap as well.
 func TestSwapInFstab(t *testing.T) {
 	t.Parallel()
-	units, err := boot.Units(parse(t, scratch), boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []boot.FstabEntry{{Source: "/dev/mapper/swap", Target: "none"}}})
+	units, err := boot.Units(parse(t, scratch), boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []mount.FstabEntry{{Source: "/dev/mapper/swap", Target: "none"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	var guarded []string
 	for _, u := range units {
 		if strings.HasPrefix(u.Path, "dev-mapper-swap.swap") || strings.HasSuffix(u.Path, "/dev-mapper-swap.swap") {
 			t.Errorf("%s is made", u.Path)
 		}
+		if service, ok := strings.CutSuffix(u.Path, ".service.d/40-imxcrypt-dev-mapper-swap.conf"); ok && strings.Contains(u.Text, "\nAssertPathExists=!/dev/mapper/swap\n") {
+			guarded = append(guarded, service)
+		}
+	}
+	if want := []string{"systemd-hibernate", "systemd-hybrid-sleep", "systemd-suspend-then-hibernate"}; !slices.Equal(guarded, want) {
+		t.Errorf("%q cannot be started while it is there, expected %q", guarded, want)
 	}
 }

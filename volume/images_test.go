@@ -365,6 +365,25 @@ func TestNoFileIsMade(t *testing.T) {
 		"an open chip":                  {func(b *volumetest.Board, s *spec.Volume) { b.State, s.AllowOpenState = caam.Open, false }, fault.OpenStateRefused},
 		"no mount point":                {func(b *volumetest.Board, _ *spec.Volume) { b.Directories = nil }, fault.MountPointMissing},
 		"its filesystem is not mounted": {func(_ *volumetest.Board, s *spec.Volume) { s.Under = "/srv" }, fault.VolumeNotUp},
+		"that of fstab is not":          {func(b *volumetest.Board, _ *spec.Volume) { b.Mounts.Fstab = "/var" }, fault.VolumeNotUp},
+		"a record of another place": {func(b *volumetest.Board, s *spec.Volume) {
+			other := *s
+			other.Device = "/srv/before.img"
+			process(t, b, func(m *volume.Manager) error {
+				_, err := m.Provision(ctx, other, volume.ProvisionOptions{NoMount: true})
+				return err
+			})
+			process(t, b, func(m *volume.Manager) error {
+				_, err := m.Lock(ctx, other, volume.LockOptions{})
+				return err
+			})
+			b.Disks = nil
+		}, fault.DeviceMissing},
+		"a record that cannot be read": {func(b *volumetest.Board, s *spec.Volume) {
+			if err := b.Files.Replace(s.StateDir+"/volumes/data.json", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, fault.DeviceMissing},
 		"there was one": {func(b *volumetest.Board, s *spec.Volume) {
 			process(t, b, func(m *volume.Manager) error {
 				_, err := m.Provision(ctx, *s, volume.ProvisionOptions{NoMount: true})
@@ -391,6 +410,21 @@ func TestNoFileIsMade(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where fstab's filesystem is mounted the file is made in it.
+func TestAFileInAMountOfFstab(t *testing.T) {
+	t.Parallel()
+	b, s := sizedBoard(imageSpecs()["on the device"])
+	b.Mounts.Fstab = "/var"
+	b.Cover("/var")
+	process(t, b, func(m *volume.Manager) error {
+		_, err := m.Provision(context.Background(), s, volume.ProvisionOptions{})
+		return err
+	})
+	if len(b.Disks) != 1 || b.Disks[0].Path != imagePath {
+		t.Fatalf("files %+v", b.Disks)
 	}
 }
 

@@ -54,17 +54,24 @@ func (p *provisioning) makeImage(ctx context.Context) (planned bool, err error) 
 // imageNew enforces that a file that is not there never was: its filesystem may not be
 // mounted yet, and another file would be hidden by it, or hide that the data is gone.
 func (p *provisioning) imageNew() error {
-	if p.s.Under != "" {
-		at, err := p.sys.Mounts.Look(p.s.Under)
+	planned, err := p.sys.Mounts.InFstab(p.s.Device)
+	if err != nil {
+		return fault.New(fault.IOFailed, "whether "+p.s.Device+" belongs in a mount of /etc/fstab", err)
+	}
+	for _, under := range []string{p.s.Under, planned} {
+		if under == "" {
+			continue
+		}
+		at, err := p.sys.Mounts.Look(under)
 		if err != nil {
 			return err
 		}
 		if at.State != mount.TargetOccupied {
-			return fault.Newf(fault.VolumeNotUp, "%s is to be made in the mount of another volume, and nothing is mounted on %s", p.s.Device, p.s.Under)
+			return fault.Newf(fault.VolumeNotUp, "%s is to be made in the mount of another volume or of /etc/fstab, and nothing is mounted on %s: mount that first", p.s.Device, under)
 		}
 	}
-	if r, ok := p.recall(p.s); ok {
-		return fault.Newf(fault.DeviceMissing, "%s is not there, and no other is made: %s. Mount the filesystem that it lies on; if the file was removed on purpose, remove %s", p.s.Device, r.text(p.s), rememberedPath(p.s))
+	if made, err := p.madeBefore(p.s); made {
+		return fault.New(fault.DeviceMissing, fmt.Sprintf("%s is not there, and no other is made: volume %q was made before, as %s says. Mount the filesystem that it lies on; if it was removed on purpose, remove that record", p.s.Device, p.s.Name, rememberedPath(p.s)), err)
 	}
 	if !p.s.Detached() {
 		return nil

@@ -190,6 +190,8 @@ func (realMounts) List() ([]mount.Entry, error) { return mount.List() }
 
 func (realMounts) Look(target string) (mount.Target, error) { return mount.Look(target) }
 
+func (realMounts) InFstab(file string) (string, error) { return mount.InFstab("/etc/fstab", file) }
+
 func attachImage(path string) (string, io.Closer, error) {
 	d, err := loopdev.Attach(path)
 	if err != nil {

@@ -62,6 +62,9 @@ type Mounts interface {
 	// Look tells what is at a mount point; Target.Usable says why it cannot be
 	// mounted on.
 	Look(target string) (mount.Target, error)
+	// InFstab is the mount point of /etc/fstab that a file would be made in; empty
+	// for the root.
+	InFstab(file string) (target string, err error)
 }
 
 // Swaps swaps on devices.

@@ -63,14 +63,20 @@ func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, 
 	return nil
 }
 
-// notMadeBefore enforces that nothing says of the volume that it was there. A record
-// that cannot be read may say so.
+// notMadeBefore enforces that nothing says of the volume that it was there.
 func (m *Manager) notMadeBefore(s spec.Volume, path string) error {
-	_, err := m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
-	if errors.Is(err, fs.ErrNotExist) {
+	made, err := m.madeBefore(s)
+	if !made {
 		return nil
 	}
 	return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, and that is encrypted the first time only: volume %q was made before, as %s says", path, s.Name, rememberedPath(s)), err)
+}
+
+// madeBefore reports whether there is a record under the volume's name, of whatever
+// device. One that cannot be read may say that the volume was there; err is why.
+func (m *Manager) madeBefore(s spec.Volume) (made bool, err error) {
+	_, err = m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
+	return !errors.Is(err, fs.ErrNotExist), err
 }
 
 // recordable enforces that the volume will be remembered after the next start.

@@ -15,6 +15,7 @@ import (
 	"imxcrypt/boot"
 	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mount"
 	"imxcrypt/internal/plainfile"
 	"imxcrypt/volume"
 )
@@ -132,7 +133,7 @@ func (a *app) generateUnits(dir, root string) error {
 	}
 	marks := boot.Marks{Dir: filepath.Join(root, volume.RunDir)}
 	units, err := boot.Units(c, boot.UnitOptions{
-		Program: program, Fstab: boot.ParseFstab(string(fstab)), FromInitramfs: marks.Left, Debug: kernel.Debug,
+		Program: program, Fstab: mount.ParseFstab(string(fstab)), FromInitramfs: marks.Left, Debug: kernel.Debug,
 		Canonical: func(path string) string { return boot.Canonical(root, path) },
 	})
 	if err != nil {

@@ -152,6 +152,8 @@ type Mounts struct {
 	Copies []mount.Entry
 	// Uses are what keeps mount points busy, by their path.
 	Uses map[string]string
+	// Fstab is the mount point of the only line of /etc/fstab.
+	Fstab string
 
 	board   *Board
 	mountMu sync.Mutex
@@ -320,6 +322,14 @@ func (m *Mounts) Look(target string) (mount.Target, error) {
 		return mount.Target{Path: target, State: mount.TargetMissing}, nil
 	}
 	return mount.Target{Path: target, State: mount.TargetFree}, nil
+}
+
+// InFstab implements volume.Mounts.
+func (m *Mounts) InFstab(file string) (string, error) {
+	if m.Fstab != "" && strings.HasPrefix(file, m.Fstab+"/") {
+		return m.Fstab, nil
+	}
+	return "", nil
 }
 
 // Mapping opens a public mapping, as a user of the volume does.

@@ -174,7 +174,7 @@ func others() []Entry {
 		{
 			Code:    fault.VolumeNotUp,
 			Meaning: "A volume that is `required` is not up (mounted where it has a mount point, else unlocked); nothing else is wrong.",
-			Cause:   "Only `imxcrypt status` fails with this code.",
+			Cause:   "`imxcrypt status` fails with this code, and `imxcrypt provision` of a file that is to be made in a mount which is not there yet: mount that first.",
 			Remedy:  "`imxcrypt boot` opens what is provisioned, `imxcrypt provision NAME` makes the rest.",
 		},
 	}
