@@ -38,7 +38,7 @@ volumes:
 // The record that a volume was encrypted is written before it is.
 func TestARecordInAnotherVolume(t *testing.T) {
 	t.Parallel()
-	plan, err := boot.NewPlan(parse(t, "state_dir: /var/state\nvolumes:\n  - {name: data, device: /dev/sda, mount: /data, on_plaintext: encrypt}\n  - {name: var, device: /dev/sdb, mount: /var}\n"))
+	plan, err := boot.NewPlan(parse(t, "state_dir: /var/state\nvolumes:\n  - {name: data, device: PARTLABEL=data, mount: /data, on_plaintext: encrypt}\n  - {name: var, device: /dev/sdb, mount: /var}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
