@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -157,7 +158,9 @@ func (x *rotating) dropLogs(path string) error {
 				return err
 			}
 		}
-		if err := x.sys.Files.Remove(filepath.Join(dir, x.s.Name+workSuffix, mkfs.ShrinkCopy)); err != nil {
+		// The folder is there only where a run was cut off.
+		err = x.sys.Files.Remove(filepath.Join(dir, x.s.Name+workSuffix, mkfs.ShrinkCopy))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
