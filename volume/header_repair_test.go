@@ -162,7 +162,7 @@ func TestRepairingRefuses(t *testing.T) {
 			if everything(t, b, disk) != was {
 				t.Fatal("something was written")
 			}
-			if strings.Contains(err.Error(), "mend") {
+			if strings.Contains(err.Error(), "repaired") {
 				t.Error(err)
 			}
 			nothingPrivate(t, b, 0)
