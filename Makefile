@@ -82,7 +82,7 @@ short: ## The inner loop: unit tests with a slice of the crash states, in a minu
 unit: ## Unit tests with the race detector, fuzz seeds included
 	@CGO_ENABLED=1 $(GO) test -race -timeout 75m -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
 	@# The race detector gets a slice of the crash states; here are all of make test's.
-	@$(GO) test -timeout 75m -json ./volume ./reencrypt ./sleep | $(GO) run ./test/tools/results -dir $(RESULTS) -step crash
+	@$(GO) test -timeout 75m -json ./volume ./reencrypt ./sleep ./internal/ext4shrink | $(GO) run ./test/tools/results -dir $(RESULTS) -step crash
 
 .PHONY: cross
 cross: $(ARCHES:%=cross-%) ## Build every package for every architecture

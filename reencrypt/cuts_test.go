@@ -19,17 +19,13 @@ import (
 // instead of a sample: hours instead of seconds.
 func soak() bool { return os.Getenv("IMXCRYPT_SOAK") != "" }
 
-// slow reports whether a slice of the crash states must do: under the race
-// detector, and in the inner loop (go test -short).
-func slow() bool { return raceDetector || testing.Short() }
-
 // setups are the volumes whose every power cut is tried.
 func setups() []setup {
 	var all []setup
 	for _, mode := range []Mode{Gap, Journal} {
 		for _, direction := range []Direction{Forward, Backward} {
 			for _, sectors := range [][2]int{{512, 512}, {4096, 4096}, {512, 4096}, {4096, 512}} {
-				if slow() && sectors[0] != sectors[1] {
+				if crashtest.Slow() && sectors[0] != sectors[1] {
 					continue // nothing in them is concurrent
 				}
 				s := setup{mode: mode, direction: direction, oldSector: sectors[0], newSector: sectors[1]}
@@ -73,7 +69,7 @@ func newWalker(s setup, want []byte) *walker {
 		w.every = 4 // the order is the same, only the ciphers differ
 	}
 	switch {
-	case slow():
+	case crashtest.Slow():
 		w.every, w.again, w.thin = 8, 16, 32
 	case soak():
 		w.every, w.again, w.thin = 1, 1, 1
@@ -180,7 +176,7 @@ func TestNoPowerCutLosesASector(t *testing.T) {
 		}
 	})
 	t.Logf("all rotations: %d states after a cut, %d after a second one, %d lost", first, second, lost)
-	if !slow() && (first < 10_000 || second < 10_000) {
+	if !crashtest.Slow() && (first < 10_000 || second < 10_000) {
 		t.Error("too few states were tried to mean anything")
 	}
 }

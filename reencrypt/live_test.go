@@ -249,7 +249,7 @@ func TestNoPowerCutLosesAForegroundWrite(t *testing.T) {
 	t.Parallel()
 	seeds, thin := uint64(6), 24
 	switch {
-	case slow():
+	case crashtest.Slow():
 		seeds, thin = 1, 16
 	case soak():
 		seeds, thin = 200, 1

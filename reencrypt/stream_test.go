@@ -185,7 +185,7 @@ func newStreamed(s setup, want []byte, seed uint64) *streamed {
 	w := &streamed{walker: *newWalker(s, want), seed: seed}
 	w.every, w.again, w.thin = 8, 100, 8
 	switch {
-	case slow():
+	case crashtest.Slow():
 		w.every, w.again, w.thin = 30, 30, 30
 	case soak():
 		w.every, w.again, w.thin = 1, 20, 4
@@ -200,7 +200,7 @@ func TestNoPowerCutLosesASectorOfAStream(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(12)
 	switch {
-	case slow():
+	case crashtest.Slow():
 		seeds = 2
 	case soak():
 		seeds = 2000
@@ -231,7 +231,7 @@ func TestNoPowerCutLosesASectorOfAStream(t *testing.T) {
 		}
 	})
 	t.Logf("streams: %d states after a cut, %d after a second one, %d lost", first, second, lost)
-	if !slow() && (first < 10_000 || second < 10_000) {
+	if !crashtest.Slow() && (first < 10_000 || second < 10_000) {
 		t.Error("too few states were tried to mean anything")
 	}
 }

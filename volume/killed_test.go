@@ -120,7 +120,7 @@ func stride(what string) int {
 	switch {
 	case soak:
 		return 1
-	case volumetest.RaceDetector:
+	case crashtest.RaceDetector:
 		return 31 // a race shows in a few of them
 	case slow():
 		return 9

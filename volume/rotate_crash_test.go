@@ -23,7 +23,7 @@ func someStates() int {
 	switch {
 	case soak:
 		return 1
-	case volumetest.RaceDetector:
+	case crashtest.RaceDetector:
 		return 200
 	case slow():
 		return 60

@@ -2,11 +2,14 @@
 
 package volume_test
 
-import "imxcrypt/volume/volumetest"
+import (
+	"imxcrypt/internal/crashtest"
+	"imxcrypt/volume/volumetest"
+)
 
 // What these tests share with those of the packages that use volumes.
 var (
-	slow         = volumetest.Slow
+	slow         = crashtest.Slow
 	every        = volumetest.Every
 	newSpec      = volumetest.Spec
 	newBoard     = volumetest.BoardOf

@@ -230,8 +230,8 @@ func TestEveryPowerCutOfAShrink(t *testing.T) {
 	t.Parallel()
 	for name, l := range layouts() {
 		t.Run(name, func(t *testing.T) {
-			if testing.Short() && !strings.Contains(name, "used tail") {
-				t.Skip("NOT TESTED: -short takes two filesystems")
+			if crashtest.Slow() && !strings.Contains(name, "used tail") {
+				t.Skip("NOT TESTED: two filesystems with -short and under the race detector; make test takes all, without it")
 			}
 			t.Parallel()
 			dir := t.TempDir()
@@ -322,7 +322,7 @@ func (e *cuts) is(im *crashtest.Image, want *crashtest.Image) bool {
 }
 
 func limits() crashtest.Options {
-	if testing.Short() {
+	if crashtest.Slow() {
 		return crashtest.Options{Exhaustive: 4, Limit: 6, Random: 6, Seed: 3}
 	}
 	return crashtest.Options{Exhaustive: 6, Limit: 24, Random: 24, Seed: 3}

@@ -32,13 +32,9 @@ const (
 	UserText = "what the user wrote and flushed"
 )
 
-// Slow reports whether a slice of the crash states must do: under the race
-// detector, and in the inner loop (go test -short).
-func Slow() bool { return RaceDetector || testing.Short() }
-
 // Every is the step of a loop over all places to fail at: n where the tests are slow.
 func Every(n int) int {
-	if Slow() {
+	if crashtest.Slow() {
 		return n
 	}
 	return 1

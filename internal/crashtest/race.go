@@ -2,7 +2,7 @@
 
 //go:build race
 
-package volumetest
+package crashtest
 
 // RaceDetector: the race detector makes these tests ten times as slow. It is after races,
 // not after crash states, so it gets a slice of them; make unit runs the packages

@@ -2,6 +2,6 @@
 
 //go:build !race
 
-package reencrypt
+package crashtest
 
-const raceDetector = false
+const RaceDetector = false
