@@ -206,6 +206,11 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err := x.lasting(); err != nil {
 		return err
 	}
+	if !x.o.DryRun { // a run that was killed may have left them on the device
+		if _, err := x.kernel.RemovePrivate(ctx, x.s); err != nil {
+			return err
+		}
+	}
 	x.lenient = x.unattended
 	h, err := x.surveyPlain(path, state, !x.unattended)
 	if err == nil {

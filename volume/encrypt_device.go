@@ -43,14 +43,61 @@ func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock, shrinks 
 // Wherever it is cut off, the device is the filesystem, or the volume opens:
 //
 //  1. those bytes, and the header area as it is going to be, are written to the end of
-//     the device, where the filesystem has none of its own
+//     the device, where the filesystem has none of its own, while nobody can mount it
 //  2. the key is opened from there and proved
 //  3. nobody uses the device and it still is that filesystem, so one sector says that it
 //     is a volume from now on (package header, Start)
 //  4. the header area is written to the device's start; the next run repeats that
 func (x *rotating) createOnDevice(ctx context.Context, h *header.Header, key source.Key, path string) error {
+	start := header.PlanStart(x.c.Data.Size(), h.LUKS.Area())
+	if err := x.stageAtEnd(ctx, h, start, key, path); err != nil {
+		return err
+	}
+	x.j.did("key proved")
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := x.writeStart(path, func(dev header.Device) (header.Start, error) {
+		err := x.sameFilesystem(dev, h)
+		if err == nil {
+			err = x.trusted()
+		}
+		if err == nil {
+			err = start.Begin(dev)
+		}
+		return start, err
+	}); err != nil {
+		return err
+	}
+	return x.openStarted(path)
+}
+
+// sameFilesystem enforces that a device still is the filesystem that h was made for, and
+// has not been mounted and grown over the room that the header takes.
+func (x *rotating) sameFilesystem(dev header.Device, h *header.Header) error {
+	sb, err := x.plainFilesystem(dev)
+	if err != nil {
+		return err
+	}
+	if sb.UUID != h.Token.Filesystem.UUID {
+		return fault.Newf(fault.FilesystemWrong, "%s holds another filesystem than a moment ago", dev.Path())
+	}
+	_, _, err = x.placeOver(dev, sb, false)
+	return err
+}
+
+// stageAtEnd writes the filesystem's first bytes and the header area to the device's
+// end, and proves the key from there.
+func (x *rotating) stageAtEnd(ctx context.Context, h *header.Header, start header.Start, key source.Key, path string) (err error) {
 	dev := x.c.Data
-	start := header.PlanStart(dev.Size(), h.LUKS.Area())
+	release, err := x.kernel.KeepClaim(ctx, x.s, h.LUKS.UUID, dev)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if err := x.sameFilesystem(dev, h); err != nil {
+		return err
+	}
 	first := make([]byte, start.Area)
 	if _, err := dev.ReadAt(first, 0); err != nil {
 		return fault.New(fault.IOFailed, "read "+path, err)
@@ -70,32 +117,7 @@ func (x *rotating) createOnDevice(ctx context.Context, h *header.Header, key sou
 	if !there.Encrypting() {
 		return fault.Newf(fault.HeaderInvalid, "the header that was read back is that of no encryption")
 	}
-	if err := x.proveOpens(ctx, x.s, there.Next, as); err != nil {
-		return err
-	}
-	x.j.did("key proved")
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := x.writeStart(path, func(dev header.Device) (header.Start, error) {
-		sb, err := x.plainFilesystem(dev)
-		if err == nil && sb.UUID != h.Token.Filesystem.UUID {
-			err = fault.Newf(fault.FilesystemWrong, "%s holds another filesystem than a moment ago", path)
-		}
-		if err == nil { // it may have been mounted meanwhile, and have grown
-			_, _, err = x.placeOver(dev, sb, false)
-		}
-		if err == nil {
-			err = x.trusted()
-		}
-		if err == nil {
-			err = start.Begin(dev)
-		}
-		return start, err
-	}); err != nil {
-		return err
-	}
-	return x.openStarted(path)
+	return x.proveOpens(ctx, x.s, there.Next, as)
 }
 
 // stage writes the header area as it is going to be, the check of the key in it.

@@ -5,7 +5,9 @@ package volume_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"testing"
 
@@ -15,6 +17,7 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 	"imxcrypt/volume/header"
+	"imxcrypt/volume/mapping"
 	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
@@ -212,6 +215,36 @@ func TestEveryPowerCutOfTheStartOnTheDevice(t *testing.T) {
 			}
 			t.Logf("%d states tried, %d of them with half a header, and %d after a second cut, 0 lost", first+second, half, second)
 		})
+	}
+}
+
+// Between the look at a device and the first write to it, somebody mounts its filesystem,
+// and it grows over the room that the header takes: nothing is written.
+func TestAFilesystemThatGrowsIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	s := rotationSpec(rotationGap)
+	disk := plainDiskFor(s)
+	want := bytes.Clone(disk.Bytes())
+	b := newBoard(disk)
+	grown := false
+	b.Step = func(what string) error {
+		if strings.HasSuffix(what, " data"+mapping.ClaimSuffix) && !grown {
+			grown = true
+			super := want[1024:2048]
+			blocks := uint32(disk.Size() >> (10 + super[0x18]))
+			binary.LittleEndian.PutUint32(super[4:], blocks)
+			binary.LittleEndian.PutUint32(super[0x3fc:], ^crc32.Checksum(super[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
+			write(disk, super, 1024)
+		}
+		return nil
+	}
+	_, err := b.Manager().Encrypt(context.Background(), s, volume.RotateOptions{})
+	if refused(t, err, fault.DeviceUnsuitable); !grown {
+		t.Fatal("the device was not claimed")
+	}
+	nothingPrivate(t, b, 0)
+	if !bytes.Equal(disk.Bytes(), want) {
+		t.Error("something was written")
 	}
 }
 

@@ -369,7 +369,8 @@ func TestEncryptAfterInitOnly(t *testing.T) {
 	same(t, "encrypted", content(t, b), want)
 }
 
-// Killed anywhere before the key is proved, and before that is continued.
+// Killed anywhere before the key is proved, and before that is continued: on the same
+// running system, or after a power cycle.
 func TestEncryptKilledBeforeItsKeyIsProved(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -377,22 +378,25 @@ func TestEncryptKilledBeforeItsKeyIsProved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			killed := 0
-			for at := 1; ; at += stride("rotate") {
+			for at := 2; ; at += stride("rotate") { // each step twice
 				r := toBeMoved(t, s, false)
 				b := boardOver(r.chip, r.disk, r.files)
-				if !kill(b, at, func() { _, _ = r.command(b, volume.RotateOptions{InitOnly: true}) }) {
+				if !kill(b, at/2, func() { _, _ = r.command(b, volume.RotateOptions{InitOnly: true}) }) {
 					break
 				}
 				killed++
-				b = powerCycle(b)
+				if at%2 == 0 {
+					b = powerCycle(b)
+				}
 				for _, o := range []volume.RotateOptions{{InitOnly: true}, {Mount: true}} {
 					rr, err := b.Manager().Encrypt(ctx, s, o)
 					if err != nil {
-						t.Fatalf("killed at step %d: %v", at, err)
+						t.Fatalf("killed at step %d/2: %v\n%s", at, err, b.DM.State())
 					}
 					must(t, rr.Result, err)
 				}
-				same(t, fmt.Sprintf("killed at step %d", at), content(t, b), r.plain)
+				same(t, fmt.Sprintf("killed at step %d/2", at), content(t, b), r.plain)
+				onlyTheVolume(t, b, name, at/2)
 			}
 			t.Logf("killed %d times", killed)
 		})

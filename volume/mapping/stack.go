@@ -31,7 +31,7 @@ const (
 // PrivateSuffixes are those of all private mappings there can be, in the order in
 // which they can be removed.
 func PrivateSuffixes() []string {
-	return []string{OverlaySuffix, HotSuffix, OldSuffix, NewSuffix, CheckSuffix, MkfsSuffix, TrialSuffix, ErrorSuffix}
+	return []string{OverlaySuffix, HotSuffix, OldSuffix, NewSuffix, CheckSuffix, MkfsSuffix, TrialSuffix, ErrorSuffix, ClaimSuffix}
 }
 
 // Quietly suspends without freezing the filesystem, which would write to it

@@ -89,6 +89,21 @@ func (k Kernel) Claim(ctx context.Context, s spec.Volume, h *header.Header, data
 	return dev.Close()
 }
 
+// ClaimSuffix is that of the private mapping by which [Kernel.KeepClaim] holds a device.
+const ClaimSuffix = ":claim"
+
+// KeepClaim is Claim until release is called: a private read-only mapping of the whole
+// device, beside which device-mapper lets other mappings lie on it and nothing else. Who
+// opens the device exclusively himself must release it before.
+func (k Kernel) KeepClaim(ctx context.Context, s spec.Volume, uuid string, data header.Device) (release func() error, err error) {
+	a := &Private{K: k, Name: s.Mapping + ClaimSuffix}
+	whole := dmcrypt.Table{dmcrypt.Linear{Length: uint64(data.Size() / header.SectorBytes), Device: data.Number()}}
+	if a.Num, err = k.Mapper.Activate(ctx, a.Name, dmcrypt.HelperUUID(uuid, a.Name), whole, true); err != nil {
+		return nil, err
+	}
+	return func() error { return a.Remove(ctx) }, nil
+}
+
 // LockHeader keeps others from the file of a detached header until release is
 // called. A header on the device goes with the device.
 func (k Kernel) LockHeader(s spec.Volume) (release func() error, err error) {
