@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -29,10 +30,12 @@ import (
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/mkfs"
 	"imxcrypt/internal/mount"
 	"imxcrypt/internal/program"
 	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -238,6 +241,7 @@ var (
 	dates     = regexp.MustCompile(`on \d{4}-\d\d-\d\d\b`)
 	goVersion = regexp.MustCompile(`go1\.[0-9.a-z]+`)
 	kept      = regexp.MustCompile(`(/headers/[a-z]+)-[0-9a-f]{16}\.header`)
+	shrinkLog = regexp.MustCompile(`-[0-9a-f]{16}\.shrink`)
 	platforms = regexp.MustCompile(`linux/[a-z0-9]+`)
 )
 
@@ -273,6 +277,7 @@ func (s *session) normalise(text string) string {
 	text = mappings.ReplaceAllString(text, "$1-UUID")
 	text = dates.ReplaceAllString(text, "on DATE")
 	text = kept.ReplaceAllString(text, "$1-HASH.header")
+	text = shrinkLog.ReplaceAllString(text, "-HASH.shrink")
 	text = goVersion.ReplaceAllString(text, "go1.x")
 	return platforms.ReplaceAllString(text, "linux/arch")
 }
@@ -396,14 +401,28 @@ func (s *session) happens(words []string, block string) error {
 		}
 	case "works":
 		s.board.Step = nil
-	case "rotate": // data, without the program around it: that needs more rights
+	case "ext4": // PATH: an empty filesystem in plain text, over all of the disk
+		store, file := s.disks[arg(1)].Store, filepath.Join(s.t.TempDir(), "ext4")
+		mke2fs, err := mkfs.Maker{}.Programs.Find("mke2fs")
+		if err != nil {
+			return err
+		}
+		if out, err := exec.Command(mke2fs, "-q", "-t", "ext4", "-O", "^has_journal", "-b", "4096", file, fmt.Sprintf("%dk", store.Size()>>10)).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		b, err := os.ReadFile(file)
+		_, err2 := store.WriteAt(b, 0)
+		return errors.Join(err, err2)
+	case "rotate", "encrypt", "decrypt": // data, without the program around it: that needs more rights
 		c, err := configs.Options{AllowAnyOwner: true}.Load(s.config())
 		if err != nil {
 			return err
 		}
 		v, err := c.Volume("data")
 		if err == nil {
-			_, err = s.board.Manager().Rotate(context.Background(), boot.Spec(c, v), volume.RotateOptions{})
+			m := s.board.Manager()
+			do := map[string]func(context.Context, spec.Volume, volume.RotateOptions) (volume.RotateResult, error){"rotate": m.Rotate, "encrypt": m.Encrypt, "decrypt": m.Decrypt}[arg(0)]
+			_, err = do(context.Background(), boot.Spec(c, v), volume.RotateOptions{})
 		}
 		if s.board.Step != nil {
 			return nil // cut off

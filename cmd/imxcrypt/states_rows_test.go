@@ -16,8 +16,13 @@ const (
 	openIt      = "$ imxcrypt unlock --mount data\n"
 	restoreIt   = "$ imxcrypt header restore data /backup\n" + openIt
 	repairIt    = "$ imxcrypt header repair data\n" + openIt
+	scratchDisk = "> disk /dev/disk/by-partlabel/scratch 8\n"
+	plainIt     = "> ext4 /dev/mmcblk2p3\n> put /dev/mmcblk2p3 3145728 " + `the\x20quick\x20brown\x20fox` + "\n" // mark at markAt
+	scratchIt   = "$ imxcrypt provision --no-mount data\n$ imxcrypt unlock --mount data\n> write\n"
+	encryptIt   = "> encrypt\n" + openIt
 	provisionIt = "$ imxcrypt provision data\n> write\n"
 	detachedAt  = "header: /var/lib/imxcrypt/data.luks"
+	scratch     = "volumes:\n  - {name: data, device: /dev/disk/by-partlabel/scratch, mount: /data, key: ephemeral, filesystem: ext4, timeout: 0s}\n"
 	// zeroFirst overwrites the first MiB.
 	zeroFirst = "> zero /dev/mmcblk2p3 0 1048576\n"
 )
@@ -85,6 +90,18 @@ func states() []stateRow {
 		{name: "the superblock of the filesystem damaged", how: "$ imxcrypt unlock data\n> wipe-superblock\n$ imxcrypt lock data\n", advice: "the filesystem may still be repaired", follow: "$ imxcrypt unlock --for-repair data\n", after: 1},
 		{name: "a rotation interrupted", how: "> fails-after 60\n> rotate\n> works\n> power-cycle\n> mkdir /data\n", advice: "", follow: openIt},
 		{name: "a rotation interrupted, and its records lost", how: "> fails-after 60\n> rotate\n> works\n> power-cycle\n> mkdir /data\n> zero /dev/mmcblk2p3 45056 8192\n", advice: "copy what can still be read", lost: "no: nobody knows which part of the data is under which key"},
+
+		// In plain text, and on the way from and to it.
+		{name: "a filesystem in plain text where no volume was", fresh: true, how: plainIt, advice: "check `device`", follow: encryptIt},
+		{name: "decrypted", config: configured(detachedAt), how: "> decrypt\n", advice: "imxcrypt encrypt", follow: encryptIt},
+		{name: "an encryption interrupted", config: configured(detachedAt), how: "> decrypt\n> fails-after 60\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", follow: openIt},
+		{name: "a decryption interrupted", config: configured(detachedAt), how: "> fails-after 60\n> decrypt\n> works\n> power-cycle\n> mkdir /data\n", follow: openIt},
+		{name: "the filesystem was being made smaller before its encryption", fresh: true, how: plainIt + "> fails-after 19\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", advice: "nothing is lost", follow: encryptIt},
+		{name: "a filesystem in plain text in the place of a volume", how: "> ext4 /dev/mmcblk2p3\n", advice: "imxcrypt header restore --force", lost: "no: the filesystem was made over the data; only a backup of the data helps"},
+
+		// With a key that is thrown away.
+		{name: "throw-away key: a device that provisioning has not marked", config: scratch, fresh: true, how: scratchDisk, advice: "imxcrypt provision data", follow: scratchIt},
+		{name: "throw-away key: after a power cycle", config: scratch, fresh: true, how: scratchDisk + scratchIt + "> power-cycle\n> mkdir /data\n", follow: openIt + "> write\n"},
 
 		// The device.
 		{name: "the device is absent", how: "> pull /dev/mmcblk2p3\n", advice: "compare `device`", follow: "> plug /dev/mmcblk2p3\n" + openIt},

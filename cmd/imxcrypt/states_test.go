@@ -175,7 +175,7 @@ func (r stateRow) line(t *testing.T) string {
 	leads := r.lost
 	if r.lost == "" {
 		leads = "to the data"
-		if r.follow == provisionIt {
+		if r.follow == provisionIt || r.config == scratch {
 			leads = "to a new volume"
 		}
 		s := r.in(t)

@@ -87,7 +87,7 @@ func Table() []Fault {
 
 		{NotEmpty, ExitRefused, "check with `blkid -p` and `lsblk -f` that this is the device you mean; if it is a volume whose header is lost, restore a backup of it (`imxcrypt header restore`). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`"},
 		{ForeignHeader, ExitRefused, "it may be somebody's data: check with `blkid -p` and `lsblk -f` that this is the device you mean; if it is a volume whose header is lost, restore a backup of it (`imxcrypt header restore`). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`"},
-		{PlaintextFound, ExitRefused, "it was neither mounted nor copied: check `device` in the configuration, and save what is needed from it; if it was made over a volume, restore a backup of the header (`imxcrypt header restore --force`). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`"},
+		{PlaintextFound, ExitRefused, "it was neither mounted nor copied: check `device` in the configuration, and save what is needed from it; if it was made over a volume, restore a backup of the header (`imxcrypt header restore --force`). If it is meant to become the volume, with its files: `imxcrypt encrypt NAME`; if nothing on it is needed any more: `imxcrypt provision --wipe NAME`"},
 		{HeaderMismatch, ExitRefused, "the configuration is authoritative: correct it if it is wrong; if it is right, this is not the volume it means"},
 		{MappingMismatch, ExitRefused, "look at it with `dmsetup table` and `dmsetup info`: if it is not imxcrypt's, and nobody needs it, close it with `dmsetup remove`, or give ours another name with mapping_prefix. The volume's own mapping is closed by `imxcrypt lock NAME`"},
 		{OpenStateRefused, ExitRefused, "close the chip first, then provision; in a laboratory set allow_open_state: true"},
@@ -98,7 +98,7 @@ func Table() []Fault {
 		{FilesystemUnclean, ExitRefused, "nothing was changed: mount the filesystem once and unmount it, or run its checker (for ext4: `e2fsck -f DEVICE`), then run the command again"},
 		{FilesystemWrong, ExitRefused, "correct `filesystem` in the configuration, write an image that fits into the volume, or restore a backup of the data"},
 		{PlaintextRefused, ExitRefused, "nothing was changed or mounted: if the volume was there before, find out who put the plain text there, and restore its header from a backup (`imxcrypt header restore`). A person can encrypt what is there (`imxcrypt encrypt NAME`), where it is to be trusted"},
-		{NotProvisioned, ExitRefused, "`imxcrypt provision NAME` makes the volume. If it should exist already, check `device` and `header` in the configuration, or restore its header from a backup (`imxcrypt header restore`)"},
+		{NotProvisioned, ExitRefused, "`imxcrypt provision NAME` makes the volume; of a filesystem in plain text, with its files, `imxcrypt encrypt NAME` does. If it should exist already, check `device` and `header` in the configuration, or restore its header from a backup (`imxcrypt header restore`)"},
 		{FileExists, ExitRefused, "nothing is ever overwritten: choose another name, or move the file away"},
 		{MountPointMissing, ExitRefused, "make the directory (mkdir -p), or correct mount.path"},
 		{MountPointOccupied, ExitRefused, "unmount what is there, or correct mount.path"},
