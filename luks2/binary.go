@@ -8,6 +8,8 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"slices"
+
+	"imxcrypt/internal/blank"
 )
 
 // The binary header (specification, section 2.1), all numbers big-endian.
@@ -142,8 +144,8 @@ func parseBinary(bin []byte) (binaryHeader, error) {
 	if !validUUID(h.uuid) {
 		return h, invalid(RuleUUID, "%q is not a UUID", h.uuid)
 	}
-	if !isZero(bin[offPadding:offChecksum]) || !isZero(bin[headerUsed:binarySize]) ||
-		!isZero(bin[offChecksum+sha256.Size:offChecksum+lenChecksum]) {
+	if !blank.Zero(bin[offPadding:offChecksum]) || !blank.Zero(bin[headerUsed:binarySize]) ||
+		!blank.Zero(bin[offChecksum+sha256.Size:offChecksum+lenChecksum]) {
 		return h, invalid(RulePadding, "unused bytes of the binary header are not zero")
 	}
 	return h, nil
@@ -153,7 +155,7 @@ func parseBinary(bin []byte) (binaryHeader, error) {
 // something behind it.
 func textField(field []byte) (string, bool) {
 	text, rest, found := bytes.Cut(field, []byte{0})
-	return string(text), found && isZero(rest)
+	return string(text), found && blank.Zero(rest)
 }
 
 // validUUID: 8-4-4-4-12 hexadecimal digits.
@@ -200,14 +202,3 @@ func encodeCopy(h binaryHeader, text []byte, secondary bool) []byte {
 	copy(buf[offChecksum:], sum[:])
 	return buf
 }
-
-func isZero(b []byte) bool { return allBytes(b, 0) }
-
-// allBytes compares the slice with itself one byte on, which runs at the speed
-// of memory.
-func allBytes(b []byte, v byte) bool {
-	return len(b) == 0 || (b[0] == v && bytes.Equal(b[1:], b[:len(b)-1]))
-}
-
-// isBlank: as erased storage reads.
-func isBlank(b []byte) bool { return allBytes(b, 0) || allBytes(b, 0xff) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"testing"
 
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/crashtest"
 )
 
@@ -125,7 +126,7 @@ func TestPowerLossWhileFormatting(t *testing.T) {
 			if _, err := im.ReadAt(start, 0); err != nil {
 				t.Fatal(err)
 			}
-			if start[0] != fill || !isBlank(start) {
+			if start[0] != fill || !blank.Erased(start) {
 				area, unfinished, err := Unfinished(im, im.Size())
 				if err != nil || !unfinished || area != int64(len(start)) {
 					t.Fatalf("%v: not recognised as unfinished: %d, %v", s, area, err)

@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"io"
 	"unicode/utf8"
+
+	"imxcrypt/internal/blank"
 )
 
 // maxForeignBytes is how many bytes of an unusable first copy may be none of a
@@ -30,7 +32,7 @@ func overwritten(r io.ReaderAt, s *scanned) (bool, error) {
 	foreign := 0
 	for off := 0; off < len(buf); off += sectorSize {
 		sector := buf[off : off+sectorSize]
-		if isBlank(sector) {
+		if blank.Erased(sector) {
 			continue // an empty device, or erased flash
 		}
 		for i, c := range sector {
@@ -83,7 +85,7 @@ func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err err
 		if blankSectors(buf) {
 			// A copy's padding is zeros, which on storage that reads as 0xFF
 			// are remains too.
-			if first[0] != buf[0] || !isBlank(buf) {
+			if first[0] != buf[0] || !blank.Erased(buf) {
 				return 2 * copySize, true, nil
 			}
 			continue // may be the first copy's place for the next size
@@ -97,7 +99,7 @@ func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err err
 // has there.
 func tornSecondary(buf []byte) bool {
 	head := buf[:headerUsed]
-	if !isBlank(head) && (string(head[:6]) != magicSecondary ||
+	if !blank.Erased(head) && (string(head[:6]) != magicSecondary ||
 		binary.BigEndian.Uint16(head[offVersion:]) != version ||
 		binary.BigEndian.Uint64(head[offSize:]) != uint64(len(buf)) ||
 		binary.BigEndian.Uint64(head[offOffset:]) != uint64(len(buf))) {
@@ -108,7 +110,7 @@ func tornSecondary(buf []byte) bool {
 	}
 	for off := binarySize; off < len(buf); off += sectorSize {
 		sector := buf[off : off+sectorSize]
-		if isBlank(sector) {
+		if blank.Erased(sector) {
 			continue
 		}
 		if off == binarySize && sector[0] != '{' {
@@ -144,7 +146,7 @@ func isText(b []byte) bool {
 func blankSectors(buf []byte) bool {
 	for len(buf) > 0 {
 		n := min(sectorSize, len(buf))
-		if !isBlank(buf[:n]) {
+		if !blank.Erased(buf[:n]) {
 			return false
 		}
 		buf = buf[n:]

@@ -8,6 +8,8 @@ import (
 	"io"
 	"math"
 	"slices"
+
+	"imxcrypt/internal/blank"
 )
 
 // Device is what headers are written to. Flush returns when everything written
@@ -246,7 +248,7 @@ func (h *Header) next(seqID uint64) (*Header, error) {
 	n := h.Clone()
 	n.SeqID = seqID + 1
 	for i := range n.salts {
-		if !isZero(n.salts[i][:]) {
+		if !blank.Zero(n.salts[i][:]) {
 			continue
 		}
 		if err := newSalt(&n.salts[i]); err != nil {

@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"imxcrypt/internal/blank"
 )
 
 // The record on storage, big-endian like the LUKS2 binary header:
@@ -161,7 +163,7 @@ func parseRecord(b []byte) (Record, error) {
 	if len(b) != recordSize {
 		return Record{}, recordError("wrong length")
 	}
-	if unwritten(b) {
+	if blank.Erased(b) {
 		return Record{}, errEmptySlot
 	}
 	if string(b[:8]) != recordMagic {
@@ -174,7 +176,7 @@ func parseRecord(b []byte) (Record, error) {
 	if v := be.Uint32(b[8:]); v != recordVersion {
 		return Record{}, recordError(fmt.Sprintf("version %d is not known", v))
 	}
-	if b[15] != 0 || len(bytes.Trim(b[recordUsed:recordBody], "\x00")) > 0 {
+	if b[15] != 0 || !blank.Zero(b[recordUsed:recordBody]) {
 		return Record{}, recordError("reserved bytes are set")
 	}
 	r := Record{
@@ -229,9 +231,4 @@ func (r Record) check() error {
 		return nil
 	}
 	return recordError("phase does not fit the position")
-}
-
-// unwritten is storage nobody has written since it was made or erased.
-func unwritten(b []byte) bool {
-	return len(bytes.Trim(b, "\x00")) == 0 || len(bytes.Trim(b, "\xff")) == 0
 }

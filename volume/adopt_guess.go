@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/keysource"
 	"imxcrypt/volume/header"
@@ -48,8 +49,8 @@ func seamless(d header.Device, r recipe) error {
 		}
 		head := sample[at : at+iv]
 		switch {
-		case !header.AllZero(sample[at+iv : at+8*iv]):
-		case header.AllZero(head):
+		case !blank.Zero(sample[at+iv : at+8*iv]):
+		case blank.Zero(head):
 			zero[spacing]++
 		case distinct(head) >= iv/2 || r.misnumbered(head, at):
 			odd[spacing]++
@@ -71,7 +72,7 @@ func structured(sample []byte) error {
 	const run = 64 // zeros in a row, which noise has never
 	var right [header.BlockAlign / header.SectorBytes]bool
 	for at := header.BlockAlign; at+run <= len(sample); at += run {
-		if header.AllZero(sample[at : at+run]) {
+		if blank.Zero(sample[at : at+run]) {
 			right[at%header.BlockAlign/header.SectorBytes] = true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"imxcrypt/caam/caamtest"
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
@@ -49,7 +50,7 @@ func TestEncryptOnTheDevice(t *testing.T) {
 			nowhereInPlain(t, b, s, disk, want)
 			now := disk.Bytes()
 			tail := header.PlanStart(disk.Size(), s.HeaderSize)
-			if !header.AllZero(now[tail.Saved:]) || !header.AllZero(now[s.HeaderSize:s.HeaderSize+s.Gap]) {
+			if !blank.Zero(now[tail.Saved:]) || !blank.Zero(now[s.HeaderSize:s.HeaderSize+s.Gap]) {
 				t.Fatal("something is left beside the data")
 			}
 			b = powerCycle(b)
@@ -340,7 +341,7 @@ func TestEncryptOnADeviceOfAnotherSize(t *testing.T) {
 	if !bytes.Equal(large.Bytes()[size+2*mib:][:len(mark)], mark) {
 		t.Error("what the device has grown by was overwritten")
 	}
-	if at := header.PlanStart(size, s.HeaderSize).Saved; !header.AllZero(large.Bytes()[at:size]) {
+	if at := header.PlanStart(size, s.HeaderSize).Saved; !blank.Zero(large.Bytes()[at:size]) {
 		t.Error("plain text is left")
 	}
 	u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
@@ -518,7 +519,7 @@ func (e *erasing) proveDevice(dev header.Device) error {
 		if _, err := dev.ReadAt(block, r.from); err != nil {
 			return fault.New(fault.IOFailed, "read back "+dev.Path(), err)
 		}
-		if !header.AllZero(block) {
+		if !blank.Zero(block) {
 			return fault.Newf(fault.IOFailed, "%s: the header area does not read as it was overwritten", dev.Path())
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 
 	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
 	"imxcrypt/volume/header"
@@ -53,11 +54,11 @@ func (m *Manager) erasedBefore(s spec.Volume, data header.Device) (bool, error) 
 		return false, fault.New(fault.IOFailed, "read "+data.Path(), err)
 	}
 	clear(area[header.EraseRecordOffset : header.EraseRecordOffset+header.BlockAlign])
-	if header.AllZero(area) {
+	if blank.Zero(area) {
 		return true, nil
 	}
 	_, unfinished, err := luks2.Unfinished(header.NewImage(area, data.Size()), data.Size())
-	return err == nil && unfinished && header.AllZero(area[header.MetadataSize:]), err
+	return err == nil && unfinished && blank.Zero(area[header.MetadataSize:]), err
 }
 
 // dropEraseRecord takes away the record of an earlier erase. It is called when a

@@ -16,6 +16,7 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
 	"imxcrypt/luks2"
@@ -38,7 +39,7 @@ func keptDir(s spec.Volume) string { return filepath.Join(s.StateDir, "headers")
 // keptPath is the file that an area is kept in; empty where there is nothing to
 // keep.
 func keptPath(s spec.Volume, file string, area []byte) string {
-	if header.Blank(area) {
+	if blank.Erased(area) {
 		return ""
 	}
 	if file != "" {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
 	"imxcrypt/reencrypt"
@@ -144,7 +145,7 @@ func (t *restoring) readBefore() error {
 	if r, ok := header.ParseEraseRecord(t.before[header.EraseRecordOffset:]); ok && r.State == header.EraseDone {
 		rest := bytes.Clone(t.before)
 		clear(rest[header.EraseRecordOffset : header.EraseRecordOffset+header.BlockAlign])
-		if header.AllZero(rest) {
+		if blank.Zero(rest) {
 			t.before = nil
 		}
 	}
@@ -256,7 +257,7 @@ func (t *restoring) notMoved() error {
 	if _, err := t.c.Data.ReadAt(block, at); err != nil {
 		return fault.New(fault.IOFailed, "read "+t.path, err)
 	}
-	if header.Blank(block) || t.o.Force && !mapping.Noise(block) {
+	if blank.Erased(block) || t.o.Force && !mapping.Noise(block) {
 		return nil // with Force it may have been overwritten, but not by what is encrypted
 	}
 	return fault.Newf(fault.RollbackRefused, "nothing of the header on %s is left to show whether a rotation has begun since the backup was made, and the room that it moves data into, at byte %d, is not empty",

@@ -13,6 +13,7 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/atomicfile"
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume/header"
@@ -174,7 +175,7 @@ func findNoise(data header.Device, from int64) (int64, error) {
 			return -1, err
 		}
 		for at := 0; at+header.BlockAlign <= len(p); at += header.BlockAlign {
-			if noisy(p[at : at+header.BlockAlign]) {
+			if block := p[at : at+header.BlockAlign]; !blank.Zero(block) && noisy(block) {
 				return from + int64(at), nil
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"imxcrypt/caam"
 	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume/header"
@@ -139,7 +140,7 @@ func (p *provisioning) writeMark(ctx context.Context, dev header.Device) error {
 	if _, err := dev.ReadAt(area, 0); err != nil {
 		return fault.New(fault.IOFailed, "read "+p.path, err)
 	}
-	if p.o.Wipe || !header.Blank(area) {
+	if p.o.Wipe || !blank.Erased(area) {
 		if err := p.overwrite(ctx, dev); err != nil {
 			return err
 		}

@@ -90,7 +90,7 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	if f.dryRun {
 		return a.printBootPlan(plan, !f.noMount)
 	}
-	a.loadModules(ctx, mapperControl, program.Runner{})
+	a.loadModules(ctx, plan, systemNodes(), program.Runner{})
 	outcomes := plan.Run(ctx, m, !f.noMount)
 	for _, o := range outcomes {
 		if o.Err == nil && o.Result.Rotating {

@@ -10,29 +10,43 @@ import (
 	"strings"
 	"testing"
 
+	"imxcrypt/boot"
 	"imxcrypt/internal/program"
+	"imxcrypt/volume/spec"
 )
 
-func TestDeviceMapperIsLoadedWhereItIsMissing(t *testing.T) {
+func TestModulesAreLoadedWhereTheyAreMissing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		control, program bool
-		asked            string
-		message          string
+		mapper, loop, program bool
+		spec                  spec.Volume
+		asked                 string
+		message               string
 	}{
-		"there already":  {control: true, program: true},
-		"a module":       {program: true, asked: "-q -a dm-mod dm-crypt\n"},
-		"no modprobe":    {message: "could not be loaded"},
-		"there, no tool": {control: true},
+		"there already":            {mapper: true, program: true},
+		"a module":                 {program: true, asked: "-q -a dm-mod dm-crypt\n"},
+		"no modprobe":              {message: "could not be loaded"},
+		"there, no tool":           {mapper: true},
+		"a header in a file":       {mapper: true, program: true, spec: spec.Volume{Header: "/boot/data.luks"}, asked: "-q -a loop\n"},
+		"a volume in a file":       {program: true, spec: spec.Volume{Device: "/srv/data.img"}, asked: "-q -a dm-mod dm-crypt loop\n"},
+		"in a file, loop is there": {mapper: true, loop: true, program: true, spec: spec.Volume{Device: "/srv/data.img"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			control, asked := filepath.Join(dir, "control"), filepath.Join(dir, "asked")
-			if c.control {
-				if err := os.WriteFile(control, nil, 0o600); err != nil {
-					t.Fatal(err)
+			there, asked := driverNodes{filepath.Join(dir, "control"), filepath.Join(dir, "loop-control")}, filepath.Join(dir, "asked")
+			for path, is := range map[string]bool{there.mapper: c.mapper, there.loop: c.loop} {
+				if is {
+					if err := os.WriteFile(path, nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
 				}
+			}
+			if c.spec.Device == "" {
+				c.spec.Device = "/dev/mmcblk2p3"
+			}
+			if c.spec.Header == "" {
+				c.spec.Header = spec.HeaderOnDevice
 			}
 			if c.program {
 				script := "#!/bin/sh\necho \"$@\" >" + asked + "\n"
@@ -45,7 +59,7 @@ func TestDeviceMapperIsLoadedWhereItIsMissing(t *testing.T) {
 			if err := a.prepare(); err != nil {
 				t.Fatal(err)
 			}
-			a.loadModules(context.Background(), control, program.Runner{Dirs: []string{dir}})
+			a.loadModules(context.Background(), boot.Plan{Steps: []boot.Step{{Spec: c.spec}}}, there, program.Runner{Dirs: []string{dir}})
 			if got, _ := os.ReadFile(asked); string(got) != c.asked {
 				t.Errorf("modprobe was asked for %q, expected %q", got, c.asked)
 			}

@@ -3,12 +3,13 @@
 package blockdev
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
+
+	"imxcrypt/internal/blank"
 )
 
 const (
@@ -132,8 +133,7 @@ func (e *Emptiness) scan(r io.ReaderAt, buf []byte, from, to int64) error {
 
 // firstOther is the index of the first byte of p that is not fill, or -1.
 func firstOther(p []byte, fill byte) int {
-	// All alike is the case that must be fast: each byte equals the next.
-	if p[0] == fill && bytes.Equal(p[1:], p[:len(p)-1]) {
+	if blank.Filled(p, fill) { // the case that must be fast
 		return -1
 	}
 	for i, b := range p {

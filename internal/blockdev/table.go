@@ -8,8 +8,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"strings"
 	"unicode/utf16"
+
+	"imxcrypt/internal/blank"
 )
 
 // tableEntry is a partition as its table describes it.
@@ -110,7 +111,7 @@ func readGPT(r io.ReaderAt, size int64, block int, lba int64) ([]tableEntry, err
 	var out []tableEntry
 	for i := range int(count) {
 		e := table[i*int(each):][:each]
-		if allZero(e[:16]) {
+		if blank.Zero(e[:16]) {
 			continue // unused: the type is nil
 		}
 		out = append(out, tableEntry{number: i + 1, uuid: guid(e[16:32]), name: gptName(e[gptNameOffset:])})
@@ -141,8 +142,6 @@ func gptName(b []byte) string {
 func mbrPartUUID(disk uint32, partition int) string {
 	return fmt.Sprintf("%08x-%02x", disk, partition)
 }
-
-func allZero(b []byte) bool { return strings.Trim(string(b), "\x00") == "" }
 
 // readFull reads len(p) bytes that must lie within size.
 func readFull(r io.ReaderAt, p []byte, off, size int64) error {

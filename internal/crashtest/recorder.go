@@ -48,7 +48,7 @@ func (op Op) String() string {
 // content is what the bytes from off on, n of them, are after the operation.
 func (op Op) content(off, n int64) []byte {
 	if op.Kind == Discard {
-		return slices.Repeat([]byte{op.Disk.base.fill}, int(n))
+		return slices.Repeat(op.Disk.base.empty[:1], int(n))
 	}
 	return op.data[off-op.Off : off-op.Off+n]
 }

@@ -254,6 +254,7 @@ func TestOptionsThatSomeVolumesNeed(t *testing.T) {
 	}{
 		"NXP's kernel, a partition":   {"imx8mp", func(*doctor.Machine) {}, ""},
 		"NXP's kernel, a file":        {"imx8mp", func(m *doctor.Machine) { m.Volumes[0].Image = true }, "CONFIG_BLK_DEV_LOOP"},
+		"NXP's kernel, swap space":    {"imx8mp", func(m *doctor.Machine) { m.Volumes[0].Filesystem = "swap" }, "CONFIG_SWAP"},
 		"a header in a file":          {"imx8mp", func(m *doctor.Machine) { m.Volumes[0].Header = "/etc/data.luks2" }, ""},
 		"mainline's kernel, xts":      {"imx8mp-mainline", func(m *doctor.Machine) { m.Volumes = []doctor.Volume{trustedVolume("caam")} }, ""},
 		"mainline's kernel, adiantum": {"imx8mp-mainline", func(m *doctor.Machine) { m.Volumes[0].Source, m.Volumes[0].Cipher = "trusted", keysource.Adiantum }, "CONFIG_CRYPTO_ADIANTUM"},

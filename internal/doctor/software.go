@@ -87,6 +87,7 @@ func wantedOptions() []option {
 		{name: "CONFIG_BLK_DEV_DM", module: "dm-mod"},
 		{name: "CONFIG_DM_CRYPT", module: "dm-crypt"},
 		{name: "CONFIG_BLK_DEV_LOOP", when: (*examination).hasImages, module: "loop"},
+		{name: "CONFIG_SWAP", builtin: true, when: (*examination).hasSwap},
 		{name: "CONFIG_CRYPTO_CBC", caam: true, module: "cbc"},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM", caam: true, module: "caam"},
 		{name: "CONFIG_CRYPTO_DEV_FSL_CAAM_JR", caam: true, module: "caam-jr"},
@@ -105,6 +106,11 @@ func (x *examination) wants(o option) bool {
 // hasImages reports whether some volume lies in a file.
 func (x *examination) hasImages() bool {
 	return slices.ContainsFunc(x.Volumes, func(v Volume) bool { return v.Image })
+}
+
+// hasSwap reports whether some volume is swap space.
+func (x *examination) hasSwap() bool {
+	return slices.ContainsFunc(x.Volumes, func(v Volume) bool { return v.Filesystem == "swap" })
 }
 
 func (x *examination) kernelOptions() {

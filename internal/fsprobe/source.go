@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"imxcrypt/internal/blank"
 )
 
 // page is the unit that everything is read in: a multiple of every logical
@@ -92,19 +94,10 @@ var (
 // formatUUID prints the 16 bytes of a UUID in their order on disk; all zero is
 // no UUID.
 func formatUUID(b []byte) string {
-	if allZero(b) {
+	if blank.Zero(b) {
 		return ""
 	}
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // cString is the text before the first NUL.

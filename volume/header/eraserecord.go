@@ -133,13 +133,3 @@ func DataSum(data Device) (sum [sha256.Size]byte, err error) {
 	}
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }
-
-// AllZero reports whether there is nothing but zeros in b.
-func AllZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}

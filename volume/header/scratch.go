@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/fault"
 	"imxcrypt/luks2"
 	"imxcrypt/volume/spec"
@@ -72,7 +73,7 @@ func ReadScratchMark(s spec.Volume, dev Device) (k ScratchMark, err error) {
 		return k, fault.Newf(fault.HeaderMismatch, "%s was marked for volume %q when it had %d bytes, and it has %d: partitions may have been moved, check them first", dev.Path(), k.Label, k.Size, dev.Size())
 	case !luks2.ValidUUID(k.UUID):
 		return k, fault.Newf(fault.HeaderMismatch, "the mark on %s has the uuid %q", dev.Path(), k.UUID)
-	case !Blank(rest):
+	case !blank.Erased(rest):
 		return k, fault.Newf(fault.NotEmpty, "%s is marked for volume %q, and something else has been written behind the mark", dev.Path(), k.Label)
 	}
 	return k, nil
@@ -99,7 +100,3 @@ func Scratch(s spec.Volume, k ScratchMark) *Header {
 		},
 	}
 }
-
-// Blank reports whether storage was not written since it was made or erased: all 0x00, or
-// all 0xFF.
-func Blank(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 || len(bytes.Trim(b, "\xff")) == 0 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
@@ -103,7 +104,7 @@ func (k Kernel) ReadCheck(ctx context.Context, s spec.Volume, h *header.Header, 
 		if _, err := c.Header.ReadAt(raw, h.Check.Offset); err != nil {
 			return nil, fault.New(fault.IOFailed, fmt.Sprintf("read the check area of %s", c.Header.Path()), err)
 		}
-		if !header.AllZero(raw) {
+		if !blank.Zero(raw) {
 			return nil, fault.Newf(fault.KeyWrong, "the check of the key does not count: its area in %s is not empty, so the header was changed", c.Header.Path())
 		}
 		if k.Attach == nil {

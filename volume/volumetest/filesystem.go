@@ -24,6 +24,7 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/dmcrypt/dmtest"
+	"imxcrypt/internal/blank"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
@@ -53,7 +54,7 @@ func (f filesystems) Make(_ context.Context, fstype, device string, o mkfs.Optio
 	}
 	for at := 0; at < len(image); at += ext4Block {
 		block := image[at : at+ext4Block]
-		if at > 0 && len(bytes.Trim(block, "\x00")) == 0 {
+		if at > 0 && blank.Zero(block) {
 			continue
 		}
 		err := f.step("mkfs write")

@@ -256,21 +256,11 @@ func Mounted(t *testing.T, s spec.Volume) *Board {
 
 // PlainExt4 writes an unencrypted filesystem to a disk: that of a volume, taken out of it.
 func PlainExt4(im *crashtest.Image) {
-	disk := crashtest.NewImage(16 * mib)
-	b := New(caamtest.RandomChip(), NoFiles(), &Disk{Path: "/dev/mmcblk2p3", Store: disk})
-	b.Directories = []string{"/data"}
-	if _, err := b.Manager().Provision(context.Background(), Spec(), volume.ProvisionOptions{}); err != nil {
-		panic(err)
-	}
-	f, err := b.Mapping("data", false)
+	image, err := ext4Image("", "")
 	if err != nil {
 		panic(err)
 	}
-	content := make([]byte, mib)
-	if _, err := f.ReadAt(content, 0); err != nil {
-		panic(err)
-	}
-	write(im, content, 0)
+	write(im, image, 0)
 }
 
 // PlainDisk is a disk with an ext4 filesystem in plain text, full of data.
