@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/crashtest"
@@ -153,6 +154,36 @@ func ways(s spec.Volume) []bool {
 		return []bool{false, true}
 	}
 	return []bool{false}
+}
+
+// A volume that was made on an open chip, without a recovery copy, is taken over its
+// closing in plain text: decrypted before, encrypted after.
+func TestDecryptedOverTheClosingOfTheChip(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s, disk := encryptSpec(), plainDisk()
+	s.AllowOpenState = true
+	want := bytes.Clone(disk.Bytes())
+	chip := caamtest.NewChip([32]byte{9}, false)
+	b := boardOver(chip, disk, crashtest.NewImage(volumetest.FilesSize))
+	b.State = caam.Open
+	e, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+	must(t, e.Result, err)
+	d, err := b.Manager().Decrypt(ctx, s, volume.RotateOptions{})
+	must(t, d.Result, err)
+	same(t, "decrypted", disk.Bytes(), want)
+
+	chip.BurnFuse()
+	b = powerCycle(b)
+	b.State, s.AllowOpenState = caam.Closed, false
+	e, err = b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+	must(t, e.Result, err)
+	b = powerCycle(b)
+	b.State = caam.Closed
+	u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+	must(t, u, err)
+	same(t, "encrypted on the closed chip", content(t, b), want)
+	nowhereInPlain(t, b, s, disk, want)
 }
 
 // Half-way the volume opens and is used, says how far it is, sleeps and wakes, and
