@@ -80,9 +80,10 @@ short: ## The inner loop: unit tests with a slice of the crash states, in a minu
 
 .PHONY: unit
 unit: ## Unit tests with the race detector, fuzz seeds included
-	@CGO_ENABLED=1 $(GO) test -race -timeout 75m -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
+	@# `make check` vets.
+	@CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 75m -json ./... | $(GO) run ./test/tools/results -dir $(RESULTS) -step unit
 	@# The race detector gets a slice of the crash states; here are all of make test's.
-	@$(GO) test -timeout 75m -json ./volume ./reencrypt ./sleep ./internal/ext4shrink | $(GO) run ./test/tools/results -dir $(RESULTS) -step crash
+	@$(GO) test -vet=off -timeout 75m -json ./volume ./reencrypt ./sleep ./internal/ext4shrink | $(GO) run ./test/tools/results -dir $(RESULTS) -step crash
 
 .PHONY: cross
 cross: $(ARCHES:%=cross-%) ## Build every package for every architecture
@@ -94,7 +95,7 @@ $(ARCHES:%=cross-%): cross-%:
 .PHONY: vmtest
 vmtest: ## Tests in virtual machines: amd64, arm64, and 32-bit arm under arm64
 	@# How many have machines at once: test/vm/places.go (IMXCRYPT_VMS).
-	@$(GO) test -tags vmhost -count=1 -p 4 -parallel 16 -timeout 80m -json $(VMPACKAGES) \
+	@$(GO) test -tags vmhost -vet=off -count=1 -p 4 -parallel 16 -timeout 80m -json $(VMPACKAGES) \
 		| $(GO) run ./test/tools/results -dir $(RESULTS) -step vmtest -v
 
 .PHONY: test

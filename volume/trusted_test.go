@@ -4,6 +4,7 @@ package volume_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"imxcrypt/caam/caamtest"
@@ -81,6 +82,11 @@ func TestNoRecoveryCopyOfATrustedKey(t *testing.T) {
 	b := newBoard(crashtest.NewImage(16 * mib))
 	_, err := volume.New(b.System()).Provision(context.Background(), trustedSpec(), volume.ProvisionOptions{Recipients: []string{"age1"}})
 	refused(t, err, fault.Usage)
+	for _, way := range []string{"back up the data", "`imxcrypt decrypt`"} {
+		if !strings.Contains(err.Error(), way) {
+			t.Errorf("%v: does not say %q", err, way)
+		}
+	}
 }
 
 // Without a trust source provisioning changes nothing.

@@ -20,6 +20,17 @@ import (
 // placesVariable of the environment sets how many tests have machines at once.
 const placesVariable = "IMXCRYPT_VMS"
 
+// untilVariable of the environment is when, in Unix seconds, no further test gets
+// machines: where a run has a limit of time, a slow computer leaves out the last tests,
+// which says so and is counted, instead of being cut off.
+const untilVariable = "IMXCRYPT_VMS_UNTIL"
+
+// late reports whether that moment is over.
+func late(until string, now time.Time) bool {
+	at, err := strconv.ParseInt(until, 10, 64)
+	return err == nil && now.Unix() >= at
+}
+
 // places are what a test needs to have machines at work, in all test processes
 // together: one more than there are processors, because machines wait too, for
 // their timers and for the host. More would only make each of them slow, and
@@ -47,6 +58,10 @@ func takePlace(t TB) {
 	places.Lock()
 	if err != nil {
 		t.Fatalf("vm: no place for a machine: %v", err)
+	}
+	if s, ok := t.(interface{ Skipf(string, ...any) }); ok && late(os.Getenv(untilVariable), time.Now()) {
+		release()
+		s.Skipf("NOT TESTED: the time for machines is over (%s); make vmtest has no limit", untilVariable)
 	}
 	if waited := time.Since(began); waited > time.Second {
 		t.Logf("vm: waited %.0f s for other tests' machines", waited.Seconds())

@@ -5,6 +5,7 @@ package vm
 import (
 	"errors"
 	"testing"
+	"time"
 )
 
 func TestASubtestIsInThePlaceOfItsTest(t *testing.T) {
@@ -16,6 +17,16 @@ func TestASubtestIsInThePlaceOfItsTest(t *testing.T) {
 	} {
 		if found, v := ofAncestor(all, name); found != want || v != all[want] {
 			t.Errorf("%s is in the place of %q (%d), not of %q", name, found, v, want)
+		}
+	}
+}
+
+func TestTheTimeForMachines(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	for until, want := range map[string]bool{"": false, "1001": false, "1000": true, "999": true, "soon": false} {
+		if late(until, now) != want {
+			t.Errorf("%q: late %v", until, !want)
 		}
 	}
 }
