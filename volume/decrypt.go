@@ -38,10 +38,10 @@ func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 	}
 	return m.inPlace(ctx, s, o, func(x *rotating, path string) error {
 		switch {
+		case s.EncryptPlain && (x.h == nil || !x.h.Decrypting()):
+			return fault.Newf(fault.ConfigInvalid, "the configuration has on_plaintext: encrypt, by which the next start would encrypt the volume again: take it out first")
 		case x.h == nil:
 			return x.decryptedAlready(path)
-		case s.EncryptPlain && !x.h.Decrypting():
-			return fault.Newf(fault.ConfigInvalid, "the configuration has on_plaintext: encrypt, by which the next start would encrypt the volume again: take it out first")
 		case x.h.Encrypting():
 			return fault.Newf(fault.RotationUnderWay, "the volume is being encrypted: `imxcrypt encrypt %s` continues that", s.Name)
 		case x.h.Next != nil && !x.h.Decrypting():

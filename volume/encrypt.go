@@ -118,6 +118,19 @@ func (m *Manager) inPlace(ctx context.Context, s spec.Volume, o RotateOptions, d
 	return r, x.onFound(path, do)
 }
 
+// locked has do make mappings under the volume's lock, which a dry run holds only here.
+func (x *rotating) locked(ctx context.Context, do func() error) (err error) {
+	if !x.o.DryRun {
+		return do()
+	}
+	release, err := x.sys.Locks.Acquire(ctx, x.s.Name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return do()
+}
+
 // onFound has do work on the device at path. The volume's lock is held.
 func (x *rotating) onFound(path string, do func(x *rotating, path string) error) (err error) {
 	x.j.result.Device = path
@@ -175,7 +188,7 @@ func (x *rotating) encryptedAlready(ctx context.Context) error {
 	u := &unlocking{Manager: x.Manager, s: x.s, o: UnlockOptions{DryRun: true}, j: x.j, c: x.c, h: x.h}
 	open, err := u.alreadyOpen(ctx)
 	if err == nil && !open {
-		err = x.proveOpens(ctx, x.s, x.h.Keyed(), x.c)
+		err = x.locked(ctx, func() error { return x.proveOpens(ctx, x.s, x.h.Keyed(), x.c) })
 	}
 	x.j.result.Already = err == nil
 	return err
@@ -186,6 +199,11 @@ func (x *rotating) encryptedAlready(ctx context.Context) error {
 func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err := foundAfterwards(x.s); err != nil {
 		return err
+	}
+	if !x.o.Force {
+		if err := x.notMadeBefore(x.s, path); err != nil {
+			return err
+		}
 	}
 	s, why, err := x.chosen(ctx, x.s, false, x.j)
 	if err != nil {
@@ -220,7 +238,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		err = x.mayShrink(path)
 	}
 	if err == nil {
-		err = x.tryKernel(ctx, x.s)
+		err = x.locked(ctx, func() error { return x.tryKernel(ctx, x.s) })
 	}
 	if err == nil && x.unattended {
 		h, err = x.beforeUnattended(ctx, h, path, state)
@@ -558,6 +576,10 @@ func (x *rotating) stillPlain() error {
 	}
 	if want := x.h.Token.Filesystem; sb.UUID != want.UUID {
 		return fault.Newf(fault.FilesystemWrong, "%s holds the %s filesystem %s, and %s was made for %s", x.c.Data.Path(), sb.Type, sb.UUID, x.s.Header, want.UUID)
+	}
+	if sb.Size > x.h.Segment.Size {
+		return fault.Newf(fault.FilesystemWrong, "the %s filesystem on %s has grown to %d bytes, and %s was made for %d: nothing is encrypted yet, so remove that file and encrypt again",
+			sb.Type, x.c.Data.Path(), sb.Size, x.s.Header, x.h.Segment.Size)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"imxcrypt/volume/header"
 	"imxcrypt/volume/mapping"
 	"imxcrypt/volume/source"
+	"imxcrypt/volume/spec"
 )
 
 // placeOver places the volume over the filesystem that the device holds. moved is where
@@ -169,11 +170,14 @@ func (m *Manager) writeStart(path string, begin func(header.Device) (header.Star
 
 // finishStart writes the header of an encryption that was interrupted while it was
 // written. It opens no key: that was proved before.
-func (m *Manager) finishStart(path string, j *runLog) error {
+func (m *Manager) finishStart(s spec.Volume, path string, j *runLog) error {
 	if err := m.writeStart(path, func(dev header.Device) (header.Start, error) {
 		start, state, err := header.FindStart(dev)
 		if err == nil && state != header.StartBegun {
 			err = fault.Newf(fault.HeaderDamaged, "the start of %s was changed while its header was to be written there", path)
+		}
+		if err == nil {
+			err = stagedFor(s, header.Window{Device: dev, Begin: start.Staged})
 		}
 		return start, err
 	}); err != nil {
@@ -183,9 +187,21 @@ func (m *Manager) finishStart(path string, j *runLog) error {
 	return nil
 }
 
+// stagedFor enforces that the header which is to be written is the volume's, before it is.
+func stagedFor(s spec.Volume, staged header.Device) error {
+	h, err := header.Read(&header.Storage{Data: staged, Header: staged})
+	if err != nil {
+		return fmt.Errorf("read the header that is to be written: %w", err)
+	}
+	if !h.Encrypting() {
+		return fault.Newf(fault.HeaderInvalid, "the header that is to be written is that of no encryption")
+	}
+	return h.MatchesRotating(s.For(h.Next.Token.Source, h.Next.Segment.Encryption))
+}
+
 // continueStart continues an encryption whose header was not whole on the device yet.
 func (x *rotating) continueStart(ctx context.Context, path string) error {
-	if err := x.finishStart(path, x.j); err != nil {
+	if err := x.finishStart(x.s, path, x.j); err != nil {
 		return err
 	}
 	if err := x.reopen(path); err != nil {

@@ -219,6 +219,26 @@ func TestEveryPowerCutOfTheStartOnTheDevice(t *testing.T) {
 	}
 }
 
+// Another volume's configuration that leads to a device with half a header leaves it as it
+// is.
+func TestAHeaderHalfWrittenIsNotFinishedByAnother(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	chip := caamtest.RandomChip()
+	disk, files, _ := started(t, chip)
+	s := rotationSpec(rotationGap)
+	s.Name, s.Mapping = "logs", "logs"
+	b := boardOver(chip, disk, files)
+	before := snapshot(t, b, disk)
+	_, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	refused(t, err, fault.HeaderMismatch)
+	e, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+	refused(t, err, fault.HeaderMismatch)
+	if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {
+		t.Errorf("changed: %q, %+v", names, e)
+	}
+}
+
 // Between the look at a device and the first write to it, somebody mounts its filesystem,
 // and it grows over the room that the header takes: nothing is written.
 func TestAFilesystemThatGrowsIsNotOverwritten(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,6 +33,7 @@ const waysOut = "make the partition larger, or set header: /path/of/a/file, whic
 const (
 	logSuffix  = ".shrink"
 	workSuffix = ".shrinking" // of the folder with the copy
+	logSum     = 8            // bytes of a log's hash that are in its name
 )
 
 // workspace is where the copy of the metadata and the log go.
@@ -46,7 +48,16 @@ func (x *rotating) workspace() string {
 // that another device still needs.
 func (x *rotating) logOf(log []byte) string {
 	sum := sha256.Sum256(log)
-	return filepath.Join(x.workspace(), fmt.Sprintf("%s-%x%s", x.s.Name, sum[:8], logSuffix))
+	return filepath.Join(x.workspace(), fmt.Sprintf("%s-%x%s", x.s.Name, sum[:logSum], logSuffix))
+}
+
+// namesLog reports whether a file has the name that logOf gives. Another volume's may begin
+// like it: that of data-b like data's.
+func (x *rotating) namesLog(name string) bool {
+	rest, ours := strings.CutSuffix(name, logSuffix)
+	sum, named := strings.CutPrefix(rest, x.s.Name+"-")
+	b, err := hex.DecodeString(sum)
+	return ours && named && err == nil && len(b) == logSum
 }
 
 // mayShrink enforces that the filesystem can be expected to be made as small as
@@ -141,7 +152,7 @@ func (x *rotating) dropLogs(path string) error {
 			return fmt.Errorf("look for what was left in %s: %w", dir, err)
 		}
 		for _, name := range names {
-			if !strings.HasPrefix(name, x.s.Name+"-") || filepath.Ext(name) != logSuffix {
+			if !x.namesLog(name) {
 				continue
 			}
 			file := filepath.Join(dir, name)

@@ -263,6 +263,27 @@ func TestTheLogOfAnotherFilesystemStays(t *testing.T) {
 	}
 }
 
+// Nor is that of a volume whose name begins alike, over a copy of the same filesystem.
+func TestTheLogOfAnotherVolumeStays(t *testing.T) {
+	t.Parallel()
+	s := rotationSpec(rotationGap)
+	other := s
+	other.Name = s.Name + "-b"
+	chip, _, files := halfShrunk(t, other)
+	b := boardOver(chip, fullSize(t), files)
+	var log string
+	for _, name := range b.Files.Names() {
+		if filepath.Ext(name) == ".shrink" {
+			log = name
+		}
+	}
+	rr, err := b.Manager().Encrypt(context.Background(), s, volume.RotateOptions{InitOnly: true})
+	must(t, rr.Result, err)
+	if _, err := b.Files.Read(log, readAll()); err != nil {
+		t.Errorf("%s: %v", log, err)
+	}
+}
+
 // bytesOf is what a disk holds, which is written to afterwards.
 func bytesOf(t *testing.T, d *crashtest.Disk) []byte {
 	t.Helper()

@@ -156,6 +156,65 @@ func ways(s spec.Volume) []bool {
 	return []bool{false}
 }
 
+// A filesystem that somebody has made over a volume is not encrypted: what the backup of
+// the volume's header would still open would be overwritten. With Force it is.
+func TestEncryptOverAVolume(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range map[string]spec.Volume{"in a file": encryptSpec(), "on the device": rotationSpec(rotationGap)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk := plainDiskFor(s)
+			b := newBoard(disk)
+			e, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+			must(t, e.Result, err)
+			if s.Detached() {
+				if err := b.Files.Remove(s.Header); err != nil {
+					t.Fatal(err)
+				}
+			}
+			plainExt4(disk)
+			write(disk, make([]byte, 1024), 0) // what lies before the superblock
+			before := snapshot(t, b, disk)
+			for _, o := range []volume.RotateOptions{{}, {DryRun: true}, {InitOnly: true}} {
+				_, err = b.Manager().Encrypt(ctx, s, o)
+				refused(t, err, fault.PlaintextRefused)
+			}
+			if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {
+				t.Errorf("changed: %q", names)
+			}
+			e, err = b.Manager().Encrypt(ctx, s, volume.RotateOptions{Force: true})
+			must(t, e.Result, err)
+		})
+	}
+}
+
+// Begun and left alone, the device is used in plain text again, and grows with its
+// filesystem: it is not encrypted up to where that ended before.
+func TestEncryptAfterThePlainFilesystemGrew(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s, small := encryptSpec(), plainDisk()
+	b := newBoard(small)
+	e, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{InitOnly: true})
+	must(t, e.Result, err)
+	grown := crashtest.NewImage(small.Size() + mib)
+	write(grown, small.Bytes(), 0)
+	super := bytes.Clone(grown.Bytes()[1024:2048])
+	binary.LittleEndian.PutUint32(super[4:], uint32(grown.Size()>>(10+super[0x18])))
+	binary.LittleEndian.PutUint32(super[0x3fc:], ^crc32.Checksum(super[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
+	write(grown, super, 1024)
+	b.Disks[0].Store = grown
+	before := snapshot(t, b, grown)
+	_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+	refused(t, err, fault.FilesystemWrong)
+	_, err = b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+	refused(t, err, fault.FilesystemWrong)
+	if names := differs(before, snapshot(t, b, grown)); len(names) > 0 {
+		t.Errorf("changed: %q", names)
+	}
+}
+
 // A volume that was made on an open chip, without a recovery copy, is taken over its
 // closing in plain text: decrypted before, encrypted after.
 func TestDecryptedOverTheClosingOfTheChip(t *testing.T) {
@@ -356,12 +415,12 @@ func TestEncryptThatCannotBeginLeavesNothing(t *testing.T) {
 	}
 	before := snapshot(t, b, disk)
 	b.Files.Err = unix.ENOSPC
-	_, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+	_, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{Force: true})
 	refused(t, err, fault.StorageFull)
 	b.Files.Err = nil
 	sys := b.System()
 	sys.Attach = nil
-	_, err = volume.New(sys).Encrypt(ctx, s, volume.RotateOptions{})
+	_, err = volume.New(sys).Encrypt(ctx, s, volume.RotateOptions{Force: true})
 	refused(t, err, fault.DeviceUnsuitable)
 	if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {
 		t.Fatalf("changed: %q", names)

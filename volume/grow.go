@@ -23,13 +23,13 @@ func (m *Manager) grow(ctx context.Context, u *unlocking, path string) (h *heade
 		return u.h
 	}
 	if err == nil {
-		z := &resizing{Manager: m, s: u.s, j: u.j}
-		if err = z.onPath(ctx, path); err == nil {
-			h, err = header.Read(u.c)
-		}
+		err = (&resizing{Manager: m, s: u.s, j: u.j}).onPath(ctx, path)
 	}
 	if err != nil {
 		u.j.warn("the volume did not grow: " + err.Error())
+	}
+	// Header and live table may have grown, and the filesystem not.
+	if h, err = header.Read(u.c); err != nil {
 		return u.h
 	}
 	return h

@@ -5,7 +5,9 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,18 +88,37 @@ func fleetingDevice(n blockdev.Number) string {
 	return ""
 }
 
+// keptIn are the configuration's fields that name where the only copy of a volume's key is.
+func keptIn(s spec.Volume) map[string]string {
+	places := map[string]string{}
+	if s.Detached() {
+		places["header"] = s.Header
+	}
+	if s.Source == spec.SourceDev {
+		places["state_dir"] = s.StateDir
+	}
+	return places
+}
+
+// warnFleeting names what a new volume consists of and the power may take away: a person
+// may well try it out in memory.
+func (p *provisioning) warnFleeting() {
+	places := keptIn(p.s)
+	if p.s.Size > 0 {
+		places["device"] = p.s.Device
+	}
+	for _, field := range slices.Sorted(maps.Keys(places)) {
+		if why := p.sys.Fleeting(places[field]); why != "" {
+			p.j.warn(fmt.Sprintf("%s: %s %s: without it nothing opens the volume, so it is gone with the power", field, places[field], why))
+		}
+	}
+}
+
 // lasting enforces that the only copy of the key of a volume will be there after a power
 // cut. Where somebody watches, an overlay is only named: its upper layer may well be on
 // storage.
 func (x *rotating) lasting() error {
-	places := map[string]string{}
-	if x.s.Detached() {
-		places["header"] = x.s.Header
-	}
-	if x.s.Source == spec.SourceDev {
-		places["state_dir"] = x.s.StateDir
-	}
-	for field, path := range places {
+	for field, path := range keptIn(x.s) {
 		switch why := x.sys.Fleeting(path); {
 		case why == "":
 		case why == overlaid && !x.unattended:

@@ -337,6 +337,7 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 	if err := p.stateAllowed(p.securityState()); err != nil {
 		return err
 	}
+	p.warnFleeting()
 	return p.tryKernel(ctx, p.s)
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume/header"
@@ -28,7 +29,7 @@ type RenameOptions struct {
 // one of the two names, and the same command finishes it.
 func (m *Manager) Rename(ctx context.Context, s spec.Volume, old string, o RenameOptions) (Result, error) {
 	n := &renaming{Manager: m, s: s, was: s, o: o, j: m.begin(s, o.Progress)}
-	n.was.Name = old
+	n.was.Name, n.was.Mapping = old, strings.TrimSuffix(s.Mapping, s.Name)+old
 	return n.j.result, Failed(ctx, "rename", s, n.locked(ctx))
 }
 
@@ -102,6 +103,10 @@ func (n *renaming) mayRename(ctx context.Context) error {
 	}
 	if n.o.DryRun {
 		_, err := n.kernel.UsedByUs(n.s, n.h, n.c.Data)
+		return err
+	}
+	// What a run under the old name has left would be somebody else's under the new one.
+	if _, err := n.kernel.RemovePrivate(ctx, n.was); err != nil {
 		return err
 	}
 	return n.kernel.Claim(ctx, n.s, n.h, n.c.Data, true)

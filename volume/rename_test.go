@@ -207,6 +207,31 @@ func TestEveryPowerCutOfARename(t *testing.T) {
 
 // Killed before any step: the volume has one of the names, nothing is left in the
 // kernel that keeps the same command from finishing, and nothing afterwards.
+// What a run under the old name has left does not stand in the way.
+func TestRenameAfterAKilledRun(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	run := prepared(t, s, 0)
+	to, killed := renamedSpec(s, "records"), 0
+	for at := 1; ; at++ {
+		b := boardOver(run.chip, run.disk.Overlay(), run.files.Overlay())
+		if !kill(b, at, func() { _, _ = b.Manager().Verify(ctx, s) }) {
+			break
+		}
+		killed++
+		r, err := b.Manager().Rename(ctx, to, "data", volume.RenameOptions{})
+		if err != nil {
+			t.Fatalf("verify killed at step %d, then: %v\n%s", at, err, b.DM.State())
+		}
+		must(t, r, err)
+		nothingPrivate(t, b, 0)
+	}
+	if killed == 0 {
+		t.Error("nothing was shown")
+	}
+}
+
 func TestRenameKilled(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

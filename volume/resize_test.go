@@ -158,8 +158,8 @@ func TestGrowingWhenOpened(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			run := prepared(t, c.spec, c.before)
-			s := c.spec
-			s.Grow = true
+			s, base := c.spec, run.files
+			s.Grow, run.files = true, base.Overlay()
 			b := boardOver(run.chip, onLarger(t, run.disk), run.files)
 			r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
 			must(t, r, err)
@@ -189,6 +189,23 @@ func TestGrowingWhenOpened(t *testing.T) {
 			}
 			r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
 			if must(t, r, err); len(r.Warnings) != 1 || r.Mounted != "/data" {
+				t.Fatalf("%+v", r)
+			}
+			// Grown while it is mounted, all but the filesystem.
+			small := crashtest.NewImage(run.disk.Size())
+			write(small, run.disk.Bytes(), 0)
+			b = boardOver(run.chip, small, base.Overlay())
+			r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			must(t, r, err)
+			b.Disks[0].Store = onLarger(t, run.disk)
+			b.Step = func(what string) error {
+				if strings.HasPrefix(what, "grow ") {
+					return errStep
+				}
+				return nil
+			}
+			r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			if must(t, r, err); len(r.Warnings) == 0 || r.Mounted != "/data" {
 				t.Fatalf("%+v", r)
 			}
 		})

@@ -33,6 +33,9 @@ type RotateOptions struct {
 	// Mount has Encrypt unlock the volume, and mount it where the configuration says,
 	// before data is moved.
 	Mount bool
+	// Force has Encrypt begin also where a record says that the volume was made before: what
+	// the backup of that one's header would still open is overwritten.
+	Force bool
 	// Workspace is the folder in which Encrypt keeps what it needs to make a filesystem
 	// smaller; "": the configuration's state_dir.
 	Workspace string

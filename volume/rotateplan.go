@@ -47,12 +47,11 @@ func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 // planLocked is plan for a dry run, which holds the volume's lock only here: every
 // command makes the mappings that the old key is proved through.
 func (x *rotating) planLocked(ctx context.Context) (p rotationPlan, err error) {
-	release, err := x.sys.Locks.Acquire(ctx, x.s.Name)
-	if err != nil {
-		return p, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	return x.plan(ctx)
+	err = x.locked(ctx, func() error {
+		p, err = x.plan(ctx)
+		return err
+	})
+	return p, err
 }
 
 // stateAllowed applies the rules about the chip's security state to a new key.

@@ -63,7 +63,8 @@ func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, 
 	return nil
 }
 
-// notMadeBefore enforces that nothing says of the volume that it was there.
+// notMadeBefore enforces that nothing says of the volume that it was there. Somebody may
+// have made a filesystem over it, and then a backup of its header still opens what is left.
 func (m *Manager) notMadeBefore(s spec.Volume, path string) error {
 	made, err := m.madeBefore(s)
 	if !made {

@@ -357,7 +357,7 @@ func TestAHeaderOfAnEndedEncryption(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rr, err = again.Manager().Encrypt(ctx, s, volume.RotateOptions{Mount: true})
+			rr, err = again.Manager().Encrypt(ctx, s, volume.RotateOptions{Mount: true, Force: true})
 			must(t, rr.Result, err)
 		})
 	}
@@ -376,6 +376,15 @@ func TestDecryptWithOnPlaintext(t *testing.T) {
 	if names := differs(before, snapshot(t, b, r.disk)); len(names) > 0 {
 		t.Fatalf("changed: %q", names)
 	}
+	// Nor is the record lost by which somebody's plain text is refused.
+	if err := b.Files.Remove(r.spec.Header); err != nil {
+		t.Fatal(err)
+	}
+	write(r.disk, r.plain, 0)
+	_, err := b.Manager().Decrypt(context.Background(), unattended(r.spec), volume.RotateOptions{})
+	refused(t, err, fault.ConfigInvalid)
+	_, err = b.Manager().Unlock(context.Background(), unattended(r.spec), volume.UnlockOptions{})
+	refused(t, err, fault.PlaintextRefused)
 }
 
 // A volume that was made without a record gets one when it is opened with the setting,

@@ -86,7 +86,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	}
 	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
 	if fault.Is(err, fault.EncryptionStarted) && !o.DryRun {
-		if err = m.finishStart(path, j); err == nil {
+		if err = m.finishStart(s, path, j); err == nil {
 			c, h, err = m.openHeader(s, path, blockdev.Flags{Direct: true})
 		}
 	}

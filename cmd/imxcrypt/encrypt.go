@@ -16,6 +16,7 @@ import (
 
 type encryptFlags struct {
 	noMount   bool
+	force     bool
 	workspace string
 	rotateFlags
 }
@@ -41,6 +42,10 @@ command ends all of these. SIGTERM and SIGINT stop it at the next zone.
 With on_plaintext: encrypt in the configuration, unlock and boot begin it, once, and
 imxcrypt-encrypt@NAME.service continues it: for updates in the field.
 
+Where a volume of this name was made before (a record in state_dir says so), somebody may
+have made the filesystem over it, and a backup of its header may still open what is left:
+that is refused without --force.
+
 Remove every other way to mount the device (its line in /etc/fstab) before. What was in
 plain text may survive in spare blocks of the flash.
 
@@ -59,6 +64,7 @@ plain text may survive in spare blocks of the flash.
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked while it is encrypted, which is faster")
 	c.Flags().BoolVar(&f.initOnly, "init-only", false, "make and prove key and header, encrypt no data yet")
 	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue what is under way, start nothing")
+	c.Flags().BoolVar(&f.force, "force", false, "encrypt also where the volume was made before, and overwrite what is left of that")
 	c.Flags().StringVar(&f.workspace, "workspace", "", "folder for what it takes to make a filesystem smaller (default state_dir)")
 	f.inPlace(c, "encrypt")
 	c.MarkFlagsMutuallyExclusive("init-only", "resume-only")
@@ -71,7 +77,7 @@ func (a *app) encrypt(ctx context.Context, name string, f encryptFlags) (err err
 			return err
 		}
 	}
-	move := moveInPlace{does: (*volume.Manager).Encrypt, what: "encrypted", mount: !f.noMount, workspace: f.workspace}
+	move := moveInPlace{does: (*volume.Manager).Encrypt, what: "encrypted", mount: !f.noMount, force: f.force, workspace: f.workspace}
 	return a.moveInPlace(ctx, name, f.rotateFlags, move, func(s spec.Volume, r volume.RotateResult) string {
 		res := r.Result
 		switch {
@@ -100,6 +106,7 @@ type moveInPlace struct {
 	// ask has a person confirm it; nil where nobody need.
 	ask       func(spec.Volume) error
 	mount     bool
+	force     bool
 	workspace string
 }
 
@@ -121,7 +128,7 @@ func (a *app) moveInPlace(ctx context.Context, name string, f rotateFlags, move 
 		return err
 	}
 	o := volume.RotateOptions{
-		InitOnly: f.initOnly, ResumeOnly: f.resumeOnly, RateLimit: rate, MaxHold: f.maxHold, Mount: move.mount, Workspace: move.workspace, DryRun: f.dryRun,
+		InitOnly: f.initOnly, ResumeOnly: f.resumeOnly, RateLimit: rate, MaxHold: f.maxHold, Mount: move.mount, Force: move.force, Workspace: move.workspace, DryRun: f.dryRun,
 	}
 	if f.dryRun {
 		return a.eachPlan(ctx, []spec.Volume{s}, func(ctx context.Context, s spec.Volume) (volume.Result, error) {

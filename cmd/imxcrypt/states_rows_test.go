@@ -45,7 +45,7 @@ func states() []stateRow {
 
 		// Not made yet, erased.
 		{name: "an empty device", fresh: true, advice: "imxcrypt provision data", follow: provisionIt},
-		{name: "provisioning interrupted in mkfs", fresh: true, how: "> mkfs-fails\n$ imxcrypt provision data\n> mkfs-works\n", advice: "provisioning continues", follow: provisionIt},
+		{name: "provisioning interrupted in mkfs", fresh: true, how: "> mkfs-fails\n$ imxcrypt provision data\n> mkfs-works\n", advice: "imxcrypt provision data", follow: provisionIt},
 		{name: "provisioning interrupted in the header", fresh: true, how: "> fails-after 10\n$ imxcrypt provision data\n> works\n", advice: "provision", follow: provisionIt},
 		{name: "erased", how: "$ imxcrypt erase --yes data\n", advice: "imxcrypt provision data", lost: "no: the key is destroyed; `provision` makes a new volume"},
 		{name: "erase interrupted", how: "> fails-after 4\n$ imxcrypt erase --yes data\n> works\n", advice: "imxcrypt header restore", follow: "$ imxcrypt header restore --yes data /backup\n" + openIt},

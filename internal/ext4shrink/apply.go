@@ -46,7 +46,7 @@ func Finish(dev Device, m Mark, stored []byte) error {
 		return err
 	case !m.Names(stored):
 		return fmt.Errorf("the log is not the one that is being written")
-	case dev.Size() != l.Device:
+	case dev.Size() < l.OldBlocks*l.Block: // it may have grown, behind all that is written
 		return fmt.Errorf("the device has %d bytes, and had %d when the log was made", dev.Size(), l.Device)
 	}
 	// The mark may be in a cache only.

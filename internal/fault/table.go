@@ -97,7 +97,7 @@ func Table() []Fault {
 		{FilesystemDamaged, ExitRefused, "the key is right, and nothing was mounted; the checker of the filesystem, run by hand, or a backup of the data helps. `imxcrypt unlock --for-repair NAME` unlocks the volume, then run the checker by hand (ext4: `e2fsck -f /dev/mapper/MAPPING`, xfs: `xfs_repair /dev/mapper/MAPPING`)"},
 		{FilesystemUnclean, ExitRefused, "nothing was changed: mount the filesystem once and unmount it, or run its checker (for ext4: `e2fsck -f DEVICE`), then run the command again"},
 		{FilesystemWrong, ExitRefused, "correct `filesystem` in the configuration, write an image that fits into the volume, or restore a backup of the data"},
-		{PlaintextRefused, ExitRefused, "nothing was changed or mounted: if the volume was there before, find out who put the plain text there, and restore its header from a backup (`imxcrypt header restore`). A person can encrypt what is there (`imxcrypt encrypt NAME`), where it is to be trusted"},
+		{PlaintextRefused, ExitRefused, "nothing was changed or mounted: if the volume was there before, find out who put the plain text there, and restore its header from a backup (`imxcrypt header restore`). A person can encrypt what is there (`imxcrypt encrypt --force NAME`), where it is to be trusted and nothing is left of the volume"},
 		{NotProvisioned, ExitRefused, "`imxcrypt provision NAME` makes the volume; of a filesystem in plain text, with its files, `imxcrypt encrypt NAME` does. If it should exist already, check `device` and `header` in the configuration, or restore its header from a backup (`imxcrypt header restore`)"},
 		{FileExists, ExitRefused, "nothing is ever overwritten: choose another name, or move the file away"},
 		{MountPointMissing, ExitRefused, "make the directory (mkdir -p), or correct mount.path"},
@@ -118,7 +118,7 @@ func Table() []Fault {
 		{FileUnsafe, ExitRefused, "the file must be a regular file that belongs to root and that nobody else can write"},
 
 		{Interrupted, ExitInterrupted, "run the same command again: it continues where it stopped"},
-		{ProvisioningStarted, ExitInterrupted, "there is no data in the volume yet, and provisioning continues where it stopped. `imxcrypt provision NAME` finishes it"},
+		{ProvisioningStarted, ExitInterrupted, "if the volume was never used, `imxcrypt provision NAME` finishes it, and continues where it stopped. If it had data, an old header was written back: restore a backup of the header (`imxcrypt header restore`)"},
 		{EncryptionStarted, ExitInterrupted, "nothing is encrypted yet, and nothing is lost. `imxcrypt encrypt NAME` continues"},
 		{ShrinkStarted, ExitInterrupted, "nothing is lost, and there is no filesystem to mount or to check until that is done. `imxcrypt encrypt NAME` finishes it, and `imxcrypt encrypt --resume-only NAME` does no more than that"},
 		{EraseStarted, ExitInterrupted, "nothing opens the volume any more; if the erase was a mistake, `imxcrypt header restore` may still undo it with a backup of the header. `imxcrypt erase NAME` finishes it"},

@@ -3,7 +3,8 @@
 // Rotatebench measures, in one run of a virtual machine, how fast a volume gets
 // a new key, beside `cryptsetup reencrypt` and beside the limit: reading one
 // mapping and writing the other, with no protection, in pieces of the size that
-// is fastest. Then whether the time and the memory that it takes grow with the
+// is fastest; and how fast a filesystem in plain text becomes a volume, beside
+// `cryptsetup reencrypt --encrypt`. Then whether the time and the memory that it takes grow with the
 // volume, and what programs wait that use it meanwhile.
 //
 // All of them use aes-xts-plain64 with a key of 512 bits and sectors of 4096 bytes,
@@ -92,7 +93,8 @@ func run(t vm.TB, o options) {
 
 // bench is one machine with a disk for each volume: of ours with the default gap,
 // with a wider one, and without, and of cryptsetup's, each in both sizes of the
-// slope; and of ours in the further sizes.
+// slope; of ours in the further sizes; and of what is encrypted in place, by us and by
+// cryptsetup, in both sizes.
 type bench struct {
 	vm.TB
 	*vm.Machine
@@ -100,6 +102,7 @@ type bench struct {
 	begun time.Time
 
 	gap, wide, journal, cryptsetup [2]volume
+	plain, theirs                  [2]volume
 	further                        []volume
 	// measured are the seconds of ours with a gap, of each size and round.
 	measured [2][]float64
@@ -113,8 +116,13 @@ type volume struct {
 	size   int64 // of the data, in MiB
 }
 
-// room is what a disk has beyond the data: headers and gaps.
-const room = 20
+// room is what a disk has beyond the data: headers and gaps. plainRoom is behind a
+// filesystem in plain text, and reduced is what cryptsetup takes of it.
+const (
+	room      = 20
+	plainRoom = 64
+	reduced   = 32
+)
 
 // note tells on stderr how far the run is.
 func (b *bench) note(format string, args ...any) {
@@ -128,6 +136,13 @@ func (b *bench) start() {
 	disks, largest := 0, int64(0)
 	add := func(kind, extra string, size int64) volume {
 		v := volume{name: fmt.Sprintf("%s%d", kind, size), size: size}
+		room := int64(room)
+		switch kind {
+		case "plain":
+			room = plainRoom
+		case "theirs":
+			room = reduced
+		}
 		if b.o.counted {
 			v.device = fmt.Sprintf("/dev/mapper/disk%d", disks)
 			ram := fmt.Sprintf("/dev/ram%d", disks)
@@ -140,8 +155,10 @@ func (b *bench) start() {
 			c.Disks = append(c.Disks, b.disk(size+room, kind != "further"))
 		}
 		disks++
-		if kind != "cryptsetup" {
-			names = append(names, v.name)
+		if kind != "cryptsetup" && kind != "theirs" {
+			if kind != "plain" {
+				names = append(names, v.name)
+			}
 			configuration += fmt.Sprintf("  - {name: %s, device: %s, source: dev, mount: {path: /%s}%s}\n", v.name, v.device, v.name, extra)
 		}
 		return v
@@ -151,6 +168,8 @@ func (b *bench) start() {
 		b.wide[i] = add("wide", ", gap: 16MiB", size)
 		b.journal[i] = add("journal", ", gap: 0MiB", size)
 		b.cryptsetup[i] = add("cryptsetup", "", size)
+		b.plain[i] = add("plain", "", size)
+		b.theirs[i] = add("theirs", "", size)
 	}
 	for _, size := range b.o.linear {
 		b.further = append(b.further, add("further", "", size))
@@ -204,6 +223,28 @@ func (b *bench) rotate(v volume) time.Duration {
 	took, kib := b.took("imxcrypt", "rotate", "--json", v.name)
 	b.memory[v.name] = max(b.memory[v.name], kib)
 	return took
+}
+
+// encrypt makes a volume of ours of a filesystem in plain text.
+func (b *bench) encrypt(v volume) time.Duration {
+	b.makePlain(v)
+	b.MustSh("rm -f /var/lib/imxcrypt/volumes/" + v.name + ".json")
+	took, _ := b.took("imxcrypt", "encrypt", "--json", v.name)
+	return took
+}
+
+// encryptTheirs makes one of cryptsetup's.
+func (b *bench) encryptTheirs(v volume) time.Duration {
+	b.makePlain(v)
+	took, _ := b.took("cryptsetup", "reencrypt", "--encrypt", "-q", "--type", "luks2", "--reduce-device-size", fmt.Sprintf("%dM", reduced),
+		"--cipher", "aes-xts-plain64", "--key-size", "512", "--sector-size", "4096",
+		"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "/opt/key", v.device)
+	return took
+}
+
+// makePlain puts a filesystem of the volume's size onto its device, and nothing else.
+func (b *bench) makePlain(v volume) {
+	b.MustSh(fmt.Sprintf("dd if=/dev/zero of=%s bs=1M count=1 conv=fsync 2>/dev/null; mkfs.ext4 -q -F -b 4096 %[1]s %dM", v.device, v.size))
 }
 
 // sums are the digests of all that the smaller volumes of ours hold.

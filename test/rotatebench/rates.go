@@ -13,7 +13,9 @@ import (
 type way struct {
 	name string
 	run  func(which int) time.Duration
-	// target is how many times this rate ours should have at least; 0 for none.
+	// than is whose rate is compared with it, and target is how many times this rate that
+	// one should have at least; nil and 0 for none.
+	than   *way
 	target float64
 	took   [2][]float64 // seconds, of each round
 }
@@ -34,6 +36,8 @@ func (b *bench) rates() {
 		return func(which int) time.Duration { return b.rotate(volumes[which]) }
 	}
 	ours := &way{name: "imxcrypt rotate", run: of(b.gap)}
+	encrypt := &way{name: "imxcrypt encrypt", run: func(which int) time.Duration { return b.encrypt(b.plain[which]) }}
+	limit := func(which int) time.Duration { return b.limit(b.cryptsetup[which], chunk) }
 	unlocked := &way{name: "imxcrypt rotate, unlocked", run: func(which int) time.Duration {
 		name := b.gap[which].name
 		b.MustSh("imxcrypt unlock " + name)
@@ -42,13 +46,17 @@ func (b *bench) rates() {
 	}}
 	ways := []*way{
 		ours,
-		{name: "the limit", target: 0.8, run: func(which int) time.Duration { return b.limit(b.cryptsetup[which], chunk) }},
-		{name: "cryptsetup, journal", target: 1.1, run: cryptsetup("journal")},
-		{name: "cryptsetup, checksum", target: 1.4, run: cryptsetup("checksum")},
+		{name: "the limit", than: ours, target: 0.8, run: limit},
+		{name: "cryptsetup, journal", than: ours, target: 1.1, run: cryptsetup("journal")},
+		{name: "cryptsetup, checksum", than: ours, target: 1.4, run: cryptsetup("checksum")},
 		unlocked,
-		{name: "imxcrypt rotate, gap 16MiB", run: of(b.wide)},
-		{name: "imxcrypt rotate, no gap", run: of(b.journal)},
+		{name: "imxcrypt rotate, gap 16MiB", than: ours, run: of(b.wide)},
+		{name: "imxcrypt rotate, no gap", than: ours, run: of(b.journal)},
+		encrypt,
+		{name: "the limit, once more", than: encrypt, target: 0.8, run: limit},
+		{name: "cryptsetup --encrypt", than: encrypt, target: 1.5, run: func(which int) time.Duration { return b.encryptTheirs(b.theirs[which]) }},
 	}
+	unlocked.than = ours
 	for round := range b.o.rounds {
 		for _, w := range ways {
 			for which := range w.took {
@@ -61,8 +69,8 @@ func (b *bench) rates() {
 	fmt.Printf("%s, rate as slope between %d and %d MiB, aes-xts-plain64, sectors of 4096 bytes, medians of %d rounds in turn:\n", b.o.arch, small, large, b.o.rounds)
 	for _, w := range ways {
 		fmt.Printf("  %-26s %6.1f MiB/s", w.name, float64(large-small)/w.slope())
-		if w != ours {
-			fmt.Printf("   imxcrypt rotate has %.2f times that", w.slope()/ours.slope())
+		if w.than != nil {
+			fmt.Printf("   %s has %.2f times that", w.than.name, w.slope()/w.than.slope())
 		}
 		if w.target > 0 {
 			fmt.Printf("  (target at least %.1f)", w.target)

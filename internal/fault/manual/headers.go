@@ -19,7 +19,7 @@ func interrupted() []Entry {
 			Messages: []string{
 				"/dev/…: provisioning was interrupted before the header was complete",
 			},
-			Remedy: "`imxcrypt provision NAME` finishes it.",
+			Remedy: "On a new board `imxcrypt provision NAME` finishes it. If the volume was in use before, an old header was written back: do not provision (only ext4 shows that it was used, anything else would be formatted), restore a backup of the header.",
 		},
 		{
 			Code:    fault.EncryptionStarted,

@@ -15,7 +15,7 @@ func refused() []Entry {
 				"/dev/mapper/… is not empty: data at byte …; it lies in an encrypted volume, where what was never written reads as noise: …",
 			},
 			Cause: "Empty means: the first and last MiB and blocks sampled over the whole are all 0x00 or all 0xFF. That no known signature is found means nothing: an encrypted volume shows none.",
-			Remedy: "Check that this is the device you mean (`blkid -p`, `lsblk -f`). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`. " +
+			Remedy: "Check that this is the device you mean (`blkid -p`, `lsblk -f`). If there was a volume, its header is lost and its data may be whole: `imxcrypt header restore NAME FILE`. If nothing on it is needed any more: `imxcrypt provision --wipe NAME`. " +
 				"In a new volume with `filesystem: none`, in which another one is to lie, fill it with zeros first: `blkdiscard -z /dev/mapper/OUTER`.",
 		},
 		{
@@ -24,7 +24,7 @@ func refused() []Entry {
 			Messages: []string{
 				"/dev/… holds a LUKS2 volume that is not ours: …",
 			},
-			Remedy: "Check that this is the device you mean (`blkid -p`, `lsblk -f`). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`.",
+			Remedy: "Check that this is the device you mean (`blkid -p`, `lsblk -f`). If there was a volume, its header is lost and its data may be whole: `imxcrypt header restore --force NAME FILE`. If nothing on it is needed any more: `imxcrypt provision --wipe NAME`.",
 		},
 		{
 			Code:    fault.PlaintextFound,
@@ -33,7 +33,7 @@ func refused() []Entry {
 				"/dev/… holds an unencrypted … where an encrypted volume is expected",
 			},
 			Cause:  "Somebody put it there, or it was never encrypted. It is not mounted and nothing is copied from it.",
-			Remedy: "Check `device` in the configuration. If it is your data, and is to become the volume's: `imxcrypt encrypt NAME` encrypts it in place, see [encrypt.md](encrypt.md). Else save what is needed from the filesystem. If nothing on it is needed any more: `imxcrypt provision --wipe NAME`.",
+			Remedy: "Check `device` in the configuration. If the message says that a volume was made here, or if there was one, somebody has made the filesystem over it: save what is needed from the filesystem, and restore the header from a backup (`imxcrypt header restore --force NAME FILE`). Where there never was a volume, and the filesystem is to become it: `imxcrypt encrypt NAME` encrypts it in place, see [encrypt.md](encrypt.md). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`.",
 		},
 		{
 			Code:    fault.HeaderMismatch,
@@ -106,13 +106,13 @@ func refused() []Entry {
 		},
 		{
 			Code:    fault.PlaintextRefused,
-			Meaning: "The configuration has `on_plaintext: encrypt`, and the filesystem in plain text on the device is not encrypted without a person.",
+			Meaning: "The filesystem in plain text on the device is not encrypted: the volume was made before; or, with `on_plaintext: encrypt`, that it was made could not be remembered.",
 			Messages: []string{
 				`… holds a filesystem in plain text, and that is encrypted the first time only: volume "…" was made before, as … says`,
 				"… holds a filesystem in plain text, and is encrypted only where that is remembered: state_dir … …",
 			},
-			Cause:  "Either the volume was encrypted before, so that somebody has replaced it by a filesystem in plain text; or `state_dir` cannot keep the record that says so from then on.",
-			Remedy: "Do not trust what is on the device. If it is right nevertheless, as on a disk that was replaced: `imxcrypt encrypt NAME`. If `state_dir` is read-only or in memory, let it name a directory on storage that is written at boot, outside of the volume. See [encrypt.md](encrypt.md#without-a-person).",
+			Cause:  "Either there was a volume, so that somebody has replaced it by a filesystem in plain text; or `state_dir` cannot keep the record that says so from then on.",
+			Remedy: "Do not trust what is on the device. If a filesystem was made over the volume by mistake, a backup of its header opens what is left: `imxcrypt header restore --force NAME FILE`. If what is there is right, as on a disk that was replaced: `imxcrypt encrypt --force NAME`. If `state_dir` is read-only or in memory, let it name a directory on storage that is written at boot, outside of the volume. See [encrypt.md](encrypt.md#without-a-person).",
 		},
 		{
 			Code:    fault.NotProvisioned,
@@ -157,7 +157,7 @@ func refused() []Entry {
 			Cause: "Nothing was changed. Records of a rotation, and what can be read in damaged copies, are asked too: what is there can still save the data.",
 			Remedy: "A header that is there and damaged: `imxcrypt header repair NAME`, after which a rotation continues. Else take a newer backup. " +
 				"`--force` restores an older one where the filesystem proves that the data is under its key; never one that a rotation has outrun, or may have: " +
-				"where something that looks encrypted is in the room that it moves data into. If you know that no rotation has begun, overwrite that block of 4096 bytes with zeros.",
+				"where something that looks encrypted is in the room that it moves data into. If you know that no rotation has begun, keep that block (`dd if=DEVICE of=block.bin bs=4096 count=1 iflag=skip_bytes skip=BYTE`, BYTE as in the message), and only then overwrite it with zeros; if the files are not right afterwards, write nothing, and put the block back.",
 		},
 		{
 			Code:    fault.VolumeReplaced,
