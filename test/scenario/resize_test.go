@@ -17,13 +17,21 @@ import (
 // the files as they were; once more when it is opened, with grow: true.
 func TestResize(t *testing.T) {
 	eachBoard(t, func(t *testing.T, b board) {
-		disk := vm.NewDisk(t, 1<<30)
-		m := b.start(t, disk)
+		kinds := []string{"ext4"}
+		if b.goarch == "amd64" || soak() {
+			kinds = append(kinds, "xfs", "btrfs")
+		}
+		var disks []*vm.Disk
+		for range kinds {
+			disks = append(disks, vm.NewDisk(t, 1<<30))
+		}
+		m := b.start(t, disks...)
+		var device string
 		configure := func(fstype string, grow bool) {
 			m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(fmt.Sprintf("volumes:\n  - {name: data, device: /dev/mapper/part, filesystem: %s, mount: /data, grow: %v}\n", fstype, grow)))
 		}
 		partition := func(mib int) string {
-			return fmt.Sprintf("echo 0 %d linear /dev/vda 0", mib<<11)
+			return fmt.Sprintf("echo 0 %d linear %s 0", mib<<11, device)
 		}
 		grow := func(mib int) {
 			m.MustSh(partition(mib) + " | dmsetup reload part && dmsetup suspend part && dmsetup resume part")
@@ -36,12 +44,13 @@ func TestResize(t *testing.T) {
 			return n
 		}
 		m.MustSh("mkdir -p /data")
-		for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
+		for i, fstype := range kinds {
 			t.Log(fstype)
-			m.MustSh("dd if=/dev/zero of=/dev/vda bs=1M count=1024 conv=fsync 2>/dev/null; " + partition(400) + " | dmsetup create part")
+			device = "/dev/vd" + string(rune('a'+i))
+			m.MustSh(partition(400) + " | dmsetup create part")
 			configure(fstype, false)
 			b.expect(t, m.Run("imxcrypt", "provision", "data"), 0, "mounted on /data")
-			m.MustSh("dd if=/dev/urandom of=/data/file bs=1M count=64 conv=fsync 2>/dev/null; sha256sum /data/file > /tmp/sum")
+			m.MustSh("dd if=/dev/urandom of=/data/file bs=1M count=8 conv=fsync 2>/dev/null; sha256sum /data/file > /tmp/sum")
 			before := size()
 			b.expect(t, m.Run("imxcrypt", "resize", "data"), 0, "(already)")
 			grow(600)
