@@ -142,11 +142,19 @@ func (e *Engine) writeRecord(r Record) error {
 
 // commit makes next the record that counts. If that fails it finds out which
 // one does: nil if next made it after all, the write's error if the previous
-// one still counts, an [*UnsettledError] if the storage does not say.
+// one still counts, an [*UnsettledError] if the storage does not say. A flush that failed
+// once may succeed the next time without having written anything, so a record whose
+// flush has failed counts only once it was written and flushed again.
 func (e *Engine) commit(next Record, zone Zone) error {
 	next.Sequence = e.record.Sequence + 1
 	err := e.writeRecord(next)
 	if err == nil {
+		e.setRecord(next)
+		return nil
+	}
+	var failed *IOError
+	flushed := errors.As(err, &failed) && failed.Op == "flush"
+	if flushed && e.writeRecord(next) == nil {
 		e.setRecord(next)
 		return nil
 	}
@@ -159,11 +167,11 @@ func (e *Engine) commit(next Record, zone Zone) error {
 	if again == nil {
 		var r Record
 		if r, again = found.find(e.binding); again == nil {
-			switch r {
-			case next:
+			switch {
+			case r == next && !flushed:
 				e.setRecord(next)
 				return nil
-			case e.record:
+			case r == e.record:
 				return err
 			}
 		}

@@ -65,8 +65,7 @@ func (z *sleeping) add(ctx context.Context, s spec.Volume) error {
 		return err
 	}
 	if info.Suspended {
-		z.warn(fmt.Sprintf("mapping %s is suspended already, and stays so", s.Mapping))
-		return nil
+		return fault.Newf(fault.SleepRefused, "mapping %s is suspended, and writing back would wait for it for ever: imxcrypt unlock %s resumes it", s.Mapping, s.Name)
 	}
 	if live, err := z.sys.Mapper.Table(s.Mapping); err != nil || live.IsCut() {
 		z.warn(fmt.Sprintf("mapping %s is cut off from its device, and stays so", s.Mapping))

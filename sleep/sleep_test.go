@@ -199,6 +199,12 @@ func TestAVolumeWhoseKeyIsNotProvedStaysSuspended(t *testing.T) {
 					t.Fatalf("%+v %v", i, err)
 				}
 			}
+			// Writing back would wait for it, with every process frozen.
+			m.During, m.Thawed = nil, 0
+			r, err = sleep.Run(ctx, b.System(), []spec.Volume{s}, m, sleep.Options{})
+			if volumetest.Refused(t, err, fault.SleepRefused); r.Slept || m.Thawed != 0 {
+				t.Fatalf("%+v", r)
+			}
 			b.Chip.SetFault(nil)
 			u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 			if volumetest.Must(t, u, err); !u.Already {

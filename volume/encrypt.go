@@ -498,7 +498,7 @@ func (x *rotating) recordsOf(ctx context.Context, h *header.Header, area header.
 
 // proveAlone is proveFirst for who does not have the file of the header to himself yet.
 func (x *rotating) proveAlone(ctx context.Context, key source.Key) (err error) {
-	release, err := x.kernel.LockHeader(x.s)
+	release, err := x.kernel.LockHeader(ctx, x.s, x.h.LUKS.UUID)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func (r *repairing) repair(ctx context.Context, path string) error {
 		return err
 	}
 	if !r.o.DryRun {
-		release, err := r.kernel.LockHeader(r.s)
+		release, err := r.kernel.LockHeader(ctx, r.s, r.h.LUKS.UUID)
 		if err != nil {
 			return err
 		}

@@ -120,7 +120,7 @@ func (p *provisioning) finishReady(ctx context.Context, h *header.Header) error 
 	if err := p.opensHere(ctx, h); err != nil {
 		return err
 	}
-	p.repairCopy(p.s, h, p.j)
+	p.repairCopy(ctx, p.s, h, p.j)
 	if h.Unbound() {
 		if err := p.bind(ctx, p.s, p.path, p.j); err != nil {
 			p.j.warn("no check of the key could be added to the detached header: " + err.Error())

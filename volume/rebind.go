@@ -21,7 +21,7 @@ import (
 // there and its check opens. The caller has claimed the device. A detached header's
 // file is held meanwhile.
 func (m *Manager) rebind(ctx context.Context, s spec.Volume, c *header.Storage, h *header.Header, next header.Header) (_ *header.Header, err error) {
-	release, err := m.kernel.LockHeader(s)
+	release, err := m.kernel.LockHeader(ctx, s, h.LUKS.UUID)
 	if err != nil {
 		return nil, err
 	}

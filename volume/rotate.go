@@ -207,7 +207,7 @@ func (x *rotating) run(ctx context.Context) (err error) {
 	if x.o.DryRun {
 		return x.announceSteps(ctx)
 	}
-	release, err := x.kernel.LockHeader(x.s)
+	release, err := x.kernel.LockHeader(ctx, x.s, x.h.LUKS.UUID)
 	if err != nil {
 		return err
 	}

@@ -83,6 +83,9 @@ func (x *rotating) putBack(ctx context.Context, next source.Key) error {
 		if err != nil || t.Equal(live) {
 			return err
 		}
+		if err := x.trusted(); err != nil { // it was opened before the first zone
+			return err
+		}
 		if err := x.sys.Mapper.Swap(ctx, x.s.Mapping, t, false, dmcrypt.Public, mapping.Quietly); err != nil {
 			return err
 		}

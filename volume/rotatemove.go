@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"imxcrypt/dmcrypt"
@@ -50,6 +51,13 @@ func (x *rotating) moveRest(ctx context.Context) error {
 	if x.o.InitOnly {
 		return nil
 	}
+	// A file is read from the page cache, which shows a copy of the header whose flush has
+	// failed, too: it is written once more before the new key is the only one of any data.
+	if x.c.Detached() && !x.h.Copies.Intact() {
+		if err := x.h.RepairOn(x.c); err != nil {
+			return fmt.Errorf("write both copies of the header: %w", err)
+		}
+	}
 	k, err := x.kernel.NewStack(x.s, x.h, x.c)
 	if err != nil {
 		return err
@@ -74,7 +82,12 @@ func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) 
 		err := e.Run(ctx)
 		var unsettled *reencrypt.UnsettledError
 		if x.live && !errors.As(err, &unsettled) {
-			err = errors.Join(err, k.Rest(ctx, e.Record()))
+			// Behind a zone that could not be released, suspending would wait for ever: the
+			// next command settles it.
+			hot, lookErr := k.Look(mapping.HotSuffix)
+			if err = errors.Join(err, lookErr); !hot.Suspended {
+				err = errors.Join(err, k.Rest(ctx, e.Record()))
+			}
 		}
 		return err
 	})
@@ -143,6 +156,9 @@ func (x *rotating) putOver(ctx context.Context, k *mapping.Stack) error {
 	r, err := x.h.RotationRecord(x.c)
 	if err == nil {
 		err = k.BuildOverlay(ctx, r)
+	}
+	if err == nil {
+		err = x.trusted()
 	}
 	if err == nil {
 		err = x.sys.Mapper.Swap(ctx, x.s.Mapping, k.Whole(k.Overlay), false, dmcrypt.Public, mapping.Quietly)

@@ -119,7 +119,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 		j.result.opened, j.result.Rotating = true, rotating
 	}
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
-	u.repairOnDevice()
+	u.repairOnDevice(ctx)
 	m.rememberPlain(s, h, j)
 	if o.Mount && !o.ForRepair {
 		return j.result, u.mount(ctx)
@@ -456,25 +456,25 @@ func (m *Manager) explainRejection(s spec.Volume, h *header.Header, err error) e
 
 // repairOnDevice repairs a header on the device. The file of a detached one is left
 // alone: unlocking writes no files, its filesystem may well be read-only.
-func (u *unlocking) repairOnDevice() {
+func (u *unlocking) repairOnDevice(ctx context.Context) {
 	switch {
 	case u.h.Copies.Intact() || u.c.Data.ReadOnly():
 	case u.c.Detached():
 		u.j.warn(fmt.Sprintf("one copy of the detached header is damaged; `imxcrypt header repair %s` repairs it", u.s.Name))
 	default:
-		u.Manager.repairCopy(u.s, u.h, u.j)
+		u.Manager.repairCopy(ctx, u.s, u.h, u.j)
 	}
 }
 
 // repairCopy rewrites a damaged or older header copy from the good one, if it is
 // still this volume's. The volume works without, so a failure is a warning.
-func (m *Manager) repairCopy(s spec.Volume, h *header.Header, j *runLog) {
+func (m *Manager) repairCopy(ctx context.Context, s spec.Volume, h *header.Header, j *runLog) {
 	if h.Copies.Intact() {
 		return
 	}
 	err := m.kernel.Unshared(s, h, j.result.Device)
 	if err == nil {
-		err = m.repairCopyAt(s, h, j.result.Device)
+		err = m.repairCopyAt(ctx, s, h, j.result.Device)
 	}
 	if err != nil {
 		m.sys.Log.Warn("one copy of the header is damaged and could not be repaired", "volume", s.Name, "error", err)
@@ -484,8 +484,8 @@ func (m *Manager) repairCopy(s spec.Volume, h *header.Header, j *runLog) {
 	j.did("damaged header copy repaired")
 }
 
-func (m *Manager) repairCopyAt(s spec.Volume, h *header.Header, path string) error {
-	release, err := m.kernel.LockHeader(s)
+func (m *Manager) repairCopyAt(ctx context.Context, s spec.Volume, h *header.Header, path string) error {
+	release, err := m.kernel.LockHeader(ctx, s, h.LUKS.UUID)
 	if err != nil {
 		return err
 	}

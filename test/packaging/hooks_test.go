@@ -30,6 +30,7 @@ func TestSleepHooksCallTheProgram(t *testing.T) {
 		{"pm-utils, after", hook, `set -- resume suspend; . "$script"`, true, false, "sleep resume"},
 		{"pm-utils, after a hibernation", hook, `set -- thaw hibernate; . "$script"`, true, false, "sleep resume"},
 		{"not configured", hook, `set -- post suspend; . "$script"`, false, false, ""},
+		{"a drop-in alone", strings.ReplaceAll(hook, "/etc/imxcrypt", "$root"), `set -- post suspend; root=${script%/*}; mkdir $root/imxcrypt.yaml.d; echo >$root/imxcrypt.yaml.d/10-data.yaml; . "$script"`, false, false, "sleep resume"},
 		{"a failure is handed on", hook, `set -- post suspend; . "$script"`, true, true, "sleep resume"},
 		{"module of pm-utils, read", module, `. "$script"`, true, false, ""},
 		{"module of pm-utils", module, `. "$script"; do_suspend`, true, false, "sleep suspend"},

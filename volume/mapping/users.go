@@ -105,10 +105,15 @@ func (k Kernel) KeepClaim(ctx context.Context, s spec.Volume, uuid string, data 
 }
 
 // LockHeader keeps others from the file of a detached header until release is
-// called. A header on the device goes with the device.
-func (k Kernel) LockHeader(s spec.Volume) (release func() error, err error) {
+// called. A header on the device goes with the device. uuid is the volume's, whose lock is
+// held: what a killed run has left over the file, with a key, is taken away.
+func (k Kernel) LockHeader(ctx context.Context, s spec.Volume, uuid string) (release func() error, err error) {
 	if !s.Detached() {
 		return func() error { return nil }, nil
+	}
+	check := s.Mapping + CheckSuffix
+	if err := k.RemoveLeftover(ctx, check, dmcrypt.HelperUUID(uuid, check)); err != nil {
+		return nil, err
 	}
 	f, err := k.Devices.Open(s.Header, blockdev.Flags{Exclusive: true})
 	if err != nil {
