@@ -114,11 +114,9 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 		if !step.AtBoot {
 			return units
 		}
-		if step.Required {
-			// Nothing fails with cryptsetup.target.
-			units = append(units, hook("local-fs.target", true, service))
-		}
-		return append(units, hook("cryptsetup.target", false, service))
+		// Nothing fails with cryptsetup.target, and systemd without libcryptsetup, as Yocto
+		// and Buildroot have it, has none.
+		return append(units, hook("local-fs.target", step.Required, service), hook("cryptsetup.target", false, service))
 	}
 	units = append(units, Unit{Path: mountUnit, Text: mountText(c, step, node)})
 	if !step.AtBoot {

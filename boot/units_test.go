@@ -249,7 +249,7 @@ func TestFstabKeepsItsMounts(t *testing.T) {
 	var (
 		asked    = []string(nil) // by the mapping's device
 		required = []string{"cryptsetup.target.wants/" + service, "local-fs.target.requires/" + service}
-		wanted   = []string{"cryptsetup.target.wants/" + service}
+		wanted   = []string{"cryptsetup.target.wants/" + service, "local-fs.target.wants/" + service}
 	)
 	for _, test := range []struct {
 		settings, source, target string

@@ -31,7 +31,7 @@ depends() {
 installkernel() {
 	# Those a kernel has built in, or does not know, are passed over. Not only
 	# what this host has loaded now.
-	hostonly='' instmods dm-mod dm-crypt ecb cbc xts adiantum nhpoly1305 chacha_generic caam caam_jr caamalg_desc tag_key
+	hostonly='' instmods dm-mod dm-crypt ecb cbc xts adiantum nhpoly1305 chacha_generic aes-ce-blk aes-neon-blk aes-arm-ce aes-arm-bs aesni-intel loop caam caam_jr caamalg_desc tag_key
 }
 
 install() {
@@ -47,5 +47,6 @@ install() {
 			inst_simple "$(readlink -f "$file")" "$copy"
 		fi
 	done < <(imxcrypt_files)
+	dracut_need_initqueue # with systemd in the image it runs on demand only
 	inst_hook initqueue/settled 20 "$moddir/imxcrypt.sh"
 }

@@ -35,11 +35,8 @@ define IMXCRYPT_INSTALL_CONFIGURATION
 endef
 endif
 
-# Buildroot enables what no preset disables (systemctl preset-all).
 define IMXCRYPT_INSTALL_INIT_SYSTEMD
 	$(call IMXCRYPT_INSTALL_PARTS,systemd)
-	$(INSTALL) -D -m 0644 $(IMXCRYPT_PKGDIR)/50-imxcrypt.preset \
-		$(TARGET_DIR)/usr/lib/systemd/system-preset/50-imxcrypt.preset
 endef
 
 define IMXCRYPT_INSTALL_INIT_SYSV

@@ -47,6 +47,8 @@ def imxcrypt_volumes(d):
 
 python imxcrypt_check() {
     imxcrypt_volumes(d)
+    if 'systemd' not in (d.getVar('DISTRO_FEATURES') or '').split():
+        bb.warn('imxcrypt: without systemd nothing opens the volumes at boot: an init script must run `imxcrypt boot` before they are used')
 }
 addhandler imxcrypt_check
 imxcrypt_check[eventmask] = "bb.event.ConfigParsed"

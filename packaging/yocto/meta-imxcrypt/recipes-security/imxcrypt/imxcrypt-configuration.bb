@@ -43,10 +43,10 @@ do_install() {
 		install -d ${D}$path
 	done
 	if [ "${IMXCRYPT_PROVISION}" = 1 ] && ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'true', 'false', d)}; then
-		install -d ${D}${sysconfdir}/systemd/system/cryptsetup.target.wants
+		install -d ${D}${sysconfdir}/systemd/system/local-fs.target.wants
 		for name in ${IMXCRYPT_NAMES}; do
 			ln -s ${nonarch_libdir}/systemd/system/imxcrypt-provision@.service \
-				"${D}${sysconfdir}/systemd/system/cryptsetup.target.wants/imxcrypt-provision@$(imxcrypt_escape "$name").service"
+				"${D}${sysconfdir}/systemd/system/local-fs.target.wants/imxcrypt-provision@$(imxcrypt_escape "$name").service"
 		done
 	fi
 }
