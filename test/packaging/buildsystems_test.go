@@ -103,8 +103,9 @@ func TestBuildrootInstallsWhatInstallDoes(t *testing.T) {
 func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
 	t.Parallel()
 	full := installTree(t)
-	for _, recipe := range []string{"imxcrypt", "imxcrypt-bin"} {
-		t.Run(recipe, func(t *testing.T) {
+	for _, c := range []struct{ recipe, unitdir string }{{"imxcrypt", "/usr/lib/systemd"}, {"imxcrypt-bin", "/usr/lib/systemd"}, {"imxcrypt-bin", "/lib/systemd"}} {
+		recipe := c.recipe
+		t.Run(recipe+", systemd in "+c.unitdir, func(t *testing.T) {
 			t.Parallel()
 			text := read(t, layer+"/recipes-security/imxcrypt/"+recipe+"_"+release(t)+".bb")
 			m := regexp.MustCompile(`(?ms)^do_install\(\) \{\n(.*?)^\}$`).FindStringSubmatch(text)
@@ -118,7 +119,7 @@ func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
 			}
 			variables := map[string]string{
 				"D": dest, "S": dir, "B": dir, "prefix": "/usr", "bindir": "/usr/bin", "datadir": "/usr/share",
-				"docdir": "/usr/share/doc", "nonarch_libdir": "/usr/lib",
+				"docdir": "/usr/share/doc", "nonarch_libdir": "/usr/lib", "systemd_unitdir": c.unitdir,
 			}
 			script := regexp.MustCompile(`\$\{([A-Za-z_]+)\}`).ReplaceAllStringFunc(m[1], func(s string) string {
 				value, ok := variables[s[2:len(s)-1]]
@@ -128,7 +129,23 @@ func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
 				return value
 			})
 			command(t, dir, []string{"sh", "-e", "-c", script})
-			same(t, recipe, files(t, dest), full)
+			want := maps.Clone(full)
+			if c.unitdir != "/usr/lib/systemd" {
+				for name, text := range full {
+					if rest, is := strings.CutPrefix(name, "/usr/lib/systemd/system-sleep/"); is {
+						delete(want, name)
+						want[c.unitdir+"/system-sleep/"+rest] = text
+					}
+				}
+				const generator = "/system-generators/imxcrypt-generator"
+				delete(want, "/usr/lib/systemd"+generator)
+				if link, err := os.Readlink(dest + c.unitdir + generator); err != nil || link != "/usr/bin/imxcrypt" {
+					t.Errorf("the generator: %q, %v", link, err)
+				}
+			}
+			got := files(t, dest)
+			maps.DeleteFunc(got, func(name, _ string) bool { return strings.HasPrefix(name, "/lib/systemd/system-generators/") })
+			same(t, recipe, got, want)
 		})
 	}
 }

@@ -25,8 +25,16 @@ do_compile[noexec] = "1"
 do_install() {
 	install -d ${D}
 	cp -R --no-dereference --preserve=mode,links,timestamps ${S}/usr ${D}/
+	# Without usrmerge (kirkstone) systemd looks for generators and hooks here only.
+	if [ "${systemd_unitdir}" != "${nonarch_libdir}/systemd" ]; then
+		install -d ${D}${systemd_unitdir}/system-generators
+		ln -s ${bindir}/imxcrypt ${D}${systemd_unitdir}/system-generators/imxcrypt-generator
+		mv ${D}${nonarch_libdir}/systemd/system-sleep ${D}${systemd_unitdir}/
+		rm -r ${D}${nonarch_libdir}/systemd/system-generators
+	fi
 	if [ "${bindir}" != /usr/bin ]; then bbfatal "the released program is for /usr/bin, and bindir is ${bindir}"; fi
 }
 
+FILES:${PN} += "${systemd_unitdir}"
 RPROVIDES:${PN} = "imxcrypt"
 RCONFLICTS:${PN} = "imxcrypt"
