@@ -182,38 +182,6 @@ func TestUnlockGivesALostKeyAgain(t *testing.T) {
 	})
 }
 
-// A volume that somebody uses is not cut off: what is in memory is still written once the
-// key is given again.
-func TestLockOfABusyVolumeWithALostKey(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	each(t, func(l *loss) {
-		if l.spec.Mount.Path == "" {
-			return
-		}
-		at := int64(len(l.want) - 8192)
-		text := bytes.Repeat([]byte("in memory "), 410)[:4096]
-		if err := l.Dirty(l.spec.Mapping, at, text); err != nil {
-			l.t.Fatal(err)
-		}
-		before := l.disk()
-		l.Uses = map[string]string{l.spec.Mount.Path: "journald"}
-		_, err := l.Manager().Lock(ctx, l.spec, volume.LockOptions{})
-		if err == nil || fault.CodeOf(err) != fault.MountBusy && fault.CodeOf(err) != fault.KeysLost && fault.CodeOf(err) != fault.Busy {
-			l.t.Fatalf("%v (code %s)", err, fault.CodeOf(err))
-		}
-		if !bytes.Equal(l.disk(), before) {
-			l.t.Fatal("the refused command has written")
-		}
-		l.Uses = nil
-		r, err := l.Manager().Unlock(ctx, l.spec, volume.UnlockOptions{})
-		must(l.t, r, err)
-		l.Sync()
-		copy(l.want[at:], text)
-		l.back("given again after a refused lock")
-	})
-}
-
 // What was read through the dead key is not believed afterwards.
 func TestNoiseIsForgotten(t *testing.T) {
 	t.Parallel()

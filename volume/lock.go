@@ -112,10 +112,6 @@ func (m *Manager) beforeUnmount(ctx context.Context, s spec.Volume, info dmcrypt
 	if err == nil && is != dead && is != cutOff || !is.lost() && !fault.Is(err, fault.KeysLost) {
 		return err
 	}
-	// What is not written back yet would be lost, and the key may be given again.
-	if busy := m.removable(ctx, info, targets); busy != nil {
-		return fmt.Errorf("%w; its key in the kernel is lost: imxcrypt unlock %s gives it again", busy, s.Name)
-	}
 	if is != cutOff {
 		m.sys.Log.Warn("the volume is cut off from its device before it is unmounted", "volume", s.Name, "error", errors.Join(lostKey(s, is, why), err))
 	}
