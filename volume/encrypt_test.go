@@ -200,10 +200,7 @@ func TestEncryptAfterThePlainFilesystemGrew(t *testing.T) {
 	must(t, e.Result, err)
 	grown := crashtest.NewImage(small.Size() + mib)
 	write(grown, small.Bytes(), 0)
-	super := bytes.Clone(grown.Bytes()[1024:2048])
-	binary.LittleEndian.PutUint32(super[4:], uint32(grown.Size()>>(10+super[0x18])))
-	binary.LittleEndian.PutUint32(super[0x3fc:], ^crc32.Checksum(super[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
-	write(grown, super, 1024)
+	growExt4(grown)
 	b.Disks[0].Store = grown
 	before := snapshot(t, b, grown)
 	_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
@@ -398,6 +395,14 @@ func foreignLUKS2small(im *crashtest.Image) { write(im, []byte("LUKS\xba\xbe\x00
 func needsRecovery(im *crashtest.Image) {
 	super := bytes.Clone(im.Bytes()[1024:2048])
 	super[0x60] |= 4
+	binary.LittleEndian.PutUint32(super[0x3fc:], ^crc32.Checksum(super[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
+	write(im, super, 1024)
+}
+
+// growExt4 has the superblock of ext4 say that the filesystem takes all of the disk.
+func growExt4(im *crashtest.Image) {
+	super := bytes.Clone(im.Bytes()[1024:2048])
+	binary.LittleEndian.PutUint32(super[4:], uint32(im.Size()>>(10+super[0x18])))
 	binary.LittleEndian.PutUint32(super[0x3fc:], ^crc32.Checksum(super[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
 	write(im, super, 1024)
 }
