@@ -86,7 +86,12 @@ func (z *sleeping) add(ctx context.Context, s spec.Volume) error {
 		z.warn(w)
 	}
 	number := blockdev.Number{Major: info.Number.Major, Minor: info.Number.Minor}
-	z.volumes = append(z.volumes, &sleepingVolume{InUse: u, s: s, number: number, below: z.sys.Devices.Below(number)})
+	below := z.sys.Devices.Below(number)
+	// A detached header may be on another volume.
+	if on := u.HeaderOn(); !slices.Contains(below, on) {
+		below = append(append(below, on), z.sys.Devices.Below(on)...)
+	}
+	z.volumes = append(z.volumes, &sleepingVolume{InUse: u, s: s, number: number, below: below})
 	return nil
 }
 
@@ -122,8 +127,7 @@ func (z *sleeping) refuseUnknownKeys() error {
 	return nil
 }
 
-// sort puts what lies on another before it. Devices cannot lie on each other in
-// a circle.
+// sort puts what needs another before it.
 func (z *sleeping) sort() {
 	for _, v := range z.volumes {
 		for _, o := range z.volumes {
@@ -132,7 +136,18 @@ func (z *sleeping) sort() {
 			}
 		}
 	}
-	// The more lies below, the higher it is: below is transitive.
+	// What is needed needs others in turn: the volume with a header, and that one's header.
+	for range z.volumes {
+		for _, v := range z.volumes {
+			for _, o := range v.on {
+				for _, further := range o.on {
+					if further != v && !slices.Contains(v.on, further) {
+						v.on = append(v.on, further)
+					}
+				}
+			}
+		}
+	}
 	slices.SortStableFunc(z.volumes, func(a, b *sleepingVolume) int { return len(b.on) - len(a.on) })
 }
 
@@ -141,7 +156,7 @@ type sleepingVolume struct {
 	*volume.InUse
 	s spec.Volume
 	// number is of the volume's own mapping, below are of all devices that it
-	// stands on.
+	// and its header are on.
 	number blockdev.Number
 	below  []blockdev.Number
 	on     []*sleepingVolume
@@ -169,7 +184,7 @@ func (v *sleepingVolume) shown() Volume {
 func (v *sleepingVolume) wake(ctx context.Context) error {
 	for _, o := range v.on {
 		if o.stays {
-			return fmt.Errorf("it lies on %s, which stays suspended", o.s.Name)
+			return fmt.Errorf("it or its header lies on %s, which stays suspended", o.s.Name)
 		}
 	}
 	return v.Wake(ctx, v.HasBlackKey())

@@ -16,6 +16,7 @@ import (
 
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/dmcrypt"
+	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/sleep"
@@ -313,6 +314,48 @@ func TestVolumesSleepFromTheTopDown(t *testing.T) {
 			t.Fatalf("%v", steps)
 		}
 		if r.Volumes[0].Volume != "inner" || !slices.Equal(r.Volumes[0].On, []string{"data"}) || len(r.Volumes[1].On) > 0 {
+			t.Fatalf("%+v", r.Volumes)
+		}
+		slices.Reverse(specs)
+	}
+}
+
+// A volume whose header is on another is suspended before it and resumed after it, as
+// the header is read when the volume wakes; and so on.
+func TestAHeaderOnAnotherVolume(t *testing.T) {
+	t.Parallel()
+	var disks []*volumetest.Disk
+	var specs []spec.Volume
+	for i, name := range []string{"c", "b", "data"} {
+		device := fmt.Sprint("/dev/sd", i)
+		disks = append(disks, &volumetest.Disk{Path: device, Store: crashtest.NewImage(16 << 20)})
+		specs = append(specs, volumetest.Changed(func(s *spec.Volume) {
+			s.Name, s.Mapping, s.Device = name, name, device
+			s.Mount.Path = ""
+			if name != "data" {
+				s.Header = "/var/lib/" + name + ".luks"
+			}
+		}))
+	}
+	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(), disks...)
+	for _, s := range specs {
+		r, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{})
+		volumetest.Must(t, r, err)
+	}
+	b.FilesOn = map[string]blockdev.Number{}
+	for name, on := range map[string]string{"b": "data", "c": "b"} {
+		info, err := b.DM.Info(on)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.FilesOn["/var/lib/"+name+".luks"] = info.Number
+	}
+	for range 2 {
+		r, steps := order(t, &volumetest.Machine{Board: b}, specs)
+		if want := []string{"suspend c", "suspend b", "suspend data", "resume data", "resume b", "resume c"}; !slices.Equal(steps, want) {
+			t.Fatalf("%v", steps)
+		}
+		if !slices.Equal(r.Volumes[1].On, []string{"data"}) {
 			t.Fatalf("%+v", r.Volumes)
 		}
 		slices.Reverse(specs)

@@ -99,6 +99,9 @@ func (u *unlocking) sides() []side {
 	return []side{{u.s.Mapping + mapping.OldSuffix, u.h}, {u.s.Mapping + mapping.NewSuffix, u.h.Next}}
 }
 
+// HeaderOn is the device that the header is on, which is read when the volume wakes.
+func (v *InUse) HeaderOn() blockdev.Number { return v.u.c.Header.On() }
+
 // HasBlackKey reports whether one of the volume's keys is a black key.
 func (v *InUse) HasBlackKey() bool {
 	return slices.ContainsFunc(v.under(), func(x side) bool { return x.h.Token.Source == spec.SourceCAAM })

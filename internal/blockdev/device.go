@@ -43,6 +43,7 @@ type Device struct {
 	path    string
 	flags   Flags
 	number  Number
+	on      Number
 	isBlock bool
 	size    int64
 	block   int // logical block size
@@ -133,12 +134,14 @@ func (d *Device) measure(before unix.Stat_t) error {
 		return &Error{Op: "open", Path: d.path, Code: fault.FileUnsafe, Err: errors.New("replaced while it was being opened")}
 	}
 	if !d.isBlock {
+		d.on = devnum.Of(st.Dev)
 		d.size = st.Size
 		d.block = 1
 		d.ro = !d.flags.Write
 		return nil
 	}
 	d.number = devnum.Of(st.Rdev)
+	d.on = d.number
 	var err error
 	if d.size, err = deviceSize(d.file); err != nil {
 		return openError(d.path, fmt.Errorf("ask its size: %w", err))
@@ -171,6 +174,11 @@ func (d *Device) Path() string { return d.path }
 
 // Number is the device's number; zero for a regular file.
 func (d *Device) Number() Number { return d.number }
+
+// On is the device that the bytes are on: its own number, or that of the filesystem
+// that a regular file is in. A filesystem over several devices, as btrfs, has a number
+// that is no device's.
+func (d *Device) On() Number { return d.on }
 
 // IsBlock is false for a regular file.
 func (d *Device) IsBlock() bool { return d.isBlock }

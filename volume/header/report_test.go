@@ -28,6 +28,7 @@ func (headerFile) ReadOnly() bool                     { return true }
 func (headerFile) LogicalBlockSize() int              { return 512 }
 func (headerFile) PreferredEraseSize() int64          { return 0 }
 func (headerFile) Number() devnum.Number              { return devnum.Number{} }
+func (headerFile) On() devnum.Number                  { return devnum.Number{} }
 func (headerFile) Path() string                       { return "/file" }
 func (headerFile) Close() error                       { return nil }
 

@@ -23,6 +23,9 @@ type Device interface {
 	ReadOnly() bool
 	Path() string
 	Number() blockdev.Number
+	// On is the device that the bytes are on: its own number, or that of the
+	// filesystem that a regular file is in.
+	On() blockdev.Number
 	Close() error
 }
 

@@ -73,9 +73,11 @@ type Board struct {
 	Chip  *caamtest.Chip
 	State caam.SecurityState
 	Disks []*Disk
-	Files *Files
-	DM    *dmtest.Kernel
-	Ring  *Ring
+	// FilesOn are the mappings that files are on, by their path.
+	FilesOn map[string]blockdev.Number
+	Files   *Files
+	DM      *dmtest.Kernel
+	Ring    *Ring
 	Mounts
 	// Answers are specifications that several disks answer to.
 	Answers map[string][]string
@@ -500,6 +502,13 @@ func (o *openDisk) ReadOnly() bool            { return o.Disk.ReadOnly }
 func (o *openDisk) Path() string              { return o.Disk.Path }
 func (o *openDisk) Number() blockdev.Number   { return o.number }
 
+func (o *openDisk) On() blockdev.Number {
+	if on, ok := o.board.FilesOn[o.Disk.Path]; ok {
+		return on
+	}
+	return o.number
+}
+
 func (o *openDisk) Close() error {
 	if o.claims {
 		o.board.mu.Lock()
@@ -542,6 +551,7 @@ func (o openMapping) Flush() error {
 }
 
 func (o openMapping) PreferredEraseSize() int64 { return 0 }
+func (o openMapping) On() blockdev.Number       { return o.Number() }
 func (o openMapping) Number() blockdev.Number {
 	n := o.File.Number()
 	return n
