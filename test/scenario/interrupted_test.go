@@ -115,7 +115,7 @@ func TestInterruptedBoot(t *testing.T) {
 			x.expect(0, "locked", "lock", "data")
 		}
 		const moments = 5
-		interrupted, died := 0, 0
+		interrupted := 0
 		signals := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT}
 		for _, signal := range signals {
 			for i := range moments {
@@ -126,9 +126,6 @@ func TestInterruptedBoot(t *testing.T) {
 				t.Logf("%v at %d/%d: %v\n%s", signal, i, moments, r.Code, r.Stderr)
 				if r.Code != 0 {
 					interrupted++
-				}
-				if r.Signal == signal && signal != syscall.SIGKILL {
-					died++
 				}
 				status := x.imxcrypt("status").Stdout
 				if node := x.Sh("test -e /dev/mapper/data").Code == 0; node == strings.Contains(status, " locked") {
@@ -144,10 +141,20 @@ func TestInterruptedBoot(t *testing.T) {
 				}
 			}
 		}
-		t.Logf("%d of %d boots were interrupted, %d died of a signal other than SIGKILL", interrupted, moments*len(signals), died)
-		if died == 0 {
-			t.Error("no boot died of a signal: they came too late, or there was a handler")
+		t.Logf("%d of %d boots were interrupted", interrupted, moments*len(signals))
+
+		// On a busy host all of these may come too late. One that comes while the chip
+		// works does not.
+		x.chip("latency_us", "3000000", "0")
+		for _, signal := range signals[1:] {
+			p := x.Start(boot()...)
+			x.MustSh("until [ -s /run/imxcrypt/data.lock ]; do sleep 0.1; done")
+			p.Signal(signal)
+			if r := p.Wait(); r.Signal != signal {
+				t.Errorf("a boot that opens its key did not die of %v: %v", signal, r)
+			}
 		}
+		x.chip("latency_us", "0", "")
 
 		x.configureText("  - {name: data, device: /dev/absent, timeout: 1m}\n")
 		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {

@@ -8,9 +8,9 @@
  */
 #include <crypto/sha2.h>
 #include <linux/module.h>
+#include <linux/platform_device.h>
 #include <linux/random.h>
 #include <linux/spinlock.h>
-#include <linux/suspend.h>
 #include <linux/syscore_ops.h>
 #include "simcaam.h"
 
@@ -279,31 +279,50 @@ static struct syscore_ops chip_syscore = { .resume = resume };
 #define unregister_syscore	unregister_syscore_ops
 #endif
 
-/* Where there is nothing below s2idle, or only pm_test, the core goes not down. */
+/*
+ * Where there is nothing below s2idle, or only pm_test, the core goes not down. Its
+ * stand-in is a device: devices sleep when all processes are frozen.
+ */
 static bool shallow_resets;
 module_param(shallow_resets, bool, 0644);
-MODULE_PARM_DESC(shallow_resets, "1: the JDKEK is lost as soon as a suspend of any depth begins (default 0)");
+MODULE_PARM_DESC(shallow_resets, "1: the JDKEK is lost in a suspend of any depth, when devices are suspended (default 0)");
 
-static int chip_pm(struct notifier_block *block, unsigned long event, void *unused)
+static int __maybe_unused chip_suspend(struct device *dev)
 {
-	if (event == PM_SUSPEND_PREPARE && READ_ONCE(shallow_resets))
+	if (READ_ONCE(shallow_resets))
 		resume();
-	return NOTIFY_DONE;
+	return 0;
 }
 
-static struct notifier_block chip_notifier = { .notifier_call = chip_pm };
+static SIMPLE_DEV_PM_OPS(chip_pm, chip_suspend, NULL);
+
+static struct platform_driver chip_driver = {
+	.driver = { .name = "imxcrypt-simcaam", .pm = &chip_pm },
+};
+static struct platform_device *chip_device;
 
 int chip_init(void)
 {
+	int err;
+
 	chip_power_on();
+	err = platform_driver_register(&chip_driver);
+	if (err)
+		return err;
+	chip_device = platform_device_register_simple("imxcrypt-simcaam", -1, NULL, 0);
+	if (IS_ERR(chip_device)) {
+		platform_driver_unregister(&chip_driver);
+		return PTR_ERR(chip_device);
+	}
 	register_syscore(&chip_syscore);
-	return register_pm_notifier(&chip_notifier);
+	return 0;
 }
 
 void chip_exit(void)
 {
-	unregister_pm_notifier(&chip_notifier);
 	unregister_syscore(&chip_syscore);
+	platform_device_unregister(chip_device);
+	platform_driver_unregister(&chip_driver);
 	memzero_explicit(&chip.jdkek, sizeof(chip.jdkek));
 	memzero_explicit(&chip.tdkek, sizeof(chip.tdkek));
 }
