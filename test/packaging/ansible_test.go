@@ -27,7 +27,7 @@ esac
 `
 
 // The role, run twice by Ansible on a copy of this system, over what it takes for
-// ssh: the second run changes nothing, and a wrong configuration is not put in place.
+// ssh: the second run changes nothing, a check none at all, and a wrong configuration is not put in place.
 func TestAnsibleRole(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -68,6 +68,7 @@ rm -rf "$BOARD/etc/imxcrypt"
 (cd "$TOP" && DESTDIR="$BOARD" PREFIX=/usr packaging/install "$DIR/program")
 install -m 755 "$PROGRAM" "$BOARD/usr/local/sbin/imxcrypt"
 play() { playbook=$1; shift; ansible-playbook -i board, "$DIR/$playbook" "$@"; }
+echo "=== check"; play boards.yml --check; if [ -e "$BOARD/etc/imxcrypt/imxcrypt.yaml" ]; then echo "it is not only checked"; exit 1; fi
 echo "=== first"; play boards.yml
 echo "=== second"; play boards.yml
 echo "=== wrong"; if play wrong.yml; then echo "a wrong configuration is taken"; exit 1; fi
@@ -95,7 +96,7 @@ ls dev/shm | grep imxcrypt || true
 		return before
 	}
 	recap := regexp.MustCompile(`board +: ok=\d+ +changed=(\d+) +unreachable=0 +failed=(\d+)`)
-	for run, want := range map[string]string{"first": `changed=[1-9]\d*`, "second": "changed=0", "wrong": "failed=1", "unknown": "failed=1"} {
+	for run, want := range map[string]string{"check": "failed=0", "first": `changed=[1-9]\d*`, "second": "changed=0", "wrong": "failed=1", "unknown": "failed=1"} {
 		m := recap.FindString(part(run))
 		if !regexp.MustCompile(want + `\b`).MatchString(m) {
 			t.Errorf("%s run: %q, expected %s\n%s", run, m, want, part(run))

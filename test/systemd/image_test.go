@@ -40,25 +40,33 @@ func built(t *testing.T, arch vm.Arch) string {
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: a Debian root filesystem can only be built by root")
 	}
-	made := func(argv ...string) string {
-		t.Helper()
-		cmd := exec.Command(argv[0], argv[1:]...)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, stderr.Bytes())
-		}
-		return strings.TrimSpace(string(out))
+	return made(t, "./add-package", string(arch), made(t, "./build-root", string(arch)), vm.BuildProgram(t, "./cmd/imxcrypt", string(arch)))
+}
+
+// made runs a script and returns what it prints.
+func made(t *testing.T, argv ...string) string {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, stderr.Bytes())
 	}
-	return made("./add-package", string(arch), made("./build-root", string(arch)), vm.BuildProgram(t, "./cmd/imxcrypt", string(arch)))
+	return strings.TrimSpace(string(out))
 }
 
 // newRoot makes a disk with the system, the agent, and the files.
 func newRoot(t *testing.T, arch vm.Arch, own files) *vm.Disk {
 	t.Helper()
+	return rootOf(t, arch, built(t, arch), own)
+}
+
+// rootOf is newRoot for a system in a folder that build-root made.
+func rootOf(t *testing.T, arch vm.Arch, system string, own files) *vm.Disk {
+	t.Helper()
 	disk := vm.NewDisk(t, 0)
-	image := filepath.Join(built(t, arch), "root.ext4")
+	image := filepath.Join(system, "root.ext4")
 	if out, err := exec.Command("cp", "--sparse=always", image, disk.Path).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
