@@ -32,8 +32,8 @@ type Result struct {
 	Mounted string `json:"mounted,omitempty"`
 	// Already is true when there was nothing left to do.
 	Already bool `json:"already"`
-	// Rotating: the volume was opened half-way through a rotation, which continues
-	// when somebody asks for it.
+	// Rotating: the volume was opened, or given its key again, half-way through a
+	// rotation, which continues when somebody asks for it.
 	Rotating bool `json:"rotating,omitempty"`
 	// Kept is the file with what was replaced of a header.
 	Kept string `json:"kept,omitempty"`

@@ -78,6 +78,8 @@ func (m *Manager) revive(ctx context.Context, s spec.Volume, o ReviveOptions, j 
 			j.would("open the key again, prove it, and give it to /dev/mapper/" + s.Mapping)
 		}
 		j.result.Already = false
+		// Its rotation has ended with the key.
+		j.result.Rotating = h.Next != nil && !o.DryRun
 		j.result.Mapping = "/dev/mapper/" + s.Mapping
 	}
 	return err

@@ -113,6 +113,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	}
 	if open {
 		j.result.Already = !u.revived
+		j.result.Rotating = u.revived && rotating // which ended with the key
 	} else if err := u.open(ctx); err != nil {
 		return j.result, err
 	} else {

@@ -136,7 +136,8 @@ func (a *app) sleep(ctx context.Context, kind string, f sleepFlags) error {
 }
 
 // revive restores lost keys. It stops a rotation first, which no longer trusts the
-// keys that it moves the data with.
+// keys that it moves the data with; that one, and one that ended with the keys, is
+// started again.
 func (a *app) revive(ctx context.Context, names []string, f sleepFlags) error {
 	m, list, err := a.volumes(names, len(names) == 0)
 	if err != nil {
@@ -144,16 +145,14 @@ func (a *app) revive(ctx context.Context, names []string, f sleepFlags) error {
 	}
 	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) {
 		r, err := m.Revive(ctx, s, volume.ReviveOptions{})
-		if !fault.Is(err, fault.LockHeld) {
-			return r, err
+		paused := false
+		if fault.Is(err, fault.LockHeld) {
+			if paused, err = a.sleeping.PauseRotation(ctx, s.Name); err == nil {
+				r, err = m.Revive(ctx, s, volume.ReviveOptions{})
+			}
 		}
-		paused, err := a.sleeping.PauseRotation(ctx, s.Name)
-		if err != nil {
-			return r, err
-		}
-		r, err = m.Revive(ctx, s, volume.ReviveOptions{})
-		if paused && err == nil {
-			a.resumeRotations(ctx, []string{s.Name}, sleep.Result{})
+		if err == nil && (paused || r.Rotating) {
+			a.resumeInBackground(ctx, s.Name)
 		}
 		return r, err
 	}
