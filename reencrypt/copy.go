@@ -60,6 +60,15 @@ func newCopier(v *Views, align int64, lanes, unit int) *copier {
 	return c
 }
 
+// split is the same with the lanes divided between two.
+func (c *copier) split() (a, b *copier) {
+	of := func(bufs [][]byte) *copier {
+		return &copier{views: c.views, align: c.align, unit: c.unit, bufs: bufs}
+	}
+	n := len(c.bufs) / 2
+	return of(c.bufs[:n]), of(c.bufs[n:])
+}
+
 // wipe clears what the buffers hold of the user's data.
 func (c *copier) wipe() {
 	for _, b := range c.bufs {

@@ -76,6 +76,18 @@
 // damage, not a power cut, and is refused. The journal is overwritten only
 // after a record that no longer needs it is durable.
 //
+// Where nobody can use the volume, and the journal has room for two zones, one is
+// kept in it while the other is copied, and one record says both:
+//
+//	copy zone n from the old to the new view · flush, and meanwhile copy the
+//	ciphertext of zone n+1 to the journal's other half · flush; then record
+//	"zone n moved, zone n+1 journaled" · flush
+//
+// The record before that says that zone n is journaled, so a cut that loses this one
+// undoes zone n, whose half of the journal nothing has overwritten; zone n+1 is read
+// before anything writes to it. The half of zone n is free once the record is
+// durable, and zone n+2 is written there only then.
+//
 // # Records
 //
 // Two slots are used in turn: what is being written is never the record that
@@ -108,7 +120,7 @@
 // [Options.Lanes] buffers of [Options.Unit] bytes, whatever the size of the
 // volume, aligned to 4096 bytes for O_DIRECT. Each lane reads one unit and
 // writes it, so that reading and writing overlap. A zone costs two flushes
-// (journal: four); with [Options.DurableMeta] those of the header area are
+// (journal: four, or three where two zones overlap); with [Options.DurableMeta] those of the header area are
 // saved. Where nobody uses the volume half a gap is recorded at a time, so that
 // the copying has the other half to work on while the flushes take place, and reads
 // ahead of what it may write: what is not copied lies in its old place, where

@@ -9,19 +9,56 @@ import (
 
 // moveInPlace moves a zone that is overwritten: journal, record, copy, record.
 func (e *Engine) moveInPlace(z Zone) error {
-	digest, err := e.saveZone(z)
+	s, err := e.save(e.copier, z, 0)
 	if err != nil {
 		return err
 	}
-	journaled := e.record
-	journaled.Phase, journaled.Zone, journaled.Digest = Journaled, z.Length, digest
-	if err := e.commit(journaled, z); err != nil {
+	if err := e.commit(s.in(e.record), z); err != nil {
 		return err
 	}
-	err = e.copyZone(z)
+	err = e.copyZone(e.copier, z)
+	if err == nil {
+		err = e.trusted()
+	}
 	if err == nil {
 		err = e.commit(e.moved(z), z)
 	}
+	return e.orUndo(z, err)
+}
+
+// saved is a zone whose old ciphertext is in the journal.
+type saved struct {
+	Zone
+	digest [sha256.Size]byte
+	at     int64 // bytes from the journal's start
+}
+
+// in is the record that says so; at its position the zone begins.
+func (s saved) in(r Record) Record {
+	r.Phase, r.Zone, r.Digest, r.JournalAt = Journaled, s.Length, s.digest, s.at
+	return r
+}
+
+// save keeps the zone's old ciphertext in the journal, durably.
+func (e *Engine) save(c *copier, z Zone, at int64) (saved, error) {
+	h := sha256.New()
+	r := route{
+		from: Raw, fromOff: e.layout.OldOffset + z.Start, to: Meta, toOff: e.layout.JournalOffset + at,
+		length: z.Length, digest: h,
+	}
+	if err := c.run(r); err != nil {
+		return saved{}, err
+	}
+	if !e.durableMeta {
+		if err := e.flush(Meta); err != nil {
+			return saved{}, err
+		}
+	}
+	return saved{z, [sha256.Size]byte(h.Sum(nil)), at}, nil
+}
+
+// orUndo puts the journaled zone back where it was not moved, unless nobody knows.
+func (e *Engine) orUndo(z Zone, err error) error {
 	if err == nil || undecided(err) {
 		return err
 	}
@@ -29,24 +66,6 @@ func (e *Engine) moveInPlace(z Zone) error {
 		return &UnsettledError{Zone: z, Err: errors.Join(err, uerr)}
 	}
 	return err
-}
-
-// saveZone keeps the zone's old ciphertext in the journal, durably.
-func (e *Engine) saveZone(z Zone) (digest [sha256.Size]byte, err error) {
-	h := sha256.New()
-	r := route{
-		from: Raw, fromOff: e.layout.OldOffset + z.Start, to: Meta, toOff: e.layout.JournalOffset,
-		length: z.Length, digest: h,
-	}
-	if err := e.copier.run(r); err != nil {
-		return digest, err
-	}
-	if !e.durableMeta {
-		if err := e.flush(Meta); err != nil {
-			return digest, err
-		}
-	}
-	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
 // undo puts the journaled zone's old ciphertext back and makes the record say
@@ -58,7 +77,7 @@ func (e *Engine) undo() error {
 	for _, to := range []View{0, Raw} {
 		h := sha256.New()
 		r := route{
-			from: Meta, fromOff: e.layout.JournalOffset, to: to, toOff: e.layout.OldOffset + z.Start,
+			from: Meta, fromOff: e.layout.JournalOffset + e.record.JournalAt, to: to, toOff: e.layout.OldOffset + z.Start,
 			length: z.Length, digest: h,
 		}
 		if err := e.copier.run(r); err != nil {
@@ -72,6 +91,6 @@ func (e *Engine) undo() error {
 		return err
 	}
 	r := e.record
-	r.Phase, r.Digest = Moving, [sha256.Size]byte{}
+	r.Phase, r.Digest, r.JournalAt = Moving, [sha256.Size]byte{}, 0
 	return e.commit(r, z)
 }

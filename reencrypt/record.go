@@ -22,15 +22,16 @@ import (
 //	15  u8 zero                  100  u32 new sector
 //	16  sequence                 104  journal offset
 //	24  UUID, 16 bytes           112  journal digest, 32 bytes
-//	40  generation               144  zeros
-//	48  zones moved              480  SHA-256 of bytes 0 to 480
-//	56  data size                512  seven more copies, to 4096
+//	40  generation               144  place in the journal
+//	48  zones moved              152  zeros
+//	56  data size                480  SHA-256 of bytes 0 to 480
+//	                             512  seven more copies, to 4096
 const (
 	recordMagic   = "IMXROTAT"
 	recordVersion = 1
 	recordSize    = 512
 	recordBody    = recordSize - sha256.Size
-	recordUsed    = 144
+	recordUsed    = 152
 	recordCopies  = slotSize / recordSize
 
 	slotSize = 4096
@@ -92,6 +93,9 @@ type Record struct {
 	// Digest is the SHA-256 of the journaled zone's old ciphertext; zero in the
 	// other phases.
 	Digest [sha256.Size]byte
+	// JournalAt is where in the journal that ciphertext begins, in bytes from
+	// JournalOffset; zero in the other phases.
+	JournalAt int64
 }
 
 // layout is the recorded part of the geometry.
@@ -123,8 +127,8 @@ func (r Record) fits(l Layout) error {
 			return &MismatchError{Field: c.field, Record: c.record, Layout: c.layout}
 		}
 	}
-	if r.Phase == Journaled && r.Zone > l.JournalSize {
-		return &MismatchError{Field: "journal size", Record: r.Zone, Layout: l.JournalSize}
+	if r.Phase == Journaled && r.JournalAt+r.Zone > l.JournalSize {
+		return &MismatchError{Field: "journal size", Record: r.JournalAt + r.Zone, Layout: l.JournalSize}
 	}
 	return nil
 }
@@ -149,7 +153,8 @@ func (r Record) marshal(slot []byte) {
 	be.PutUint32(b[96:], uint32(r.OldSector))
 	be.PutUint32(b[100:], uint32(r.NewSector))
 	be.PutUint64(b[104:], uint64(r.JournalOffset))
-	copy(b[112:recordUsed], r.Digest[:])
+	copy(b[112:144], r.Digest[:])
+	be.PutUint64(b[144:], uint64(r.JournalAt))
 	sum := sha256.Sum256(b[:recordBody])
 	copy(b[recordBody:], sum[:])
 	for i := 1; i < recordCopies; i++ {
@@ -186,11 +191,11 @@ func parseRecord(b []byte) (Record, error) {
 	}
 	copy(r.UUID[:], b[24:40])
 	r.Generation = be.Uint64(b[40:])
-	copy(r.Digest[:], b[112:recordUsed])
+	copy(r.Digest[:], b[112:144])
 	for _, f := range []struct {
 		to *int64
 		at int
-	}{{&r.DataSize, 56}, {&r.OldOffset, 64}, {&r.NewOffset, 72}, {&r.Position, 80}, {&r.Zone, 88}, {&r.JournalOffset, 104}} {
+	}{{&r.DataSize, 56}, {&r.OldOffset, 64}, {&r.NewOffset, 72}, {&r.Position, 80}, {&r.Zone, 88}, {&r.JournalOffset, 104}, {&r.JournalAt, 144}} {
 		v := be.Uint64(b[f.at:])
 		if v > math.MaxInt64 {
 			return Record{}, recordError(fmt.Sprintf("number at byte %d out of range", f.at))
@@ -207,7 +212,10 @@ func (r Record) check() error {
 	l.ZoneSize = l.align()
 	l.JournalSize = l.ZoneSize
 	if r.Phase == Journaled {
-		l.JournalSize = r.Zone
+		if r.JournalAt > math.MaxInt64-r.Zone || r.JournalAt%l.align() != 0 {
+			return recordError("place in the journal out of range")
+		}
+		l.JournalSize = r.JournalAt + r.Zone
 	}
 	for _, check := range []func(Layout) error{Layout.checkBlocks, Layout.checkPlaces, Layout.checkMode} {
 		if err := check(l); err != nil {
@@ -225,8 +233,8 @@ func (r Record) check() error {
 			return recordError("journaled zone out of range")
 		}
 		return nil
-	case r.Digest != [sha256.Size]byte{}:
-		return recordError("digest without a journal")
+	case r.Digest != [sha256.Size]byte{} || r.JournalAt != 0:
+		return recordError("digest or place without a journal")
 	case r.Phase == Moving && r.Position != l.end(), r.Phase == Finished && r.Position == l.end():
 		return nil
 	}

@@ -25,7 +25,7 @@ func sampleRecords() []Record {
 	journaled := Record{
 		Binding: testBinding, Sequence: 2, Mode: Journal, Direction: Backward, Phase: Journaled, DataSize: 40960,
 		OldOffset: 4096, NewOffset: 4096, OldSector: 4096, NewSector: 4096, JournalOffset: 65536,
-		Position: 40960, Zone: 8192, Digest: sha256.Sum256([]byte("ciphertext")),
+		Position: 40960, Zone: 8192, Digest: sha256.Sum256([]byte("ciphertext")), JournalAt: 12288,
 	}
 	return []Record{gap, finished, journaled}
 }
@@ -95,6 +95,10 @@ func TestNonsenseWithAChecksumIsRefused(t *testing.T) {
 		{"moving at the end", gap, func(r *Record) { r.Position = 40960 }},
 		{"journaled without a journal", gap, func(r *Record) { r.Phase = Journaled }},
 		{"digest without a journal", gap, func(r *Record) { r.Digest[0] = 1 }},
+		{"place without a journal", gap, func(r *Record) { r.JournalAt = 4096 }},
+		{"place inside a sector", journaled, func(r *Record) { r.JournalAt = 512 }},
+		{"negative place", journaled, func(r *Record) { r.JournalAt = -4096 }},
+		{"place behind every journal", journaled, func(r *Record) { r.JournalAt = 1<<63 - 4096 }},
 		{"negative size", gap, func(r *Record) { r.DataSize = -4096 }},
 		{"sector 0", gap, func(r *Record) { r.OldSector = 0 }},
 		{"no gap", gap, func(r *Record) { r.NewOffset = r.OldOffset }},

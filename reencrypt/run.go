@@ -17,17 +17,31 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	defer e.working.Unlock()
 	defer e.copier.wipe()
-	if e.streams() {
+	if run := e.unheld(); run != nil {
 		if err := e.ready(ctx); err != nil || e.record.Phase == Finished {
 			return err
 		}
-		return e.stream(ctx)
+		return run(ctx)
 	}
 	for {
 		if done, err := e.step(ctx); done || err != nil {
 			return err
 		}
 	}
+}
+
+// unheld is the way to move everything that is left where nobody is held and nobody
+// slows it down; nil where each zone is moved by itself.
+func (e *Engine) unheld() func(context.Context) error {
+	switch {
+	case e.hooks.Hold != nil || e.hooks.Throttle != nil:
+		return nil
+	case e.layout.Mode == Gap:
+		return e.stream
+	case e.overlapZone() > 0 && len(e.copier.bufs) > 1:
+		return e.overlap
+	}
+	return nil
 }
 
 // Step moves one zone, or none if everything is moved, and reports whether the
@@ -94,21 +108,21 @@ func (e *Engine) move(z Zone) error {
 	if e.layout.Mode == Journal {
 		return e.moveInPlace(z)
 	}
-	if err := e.copyZone(z); err != nil {
+	if err := e.copyZone(e.copier, z); err != nil {
+		return err
+	}
+	if err := e.trusted(); err != nil {
 		return err
 	}
 	return e.commit(e.moved(z), z)
 }
 
 // copyZone ends with the zone durable on the new side, record apart.
-func (e *Engine) copyZone(z Zone) error {
-	if err := e.copier.run(route{from: Old, fromOff: z.Start, to: New, toOff: z.Start, length: z.Length}); err != nil {
+func (e *Engine) copyZone(c *copier, z Zone) error {
+	if err := c.run(route{from: Old, fromOff: z.Start, to: New, toOff: z.Start, length: z.Length}); err != nil {
 		return err
 	}
-	if err := e.flush(New); err != nil {
-		return err
-	}
-	return e.trusted()
+	return e.flush(New)
 }
 
 func (e *Engine) trusted() error {
@@ -128,7 +142,7 @@ func (e *Engine) moved(z Zone) Record {
 	r.Position = e.layout.after(z)
 	r.Zone = z.Length
 	r.Zones++
-	r.Digest = [32]byte{}
+	r.Digest, r.JournalAt = [32]byte{}, 0
 	if r.Position == e.layout.end() {
 		r.Phase = Finished
 	}

@@ -52,11 +52,6 @@ func (e *Engine) newStream() *stream {
 	return s
 }
 
-// streams reports whether nothing needs a zone by itself.
-func (e *Engine) streams() bool {
-	return e.layout.Mode == Gap && e.hooks.Hold == nil && e.hooks.Throttle == nil
-}
-
 // stream moves everything that is left. On errors the rotation stands where the
 // last record says, as after [Engine.Step].
 func (e *Engine) stream(ctx context.Context) error {
