@@ -180,6 +180,8 @@ func (m *Mapper) tooSmall(t Table) *Error {
 			n, end = x.Device, x.Offset+x.Length
 		case Linear:
 			n, end = x.Device, x.Offset+x.Length
+		case Delay:
+			n, end = x.Device, x.Offset+x.Length
 		case Flakey:
 			n, end = x.Device, x.Offset+x.Length
 		default:

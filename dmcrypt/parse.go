@@ -91,6 +91,10 @@ func parseTarget(start, length uint64, kind string, params [][]byte) (Target, er
 		return Zero{start, length}, nil
 	case "flakey":
 		return parseFlakey(start, length, params)
+	case "delay":
+		if x, ok := parseDelay(start, length, params); ok {
+			return x, nil
+		}
 	}
 	if len(kind) > maxKind || !printable(kind) {
 		return nil, fmt.Errorf("target %q is not a valid name", clip(kind))
@@ -126,6 +130,24 @@ func parseCrypt(start, length uint64, p [][]byte) (Target, error) {
 		return nil, fmt.Errorf("crypt: %w", err)
 	}
 	return c, nil
+}
+
+// parseDelay reads a table of the kind that Delay stands for; ok is false for any other,
+// which is somebody else's.
+func parseDelay(start, length uint64, p [][]byte) (x Delay, ok bool) {
+	var places [3]struct {
+		device Number
+		offset uint64
+	}
+	for i := range places {
+		var err error
+		if places[i].device, places[i].offset, p, err = parseDevice(p); err != nil || len(p) == 0 || string(p[0]) != "0" {
+			return x, false
+		}
+		p = p[1:]
+	}
+	x = Delay{start, length, places[1].device, places[1].offset, places[2].device, places[2].offset}
+	return x, len(p) == 0 && places[0] == places[1]
 }
 
 func parseFlakey(start, length uint64, p [][]byte) (Target, error) {

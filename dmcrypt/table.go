@@ -93,20 +93,23 @@ func (t Table) Diff(live Table) []string {
 // first use.
 func (t Table) Devices() []Number {
 	var all []Number
+	add := func(list ...Number) {
+		for _, n := range list {
+			if !slices.Contains(all, n) {
+				all = append(all, n)
+			}
+		}
+	}
 	for _, target := range t {
-		var n Number
 		switch x := target.(type) {
 		case Crypt:
-			n = x.Device
+			add(x.Device)
 		case Linear:
-			n = x.Device
+			add(x.Device)
+		case Delay:
+			add(x.Device, x.Flush)
 		case Flakey:
-			n = x.Device
-		default:
-			continue
-		}
-		if !slices.Contains(all, n) {
-			all = append(all, n)
+			add(x.Device)
 		}
 	}
 	return all

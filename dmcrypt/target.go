@@ -13,7 +13,7 @@ import (
 	"imxcrypt/internal/devnum"
 )
 
-// Target is one piece of a table. The types are Crypt, Linear, Fail, Zero,
+// Target is one piece of a table. The types are Crypt, Linear, Delay, Fail, Zero,
 // Flakey and, read back only, Unknown.
 type Target interface {
 	// Extent is the piece of the mapped device, in sectors of 512 bytes.
@@ -65,6 +65,57 @@ func (l Linear) diff(live Target) []string {
 	d.extent(l, o)
 	d.add("device", l.Device, o.Device)
 	d.add("offset on the device", l.Offset, o.Offset)
+	return d
+}
+
+// Delay maps a piece of another device, and leads flushes to a device of their own.
+// The kernel's target (since 4.18 with three devices) can also make requests late; this
+// one does not.
+type Delay struct {
+	Start, Length uint64
+	Device        Number
+	Offset        uint64
+	Flush         Number
+	FlushOffset   uint64
+}
+
+// Extent implements Target.
+func (x Delay) Extent() (start, length uint64) { return x.Start, x.Length }
+
+// Kind implements Target.
+func (x Delay) Kind() string { return "delay" }
+
+// Params implements Target: device, offset and milliseconds of reads, of writes and of
+// flushes.
+func (x Delay) Params() string {
+	to := fmt.Sprintf("%v %d 0", x.Device, x.Offset)
+	return fmt.Sprintf("%s %[1]s %v %d 0", to, x.Flush, x.FlushOffset)
+}
+
+func (x Delay) validate() error {
+	if err := validateExtent(x.Flush, x.FlushOffset, x.Length); err != nil {
+		return fmt.Errorf("flushes: %w", err)
+	}
+	return validateExtent(x.Device, x.Offset, x.Length)
+}
+
+func (x Delay) library() devmapper.Table {
+	device, offset := x.Device.String(), x.Offset*SectorBytes
+	return devmapper.DelayTable{
+		Start: x.Start * SectorBytes, Length: x.Length * SectorBytes,
+		ReadDevice: device, ReadOffset: offset, WriteDevice: device, WriteOffset: offset,
+		FlushDevice: x.Flush.String(), FlushOffset: x.FlushOffset * SectorBytes,
+	}
+}
+
+func (x Delay) diff(live Target) []string {
+	o, ok := live.(Delay)
+	if !ok {
+		return diffKind(x, live)
+	}
+	var d differences
+	d.extent(x, o)
+	d.add("parameters", x.Params(), o.Params())
 	return d
 }
 

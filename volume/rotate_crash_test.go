@@ -188,6 +188,9 @@ func TestRotationKilledInUse(t *testing.T) {
 				for at := 1; ; at += 1 + rand.IntN(someStates()) {
 					s := c.to
 					b, want := filled(t, c.from, rotationDisk(s))
+					if change == "gap" {
+						b.NoTargets = []string{"delay"}
+					}
 					if !kill(b, at, func() { _, _ = b.Manager().Rotate(ctx, s, volume.RotateOptions{}) }) {
 						break
 					}

@@ -398,11 +398,15 @@ func TestRotationAndRecovery(t *testing.T) {
 func TestRotationInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	for _, gap := range []int64{rotationGap, 0} {
-		t.Run(fmt.Sprintf("gap %d", gap), func(t *testing.T) {
+	for _, c := range []struct {
+		gap       int64
+		noTargets []string
+	}{{rotationGap, nil}, {0, nil}, {rotationGap, []string{"delay"}}, {0, []string{"delay"}}} {
+		t.Run(fmt.Sprintf("gap %d, without %v", c.gap, c.noTargets), func(t *testing.T) {
 			t.Parallel()
-			s := rotationSpec(gap)
+			s := rotationSpec(c.gap)
 			b, want := filled(t, s, rotationDisk(s))
+			b.NoTargets = c.noTargets
 			stop, users := make(chan struct{}), sync.WaitGroup{}
 			const hands = 3
 			var requests atomic.Int64

@@ -65,7 +65,7 @@ image of the device. Header backups from before a rotation are worthless after i
 	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue a rotation that is under way, start none")
 	c.Flags().BoolVar(&f.pause, "pause", false, "stop the rotation that another process runs, at its next zone")
 	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to move per second, as 512KiB or 8MiB")
-	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "longest time to hold a zone in use (default 100ms); writes and fsync wait for it")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "longest time to hold a zone in use (default 100ms); what is read and written in it waits")
 	c.Flags().StringArrayVar(&f.recipients, "recipient", nil, "seal a recovery copy of the new key to this age recipient (age1…); may be repeated")
 	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the new key that opens with a passphrase, and show that once")
 	c.Flags().BoolVar(&f.noRecovery, "no-recovery", false, "make no recovery copy of the new key")

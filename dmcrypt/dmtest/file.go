@@ -121,6 +121,9 @@ func (f *File) Close() error {
 func (f *File) Flush() error {
 	return f.k.request(f.m, func(t *table) error {
 		for _, p := range t.parts {
+			if p.flush != nil {
+				p = *p.flush
+			}
 			switch {
 			case p.lower != nil:
 				if err := (&File{k: f.k, m: p.lower, write: true}).Flush(); err != nil {

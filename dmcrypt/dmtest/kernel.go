@@ -35,7 +35,7 @@ type Options struct {
 	// get; nil: it gets those that the fake has.
 	NoCiphers func() []string
 	// NoTargets are targets that this kernel does not have.
-	NoTargets []string
+	NoTargets func() []string
 	// Before is called before each step with its name (create, load, suspend,
 	// resume, clear, remove, rename, uuid, node) and the mapping's; an error is the
 	// step's result, and nothing is done.

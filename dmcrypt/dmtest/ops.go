@@ -351,14 +351,18 @@ func (k *Kernel) Verify(name, uuid string, want dmcrypt.Table, readOnly bool) (d
 func targets() map[string]dmcrypt.Version {
 	return map[string]dmcrypt.Version{
 		"crypt": {Major: 1, Minor: 24}, "linear": {Major: 1, Minor: 4}, "error": {Major: 1, Minor: 5},
-		"zero": {Major: 1, Minor: 1}, "flakey": {Major: 1, Minor: 5},
+		"zero": {Major: 1, Minor: 1}, "flakey": {Major: 1, Minor: 5}, "delay": {Major: 1, Minor: 3},
 	}
+}
+
+func (k *Kernel) lacks(target string) bool {
+	return k.o.NoTargets != nil && slices.Contains(k.o.NoTargets(), target)
 }
 
 // TargetVersion is [dmcrypt.Mapper.TargetVersion].
 func (k *Kernel) TargetVersion(target string) (dmcrypt.Version, error) {
 	v, ok := targets()[target]
-	if !ok || slices.Contains(k.o.NoTargets, target) {
+	if !ok || k.lacks(target) {
 		return v, &dmcrypt.Error{Op: "ask for the target", Kind: dmcrypt.ErrNoTarget, Detail: target, Err: unix.EINVAL}
 	}
 	return v, nil

@@ -38,6 +38,7 @@ type Handle interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
+	Flush() error
 }
 
 // Names and UUIDs of the suite's mappings.
@@ -79,6 +80,7 @@ func TestMapper(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"a suspended mapping makes its users wait", suite.suspended},
 		{"a swap keeps files open", suite.swap},
 		{"mappings stand on mappings", suite.stack},
+		{"flushes can be led past what is suspended", suite.flushes},
 		{"a read-only mapping cannot be written", suite.readOnly},
 		{"mappings are listed by uuid", suite.list},
 		{"an inactive table can be read and dropped", suite.inactive},

@@ -162,6 +162,49 @@ func (s suite) stack() {
 	s.must(s.Mapper.Remove(s.ctx(), suiteName))
 }
 
+// flushes: a flush waits for a suspended mapping below, and reads and writes do; led to
+// another device, it does not.
+func (s suite) flushes() {
+	lower := s.activate(suiteName+"-lower", "", dmcrypt.Table{s.linear(0, 64, 64)})
+	n := s.activate(suiteName, suiteUUID, dmcrypt.Table{s.linear(0, 64, 0), dmcrypt.Linear{Start: 64, Length: 64, Device: lower}})
+	h := s.open(suiteName, n, true)
+	data := fill(4096, 5)
+	for _, led := range []bool{false, true} {
+		if led {
+			s.must(s.Mapper.Swap(s.ctx(), suiteName, dmcrypt.Table{
+				s.linear(0, 64, 0), dmcrypt.Delay{Start: 64, Length: 64, Device: lower, Flush: s.Device},
+			}, false, dmcrypt.Private, quiet))
+		}
+		s.must(s.Mapper.Suspend(s.ctx(), suiteName+"-lower", quiet))
+		flushed, written := make(chan error, 1), make(chan error, 1)
+		go func() { flushed <- h.Flush() }()
+		if led {
+			select {
+			case err := <-flushed:
+				s.must(err)
+			case <-time.After(time.Minute):
+				s.Fatal("the flush waits")
+			}
+		}
+		go func() { _, err := h.WriteAt(data, 64*512); written <- err }()
+		select {
+		case <-flushed:
+			s.Error("the flush did not wait")
+		case <-written:
+			s.Error("the write did not wait")
+		case <-time.After(200 * time.Millisecond):
+		}
+		s.must(s.Mapper.Resume(suiteName+"-lower", dmcrypt.Private, quiet))
+		s.must(<-written)
+		if !led {
+			s.must(<-flushed)
+		}
+	}
+	s.must(h.Close())
+	s.must(s.Mapper.Remove(s.ctx(), suiteName))
+	s.must(s.Mapper.Remove(s.ctx(), suiteName+"-lower"))
+}
+
 func (s suite) readOnly() {
 	table := dmcrypt.Table{s.linear(0, 64, 8)}
 	n, err := s.Mapper.Activate(s.ctx(), suiteName, suiteUUID, table, true)

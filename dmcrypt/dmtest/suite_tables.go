@@ -24,6 +24,7 @@ func (s suite) echo() {
 		{s.crypt("capi:cbc(aes)-eboiv", 24, "sector_size:1024")},
 		{offset},
 		{dmcrypt.Flakey{Length: 64, Device: s.Device, Offset: 8, Up: 100}},
+		{s.linear(0, 64, 8), dmcrypt.Delay{Start: 64, Length: 64, Device: s.Device, Offset: 8, Flush: s.Device, FlushOffset: 128}},
 	} {
 		s.must(s.WithKey(keyName, s.key(keyLength(table)), func() {
 			if _, err := s.Mapper.Activate(s.ctx(), suiteName, suiteUUID, table, false); err != nil {

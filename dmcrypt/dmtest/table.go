@@ -28,6 +28,7 @@ type part struct {
 	offset        int64
 	crypt         *cryptPart
 	zero, fail    bool
+	flush         *part // where flushes go instead
 }
 
 // build makes a table as the kernel does: targets in order, for each crypt
@@ -40,7 +41,7 @@ func (k *Kernel) build(t dmcrypt.Table, above *mapping) (_ *table, err error) {
 		}
 	}()
 	for _, target := range t {
-		if _, known := targets()[target.Kind()]; !known || slices.Contains(k.o.NoTargets, target.Kind()) {
+		if _, known := targets()[target.Kind()]; !known || k.lacks(target.Kind()) {
 			return nil, &dmcrypt.Error{Kind: dmcrypt.ErrNoTarget, Detail: target.Kind(), Err: unix.EINVAL,
 				KernelLog: []string{target.Kind() + ": unknown target type"}}
 		}
@@ -55,6 +56,12 @@ func (k *Kernel) build(t dmcrypt.Table, above *mapping) (_ *table, err error) {
 			device, p.offset = x.Device, int64(x.Offset)*dmcrypt.SectorBytes
 		case dmcrypt.Linear:
 			device, p.offset = x.Device, int64(x.Offset)*dmcrypt.SectorBytes
+		case dmcrypt.Delay:
+			device, p.offset = x.Device, int64(x.Offset)*dmcrypt.SectorBytes
+			p.flush = &part{length: p.length, offset: int64(x.FlushOffset) * dmcrypt.SectorBytes}
+			if err := k.attach(loaded, p.flush, x.Flush, above); err != nil {
+				return nil, err
+			}
 		case dmcrypt.Flakey:
 			device, p.offset = x.Device, int64(x.Offset)*dmcrypt.SectorBytes
 			p.fail = x.Up == 0 && len(x.Options) == 0

@@ -131,7 +131,7 @@ func (b *bench) note(format string, args ...any) {
 
 func (b *bench) start() {
 	c := vm.Config{Arch: b.o.arch, Memory: 768, CPUs: 2, Imxcrypt: vm.BuildProgram(b, "./cmd/imxcrypt", string(b.o.arch)), Timeout: 30 * time.Minute}
-	var names, memoryDisks []string
+	var names, directories, memoryDisks []string
 	configuration := "allow_insecure: true\nvolumes:\n"
 	disks, largest := 0, int64(0)
 	add := func(kind, extra string, size int64) volume {
@@ -169,6 +169,7 @@ func (b *bench) start() {
 		b.journal[i] = add("journal", ", gap: 0MiB", size)
 		b.cryptsetup[i] = add("cryptsetup", "", size)
 		b.plain[i] = add("plain", "", size)
+		directories = append(directories, "/"+b.plain[i].name)
 		b.theirs[i] = add("theirs", "", size)
 	}
 	for _, size := range b.o.linear {
@@ -186,7 +187,7 @@ func (b *bench) start() {
 	b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(configuration))
 	b.Put("/opt/key", []byte("a passphrase of no importance"))
 	all := strings.Join(names, " ")
-	b.MustSh("for v in " + all + "; do mkdir -p /$v; done; imxcrypt provision " + all + "; imxcrypt lock " + all)
+	b.MustSh("mkdir -p " + strings.Join(directories, " ") + "; for v in " + all + "; do mkdir -p /$v; done; imxcrypt provision " + all + "; imxcrypt lock " + all)
 	for _, v := range b.cryptsetup {
 		b.MustSh("cryptsetup luksFormat -q --type luks2 --cipher aes-xts-plain64 --key-size 512 --sector-size 4096 " +
 			"--pbkdf pbkdf2 --pbkdf-force-iterations 1000 " + v.device + " /opt/key")
@@ -229,7 +230,7 @@ func (b *bench) rotate(v volume) time.Duration {
 func (b *bench) encrypt(v volume) time.Duration {
 	b.makePlain(v)
 	b.MustSh("rm -f /var/lib/imxcrypt/volumes/" + v.name + ".json")
-	took, _ := b.took("imxcrypt", "encrypt", "--json", v.name)
+	took, _ := b.took("imxcrypt", "encrypt", "--no-mount", "--json", v.name)
 	return took
 }
 

@@ -20,7 +20,13 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 		}
 	}
 	overlay, hot := k.Name(OverlaySuffix), k.Name(HotSuffix)
-	if err := k.Mapper.Load(ctx, overlay, k.pieces(k.Layout.Pieces(position, z)), false); err != nil {
+	pieces := k.Layout.Pieces(position, z)
+	err = k.Mapper.Load(ctx, overlay, k.pieces(pieces), false)
+	if err != nil && !k.noDelay {
+		k.noDelay = true
+		err = k.Mapper.Load(ctx, overlay, k.pieces(pieces), false)
+	}
+	if err != nil {
 		return err
 	}
 	if err := k.Mapper.Suspend(ctx, overlay, Quietly); err != nil {

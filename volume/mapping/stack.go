@@ -21,6 +21,11 @@ import (
 // is on; the zone in transit, over the hot mapping, which is suspended as long
 // as the zone is held. Only the overlay's table is swapped, and nobody but us
 // knows the overlay, so that udev sees no event for each zone.
+//
+// A flush goes to each part of the overlay, and would wait for the zone as what is
+// written to it does, though it has nothing of it to make durable: what waits has
+// not been written. Where the kernel has dm-delay, flushes are led past the zone, to
+// the device below.
 const (
 	OverlaySuffix = ":rotate"
 	HotSuffix     = ":hot"
@@ -48,6 +53,8 @@ type Stack struct {
 
 	Old, New, Overlay, Hot dmcrypt.Number
 	ReadOnly               bool
+	// noDelay: the kernel has no dm-delay, and flushes wait for the zone.
+	noDelay bool
 }
 
 // NewStack is the stack of the rotation that h and its record in c describe. No
@@ -146,8 +153,12 @@ func (k *Stack) pieces(list []reencrypt.Piece) dmcrypt.Table {
 		case p.Side == reencrypt.New:
 			to = k.New
 		}
-		start := uint64(p.Start / header.SectorBytes)
-		t = append(t, dmcrypt.Linear{Start: start, Length: uint64(p.Length / header.SectorBytes), Device: to, Offset: start})
+		start, length := uint64(p.Start/header.SectorBytes), uint64(p.Length/header.SectorBytes)
+		if p.Hot && !k.noDelay {
+			t = append(t, dmcrypt.Delay{Start: start, Length: length, Device: to, Offset: start, Flush: k.New, FlushOffset: start})
+			continue
+		}
+		t = append(t, dmcrypt.Linear{Start: start, Length: length, Device: to, Offset: start})
 	}
 	return t
 }
@@ -224,8 +235,13 @@ func (k *Stack) heldSide(r reencrypt.Record) (dmcrypt.Number, error) {
 		return dmcrypt.Number{}, err
 	}
 	at := slices.IndexFunc(live, func(t dmcrypt.Target) bool {
-		l, ok := t.(dmcrypt.Linear)
-		return ok && l.Device == k.Hot
+		switch x := t.(type) {
+		case dmcrypt.Linear:
+			return x.Device == k.Hot
+		case dmcrypt.Delay:
+			return x.Device == k.Hot
+		}
+		return false
 	})
 	if at < 0 {
 		return k.New, nil // nothing leads to it

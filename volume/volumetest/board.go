@@ -93,6 +93,8 @@ type Board struct {
 	NoRoom func(dir string, need int64) error
 	// NoCiphers are algorithms that dm-crypt does not get, whatever /proc/crypto lists.
 	NoCiphers []string
+	// NoTargets are device-mapper targets that the kernel does not have.
+	NoTargets []string
 	// Step is called before everything that changes something durable or in the
 	// kernel, with what it is; one call at a time, for a rotation copies on
 	// several threads. An error is the step's result, and nothing is done.
@@ -149,6 +151,7 @@ func New(chip *caamtest.Chip, files *Files, disks ...*Disk) *Board {
 			return chip.Unwrap(payload)
 		},
 		NoCiphers: func() []string { return b.NoCiphers },
+		NoTargets: func() []string { return b.NoTargets },
 		Before:    func(step, name string) error { return b.step(step + " " + name) },
 	})
 	return b

@@ -11,6 +11,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -58,9 +59,11 @@ func aligned(n int) []byte {
 func run(argv []string) error {
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stderr = os.Stderr
+	var out bytes.Buffer // a failure's reason, with --json
+	c.Stdout = &out
 	begun := time.Now()
 	if err := c.Run(); err != nil {
-		return err
+		return fmt.Errorf("%w: %s", err, out.Bytes())
 	}
 	took := time.Since(begun)
 	used := c.ProcessState.SysUsage().(*syscall.Rusage)
