@@ -3,7 +3,10 @@
 package reencrypt
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"sync"
 	"unsafe"
@@ -33,14 +36,35 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 }
 
 // route is one copy: length bytes from one view to another, or to none (0) if
-// only their digest is wanted.
+// only their checksums are wanted.
 type route struct {
 	from, to       View
 	fromOff, toOff int64
 	length         int64
-	// digest is given the bytes in order; nil if nobody wants them.
-	digest io.Writer
+	// sums gets the checksum of each sector that is copied; nil if nobody wants them.
+	sums checksums
 }
+
+// checksums are the CRC-32C of each sector of some bytes. Lanes compute them side by
+// side, and most processors have an instruction for them: a zone is digested no slower
+// than it is copied, which SHA-256 of all of it would not be.
+type checksums []byte
+
+func newChecksums(length int64) checksums {
+	return make(checksums, length/SectorSize*crc32.Size)
+}
+
+// of puts in the checksums of p, which begins off bytes after the first sector.
+func (s checksums) of(p []byte, off int64) {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	for at := off / SectorSize * crc32.Size; len(p) > 0; at += crc32.Size {
+		binary.BigEndian.PutUint32(s[at:], crc32.Checksum(p[:SectorSize], table))
+		p = p[SectorSize:]
+	}
+}
+
+// digest is that of a record.
+func (s checksums) digest() [sha256.Size]byte { return sha256.Sum256(s) }
 
 // copier moves bytes with a few lanes: each reads a unit and writes it, so that
 // one lane's write runs beside another's read. Its buffers are all the memory
@@ -81,7 +105,6 @@ func (c *copier) wipe() {
 func (c *copier) run(r route) error {
 	share := max(roundDown(r.length/int64(len(c.bufs)), c.align), smallestUnit)
 	j := &job{route: r, copier: c, unit: min(c.unit, share)}
-	j.turn = sync.NewCond(&j.mu)
 	var wg sync.WaitGroup
 	for _, buf := range c.bufs {
 		wg.Go(func() { j.lane(buf) })
@@ -94,13 +117,11 @@ func (c *copier) run(r route) error {
 type job struct {
 	route
 	*copier
-	unit   int64
-	mu     sync.Mutex
-	turn   *sync.Cond
-	next   int64 // first byte no lane has taken
-	hashed int64 // bytes the digest has seen
-	err    error
-	errAt  int64
+	unit  int64
+	mu    sync.Mutex
+	next  int64 // first byte no lane has taken
+	err   error
+	errAt int64
 }
 
 // lane copies units until none is left or one failed.
@@ -134,36 +155,19 @@ func (j *job) fail(off int64, err error) {
 	if j.err == nil || off < j.errAt {
 		j.err, j.errAt = err, off
 	}
-	j.turn.Broadcast()
 }
 
 func (j *job) copyUnit(off int64, p []byte) error {
 	if err := j.read(j.from, p, j.fromOff+off); err != nil {
 		return err
 	}
-	if j.digest != nil && !j.hash(off, p) {
-		return nil // another lane failed and says so
+	if j.sums != nil {
+		j.sums.of(p, off)
 	}
 	if j.to == 0 {
 		return nil
 	}
 	return j.write(j.to, p, j.toOff+off)
-}
-
-// hash waits for the lanes with earlier units: a digest is taken in order.
-func (j *job) hash(off int64, p []byte) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for j.hashed != off {
-		if j.err != nil {
-			return false
-		}
-		j.turn.Wait()
-	}
-	_, _ = j.digest.Write(p) // a hash.Hash never fails
-	j.hashed += int64(len(p))
-	j.turn.Broadcast()
-	return true
 }
 
 // read reads through a view. A failed read is repeated block by block: it may

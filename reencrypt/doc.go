@@ -66,7 +66,7 @@
 // plaintext must not be stored) is kept in the journal first:
 //
 //	hold · copy the ciphertext to the journal · flush · record "journaled"
-//	with the SHA-256 of it · flush · copy the zone from the old to the new
+//	with the digest of it · flush · copy the zone from the old to the new
 //	view · flush · record with the new position · flush · release
 //
 // A cut while the record says "journaled" is undone: the journal is compared

@@ -134,6 +134,9 @@ type Engine struct {
 	pause   atomic.Bool
 	settled bool // the record is durable and no zone is in between
 	held    Zone // not released yet; length 0 if none
+	// dropped is a failed flush of the newest record, which was written again: what
+	// was being copied beside it is not to be relied on.
+	dropped error
 
 	mu     sync.Mutex
 	record Record // written under mu by the working goroutine

@@ -41,10 +41,9 @@ func (s saved) in(r Record) Record {
 
 // save keeps the zone's old ciphertext in the journal, durably.
 func (e *Engine) save(c *copier, z Zone, at int64) (saved, error) {
-	h := sha256.New()
 	r := route{
 		from: Raw, fromOff: e.layout.OldOffset + z.Start, to: Meta, toOff: e.layout.JournalOffset + at,
-		length: z.Length, digest: h,
+		length: z.Length, sums: newChecksums(z.Length),
 	}
 	if err := c.run(r); err != nil {
 		return saved{}, err
@@ -54,7 +53,7 @@ func (e *Engine) save(c *copier, z Zone, at int64) (saved, error) {
 			return saved{}, err
 		}
 	}
-	return saved{z, [sha256.Size]byte(h.Sum(nil)), at}, nil
+	return saved{z, r.sums.digest(), at}, nil
 }
 
 // orUndo puts the journaled zone back where it was not moved, unless nobody knows.
@@ -75,15 +74,14 @@ func (e *Engine) undo() error {
 	// Compared before anything is overwritten with it, and again as it is
 	// written: storage that fails may give different answers.
 	for _, to := range []View{0, Raw} {
-		h := sha256.New()
 		r := route{
 			from: Meta, fromOff: e.layout.JournalOffset + e.record.JournalAt, to: to, toOff: e.layout.OldOffset + z.Start,
-			length: z.Length, digest: h,
+			length: z.Length, sums: newChecksums(z.Length),
 		}
 		if err := e.copier.run(r); err != nil {
 			return err
 		}
-		if [sha256.Size]byte(h.Sum(nil)) != e.record.Digest {
+		if r.sums.digest() != e.record.Digest {
 			return &JournalError{Zone: z}
 		}
 	}

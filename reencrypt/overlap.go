@@ -8,9 +8,10 @@ import (
 )
 
 // overlapZone is how long a zone is when the journal has room for two; 0 where it
-// has not.
+// has not. The halves share no block of storage that is larger than it says: to write
+// the one would be to write a part of the other, which is somebody's only copy.
 func (e *Engine) overlapZone() int64 {
-	return min(e.layout.ZoneSize, roundDown(e.layout.JournalSize/2, e.layout.align()))
+	return min(e.layout.ZoneSize, roundDown(e.layout.JournalSize/2, max(e.layout.align(), bufferAlign)))
 }
 
 // overlap moves everything that is left in mode Journal, where nobody is held: while
@@ -33,6 +34,11 @@ func (e *Engine) overlap(ctx context.Context) error {
 			both.Go(func() { after, saveErr = e.save(saving, next, size-now.at) })
 		}
 		both.Wait()
+		if copyErr == nil && now.Length > 0 && e.flushFailed(saveErr) {
+			// The header may be on the same storage, which has dropped what was copied:
+			// that a flush after it succeeds says nothing.
+			copyErr = saveErr
+		}
 		if err := e.moveOn(now, after, copyErr); err != nil {
 			return err
 		}

@@ -90,8 +90,9 @@ type Record struct {
 	Zone int64
 	// Zones counts the zones moved so far.
 	Zones uint64
-	// Digest is the SHA-256 of the journaled zone's old ciphertext; zero in the
-	// other phases.
+	// Digest is that of the journaled zone's old ciphertext: the SHA-256 of the
+	// CRC-32C (big-endian) of each of its sectors of 512 bytes. Zero in the other
+	// phases.
 	Digest [sha256.Size]byte
 	// JournalAt is where in the journal that ciphertext begins, in bytes from
 	// JournalOffset; zero in the other phases.
@@ -179,10 +180,10 @@ func parseRecord(b []byte) (Record, error) {
 	}
 	be := binary.BigEndian
 	if v := be.Uint32(b[8:]); v != recordVersion {
-		return Record{}, recordError(fmt.Sprintf("version %d is not known", v))
+		return Record{}, fmt.Errorf("%w: record version %d", errNewerRecord, v)
 	}
 	if b[15] != 0 || !blank.Zero(b[recordUsed:recordBody]) {
-		return Record{}, recordError("reserved bytes are set")
+		return Record{}, fmt.Errorf("%w: reserved bytes of the record are set", errNewerRecord)
 	}
 	r := Record{
 		Sequence: be.Uint64(b[16:]), Mode: Mode(b[12]), Direction: Direction(b[13]), Phase: Phase(b[14]),

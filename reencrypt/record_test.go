@@ -209,6 +209,27 @@ func TestUnreadableSlotIsAnError(t *testing.T) {
 	}
 }
 
+// What a newer program has recorded is not read past, to the older record beside it,
+// whose zone may be overwritten by now.
+func TestANewerRecordIsNoAbsentOne(t *testing.T) {
+	t.Parallel()
+	old := sampleRecords()[0]
+	newer := old
+	newer.Sequence++
+	for name, at := range map[string]int{"version": 11, "reserved byte": 15, "further field": recordUsed} {
+		slots := append(marshaled(newer), marshaled(old)...)
+		for i := range recordCopies {
+			b := slots[i*recordSize:][:recordSize]
+			b[at]++
+			sum := sha256.Sum256(b[:recordBody])
+			copy(b[recordBody:], sum[:])
+		}
+		if r, err := ReadRecord(bytes.NewReader(slots), 0, testBinding); fault.CodeOf(err) != fault.HeaderRequirement {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}
+
 func TestBeginDoesNotForgetARotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -61,8 +61,9 @@ type slots struct {
 	reason [2]error
 }
 
-// readSlots reads both slots. An unreadable one ends it: what it held may be
-// newer than the other, whose data may be overwritten by now.
+// readSlots reads both slots. One that is unreadable, or that a newer program has
+// written, ends it: what it held may be newer than the other, whose data may be
+// overwritten by now.
 func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
 	var s slots
 	if err := readFull(meta, buf[:RecordArea], offset); err != nil {
@@ -74,6 +75,9 @@ func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
 			r, err := parseRecord(buf[at : at+recordSize])
 			if err == nil && r.Sequence%2 != uint64(i) {
 				err = recordError("in the wrong slot")
+			}
+			if errors.Is(err, errNewerRecord) {
+				return s, err
 			}
 			if err == nil {
 				s.valid = append(s.valid, r)
@@ -140,6 +144,13 @@ func (e *Engine) writeRecord(r Record) error {
 	return e.flush(Meta)
 }
 
+// flushFailed reports whether an error may mean that storage has dropped what it had
+// not made durable yet, of the data, too, where that is on the same storage.
+func (e *Engine) flushFailed(err error) bool {
+	var failed *IOError
+	return errors.As(err, &failed) && (failed.Op == "flush" || e.durableMeta && failed.View == Meta && failed.Op == "write")
+}
+
 // commit makes next the record that counts. If that fails it finds out which
 // one does: nil if next made it after all, the write's error if the previous
 // one still counts, an [*UnsettledError] if the storage does not say. A flush that failed
@@ -147,14 +158,15 @@ func (e *Engine) writeRecord(r Record) error {
 // flush has failed counts only once it was written and flushed again.
 func (e *Engine) commit(next Record, zone Zone) error {
 	next.Sequence = e.record.Sequence + 1
+	e.dropped = nil
 	err := e.writeRecord(next)
 	if err == nil {
 		e.setRecord(next)
 		return nil
 	}
-	var failed *IOError
-	flushed := errors.As(err, &failed) && failed.Op == "flush"
+	flushed := e.flushFailed(err)
 	if flushed && e.writeRecord(next) == nil {
+		e.dropped = err
 		e.setRecord(next)
 		return nil
 	}

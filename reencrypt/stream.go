@@ -224,6 +224,11 @@ func (s *stream) commitTo(done int64) error {
 	if err := s.commit(s.moved(z), z); err != nil {
 		return err
 	}
+	if s.dropped != nil {
+		// The lanes' copies beyond the record may be gone with what was not flushed,
+		// and the next flush would not say so. They are made again.
+		return s.dropped
+	}
 	s.mu.Lock()
 	s.limit = done + s.layout.ZoneSize
 	s.change.Broadcast()

@@ -114,8 +114,11 @@ func streamSetups() []setup {
 	for _, s := range setups() {
 		block := int64(max(s.oldSector, s.newSector))
 		s.zone, s.data = 6*block, 17*block
-		if block == 4096 {
+		switch {
+		case block == 4096:
 			s.zone, s.data = 4*block, 9*block
+		case s.mode == Journal: // its halves are whole blocks of 4096 bytes
+			s.zone, s.data = 8192, 10240
 		}
 		all = append(all, s)
 	}
@@ -540,4 +543,136 @@ func (m watchedMeta) WriteAt(p []byte, off int64) (int, error) {
 		m.w.meanwhile.Add(1)
 	}
 	return m.ReadWriter.WriteAt(p, off)
+}
+
+// Data and header are on one storage, a flush of which fails once and drops all that
+// was not durable, as an eMMC does that was reset; every flush after it succeeds.
+// What is recorded afterwards is durable nevertheless.
+func TestAFailedFlushDropsWhatWasNotDurable(t *testing.T) {
+	t.Parallel()
+	for _, s := range streamSetups() {
+		if s.oldSector != s.newSector {
+			continue
+		}
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			base, want := started(t, s)
+			failed, survived := 0, 0
+			for at := 0; ; at++ {
+				flushes := 0
+				for seed := range uint64(12) {
+					r := base.restarted(t)
+					sched := newSchedule(seed)
+					storage := &resetting{at: at}
+					raw, meta := storage.over(timed{sched, r.raw}), storage.over(timed{sched, r.meta})
+					old, next := *r.old, *r.new
+					old.dev, next.dev = raw, raw
+					o := r.options()
+					o.Views = Views{Old: &old, New: &next, Raw: raw, Meta: meta}
+					o.Lanes, o.Unit = 2+int(seed%2), int(r.l.align())
+					e := r.engine(t, o)
+					var err error
+					sched.run(t, func() { err = e.Run(context.Background()) })
+					flushes = max(flushes, storage.flushes)
+					switch {
+					case err == nil:
+						survived++
+					case !errors.Is(err, unix.EIO):
+						t.Fatalf("flush %d, seed %d: %v", at, seed, err)
+					default:
+						failed++
+					}
+					after := r.restarted(t) // what is durable
+					if err := after.settle(after.options(), same(want)); err != nil {
+						t.Fatalf("flush %d, seed %d: %v", at, seed, err)
+					}
+				}
+				if flushes <= at {
+					break
+				}
+			}
+			t.Logf("%d rotations ended, %d went on", failed, survived)
+			if failed == 0 || survived == 0 {
+				t.Error("not all of that was tried")
+			}
+		})
+	}
+}
+
+// resetting is storage of which one flush fails. All of its disks lose then what was
+// not durable.
+type resetting struct {
+	mu      sync.Mutex
+	at      int
+	flushes int
+	disks   []*cached
+}
+
+func (x *resetting) over(dev ReadWriter) *cached {
+	c := &cached{ReadWriter: dev, storage: x}
+	x.disks = append(x.disks, c)
+	return c
+}
+
+// cached is a disk with a cache: what is written reaches the disk with a flush.
+type cached struct {
+	ReadWriter
+	storage *resetting
+	writes  []cachedWrite
+}
+
+type cachedWrite struct {
+	off int64
+	p   []byte
+}
+
+func (c *cached) ReadAt(p []byte, off int64) (int, error) {
+	n, err := c.ReadWriter.ReadAt(p, off)
+	c.storage.mu.Lock()
+	defer c.storage.mu.Unlock()
+	for _, w := range c.writes {
+		from, to := max(off, w.off), min(off+int64(len(p)), w.off+int64(len(w.p)))
+		if from < to {
+			copy(p[from-off:to-off], w.p[from-w.off:])
+		}
+	}
+	return n, err
+}
+
+func (c *cached) WriteAt(p []byte, off int64) (int, error) {
+	c.storage.mu.Lock()
+	defer c.storage.mu.Unlock()
+	c.writes = append(c.writes, cachedWrite{off, bytes.Clone(p)})
+	return len(p), nil
+}
+
+// Flush writes back the cache of the whole storage.
+func (c *cached) Flush() error {
+	x := c.storage
+	x.mu.Lock()
+	x.flushes++
+	fails := x.flushes-1 == x.at
+	var list []cachedWrite
+	var to []ReadWriter
+	for _, d := range x.disks {
+		for _, w := range d.writes {
+			list, to = append(list, w), append(to, d.ReadWriter)
+		}
+		d.writes = nil
+	}
+	x.mu.Unlock()
+	if fails {
+		return unix.EIO
+	}
+	for i, w := range list {
+		if _, err := to[i].WriteAt(w.p, w.off); err != nil {
+			return err
+		}
+	}
+	for _, d := range x.disks {
+		if err := d.ReadWriter.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

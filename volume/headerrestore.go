@@ -306,7 +306,8 @@ func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error
 		inPlace = err == nil && l.Mode == reencrypt.Journal
 	}
 	if inPlace {
-		limit = min(int64(len(t.area))-header.RotationJournalOffset, header.MaxZone)
+		// The first zone is a quarter of the longest at least (package reencrypt).
+		limit = min(int64(len(t.area))-header.RotationJournalOffset, header.MaxZone) / 4 / header.BlockAlign * header.BlockAlign
 	}
 	var seen mapping.Shown
 	err := t.kernel.WithData(ctx, t.s, t.backup, t.c.Data.Number(), key, func(a *mapping.Private) (err error) {
