@@ -172,7 +172,7 @@ func (v *sleepingVolume) owns(name string) bool {
 func (v *sleepingVolume) shown() Volume {
 	s := Volume{
 		Volume: v.s.Name, Mapping: "/dev/mapper/" + v.s.Mapping, Source: v.Source(),
-		NewKey: v.HasBlackKey(), Rotating: v.Rotating(), Suspended: v.stays,
+		NewKey: v.HasBlackKey(), Rotating: v.Rotating(), Revived: v.Revived, Suspended: v.stays,
 	}
 	for _, o := range v.on {
 		s.On = append(s.On, o.s.Name)

@@ -59,6 +59,8 @@ type Volume struct {
 	NewKey bool `json:"new_key"`
 	// Rotating is true where two keys are.
 	Rotating bool `json:"rotating"`
+	// Revived is true where the key had been lost before, and a rotation with it.
+	Revived bool `json:"-"`
 	// On are the volumes that this one lies on.
 	On []string `json:"on,omitempty"`
 	// Suspended is true if the volume was left suspended: its users wait, and

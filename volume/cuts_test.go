@@ -85,7 +85,7 @@ func readDuring(t *testing.T, b *volumetest.Board, what string, want []byte, com
 	select {
 	case got := <-read:
 		same(t, what, got, want)
-	case <-time.After(20 * time.Second):
+	case <-time.After(5 * time.Minute):
 		t.Fatalf("%s: the reader waits for ever\n%s", what, b.DM.State())
 	}
 	if err := f.Close(); err != nil {

@@ -125,6 +125,7 @@ func (u *unlocking) alreadyOpenOver(ctx context.Context, k *mapping.Stack, info 
 		}
 	}
 	if woken {
+		u.woken = true
 		u.recordProof(u.s, u.h.LUKS.UUID, slept)
 	}
 	if !woken || live.IsCut() {

@@ -113,7 +113,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	}
 	if open {
 		j.result.Already = !u.revived
-		j.result.Rotating = u.revived && rotating // which ended with the key
+		j.result.Rotating = (u.revived || u.woken) && rotating // which had ended
 	} else if err := u.open(ctx); err != nil {
 		return j.result, err
 	} else {
@@ -139,6 +139,8 @@ type unlocking struct {
 	// revives: keys may be opened, and one that was lost in a suspend is given again;
 	// revived: it was, or would be by a dry run.
 	revives, revived bool
+	// woken: a rotation that a sleep had left suspended was resumed.
+	woken bool
 }
 
 // mayOpen applies the rules that stand before any key is touched.

@@ -39,10 +39,14 @@ func TestAWakeThatWasGivenUpDoesNothingLater(t *testing.T) {
 			}
 			return nil
 		}
-		err = v.WakeWithin(ctx, 20*time.Millisecond)
+		err = v.WakeWithin(ctx, 2*time.Second)
 		refused(t, err, fault.IOFailed)
 		close(answer)
-		<-finished
+		select {
+		case <-finished:
+		case <-time.After(5 * time.Minute):
+			t.Fatalf("held at %q: it never came there", held)
+		}
 		info, err := b.DM.Info("data")
 		if err != nil || !info.Suspended || resumed.Load() {
 			t.Errorf("held at %q: %+v, %v, resumed %v", held, info, err, resumed.Load())

@@ -131,6 +131,11 @@ func (a *app) sleep(ctx context.Context, kind string, f sleepFlags) error {
 		r, err = sleep.Run(ctx, sys, list, b, sleep.Options{})
 	}
 	held.release()
+	for _, v := range r.Volumes {
+		if v.Rotating && v.Revived && !slices.Contains(paused, v.Volume) {
+			paused = append(paused, v.Volume)
+		}
+	}
 	a.resumeRotations(context.WithoutCancel(ctx), paused, r)
 	return a.printSleep(r, errors.Join(err, b.Close()), false)
 }
