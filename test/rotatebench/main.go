@@ -92,7 +92,7 @@ func run(t vm.TB, o options) {
 }
 
 // bench is one machine with a disk for each volume: of ours with the default gap,
-// with a wider one, and without, and of cryptsetup's, each in both sizes of the
+// with a wider one, and without, with a small and a large journal, and of cryptsetup's, each in both sizes of the
 // slope; of ours in the further sizes; and of what is encrypted in place, by us and by
 // cryptsetup, in both sizes.
 type bench struct {
@@ -101,9 +101,9 @@ type bench struct {
 	o     options
 	begun time.Time
 
-	gap, wide, journal, cryptsetup [2]volume
-	plain, theirs                  [2]volume
-	further                        []volume
+	gap, wide, journal, roomy, cryptsetup [2]volume
+	plain, theirs                         [2]volume
+	further                               []volume
 	// measured are the seconds of ours with a gap, of each size and round.
 	measured [2][]float64
 	memory   map[string]int64 // KiB that a rotation took at most, by volume
@@ -167,6 +167,7 @@ func (b *bench) start() {
 		b.gap[i] = add("gap", "", size)
 		b.wide[i] = add("wide", ", gap: 16MiB", size)
 		b.journal[i] = add("journal", ", gap: 0MiB", size)
+		b.roomy[i] = add("roomy", ", gap: 0MiB, header_size: 16MiB", size)
 		b.cryptsetup[i] = add("cryptsetup", "", size)
 		b.plain[i] = add("plain", "", size)
 		directories = append(directories, "/"+b.plain[i].name)
@@ -175,6 +176,9 @@ func (b *bench) start() {
 	for _, size := range b.o.linear {
 		b.further = append(b.further, add("further", "", size))
 	}
+	// To encrypt in place takes a state_dir that outlives the power.
+	state := "/dev/vd" + string(rune('a'+len(c.Disks)))
+	c.Disks = append(c.Disks, b.disk(32, false))
 	if b.o.counted {
 		c.CPUs, c.QEMUArgs = 1, []string{"-icount", "shift=2,sleep=off"}
 	}
@@ -184,6 +188,7 @@ func (b *bench) start() {
 		b.MustSh(strings.Join(memoryDisks, "\n"))
 	}
 	b.PutFile("/opt/rotateguest", vm.BuildProgram(b, "./test/rotatebench/rotateguest", string(b.o.arch)))
+	b.MustSh("mkfs.ext4 -q " + state + " && mkdir -p /var/lib/imxcrypt && mount " + state + " /var/lib/imxcrypt")
 	b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(configuration))
 	b.Put("/opt/key", []byte("a passphrase of no importance"))
 	all := strings.Join(names, " ")

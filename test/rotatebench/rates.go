@@ -52,6 +52,7 @@ func (b *bench) rates() {
 		unlocked,
 		{name: "imxcrypt rotate, gap 16MiB", than: ours, run: of(b.wide)},
 		{name: "imxcrypt rotate, no gap", than: ours, run: of(b.journal)},
+		{name: "imxcrypt rotate, no gap, header 16MiB", than: ours, run: of(b.roomy)},
 		encrypt,
 		{name: "the limit, once more", than: encrypt, target: 0.8, run: limit},
 		{name: "cryptsetup --encrypt", than: encrypt, target: 1.5, run: func(which int) time.Duration { return b.encryptTheirs(b.theirs[which]) }},
