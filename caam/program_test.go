@@ -166,7 +166,7 @@ func TestNamespacesDieWithTheirThread(t *testing.T) {
 	// Threads end a little later than their goroutines, and tests beside this
 	// one have some of their own.
 	var strange []string
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		strange = nil
 		tasks, err := filepath.Glob("/proc/self/task/*/ns/mnt")
 		if err != nil {
@@ -243,7 +243,7 @@ func TestHangingProgramIsEnded(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	if elapsed := time.Since(start); elapsed > 20*time.Second {
+	if elapsed := time.Since(start); elapsed > 2*time.Minute {
 		t.Errorf("took %v", elapsed)
 	}
 }

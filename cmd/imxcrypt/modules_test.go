@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"imxcrypt/boot"
@@ -50,7 +51,10 @@ func TestModulesAreLoadedWhereTheyAreMissing(t *testing.T) {
 			}
 			if c.program {
 				script := "#!/bin/sh\necho \"$@\" >" + asked + "\n"
-				if err := os.WriteFile(filepath.Join(dir, "modprobe"), []byte(script), 0o700); err != nil {
+				syscall.ForkLock.RLock() // or a fork of a parallel test has it open: ETXTBSY
+				err := os.WriteFile(filepath.Join(dir, "modprobe"), []byte(script), 0o700)
+				syscall.ForkLock.RUnlock()
+				if err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -63,7 +63,7 @@ func (s suite) later() {
 	}
 	s.must(h.Close())
 	// The kernel does it in a work queue.
-	for range 100 {
+	for range 3000 {
 		if _, err := s.Mapper.Info(suiteName); errors.Is(err, dmcrypt.ErrNotFound) {
 			break
 		}

@@ -51,7 +51,7 @@ func run() error {
 	if settings.Root != "" {
 		return switchRoot(settings.Root)
 	}
-	return serve(5 * time.Second)
+	return serve(2 * time.Minute)
 }
 
 func serve(limit time.Duration) error {

@@ -16,7 +16,7 @@ import (
 // util-linux does, and becomes its /sbin/init.
 func switchRoot(device string) error {
 	const root = "/sysroot"
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		if _, err := os.Stat(device); err == nil {
 			break
 		} else if time.Now().After(end) {

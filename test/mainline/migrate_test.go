@@ -63,7 +63,7 @@ func TestFromTheDriverOfNXPToTrustedKeys(t *testing.T) {
 	b.MustSh("imxcrypt --config /etc/imxcrypt-moving.yaml rotate --dry-run data")
 	b.MustSh("imxcrypt --config /etc/imxcrypt-moving.yaml rotate --init-only data")
 	check("with both keys")
-	b.MustSh("imxcrypt rotate --resume-only --rate-limit 8MiB data >/dev/null 2>&1 & sleep 2; imxcrypt rotate --pause data; wait")
+	b.MustSh("imxcrypt rotate --resume-only --rate-limit 8MiB data >/dev/null 2>&1 & until dmsetup ls | grep -q data:hot; do kill -0 $! || exit 1; sleep 0.1; done; imxcrypt rotate --pause data; wait")
 	check("in the middle")
 	if dump := b.MustSh("dd if=/dev/vda bs=16k count=1 2>/dev/null | strings -n 8"); !strings.Contains(dump, "imxcrypt-rotate-source-v1") {
 		t.Errorf("an earlier program would not see that there are two sources:\n%s", dump)

@@ -7,6 +7,7 @@ package mainline
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"imxcrypt/test/vm"
 )
@@ -80,7 +81,7 @@ func (b board) plugPulledInARotation() {
 	b.t.Helper()
 	b.Start("imxcrypt", "rotate", "--rate-limit", "1MiB", "data")
 	for tries := 0; !strings.Contains(b.MustRun("dmsetup", "ls"), "data:hot"); tries++ {
-		if tries > 100 {
+		if time.Sleep(100 * time.Millisecond); tries > 1800 {
 			b.t.Fatal("the rotation does not move a zone")
 		}
 	}

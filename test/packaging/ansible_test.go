@@ -46,7 +46,11 @@ func TestAnsibleRole(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		err := writeProgram(path, text)
+		if err == nil {
+			err = os.Chmod(path, mode)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		return path

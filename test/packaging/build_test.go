@@ -81,7 +81,7 @@ func TestVersion(t *testing.T) {
 			err = os.MkdirAll(filepath.Dir(filepath.Join(ours, name)), 0o755)
 		}
 		if err == nil {
-			err = os.WriteFile(filepath.Join(ours, name), text, 0o755)
+			err = writeProgram(filepath.Join(ours, name), string(text))
 		}
 		if err != nil {
 			t.Fatal(err)

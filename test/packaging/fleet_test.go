@@ -106,7 +106,7 @@ func TestMetricsUnit(t *testing.T) {
 		{"true", "2", 2, ""},              // the configuration does not load
 		{"echo three 3", "1", 0, "three 3\n"},
 	} {
-		if err := os.WriteFile(program, []byte("#!/bin/sh\n"+step.says+"\nexit "+step.exit+"\n"), 0o755); err != nil {
+		if err := writeProgram(program, "#!/bin/sh\n"+step.says+"\nexit "+step.exit+"\n"); err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.Command("sh", "-c", script, file)

@@ -17,10 +17,10 @@ func installTree(t *testing.T, variables ...string) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
 	program, dest := filepath.Join(dir, "program"), filepath.Join(dir, "dest")
-	if err := os.WriteFile(program, []byte("the program"), 0o755); err != nil {
+	if err := writeProgram(program, "the program"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "go"), []byte("#!/bin/sh\necho 'go was run' >&2\nexit 1\n"), 0o755); err != nil {
+	if err := writeProgram(filepath.Join(dir, "go"), "#!/bin/sh\necho 'go was run' >&2\nexit 1\n"); err != nil {
 		t.Fatal(err)
 	}
 	argv := []string{"make", "-s", "install", "DESTDIR=" + dest, "BINARY=" + program}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -74,4 +75,12 @@ func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
 	return command(t, dir, append([]string{"git", "-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "init.defaultBranch=main"}, args...),
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+}
+
+// writeProgram writes a program that a test runs. No fork of a parallel test may inherit
+// the file while it is open for writing: running it would be ETXTBSY.
+func writeProgram(path, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, []byte(text), 0o755)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"imxcrypt/test/vm"
 )
@@ -197,7 +198,7 @@ func (l *losing) rotating() {
 		l.fill("logs", "rotating")
 		p := l.Start("imxcrypt", "rotate", "--rate-limit", "2MiB", "logs")
 		for tries := 0; !strings.Contains(l.MustRun("dmsetup", "ls"), "logs:hot"); tries++ {
-			if tries > 100 {
+			if time.Sleep(100 * time.Millisecond); tries > 1800 {
 				l.t.Fatal("the rotation does not move a zone")
 			}
 		}

@@ -90,7 +90,7 @@ func (r *rotated) afterPowerCut() {
 }
 
 func (r *rotated) encryptedThroughAPowerCut() {
-	p := r.Start("imxcrypt", "encrypt", "--json", "--rate-limit", "512KiB", "data")
+	p := r.Start("imxcrypt", "encrypt", "--json", "--rate-limit", "256KiB", "data")
 	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	load := startLoad(r.Machine, "/data")
 	if _, done, total := r.rotation(); !load.Running() || done == 0 || done >= total {

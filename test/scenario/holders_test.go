@@ -91,12 +91,12 @@ func TestLockBesideAnotherMountNamespace(t *testing.T) {
 		b.expect(t, m.Run("imxcrypt", "provision", "data"), 0, "mounted on /data")
 
 		t.Log("a service whose namespace follows the system's, as systemd makes them")
-		m.MustSh("unshare -m --propagation slave sleep 1000 >/dev/null 2>&1 & echo $! > /slave; sleep 1; grep -q /data /proc/$(cat /slave)/mountinfo")
+		m.MustSh("unshare -m --propagation slave sleep 1000 >/dev/null 2>&1 & echo $! > /slave; until grep -q sleep /proc/$!/comm; do sleep 0.1; done; grep -q /data /proc/$(cat /slave)/mountinfo")
 		b.expect(t, m.Run("imxcrypt", "lock", "data"), 0, "")
 		b.expect(t, m.Run("imxcrypt", "unlock", "--mount", "data"), 0, "mounted on /data")
 
 		t.Log("a container that has a mount of its own")
-		m.MustSh("unshare -m --propagation private sleep 1000 >/dev/null 2>&1 & echo $! > /private; sleep 1")
+		m.MustSh("unshare -m --propagation private sleep 1000 >/dev/null 2>&1 & echo $! > /private; until grep -q sleep /proc/$!/comm; do sleep 0.1; done")
 		b.expect(t, m.Run("imxcrypt", "lock", "--dry-run", "data"), 5, "mounted on /data in another mount namespace")
 		b.expect(t, m.Run("imxcrypt", "lock", "data"), 5, "(sleep)")
 		m.MustSh("grep -q ' /data ' /proc/mounts && echo still > /data/here && kill $(cat /private) && sleep 1")
@@ -107,7 +107,7 @@ func TestLockBesideAnotherMountNamespace(t *testing.T) {
 		m.MustSh("grep -q ' /data ' /proc/mounts && grep -q still /data/here && umount /kept/ns")
 
 		t.Log("programs")
-		m.MustSh("sleep 1000 < /dev/mapper/data >/dev/null 2>&1 & echo $! > /reader; sleep 1")
+		m.MustSh("sleep 1000 < /dev/mapper/data >/dev/null 2>&1 & echo $! > /reader; until grep -q sleep /proc/$!/comm; do sleep 0.1; done")
 		b.expect(t, m.Run("imxcrypt", "lock", "data"), 5, "a program has it open")
 		m.MustSh("grep -q ' /data ' /proc/mounts && kill $(cat /reader); sleep 1")
 		b.expect(t, m.Run("imxcrypt", "lock", "data"), 0, "data: locked")

@@ -143,7 +143,7 @@ func TestDevSourceWithoutCAAM(t *testing.T) {
 			Arch: b.kernel, Disks: []*vm.Disk{state}, Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch),
 		})
 		prepare := func() {
-			m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte("volumes:\n  - {name: trial, device: /dev/vdb, source: dev, mount: /trial, timeout: 60s}\n"))
+			m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte("volumes:\n  - {name: trial, device: /dev/vdb, source: dev, mount: /trial, timeout: 5m}\n"))
 			m.MustSh("mkdir -p /trial /var/lib/imxcrypt; [ -n \"$(blkid /dev/vda)\" ] || mkfs.ext4 -q /dev/vda; mount /dev/vda /var/lib/imxcrypt")
 		}
 		prepare()

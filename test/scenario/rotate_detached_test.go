@@ -44,7 +44,7 @@ func TestRotationOfAnAdoptedVolume(t *testing.T) {
 
 func (r *rotated) adoptedThroughAPowerCut() {
 	load := startLoad(r.Machine, "/data")
-	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
+	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "256KiB", "data")
 	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	if _, done, total := r.rotation(); !load.Running() || done == 0 || done >= total {
 		r.t.Fatalf("the rotation stands at %d of %d", done, total)

@@ -218,7 +218,7 @@ func (r *rotated) held() bool {
 // has another JDKEK afterwards, so that both blobs are opened again.
 func (r *rotated) powerCut() {
 	load := startLoad(r.Machine, "/data")
-	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "512KiB", "data")
+	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "256KiB", "data")
 	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	generation, done, total := r.rotation()
 	if !load.Running() || !p.Running() || done == 0 || done >= total {

@@ -146,7 +146,7 @@ func (r *rotated) onlyOver(device string, generation int) {
 // header says that it must not.
 func (r *rotated) suspended() {
 	end := r.busy()
-	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
+	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "256KiB", "data")
 	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	if result := r.Run("cryptsetup", "luksSuspend", "data"); result.Code == 0 || !strings.Contains(result.Stderr, "Unmet LUKS2 requirements") {
 		r.t.Fatalf("cryptsetup luksSuspend: %v", result)

@@ -144,7 +144,7 @@ func (s *sleeper) whileRotating() {
 	s.t.Helper()
 	p := s.Start("imxcrypt", "rotate", "--rate-limit", "512KiB", "logs")
 	for tries := 0; !strings.Contains(s.MustRun("dmsetup", "ls"), "logs:hot"); tries++ {
-		if tries > 100 {
+		if time.Sleep(100 * time.Millisecond); tries > 1800 {
 			s.t.Fatal("the rotation does not move a zone")
 		}
 	}

@@ -165,7 +165,7 @@ func TestPhone(t *testing.T) {
 	}))
 	defer server.Close()
 	out, err := exec.Command(browser, "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--user-data-dir="+t.TempDir(), "--window-size=800,900",
-		"--timeout=300000", "--virtual-time-budget=120000", "--dump-dom", server.URL+"/measure").Output()
+		"--timeout=1800000", "--virtual-time-budget=120000", "--dump-dom", server.URL+"/measure").Output()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", browser, err, out)
 	}

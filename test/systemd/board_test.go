@@ -24,7 +24,7 @@ type board struct {
 func (b board) await() string {
 	b.t.Helper()
 	began := time.Now()
-	up := b.MustSh(`for i in $(seq 1000); do
+	up := b.MustSh(`for i in $(seq 4000); do
 		for target in multi-user.target emergency.target; do
 			if systemctl --quiet is-active $target; then echo $target; exit; fi
 		done
@@ -45,6 +45,7 @@ func (b board) mustAwait(target string) {
 
 func (b board) journal(args ...string) string {
 	b.t.Helper()
+	b.Run("journalctl", "--sync") // what was said is in it
 	return b.MustRun(append([]string{"journalctl", "--no-pager", "-o", "short-monotonic"}, args...)...)
 }
 
@@ -64,6 +65,7 @@ func (b board) eventually(part string, args ...string) {
 // entries are the journal's, field by field.
 func (b board) entries(match ...string) []map[string]any {
 	b.t.Helper()
+	b.Run("journalctl", "--sync")
 	var all []map[string]any
 	for line := range strings.Lines(b.MustRun(append([]string{"journalctl", "--no-pager", "-b", "-o", "json"}, match...)...)) {
 		entry := map[string]any{}

@@ -19,14 +19,14 @@ import (
 // that a line of fstab mounts, one that is not opened at boot, and one whose device never comes.
 // Emulated processors take their time until udev is up.
 const volumes = `volumes:
-  - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 2m}
-  - {name: spare, device: /dev/vdd, mount: /srv/by-link/spare, at_boot: false, timeout: 2m}
+  - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 10m}
+  - {name: spare, device: /dev/vdd, mount: /srv/by-link/spare, at_boot: false, timeout: 10m}
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
 `
 
 // vendorVolumes are those that another layer of the image brings along.
 const vendorVolumes = `volumes:
-  - {name: logs, device: /dev/vdc, timeout: 2m}
+  - {name: logs, device: /dev/vdc, timeout: 10m}
 `
 
 // provedInDebug is a step of unlocking that only imxcrypt.debug tells.

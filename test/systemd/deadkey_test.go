@@ -18,7 +18,7 @@ func TestALostKeyIsGivenAgainBeforeUnmounting(t *testing.T) {
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
 		t.Skip("NOT TESTED: a minute, by make soak only (IMXCRYPT_SOAK=1); TestLostKeys of the scenarios does the rest without systemd")
 	}
-	f := files{"/etc/imxcrypt/imxcrypt.yaml": text("volumes:\n  - {name: data, device: /dev/vdb, wrap: ecb, mount: {path: /data, options: [commit=900]}, timeout: 2m}\n")}
+	f := files{"/etc/imxcrypt/imxcrypt.yaml": text("volumes:\n  - {name: data, device: /dev/vdb, wrap: ecb, mount: {path: /data, options: [commit=900]}, timeout: 10m}\n")}
 	f.enabled("cryptsetup.target", "imxcrypt-provision@data.service", "imxcrypt-provision@.service")
 	b := board{t: t, Machine: vm.Start(t, vm.Config{
 		Arch: vm.AMD64, Root: "/dev/vda", SimCAAM: &vm.SimCAAM{Closed: true},

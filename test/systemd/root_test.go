@@ -18,7 +18,7 @@ import (
 // rootVolume is the root filesystem's volume, the same for the initramfs and for
 // the real system.
 const rootVolume = `volumes:
-  - {name: system, device: /dev/vdb, timeout: 2m}
+  - {name: system, device: /dev/vdb, timeout: 10m}
 `
 
 // The Debian system itself in an encrypted volume, which an initramfs opens: one

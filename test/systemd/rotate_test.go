@@ -25,7 +25,7 @@ func (b board) rotate() {
 	b.MustRun("systemctl", "start", "imxcrypt-rotate@data")
 	b.moves("the rotation that was started")
 	b.MustRun("systemctl", "kill", "-s", "KILL", "imxcrypt-rotate@data")
-	b.expect("until systemctl show -P NRestarts imxcrypt-rotate@data | grep -qv '^0'; do sleep 0.3; done; systemctl is-active imxcrypt-rotate@data", "active")
+	b.expect("until systemctl show -P NRestarts imxcrypt-rotate@data | grep -qv '^0'; do sleep 0.3; done; until systemctl --quiet is-active imxcrypt-rotate@data; do sleep 0.3; done; echo active", "active")
 	b.moves("the rotation that was killed")
 	b.expect("cat /data/kept", "a year of work")
 

@@ -23,7 +23,7 @@ func TestSystemdSleeps(t *testing.T) {
 		t.Skip("NOT TESTED: two minutes, by make soak only (IMXCRYPT_SOAK=1); TestSleep of the scenarios does the same without systemd")
 	}
 	f := files{
-		"/etc/imxcrypt/imxcrypt.yaml":                                 text("volumes:\n  - {name: data, device: /dev/vdb, mount: {path: /data}, timeout: 2m}\n"),
+		"/etc/imxcrypt/imxcrypt.yaml":                                 text("volumes:\n  - {name: data, device: /dev/vdb, mount: {path: /data}, timeout: 10m}\n"),
 		"/etc/systemd/system/systemd-suspend.service.d/imxcrypt.conf": {Host: "../../packaging/systemd/systemd-suspend.service.d/imxcrypt.conf", Mode: 0o644},
 		"/opt/load": {Host: vm.BuildProgram(t, "./test/load", "amd64")},
 		// The command line of a unit that is slow enough to be met in the middle.

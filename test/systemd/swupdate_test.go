@@ -102,7 +102,7 @@ func (b board) swupdate() {
 		b.t.Log(r)
 		switch _, after, _ := strings.Cut(r.Stdout, "Software Update started"); {
 		case r.Code == 0:
-		case try < 5 && strings.Trim(after, " !\n") == "":
+		case try < 30 && strings.Trim(after, " !\n") == "":
 			continue
 		default:
 			b.t.Fatal("SWUpdate has failed")

@@ -44,7 +44,7 @@ type Config struct {
 
 	Append   string   // further kernel arguments
 	QEMUArgs []string // further arguments of QEMU
-	// Timeout of the boot and of each Run, Put and Get; default 6 minutes:
+	// Timeout of the boot and of each Run, Put and Get; default 20 minutes:
 	// far more than anything takes, on a host that does much else.
 	Timeout time.Duration
 }
@@ -70,7 +70,7 @@ type SimCAAM struct {
 
 const (
 	defaultMemory  = 512 // MiB
-	defaultTimeout = 6 * time.Minute
+	defaultTimeout = 20 * time.Minute
 )
 
 // clone copies the configuration so that changes of the caller's maps and

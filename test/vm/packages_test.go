@@ -20,7 +20,7 @@ import (
 )
 
 // packageLimit bounds one package's tests in the guest.
-const packageLimit = 5 * time.Minute
+const packageLimit = 15 * time.Minute
 
 // TestPackages runs the tests that need root and a real kernel: every package
 // with a test file for the tag vm, compiled for each architecture, in the

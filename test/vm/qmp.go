@@ -19,7 +19,7 @@ type monitor struct {
 }
 
 // qmpTimeout bounds one command. QEMU answers at once unless it hangs.
-const qmpTimeout = 30 * time.Second
+const qmpTimeout = 5 * time.Minute
 
 func newMonitor(conn net.Conn) (*monitor, error) {
 	m := &monitor{conn: conn, in: json.NewDecoder(conn)}

@@ -92,7 +92,7 @@ func detach(t testing.TB, path string, loop *os.File) {
 		t.Errorf("detach %s: %v", path, err)
 	}
 	// With the last close, the file goes; so must the test's folder.
-	for range 100 {
+	for range 6000 {
 		if _, err := os.Stat("/sys/block/" + filepath.Base(path) + "/loop"); err != nil {
 			return
 		}
