@@ -100,7 +100,12 @@
 // neither is the header it belongs to.
 //
 // Flush before acting on a record that was read: after a killed process
-// the record may be in a cache only.
+// the record may be in a cache only. A page cache shows even what a failed flush has
+// lost, and does not write it with the next one, so there the record is written again.
+//
+// A record that is whole and says what this program does not know is a newer program's.
+// Where it is of the rotation at hand nothing else counts; binding and sequence are in
+// the same place in every version.
 //
 // # Errors
 //

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,6 +100,9 @@ type Options struct {
 	// DurableMeta promises that a write to Meta is durable when it returns
 	// (O_DSYNC), which saves the flushes of it.
 	DurableMeta bool
+	// CachedMeta says that Meta goes through the page cache, so that what is read of it
+	// need not be durable, whatever a flush says: Recover writes the record again.
+	CachedMeta bool
 	// MaxHold is how long a zone should be held. Zones shrink and grow to fit;
 	// 0, or no Hold hook, makes every one [Layout.ZoneSize] long.
 	MaxHold time.Duration
@@ -125,6 +129,7 @@ type Engine struct {
 	views       Views
 	hooks       Hooks
 	durableMeta bool
+	cachedMeta  bool
 	now         func() time.Time
 	pace        pace
 	copier      *copier
@@ -167,7 +172,7 @@ func NewEngine(o Options) (*Engine, error) {
 	a := l.align()
 	unit := min(max(roundDown(int64(o.Unit), a), a), l.ZoneSize)
 	e := &Engine{
-		layout: l, binding: o.Binding, views: o.Views, hooks: o.Hooks, durableMeta: o.DurableMeta, now: o.Now,
+		layout: l, binding: o.Binding, views: o.Views, hooks: o.Hooks, durableMeta: o.DurableMeta, cachedMeta: o.CachedMeta, now: o.Now,
 		slots: alignedBuffer(RecordArea),
 	}
 	piece := e.piece(unit)
@@ -215,6 +220,10 @@ func (e *Engine) Begin(ctx context.Context) error {
 	}
 	if r, ok := found.started(e.binding); ok {
 		return &StartedError{Record: r}
+	}
+	// An earlier rotation of a newer program is over, or the header would say so.
+	if slices.ContainsFunc(found.newer, func(r Record) bool { return r.UUID == e.binding.UUID && r.Generation >= e.binding.Generation }) {
+		return errNewerRecord
 	}
 	l := e.layout
 	r := Record{

@@ -125,4 +125,4 @@ func (e recordError) Error() string { return string(e) }
 var errEmptySlot = errors.New("never written")
 
 // errNewerRecord is a record that is whole, and says what this program does not know.
-var errNewerRecord error = fault.New(fault.HeaderRequirement, "the rotation under way is a newer program's", nil)
+var errNewerRecord error = fault.New(fault.HeaderRequirement, "the record of the rotation is a newer program's", nil)

@@ -341,3 +341,98 @@ func TestDamagedJournalIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// A file is read through the page cache. That shows a record which a killed process had
+// not flushed, and one whose flush has failed, after which the page counts as clean.
+// What recovery relies on is durable nevertheless.
+func TestARecordInThePageCacheIsMadeDurable(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Mode{Gap, Journal} {
+		for _, lost := range []bool{false, true} {
+			s := setup{mode: mode, direction: Forward, oldSector: 512, newSector: 512, zone: 3 * 512, data: 10 * 512}
+			r, want := started(t, s)
+			meta := &pageCache{ReadWriter: r.meta, lost: lost}
+			recovered := 0
+			for range 10 {
+				h := newHolder(t)
+				o := r.options()
+				o.Views.Meta, o.CachedMeta, o.Hooks = meta, true, h.hooks()
+				e := r.engine(t, o)
+				before, err := e.Recover(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				// The process is killed, or gives up, when its last record is in the cache.
+				meta.fails = true
+				for err == nil {
+					_, err = e.Step(context.Background())
+					if e.Record().Done() > before.Done() || e.Record().Phase == Finished {
+						break
+					}
+				}
+				meta.fails = false
+				next := r.options()
+				next.Views.Meta, next.CachedMeta = meta, true
+				rec, err := r.engine(t, next).Recover(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				durable, err := ReadRecord(r.meta, r.l.RecordOffset, testBinding)
+				if err != nil || durable != rec {
+					t.Fatalf("%v, lost %v: relied on %+v, durable is %+v, %v", mode, lost, rec, durable, err)
+				}
+				recovered++
+				// On, by a zone, over storage that works.
+				if _, err := r.engine(t, next).Step(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			after := r.restarted(t)
+			if err := after.settle(after.options(), same(want)); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%v, lost %v: %d records", mode, lost, recovered)
+		}
+	}
+}
+
+// pageCache is a file's: a flush writes what is dirty. While it fails, what was written
+// stays in the cache, dirty, or lost: clean.
+type pageCache struct {
+	ReadWriter
+	fails, lost   bool
+	cached, dirty []cachedWrite
+}
+
+func (c *pageCache) ReadAt(p []byte, off int64) (int, error) {
+	n, err := c.ReadWriter.ReadAt(p, off)
+	for _, w := range c.cached {
+		from, to := max(off, w.off), min(off+int64(len(p)), w.off+int64(len(w.p)))
+		if from < to {
+			copy(p[from-off:to-off], w.p[from-w.off:])
+		}
+	}
+	return n, err
+}
+
+func (c *pageCache) WriteAt(p []byte, off int64) (int, error) {
+	w := cachedWrite{off, append([]byte(nil), p...)}
+	c.cached, c.dirty = append(c.cached, w), append(c.dirty, w)
+	return len(p), nil
+}
+
+func (c *pageCache) Flush() error {
+	if c.fails {
+		if c.lost {
+			c.dirty = nil
+		}
+		return unix.EIO
+	}
+	for _, w := range c.dirty {
+		if _, err := c.ReadWriter.WriteAt(w.p, w.off); err != nil {
+			return err
+		}
+	}
+	c.dirty = nil
+	return c.ReadWriter.Flush()
+}

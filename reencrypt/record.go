@@ -164,7 +164,8 @@ func (r Record) marshal(slot []byte) {
 }
 
 // parseRecord reads one copy of a record and checks all that can be checked
-// without knowing the volume.
+// without knowing the volume. With errNewerRecord the record has its binding and
+// sequence.
 func parseRecord(b []byte) (Record, error) {
 	if len(b) != recordSize {
 		return Record{}, recordError("wrong length")
@@ -179,19 +180,19 @@ func parseRecord(b []byte) (Record, error) {
 		return Record{}, recordError("checksum wrong")
 	}
 	be := binary.BigEndian
+	// These are where they are in every version.
+	newer := Record{Sequence: be.Uint64(b[16:]), Binding: Binding{UUID: [16]byte(b[24:40]), Generation: be.Uint64(b[40:])}}
 	if v := be.Uint32(b[8:]); v != recordVersion {
-		return Record{}, fmt.Errorf("%w: record version %d", errNewerRecord, v)
+		return newer, fmt.Errorf("%w: record version %d", errNewerRecord, v)
 	}
 	if b[15] != 0 || !blank.Zero(b[recordUsed:recordBody]) {
-		return Record{}, fmt.Errorf("%w: reserved bytes of the record are set", errNewerRecord)
+		return newer, fmt.Errorf("%w: reserved bytes of the record are set", errNewerRecord)
 	}
 	r := Record{
-		Sequence: be.Uint64(b[16:]), Mode: Mode(b[12]), Direction: Direction(b[13]), Phase: Phase(b[14]),
+		Binding: newer.Binding, Sequence: newer.Sequence, Mode: Mode(b[12]), Direction: Direction(b[13]), Phase: Phase(b[14]),
 		OldSector: int(be.Uint32(b[96:]) & math.MaxInt32), NewSector: int(be.Uint32(b[100:]) & math.MaxInt32),
 		Zones: be.Uint64(b[48:]),
 	}
-	copy(r.UUID[:], b[24:40])
-	r.Generation = be.Uint64(b[40:])
 	copy(r.Digest[:], b[112:144])
 	for _, f := range []struct {
 		to *int64

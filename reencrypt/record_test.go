@@ -227,6 +227,16 @@ func TestANewerRecordIsNoAbsentOne(t *testing.T) {
 		if r, err := ReadRecord(bytes.NewReader(slots), 0, testBinding); fault.CodeOf(err) != fault.HeaderRequirement {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
+		if _, err := Records(bytes.NewReader(slots), 0, testBinding.UUID); fault.CodeOf(err) != fault.HeaderRequirement {
+			t.Errorf("%s: %v", name, err)
+		}
+		// A rotation that is over: the header has its key.
+		if n, err := Reached(bytes.NewReader(slots), 0, testBinding.UUID); n != testBinding.Generation || err != nil {
+			t.Errorf("%s: reached %d, %v", name, n, err)
+		}
+		if n, err := Reached(bytes.NewReader(slots), 0, [16]byte{9}); n != 0 || err != nil {
+			t.Errorf("%s, of another volume: reached %d, %v", name, n, err)
+		}
 	}
 }
 

@@ -9,7 +9,8 @@ import (
 
 // Recover finds out how far the rotation is and settles a zone that was
 // interrupted, so that everybody may use the volume as [Record.Pieces] of the
-// result says. In mode Gap it writes nothing. Interrupted itself, it may be
+// result says. In mode Gap it writes nothing but, with [Options.CachedMeta], the record
+// again. Interrupted itself, it may be
 // repeated.
 //
 // Its errors wrap [ErrNoRecord] or are a [*MismatchError], a [*JournalError],
@@ -57,6 +58,11 @@ func (e *Engine) recover(ctx context.Context) error {
 				return err
 			}
 			return &UnsettledError{Zone: e.layout.exactZone(r.Position, r.Zone), Err: err}
+		}
+	}
+	if e.cachedMeta && r.Phase != Journaled { // undoing has written another
+		if err := e.writeRecord(r); err != nil {
+			return err
 		}
 	}
 	e.settled = true

@@ -35,6 +35,11 @@ func Reached(meta io.ReaderAt, offset int64, uuid [16]byte) (uint64, error) {
 			most = max(most, r.Generation)
 		}
 	}
+	for _, r := range s.newer {
+		if r.UUID == uuid {
+			most = max(most, r.Generation)
+		}
+	}
 	return most, nil
 }
 
@@ -46,6 +51,9 @@ func Records(meta io.ReaderAt, offset int64, uuid [16]byte) ([]Record, error) {
 		return nil, err
 	}
 	var newest []Record
+	if slices.ContainsFunc(s.newer, func(r Record) bool { return r.UUID == uuid }) {
+		return nil, errNewerRecord
+	}
 	for _, r := range s.valid {
 		if last, _ := s.find(r.Binding); r.UUID == uuid && !slices.Contains(newest, last) {
 			newest = append(newest, last)
@@ -57,13 +65,14 @@ func Records(meta io.ReaderAt, offset int64, uuid [16]byte) ([]Record, error) {
 // slots is what the two slots hold: every valid copy, and the reason of a slot
 // that has none.
 type slots struct {
-	valid  []Record
+	valid []Record
+	// newer are records of a newer program, of which only binding and sequence are known.
+	newer  []Record
 	reason [2]error
 }
 
-// readSlots reads both slots. One that is unreadable, or that a newer program has
-// written, ends it: what it held may be newer than the other, whose data may be
-// overwritten by now.
+// readSlots reads both slots. An unreadable one ends it: what it held may be
+// newer than the other, whose data may be overwritten by now.
 func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
 	var s slots
 	if err := readFull(meta, buf[:RecordArea], offset); err != nil {
@@ -77,7 +86,7 @@ func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
 				err = recordError("in the wrong slot")
 			}
 			if errors.Is(err, errNewerRecord) {
-				return s, err
+				s.newer = append(s.newer, r)
 			}
 			if err == nil {
 				s.valid = append(s.valid, r)
@@ -91,6 +100,10 @@ func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
 
 // find is the newest record of the rotation b.
 func (s slots) find(b Binding) (Record, error) {
+	// Older records of the same rotation say nothing: see readSlots.
+	if slices.ContainsFunc(s.newer, func(r Record) bool { return r.Binding == b }) {
+		return Record{}, errNewerRecord
+	}
 	var best Record
 	for _, r := range s.valid {
 		if r.Binding == b && r.Sequence > best.Sequence {
@@ -110,7 +123,7 @@ func (s slots) find(b Binding) (Record, error) {
 // newest is the highest sequence of any rotation, 0 if there is none.
 func (s slots) newest() uint64 {
 	var n uint64
-	for _, r := range s.valid {
+	for _, r := range slices.Concat(s.valid, s.newer) {
 		n = max(n, r.Sequence)
 	}
 	return n
@@ -133,15 +146,32 @@ func (s slots) started(b Binding) (Record, bool) {
 
 // writeRecord writes one record into its slot and makes it durable.
 func (e *Engine) writeRecord(r Record) error {
-	r.marshal(e.slots[:slotSize])
-	at := e.layout.RecordOffset + int64(r.Sequence%2)*slotSize
-	if _, err := e.views.Meta.WriteAt(e.slots[:slotSize], at); err != nil {
-		return &IOError{Op: "write", View: Meta, Offset: at, Err: err}
-	}
-	if e.durableMeta {
-		return nil
+	if err := r.writeTo(e.views.Meta, e.layout.RecordOffset, e.slots[:slotSize]); err != nil || e.durableMeta {
+		return err
 	}
 	return e.flush(Meta)
+}
+
+func (r Record) writeTo(meta io.WriterAt, offset int64, buf []byte) error {
+	r.marshal(buf)
+	at := offset + int64(r.Sequence%2)*slotSize
+	if _, err := meta.WriteAt(buf, at); err != nil {
+		return &IOError{Op: "write", View: Meta, Offset: at, Err: err}
+	}
+	return nil
+}
+
+// WriteAgain makes a record durable that was read through the page cache, which shows
+// what a killed process had not flushed, and what a flush that failed has lost. It
+// comes before anything that relies on the record. Errors are [*IOError].
+func (r Record) WriteAgain(meta Writer, offset int64) error {
+	err := r.writeTo(meta, offset, alignedBuffer(slotSize))
+	if err == nil {
+		if err = meta.Flush(); err != nil {
+			err = &IOError{Op: "flush", View: Meta, Err: err}
+		}
+	}
+	return err
 }
 
 // flushFailed reports whether an error may mean that storage has dropped what it had

@@ -15,8 +15,8 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// defaultMaxHold is how long a zone should be held: an fsync waits for it, and
-// some programs notice more.
+// defaultMaxHold is how long a zone should be held: what is read and written in it
+// waits, and some programs notice more.
 const defaultMaxHold = 100 * time.Millisecond
 
 // moveRest moves what is not moved yet, and ends the rotation.

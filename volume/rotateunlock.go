@@ -44,7 +44,7 @@ func (m *Manager) withEngine(k *mapping.Stack, h *header.Header, c *header.Stora
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
 	o := reencrypt.Options{
-		Layout: k.Layout, Binding: b, Now: m.sys.Now,
+		Layout: k.Layout, Binding: b, CachedMeta: c.Detached(), Now: m.sys.Now,
 		Views: reencrypt.Views{Old: old, New: next, Raw: c.Data, Meta: c.Header},
 	}
 	if adjust != nil {
@@ -245,10 +245,11 @@ func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
 	case err != nil:
 		return false, err
 	case r.Untouched() && !u.h.InPlaintext():
-		return false, nil
+		return false, u.makeDurable(r)
 	case r.Phase == reencrypt.Finished && !u.h.Decrypting():
+		err := u.makeDurable(r)
 		u.h = u.h.Next
-		return false, nil
+		return false, err
 	}
 	k, err := u.kernel.NewStack(u.s, u.h, u.c)
 	if err != nil {
@@ -321,6 +322,22 @@ func (u *unlocking) seenInPlace(seen error) error {
 	}
 	want := u.h.Token.Filesystem
 	return fault.New(fault.FilesystemMissing, fmt.Sprintf("the volume does not show the %s filesystem %s that it is being made of", want.Type, want.UUID), seen)
+}
+
+// makeDurable makes the record durable that the volume is opened by: one in a file may
+// be in the page cache only, of a run that was killed.
+func (u *unlocking) makeDurable(r reencrypt.Record) error {
+	if !u.c.Detached() || u.c.Data.ReadOnly() {
+		return nil
+	}
+	c, err := u.openContainer(u.s, u.c.Data.Path(), rotationFlags(true))
+	if errors.Is(err, unix.EROFS) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.WriteAgain(c.Header, header.RotationRecordOffset), c.Close())
 }
 
 // recoverRecord settles the zone that was interrupted. On a device that cannot
