@@ -37,8 +37,8 @@ opens, and the same command continues. SIGTERM and SIGINT stop it at the next zo
 
 If source, cipher, sector_size, wrap or key_size changed in the configuration, the
 same pass converts the volume, as far as its filesystem allows. Both sources must work
-in this kernel. To source dev it never goes. A trusted key can have no recovery copy: a
-volume that has one is refused, unless --no-recovery gives it up.
+in this kernel. A rotation never goes to source dev. A trusted key can have no recovery
+copy: a volume that has one is refused, unless --no-recovery gives it up.
 
 The new key gets recovery copies for the recipients that the old one had some for. With
 --recipient it gets copies for these instead, with --recovery-passphrase one that opens
@@ -65,7 +65,7 @@ image of the device. Header backups from before a rotation are worthless after i
 	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue a rotation that is under way, start none")
 	c.Flags().BoolVar(&f.pause, "pause", false, "stop the rotation that another process runs, at its next zone")
 	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to move per second, as 512KiB or 8MiB")
-	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "longest time to hold a zone in use (default 100ms); what is read and written in it waits")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held (default 100ms), exceeded on a busy system; reads and writes in it wait")
 	c.Flags().StringArrayVar(&f.recipients, "recipient", nil, "seal a recovery copy of the new key to this age recipient (age1…); may be repeated")
 	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the new key that opens with a passphrase, and show that once")
 	c.Flags().BoolVar(&f.noRecovery, "no-recovery", false, "make no recovery copy of the new key")

@@ -42,7 +42,7 @@ A rotation that is under way is paused, and continues afterwards.
 
 Sleep resume is for hooks that run after any other suspend. It restores lost keys
 to unlocked volumes, all or those named. Locked volumes stay locked, and without a
-lost key it does nothing.
+lost key it does nothing. With systemd it restarts a rotation that ended with the key.
 
 Hibernation is refused: it writes the memory to a disk, and with it what was read
 from the volumes.

@@ -108,7 +108,7 @@ func (r *rotated) decryptedThroughAPowerCut() {
 	r.MustSh("umount /data && e2fsck -fn /dev/mapper/data")
 	r.expect(0, "locked", "lock", "data")
 	r.expect(2, "not confirmed", "decrypt", "data")
-	p := r.Start("imxcrypt", "decrypt", "--yes", "--json", "--rate-limit", "1MiB", "data")
+	p := r.Start("imxcrypt", "decrypt", "--yes", "--json", "--rate-limit", "256KiB", "data")
 	p.WaitFor(`"event":"progress"`, 3*time.Minute)
 	r.afterPowerCut()
 	end := r.busy()
