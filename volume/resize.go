@@ -102,6 +102,11 @@ func (z *resizing) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if z.c.Detached() {
+		if err := z.c.Header.Flush(); err != nil { // of a killed run, it may be in a cache only
+			return err
+		}
+	}
 	if live {
 		err = z.growLive(ctx)
 	}

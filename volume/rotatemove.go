@@ -11,6 +11,7 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/fault"
 	"imxcrypt/reencrypt"
+	"imxcrypt/volume/header"
 	"imxcrypt/volume/mapping"
 	"imxcrypt/volume/source"
 )
@@ -67,6 +68,10 @@ func (x *rotating) moveRest(ctx context.Context) error {
 			return err
 		}
 		x.j.did("data moved")
+	} else if err := r.WriteAgain(x.c.Header, header.RotationRecordOffset); err != nil {
+		// A killed run need not have flushed it, and what follows overwrites what the
+		// record before it needs.
+		return err
 	}
 	return x.finish(ctx, k, next)
 }

@@ -60,6 +60,13 @@ func (x *rotating) putKey(ctx context.Context, next *header.Header, key source.K
 	if err := x.trusted(); err != nil {
 		return err
 	}
+	if !x.h.Copies.Intact() {
+		// The first records forget those of the rotation before, which an older copy may
+		// speak of.
+		if err := x.h.RepairOn(x.c); err != nil {
+			return fmt.Errorf("write both copies of the header: %w", err)
+		}
+	}
 	if err := x.firstRecords(ctx, next, l); err != nil {
 		return err
 	}

@@ -284,6 +284,13 @@ func (u *unlocking) open(ctx context.Context) error {
 	if err := u.kernel.RequireUnused(ctx, u.s, u.h, u.c.Data); err != nil {
 		return err
 	}
+	if u.c.Detached() {
+		// What is written to the volume next must not outlive a header that a killed run
+		// had not flushed.
+		if err := u.c.Header.Flush(); err != nil {
+			return err
+		}
+	}
 	if u.h.Next != nil {
 		if done, err := u.openRotating(ctx); done || err != nil {
 			return err
