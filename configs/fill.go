@@ -78,7 +78,7 @@ func fillText(to reflect.Value, k kind, text string) error {
 		to.SetString(text)
 		return nil
 	case kindSize:
-		n, err = parseSize(text)
+		n, err = ParseSize(text)
 	case kindDuration:
 		d, err = parseDuration(text)
 		n = int64(d)

@@ -31,7 +31,7 @@ func (r *reader) scalar(n *yaml.Node, k kind, where string) any {
 		}
 		r.add(positionOf(n), where, "is "+describe(n)+", not a whole number", intRemedy(n.Value))
 	case kindSize:
-		if _, err := parseSize(n.Value); err == nil && n.Tag == "!!str" {
+		if _, err := ParseSize(n.Value); err == nil && n.Tag == "!!str" {
 			return n.Value
 		} else if err != nil {
 			remedy := sizeRemedy(n.Value)

@@ -149,7 +149,7 @@ func yamlText(s string) string {
 	if letter && strings.Trim(s, wordCharacters+"/.=") == "" {
 		return s
 	}
-	if _, err := parseSize(s); err == nil {
+	if _, err := ParseSize(s); err == nil {
 		return s
 	}
 	if _, err := parseDuration(s); err == nil {

@@ -29,9 +29,9 @@ var (
 	errDurationUnit = errors.New("a duration is a number with ms, s, m or h, as in 10s")
 )
 
-// parseSize parses a size such as 512KiB, without blanks or fractions. Decimal
+// ParseSize parses a size such as 512KiB, without blanks or fractions. Decimal
 // units are refused: 1MB is not a whole number of 4 KiB sectors.
-func parseSize(s string) (int64, error) {
+func ParseSize(s string) (int64, error) {
 	digits := len(s) - len(strings.TrimLeft(s, "0123456789"))
 	if digits == 0 {
 		return 0, errSizeUnit
@@ -50,7 +50,7 @@ func parseSize(s string) (int64, error) {
 	return 0, errSizeUnit
 }
 
-// formatSize formats a size so that parseSize can parse it.
+// formatSize formats a size so that ParseSize can parse it.
 func formatSize(n int64) string {
 	if n == 0 {
 		return "0MiB"

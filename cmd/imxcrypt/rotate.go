@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"imxcrypt/configs"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/secret"
 	"imxcrypt/volume"
@@ -210,17 +211,14 @@ func parseBytes(option, text string) (int64, error) {
 	if text == "" {
 		return 0, nil
 	}
-	number, unit := text, int64(1)
-	for suffix, n := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
-		if cut, ok := strings.CutSuffix(text, suffix); ok {
-			number, unit = cut, n
-		}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		n, err = configs.ParseSize(text)
 	}
-	n, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || n <= 0 || n > (1<<50)/unit {
+	if err != nil || n <= 0 || n > 1<<50 {
 		return 0, fault.New(fault.Usage, fmt.Sprintf("%s %q is not a number of bytes, as 512KiB or 8MiB", option, text), nil)
 	}
-	return n * unit, nil
+	return n, nil
 }
 
 // rotationProgress shows how far a rotation is: lines of JSON for programs, a

@@ -125,7 +125,7 @@ func TestTerminalIsKnown(t *testing.T) {
 
 func TestRates(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]int64{"": 0, "512": 512, "512KiB": 512 << 10, "8MiB": 8 << 20, "1GiB": 1 << 30} {
+	for text, want := range map[string]int64{"": 0, "512": 512, "512KiB": 512 << 10, "8MiB": 8 << 20, "8M": 8 << 20, "1GiB": 1 << 30, "1TiB": 1 << 40} {
 		if got, err := parseRate(text); err != nil || got != want {
 			t.Errorf("%q is %d, %v", text, got, err)
 		}
