@@ -118,6 +118,9 @@ func TestRelease(t *testing.T) {
 		if got := command(t, dir, []string{"imxcrypt-" + version + "/packaging/version"}); got != version {
 			t.Errorf("the source tarball says it is %s", got)
 		}
+		if _, err := os.Stat(filepath.Join(dir, "imxcrypt-"+version, "vendor/modules.txt")); err != nil {
+			t.Errorf("the source tarball has no modules: %v", err)
+		}
 	})
 	t.Run("recipes have the sums of what they fetch", func(t *testing.T) {
 		sums := readFolder(t, out)["SHA256SUMS"]
