@@ -10,8 +10,7 @@ import (
 // Recover finds out how far the rotation is and settles a zone that was
 // interrupted, so that everybody may use the volume as [Record.Pieces] of the
 // result says. In mode Gap it writes nothing but, with [Options.CachedMeta], the record
-// again. Interrupted itself, it may be
-// repeated.
+// again. Interrupted itself, it may be repeated.
 //
 // Its errors wrap [ErrNoRecord] or are a [*MismatchError], a [*JournalError],
 // an [*IOError] or an [*UnsettledError].

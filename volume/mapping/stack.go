@@ -243,10 +243,10 @@ func (k *Stack) heldSide(r reencrypt.Record) (dmcrypt.Number, error) {
 		}
 		return false
 	})
-	if at < 0 && slices.ContainsFunc(live, func(t dmcrypt.Target) bool { _, unknown := t.(dmcrypt.Unknown); return unknown }) {
-		return dmcrypt.Number{}, fault.Newf(fault.MappingMismatch, "mapping %s has a part that only a newer program knows", k.Name(OverlaySuffix))
-	}
 	if at < 0 {
+		if slices.ContainsFunc(live, func(t dmcrypt.Target) bool { _, unknown := t.(dmcrypt.Unknown); return unknown }) {
+			return dmcrypt.Number{}, fault.Newf(fault.MappingMismatch, "mapping %s has a part that only a newer program knows", k.Name(OverlaySuffix))
+		}
 		return k.New, nil // nothing leads to it
 	}
 	start, length := live[at].Extent()
