@@ -61,7 +61,7 @@ type Volume struct {
 	Rotating bool `json:"rotating"`
 	// Revived is true where the key had been lost before, and a rotation with it.
 	Revived bool `json:"-"`
-	// On are the volumes that this one lies on.
+	// On are the volumes that this one, or its header, lies on.
 	On []string `json:"on,omitempty"`
 	// Suspended is true if the volume was left suspended: its users wait, and
 	// nothing is read or written.
