@@ -45,6 +45,16 @@ func (m *Manager) Diagnose(ctx context.Context, s spec.Volume) error {
 	return Failed(ctx, "doctor", s, err)
 }
 
+// MountPoint reports why a locked volume could not be mounted where it is configured; nil
+// where nothing keeps it from that.
+func (m *Manager) MountPoint(s spec.Volume) error {
+	at, err := m.sys.Mounts.Look(s.Mount.Path)
+	if err == nil {
+		err = at.Usable()
+	}
+	return err
+}
+
 func (m *Manager) verify(ctx context.Context, s spec.Volume, j *runLog, look func(*header.Header, *header.Storage, source.Key) error) (err error) {
 	release, err := m.sys.Locks.Acquire(ctx, s.Name)
 	if err != nil {

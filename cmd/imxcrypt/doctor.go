@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -159,6 +160,11 @@ func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Co
 		}
 	}
 	if problem == nil {
+		if st.State == volume.Locked && v.Mount.Path != "" && !belowAnother(c, v) {
+			if err := m.MountPoint(s); err != nil {
+				d.Warnings = append(d.Warnings, a.doctorWarning(v.Name, err))
+			}
+		}
 		return d
 	}
 	d.Code, d.Text, d.Remedy = fault.CodeOf(problem), oneLine(problem.Error())+found, a.hintFor(v.Name, problem)
@@ -167,6 +173,14 @@ func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Co
 		d.Level = doctor.Warning
 	}
 	return d
+}
+
+// belowAnother reports whether a volume's mount point lies on another volume, and may be
+// there only when that is mounted.
+func belowAnother(c *configs.Config, v configs.Volume) bool {
+	return slices.ContainsFunc(c.Volumes, func(o configs.Volume) bool {
+		return o.Mount.Path != "" && strings.HasPrefix(v.Mount.Path, strings.TrimSuffix(o.Mount.Path, "/")+"/")
+	})
 }
 
 // doctorWarning is something that keeps nobody from the data.
