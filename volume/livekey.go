@@ -149,9 +149,6 @@ func (m *Manager) sleptSince(s spec.Volume, info dmcrypt.Info) bool {
 	return m.sys.KeepsKeys == nil || !m.sys.KeepsKeys()
 }
 
-// lookPatience bounds a look through a mapping that somebody may suspend meanwhile.
-const lookPatience = 2 * time.Second
-
 // seeThrough reports whether the filesystem is seen through a mapping. An error is
 // that nothing could be read: of [blockdev.ErrDirty] where reading would write.
 func (m *Manager) seeThrough(s spec.Volume, info dmcrypt.Info) (bool, error) {
@@ -165,7 +162,7 @@ func (m *Manager) seeThrough(s spec.Volume, info dmcrypt.Info) (bool, error) {
 	}
 	var seen bool
 	m.looks.Add(1)
-	err := within(lookPatience, func() error {
+	err := within(m.sys.Patience, func() error {
 		defer m.looks.Add(-1)
 		d, err := m.sys.Devices.Open(mapping.Node(info.Number), blockdev.Flags{Direct: true})
 		if err != nil {

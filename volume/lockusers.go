@@ -84,9 +84,9 @@ func (m *Manager) openedByNobody(ctx context.Context, name string, mounted bool)
 	if mounted {
 		allowed = 1
 	}
-	patience, cancel := context.WithTimeout(ctx, proberPatience)
+	patience, cancel := context.WithTimeout(ctx, m.sys.Patience)
 	defer cancel()
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, proberPatience) {
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, m.sys.Patience) {
 		looking := m.looks.Load() > 0
 		info, err := m.sys.Mapper.Info(name)
 		if err != nil || info.Opens <= allowed {
@@ -100,16 +100,13 @@ func (m *Manager) openedByNobody(ctx context.Context, name string, mounted bool)
 			}
 			if looking {
 				// A look of our own waits behind what is being written.
-				time.Sleep(proberPatience / 10)
+				time.Sleep(m.sys.Patience / 10)
 				continue
 			}
 			return fault.Newf(fault.Busy, "/dev/mapper/%s is in use: a program has it open (/dev/dm-%d)", name, info.Number.Minor)
 		}
 	}
 }
-
-// proberPatience is how long udev and its like may have a mapping open.
-const proberPatience = 2 * time.Second
 
 // mountAgain mounts a volume where the configuration says, as it was before a lock
 // that failed. What else was unmounted is named.

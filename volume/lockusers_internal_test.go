@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 	"testing"
+	"time"
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/fault"
@@ -33,7 +34,7 @@ func (o *openedTwice) Info(name string) (dmcrypt.Info, error) {
 // the program that has the mapping open then is this one.
 func TestALookOfOurOwnIsNoUser(t *testing.T) {
 	t.Parallel()
-	m := &Manager{}
+	m := &Manager{sys: System{Patience: 100 * time.Millisecond}}
 	o := &openedTwice{m: m}
 	m.sys.Mapper = o
 	m.looks.Store(1)

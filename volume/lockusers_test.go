@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/dmcrypt"
@@ -66,6 +67,7 @@ func TestALockThatCannotEndUnmountsNothing(t *testing.T) {
 			t.Parallel()
 			b := mounted(t, newSpec())
 			c.hold(t, b)
+			b.Patience = 100 * time.Millisecond
 			b.Step = func(what string) error {
 				t.Errorf("changed: %s", what)
 				return nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
@@ -209,7 +210,7 @@ func (m *Manager) sameThrough(ctx context.Context, s spec.Volume, h *header.Head
 	err = m.kernel.WithData(ctx, s, h, c.Data.Number(), key, func(a *mapping.Private) error {
 		return mapping.WithDevice(live, false, func(is header.Device) error {
 			return mapping.WithDevice(a, false, func(want header.Device) (err error) {
-				same, err = sameBlocks(is, want)
+				same, err = sameBlocks(is, want, m.sys.Patience)
 				return err
 			})
 		})
@@ -218,12 +219,12 @@ func (m *Manager) sameThrough(ctx context.Context, s spec.Volume, h *header.Head
 }
 
 // sameBlocks reports whether one of the compared blocks is the same on both.
-func sameBlocks(is, want header.Device) (bool, error) {
+func sameBlocks(is, want header.Device, patience time.Duration) (bool, error) {
 	compared := 0
 	step := max(is.Size()/comparedBlocks/header.BlockAlign, 1) * header.BlockAlign
 	for at := int64(0); at+header.BlockAlign <= is.Size(); at += step {
 		x, y := make([]byte, header.BlockAlign), make([]byte, header.BlockAlign)
-		err := within(lookPatience, func() error { _, err := cleanReader{is}.ReadAt(x, at); return err })
+		err := within(patience, func() error { _, err := cleanReader{is}.ReadAt(x, at); return err })
 		if errors.Is(err, blockdev.ErrDirty) {
 			continue
 		}

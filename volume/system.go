@@ -116,6 +116,9 @@ type System struct {
 	Fleeting func(path string) string // it is not
 	Unlocks  UnlockRecords            // keeps none
 	Now      func() time.Time         // time.Now
+	// Patience bounds what is soon over: a program of udev's that has a mapping open, a look
+	// through a mapping that somebody may suspend meanwhile.
+	Patience time.Duration // 2 s
 	// Slept tells of the suspends since the system started. What lies in the kernel's
 	// memory survives one, the meaning of a black key may not.
 	Slept func() Slept // the running kernel's
@@ -172,6 +175,9 @@ func (s System) WithDefaults() System {
 	}
 	if s.Rand == nil {
 		s.Rand = rand.Reader
+	}
+	if s.Patience == 0 {
+		s.Patience = 2 * time.Second
 	}
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)

@@ -101,6 +101,8 @@ type Board struct {
 	Step func(what string) error
 	Log  *slog.Logger
 	Now  func() time.Time
+	// Patience is System's. A short one is for tests in which something stays busy.
+	Patience time.Duration
 
 	// LoopErr is why no loop device can be made, or be told.
 	LoopErr error
@@ -178,7 +180,7 @@ func (b *Board) System() volume.System {
 		Swaps:         swaps{b},
 		Hibernates:    func() ([]string, error) { return b.Hibernates, nil },
 		Unlocks:       &b.unlocks, DropCaches: b.dropCaches,
-		Now: b.Now, Log: b.Log, Slept: func() volume.Slept { return volume.Slept{For: time.Duration(b.asleep.Load())} },
+		Now: b.Now, Patience: b.Patience, Log: b.Log, Slept: func() volume.Slept { return volume.Slept{For: time.Duration(b.asleep.Load())} },
 	}
 }
 
