@@ -94,10 +94,9 @@ func (m *Manager) adopt(ctx context.Context, s spec.Volume, o AdoptOptions, raw 
 
 // adoptable checks the configuration: what it must say for an adopted volume.
 func adoptable(s spec.Volume) error {
-	if err := noHeader(s); err != nil {
-		return err
-	}
 	switch {
+	case s.Ephemeral():
+		return noHeader()
 	case !s.Detached():
 		return fault.Newf(fault.ConfigInvalid, "an adopted volume has its header in a file, since there is no room for one on its device: set header: /path/of/the/file")
 	case !spec.Sealed(s.Source):

@@ -19,8 +19,8 @@ import (
 // openContainer opens the device at path, and a detached header if the volume
 // has one. A missing header file is an error of code not-provisioned.
 func (m *Manager) openContainer(s spec.Volume, path string, f blockdev.Flags) (*header.Storage, error) {
-	if err := noHeader(s); err != nil {
-		return nil, err
+	if s.Ephemeral() {
+		return nil, noHeader()
 	}
 	data, err := m.sys.Devices.Open(path, f)
 	if err != nil {
@@ -85,8 +85,8 @@ func (m *Manager) openHeader(s spec.Volume, path string, f blockdev.Flags) (*hea
 
 // onDevice runs an operation under the volume's lock, on the device found for it.
 func (m *Manager) onDevice(ctx context.Context, s spec.Volume, do func(path string) error) (err error) {
-	if err := noHeader(s); err != nil {
-		return err
+	if s.Ephemeral() {
+		return noHeader()
 	}
 	release, err := m.sys.Locks.Acquire(ctx, s.Name)
 	if err != nil {

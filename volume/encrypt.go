@@ -78,8 +78,8 @@ func (x *rotating) encryptHere(ctx context.Context, path string) error {
 // inPlaceable reports why a volume of this configuration cannot be encrypted or
 // decrypted in place.
 func inPlaceable(s spec.Volume) error {
-	if err := noHeader(s); err != nil {
-		return err
+	if s.Ephemeral() {
+		return noHeader()
 	}
 	if !s.Filesystem.ProvesKey() {
 		return fault.Newf(fault.ConfigInvalid, "a volume of filesystem: %s cannot be encrypted in place: there would be nothing to prove its key by", s.Filesystem)

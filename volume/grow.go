@@ -15,7 +15,7 @@ import (
 // nothing but a look at the device's size where there is none. h is the header
 // afterwards.
 func (m *Manager) grow(ctx context.Context, u *unlocking, path string) (h *header.Header) {
-	if !u.s.Grow || u.o.DryRun || u.o.ForRepair || u.h.Next != nil || u.c.Data.ReadOnly() {
+	if u.o.DryRun || u.o.ForRepair || u.h.Next != nil || u.c.Data.ReadOnly() {
 		return u.h
 	}
 	room, err := u.h.Room(u.s, u.c, facts(u.c.Data))
@@ -37,7 +37,7 @@ func (m *Manager) grow(ctx context.Context, u *unlocking, path string) (h *heade
 
 // growMounted has the filesystem that is mounted take the space of its mapping.
 func (u *unlocking) growMounted() {
-	if !u.s.Grow || u.h.Next != nil || u.c.Data.ReadOnly() {
+	if u.h.Next != nil || u.c.Data.ReadOnly() {
 		return
 	}
 	grown, err := u.sys.Filesystems.Grow(u.s.Filesystem.Type, u.j.result.Mounted, u.h.Segment.Size)

@@ -57,7 +57,7 @@ func (m *Manager) RestoreHeader(ctx context.Context, s spec.Volume, file string,
 	}
 	t := &restoring{Manager: m, s: s, o: o, j: j, file: file, area: area}
 	if s.Ephemeral() {
-		err = noHeader(s)
+		err = noHeader()
 	}
 	if err == nil {
 		err = t.readBackup(anyDevice)

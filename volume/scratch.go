@@ -25,18 +25,16 @@ import (
 // Nothing but a device with this volume's mark, of the size that it had then and with
 // nothing else in front of the data, is ever formatted.
 
-// noHeader refuses what needs a header or a stored key.
-func noHeader(s spec.Volume) error {
-	if !s.Ephemeral() {
-		return nil
-	}
+// noHeader is why a volume with a throw-away key is refused what needs a header or a
+// stored key.
+func noHeader() error {
 	return fault.Newf(fault.Usage, "the volume's key is thrown away whenever it is locked (key: ephemeral): it has no header, and nothing to keep, change or recover")
 }
 
 // mark provisions a volume with a throw-away key.
 func (p *provisioning) mark(ctx context.Context) (err error) {
 	if p.copies().any() {
-		return noHeader(p.s)
+		return noHeader()
 	}
 	release, err := p.sys.Locks.Acquire(ctx, p.s.Name)
 	if err != nil {
@@ -204,7 +202,7 @@ func (m *Manager) openMarked(ctx context.Context, s spec.Volume, path string, f 
 // volume's lock is held.
 func (m *Manager) unlockScratch(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) error {
 	if o.ForRepair {
-		return noHeader(s)
+		return noHeader()
 	}
 	u, err := m.openMarked(ctx, s, path, blockdev.Flags{Direct: true}, j)
 	if err != nil {

@@ -123,9 +123,6 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 // rememberPlain keeps the record by which plain text is refused from now on, and the
 // header of an encryption once that has ended, wherever an earlier run did not come to it.
 func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
-	if !s.EncryptPlain {
-		return
-	}
 	ok := m.remember(s, h.LUKS.UUID)
 	r, _ := m.recall(s)
 	switch {
@@ -160,9 +157,6 @@ func (m *Manager) rememberEnd(s spec.Volume, h *header.Header, j *runLog) {
 // notEnded refuses a header of the middle of an encryption that has ended: it was put
 // back, and what it calls the rest in plain text is somebody's.
 func (m *Manager) notEnded(s spec.Volume, h *header.Header) error {
-	if !h.Encrypting() {
-		return nil
-	}
 	if r, ok := m.recall(s); ok && r.Ended == encryptionMark(h) {
 		return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being encrypted, and that has ended, as %s says: it is an old copy", rememberedPath(s))
 	}

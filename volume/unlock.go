@@ -101,8 +101,10 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	j.did("header read")
 
 	u := &unlocking{Manager: m, s: s, o: o, j: j, c: c, h: h, revives: true}
-	h = m.grow(ctx, u, path)
-	u.h = h
+	if s.Grow {
+		h = m.grow(ctx, u, path)
+		u.h = h
+	}
 	open, err := u.alreadyOpen(ctx)
 	if err != nil {
 		return j.result, err
@@ -121,7 +123,9 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	}
 	j.result.Mapping = "/dev/mapper/" + s.Mapping
 	u.repairOnDevice(ctx)
-	m.rememberPlain(s, h, j)
+	if s.EncryptPlain {
+		m.rememberPlain(s, h, j)
+	}
 	if o.Mount && !o.ForRepair {
 		return j.result, u.mount(ctx)
 	}
@@ -162,10 +166,12 @@ func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
 	if err := h.NotRolledBack(); err != nil {
 		return err
 	}
-	if err := errors.Join(h.Begun(), m.notEnded(s, h)); err != nil {
-		return err
+	if h.Encrypting() {
+		if err := errors.Join(h.Begun(), m.notEnded(s, h)); err != nil {
+			return err
+		}
+		h = h.Next // has the key
 	}
-	h = h.Keyed()
 	if spec.Sealed(h.Token.Source) && h.Token.State == caam.Open {
 		if !s.AllowOpenState {
 			return fault.Newf(fault.OpenStateRefused, "the volume was made while the chip was open: every open chip can read it, and none can once it is closed")
@@ -535,7 +541,9 @@ func (u *unlocking) mount(ctx context.Context) error {
 		u.j.did("mounted")
 	}
 	u.j.result.Mounted = target
-	u.growMounted()
+	if u.s.Grow {
+		u.growMounted()
+	}
 	return nil
 }
 
