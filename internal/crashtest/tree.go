@@ -3,6 +3,7 @@
 package crashtest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io/fs"
@@ -134,7 +135,8 @@ func (t *Tree) names(folder node) ([]name, error) {
 		n := name{at: from + int64(i*sector)}
 		if le.Uint32(e) == folder.generation {
 			n.slot, n.kind, n.generation = int(le.Uint16(e[4:])), uint32(le.Uint16(e[6:])), le.Uint32(e[8:])
-			n.name = strings.TrimRight(string(e[treeEntry:]), "\x00")
+			text, _, _ := bytes.Cut(e[treeEntry:], []byte{0})
+			n.name = string(text)
 		}
 		all = append(all, n)
 	}
