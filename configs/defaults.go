@@ -60,6 +60,11 @@ func completeVolumes(c *Config, given map[string]position) {
 		if absent("gap") && !v.Detached() {
 			v.Gap = 1 * mib
 		}
+		if absent("header_size") && v.Detached() {
+			// The journal of a rotation lies in it: each half of that costs three flushes
+			// (docs/rotation.md).
+			v.HeaderSize = 4 * mib
+		}
 		if absent("filesystem.label") {
 			v.Filesystem.Label = mkfs.FitLabel(v.Filesystem.Type, v.Name)
 		}

@@ -209,7 +209,8 @@ type Volume struct {
 	// byte. Default: device.
 	Header string `mapstructure:"header"`
 	// Room for the header, in multiples of 4KiB, from 64KiB to 16MiB. Used when the
-	// volume is provisioned. Default: 1MiB.
+	// volume is provisioned. Without a gap a rotation keeps its journal there, and 16MiB make
+	// it faster. Default: 1MiB, or 4MiB with a detached header.
 	HeaderSize int64 `mapstructure:"header_size"`
 	// Free room between header and data, by which a rotation moves the data, in
 	// multiples of 4KiB, up to 1GiB. On devices over 64MiB it is at least 4MiB, and

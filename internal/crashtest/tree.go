@@ -47,7 +47,7 @@ type Tree struct {
 
 const (
 	treeSlots    = 16
-	treeSlotSize = 2 << 20
+	treeSlotSize = 5 << 20
 	treeContents = 4096
 	treeNames    = 64 // of a folder
 	treeEntry    = 16 // bytes before the name
