@@ -170,13 +170,16 @@ const unlockTime = 30 * time.Second
 const provisionTime = 10 * time.Minute
 
 // openTime is the same for a volume; one that is formatted writes a journal, and before an
-// encryption begins the filesystem may have to be checked.
+// encryption begins the filesystem may have to be checked, and made smaller for a header
+// on the device.
 func openTime(s spec.Volume) time.Duration {
 	switch {
 	case s.Ephemeral() && !s.Swap():
 		return unlockTime + 2*time.Minute
-	case s.EncryptPlain:
+	case s.EncryptPlain && s.Detached():
 		return unlockTime + 5*time.Minute
+	case s.EncryptPlain:
+		return unlockTime + 15*time.Minute
 	}
 	return unlockTime
 }

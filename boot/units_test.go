@@ -120,7 +120,7 @@ func TestUnitsOfOnPlaintext(t *testing.T) {
 			if u.Path != "imxcrypt@data.service" {
 				continue
 			}
-			for _, part := range []string{`RequiresMountsFor="/var/state"`, "After=systemd-remount-fs.service", "TimeoutStartSec=340s"} {
+			for _, part := range []string{`RequiresMountsFor="/var/state"`, "After=systemd-remount-fs.service", "TimeoutStartSec=940s"} {
 				if strings.Contains(u.Text, part+"\n") != want {
 					t.Errorf("%s: %s is there or not:\n%s", setting, part, u.Text)
 				}

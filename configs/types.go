@@ -240,9 +240,9 @@ type Volume struct {
 	AllowUnboundHeader bool `mapstructure:"allow_unbound_header"`
 	// What boot and unlock do with a device that holds a filesystem in plain text.
 	// refuse: it is neither opened nor mounted. encrypt: it becomes the volume, once, if it
-	// is what `imxcrypt encrypt` would accept without making the filesystem smaller, and the
-	// rest is encrypted in use. That it was
-	// done is noted in state_dir, which must keep its files; from then on plain text is
+	// is what `imxcrypt encrypt` would accept, and the rest is encrypted in use. An ext4
+	// that leaves no room for a header on the device is made smaller first. That it was done
+	// is noted in state_dir, which must keep its files; from then on plain text is
 	// refused. Take it out with the next update (docs/encrypt.md). Default: refuse.
 	OnPlaintext OnPlaintext `mapstructure:"on_plaintext"`
 	// Pins the header's UUID: a header with another one is refused, and

@@ -228,7 +228,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		}
 	}
 	x.lenient = x.unattended
-	h, err := x.surveyPlain(path, state, !x.unattended)
+	h, err := x.surveyPlain(path, state, true)
 	if err == nil {
 		err = x.mountable()
 	}

@@ -69,6 +69,9 @@ func (x *rotating) mayShrink(path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	super, err := ext4shrink.ReadSuper(dev)
+	if x.unclean {
+		super = super.Checked() // as it will be by then
+	}
 	if err == nil {
 		err = super.Tried()
 	}

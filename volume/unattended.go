@@ -18,12 +18,15 @@ import (
 )
 
 // mayEncrypt reports whether an unlock that failed with err found a device that
-// on_plaintext: encrypt may be meant for: in plain text, or with the file of a header
-// whose key was never proved.
+// on_plaintext: encrypt may be meant for: in plain text, made smaller as far as a power
+// cut allowed, or with the file of a header whose key was never proved.
 func (m *Manager) mayEncrypt(s spec.Volume, path string, err error) bool {
 	switch {
 	case !s.EncryptPlain || s.Ephemeral():
 		return false
+	case fault.Is(err, fault.ShrinkStarted):
+		made, _ := m.madeBefore(s)
+		return !made && !s.Detached()
 	case !s.Detached():
 		return fault.Is(err, fault.PlaintextFound)
 	case !fault.Is(err, fault.NotProvisioned) && !fault.Is(err, fault.EncryptionStarted):
@@ -117,7 +120,11 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 		x.j.warn(fmt.Sprintf("the %s filesystem was damaged and has been repaired", x.s.Filesystem.Type))
 	}
 	x.j.did("filesystem checked")
-	return x.surveyPlain(path, state, false)
+	x.unclean = false
+	if h, err = x.surveyPlain(path, state, true); err == nil && x.shrinkTo > 0 {
+		err = x.mayShrink(path)
+	}
+	return h, err
 }
 
 // rememberPlain keeps the record by which plain text is refused from now on, and the

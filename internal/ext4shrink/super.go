@@ -15,7 +15,9 @@ const (
 	superSize   = 1024
 	extMagic    = 0xef53
 
-	incompat64Bit = 0x80
+	incompat64Bit   = 0x80
+	incompatRecover = 0x4
+	roOrphanPresent = 0x10000
 
 	// What was tried. Others may be as safe; nobody has looked.
 	compatTried   = 0x4 | 0x8 | 0x10 | 0x20 | 0x1000                     // has_journal ext_attr resize_inode dir_index orphan_file
@@ -68,6 +70,14 @@ func (s Super) Size() int64 { return s.Blocks * s.Block }
 
 // Used is how many bytes of the filesystem are in use.
 func (s Super) Used() int64 { return (s.Blocks - s.Free) * s.Block }
+
+// Checked is what the superblock says once the checker has been over it: without what
+// it says of a filesystem that is mounted, or was not unmounted in order.
+func (s Super) Checked() Super {
+	s.incompat &^= incompatRecover
+	s.roCompat &^= roOrphanPresent
+	return s
+}
 
 // Tried is an error for a filesystem with features that shrinking was not tried with.
 func (s Super) Tried() error {

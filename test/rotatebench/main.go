@@ -166,7 +166,7 @@ func (b *bench) start() {
 	for i, size := range b.o.sizes {
 		b.gap[i] = add("gap", "", size)
 		b.wide[i] = add("wide", ", gap: 16MiB", size)
-		b.journal[i] = add("journal", ", gap: 0MiB", size)
+		b.journal[i] = add("journal", ", gap: 0MiB, header_size: 4MiB", size) // a detached header has that
 		b.roomy[i] = add("roomy", ", gap: 0MiB, header_size: 16MiB", size)
 		b.cryptsetup[i] = add("cryptsetup", "", size)
 		b.plain[i] = add("plain", "", size)

@@ -84,7 +84,7 @@ func TestAnUpdateEncryptsData(t *testing.T) {
 	b.has(b.journal("-b", "-u", "imxcrypt@data"), "was made before, as /var/lib/imxcrypt/volumes/data.json says")
 }
 
-// usedInPlain is a disk with a plain filesystem that was mounted when the power went, and
+// usedInPlain is a disk that a plain filesystem takes all of, mounted when the power went, and
 // the sums of its files.
 func usedInPlain(t *testing.T) (disk *vm.Disk, sums string) {
 	t.Helper()
@@ -103,7 +103,7 @@ func usedInPlain(t *testing.T) (disk *vm.Disk, sums string) {
 		put(fmt.Sprint("small", i), []byte(strings.Repeat(fmt.Sprintln(secret, i), i+1)))
 	}
 	for _, argv := range [][]string{
-		{"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", dir, disk.Path, "56M"},
+		{"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", dir, disk.Path, "64M"},
 		{"debugfs", "-w", "-R", "set_super_value state 0", disk.Path},
 	} {
 		cmd := exec.Command(argv[0], argv[1:]...)
