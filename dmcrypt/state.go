@@ -35,6 +35,9 @@ const (
 	// device, and /dev/mapper/NAME is not made. On a public device it would delete
 	// that node.
 	Private Visibility = 0x6f0000
+	// Unchanged gives no flags: udev's rules take those of the mapping's event before
+	// from their database. With flags they run `dmsetup udevflags`, for each event.
+	Unchanged Visibility = 0
 )
 
 // Suspend stops a mapping's I/O; requests queue until it is resumed. The caller

@@ -424,6 +424,7 @@ func TestRotationInUse(t *testing.T) {
 			close(stop)
 			users.Wait()
 			same(t, "while in use", content(t, b), want)
+			asksUdevSeldom(t, b)
 			b = powerCycle(b)
 			r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
 			must(t, r, err)
@@ -431,6 +432,22 @@ func TestRotationInUse(t *testing.T) {
 			t.Logf("%d requests while the volume was rotated twice", requests.Load())
 		})
 	}
+}
+
+// asksUdevSeldom enforces that two rotations gave udev flags, for which it runs a program,
+// when they made their mappings, and not for each zone.
+func asksUdevSeldom(t *testing.T, b *volumetest.Board) {
+	t.Helper()
+	events := map[dmcrypt.Visibility]int{}
+	for _, e := range b.DM.Events() {
+		if e.Action == "change" {
+			events[e.Visibility]++
+		}
+	}
+	if given := events[dmcrypt.Public] + events[dmcrypt.Private]; given > 40 || events[dmcrypt.Unchanged] < 20 {
+		t.Errorf("udev gets flags %d times, and none %d times", given, events[dmcrypt.Unchanged])
+	}
+	t.Logf("events of udev by flags: %v", events)
 }
 
 // use writes and reads single blocks, every hands-th one, and keeps want up to

@@ -16,11 +16,13 @@ import (
 )
 
 // volumes are, with the vendor's: one that imxcrypt's own mount unit mounts, one
-// that a line of fstab mounts, one that is not opened at boot, and one whose device never comes.
+// that a line of fstab mounts, one that is not opened at boot, one whose device never comes,
+// and swap. Its disk has no partitions to be known by, so a rule of udev's names it.
 // Emulated processors take their time until udev is up.
 const volumes = `volumes:
   - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 10m}
   - {name: spare, device: /dev/vdd, mount: /srv/by-link/spare, at_boot: false, timeout: 10m}
+  - {name: pages, device: /dev/disk/by-path/fifth-disk, filesystem: swap, key: ephemeral, required: false, timeout: 10m}
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
 `
 
@@ -38,10 +40,11 @@ func bootFiles() files {
 	f := files{
 		"/etc/imxcrypt/imxcrypt.yaml":                    text(volumes),
 		"/usr/lib/imxcrypt/imxcrypt.yaml.d/20-logs.yaml": text(vendorVolumes),
-		"/etc/fstab":        text("/dev/mapper/logs /srv/logs ext4 nodev 0 2\n"),
-		"/srv/logs/.empty":  text(""),
-		"/srv/gone/.empty":  text(""),
-		"/srv/spare/.empty": text(""),
+		"/etc/fstab":                            text("/dev/mapper/logs /srv/logs ext4 nodev 0 2\n"),
+		"/srv/logs/.empty":                      text(""),
+		"/srv/gone/.empty":                      text(""),
+		"/srv/spare/.empty":                     text(""),
+		"/etc/udev/rules.d/70-fifth-disk.rules": text(`KERNEL=="vde", SYMLINK+="disk/by-path/fifth-disk"` + "\n"),
 		// So that a shutdown that hangs can be distinguished from a slow one on a busy host.
 		"/etc/systemd/system.conf.d/patient.conf":           text("[Manager]\nDefaultTimeoutStopSec=20min\n"),
 		"/etc/systemd/system/imxcrypt@.service.d/stop.conf": text("[Service]\nTimeoutStopSec=20min\n"),
@@ -54,7 +57,7 @@ ExecStart=/bin/sh -ec 'findmnt -n -o SOURCE,OPTIONS /data; if test -e /data/kept
 `),
 	}
 	f.enabled("multi-user.target", "user-of-data.service", "../../../../etc/systemd/system/user-of-data.service")
-	for _, name := range []string{"data", "logs"} {
+	for _, name := range []string{"data", "logs", "pages"} {
 		f.enabled("cryptsetup.target", "imxcrypt-provision@"+name+".service", "imxcrypt-provision@.service")
 	}
 	return f
@@ -103,7 +106,7 @@ func TestSystemdOnARM64(t *testing.T) {
 
 func startSystemd(t *testing.T, arch vm.Arch) board {
 	t.Helper()
-	disks := []*vm.Disk{newRoot(t, arch, bootFiles()), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 16<<20)}
+	disks := []*vm.Disk{newRoot(t, arch, bootFiles()), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20), vm.NewDisk(t, 16<<20), vm.NewDisk(t, 16<<20)}
 	return board{t: t, Machine: vm.Start(t, vm.Config{
 		Arch: arch, Root: "/dev/vda", Disks: disks, SimCAAM: &vm.SimCAAM{Closed: true}, Append: systemOptions,
 	})}
@@ -131,6 +134,8 @@ func (b board) firstBoot() {
 		b.t.Errorf("every step is reported without imxcrypt.debug:\n%s", text)
 	}
 
+	b.swapped()
+
 	b.t.Log("a volume that is not required does not hold up the boot")
 	if got := b.show("srv-gone.mount", "ActiveState"); got == "active" || got == "failed" {
 		b.t.Errorf("the mount of a volume without a device is %s", got)
@@ -142,7 +147,7 @@ func (b board) firstBoot() {
 	// would undo a lock by hand that is faster than its start.
 	// systemd refuses mount points behind a symbolic link: the generator resolves it.
 	b.MustSh("ln -s . /srv/by-link; systemctl daemon-reload; imxcrypt provision --no-mount spare; systemctl start srv-spare.mount; echo 'for a rainy day' >/srv/spare/kept; systemctl stop imxcrypt@spare")
-	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs\npages")
 
 	b.t.Log("udev knows the volumes as systemd needs it")
 	uuid := strings.TrimSpace(b.MustRun("blkid", "-o", "value", "-s", "UUID", "/dev/mapper/data"))
@@ -174,6 +179,13 @@ func (b board) firstBoot() {
 	}
 }
 
+// swapped is the kernel's with a new key in each boot, by the unit that the generator made.
+func (b board) swapped() {
+	b.t.Helper()
+	b.t.Log("swap has a key of its own for this boot")
+	b.expect("systemctl is-active dev-mapper-pages.swap; swapon --noheadings --show=NAME | xargs realpath", "active\n"+strings.TrimSpace(b.MustRun("realpath", "/dev/mapper/pages")))
+}
+
 // metrics are written by a service, for node-exporter.
 func (b board) metrics() {
 	b.t.Helper()
@@ -190,7 +202,7 @@ func (b board) stopAndStart() {
 	b.t.Helper()
 	b.t.Log("systemctl stop unmounts and locks, start unlocks and mounts, restart is both")
 	b.MustRun("systemctl", "stop", "imxcrypt@data")
-	b.expect("systemctl is-active imxcrypt@data data.mount user-of-data; findmnt /data; udevadm settle; ls /dev/mapper", "inactive\ninactive\ninactive\ncontrol\nlogs")
+	b.expect("systemctl is-active imxcrypt@data data.mount user-of-data; findmnt /data; udevadm settle; ls /dev/mapper", "inactive\ninactive\ninactive\ncontrol\nlogs\npages")
 	b.MustRun("systemctl", "start", "user-of-data")
 	b.expect("systemctl is-active imxcrypt@data data.mount; cat /data/kept", "active\nactive\na year of work")
 	before := b.show("data.mount", "ActiveEnterTimestampMonotonic")
@@ -267,11 +279,12 @@ func (b board) laterBoot() {
 	user := b.journal("-b", "-u", "user-of-data")
 	b.has(user, "/dev/mapper/data rw,noatime")
 	b.has(user, "a year of work")
+	b.swapped()
 	b.eventually("already", "-u", "imxcrypt-provision@data")
 	b.eventually("data: unlocked", "-u", "imxcrypt@data")
 	b.eventually(provedInDebug, "-u", "imxcrypt@data")
 	b.t.Log("the volume with at_boot: false was left alone, and is there when it is asked for")
-	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs")
+	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs\npages")
 	b.MustRun("systemctl", "start", "srv-spare.mount")
 	b.expect("systemctl is-active imxcrypt@spare; cat /srv/spare/kept", "active\nfor a rainy day")
 	if strings.Contains(b.journal("-b", "-k"), "data recovery") {
@@ -324,7 +337,7 @@ func (b board) nothingWorks() {
 	if got := b.show("imxcrypt@data", "ExecMainStatus"); got != "3" {
 		b.t.Errorf("imxcrypt@data has exit code %s", got)
 	}
-	b.expect("udevadm settle; ls /dev/mapper; findmnt /data", "control")
+	b.expect("udevadm settle; ls /dev/mapper; findmnt /data", "control\npages")
 	// Not by unit: on a busy host it is printed before the journal has started.
 	b.eventually("Timed out waiting for device dev-vdy.device")
 	b.t.Log("of a device that is missing imxcrypt says so, where boot.md has one look, and no further unit fails")

@@ -31,7 +31,7 @@ func (b board) rotate() {
 
 	b.t.Log("stopping the volume stops its rotation first, starting it starts that, too")
 	b.MustRun("systemctl", "stop", "imxcrypt@data")
-	b.expect("systemctl is-active imxcrypt@data imxcrypt-rotate@data; findmnt /data; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\nlogs")
+	b.expect("systemctl is-active imxcrypt@data imxcrypt-rotate@data; findmnt /data; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\nlogs\npages")
 	b.eventually("paused", "-u", "imxcrypt-rotate@data")
 	b.MustRun("systemctl", "start", "user-of-data")
 	b.expect("cat /data/kept", "a year of work")

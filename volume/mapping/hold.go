@@ -30,15 +30,15 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 		return err
 	}
 	if err := k.Mapper.Suspend(ctx, overlay, Quietly); err != nil {
-		return errors.Join(err, k.Mapper.Clear(overlay), k.Mapper.Resume(overlay, dmcrypt.Private, Quietly))
+		return errors.Join(err, k.Mapper.Clear(overlay), k.resume(overlay))
 	}
 	if err := k.Mapper.Suspend(ctx, hot, Quietly); err != nil {
 		// Back to the table before, whose zone was released.
-		return errors.Join(err, k.Mapper.Clear(overlay), k.Mapper.Resume(hot, dmcrypt.Private, Quietly),
-			k.Mapper.Resume(overlay, dmcrypt.Private, Quietly))
+		return errors.Join(err, k.Mapper.Clear(overlay), k.resume(hot),
+			k.resume(overlay))
 	}
-	if err := k.Mapper.Resume(overlay, dmcrypt.Private, Quietly); err != nil {
-		return errors.Join(err, k.Mapper.Resume(hot, dmcrypt.Private, Quietly))
+	if err := k.resume(overlay); err != nil {
+		return errors.Join(err, k.resume(hot))
 	}
 	return nil
 }
@@ -53,7 +53,7 @@ func (k *Stack) Release(ctx context.Context, side reencrypt.View) error {
 			return err
 		}
 	}
-	return k.Mapper.Resume(hot, dmcrypt.Private, Quietly)
+	return k.resume(hot)
 }
 
 // Rest makes the overlay show what the record says without the hot mapping,

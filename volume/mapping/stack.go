@@ -55,6 +55,8 @@ type Stack struct {
 	ReadOnly               bool
 	// noDelay: the kernel has no dm-delay, and flushes wait for the zone.
 	noDelay bool
+	// flagged are the mappings whose flags udev has from this run.
+	flagged map[string]bool
 }
 
 // NewStack is the stack of the rotation that h and its record in c describe. No
@@ -64,7 +66,7 @@ func (k Kernel) NewStack(s spec.Volume, h *header.Header, c *header.Storage) (*S
 	if err != nil {
 		return nil, err
 	}
-	return &Stack{Kernel: k, s: s, uuid: h.LUKS.UUID, Layout: l, ReadOnly: c.Data.ReadOnly()}, nil
+	return &Stack{Kernel: k, s: s, uuid: h.LUKS.UUID, Layout: l, ReadOnly: c.Data.ReadOnly(), flagged: map[string]bool{}}, nil
 }
 
 // Name is that of one of the mappings.
@@ -225,7 +227,7 @@ func (k *Stack) settleHot(ctx context.Context, r reencrypt.Record, overlaySuspen
 			return err
 		}
 	}
-	return k.Mapper.Resume(k.Name(HotSuffix), dmcrypt.Private, Quietly)
+	return k.resume(k.Name(HotSuffix))
 }
 
 // heldSide is the mapping that the zone in the overlay's table belongs to.
@@ -270,9 +272,22 @@ func (k *Stack) show(ctx context.Context, list []reencrypt.Piece) error {
 		return err
 	}
 	if err := k.Mapper.Suspend(ctx, name, Quietly); err != nil {
-		return errors.Join(err, k.Mapper.Clear(name), k.Mapper.Resume(name, dmcrypt.Private, Quietly))
+		return errors.Join(err, k.Mapper.Clear(name), k.resume(name))
 	}
-	return k.Mapper.Resume(name, dmcrypt.Private, Quietly)
+	return k.resume(name)
+}
+
+// resume resumes a mapping of the stack, which is private. A rotation in use does that
+// twice for each zone: udev is told of the flags once, or it would run a program each
+// time, and what waits for udev would wait for minutes.
+func (k *Stack) resume(name string) error {
+	v := dmcrypt.Private
+	if k.flagged[name] {
+		v = dmcrypt.Unchanged
+	}
+	err := k.Mapper.Resume(name, v, Quietly)
+	k.flagged[name] = err == nil
+	return err
 }
 
 // Node is the kernel's own name of a mapped device.
