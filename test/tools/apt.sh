@@ -4,7 +4,9 @@
 # host's apt or dpkg state (the host's list of architectures included). The
 # caller has set -eu, me (its name, for messages) and dest, an absolute path.
 #
-#   apt_use STATE deb|deb-src   work with a private apt state, dest/STATE
+#   apt_use STATE deb|deb-src [SUITE]
+#                               work with a private apt state, dest/STATE, of Debian 12
+#                               or of SUITE
 #   aptget, aptcache            apt-get and apt-cache with that state
 #   apt_update                  read the package lists, once
 #   fetched COMMAND...          run apt-get COMMAND in a new folder, named by
@@ -31,7 +33,7 @@ host=$(dpkg --print-architecture)
 # and both of the guests': an update that names fewer than another did takes the
 # other's lists away.
 apt_use() {
-	apt=$dest/$1 apt_kind=$2
+	apt=$dest/$1 apt_kind=$2 apt_suite=${3:-}
 	apt_options="-c $apt/no-hooks -o Dir::State=$apt/state -o Dir::State::status=$apt/status
 		-o Dir::Cache=$apt/cache -o Dir::Etc::sourcelist=$apt/sources.list
 		-o Dir::Etc::sourceparts=/dev/null -o APT::Architecture=$host
@@ -67,6 +69,8 @@ apt_update() {
 		$apt_kind [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} bookworm main
 		$apt_kind [signed-by=$keyring] ${security:-http://deb.debian.org/debian-security} bookworm-security main
 	END
+	[ -z "$apt_suite" ] ||
+		echo "$apt_kind [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} $apt_suite main" >"$apt/sources.list"
 	echo "$me: reading package lists" >&2
 	aptget update
 	: >"$apt/updated"

@@ -19,7 +19,7 @@ import (
 type Mainline struct {
 	Keys KeyHardware
 	// OTPMK is what is fused into the chip, any text: another one, another
-	// chip. Of CAAM and DCP; default "chip-1".
+	// chip. Of CAAM, DCP and TEE; default "chip-1".
 	OTPMK string
 	// State is the security state of CAAM or DCP, default Trusted.
 	State SecurityState
@@ -38,13 +38,18 @@ type Mainline struct {
 // KeyHardware is what seals a board's trusted keys.
 type KeyHardware string
 
-// The hardware that there is a model of. The zero value is a board without any.
+// The hardware that there is a model of. The zero value is a board without any. TEE
+// is a real OP-TEE, which takes a minute of processor time to build, once.
 const (
 	NoKeys KeyHardware = ""
 	CAAM   KeyHardware = "caam"
 	DCP    KeyHardware = "dcp"
+	TEE    KeyHardware = "tee"
 	TPM2   KeyHardware = "tpm"
 )
+
+// defaultOTPMK is that of a board that names none; the models have the same.
+const defaultOTPMK = "chip-1"
 
 // SecurityState is what fuses and boot have made of the chip.
 type SecurityState string
@@ -97,12 +102,12 @@ func (c Config) kernelFlavour() string {
 
 func (b *Mainline) valid() error {
 	switch {
-	case !slices.Contains([]KeyHardware{NoKeys, CAAM, DCP, TPM2}, b.Keys):
+	case !slices.Contains([]KeyHardware{NoKeys, CAAM, DCP, TEE, TPM2}, b.Keys):
 		return fmt.Errorf("unknown key hardware %q", b.Keys)
 	case (b.Keys == TPM2) != (b.TPM != nil):
 		return errors.New("Mainline.TPM is for a board whose keys are the TPM's, and only for that")
-	case b.chip() == "" && (b.OTPMK != "" || b.State != ""):
-		return errors.New("Mainline.OTPMK and State are those of CAAM or DCP")
+	case b.chip() == "" && (b.OTPMK != "" && b.Keys != TEE || b.State != ""):
+		return errors.New("Mainline.OTPMK is that of CAAM, DCP or TEE, and State that of CAAM or DCP")
 	}
 	return nil
 }

@@ -128,6 +128,9 @@ func loadedFirst(cfg Config) []string {
 	modules := bootModules
 	if b := cfg.Mainline; b != nil {
 		modules = slices.Concat(mainlineDrivers, modules)
+		if b.Keys == TEE {
+			modules = slices.Concat([]string{"optee"}, modules)
+		}
 		if b.Manual {
 			modules = slices.DeleteFunc(modules, func(name string) bool { return name == "dm-crypt" })
 		}

@@ -80,6 +80,12 @@ func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error)
 		defer l.Close()
 		sockets[i] = l
 	}
+	if board := cfg.Mainline; board != nil && board.Keys == TEE {
+		if err := cfg.secureWorld(ctx, im.kernel, initrd, dir); err != nil {
+			close(g.ended)
+			return nil, err
+		}
+	}
 	args, err := arguments(cfg, p, im, initrd, dir, console)
 	if err != nil {
 		close(g.ended)
