@@ -407,6 +407,11 @@ func TestFindings(t *testing.T) {
 			write("boot/config-6.12.60", "CONFIG_TRUSTED_KEYS=y\nCONFIG_TRUSTED_KEYS_DCP=y\n")(t, m)
 		}),
 		"trust-source-not-built": onMainline(write("boot/config-6.12.60", "CONFIG_TRUSTED_KEYS=y\nCONFIG_TRUSTED_KEYS_TPM=y\n")),
+		"trust-source-no-application": func(t *testing.T, m *doctor.Machine) {
+			*m = machine(t, "imx93-tee")
+			m.Volumes = []doctor.Volume{trustedVolume("tee")}
+			m.TrustSource = func() (bool, error) { return false, nil }
+		},
 		"trust-source-missing": onMainline(func(t *testing.T, m *doctor.Machine) {
 			write("proc/cmdline", "root=/dev/mmcblk2p2 trusted.source=caam\n")(t, m)
 			m.TrustSource = func() (bool, error) { return false, nil }

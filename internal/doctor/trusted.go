@@ -21,6 +21,9 @@ func trusts() []trust {
 	}
 }
 
+// teeApplication is the part of OP-TEE that seals trusted keys, as the kernel lists it.
+const teeApplication = "/sys/bus/tee/devices/optee-ta-f04a0fe7-1f5d-4b9b-abf7-619b85b4ce8c"
+
 // trustHardware reports whether the hardware of a trust source has a driver.
 func (x *examination) trustHardware(name string) bool {
 	switch name {
@@ -112,6 +115,8 @@ func (x *examination) trustSource() {
 		x.found("trust-source-open-chip")
 	case known && x.kernel.options[option] == "":
 		x.found("trust-source-not-built", x.kernel.release, option)
+	case best == "tee" && x.trustHardware(best) && !x.exists(teeApplication):
+		x.found("trust-source-no-application")
 	default:
 		x.found("trust-source-missing", strings.ToUpper(best))
 	}

@@ -120,7 +120,7 @@ func missing() []Entry {
 			Messages: []string{
 				"make a trusted key: this kernel has no trust source: …: no such device",
 			},
-			Cause:  "The kernel lacks `CONFIG_TRUSTED_KEYS` or the trust source of this chip; or a trust source that is tried before it is built in and found no hardware: a kernel with TEE and without OP-TEE has none, although a CAAM is there. On an open chip the DCP refuses.",
+			Cause:  "The kernel lacks `CONFIG_TRUSTED_KEYS` or the trust source of this chip; or a trust source that is tried before it is built in and found no hardware: a kernel with TEE and without OP-TEE has none, although a CAAM is there; an OP-TEE without its application for trusted keys seals none. On an open chip the DCP refuses.",
 			Remedy: "`grep TRUSTED_KEYS /boot/config-$(uname -r)` shows what is built. Name the trust source on the kernel command line: `trusted.source=caam`, `dcp`, `tee` or `tpm`. As a module, `trusted.ko` must be loaded before `dm-crypt.ko`.",
 		},
 		{
