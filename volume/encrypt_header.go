@@ -105,7 +105,7 @@ func (x *rotating) recordsOf(ctx context.Context, h *header.Header, area header.
 	return e.Begin(ctx)
 }
 
-// proveAlone is proveFirst for who does not have the file of the header to himself yet.
+// proveAlone is proveFirst for a run that does not have the file of the header to itself yet.
 func (x *rotating) proveAlone(ctx context.Context, key source.Key) (err error) {
 	release, err := x.kernel.LockHeader(ctx, x.s, x.h.LUKS.UUID)
 	if err != nil {

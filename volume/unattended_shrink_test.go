@@ -95,7 +95,7 @@ func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 		if _, err := r.board.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true}); err != nil {
 			t.Fatalf("%s: does not start: %v", what, err)
 		}
-		// One that was made smaller anew has other times in it.
+		// One that was made smaller a second time has other times in it.
 		if got := content(t, r.board); !bytes.Equal(got, want) {
 			sound(t, got)
 		}

@@ -20,7 +20,7 @@ import (
 )
 
 // maxDump is how much of what dumpe2fs and resize2fs write is kept. It has to be all:
-// who does not know which blocks are free must not write any.
+// whoever does not know which blocks are free must not write any.
 const maxDump = 64 << 20
 
 // shrinkTries is how often another size is tried: resize2fs gives up a last group that

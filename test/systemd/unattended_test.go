@@ -48,7 +48,7 @@ func TestAnUpdateEncryptsData(t *testing.T) {
 		b.MustSh("cd /data && sha256sum --quiet -c /root/sums")
 	}
 	b.mustAwait("multi-user.target")
-	b.t.Log("the start after the update has made it the volume, and mounted it; the rest goes on in the background")
+	b.t.Log("the start after the update has made it the volume, and mounted it; the rest is encrypted in the background")
 	b.expect("findmnt -n -o SOURCE /data", "/dev/mapper/data")
 	same()
 	b.expect("until systemctl --quiet is-active imxcrypt-encrypt@data; do sleep 0.3; done; systemctl show -P Id imxcrypt-encrypt@data", "imxcrypt-rotate@data.service")
