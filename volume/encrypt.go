@@ -64,7 +64,7 @@ func (x *rotating) encryptHere(ctx context.Context, path string) error {
 		if x.o.DryRun {
 			return nil
 		}
-		return x.dropLogs(path)
+		return x.dropLogs(ctx, path)
 	case x.h == nil:
 		return x.encryptNew(ctx, path)
 	case x.h.Decrypting():
@@ -265,7 +265,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	if err := x.dropLogs(path); err != nil {
+	if err := x.dropLogs(ctx, path); err != nil {
 		return err
 	}
 	if err := x.createHeader(ctx, src, h, path); err != nil {

@@ -78,7 +78,7 @@ func (x *rotating) mayShrink(path string) (err error) {
 	switch {
 	case err != nil:
 		return fault.New(fault.ShrinkRefused, fmt.Sprintf("the ext4 filesystem on %s has %d bytes, and a header on the device needs it to have %d at most; it is not made smaller: %s", path, super.Size(), x.shrinkTo, waysOut), err)
-	case super.Used() > x.shrinkTo:
+	case !x.unclean && super.Used() > x.shrinkTo: // else counted by the checker
 		return fault.Newf(fault.ShrinkRefused, "the ext4 filesystem on %s has %d bytes in use, and a header on the device needs it to have %d at most: delete files, %s", path, super.Used(), x.shrinkTo, waysOut)
 	case super.Block < int64(dev.LogicalBlockSize()):
 		return fault.Newf(fault.DeviceUnsuitable, "the ext4 filesystem on %s has blocks of %d bytes, and the device sectors of %d", path, super.Block, dev.LogicalBlockSize())
@@ -139,8 +139,9 @@ func (x *rotating) shrink(ctx context.Context, path string) (err error) {
 }
 
 // dropLogs removes what runs that were cut off have left: it is in plain text, and worth
-// nothing where no mark names it. What may be another device's stays.
-func (x *rotating) dropLogs(path string) error {
+// nothing where no mark names it. What may be another device's stays. One that was written
+// to the end is removed only once the checker has found nothing wrong.
+func (x *rotating) dropLogs(ctx context.Context, path string) error {
 	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
 	if err != nil {
 		return err
@@ -167,6 +168,11 @@ func (x *rotating) dropLogs(path string) error {
 			if err != nil || l.UUID != super.UUID || l.Device != dev.Size() {
 				x.j.warn(fmt.Sprintf("%s, of an encryption that was interrupted, is left alone: it is not known to be this device's", file))
 				continue
+			}
+			if l.Blocks == super.Blocks {
+				if err := x.sys.Filesystems.Sound(ctx, path); err != nil {
+					return err
+				}
 			}
 			if err := x.sys.Files.Remove(file); err != nil {
 				return err
@@ -209,8 +215,10 @@ func (x *rotating) continueShrink(ctx context.Context, path string) (found bool,
 		return false, err
 	}
 	file := mark.Path
-	if x.o.Workspace != "" {
-		file = filepath.Join(x.o.Workspace, filepath.Base(file))
+	if x.o.Workspace != "" || x.unattended {
+		// Unattended the device does not say which file is opened: anybody may have
+		// written that there.
+		file = filepath.Join(x.workspace(), filepath.Base(file))
 	}
 	if x.o.DryRun {
 		x.j.would(fmt.Sprintf("finish making the filesystem on %s smaller, by the log %q", path, file))

@@ -137,8 +137,13 @@ func (m *Manager) explainMissing(s spec.Volume, path string, err error) error {
 		}
 		return err // what lies there is named
 	}
-	if s.Detached() && fault.Is(header.Plaintext(data), fault.PlaintextFound) {
-		return err // a filesystem in plain text, as before its encryption
+	if s.Detached() {
+		switch plain := header.Plaintext(data); fault.CodeOf(plain) {
+		case fault.PlaintextFound:
+			return err // a filesystem, as before its encryption
+		case fault.ShrinkStarted:
+			return plain
+		}
 	}
 	if made {
 		if e, err := blockdev.Sample(data, data.Size()); err == nil && e.Empty {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"imxcrypt/caam/caamtest"
+	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
@@ -130,4 +131,58 @@ func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 		}
 	}
 	t.Logf("%d states tried (%v), and %d after a second cut, 0 lost", first, states, second)
+}
+
+// A checker that was cut off after the log was written runs before anything is encrypted.
+func TestWhatWasMadeSmallerIsCheckedFirst(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	chip, disk, files := halfShrunk(t, s)
+	b := boardOver(chip, disk, files)
+	log := ""
+	for _, name := range b.Files.Names() {
+		if strings.HasSuffix(name, ".shrink") {
+			log = name
+		}
+	}
+	kept, err := b.Files.Read(log, atomicfile.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rr, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{ResumeOnly: true})
+	must(t, rr.Result, err)
+	if err := b.Files.Create(log, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(disk, []byte("LOST"), int64(bytes.Index(disk.Bytes(), []byte("lost+found"))))
+	before := snapshot(t, b, disk)
+	_, err = b.Manager().Unlock(ctx, unattended(s), volume.UnlockOptions{Mount: true})
+	refused(t, err, fault.FilesystemUnclean)
+	_, err = b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+	if !fault.Is(err, fault.FilesystemUnclean) {
+		t.Errorf("encrypt: %v", err)
+	}
+	if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {
+		t.Errorf("changed: %q", names)
+	}
+}
+
+// Which file has the log does not come from the device unattended: it is state_dir's.
+func TestTheDeviceNamesNoFileUnattended(t *testing.T) {
+	t.Parallel()
+	s := rotationSpec(rotationGap)
+	s.StateDir = "/mnt/of/somebody"
+	chip, disk, files := halfShrunk(t, s)
+	s.StateDir = "/var/lib/imxcrypt"
+	b := boardOver(chip, disk, files)
+	before := snapshot(t, b, disk)
+	_, err := b.Manager().Unlock(context.Background(), unattended(s), volume.UnlockOptions{Mount: true})
+	refused(t, err, fault.ShrinkStarted)
+	if !strings.Contains(err.Error(), s.StateDir) {
+		t.Errorf("%v", err)
+	}
+	if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {
+		t.Errorf("changed: %q", names)
+	}
 }

@@ -123,7 +123,7 @@ func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Co
 	d := doctor.Volume{
 		Name: v.Name, Source: st.Source, Trust: st.Trust, Cipher: st.Cipher, Node: st.Path, Filesystem: v.Filesystem.Type,
 		State: string(st.State), Generation: st.Generation, Level: doctor.OK, IntactHeader: st.IntactHeader,
-		EncryptsPlain: s.EncryptPlain, Image: v.InFile(),
+		EncryptsPlain: s.EncryptPlain, Shrinks: s.EncryptPlain && !s.Detached() && s.Filesystem.Type == "ext4", Image: v.InFile(),
 	}
 	if v.Detached() {
 		d.Header = v.Header

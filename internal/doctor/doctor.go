@@ -91,8 +91,9 @@ type Volume struct {
 	Code   fault.Code
 	// IntactHeader: both copies were read, and are good.
 	IntactHeader bool
-	// EncryptsPlain: the configuration has on_plaintext: encrypt.
-	EncryptsPlain bool
+	// EncryptsPlain: the configuration has on_plaintext: encrypt. Shrinks: with a header on
+	// the device, for which a filesystem may be made smaller.
+	EncryptsPlain, Shrinks bool
 	// Warnings are what else there is to say of it.
 	Warnings []Check
 }

@@ -443,6 +443,10 @@ func TestFindings(t *testing.T) {
 		"plaintext-permitted": func(_ *testing.T, m *doctor.Machine) {
 			m.Volumes[0].EncryptsPlain, m.Volumes[0].Generation = true, 1
 		},
+		"plaintext-log-in-slot": func(t *testing.T, m *doctor.Machine) {
+			m.StateDir = "/var/lib/imxcrypt"
+			m.Volumes[0].EncryptsPlain, m.Volumes[0].Shrinks, m.Volumes[0].Generation = true, true, 0
+		},
 		"storage-unknown": func(t *testing.T, m *doctor.Machine) {
 			m.Volumes[0].Header = "/etc/data.luks2"
 			remove("proc/self")(t, m)

@@ -196,6 +196,12 @@ func (x *examination) volumes() {
 		if v.EncryptsPlain && v.Generation > 0 {
 			x.found("plaintext-permitted", v.Name)
 		}
+		if v.Shrinks && v.Generation == 0 {
+			mounts, err := mount.ListAt(x.path("/proc"))
+			if at, ok := under(mounts, x.StateDir); err == nil && ok && at.Target == "/" {
+				x.found("plaintext-log-in-slot", x.StateDir, v.Name)
+			}
+		}
 		for _, w := range v.Warnings {
 			w.Name, w.Level = c.Name, Warning
 			x.add(w)

@@ -50,11 +50,12 @@ const (
 	incompat64Bit      = 0x80
 	incompatCsumSeed   = 0x2000
 
-	roCompatSparseSuper  = 0x1
-	roCompatLargeFile    = 0x2
-	roCompatBTreeDir     = 0x4
-	roCompatBigAlloc     = 0x200 // groups of clusters, not blocks
-	roCompatMetadataCsum = 0x400
+	roCompatSparseSuper   = 0x1
+	roCompatLargeFile     = 0x2
+	roCompatBTreeDir      = 0x4
+	roCompatBigAlloc      = 0x200 // groups of clusters, not blocks
+	roCompatMetadataCsum  = 0x400
+	roCompatOrphanPresent = 0x10000 // deleted files that were open
 
 	extCRC32C = 1
 )
@@ -132,7 +133,7 @@ func readExtSuper(src *source) (*Superblock, extSuper, error) {
 		Sector:      int(s.blockSize),
 		Size:        int64(s.blocks * s.blockSize),
 		NeedsCheck:  s.needsCheck(),
-		Unclean:     s.incompat&incompatRecover != 0,
+		Unclean:     s.incompat&incompatRecover != 0 || s.roCompat&roCompatOrphanPresent != 0,
 		Mounted:     le.Uint32(s.raw[extMountTime:]) != 0 || le.Uint16(s.raw[extMountCount:]) != 0,
 	}
 	if sb.HasChecksum {

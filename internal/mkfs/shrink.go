@@ -27,9 +27,14 @@ const maxDump = 64 << 20
 // would be too small for what belongs into it.
 const shrinkTries = 4
 
-// Room enforces that dir, or the folder that it will be made in, is root's, on storage
-// that outlives the power, and has room for need bytes.
-func (Maker) Room(dir string, need int64) error {
+// Room enforces that Shrink's programs are there, and that dir, or the folder that it will
+// be made in, is root's, on storage that outlives the power, and has room for need bytes.
+func (m Maker) Room(dir string, need int64) error {
+	for _, name := range []string{"e2fsck", "e2image", "resize2fs", "dumpe2fs"} {
+		if _, err := m.Programs.Find(name); err != nil {
+			return &Error{Op: "make an ext4 filesystem smaller", Code: fault.CodeOf(err), Err: err}
+		}
+	}
 	var st unix.Statfs_t
 	err := unix.Statfs(dir, &st)
 	for ; errors.Is(err, unix.ENOENT) && len(dir) > 1; err = unix.Statfs(dir, &st) {

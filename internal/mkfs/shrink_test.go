@@ -4,11 +4,13 @@ package mkfs
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/program"
 )
 
 // A log that the power takes, or that others can change, is none.
@@ -30,6 +32,10 @@ func TestRoom(t *testing.T) {
 	}
 	if err := m.Room(dir, 1<<60); !fault.Is(err, fault.StorageFull) {
 		t.Errorf("an exbibyte: %v", err)
+	}
+	bare := Maker{Programs: program.Runner{Dirs: []string{dir}}}
+	if err := bare.Room(dir, 1); !fault.Is(err, fault.ProgramMissing) || !strings.Contains(err.Error(), "e2fsck") {
+		t.Errorf("without the programs: %v", err)
 	}
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)

@@ -104,7 +104,7 @@ func usedInPlain(t *testing.T) (disk *vm.Disk, sums string) {
 	}
 	for _, argv := range [][]string{
 		{"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", dir, disk.Path, "64M"},
-		{"debugfs", "-w", "-R", "set_super_value state 0", disk.Path},
+		{"debugfs", "-w", "-R", "feature needs_recovery", disk.Path}, // encrypted only once it was checked
 	} {
 		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")

@@ -465,6 +465,9 @@ func Plaintext(dev Device) error {
 	if err == nil && sb.Verified {
 		return NotAHeader(dev)
 	}
+	if _, found, err := ext4shrink.FindMark(dev); err == nil && found {
+		return NotAHeader(dev)
+	}
 	return nil
 }
 

@@ -31,7 +31,7 @@ func interrupted() []Entry {
 			Code:    fault.ShrinkStarted,
 			Meaning: "The power went, or the program was killed, while `imxcrypt encrypt` made the filesystem smaller.",
 			Cause:   "A mark stands where the superblock was, so that nobody mounts what is half old and half new. All that is missing lies in the log, in `state_dir` or the folder that `--workspace` named.",
-			Remedy: "`imxcrypt encrypt NAME` finishes it, and encrypts; `imxcrypt encrypt --resume-only NAME` finishes it and leaves the smaller filesystem in plain text. Keep the log, and run no checker on the device: with a backup superblock it would repair what only waits to be finished. " +
+			Remedy: "`imxcrypt encrypt NAME` finishes it, and encrypts; `imxcrypt encrypt --resume-only NAME` finishes it and leaves the smaller filesystem in plain text. With `on_plaintext: encrypt` the next start finishes it. Keep the log, and run no checker on the device: with a backup superblock it would repair what only waits to be finished. " +
 				"Only if the log is lost for good: copy the device, then try `e2fsck -b 32768` on the copy. Where the data is not needed, overwrite the device's first MiB with zeros.",
 		},
 		{
