@@ -28,9 +28,6 @@ const secret = "a secret in plain text"
 // and twice on the way.
 func TestAnUpdateEncryptsData(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("IMXCRYPT_SOAK") == "" {
-		t.Skip("NOT TESTED: three starts of a system, by make soak only (IMXCRYPT_SOAK=1); TestEveryPowerCutUnattended of package volume does it without systemd")
-	}
 	disk, sums := usedInPlain(t)
 	b := board{t: t, Machine: vm.Start(t, vm.Config{
 		Arch: vm.AMD64, Root: "/dev/vda", SimCAAM: &vm.SimCAAM{Closed: true}, Append: systemOptions,
