@@ -3,6 +3,7 @@
 package packaging
 
 import (
+	"cmp"
 	"io/fs"
 	"maps"
 	"os"
@@ -24,20 +25,37 @@ func kept() map[string]string {
 	}
 }
 
-// inCleanSystem installs a package in a system of mmdebstrap's, upgrades, removes
-// and purges it, with initramfs-tools and without.
-func inCleanSystem(t *testing.T, deb, version string) {
+// cleanSystem is the root of a Debian system of mmdebstrap's, in its release, with
+// systemd, initramfs-tools, and the modules of Debian 12's kernel.
+func cleanSystem(t *testing.T, suite string) (root string) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: a Debian root filesystem can only be built by root")
 	}
 	// The last line: what else the command says goes to stderr.
-	made := strings.TrimSpace(command(t, top, []string{"test/systemd/build-root", nativeDebian(t)}))
-	root := filepath.Join(t.TempDir(), "root")
-	command(t, top, []string{"cp", "-a", filepath.Join(made, "root"), root})
+	made := filepath.Join(strings.TrimSpace(command(t, top, []string{"test/systemd/build-root", nativeDebian(t)})), "root")
+	root = filepath.Join(t.TempDir(), "root")
+	if suite == "bookworm" {
+		command(t, top, []string{"cp", "-a", made, root})
+	} else {
+		mirror := cmp.Or(os.Getenv("IMXCRYPT_DEBIAN_MIRROR"), "http://deb.debian.org/debian")
+		command(t, top, []string{"mmdebstrap", "--quiet", "--variant=essential", "--include=systemd,initramfs-tools,kmod",
+			`--aptopt=Acquire::Languages "none"`, "--aptopt=Acquire::Retries 3", "--dpkgopt=force-unsafe-io",
+			"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+			suite, root, mirror})
+		command(t, made, []string{"cp", "-a", "--parents", "-t", root, "usr/lib/modules", "boot"})
+	}
 	// There documentation is left out.
 	if err := os.RemoveAll(filepath.Join(root, "etc/dpkg/dpkg.cfg.d/99mmdebstrap")); err != nil {
 		t.Fatal(err)
 	}
+	return root
+}
+
+// inCleanSystem installs a package in a clean system, upgrades, removes and purges it,
+// with initramfs-tools and without.
+func inCleanSystem(t *testing.T, suite, deb, version string) {
+	root := cleanSystem(t, suite)
 	in := func(script string) string {
 		t.Helper()
 		// In a mount namespace of its own: nothing is left mounted, whatever happens.
@@ -49,12 +67,25 @@ func inCleanSystem(t *testing.T, deb, version string) {
 		}
 		return string(out)
 	}
-	// image says whether the initramfs has the program.
-	image := func(want string) {
+	// image enforces what the initramfs has of ours: a program, its script and its
+	// configuration, or nothing.
+	image := func(program string) {
 		t.Helper()
-		if got := strings.TrimSpace(in(`if lsinitramfs /boot/initrd.img-* | grep -qx usr/bin/imxcrypt; then echo with; else echo without; fi`)); got != want {
-			t.Errorf("the initramfs is %s the program, expected %s", got, want)
+		var want []string
+		if program != "" {
+			want = []string{"./etc/imxcrypt/imxcrypt.yaml", "./scripts/local-top/imxcrypt", "./usr/bin/imxcrypt"}
 		}
+		found := in(`mkdir /tmp/image; cd /tmp/image; unmkinitramfs /boot/initrd.img-* .; find . -type f -path '*imxcrypt*' | LC_ALL=C sort`)
+		if got := strings.Fields(found); !slices.Equal(got, want) {
+			t.Errorf("the initramfs has %q, expected %q", got, want)
+		}
+		if program != "" {
+			compare := exec.Command("cmp", program, filepath.Join(root, "tmp/image/usr/bin/imxcrypt"))
+			if out, err := compare.CombinedOutput(); err != nil {
+				t.Errorf("the initramfs has another program: %v: %s", err, out)
+			}
+		}
+		in("rm -r /tmp/image")
 	}
 	for name, text := range kept() {
 		path := filepath.Join(root, name)
@@ -66,11 +97,14 @@ func inCleanSystem(t *testing.T, deb, version string) {
 		}
 	}
 	files := filepath.Dir(deb)
-	newer := command(t, top, []string{"packaging/debian/package", nativeGo(t), extractProgram(t, deb), version + "-4-g0123456", t.TempDir()})
+	program := extractProgram(t, deb)
+	newProgram := filepath.Join(t.TempDir(), "imxcrypt")
+	command(t, files, []string{"sh", "-c", `{ cat "$0"; echo newer; } >"$1"; chmod 755 "$1"`, program, newProgram})
+	newer := command(t, top, []string{"packaging/debian/package", nativeGo(t), newProgram, version + "-4-g0123456", t.TempDir()})
 	command(t, files, []string{"cp", deb, filepath.Join(root, "older.deb")})
 	command(t, files, []string{"cp", newer, filepath.Join(root, "newer.deb")})
 	in("release=$(ls /lib/modules); touch /boot/vmlinuz-$release; update-initramfs -c -k $release")
-	image("without")
+	image("")
 	before := tree(t, root)
 
 	t.Log("installed")
@@ -78,7 +112,7 @@ func inCleanSystem(t *testing.T, deb, version string) {
 	if !strings.Contains(said, "update-initramfs: Generating") {
 		t.Errorf("the initramfs is not updated:\n%s", said)
 	}
-	image("with")
+	image(program)
 	if got := in("imxcrypt version"); !strings.HasPrefix(got, "imxcrypt "+version+" (") {
 		t.Errorf("the program says it is %s", got)
 	}
@@ -123,7 +157,8 @@ func inCleanSystem(t *testing.T, deb, version string) {
 	}
 
 	t.Log("upgraded, and back")
-	in("dpkg --no-triggers -i /newer.deb")
+	in("dpkg -i /newer.deb")
+	image(newProgram)
 	if got, want := strings.TrimSpace(in("dpkg-query -W -f '${Version}' imxcrypt")), version+"+4+g0123456-1"; got != want {
 		t.Errorf("the version is %s, expected %s", got, want)
 	}
@@ -133,13 +168,16 @@ func inCleanSystem(t *testing.T, deb, version string) {
 
 	t.Log("removed")
 	in("dpkg --remove imxcrypt")
-	image("without")
+	image("")
 	t.Log("purged")
 	in("dpkg --purge imxcrypt")
+	image("")
 	// An empty folder, which systemd does without: bookworm's systemd has it under
 	// /lib, and dpkg does not know that the two are one.
 	delete(before, "/usr/lib/systemd/system-sleep")
-	if after := tree(t, root); !maps.Equal(after, before) {
+	after = tree(t, root)
+	delete(after, "/usr/lib/systemd/system-sleep")
+	if !maps.Equal(after, before) {
 		for name := range after {
 			if after[name] != before[name] {
 				t.Errorf("purge leaves, or changes, %s", name)
