@@ -3,12 +3,14 @@
 package packaging
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -103,6 +105,28 @@ func TestLicencesAreThoseOfTheModules(t *testing.T) {
 	fmt.Fprintf(&licences, "%sThe standard library and the runtime of Go (https://go.dev)\n\n%s", rule, goAuthors)
 	upToDate(t, "THIRD_PARTY_LICENSES", licences.String())
 	upToDate(t, "NOTICE", notice.String())
+	upToDate(t, buildroot+"/package/imxcrypt/imxcrypt.hash", buildrootSums(t))
+}
+
+// buildrootSums is the file of sums of Buildroot's package, with all licences that the
+// package names.
+func buildrootSums(t *testing.T) string {
+	t.Helper()
+	const folder = buildroot + "/package/imxcrypt/"
+	m := regexp.MustCompile(`(?m)^IMXCRYPT_LICENSE_FILES = (.*)$`).FindStringSubmatch(read(t, folder+"imxcrypt.mk"))
+	if m == nil || m[1] != "LICENSE NOTICE THIRD_PARTY_LICENSES" {
+		t.Fatalf("Buildroot's package names the licences %q", m)
+	}
+	var sums strings.Builder
+	for line := range strings.Lines(read(t, folder+"imxcrypt.hash")) {
+		if strings.HasPrefix(line, "#") {
+			sums.WriteString(line)
+		}
+	}
+	for _, file := range strings.Fields(m[1]) {
+		fmt.Fprintf(&sums, "sha256  %x  %s\n", sha256.Sum256([]byte(read(t, file))), file)
+	}
+	return sums.String()
 }
 
 // upToDate holds a file of the repository to what it should say.

@@ -5,7 +5,6 @@ package packaging
 import (
 	"bytes"
 	"crypto/md5"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -100,6 +99,41 @@ func TestShellInRecipes(t *testing.T) {
 	}
 }
 
+// Python in the layer: modules, the test that runs on a target, and what bitbake hands
+// to its Python. As far as Python can say without running it.
+func TestPythonInTheLayer(t *testing.T) {
+	t.Parallel()
+	said := command(t, top, []string{"python3", "-B", "-c", `
+import ast, pathlib, re, sys
+layer, parsed = pathlib.Path(sys.argv[1]), []
+for path in sorted(layer.rglob("*")):
+    if path.suffix == ".py":
+        parsed.append((path, path.read_text()))
+    if path.suffix in (".bb", ".inc", ".bbclass"):
+        text = path.read_text()
+        for name, body in re.findall(r"(?ms)^python ?([a-z_]*) ?\(\) \{\n(.*?)^\}$", text):
+            parsed.append((path, "def %s(d, bb):\n%s" % (name or "anonymous", body)))
+        parsed += [(path, f) for f in re.findall(r"(?ms)^def .*?(?=^\S|\Z)", text)]
+for path, text in parsed:
+    tree = ast.parse(text, str(path))
+    if path.parent.name == "cases":
+        cases = {"%s.%s.%s" % (path.stem, c.name, f.name): f for c in tree.body if isinstance(c, ast.ClassDef)
+                 for f in c.body if isinstance(f, ast.FunctionDef)}
+        for name, f in cases.items():
+            depends = [n for d in f.decorator_list if d.func.id == "OETestDepends" for n in ast.literal_eval(d.args[0])]
+            assert depends, name + " depends on nothing: not on ssh either"
+            for n in depends:
+                assert n in cases or n == "ssh.SSHTest.test_ssh", "%s depends on %s, which is not there" % (name, n)
+        assert cases, "no case in %s" % path
+    print(path.relative_to(layer))
+`, layer})
+	for _, want := range []string{"classes/imxcrypt.bbclass", "lib/imxcrypt_configuration.py", "lib/oeqa/runtime/cases/imxcrypt.py", "recipes-security/imxcrypt/imxcrypt-configuration.bb"} {
+		if !strings.Contains(said+"\n", want+"\n") {
+			t.Errorf("no Python is found in %s:\n%s", want, said)
+		}
+	}
+}
+
 // generate runs what the class runs when a product is parsed.
 func generate(t *testing.T, variables map[string]string) (text string, err error) {
 	t.Helper()
@@ -179,6 +213,40 @@ func TestMistakesOfAProduct(t *testing.T) {
 	}
 }
 
+// A mistake ends the parsing in the class, too: also a file of one's own that is not
+// there. Without it, bitbake would say so hours later, or never.
+func TestTheClassEndsTheParsing(t *testing.T) {
+	t.Parallel()
+	own := filepath.Join(t.TempDir(), "imxcrypt.yaml")
+	if err := os.WriteFile(own, []byte("volumes: []\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ configuration, device, want string }{
+		{own, "", "volumes: 0"},
+		{"", "/dev/sda1", "volumes: 1"},
+		{"", "", "fatal: imxcrypt: IMXCRYPT_DEVICE of data is missing"},
+		{own + "l", "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: there is no file " + own + "l"},
+		{filepath.Dir(own), "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: there is no file " + filepath.Dir(own)},
+		{"imxcrypt.yaml", "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: 'imxcrypt.yaml' is not an absolute path"},
+	} {
+		// bb and d are bitbake's.
+		said := command(t, top, []string{"python3", "-B", "-c", `
+import re, sys
+layer, configuration, device = sys.argv[1:]
+class bb:
+    def fatal(text): sys.exit(print("fatal: " + text))
+class d:
+    getVar = {"IMXCRYPT_LAYERDIR": layer, "IMXCRYPT_CONFIGURATION": configuration, "IMXCRYPT_DEVICE": device, "IMXCRYPT_VOLUMES": "data"}.get
+    def getVarFlags(name): return None
+exec("\n".join(re.findall(r"(?ms)^def .*?(?=^\S|\Z)", open(layer + "/classes/imxcrypt.bbclass").read())))
+print("volumes: %d" % len(imxcrypt_volumes(d)))
+`, layer, c.configuration, c.device})
+		if said != c.want {
+			t.Errorf("IMXCRYPT_CONFIGURATION %q, IMXCRYPT_DEVICE %q: it says %q, expected %q", c.configuration, c.device, said, c.want)
+		}
+	}
+}
+
 // The recipes are for the version that the sources are, and name the licence by
 // its sum.
 func TestRecipesAreOfThisVersion(t *testing.T) {
@@ -193,9 +261,6 @@ func TestRecipesAreOfThisVersion(t *testing.T) {
 	licence := read(t, "LICENSE")
 	if want := fmt.Sprintf("LICENSE;md5=%x", md5.Sum([]byte(licence))); !strings.Contains(read(t, layer+"/recipes-security/imxcrypt/imxcrypt.inc"), want) {
 		t.Errorf("the recipe lacks %s", want)
-	}
-	if want := fmt.Sprintf("sha256  %x  LICENSE\n", sha256.Sum256([]byte(licence))); !strings.Contains(read(t, buildroot+"/package/imxcrypt/imxcrypt.hash"), want) {
-		t.Errorf("Buildroot's package lacks %s", want)
 	}
 }
 

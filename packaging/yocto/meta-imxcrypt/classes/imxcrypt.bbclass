@@ -37,10 +37,10 @@ def imxcrypt_module(d):
     return module
 
 def imxcrypt_volumes(d):
-    if d.getVar('IMXCRYPT_CONFIGURATION'):
-        return []
     m = imxcrypt_module(d)
     try:
+        if m.own_file(d.getVar('IMXCRYPT_CONFIGURATION')):
+            return []
         return m.volumes(d.getVar, lambda name: d.getVarFlags(name) or {})
     except m.Invalid as e:
         bb.fatal('imxcrypt: ' + str(e).replace('\n', '\nimxcrypt: '))

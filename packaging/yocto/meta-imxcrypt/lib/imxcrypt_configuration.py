@@ -11,6 +11,7 @@ The program checks more than this (imxcrypt config check): here stops what would
 cost an image.
 """
 import json
+import os
 import re
 import sys
 
@@ -22,6 +23,15 @@ DEVICE = re.compile(r"/\S+|(" + CONTROLLER + r")?(PARTLABEL|PARTUUID|LABEL|UUID)
 
 class Invalid(Exception):
     """What is wrong, one line each."""
+
+
+def own_file(path):
+    """Says whether there is a configuration of the product's own, written by hand."""
+    if path and not os.path.isabs(path):
+        raise Invalid("IMXCRYPT_CONFIGURATION: %r is not an absolute path" % path)
+    if path and not os.path.isfile(path):
+        raise Invalid("IMXCRYPT_CONFIGURATION: there is no file %s" % path)
+    return bool(path)
 
 
 def volumes(variable, flags):
