@@ -147,7 +147,7 @@ func (m *Manager) explainMissing(s spec.Volume, path string, err error) error {
 	}
 	if made {
 		if e, err := blockdev.Sample(data, data.Size()); err == nil && e.Empty {
-			return fault.Newf(fault.NotProvisioned, "%s, and %s is empty now: it is another disk, or all of it was discarded", r.text(s), path)
+			return fault.Newf(fault.VolumeGone, "%s, and %s is empty now: it is another disk, or all of it was discarded", r.text(s), path)
 		}
 		return fault.New(fault.HeaderMissing, "the header is gone: "+r.text(s), err)
 	}

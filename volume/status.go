@@ -242,7 +242,7 @@ func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, li
 	c, h, err := m.openHeader(s, path, blockdev.Flags{})
 	if err != nil {
 		switch fault.CodeOf(err) {
-		case fault.NotProvisioned, fault.ProvisioningStarted:
+		case fault.NotProvisioned, fault.VolumeGone, fault.ProvisioningStarted:
 			st.State = Unprovisioned
 		case fault.EraseStarted:
 			st.State = Erasing

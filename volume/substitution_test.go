@@ -65,7 +65,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 		"a foreign LUKS2":                   {swap: onlyImage(func(im *crashtest.Image) { write(im, make([]byte, mib), 0); foreignLUKS2(im) }), code: fault.ForeignHeader, text: `"somebody's"`},
 		"a LUKS to come":                    {swap: onlyImage(func(im *crashtest.Image) { write(im, make([]byte, mib), 0); laterLUKS(im) }), code: fault.HeaderVersion},
 		"noise":                             {swap: onlyImage(noise), code: fault.HeaderMissing},
-		"zeros":                             {swap: onlyImage(func(im *crashtest.Image) { write(im, make([]byte, im.Size()), 0) }), code: fault.NotProvisioned},
+		"zeros":                             {swap: onlyImage(func(im *crashtest.Image) { write(im, make([]byte, im.Size()), 0) }), code: fault.VolumeGone},
 		"plaintext under a detached header": {s: changed(detached), swap: onlyImage(plainExt4fresh), code: fault.PlaintextFound, text: "ext4"},
 		"LUKS under a detached header":      {s: changed(detached), swap: onlyImage(foreignLUKS1), code: fault.ForeignHeader},
 		"noise under a detached header":     {s: changed(detached), swap: onlyImage(noise), code: fault.KeyWrong},

@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"math/rand"
 	"os"
@@ -34,6 +37,7 @@ import (
 	"imxcrypt/internal/mount"
 	"imxcrypt/internal/program"
 	"imxcrypt/internal/secret"
+	"imxcrypt/luks2"
 	"imxcrypt/volume"
 	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
@@ -360,6 +364,32 @@ func (s *session) happens(words []string, block string) error {
 		}
 		_, err = f.WriteAt(make([]byte, 4096), 0)
 		return errors.Join(err, f.Close())
+	case "fsck-fails": // the filesystem of the volume called data asks for its checker, which gives up
+		s.board.Fsck = func(string, string) (bool, error) {
+			return false, &program.ExitError{Name: "e2fsck", Code: 4, Output: []byte("UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY.\n")}
+		}
+		f, err := s.board.Mapping("data", true)
+		if err != nil {
+			return err
+		}
+		sb := make([]byte, 1024)
+		_, err = f.ReadAt(sb, 1024)
+		sb[0x3a] |= 2 // s_state: errors were found
+		binary.LittleEndian.PutUint32(sb[0x3fc:], ^crc32.Checksum(sb[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
+		_, err2 := f.WriteAt(sb, 1024)
+		return errors.Join(err, err2, f.Close())
+	case "requirement", "member": // PATH NAME: the header has one that nobody knows
+		store := s.disks[arg(1)].Store
+		h, _, err := luks2.Read(store, store.Size())
+		if err != nil {
+			return err
+		}
+		if arg(0) == "requirement" {
+			h.Require(arg(2))
+		} else {
+			h.Metadata.Tokens["0"].Extra[arg(2)] = json.RawMessage("true")
+		}
+		return h.Write(store)
 	case "put": // PATH OFFSET TEXT: Go's escapes
 		text, err := strconv.Unquote(`"` + arg(3) + `"`)
 		_, err2 := s.disks[arg(1)].Store.WriteAt([]byte(text), number(2))
@@ -472,6 +502,10 @@ func (s *session) happens(words []string, block string) error {
 		b[0] ^= 1
 		_, err2 := d.WriteAt(b, number(2))
 		return errors.Join(err, err2)
+	case "answer": // SPECIFICATION PATH…: several disks answer to it
+		s.board.Answers = map[string][]string{arg(1): words[2:]}
+	case "no-targets": // NAME…: the kernel lacks them; without any it has all
+		s.board.NoTargets = words[1:]
 	case "pull": // PATH: the disk is gone
 		s.disks[arg(1)].Absent = true
 	case "plug": // PATH
@@ -495,6 +529,10 @@ func (s *session) happens(words []string, block string) error {
 		s.board.Chip.SetFault(func(string) error { return errno })
 	case "caam-works":
 		s.board.Chip.SetFault(nil)
+	case "no-program": // NXP's, which makes the keys
+		_, s.board.ChipErr = caam.OpenProgram(arg(1), "")
+	case "program":
+		s.board.ChipErr = nil
 	case "rotating": // NAME: another process rotates it
 		s.rotating = append(s.rotating, arg(1))
 	case "env": // NAME VALUE

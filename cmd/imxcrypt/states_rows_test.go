@@ -18,6 +18,10 @@ const (
 	repairIt    = "$ imxcrypt header repair data\n" + openIt
 	scratchDisk = "> disk /dev/disk/by-partlabel/scratch 8\n"
 	plainIt     = "> ext4 /dev/mmcblk2p3\n> put /dev/mmcblk2p3 3145728 " + `the\x20quick\x20brown\x20fox` + "\n" // mark at markAt
+	partition   = "/dev/disk/by-path/platform-30b60000.mmc-part3"                                                // a path that is the same at each boot
+	// laterLUKS has another version, and a checksum that does not belong to this one.
+	laterLUKS = `> put /dev/mmcblk2p3 6 \x00\x03` + "\n" + `> put /dev/mmcblk2p3 448 another` + "\n" +
+		`> put /dev/mmcblk2p3 16390 \x00\x03` + "\n" + `> put /dev/mmcblk2p3 16832 another` + "\n"
 	scratchIt   = "$ imxcrypt provision --no-mount data\n$ imxcrypt unlock --mount data\n> write\n"
 	encryptIt   = "> encrypt\n" + openIt
 	provisionIt = "$ imxcrypt provision data\n> write\n"
@@ -49,7 +53,7 @@ func states() []stateRow {
 		{name: "provisioning interrupted in the header", fresh: true, how: "> fails-after 10\n$ imxcrypt provision data\n> works\n", advice: "provision", follow: provisionIt},
 		{name: "erased", how: "$ imxcrypt erase --yes data\n", advice: "imxcrypt provision data", lost: "no: the key is destroyed; `provision` makes a new volume"},
 		{name: "erase interrupted", how: "> fails-after 4\n$ imxcrypt erase --yes data\n> works\n", advice: "imxcrypt header restore", follow: "$ imxcrypt header restore --yes data /backup\n" + openIt},
-		{name: "all of the device discarded, or another disk that is empty", how: "> zero /dev/mmcblk2p3 0 8388608\n", advice: "imxcrypt provision data", lost: "no: the device holds nothing; a backup of the data does"},
+		{name: "all of the device discarded, or another disk that is empty", how: "> zero /dev/mmcblk2p3 0 8388608\n", advice: "check that it is the right disk", lost: "no: the device holds nothing; a backup of the data does"},
 
 		// The header.
 		{name: "the header overwritten", how: zeroFirst, advice: "imxcrypt header restore", follow: restoreIt},
@@ -58,6 +62,9 @@ func states() []stateRow {
 		{name: "the header overwritten while it is mounted", how: openIt + zeroFirst, advice: "imxcrypt header restore", follow: "$ imxcrypt lock data\n" + restoreIt},
 		{name: "the same, and no backup of it", how: openIt + zeroFirst + "> remove /backup\n", advice: "the data may be whole", follow: "", after: 1},
 		{name: "a filesystem made over the header", how: zeroFirst + `> put /dev/mmcblk2p3 1080 \x53\xef` + "\n", advice: "imxcrypt header restore --force", follow: "$ imxcrypt header restore --force --yes data /backup\n" + openIt},
+		{name: "the same, and plain text is to be encrypted unasked (on_plaintext)", config: strings.Replace(configured("on_plaintext: encrypt"), "/dev/mmcblk2p3", partition, 1), fresh: true,
+			how:    "> disk " + partition + " 8\n$ imxcrypt provision data\n$ imxcrypt header backup data /backup\n> write\n$ imxcrypt lock data\n" + strings.ReplaceAll(zeroFirst, "/dev/mmcblk2p3", partition) + "> put " + partition + ` 1080 \x53\xef` + "\n",
+			advice: "imxcrypt header restore", follow: "$ imxcrypt header restore --force --yes data /backup\n" + openIt},
 		{name: "a foreign LUKS header", how: zeroFirst + `> put /dev/mmcblk2p3 0 LUKS\xba\xbe\x00\x01` + "\n", advice: "imxcrypt header restore", follow: "$ imxcrypt header restore --force --yes data /backup\n" + openIt},
 		{name: "the first copy of the header damaged", how: "> flip /dev/mmcblk2p3 4200\n", advice: "imxcrypt header repair", follow: repairIt},
 		{name: "the first copy damaged while it is mounted", how: openIt + "> flip /dev/mmcblk2p3 4200\n", advice: "imxcrypt header repair", follow: repairIt},
@@ -68,6 +75,9 @@ func states() []stateRow {
 		{name: "both copies damaged in different places", how: "> flip /dev/mmcblk2p3 4200\n> flip /dev/mmcblk2p3 20700\n", advice: "imxcrypt header repair", follow: repairIt},
 		{name: "both copies damaged in the same place", how: "> flip /dev/mmcblk2p3 4200\n> flip /dev/mmcblk2p3 20584\n", advice: "imxcrypt header restore", follow: restoreIt},
 		{name: "the check area damaged", how: "> zero /dev/mmcblk2p3 32768 4096\n", follow: openIt},
+		{name: "the header breaks a rule", how: "> member /dev/mmcblk2p3 colour\n", advice: "breaks the rule", follow: restoreIt},
+		{name: "the header has a requirement of a later version", how: "> requirement /dev/mmcblk2p3 imxcrypt-v2\n", advice: "use that one", lost: "not with this version: the later one opens it"},
+		{name: "the header is of a later LUKS version", how: laterLUKS, advice: "use a newer imxcrypt", lost: "not with this version: the later one opens it"},
 		{name: "an old header put back after a rotation", how: "> save /dev/mmcblk2p3 0 36864\n> rotate\n$ imxcrypt header backup data /backup2\n> bring /dev/mmcblk2p3 0\n", advice: "imxcrypt header restore",
 			follow: "$ imxcrypt header restore --yes --force data /backup2\n" + openIt},
 		{name: "the file of a detached header missing", config: configured(detachedAt), how: "> remove /var/lib/imxcrypt/data.luks\n", advice: "imxcrypt header restore", follow: restoreIt},
@@ -81,13 +91,16 @@ func states() []stateRow {
 			how:    "> open-chip\n> mkdir /data\n$ imxcrypt provision data\n> write\n$ imxcrypt lock data\n" + reconfigure(oneDisk),
 			advice: "allow_open_state: true", follow: reconfigure(configured("allow_open_state: true")) + openIt},
 		{name: "the CAAM does not answer", how: "> caam-fails ENODEV\n", advice: "job ring", follow: "> caam-works\n" + openIt},
+		{name: "keys by NXP's program, which is not there", how: reconfigure("caam: {engine: caam-keygen, program: /opt/nxp/caam-keygen}\n"+oneDisk) + "> no-program /opt/nxp/caam-keygen\n", advice: "install the package", follow: "> program\n" + openIt},
+		{name: "the kernel lacks dm-crypt", how: "> no-targets crypt\n", advice: "load the module dm-crypt", follow: "> no-targets\n" + openIt},
 		{name: "the kernel's quota of keys is used up", how: "> key-quota\n", advice: "raise the quota", follow: "> key-room\n" + openIt},
 		{name: "the key lost in a suspend while it is mounted", how: openIt + "> suspend\n", advice: "imxcrypt unlock data", follow: openIt},
-		{name: "suspended", how: openIt + "> suspended data\n", advice: "remove the reason", follow: openIt},
+		{name: "suspended", how: openIt + "> suspended data\n", advice: "imxcrypt unlock", follow: openIt},
 		{name: "source dev, which is not allowed", config: configured("source: dev"), advice: "--allow-insecure", follow: "$ imxcrypt unlock --allow-insecure --mount data\n"},
 
 		// The data.
 		{name: "the superblock of the filesystem damaged", how: "$ imxcrypt unlock data\n> wipe-superblock\n$ imxcrypt lock data\n", advice: "the filesystem may still be repaired", follow: "$ imxcrypt unlock --for-repair data\n", after: 1},
+		{name: "the filesystem damaged beyond what its checker repairs unasked", how: "$ imxcrypt unlock data\n> fsck-fails\n$ imxcrypt lock data\n", advice: "the checker of the filesystem", follow: "$ imxcrypt unlock --for-repair data\n", after: 1},
 		{name: "a rotation interrupted", how: "> fails-after 60\n> rotate\n> works\n> power-cycle\n> mkdir /data\n", advice: "", follow: openIt},
 		{name: "a rotation interrupted, and its records lost", how: "> fails-after 60\n> rotate\n> works\n> power-cycle\n> mkdir /data\n> zero /dev/mmcblk2p3 45056 8192\n", advice: "copy what can still be read", lost: "no: nobody knows which part of the data is under which key"},
 
@@ -95,6 +108,7 @@ func states() []stateRow {
 		{name: "a filesystem in plain text where no volume was", fresh: true, how: plainIt, advice: "check `device`", follow: encryptIt},
 		{name: "decrypted", config: configured(detachedAt), how: "> decrypt\n", advice: "imxcrypt encrypt", follow: encryptIt},
 		{name: "an encryption interrupted", config: configured(detachedAt), how: "> decrypt\n> fails-after 60\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", follow: openIt},
+		{name: "an encryption interrupted before its key was proved", config: configured(detachedAt), fresh: true, how: plainIt + "> fails-after 18\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", advice: "nothing is lost", follow: encryptIt},
 		{name: "a decryption interrupted", config: configured(detachedAt), how: "> fails-after 60\n> decrypt\n> works\n> power-cycle\n> mkdir /data\n", follow: openIt},
 		{name: "the filesystem was being made smaller before its encryption", fresh: true, how: plainIt + "> fails-after 19\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", advice: "nothing is lost", follow: encryptIt},
 		{name: "a filesystem in plain text in the place of a volume", how: "> ext4 /dev/mmcblk2p3\n", advice: "imxcrypt header restore --force", lost: "no: the filesystem was made over the data; only a backup of the data helps"},
@@ -105,6 +119,7 @@ func states() []stateRow {
 
 		// The device.
 		{name: "the device is absent", how: "> pull /dev/mmcblk2p3\n", advice: "compare `device`", follow: "> plug /dev/mmcblk2p3\n" + openIt},
+		{name: "several devices answer to the name", how: reconfigure(strings.Replace(oneDisk, "/dev/mmcblk2p3", "PARTLABEL=data", 1)) + "> answer PARTLABEL=data /dev/mmcblk2p3 /dev/mmcblk1p3\n", advice: "by its path", follow: reconfigure(oneDisk) + openIt},
 		{name: "absent while it is mounted", how: openIt + "> pull /dev/mmcblk2p3\n", advice: "compare `device`", follow: "> plug /dev/mmcblk2p3\n" + openIt},
 		{name: "reads fail", how: "> io-error /dev/mmcblk2p3\n", advice: "dmesg", follow: "> io-works /dev/mmcblk2p3\n" + openIt},
 		{name: "the device is in use", how: "> used /dev/mmcblk2p3\n", advice: "out of use", follow: "> unused /dev/mmcblk2p3\n" + openIt},

@@ -100,6 +100,11 @@ func (s volumeStatus) wrong() error {
 	return s.Problem()
 }
 
+// lost reports whether the volume was there, and its header is not any more.
+func (s volumeStatus) lost() bool {
+	return s.State == volume.HeaderMissing || fault.Is(s.Err, fault.VolumeGone)
+}
+
 func (f statusFlags) shows(s volumeStatus) bool {
 	return (len(f.states) == 0 || slices.Contains(f.states, string(s.State))) &&
 		(len(f.sources) == 0 || slices.Contains(f.sources, s.Source)) &&
@@ -163,12 +168,12 @@ func (a *app) leftOut(c *configs.Config) []string {
 // verdict is the error that decides the exit code.
 func verdict(all []volumeStatus) error {
 	for _, s := range all {
-		if err := s.wrong(); err != nil && s.State != volume.HeaderMissing {
+		if err := s.wrong(); err != nil && !s.lost() {
 			return err
 		}
 	}
 	for _, s := range all {
-		if s.required && !s.Up() || s.State == volume.HeaderMissing {
+		if s.required && !s.Up() || s.lost() {
 			return fault.New(fault.VolumeNotUp, fmt.Sprintf("volume %s is %s", s.Name, s.State), nil)
 		}
 	}

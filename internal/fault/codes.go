@@ -97,6 +97,7 @@ const (
 	// or of which nothing could be remembered.
 	PlaintextRefused   Code = "plaintext-refused"
 	NotProvisioned     Code = "not-provisioned"
+	VolumeGone         Code = "volume-gone"
 	FileExists         Code = "file-exists"
 	MountPointMissing  Code = "mount-point-missing"
 	MountPointOccupied Code = "mount-point-occupied"

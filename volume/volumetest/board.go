@@ -81,6 +81,8 @@ type Board struct {
 	Mounts
 	// Answers are specifications that several disks answer to.
 	Answers map[string][]string
+	// ChipErr is why the chip cannot be opened.
+	ChipErr error
 	// Directories are the mount points that exist.
 	Directories []string
 	// NoAES is a processor without instructions for AES.
@@ -172,7 +174,7 @@ func (b *Board) step(what string) error {
 func (b *Board) System() volume.System {
 	return volume.System{
 		Devices: devices{b}, Waiter: waiter{b}, Mapper: mapper{b.DM, b}, Keyring: b.Ring,
-		Chip:   func() (source.Chip, error) { return b.Chip, nil },
+		Chip:   func() (source.Chip, error) { return b.Chip, b.ChipErr },
 		Attach: b.attach, Images: images{b},
 		Files: b.Files, Filesystems: filesystems{b}, Mounts: &b.Mounts, Locks: locks{b},
 		SecurityState: func() caam.SecurityState { return b.State },

@@ -120,6 +120,15 @@ func refused() []Entry {
 			Remedy:  "If it should exist, check `device` and `header`; else `imxcrypt provision NAME`.",
 		},
 		{
+			Code:    fault.VolumeGone,
+			Meaning: "The board remembers that the volume was made here, and the device is empty now.",
+			Messages: []string{
+				"volume … (uuid …) was made on … on …, and … is empty now: it is another disk, or all of it was discarded",
+			},
+			Cause:  "The disk was exchanged, the configuration means another one, or somebody discarded or erased all of it (`blkdiscard`, `mmc erase`, a factory reset).",
+			Remedy: "Look for the right disk before anything is written to this one. If all was discarded, what was on it can only come from a backup: a backup of the header opens nothing there. `imxcrypt provision NAME` makes a new volume.",
+		},
+		{
 			Code:    fault.FileExists,
 			Meaning: "There is a file of this name already, and nothing is ever overwritten.",
 			Messages: []string{
