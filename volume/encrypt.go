@@ -238,6 +238,12 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err == nil {
 		err = x.locked(ctx, func() error { return x.tryKernel(ctx, x.s) })
 	}
+	if err == nil {
+		// The trial's key may have told what no fuse does.
+		if state, err = x.stateAllowed(); err == nil {
+			h.Next.Token.State = state
+		}
+	}
 	if err == nil && x.unattended {
 		h, err = x.beforeUnattended(ctx, h, path, state)
 	}

@@ -334,11 +334,19 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 			return p.stateAllowed(found.header.Token.State)
 		}
 	}
-	if err := p.stateAllowed(p.securityState()); err != nil {
+	state := p.securityState()
+	if err := p.stateAllowed(state); err != nil {
 		return err
 	}
 	p.warnFleeting()
-	return p.tryKernel(ctx, p.s)
+	if err := p.tryKernel(ctx, p.s); err != nil {
+		return err
+	}
+	// Where no fuse can be read, a key tells: the kernel says that an open chip made it.
+	if now := p.securityState(); now != state {
+		return p.stateAllowed(now)
+	}
+	return nil
 }
 
 // nameFree refuses to begin what could not be unlocked at the end, since a

@@ -38,10 +38,17 @@ func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 	if p.copies, err = x.copies(); err != nil {
 		return p, err
 	}
-	if err := x.proveOld(ctx); err != nil || x.h.Changes(x.s) == "" {
-		return p, err // the old key's table is like the new one's
+	if err := x.proveOld(ctx); err != nil {
+		return p, err
 	}
-	return p, x.tryKernel(ctx, x.s)
+	if x.h.Changes(x.s) != "" { // or the old key's table is like the new one's
+		if err := x.tryKernel(ctx, x.s); err != nil {
+			return p, err
+		}
+	}
+	// A key may have told what no fuse does.
+	p.state, err = x.stateAllowed()
+	return p, err
 }
 
 // planLocked is plan for a dry run, which holds the volume's lock only here: every

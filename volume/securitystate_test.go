@@ -74,6 +74,44 @@ func TestAVolumeOfAClosedChipOnAnOpenOne(t *testing.T) {
 	}
 }
 
+// Where no fuse can be read, the kernel says that the chip is open when it makes the
+// first key, which is the trial's: nothing is written.
+func TestTheFirstKeyTellsThatTheChipIsOpen(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b := openBoard()
+	b.State = caam.Unknown
+	b.Chip.SetFault(func(string) error { b.State = caam.Open; return nil })
+	_, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
+	refused(t, err, fault.OpenStateRefused)
+	if st := b.Manager().Status(ctx, newSpec()); !fault.Is(st.Err, fault.NotProvisioned) {
+		t.Errorf("refused, and something was written: %v", st.Err)
+	}
+	b.State = caam.Unknown
+	s := newSpec()
+	s.AllowOpenState = true
+	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+	if must(t, r, err); r.SecurityState != "open" || !strings.Contains(strings.Join(r.Warnings, "\n"), "none can once it is closed") {
+		t.Errorf("the open chip is not warned of: %+v", r)
+	}
+}
+
+// As does the old key, before a rotation makes a new one.
+func TestTheOldKeyTellsThatTheChipIsOpen(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	b := openBoard()
+	b.State = caam.Unknown
+	r, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{})
+	must(t, r, err)
+	b.Chip.SetFault(func(string) error { b.State = caam.Open; return nil })
+	_, err = b.Manager().Rotate(ctx, newSpec(), volume.RotateOptions{})
+	refused(t, err, fault.OpenStateRefused)
+	if st := b.Manager().Status(ctx, newSpec()); st.Rotation != nil || st.Generation != 1 {
+		t.Errorf("refused, and a rotation has begun: %+v", st)
+	}
+}
+
 func TestRequireClosed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
