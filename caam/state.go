@@ -52,7 +52,7 @@ const lockedWord = 0xBADABADA
 //
 // The fuse decides. It is necessary for a closed chip, not sufficient: hence the
 // log, which can only make the result more cautious. The log alone means "open"
-// only if the CAAM itself reports the test key.
+// only if CAAM or DCP itself reports the test key.
 func ReadSecurityState(root string, log []string) State {
 	s := State{State: Unknown}
 	s.readSoC(root)
@@ -164,7 +164,7 @@ const (
 	testKeyInUse
 )
 
-// readLog recognises the messages of drivers/crypto/caam, of the trusted keys' CAAM
+// readLog recognises the messages of drivers/crypto/caam, of the trusted keys' DCP
 // source and of the BSP's caam-snvs driver. The latter's state "init" is not
 // evidence: it is printed when the driver starts early.
 func (s *State) readLog(log []string) hint {
@@ -172,7 +172,8 @@ func (s *State) readLog(log []string) hint {
 	for _, line := range log {
 		line = strings.TrimSpace(line)
 		switch {
-		case strings.Contains(line, "using insecure test key"):
+		case strings.Contains(line, "using insecure test key"),
+			strings.Contains(line, "Device neither in secure nor trusted mode!"):
 			s.note("the kernel log: %q", line)
 			found = max(found, testKeyInUse)
 		case strings.Contains(line, "caam-snvs") && strings.Contains(line, "violation handlers armed"):

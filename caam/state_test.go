@@ -18,6 +18,7 @@ const (
 	armedInit      = "[    2.1] caam-snvs 30370000.caam-snvs: violation handlers armed - init state"
 	armedNonSecure = "[    2.1] caam-snvs 30370000.caam-snvs: violation handlers armed - non-secure state"
 	testKey        = "[    3.7] caam 30900000.crypto: using insecure test key, enable HAB to use unique device key!"
+	dcpTestKey     = "[    4.1] Device neither in secure nor trusted mode!"
 )
 
 // In the binary, which also runs where this folder is not.
@@ -66,6 +67,7 @@ func TestSecurityState(t *testing.T) {
 		{"imx8qxp", []string{armedTrusted}, caam.Unknown, "caam", "trusted state"},
 		{"imx8qxp", []string{armedNonSecure}, caam.Unknown, "caam", "non-secure state"},
 		{"imx8qxp", []string{testKey}, caam.Open, "caam", "insecure test key"},
+		{"nothing-at-all", []string{dcpTestKey}, caam.Open, "", "neither in secure nor trusted mode"},
 		{"imx8mp-closed", []string{"some other line", "caam-snvs: probed"}, caam.Closed, "caam", "says closed"},
 	} {
 		got := caam.ReadSecurityState(filepath.Join(root, c.tree), c.log)

@@ -62,7 +62,7 @@ func Table() []Fault {
 		{CAAMNotReady, ExitMissing, "the CAAM has no job ring for Linux: check its device tree nodes (fsl,sec-v4.0-job-ring), and that OP-TEE or the HAB left it one"},
 		{CAAMFailed, ExitFailed, "see the kernel log for messages of caam, then try again"},
 		{CAAMBadArgument, ExitMissing, "the driver does not accept this request; its interface may differ: see caam.engine"},
-		{TrustMissing, ExitMissing, "build the kernel with CONFIG_TRUSTED_KEYS and the trust source of this chip (CAAM, DCP, TEE or TPM); where several are built in, trusted.source=caam on the kernel command line chooses, since TEE and TPM come first"},
+		{TrustMissing, ExitMissing, "build the kernel with CONFIG_TRUSTED_KEYS and the trust source of this chip (CAAM, DCP, TEE or TPM); where several are built in, trusted.source=caam on the kernel command line chooses, since TEE and TPM come first. On an open chip the DCP seals no keys: close the chip, then boot again"},
 		{TrustOther, ExitMissing, "the kernel uses one trust source at a time: choose the one that sealed the key with trusted.source=caam (or dcp, tee, tpm) on the kernel command line, and boot again; the data is not touched"},
 		{TrustParent, ExitMissing, "make the TPM's primary key once: tpm2_createprimary -C o -c p.ctx && tpm2_evictcontrol -c p.ctx 0x81000001. One that was there and is lost took the sealed keys with it: where the TPM was cleared, only a backup of the data helps"},
 		{TrustFailed, ExitMissing, "the kernel log (dmesg) has the words of the CAAM, DCP, OP-TEE or TPM; the data is not touched"},
