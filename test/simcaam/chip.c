@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The silicon: fused master key, security state, the keys of this power cycle,
- * and the four operations on red keys: wrap, unwrap, seal, open.
+ * The silicon in software: fused master key, security state, the keys of this power
+ * cycle, and the four operations on red keys: wrap, unwrap, seal, open.
  *
  * Loading the module is a power-on reset: the JDKEK is drawn anew, the OTPMK is
  * what the parameter says.
@@ -52,7 +52,7 @@ static void random_aes_key(struct crypto_aes_ctx *key)
 }
 
 /* A power-on reset: every black key made before is worthless from here on. */
-void chip_power_on(void)
+static void chip_power_on(void)
 {
 	struct crypto_aes_ctx jdkek, tdkek;
 	unsigned long flags;
@@ -76,7 +76,7 @@ static const struct crypto_aes_ctx *wrapping_key(u32 type)
  * Object layout of a CCM black key here: ciphertext, nonce, MAC. The order inside
  * the hardware's is not documented, and nothing may depend on it.
  */
-int chip_wrap(u32 type, const u8 *red, size_t red_len, u8 *black)
+static int chip_wrap(u32 type, const u8 *red, size_t red_len, u8 *black)
 {
 	u8 padded[round_up(RED_MAX, AES_BLOCK_SIZE)] = {};
 	u8 iv[CCM_IV_LEN] = {};
@@ -166,8 +166,8 @@ static const u8 blob_iv[CCM_IV_LEN];
 /* What the hardware leaves of the driver's buffer: whatever the heap held there. */
 #define HEAP	0x6b
 
-/* blob has BLOB_OBJ_MAX bytes; those past the MAC, to blob_obj_len, are HEAP. */
-void chip_seal(u32 type, const u8 *red, size_t red_len, u8 *blob)
+/* Those bytes past the MAC, to blob_obj_len, are HEAP. */
+static void seal_red(u32 type, const u8 *red, size_t red_len, u8 *blob)
 {
 	u8 *sealed = blob + BLOB_KEY_LEN, *mac = sealed + red_len;
 	struct crypto_aes_ctx kek, key;
@@ -186,11 +186,7 @@ void chip_seal(u32 type, const u8 *red, size_t red_len, u8 *blob)
 	memzero_explicit(raw, sizeof(raw));
 }
 
-/*
- * blob has BLOB_OBJ_MAX readable bytes. -EBADMSG for a blob of another chip, of
- * the other security state, or damaged.
- */
-int chip_open(u32 type, const u8 *blob, u8 *red, size_t red_len)
+static int open_red(u32 type, const u8 *blob, u8 *red, size_t red_len)
 {
 	const u8 *sealed = blob + BLOB_KEY_LEN, *mac = sealed + red_len;
 	struct crypto_aes_ctx kek, key;
@@ -206,6 +202,42 @@ int chip_open(u32 type, const u8 *blob, u8 *red, size_t red_len)
 	memzero_explicit(&kek, sizeof(kek));
 	memzero_explicit(&key, sizeof(key));
 	memzero_explicit(raw, sizeof(raw));
+	return err;
+}
+
+int chip_make(u32 type, const u8 *red, size_t red_len, u8 *black)
+{
+	u8 random[RED_MAX];
+	int err;
+
+	if (!red)
+		get_random_bytes(random, sizeof(random));
+	err = chip_wrap(type, red ?: random, red_len, black);
+	memzero_explicit(random, sizeof(random));
+	return err;
+}
+
+int chip_seal(u32 type, const u8 *black, size_t red_len, u8 *blob)
+{
+	u8 red[RED_MAX];
+	int err;
+
+	err = chip_unwrap(type, black, red, red_len);
+	if (!err)
+		seal_red(type, red, red_len, blob);
+	memzero_explicit(red, sizeof(red));
+	return err;
+}
+
+int chip_open(u32 type, const u8 *blob, size_t red_len, u8 *black)
+{
+	u8 red[RED_MAX];
+	int err;
+
+	err = open_red(type, blob, red, red_len);
+	if (!err)
+		err = chip_wrap(type, red, red_len, black);
+	memzero_explicit(red, sizeof(red));
 	return err;
 }
 
@@ -314,13 +346,22 @@ int chip_init(void)
 		platform_driver_unregister(&chip_driver);
 		return PTR_ERR(chip_device);
 	}
+	err = fuses_init();
+	if (err) {
+		platform_device_unregister(chip_device);
+		platform_driver_unregister(&chip_driver);
+		return err;
+	}
 	register_syscore(&chip_syscore);
+	pr_info("simulated CAAM, no protection: %s state\n",
+		chip_closed() ? "closed" : "open");
 	return 0;
 }
 
 void chip_exit(void)
 {
 	unregister_syscore(&chip_syscore);
+	fuses_exit();
 	platform_device_unregister(chip_device);
 	platform_driver_unregister(&chip_driver);
 	memzero_explicit(&chip.jdkek, sizeof(chip.jdkek));

@@ -9,7 +9,6 @@
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
-#include <linux/random.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include "simcaam.h"
@@ -166,20 +165,13 @@ static int create_check(const struct keygen_cmd *cmd, struct keygen_job *job)
 	return err;
 }
 
-/* Wrap the red key and put it, tagged, into job->black. */
-static int make_black(struct keygen_job *job)
+/* Tag the key that is in job->black. */
+static void tag_black(struct keygen_job *job)
 {
 	size_t len = black_obj_len(job->type, job->red_len);
-	int err;
 
-	if (job->black_len < len)
-		return -EINVAL;
-	err = chip_wrap(job->type, job->red, job->red_len, job->black + TAG_LEN);
-	if (err)
-		return err;
 	tag_write((struct tag *)job->black, job->type, job->red_len, len);
 	job->black_len = TAG_LEN + len;
-	return 0;
 }
 
 static int create_run(struct keygen_job *job)
@@ -190,14 +182,18 @@ static int create_run(struct keygen_job *job)
 	err = fault_create();
 	if (err)
 		return err;
-	if (job->random)
-		get_random_bytes(job->red, job->red_len);
-	err = make_black(job);
+	if (job->black_len < black_obj_len(job->type, job->red_len))
+		return -EINVAL;
+	err = chip_make(job->type, job->random ? NULL : job->red, job->red_len,
+			job->black + TAG_LEN);
 	if (err)
 		return err;
+	tag_black(job);
 	if (job->blob_len < len)
 		return -EINVAL;
-	chip_seal(job->type, job->red, job->red_len, job->blob + TAG_LEN);
+	err = chip_seal(job->type, job->black + TAG_LEN, job->red_len, job->blob + TAG_LEN);
+	if (err)
+		return err;
 	tag_write((struct tag *)job->blob, job->type, job->red_len, len);
 	job->blob_len = TAG_LEN + len;
 	count(COUNT_CREATES);
@@ -243,15 +239,14 @@ static int import_run(struct keygen_job *job)
 	err = fault_import();
 	if (err)
 		return err;
-	err = chip_open(job->type, job->blob + TAG_LEN, job->red, job->red_len);
+	err = chip_open(job->type, job->blob + TAG_LEN, job->red_len, job->black + TAG_LEN);
+	if (!err && fault_wrong_import())
+		err = chip_make(job->type, NULL, job->red_len, job->black + TAG_LEN);
 	if (err)
 		return err;
-	if (fault_wrong_import())
-		job->red[0] ^= 1;
-	err = make_black(job);
-	if (!err)
-		count(COUNT_IMPORTS);
-	return err;
+	tag_black(job);
+	count(COUNT_IMPORTS);
+	return 0;
 }
 
 /* Hand out what was made, and the lengths, also where the room did not suffice. */

@@ -41,7 +41,7 @@ struct ring {
 	ktime_t busy_until;
 	wait_queue_head_t wait;
 	struct task_struct *thread;
-	struct skcipher_request *cbc;
+	void *engine;
 	atomic_t users;
 	ring_job job;
 };
@@ -65,11 +65,6 @@ struct ring *ring_get(void)
 void ring_put(struct ring *ring)
 {
 	atomic_dec(&ring->users);
-}
-
-struct skcipher_request *ring_cbc(struct ring *ring)
-{
-	return ring->cbc;
 }
 
 /* Take the ring's clock for some jobs queued at that time; returns when they are done. */
@@ -174,7 +169,7 @@ static int ring_thread(void *data)
 		if (!req)
 			continue;
 		stamp = skcipher_request_ctx(skcipher_request_cast(req));
-		err = ring->job(ring, req);
+		err = ring->job(ring->engine, req);
 		wait_until(ring_reserve(ring, stamp->queued, 1));
 		count(COUNT_JOBS);
 		if (err)
@@ -188,7 +183,7 @@ static int ring_thread(void *data)
 
 static int ring_start(struct ring *ring, uint nr, ring_job job)
 {
-	struct crypto_skcipher *cbc;
+	void *engine;
 
 	spin_lock_init(&ring->lock);
 	crypto_init_queue(&ring->queue, ring_depth);
@@ -196,18 +191,10 @@ static int ring_start(struct ring *ring, uint nr, ring_job job)
 	atomic_set(&ring->users, 0);
 	ring->job = job;
 
-	/* A synchronous one that needs no memory for a request. */
-	cbc = crypto_alloc_skcipher("cbc(aes)", 0,
-				    CRYPTO_ALG_ASYNC | CRYPTO_ALG_ALLOCATES_MEMORY);
-	if (IS_ERR(cbc)) {
-		pr_err("no cbc(aes) in this kernel: %ld\n", PTR_ERR(cbc));
-		return PTR_ERR(cbc);
-	}
-	ring->cbc = skcipher_request_alloc(cbc, GFP_KERNEL);
-	if (!ring->cbc) {
-		crypto_free_skcipher(cbc);
-		return -ENOMEM;
-	}
+	engine = chip_engine();
+	if (IS_ERR(engine))
+		return PTR_ERR(engine);
+	ring->engine = engine;
 	ring->thread = kthread_run(ring_thread, ring, "simcaam_jr%u", nr);
 	if (IS_ERR(ring->thread)) {
 		int err = PTR_ERR(ring->thread);
@@ -245,13 +232,9 @@ void rings_stop(void)
 
 		if (ring->thread)
 			kthread_stop(ring->thread);
-		if (ring->cbc) {
-			struct crypto_skcipher *cbc = crypto_skcipher_reqtfm(ring->cbc);
-
-			skcipher_request_free(ring->cbc);
-			crypto_free_skcipher(cbc);
-		}
+		if (ring->engine)
+			chip_engine_free(ring->engine);
 		ring->thread = NULL;
-		ring->cbc = NULL;
+		ring->engine = NULL;
 	}
 }

@@ -10,6 +10,7 @@
 #define IMXCRYPT_SIMCAAM_H
 
 #include <crypto/aes.h>
+#include <crypto/skcipher.h>
 #include <linux/crypto.h>
 #include <linux/ktime.h>
 #include <linux/types.h>
@@ -68,19 +69,37 @@ void ccm_seal(const struct crypto_aes_ctx *key, const u8 iv[CCM_IV_LEN],
 int ccm_open(const struct crypto_aes_ctx *key, const u8 iv[CCM_IV_LEN],
 	     u8 *out, const u8 *in, size_t len, const u8 *mac, size_t mac_len);
 
-/* chip.c: what the silicon holds and does with keys. Callable from any context. */
-void chip_power_on(void);
-int chip_wrap(u32 type, const u8 *red, size_t red_len, u8 *black);
-int chip_unwrap(u32 type, const u8 *black, u8 *red, size_t red_len);
-void chip_seal(u32 type, const u8 *red, size_t red_len, u8 *blob);
-int chip_open(u32 type, const u8 *blob, u8 *red, size_t red_len);
-bool chip_closed(void);
+/*
+ * What the silicon does with keys: chip.c in software, job.c on a CAAM. Objects are
+ * without their tags; no red key comes out of here. All but the first two sleep.
+ */
 int chip_init(void);
 void chip_exit(void);
+/* A black key of red, or of random bytes if that is NULL. */
+int chip_make(u32 type, const u8 *red, size_t red_len, u8 *black);
+/* The blob of a black key. The last bytes, up to blob_obj_len, are of no account. */
+int chip_seal(u32 type, const u8 *black, size_t red_len, u8 *blob);
+/* blob has BLOB_OBJ_MAX readable bytes, and black room for as many as a key has.
+ * -EBADMSG for a blob of another chip, of the other security state, or damaged.
+ */
+int chip_open(u32 type, const u8 *blob, size_t red_len, u8 *black);
+
+/* A black key as tk's setkey took it, without its tag. */
+struct tk_key {
+	u32 type;
+	unsigned int red_len;
+	unsigned int obj_len;	/* as the tag says */
+	u8 black[BLACK_OBJ_MAX];
+};
+
+/* What does a ring's requests, one at a time. */
+void *chip_engine(void);	/* or an ERR_PTR */
+void chip_engine_free(void *engine);
+int chip_crypt(void *engine, const struct tk_key *key, struct skcipher_request *req, bool encrypt);
 
 /* ring.c: job rings. A ring does one job at a time, each in latency_us. */
 struct ring;
-typedef int (*ring_job)(struct ring *ring, struct crypto_async_request *req);
+typedef int (*ring_job)(void *engine, struct crypto_async_request *req);
 
 struct ring *ring_get(void);	/* the least used one, or ERR_PTR(-ENODEV) */
 void ring_put(struct ring *ring);
@@ -89,22 +108,23 @@ void ring_wait(struct ring *ring, unsigned int jobs);	/* sleeps */
 int rings_start(ring_job job);
 void rings_stop(void);
 
-/* The ring's own cipher, used by its job function only. */
-struct skcipher_request *ring_cbc(struct ring *ring);
-
 /* Job rings stamp requests: every request context starts with this. */
 struct ring_stamp {
 	ktime_t queued;
 };
 
-/* keygen.c, skcipher.c, fuses.c */
-int keygen_init(void);
-void keygen_exit(void);
-int tk_job(struct ring *ring, struct crypto_async_request *req);
-int tk_init(void);
-void tk_exit(void);
+/* chip.c and fuses.c: for the chip in software only. */
+int chip_unwrap(u32 type, const u8 *black, u8 *red, size_t red_len);
+bool chip_closed(void);
 int fuses_init(void);
 void fuses_exit(void);
+
+/* keygen.c, skcipher.c */
+int keygen_init(void);
+void keygen_exit(void);
+int tk_job(void *engine, struct crypto_async_request *req);
+int tk_init(void);
+void tk_exit(void);
 
 /* faults.c: injected faults and counters. */
 enum counter {

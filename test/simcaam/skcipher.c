@@ -17,10 +17,7 @@
 
 struct tk_ctx {
 	struct ring *ring;
-	u32 type;
-	unsigned int red_len;
-	unsigned int obj_len;	/* as the tag says */
-	u8 black[BLACK_OBJ_MAX];
+	struct tk_key key;
 };
 
 struct tk_request {
@@ -56,86 +53,27 @@ static int tk_setkey(struct crypto_skcipher *tfm, const u8 *key, unsigned int le
 	/* The driver copies that much, over whatever lies behind its buffer. */
 	if (obj_len > BLACK_OBJ_MAX)
 		return -EINVAL;
-	ctx->type = type;
-	ctx->red_len = red_len;
-	ctx->obj_len = obj_len;
+	ctx->key.type = type;
+	ctx->key.red_len = red_len;
+	ctx->key.obj_len = obj_len;
 	/* Past the end of a key that is too short it reads on; here there are zeros. */
-	memset(ctx->black, 0, sizeof(ctx->black));
-	memcpy(ctx->black, key + TAG_LEN, min(obj_len, len - (unsigned int)TAG_LEN));
+	memset(ctx->key.black, 0, sizeof(ctx->key.black));
+	memcpy(ctx->key.black, key + TAG_LEN, min(obj_len, len - (unsigned int)TAG_LEN));
 	return 0;
 }
 
-static int run_cbc(struct ring *ring, struct skcipher_request *req, bool encrypt,
-		   const u8 *red, unsigned int red_len)
-{
-	struct skcipher_request *sub = ring_cbc(ring);
-	int err;
-
-	err = crypto_skcipher_setkey(crypto_skcipher_reqtfm(sub), red, red_len);
-	if (err)
-		return err;
-	skcipher_request_set_callback(sub, 0, NULL, NULL);
-	skcipher_request_set_crypt(sub, req->src, req->dst, req->cryptlen, req->iv);
-	return encrypt ? crypto_skcipher_encrypt(sub) : crypto_skcipher_decrypt(sub);
-}
-
-/* By hand: Debian's ecb(aes) is a module that nobody else here needs. */
-static int run_ecb(struct skcipher_request *req, bool encrypt,
-		   const u8 *red, unsigned int red_len)
-{
-	struct crypto_aes_ctx key;
-	struct skcipher_walk walk;
-	int err;
-
-	err = aes_expandkey(&key, red, red_len);
-	if (!err)
-		err = skcipher_walk_virt(&walk, req, false);
-	while (!err && walk.nbytes) {
-		const u8 *src = walk.src.virt.addr;
-		u8 *dst = walk.dst.virt.addr;
-		unsigned int left = walk.nbytes;
-
-		for (; left >= AES_BLOCK_SIZE; left -= AES_BLOCK_SIZE) {
-			if (encrypt)
-				aes_encrypt(&key, dst, src);
-			else
-				aes_decrypt(&key, dst, src);
-			src += AES_BLOCK_SIZE;
-			dst += AES_BLOCK_SIZE;
-		}
-		err = skcipher_walk_done(&walk, left);
-	}
-	memzero_explicit(&key, sizeof(key));
-	return err;
-}
-
 /* One job, on the ring's thread. */
-int tk_job(struct ring *ring, struct crypto_async_request *base)
+int tk_job(void *engine, struct crypto_async_request *base)
 {
 	struct skcipher_request *req = skcipher_request_cast(base);
-	struct crypto_skcipher *tfm = crypto_skcipher_reqtfm(req);
+	struct tk_ctx *ctx = crypto_skcipher_ctx(crypto_skcipher_reqtfm(req));
 	struct tk_request *rctx = skcipher_request_ctx(req);
-	struct tk_ctx *ctx = crypto_skcipher_ctx(tfm);
-	u8 red[AES_KEYSIZE_256] __aligned(16);
 	int err;
 
 	err = fault_request();
 	if (err)
 		return err;
-	/* A job that the hardware cannot do: no TDKEK, no ECB key of odd length. */
-	if (ctx->type & TAG_TDKEK)
-		return -EINVAL;
-	if (!(ctx->type & TAG_CCM) && ctx->obj_len != black_obj_len(ctx->type, ctx->red_len))
-		return -EINVAL;
-	err = chip_unwrap(ctx->type, ctx->black, red, ctx->red_len);
-	if (err)
-		return err;
-	if (crypto_skcipher_ivsize(tfm))
-		err = run_cbc(ring, req, rctx->encrypt, red, ctx->red_len);
-	else
-		err = run_ecb(req, rctx->encrypt, red, ctx->red_len);
-	memzero_explicit(red, sizeof(red));
-	return err;
+	return chip_crypt(engine, &ctx->key, req, rctx->encrypt);
 }
 
 static int tk_crypt(struct skcipher_request *req, bool encrypt)
@@ -179,7 +117,7 @@ static void tk_tfm_exit(struct crypto_skcipher *tfm)
 	struct tk_ctx *ctx = crypto_skcipher_ctx(tfm);
 
 	ring_put(ctx->ring);
-	memzero_explicit(ctx->black, sizeof(ctx->black));
+	memzero_explicit(&ctx->key, sizeof(ctx->key));
 }
 
 #define TK_ALG(mode, iv_bytes) {					\

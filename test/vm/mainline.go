@@ -30,6 +30,9 @@ type Mainline struct {
 	// that a kernel built for that hardware alone is played. SourceUnset leaves
 	// the choice to the kernel; TEE is compiled in, and shadows CAAM and DCP.
 	Source string
+	// Keygen adds NXP's interface to the board's CAAM, /dev/caam-keygen and tk(), by
+	// a driver of our own, test/simcaam/job.c: black keys that this CAAM makes.
+	Keygen bool
 	// Manual leaves trusted.ko and dm-crypt.ko, which needs it, to the test:
 	// `modprobe trusted source=…`.
 	Manual bool
@@ -75,6 +78,7 @@ func mainlinePlatform(p platform) platform {
 	p.mainline = true
 	p.modules = slices.Concat(p.modules, mainlineDrivers, strings.Fields(`
 		trusted optee adiantum nhpoly1305-neon chacha-neon
+		imxcrypt_jobcaam
 		gcm ghash-generic crypto_null`))
 	p.lacks = []string{"brd", "f2fs"}
 	return p
@@ -106,6 +110,8 @@ func (b *Mainline) valid() error {
 		return fmt.Errorf("unknown key hardware %q", b.Keys)
 	case (b.Keys == TPM2) != (b.TPM != nil):
 		return errors.New("Mainline.TPM is for a board whose keys are the TPM's, and only for that")
+	case b.Keygen && b.Keys != CAAM:
+		return errors.New("Mainline.Keygen needs a CAAM")
 	case b.chip() == "" && (b.OTPMK != "" && b.Keys != TEE || b.State != ""):
 		return errors.New("Mainline.OTPMK is that of CAAM, DCP or TEE, and State that of CAAM or DCP")
 	}

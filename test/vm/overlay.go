@@ -131,6 +131,9 @@ func loadedFirst(cfg Config) []string {
 		if b.Keys == TEE {
 			modules = slices.Concat([]string{"optee"}, modules)
 		}
+		if b.Keygen {
+			modules = append(modules, "imxcrypt_jobcaam")
+		}
 		if b.Manual {
 			modules = slices.DeleteFunc(modules, func(name string) bool { return name == "dm-crypt" })
 		}

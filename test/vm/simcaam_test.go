@@ -13,22 +13,24 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// The self-test is the client in C, for each kernel that machines boot. It holds
-// every errno, length and text of the driver that user space can see, and reports
-// in TAP.
+// The self-test is the client in C, for each kernel that machines boot, and for the
+// jobs of our driver over the model of the CAAM. It holds every errno, length and text
+// of NXP's driver that user space can see, and reports in TAP.
 func TestSimCAAMFollowsTheDriver(t *testing.T) {
 	t.Parallel()
 	plan := regexp.MustCompile(`(?m)^1\.\.(\d+)$`)
-	for flavour, cfg := range map[string]vm.Config{
-		"amd64":            {Arch: vm.AMD64},
-		"arm64":            {Arch: vm.ARM64},
-		"6.12-cloud-arm64": {Arch: vm.ARM64, Mainline: &vm.Mainline{Keys: vm.CAAM}},
+	sim := &vm.SimCAAM{Closed: true}
+	for name, cfg := range map[string]vm.Config{
+		"amd64":            {Arch: vm.AMD64, SimCAAM: sim},
+		"arm64":            {Arch: vm.ARM64, SimCAAM: sim},
+		"6.12-cloud-arm64": {Arch: vm.ARM64, SimCAAM: sim, Mainline: &vm.Mainline{Keys: vm.CAAM}},
+		"jobs":             {Arch: vm.ARM64, Mainline: &vm.Mainline{Keys: vm.CAAM, Keygen: true}},
 	} {
-		t.Run(flavour, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg.SimCAAM = &vm.SimCAAM{Closed: true}
+			vm.SimCAAMModule(t, cfg.Arch) // and the self-test
 			m := vm.Start(t, cfg)
-			m.PutFile("/opt/selftest", filepath.Join("../../build/simcaam", flavour, "selftest"))
+			m.PutFile("/opt/selftest", filepath.Join("../../build/simcaam", string(cfg.Arch), "selftest"))
 			r := m.Run("/opt/selftest")
 			for _, line := range strings.Split(r.Stdout, "\n") {
 				if strings.HasPrefix(line, "not ok") || strings.HasPrefix(line, "Bail out!") || strings.HasPrefix(line, "# got") {

@@ -168,12 +168,40 @@ static void test_misfits(void)
 	is_errno(use(black, 64, out, "a ccm key of 32 tagged as one of 16"), EBADMSG, "... and fails requests");
 }
 
+/* A key of another power cycle. */
+static void test_stale(const struct key *key, const char *wrap)
+{
+	struct key again;
+	uint8_t back[32] = {0};
+	int fd, ccm = !strcmp(wrap, "ccm");
+	long failed;
+
+	if (!has("jdkek_reset")) {
+		printf("# the JDKEK is a CAAM's: stale %s keys not tested\n", wrap);
+		return;
+	}
+	set("jdkek_reset", "1");
+	failed = counter("failed");
+	fd = cipher("tk(cbc(aes))", key->black, key->black_len);
+	ok(fd >= 0, "a stale %s key is accepted by setkey", wrap);
+	is_errno(crypt_bytes(fd, ALG_OP_DECRYPT, nist_iv, nist_cbc, back, 32), ccm ? EBADMSG : 0,
+		 ccm ? "a request with a stale ccm key" : "a request with a stale ecb key");
+	ok(memcmp(back, nist_plain, 32), "... and does not decrypt");
+	ok(counter("failed") == failed + ccm, "... and is counted as %s", ccm ? "failed" : "done");
+	close(fd);
+	is_errno(import(key->blob, key->blob_len, &again), 0, "the blob opens after a power cycle");
+	fd = cipher("tk(cbc(aes))", again.black, again.black_len);
+	crypt_bytes(fd, ALG_OP_DECRYPT, nist_iv, nist_cbc, back, 32);
+	ok(!memcmp(back, nist_plain, 32), "... to the same red key");
+	close(fd);
+}
+
 static void test_cipher(const char *wrap)
 {
 	struct key key, again;
 	uint8_t out[32], back[32];
-	long jobs = counter("jobs"), failed;
-	int fd, ccm = !strcmp(wrap, "ccm");
+	long jobs = counter("jobs");
+	int fd;
 
 	create(&key, wrap, "-t", nist_key, sizeof(nist_key));
 	fd = cipher("tk(cbc(aes))", key.black, key.black_len);
@@ -197,21 +225,7 @@ static void test_cipher(const char *wrap)
 	ok(!memcmp(back, nist_plain, 32), "... and decrypts");
 	close(fd);
 
-	set("jdkek_reset", "1");
-	failed = counter("failed");
-	fd = cipher("tk(cbc(aes))", key.black, key.black_len);
-	ok(fd >= 0, "a stale %s key is accepted by setkey", wrap);
-	memset(back, 0, sizeof(back));
-	is_errno(crypt_bytes(fd, ALG_OP_DECRYPT, nist_iv, nist_cbc, back, 32), ccm ? EBADMSG : 0,
-		 ccm ? "a request with a stale ccm key" : "a request with a stale ecb key");
-	ok(memcmp(back, nist_plain, 32), "... and does not decrypt");
-	ok(counter("failed") == failed + ccm, "... and is counted as %s", ccm ? "failed" : "done");
-	close(fd);
-	is_errno(import(key.blob, key.blob_len, &again), 0, "the blob opens after a power cycle");
-	fd = cipher("tk(cbc(aes))", again.black, again.black_len);
-	crypt_bytes(fd, ALG_OP_DECRYPT, nist_iv, nist_cbc, back, 32);
-	ok(!memcmp(back, nist_plain, 32), "... to the same red key");
-	close(fd);
+	test_stale(&key, wrap);
 
 	set("wrong_imports", "1");
 	is_errno(import(key.blob, key.blob_len, &again), 0, "wrong_imports=1: IMPORT");

@@ -7,7 +7,6 @@
 #include <stdint.h>
 
 #define DEVICE "/dev/caam-keygen"
-#define PARAMETERS "/sys/module/imxcrypt_simcaam/parameters/"
 
 /* The struct of the BSP's header, written down independently of the module's. */
 struct cmd {
@@ -43,6 +42,7 @@ __attribute__((format(printf, 2, 3)))
 void ok(int passed, const char *format, ...);
 void is_errno(int got, int want, const char *what);
 void is_text(const void *got, const char *want);
+int has(const char *parameter);	/* a CAAM has fewer than the simulated one */
 void set(const char *parameter, const char *value);
 void get(const char *parameter, char *value, size_t room);
 long counter(const char *parameter);

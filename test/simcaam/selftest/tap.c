@@ -42,13 +42,32 @@ void is_text(const void *got, const char *want)
 		printf("# got \"%.60s\"\n", (const char *)got);
 }
 
+/* The file of a parameter, of whichever module there is. */
+static const char *path_of(const char *parameter, char path[PATH_MAX])
+{
+	static const char *const modules[] = {"simcaam", "jobcaam"};
+
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, PATH_MAX, "/sys/module/imxcrypt_%s/parameters/%s", modules[i], parameter);
+		if (!access(path, F_OK))
+			break;
+	}
+	return path;
+}
+
+int has(const char *parameter)
+{
+	char path[PATH_MAX];
+
+	return !access(path_of(parameter, path), F_OK);
+}
+
 void set(const char *parameter, const char *value)
 {
 	char path[PATH_MAX];
 	int fd;
 
-	snprintf(path, sizeof(path), PARAMETERS "%s", parameter);
-	fd = open(path, O_WRONLY);
+	fd = open(path_of(parameter, path), O_WRONLY);
 	if (fd < 0 || write(fd, value, strlen(value)) < 0) {
 		printf("Bail out! %s: %s\n", path, strerror(errno));
 		exit(1);
@@ -62,8 +81,7 @@ void get(const char *parameter, char *value, size_t room)
 	ssize_t n = -1;
 	int fd;
 
-	snprintf(path, sizeof(path), PARAMETERS "%s", parameter);
-	fd = open(path, O_RDONLY);
+	fd = open(path_of(parameter, path), O_RDONLY);
 	if (fd >= 0)
 		n = read(fd, value, room - 1);
 	if (n < 0) {
