@@ -54,7 +54,7 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 			}
 		}
 		note("after a power cycle")
-		b.plugPulledInARotation()
+		b.plugPulledInARotation(trustedVolume)
 		note("after the plug was pulled in a rotation")
 		b.MustSh("imxcrypt verify data && imxcrypt rotate --resume-only data")
 		note("with another key")
@@ -76,8 +76,26 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 	})
 }
 
+// configure is what a board has after each boot, whose root filesystem is in memory.
+func (b board) configure(config string) {
+	b.t.Helper()
+	b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(config))
+	b.MustSh("mkdir -p /data /logs /more")
+}
+
+// says is a command, its exit code and what it prints in either stream.
+func (b board) says(command string, code int, texts ...string) {
+	b.t.Helper()
+	r := b.Sh(command)
+	for _, text := range texts {
+		if r.Code != code || !strings.Contains(r.Stdout+r.Stderr, text) {
+			b.t.Errorf("expected code %d and %q of %s: %v", code, text, command, r)
+		}
+	}
+}
+
 // plugPulledInARotation leaves the volume mounted, its data under two keys.
-func (b board) plugPulledInARotation() {
+func (b board) plugPulledInARotation(config string) {
 	b.t.Helper()
 	b.Start("imxcrypt", "rotate", "--rate-limit", "1MiB", "data")
 	for tries := 0; !strings.Contains(b.MustRun("dmsetup", "ls"), "data:hot"); tries++ {
@@ -86,8 +104,8 @@ func (b board) plugPulledInARotation() {
 		}
 	}
 	b.Restart()
-	b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(trustedVolume))
-	if r := b.Sh("mkdir -p /data && imxcrypt boot"); r.Code != 0 || !strings.Contains(r.Stderr, "half-way through a rotation") {
+	b.configure(config)
+	if r := b.Sh("imxcrypt boot"); r.Code != 0 || !strings.Contains(r.Stderr, "half-way through a rotation") {
 		b.t.Errorf("boot: %v", r)
 	}
 }

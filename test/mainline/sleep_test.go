@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmhost
+
+package mainline
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"imxcrypt/test/vm"
+)
+
+// nap runs a command that suspends the board, and returns what came of it. This kernel
+// knows s2idle only, from which the clock's alarm wakes it. A CAAM forgets the key that
+// encrypts its black keys meanwhile, as it does in a real suspend to RAM.
+func (b board) nap(keys vm.KeyHardware, argv ...string) vm.Result {
+	b.t.Helper()
+	const asleep = "PM: suspend entry (s2idle)"
+	b.MustSh("dmesg -n 7") // so that the console says so
+	before := strings.Count(b.Console(), asleep)
+	// Ahead of the board, however long it takes to get there.
+	alarm := b.Start("sh", "-c", "cd /sys/class/rtc/rtc0; while echo 0 >wakealarm && echo +20 >wakealarm; do sleep 2; done")
+	p := b.Start(argv...)
+	for deadline := time.Now().Add(3 * time.Minute); p.Running() && strings.Count(b.Console(), asleep) == before; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.t.Fatal("the board does not sleep")
+		}
+	}
+	if keys == vm.CAAM {
+		b.losePower()
+	}
+	r, err := p.TryWait(3 * time.Minute)
+	if err != nil {
+		b.t.Fatalf("the board does not wake: %v", err)
+	}
+	alarm.Signal(syscall.SIGTERM)
+	alarm.Wait()
+	if strings.Count(b.Console(), asleep) == before {
+		b.t.Errorf("the board did not sleep: %v", r)
+	}
+	return r
+}
+
+// losePower has the CAAM lose the key that encrypts its black keys.
+func (b board) losePower() {
+	b.t.Helper()
+	b.QMP("qom-set", map[string]any{"path": "/machine/fsl-caam", "property": "power-loss", "value": true})
+}
+
+// A suspend does no harm to a volume with a trusted key, which the kernel holds, and
+// imxcrypt has nothing to do.
+func TestTrustedVolumesSleep(t *testing.T) {
+	eachSource(t, func(t *testing.T, s source) {
+		m := vm.Mainline{Keys: s.keys}
+		if s.keys == vm.TPM2 {
+			m.TPM = vm.NewTPM(t)
+		}
+		b := board{t: t, Machine: vm.Start(t, vm.Config{
+			Arch: vm.ARM64, Mainline: &m, Disks: []*vm.Disk{vm.NewDisk(t, 64<<20)},
+			Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", "arm64"),
+		})}
+		b.configure(trustedVolume)
+		b.MustSh("imxcrypt provision data && head -c 4194304 /dev/urandom >/data/file && sha256sum /data/file >/tmp/sum")
+		check := func(when string) {
+			t.Helper()
+			if r := b.Sh("echo 3 >/proc/sys/vm/drop_caches; sha256sum -c /tmp/sum && touch /data/written && sync"); r.Code != 0 {
+				t.Errorf("%s: %v", when, r)
+			}
+		}
+		b.says("imxcrypt sleep --dry-run suspend", 0, "would suspend to RAM: no volume is unlocked with a key of the chip")
+		if r := b.nap(s.keys, "imxcrypt", "sleep", "suspend"); r.Code != 0 || !strings.Contains(r.Stdout, "awake again; in use as before: data") {
+			t.Errorf("imxcrypt sleep suspend: %v", r)
+		}
+		check("after imxcrypt sleep suspend")
+		if r := b.nap(s.keys, "sh", "-c", "echo freeze >/sys/power/state"); r.Code != 0 {
+			t.Errorf("a suspend without imxcrypt: %v", r)
+		}
+		b.says("imxcrypt sleep resume", 0, "data: no key is lost")
+		check("after a suspend without imxcrypt")
+		b.MustSh("imxcrypt verify data && imxcrypt lock data && imxcrypt unlock --mount data")
+		check("unlocked again")
+	})
+}
