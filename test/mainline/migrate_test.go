@@ -29,9 +29,9 @@ func TestFromTheDriverOfNXPToTrustedKeys(t *testing.T) {
     trusted: {source: caam}
     mount: {path: /data, options: [noatime]}
 `
-	m := vm.Mainline{Keys: vm.CAAM}
+	m := vm.Mainline{Keys: vm.CAAM, Keygen: true}
 	b := board{t: t, Machine: vm.Start(t, vm.Config{
-		Arch: vm.ARM64, Mainline: &m, SimCAAM: &vm.SimCAAM{Closed: true}, Disks: []*vm.Disk{vm.NewDisk(t, 96<<20)},
+		Arch: vm.ARM64, Mainline: &m, Disks: []*vm.Disk{vm.NewDisk(t, 96<<20)},
 		Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", "arm64"),
 	})}
 	configure := func() {
@@ -74,20 +74,20 @@ func TestFromTheDriverOfNXPToTrustedKeys(t *testing.T) {
 	check("after a power cut in the middle")
 
 	// A kernel without NXP's driver has one of the two keys only, and says which is missing.
-	b.Restart(func(c *vm.Config) { c.SimCAAM = nil })
+	b.Restart(func(c *vm.Config) { c.Mainline.Keygen = false })
 	configure()
 	if r := b.Sh("imxcrypt unlock data"); r.Code != 4 || !strings.Contains(r.Stderr, "caam-missing") && !strings.Contains(r.Stderr, "/dev/caam-keygen") {
 		t.Errorf("half-way, on a kernel without the CAAM's driver: %v", r)
 	}
 
-	b.Restart(func(c *vm.Config) { c.SimCAAM = &vm.SimCAAM{Closed: true} })
+	b.Restart(func(c *vm.Config) { c.Mainline.Keygen = true })
 	configure()
 	b.MustSh("imxcrypt boot && imxcrypt rotate --resume-only data")
 	check("with the new key")
 	source("trusted")
 
 	// The product's kernel is mainline's now.
-	b.Restart(func(c *vm.Config) { c.SimCAAM = nil })
+	b.Restart(func(c *vm.Config) { c.Mainline.Keygen = false })
 	configure()
 	b.MustSh("imxcrypt boot && imxcrypt verify data")
 	check("on mainline's kernel")
