@@ -141,6 +141,33 @@ func TestProtectedKeysAreRefusedBeforeAnythingIsWritten(t *testing.T) {
 	}
 }
 
+// Mainline writes past a buffer whenever it makes a protected key. So none is made for a
+// trial, whatever comes of it, and one for a volume.
+func TestATrialMakesNoProtectedKey(t *testing.T) {
+	t.Parallel()
+	ctx, s := context.Background(), protectedFrom(newSpec())
+	b := newBoard(crashtest.NewImage(16 * mib))
+	made := func(want int, when string) {
+		t.Helper()
+		if b.Ring.ProtectedMade != want {
+			t.Errorf("%s: %d protected keys were made, expected %d", when, b.Ring.ProtectedMade, want)
+		}
+	}
+	b.NoCiphers = []string{"cbc(paes)"}
+	refused(t, b.Manager().Try(ctx, s), fault.ProtectedMissing)
+	refused(t, second(b.Manager().Provision(ctx, s, volume.ProvisionOptions{})), fault.ProtectedMissing)
+	b.NoCiphers = nil
+	if err := b.Manager().Try(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{DryRun: true})
+	must(t, r, err)
+	made(0, "trials and refusals")
+	r, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
+	must(t, r, err)
+	made(1, "provisioned")
+}
+
 // A volume with a protected key does not open on such a kernel, and opens again on the
 // one that it was made with.
 func TestAProtectedKeyOnAKernelWithout(t *testing.T) {

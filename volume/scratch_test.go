@@ -42,7 +42,9 @@ func scratchState(t *testing.T, b *volumetest.Board, s spec.Volume, want volume.
 func TestAThrowAwayKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	for name, s := range scratchSpecs() {
+	specs := scratchSpecs()
+	specs["protected"] = protectedFrom(specs["ext4"])
+	for name, s := range specs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			disk := crashtest.NewImage(16 * mib)

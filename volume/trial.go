@@ -24,7 +24,7 @@ func (m *Manager) tryKernel(ctx context.Context, s spec.Volume) error {
 	if err := m.sys.Harden(); err != nil {
 		return err
 	}
-	key, err := src.Sample(ctx, source.Request{Wrap: caam.Wrap(s.KeyWrap()), KeySize: s.KeySize})
+	key, err := src.Sample(ctx, source.Request{Wrap: caam.Wrap(s.KeyWrap()), KeySize: s.KeySize, Trial: true})
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func Findings() []Finding {
 			Remedy: "build the kernel with CONFIG_CRYPTO_ADIANTUM, or load the module adiantum"},
 		{ID: "protected-keys-missing", Check: "cipher", Level: Problem, Code: fault.ProtectedMissing,
 			Text:   "the kernel has no %s, which the protected key of volume %s needs",
-			Remedy: "take Linux 6.19 or later with CONFIG_CRYPTO_DEV_FSL_CAAM_CRYPTO_API and CONFIG_TRUSTED_KEYS_CAAM, whose dm-crypt has crypto_alloc_skcipher(ciphermode, 0, 0); a new volume does without protected: true"},
+			Remedy: "take Linux 6.19 or later with CONFIG_CRYPTO_DEV_FSL_CAAM_CRYPTO_API and CONFIG_TRUSTED_KEYS_CAAM, with two changed lines: crypto_alloc_skcipher(ciphermode, 0, 0) in dm-crypt.c, and kzalloc(CAAM_DESC_BYTES_MAX, GFP_KERNEL) in drivers/crypto/caam/blob_gen.c; a new volume does without protected: true"},
 		{ID: "cipher-slow", Check: "cipher", Level: Warning,
 			Text:   "this processor has no instructions for AES, which volume %s uses",
 			Remedy: "measure with imxcrypt bench; with cipher: capi:adiantum(xchacha12,aes)-plain64 and key_size: 32 in the configuration, and CONFIG_CRYPTO_ADIANTUM in the kernel, imxcrypt rotate converts the volume"},

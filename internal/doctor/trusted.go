@@ -139,7 +139,7 @@ func (x *examination) trustedCipher() {
 		}
 		if strings.Contains(v.Cipher, protectedCipher) {
 			if a, ok := best(algorithms(x.text("/proc/crypto")), protectedCipher); ok {
-				x.ok("cipher", "%s by %s; whether dm-crypt takes it, only a table shows: mainline's does not, NXP's does", a.name, a.driver)
+				x.ok("cipher", "%s by %s; whether dm-crypt takes it, only a table shows: mainline's does not, NXP's does. Nothing shows whether making a key damages the kernel's memory: to 7.3 at least it does, unless drivers/crypto/caam/blob_gen.c has kzalloc(CAAM_DESC_BYTES_MAX, GFP_KERNEL)", a.name, a.driver)
 			} else {
 				x.found("protected-keys-missing", protectedCipher, v.Name)
 			}

@@ -27,6 +27,8 @@ type Request struct {
 	Generation int    // of the key, from 1
 	Wrap       caam.Wrap
 	KeySize    int // of the red key, in bytes
+	// Trial is for a table through which nothing is read or written.
+	Trial bool
 }
 
 // Source creates and opens keys. The caller owns each returned key and wipes it.

@@ -50,7 +50,24 @@ func protectedOptions(wrap caam.Wrap) string {
 }
 
 func (t trusted) Create(_ context.Context, r Request) (Key, []byte, error) {
-	blob, err := t.make(r.KeySize, r.Wrap)
+	return t.create(r, r.Wrap)
+}
+
+// Sample has an ordinary key sealed where a protected one is to be tried: the kernel loads
+// any blob as protected, and harms itself when it makes one, unless its CAAM driver was
+// changed. It writes past a buffer (6.19 to 7.3 at least, caam_process_blob).
+func (t trusted) Sample(_ context.Context, r Request) (Key, error) {
+	wrap := r.Wrap
+	if r.Trial {
+		wrap = ""
+	}
+	key, _, err := t.create(r, wrap)
+	return key, err
+}
+
+// create makes a key for a request, with another wrap perhaps.
+func (t trusted) create(r Request, wrap caam.Wrap) (Key, []byte, error) {
+	blob, err := t.make(r.KeySize, wrap)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a trusted key: %w", explainMake(err))
 	}
@@ -64,11 +81,6 @@ func (t trusted) Create(_ context.Context, r Request) (Key, []byte, error) {
 		return nil, nil, fault.Newf(fault.TrustOther, "the kernel's trust source is %s, and protected keys are the CAAM's", is)
 	}
 	return t.key(r, blob), blob, nil
-}
-
-func (t trusted) Sample(ctx context.Context, r Request) (Key, error) {
-	key, _, err := t.Create(ctx, r)
-	return key, err
 }
 
 // make has the kernel make a key and reads its blob.

@@ -28,6 +28,9 @@ type Ring struct {
 	// NoProtected is a kernel before 6.19, which ignores the options of protected keys.
 	NoProtected bool
 
+	// ProtectedMade counts the protected keys that were made.
+	ProtectedMade int
+
 	// Err is what adding a key fails with.
 	Err error
 
@@ -56,6 +59,9 @@ func (r *Ring) WithTrustedKey(description, command string, use func(sealed func(
 			return unix.EINVAL
 		}
 		if wrap != 0 {
+			r.mu.Lock()
+			r.ProtectedMade++
+			r.mu.Unlock()
 			payload, blob, err = r.Trust.NewProtected(n, wrap)
 		} else {
 			payload, blob, err = r.Trust.NewTrusted(n)

@@ -162,7 +162,7 @@ func missing() []Entry {
 				"this kernel takes a protected key for an ordinary one: it is older than 6.19: …",
 			},
 			Cause:  "Mainline has protected keys since 6.19 (`CONFIG_TRUSTED_KEYS_CAAM`, `CONFIG_CRYPTO_DEV_FSL_CAAM_CRYPTO_API`), and dm-crypt without a change refuses `cbc(paes)` although `/proc/crypto` lists `cbc-paes-caam`: `crypt_alloc_tfms_skcipher` in `drivers/md/dm-crypt.c` calls `crypto_alloc_skcipher(ciphermode, 0, CRYPTO_ALG_ALLOCATES_MEMORY)`, and every cipher of the CAAM allocates memory.",
-			Remedy: "For a new volume leave out `protected: true`: nothing was written. To have protected keys take a kernel from 6.19 on whose dm-crypt calls `crypto_alloc_skcipher(ciphermode, 0, 0)`, as NXP's does. A volume that has a protected key opens again with the kernel that it was made with.",
+			Remedy: "For a new volume leave out `protected: true`: nothing was written. To have protected keys take a kernel from 6.19 on whose dm-crypt calls `crypto_alloc_skcipher(ciphermode, 0, 0)`, as NXP's does, and whose `drivers/crypto/caam/blob_gen.c` calls `kzalloc(CAAM_DESC_BYTES_MAX, GFP_KERNEL)`: with `CAAM_BLOB_DESC_BYTES_MAX` there, as in 7.3, each protected key that is made damages the kernel's memory ([sources.md](sources.md#protected-keys)). A volume that has a protected key opens again with the kernel that it was made with.",
 		},
 		{
 			Code:    fault.CipherMissing,
