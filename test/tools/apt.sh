@@ -4,9 +4,9 @@
 # host's apt or dpkg state (the host's list of architectures included). The
 # caller has set -eu, me (its name, for messages) and dest, an absolute path.
 #
-#   apt_use STATE deb|deb-src [SUITE]
-#                               work with a private apt state, dest/STATE, of Debian 12
-#                               or of SUITE
+#   apt_use STATE deb|deb-src [SUITE...]
+#                               work with a private apt state, dest/STATE, for
+#                               Debian 12 or those suites of the same mirror
 #   aptget, aptcache            apt-get and apt-cache with that state
 #   apt_update                  read the package lists, once
 #   fetched COMMAND...          run apt-get COMMAND in a new folder, named by
@@ -33,7 +33,9 @@ host=$(dpkg --print-architecture)
 # and both of the guests': an update that names fewer than another did takes the
 # other's lists away.
 apt_use() {
-	apt=$dest/$1 apt_kind=$2 apt_suite=${3:-}
+	apt=$dest/$1 apt_kind=$2
+	shift 2
+	apt_suites=${*:-bookworm bookworm-security}
 	apt_options="-c $apt/no-hooks -o Dir::State=$apt/state -o Dir::State::status=$apt/status
 		-o Dir::Cache=$apt/cache -o Dir::Etc::sourcelist=$apt/sources.list
 		-o Dir::Etc::sourceparts=/dev/null -o APT::Architecture=$host
@@ -63,14 +65,17 @@ host_mirror() {
 apt_update() {
 	[ -e "$apt/updated" ] && return
 	: >"$apt/status"
-	mirror=${IMXCRYPT_DEBIAN_MIRROR:-$(host_mirror bookworm)}
-	security=${IMXCRYPT_DEBIAN_SECURITY:-$(host_mirror bookworm-security)}
-	cat >"$apt/sources.list" <<-END
-		$apt_kind [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} bookworm main
-		$apt_kind [signed-by=$keyring] ${security:-http://deb.debian.org/debian-security} bookworm-security main
-	END
-	[ -z "$apt_suite" ] ||
-		echo "$apt_kind [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} $apt_suite main" >"$apt/sources.list"
+	for suite in $apt_suites; do
+		case $suite in
+		*-security)
+			mirror=${IMXCRYPT_DEBIAN_SECURITY:-$(host_mirror bookworm-security)}
+			mirror=${mirror:-http://deb.debian.org/debian-security} ;;
+		*)
+			mirror=${IMXCRYPT_DEBIAN_MIRROR:-$(host_mirror bookworm)}
+			mirror=${mirror:-http://deb.debian.org/debian} ;;
+		esac
+		echo "$apt_kind [signed-by=$keyring] $mirror $suite main"
+	done >"$apt/sources.list"
 	echo "$me: reading package lists" >&2
 	aptget update
 	: >"$apt/updated"

@@ -26,8 +26,9 @@ type platform struct {
 	triplet   string   // Debian's library directory
 	modules   []string // beyond commonModules
 	kernelELF bool     // boot the unpacked kernel through its PVH entry
-	mainline  bool     // with mainline's kernel instead of Debian's stock one
 	lacks     []string // modules that this kernel does not have
+	// mainline is mainline's kernel, instead of Debian's stock one.
+	mainline *MainlineKernel
 }
 
 func (a Arch) platform() (platform, error) {

@@ -68,7 +68,11 @@ type image struct {
 
 // prepare fetches and makes what is not in the cache.
 func prepare(ctx context.Context, arch Arch, p platform) (*image, error) {
-	return makeOnce(fmt.Sprintf("image %s %v %v", arch, p.kernelELF, p.mainline), func() (*image, error) {
+	kernel := "stock"
+	if p.mainline != nil {
+		kernel = "mainline " + string(*p.mainline)
+	}
+	return makeOnce(fmt.Sprintf("image %s %v %s", arch, p.kernelELF, kernel), func() (*image, error) {
 		return prepareImage(ctx, arch, p)
 	})
 }
@@ -98,13 +102,13 @@ func prepareImage(ctx context.Context, arch Arch, p platform) (*image, error) {
 	dir := filepath.Join(debian, string(arch))
 	im := &image{release: release, kernel: filepath.Join(dir, "vmlinuz"), lacks: p.lacks}
 	modulesDir, madeOf := filepath.Join(dir, "modules"), ""
-	if p.mainline {
-		if im.release, madeOf, err = buildMainline(ctx, top); err != nil {
+	if p.mainline != nil {
+		if im.release, madeOf, err = buildMainline(ctx, top, *p.mainline); err != nil {
 			return nil, err
 		}
-		im.kernel = filepath.Join(debian, mainlineFlavour, "vmlinuz")
+		im.kernel = filepath.Join(debian, p.mainline.flavour(), "vmlinuz")
 		im.models = filepath.Join(top, "build/mainline/imx-crypto.so")
-		modulesDir = filepath.Join(top, "build/mainline/modules")
+		modulesDir = filepath.Join(top, "build", p.mainline.modules())
 	}
 	if im.modules, err = initramfs.OpenModules(modulesDir, im.release); err != nil {
 		return nil, err

@@ -13,11 +13,12 @@ import (
 	"strings"
 )
 
-// Mainline describes a board with a kernel of mainline, Debian's 6.12, whose own
+// Mainline describes a board with a kernel of mainline, Debian's, whose own
 // drivers, unchanged, make trusted keys with the hardware that Keys names. It is
 // an ARM64 machine; test/mainline builds what it needs.
 type Mainline struct {
-	Keys KeyHardware
+	Keys   KeyHardware
+	Kernel MainlineKernel
 	// OTPMK is what is fused into the chip, any text: another one, another
 	// chip. Of CAAM, DCP and TEE; default "chip-1".
 	OTPMK string
@@ -67,20 +68,61 @@ const (
 // SourceUnset is for Mainline.Source: no such parameter.
 const SourceUnset = "-"
 
-// mainlineFlavour is Debian's name of the kernel.
-const mainlineFlavour = "6.12-cloud-arm64"
+// MainlineKernel is which kernel such a board has.
+type MainlineKernel string
+
+// The kernels. The zero value is Debian 12's newer one.
+const (
+	Linux612 MainlineKernel = ""
+	// Linux7 is the 7.x of Debian 13's backports, which has protected keys. It
+	// is downloaded and built when a test asks for it, so: for soak tests.
+	Linux7 MainlineKernel = "7.x"
+	// Linux7Protected is Linux7 with the two lines changed that protected keys need
+	// (test/mainline/build).
+	Linux7Protected MainlineKernel = "7.x-protected"
+)
+
+// flavour is test/tools/fetch-debian's name of the kernel.
+func (k MainlineKernel) flavour() string {
+	if k == Linux612 {
+		return "6.12-cloud-arm64"
+	}
+	return "7.x-cloud-arm64"
+}
+
+// modules is where test/mainline/build has its modules, below build.
+func (k MainlineKernel) modules() string {
+	return map[MainlineKernel]string{
+		Linux612: "mainline/modules", Linux7: "mainline-7.x/modules", Linux7Protected: "mainline-7.x/modules-protected",
+	}[k]
+}
+
+// lacks are modules that only Debian's stock kernel has, or the 6.12.
+func (k MainlineKernel) lacks() []string {
+	if k == Linux612 {
+		return []string{"brd", "f2fs"}
+	}
+	// Most are part of the kernel there.
+	return strings.Fields(`f2fs aes-ce-cipher sha2-ce nhpoly1305-neon chacha-neon ghash-generic
+		sha256_generic crc32c_generic crc32_generic xxhash_generic blake2b_generic`)
+}
 
 // mainlineDrivers are loaded before trusted.ko, which asks once what is there.
 var mainlineDrivers = []string{"caam_jr", "dcp", "tpm_tis"}
 
 // mainlinePlatform is that of an ARM64 machine with another kernel.
-func mainlinePlatform(p platform) platform {
-	p.mainline = true
+func mainlinePlatform(p platform, kernel MainlineKernel) platform {
+	p.mainline = &kernel
 	p.modules = slices.Concat(p.modules, mainlineDrivers, strings.Fields(`
 		trusted optee adiantum nhpoly1305-neon chacha-neon
 		imxcrypt_jobcaam
 		gcm ghash-generic crypto_null`))
-	p.lacks = []string{"brd", "f2fs"}
+	if p.lacks = kernel.lacks(); kernel != Linux612 {
+		p.modules = append(p.modules, "chacha")
+		// Unchanged, it writes past a buffer whenever it makes a protected key: so
+		// that lands in a red zone, and is told.
+		p.append = "slab_debug=FZU,kmalloc-64"
+	}
 	return p
 }
 
@@ -93,13 +135,16 @@ func (c Config) platform() (platform, error) {
 	if c.Arch != ARM64 {
 		return p, fmt.Errorf("%s: boards with mainline's kernel are %s", c.Arch, ARM64)
 	}
-	return mainlinePlatform(p), c.Mainline.valid()
+	if c.SimCAAM != nil && c.Mainline.Kernel != Linux612 {
+		return p, errors.New("the simulated CAAM is not built for Linux 7.x")
+	}
+	return mainlinePlatform(p, c.Mainline.Kernel), c.Mainline.valid()
 }
 
 // kernelFlavour is Debian's name of the machine's kernel.
 func (c Config) kernelFlavour() string {
 	if c.Mainline != nil {
-		return mainlineFlavour
+		return c.Mainline.Kernel.flavour()
 	}
 	return string(c.Arch)
 }
@@ -108,6 +153,8 @@ func (b *Mainline) valid() error {
 	switch {
 	case !slices.Contains([]KeyHardware{NoKeys, CAAM, DCP, TEE, TPM2}, b.Keys):
 		return fmt.Errorf("unknown key hardware %q", b.Keys)
+	case b.Kernel.modules() == "":
+		return fmt.Errorf("unknown kernel %q", b.Kernel)
 	case (b.Keys == TPM2) != (b.TPM != nil):
 		return errors.New("Mainline.TPM is for a board whose keys are the TPM's, and only for that")
 	case b.Keygen && b.Keys != CAAM:
@@ -161,8 +208,8 @@ func (b *Mainline) source() string {
 
 // buildMainline returns the kernel's release, and a text that changes with what
 // is built.
-func buildMainline(ctx context.Context, top string) (release, madeOf string, err error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(top, "test/mainline/build"))
+func buildMainline(ctx context.Context, top string, kernel MainlineKernel) (release, madeOf string, err error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(top, "test/mainline/build"), filepath.Join(top, "build"), kernel.flavour())
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -173,5 +220,5 @@ func buildMainline(ctx context.Context, top string) (release, madeOf string, err
 	if !ok {
 		return "", "", fmt.Errorf("test/mainline/build: no two lines in %q", out)
 	}
-	return release, madeOf, nil
+	return release, madeOf + string(kernel), nil
 }
