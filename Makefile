@@ -128,4 +128,4 @@ fuzz: ## Fuzz each parser for FUZZTIME (default 20s)
 
 .PHONY: clean
 clean: ## Remove what was built, keep what was downloaded
-	rm -rf build/bin build/site build/results build/vm build/vm-logs build/simcaam build/mainline
+	rm -rf build/bin build/site build/results build/vm build/vm-logs build/simcaam build/mainline build/mainline-7.x

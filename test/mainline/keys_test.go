@@ -6,6 +6,7 @@ package mainline
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 // comes of a call is "ok" or an errno.
 type source struct {
 	keys    vm.KeyHardware
+	kernel  vm.MainlineKernel
 	options string            // that `new` needs
 	blob    func(key int) int // bytes of the blob for a key of so many
 	begins  string            // the blob
@@ -85,12 +87,30 @@ func eachSource(t *testing.T, test func(*testing.T, source)) {
 			test(t, s)
 		})
 	}
+	t.Run("7.x", func(t *testing.T) {
+		soakOnly(t)
+		for _, s := range sources() {
+			s.kernel = vm.Linux7
+			t.Run(string(s.keys), func(t *testing.T) {
+				t.Parallel()
+				test(t, s)
+			})
+		}
+	})
+}
+
+// soakOnly leaves what needs Linux 7.x to make soak.
+func soakOnly(t *testing.T) {
+	t.Helper()
+	if os.Getenv("IMXCRYPT_SOAK") == "" {
+		t.Skip("NOT TESTED: Linux 7.x with its protected keys, by make soak only (IMXCRYPT_SOAK=1); the unit tests have them over the fake board")
+	}
 }
 
 // How keys are made, read and loaded, and what says that they cannot be.
 func TestTheKernelsCommands(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
-		b := start(t, vm.Mainline{Keys: s.keys})
+		b := start(t, vm.Mainline{Keys: s.keys, Kernel: s.kernel})
 
 		// A probe of the key type says that there is a source, and makes nothing.
 		b.expect("EINVAL", add("probe")...)

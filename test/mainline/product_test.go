@@ -24,11 +24,11 @@ const trustedVolume = `volumes:
 // power cycle, given another key in use, and not opened by another chip.
 func TestAVolumeWithATrustedKey(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
-		m := vm.Mainline{Keys: s.keys}
-		other := vm.Mainline{Keys: s.keys, OTPMK: "another chip"}
+		m := vm.Mainline{Keys: s.keys, Kernel: s.kernel}
+		other := vm.Mainline{Keys: s.keys, Kernel: s.kernel, OTPMK: "another chip"}
 		if s.keys == vm.TPM2 {
 			m.TPM = vm.NewTPM(t)
-			other = vm.Mainline{Keys: s.keys, TPM: vm.NewTPM(t)}
+			other = vm.Mainline{Keys: s.keys, Kernel: s.kernel, TPM: vm.NewTPM(t)}
 		}
 		b := board{t: t, Machine: vm.Start(t, vm.Config{
 			Arch: vm.ARM64, Mainline: &m, Disks: []*vm.Disk{vm.NewDisk(t, 64<<20), vm.NewDisk(t, 16<<20)},

@@ -54,7 +54,7 @@ func (b board) losePower() {
 // imxcrypt has nothing to do.
 func TestTrustedVolumesSleep(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
-		m := vm.Mainline{Keys: s.keys}
+		m := vm.Mainline{Keys: s.keys, Kernel: s.kernel}
 		if s.keys == vm.TPM2 {
 			m.TPM = vm.NewTPM(t)
 		}

@@ -21,11 +21,11 @@ func ciphers() map[string]int {
 // from its blob after a power cycle, and on no other chip.
 func TestDataComesBackWithTheBlob(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
-		other := vm.Mainline{Keys: s.keys, OTPMK: "another chip"}
+		other := vm.Mainline{Keys: s.keys, Kernel: s.kernel, OTPMK: "another chip"}
 		if s.keys == vm.TPM2 {
-			other = vm.Mainline{Keys: s.keys, TPM: vm.NewTPM(t)}
+			other = vm.Mainline{Keys: s.keys, Kernel: s.kernel, TPM: vm.NewTPM(t)}
 		}
-		b := start(t, vm.Mainline{Keys: s.keys}, vm.NewDisk(t, 8<<20))
+		b := start(t, vm.Mainline{Keys: s.keys, Kernel: s.kernel}, vm.NewDisk(t, 8<<20))
 		b.MustSh("dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null")
 		data := b.Get("/tmp/data")
 

@@ -103,7 +103,7 @@ func (k MainlineKernel) lacks() []string {
 		return []string{"brd", "f2fs"}
 	}
 	// Most are part of the kernel there.
-	return strings.Fields(`f2fs aes-ce-cipher sha2-ce nhpoly1305-neon chacha-neon ghash-generic
+	return strings.Fields(`imxcrypt_jobcaam f2fs aes-ce-cipher sha2-ce nhpoly1305-neon chacha-neon ghash-generic
 		sha256_generic crc32c_generic crc32_generic xxhash_generic blake2b_generic`)
 }
 
@@ -157,8 +157,8 @@ func (b *Mainline) valid() error {
 		return fmt.Errorf("unknown kernel %q", b.Kernel)
 	case (b.Keys == TPM2) != (b.TPM != nil):
 		return errors.New("Mainline.TPM is for a board whose keys are the TPM's, and only for that")
-	case b.Keygen && b.Keys != CAAM:
-		return errors.New("Mainline.Keygen needs a CAAM")
+	case b.Keygen && (b.Keys != CAAM || b.Kernel != Linux612):
+		return errors.New("Mainline.Keygen needs a CAAM, and Linux 6.12")
 	case b.chip() == "" && (b.OTPMK != "" && b.Keys != TEE || b.State != ""):
 		return errors.New("Mainline.OTPMK is that of CAAM, DCP or TEE, and State that of CAAM or DCP")
 	}
