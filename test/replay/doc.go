@@ -39,7 +39,8 @@
 // starts as few programs as it can.
 //
 // Where one command writes to two disks, each has its own log, and nothing tells
-// their order. [Tape.Changes] tells of one that it should not be written to.
+// their order. Two partitions of one disk have one log; a flush of one is a flush of both
+// then. [Tape.Changes] tells of a disk that it should not be written to.
 //
 // # What QEMU's log can not tell
 //

@@ -216,6 +216,30 @@ func TestTheSampleIsOfItsSeedAndCoversEveryCut(t *testing.T) {
 	}
 }
 
+func TestCutsAreSpreadOverTheFlushes(t *testing.T) {
+	t.Parallel()
+	w := &writer{size: 512}
+	const flushes = 40
+	for i := range uint64(flushes) {
+		w.entry(0, 1, 0, "", filled(512, byte('A'+i)))
+		w.entry(0, 0, flagFlush, "", nil)
+	}
+	r := run(t, w.bytes())
+	for cuts, want := range map[int]int{0: flushes + 1, 1: 1, 10: 10, flushes: flushes, 100: flushes + 1} {
+		tried, widest, before := 0, 0, -1
+		for _, s := range r.Sample(Options{Cuts: cuts, PerCut: 1, Seed: 1}) {
+			widest, before = max(widest, s.Epoch-before), s.Epoch
+			tried++
+		}
+		if tried != want || before != flushes || widest > (flushes+want)/want {
+			t.Errorf("%d cuts: %d tried, the last at flush %d, up to %d flushes between them", cuts, tried, before, widest)
+		}
+	}
+	if n := r.Count(Options{Cuts: 1}); n != r.Count(Options{}) {
+		t.Errorf("%d states with one cut", n)
+	}
+}
+
 func TestEachFlushLosesEverythingWholeWritesAndPartsOfOne(t *testing.T) {
 	t.Parallel()
 	w := &writer{size: 512}

@@ -161,6 +161,9 @@ type Options struct {
 	// From and To bound the cuts: the power goes at one of the flushes between
 	// the two places, or when the last of them is done. To 0 is the end.
 	From, To Place
+	// Cuts is at how many of these flushes the power goes, evenly spread and the last
+	// one among them; 0 for all.
+	Cuts int
 	// PerCut is how many states are taken at each flush; 0 for all that Crash
 	// allows.
 	PerCut int
@@ -171,14 +174,14 @@ type Options struct {
 }
 
 // Sample is a choice among the states of the model, in the order of the log, and
-// the same one for the same seed. No flush is left out. Where only some states of
-// a flush are taken, the first has lost everything that was not flushed, and
+// the same one for the same seed. No flush is left out, unless Cuts says so. Where
+// only some states of a flush are taken, the first has lost everything that was not flushed, and
 // others lost whole writes and tore one, in turns; where only one is taken, it is
 // of either kind.
 func (r *Run) Sample(o Options) []*crashtest.State {
 	first, last := r.epochs[o.From], r.upTo(o.To)
 	o.Crash.Seed = o.Seed
-	o.Crash.Epochs = func(n int) bool { return n >= first && n <= last }
+	o.Crash.Epochs = func(n int) bool { return n >= first && n <= last && o.spread(n-first, last-first) }
 	rng := rand.New(rand.NewPCG(o.Seed, 1))
 	var all, cut []*crashtest.State
 	take := func() {
@@ -198,9 +201,18 @@ func (r *Run) Sample(o Options) []*crashtest.State {
 	return all
 }
 
-// Count is how many states there are to choose from.
+// spread reports whether Cuts are so spread over the numbers from 0 to last that n is one
+// of them.
+func (o Options) spread(n, last int) bool {
+	if o.Cuts == 0 || o.Cuts > last {
+		return true
+	}
+	return (n+1)*o.Cuts/(last+1) > n*o.Cuts/(last+1)
+}
+
+// Count is how many states there are to choose from, at all of the flushes.
 func (r *Run) Count(o Options) int {
-	o.PerCut = 0
+	o.Cuts, o.PerCut = 0, 0
 	return len(r.Sample(o))
 }
 

@@ -31,10 +31,11 @@ type cuts struct {
 
 	// end closes what the script of a check has opened, after it.
 	end string
-	// perCut is how many images of a flush are tried.
-	perCut int
+	// at is at how many flushes of a stage the power goes, 0 for all; perCut is how many
+	// images of each are tried.
+	at, perCut int
 
-	flushes, images, distinct, possible int
+	imageCount
 }
 
 // soak reports whether there is time for hours of testing.
@@ -71,10 +72,10 @@ func (c *cuts) here() replay.Place {
 	return c.tape.Now(c.t)
 }
 
-// write writes the n-th file and waits until it is durable.
-func (c *cuts) write(n int) file {
+// write writes the n-th file, of so many lines, and waits until it is durable.
+func (c *cuts) write(n, lines int) file {
 	c.t.Helper()
-	sum := c.MustSh(fmt.Sprintf("cd /data; seq %[1]d %[2]d | dd of=f%[1]d bs=4096 iflag=fullblock conv=fsync 2>/dev/null; sha256sum f%[1]d", n, n+9000))
+	sum := c.MustSh(fmt.Sprintf("cd /data; seq %[1]d %[2]d | dd of=f%[1]d bs=4096 iflag=fullblock conv=fsync 2>/dev/null; sha256sum f%[1]d", n, n+lines))
 	return file{sum, c.here()}
 }
 
@@ -113,9 +114,9 @@ func (c *cuts) phase(s *crashtest.State) string {
 
 // check lays a state's image and runs a script on it, after a power cycle of the
 // chip. The script has the program as $I, and says by its exit code whether the
-// image is good. Each program that it starts costs as much as opening a volume
-// does: what a shell can do by itself, it does.
-func (c *cuts) check(s *crashtest.State, script string) {
+// image is good; what it prints is returned. Each program that it starts costs as much as
+// opening a volume does: what a shell can do by itself, it does.
+func (c *cuts) check(s *crashtest.State, script string) string {
 	c.t.Helper()
 	c.run.Lay(c.t, c.bench, s)
 	r := c.Sh(`set -u; I="imxcrypt --config ` + cutBench + `"
@@ -131,39 +132,61 @@ exit $code`)
 	if r.Code != 0 {
 		c.t.Errorf("%v (phase %q): %v", s, c.phase(s), r)
 	}
+	return strings.TrimSpace(r.Stdout)
 }
 
-// stage tries some images of every flush between two places, and the one of the
-// end; many more in a soak.
+// stage tries some images of the flushes between two places, and the one of the end; many
+// more, and of every flush, in a soak.
 func (c *cuts) stage(name string, from, to replay.Place, tear int64, check func(s *crashtest.State)) {
 	c.t.Helper()
-	began, perCut := time.Now(), c.perCut
+	at, perCut := c.at, c.perCut
 	if soak() {
-		perCut = max(perCut, 15)
+		at, perCut = 0, max(perCut, 15)
 	}
-	o := replay.Options{
-		From: from, To: to, PerCut: perCut, Seed: 1,
+	c.add(tryImages(c.t, c.run, name, replay.Options{
+		From: from, To: to, Cuts: at, PerCut: perCut, Seed: 1,
 		Crash: crashtest.Options{Exhaustive: 10, Limit: 200, Random: 64, Tear: tear},
+	}, check))
+}
+
+// imageCount is how many flushes and images there were.
+type imageCount struct {
+	flushes, tried             int // flushes
+	images, distinct, possible int
+}
+
+func (n *imageCount) add(m imageCount) {
+	n.flushes, n.tried = n.flushes+m.flushes, n.tried+m.tried
+	n.images, n.distinct, n.possible = n.images+m.images, n.distinct+m.distinct, n.possible+m.possible
+}
+
+func (n imageCount) String() string {
+	return fmt.Sprintf("%d flushes, %d of them tried, %d images of these, %d distinct ones opened, of %d possible", n.flushes, n.tried, n.images, n.distinct, n.possible)
+}
+
+// tryImages has the images that are chosen checked, and logs how many.
+func tryImages(t *testing.T, run *replay.Run, name string, o replay.Options, check func(s *crashtest.State)) imageCount {
+	t.Helper()
+	began, chosen, cuts, kinds := time.Now(), run.Sample(o), map[int]bool{}, map[crashtest.Loss]int{}
+	distinct := run.Distinct(chosen)
+	for _, s := range chosen {
+		cuts[s.Epoch] = true
 	}
-	chosen, possible := c.run.Sample(o), c.run.Count(o)
-	distinct := c.run.Distinct(chosen)
-	kinds := map[crashtest.Loss]int{}
 	for _, s := range distinct {
 		kinds[s.Loss()]++
 		check(s)
 	}
-	flushes := c.run.Flushes(from, to)
-	c.t.Logf("%s: all %d flushes, %d images, %d distinct ones opened (%v) of %d possible, in %v",
-		name, flushes, len(chosen), len(distinct), kinds, possible, time.Since(began).Round(time.Second))
-	c.flushes, c.images, c.distinct, c.possible = c.flushes+flushes, c.images+len(chosen), c.distinct+len(distinct), c.possible+possible
+	// The state of the end is behind the last flush.
+	n := imageCount{run.Flushes(o.From, o.To), len(cuts) - 1, len(chosen), len(distinct), run.Count(o)}
+	t.Logf("%s: %v (%v), in %v", name, n, kinds, time.Since(began).Round(time.Second))
+	return n
 }
 
 // sum prints the counts.
 func (c *cuts) sum(what string) {
 	c.t.Helper()
 	if !c.t.Failed() {
-		c.t.Logf("%s: %d flushes recorded, %d of them tried, %d images of these, %d distinct ones opened, of %d possible; 0 lost",
-			what, c.run.Flushes(0, 0), c.flushes, c.images, c.distinct, c.possible)
+		c.t.Logf("%s: %d flushes recorded; %v; 0 lost", what, c.run.Flushes(0, 0), c.imageCount)
 	}
 }
 
@@ -201,7 +224,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 			c.recorded("lock", "data")
 			c.recorded("unlock", "--mount", "data")
 		}
-		files = append(files, c.write(n))
+		files = append(files, c.write(n, 9000))
 	}
 	c.recorded("lock", "data")
 	used := c.here()
@@ -216,7 +239,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	reseal := []string{"recover", "--identity", "/run/key.txt", "--reseal", "data", "--fingerprint", fingerprint}
 	again := c.here()
 	c.recorded("unlock", "--mount", "data")
-	second := []file{c.write(10)}
+	second := []file{c.write(10, 9000)}
 	c.recorded("header", "backup", "data", "/run/backup")
 	c.recorded("lock", "data")
 	usedAgain := c.here()
