@@ -79,7 +79,7 @@ type Result struct {
 
 const (
 	name = "imxcrypt:bench"
-	// No volume's: dm needs one to tell a left-over of ours by.
+	// No volume's: dm needs one, which marks a left-over of ours.
 	uuid        = "00000000-0000-4000-8000-0000000be9c4"
 	span        = 16 * header.MiB
 	requestSize = 256 * header.KiB
@@ -158,12 +158,12 @@ func Run(ctx context.Context, sys volume.System, o Options) (_ Result, err error
 func (b benchmark) removeLeftover(ctx context.Context) error {
 	info, err := b.Mapper.Info(name)
 	if err != nil || info.UUID != dmcrypt.HelperUUID(uuid, name) {
-		return nil // the first measurement tells what is wrong
+		return nil // the first measurement reports what is wrong
 	}
 	return b.Mapper.Remove(ctx, name)
 }
 
-// nothingWorks tells of an error that every other setting would meet too.
+// nothingWorks reports whether every other setting would meet the error too.
 func nothingWorks(err error) bool {
 	switch fault.CodeOf(err) {
 	case fault.DMMissing, fault.DMCryptMissing, fault.CipherMissing, fault.SoftCipherMissing, fault.KeyringMissing, fault.PermissionMissing:

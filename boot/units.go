@@ -82,7 +82,7 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	}
 	node := mappingPath(step.Spec)
 	nodeUnit := deviceUnit(node)
-	// Who asks for the device by its name, fstab for one, gets the service; and
+	// Whatever asks for the device by its name, fstab for one, gets the service, and
 	// fails with it at once. The time counts from the beginning of the boot, and at the first
 	// one the volume may be made in it. No After: when the service is stopped, systemd stops the device too, that is,
 	// waits until it is gone; the service must not come after that.

@@ -119,7 +119,7 @@ func TestTooManyDropIns(t *testing.T) {
 }
 
 // Drop-ins are trusted as the file is: each of them, and the folder, from which
-// who can write it could take one away.
+// whoever can write it could take one away.
 func TestOnlyRootsDropInsAreTrusted(t *testing.T) {
 	t.Parallel()
 	root, l := system(t, map[string]string{"etc/imxcrypt.yaml": small, "etc/imxcrypt.yaml.d/a.yaml": "state_dir: /x\n", "usr/imxcrypt.yaml.d/b.yaml": "-> /dev/null"})

@@ -44,7 +44,7 @@ func filler(n int) string {
 	return string(b)
 }
 
-// phase tells which of the two contents a header has.
+// phase says which of the two contents a header has.
 func phase(t *testing.T, h *Header) string {
 	t.Helper()
 	var v struct {

@@ -135,7 +135,7 @@ func scan(r io.ReaderAt, at place) *scanned {
 	return s
 }
 
-// searchSecondary looks for the second copy where the first does not tell its
+// searchSecondary looks for the second copy where the first does not give its
 // size. The lowest place wins: a copy at a lower place than the right one would
 // lie inside the first copy's JSON area.
 func searchSecondary(d *devReader, at place) onDisk {
@@ -259,8 +259,8 @@ func (s *scanned) decideBoth() {
 }
 
 // decideOne: only good is usable. But chance does not make checksums: another
-// copy with a right one and a higher number was written on purpose, by somebody
-// who knows more or means harm, and an older state is not put in its place.
+// copy with a right one and a higher number was written on purpose, by a newer
+// program or an attacker, and an older state is not put in its place.
 func (s *scanned) decideOne(good, bad *onDisk) {
 	if bad.State == CopyInvalid && bad.buf != nil && bad.SeqID > good.SeqID {
 		s.err = bad.Err

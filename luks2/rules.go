@@ -35,7 +35,7 @@ const (
 	RuleJSONDuplicate  Rule = "json-duplicate"  // no member twice in an object
 	RuleJSONDepth      Rule = "json-depth"
 	RuleJSONCount      Rule = "json-count" // of values, of all kinds
-	RuleJSONSize       Rule = "json-size"  // the text fits its area, json_size tells the area's size
+	RuleJSONSize       Rule = "json-size"  // the text fits its area, json_size is the area's size
 )
 
 // Rules of the metadata.

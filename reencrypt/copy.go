@@ -171,7 +171,7 @@ func (j *job) copyUnit(off int64, p []byte) error {
 }
 
 // read reads through a view. A failed read is repeated block by block: it may
-// have been a passing fault, and if not the error tells the very block.
+// have been a passing fault, and if not the error names the very block.
 func (c *copier) read(v View, p []byte, off int64) error {
 	if readFull(c.views.reader(v), p, off) == nil {
 		return nil

@@ -75,7 +75,7 @@ type Hooks struct {
 	// error means that what was copied since the last record cannot be relied on,
 	// as when the keys under the views were lost in between: it stays on the old
 	// side, and the rotation stops with that error. Once it fails it must keep
-	// failing, and it must tell of everything since before the views were made:
+	// failing, and it must report everything since before the views were made:
 	// what is read may be recorded several records later.
 	Trusted func() error
 	// Progress is called when a zone is moved and released.

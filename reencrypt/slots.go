@@ -22,7 +22,7 @@ func ReadRecord(meta io.ReaderAt, offset int64, b Binding) (Record, error) {
 }
 
 // Reached is the highest generation of a key that a rotation of the volume has
-// moved data to, as the slots tell, be it finished or not; 0 if there was none. A
+// moved data to, as the slots say, finished or not; 0 if there was none. A
 // header with an older key alone is an old copy. Errors as [ReadRecord].
 func Reached(meta io.ReaderAt, offset int64, uuid [16]byte) (uint64, error) {
 	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
@@ -43,8 +43,8 @@ func Reached(meta io.ReaderAt, offset int64, uuid [16]byte) (uint64, error) {
 	return most, nil
 }
 
-// Records is the newest record of each rotation of the volume that the slots tell
-// of, in no order: two at most. Errors as [ReadRecord].
+// Records is the newest record of each rotation of the volume that the slots
+// name, in no order: two at most. Errors as [ReadRecord].
 func Records(meta io.ReaderAt, offset int64, uuid [16]byte) ([]Record, error) {
 	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
 	if err != nil {

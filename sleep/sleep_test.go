@@ -473,7 +473,7 @@ func TestAKernelThatRefusesToSleep(t *testing.T) {
 	}
 }
 
-// A dry run tells the order and changes nothing; locked volumes and those without
+// A dry run reports the order and changes nothing; locked volumes and those without
 // a key of the chip need nothing.
 func TestSleepDryRun(t *testing.T) {
 	t.Parallel()

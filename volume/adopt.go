@@ -196,7 +196,7 @@ func (a *adopting) run(ctx context.Context) error {
 	return a.write(ctx, h)
 }
 
-// warnOfUsers tells who has the device open today: adopting reads only, but
+// warnOfUsers warns of those that have the device open today: adopting reads only, but
 // unlocking will refuse to share it.
 func (a *adopting) warnOfUsers() error {
 	users, err := a.sys.Devices.Users(a.data.Number())

@@ -23,7 +23,7 @@ import (
 // seamSample is how much of a volume is looked at for seams, in bytes.
 const seamSample = 1 << 20
 
-// seamless tells a right sector size and IV mode from wrong ones where a
+// seamless distinguishes a right sector size and IV mode from wrong ones where a
 // superblock cannot: in CBC only the first 16 bytes of a sector depend on them,
 // and a superblock that lies wholly inside a sector shows nothing.
 //
@@ -110,7 +110,7 @@ type candidate struct {
 
 // candidates are the recipes that people use, besides the one that was given.
 // plain and plain64 are the same below 2 TiB, so one of them will do; beyond,
-// what is looked at cannot tell them apart.
+// what is looked at does not distinguish them.
 func candidates(keys string, given recipe, deviceSize int64) []candidate {
 	var list []candidate
 	if keys != keysource.CAAM {
@@ -202,8 +202,8 @@ func (a *adopting) guess(ctx context.Context, h *header.Header, key source.Key, 
 	return fault.New(fault.AdoptMismatch, given+", nor with the other ciphers of source "+a.s.Source+" and sectors of 512 to 4096 bytes: the blob opens on this chip, but it is not this data's, or the data begins elsewhere", cause)
 }
 
-// noFilesystem tells a device that shows no filesystem from one that cannot be
-// read or mapped.
+// noFilesystem distinguishes a device that shows no filesystem from one that cannot
+// be read or mapped.
 func noFilesystem(err error) bool {
 	var errno unix.Errno
 	return !errors.As(err, &errno) && fault.CodeOf(err) != fault.IOFailed

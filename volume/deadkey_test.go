@@ -112,8 +112,8 @@ func (l *loss) back(what string) {
 	same(l.t, what+", after a power cycle", content(l.t, n), l.want)
 }
 
-// Who looks says so, and changes nothing: not by the look either, before which the
-// kernel would write back what is dirty.
+// Commands that only look report it, and change nothing: not by the look either, before
+// which the kernel would write back what is dirty.
 func TestALostKeyIsReported(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

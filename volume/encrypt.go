@@ -30,7 +30,7 @@ import (
 //     device: see createOnDevice)
 //  2. the key is proved from storage, and its check stands in the header. From here
 //     on the volume opens, with all data on the plain side
-//  3. zone after zone is moved, from the superblock on; the record tells which
+//  3. zone after zone is moved, from the superblock on; the record says which
 //  4. the key is proved once more, and the header becomes an ordinary one
 func (m *Manager) Encrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
 	r, err := m.encrypt(ctx, s, o)

@@ -416,7 +416,7 @@ func TestTheFirstKeyAgainOnTheDevice(t *testing.T) {
 	t.Logf("%d states tried", n)
 }
 
-// Who can write the device, and has no key, cannot make it say that other bytes are the
+// Whoever can write the device, and has no key, cannot make it say that other bytes are the
 // filesystem's first.
 func TestWhereThePlainTextLiesIsBoundToTheKey(t *testing.T) {
 	t.Parallel()

@@ -287,7 +287,7 @@ func refusedOf(t *testing.T, code fault.Code, do func() error) {
 	refused(t, do(), code)
 }
 
-// Who can write the file of a header, and has no key, cannot make it say that the data
+// Whoever can write the file of a header, and has no key, cannot make it say that the data
 // is in plain text, or shall become it.
 func TestPlaintextIsBoundToTheKey(t *testing.T) {
 	t.Parallel()

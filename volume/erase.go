@@ -136,7 +136,7 @@ type erasing struct {
 	// header is set where it can be read, with its generation.
 	header     *header.Header
 	generation int
-	// missing tells that the file of a detached header is gone.
+	// missing: the file of a detached header is gone.
 	missing bool
 	// recoverable: there is a recovery copy of the key.
 	recoverable bool
@@ -311,7 +311,7 @@ func (e *erasing) openAll(paths []string) (files []header.Device, err error) {
 }
 
 // openKeyFiles opens the key files of source dev: all that there are, since the header
-// may not tell its generation any more, and a rotation from source dev may be under way.
+// may not show its generation any more, and a rotation from source dev may be under way.
 func (e *erasing) openKeyFiles() error {
 	if e.record.UUID == "" {
 		return nil

@@ -289,7 +289,7 @@ func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
 	}
 }
 
-// Where the header does not tell the generation any more, every key file of the
+// Where the header does not show the generation any more, every key file of the
 // volume goes, and none of another's.
 func TestEraseFindsTheKeyFilesOfEveryGeneration(t *testing.T) {
 	t.Parallel()

@@ -19,9 +19,9 @@ func known(fingerprint string) func() (string, error) {
 	return func() (string, error) { return fingerprint, nil }
 }
 
-// The recipient is public: who can write the storage makes a volume of the same
-// name and UUID, with a key that he knows and a copy of it sealed to the recipient.
-// All of it fits together; what was noted when the volume was made tells it.
+// The recipient is public: whoever can write the storage can make a volume of the same
+// name and UUID, with a known key and a copy of it sealed to the recipient. All of it
+// fits together; what was noted when the volume was made reveals it.
 func TestAForgedRecoveryCopyGivesNoChipItsKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -109,8 +109,8 @@ func (u *unlocking) hasImage(ctx context.Context) error {
 	return nil
 }
 
-// notNoise tells a slot that is half-written from data that the key in the header is not
-// that of, before somebody is told to write over that: the check may be as old as the
+// notNoise distinguishes a slot that is half-written from data under another key than
+// the header's, before an error advises writing over it: the check may be as old as the
 // header. Provisioning has made a filesystem there, so that some of it makes sense.
 func (u *unlocking) notNoise(ctx context.Context) error {
 	info, err := u.sys.Mapper.Info(u.s.Mapping)

@@ -98,7 +98,7 @@ func restoreCases() map[string]spec.Volume {
 }
 
 // A backup of before a rotation is refused, whatever became of the header on the
-// device, as long as anything there tells of the rotation: its header, its records
+// device, as long as anything there shows the rotation: its header, its records
 // behind a damaged or absent header, what can be read in the copies, or the data.
 func TestABackupOfBeforeARotationIsRefused(t *testing.T) {
 	t.Parallel()
@@ -290,7 +290,7 @@ func outlives(t *testing.T, b *volumetest.Board, s spec.Volume, kept string) {
 	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 	must(t, r, err)
 	repair(volume.RepairOptions{DryRun: true}, true)
-	// What tells of a newer key, or of another volume, stays.
+	// What names a newer key, or another volume, stays.
 	for old, new := range map[string]string{`"generation":"1"`: `"generation":"2"`, r.UUID: "ffffffff" + r.UUID[8:]} {
 		if !bytes.Contains(was, []byte(old)) {
 			t.Fatalf("%s is not in it", old)

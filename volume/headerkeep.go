@@ -136,7 +136,7 @@ func (j *runLog) keeps(asked string) {
 
 // dropKept destroys what was kept of earlier headers in the state directory, once the
 // volume is in use, the key in the header that is there is proved by the filesystem,
-// and what was kept tells of nothing that this header does not know.
+// and what was kept shows nothing that this header does not know.
 func (r *repairing) dropKept(ctx context.Context) error {
 	kept, err := r.keptFiles(r.s, r.h.LUKS.UUID, r.j)
 	if err != nil || len(kept) == 0 {

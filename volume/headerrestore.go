@@ -24,7 +24,7 @@ import (
 
 // RestoreOptions change how a header is restored.
 type RestoreOptions struct {
-	// Force permits an older generation than the device tells of, where the
+	// Force permits an older generation than the device shows, where the
 	// filesystem proves the key; a key that only blocks of the data prove, where
 	// nothing on the device speaks against it; a check in the backup that cannot be
 	// looked at, for want of a loop device; and to write over a filesystem or a
@@ -89,7 +89,7 @@ type restoring struct {
 	older bool
 	// another is the error of a damaged header of another volume there.
 	another error
-	// witnessed: the device tells that no rotation has begun since the backup was
+	// witnessed: the device shows that no rotation has begun since the backup was
 	// made, so that its check is that of the key which the data is under.
 	witnessed bool
 	// what says what is overwritten; empty if nothing is lost.

@@ -211,7 +211,7 @@ func TestKilledOnAVolumeInAFile(t *testing.T) {
 	}
 }
 
-// What lies over the image already, or who can write it, keeps a volume from being
+// What lies over the image already, or whoever can write it, keeps a volume from being
 // opened, and nothing is written.
 func TestRefusedImages(t *testing.T) {
 	t.Parallel()

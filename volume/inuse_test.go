@@ -36,7 +36,7 @@ func TestAVolumeIsNotItsOwnDevice(t *testing.T) {
 	}
 }
 
-// cryptsetup's volumes have the same kind of uuid as ours; the key tells.
+// cryptsetup's volumes have the same kind of uuid as ours; the key distinguishes them.
 func TestLockLeavesVolumesThatAreNotOurs(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -121,7 +121,7 @@ func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (KeyF
 	return info, m.sys.Files.Create(out, black.Bytes(), 0o600)
 }
 
-// InspectKeyFile tells what a file of caam-keygen's is.
+// InspectKeyFile reports what a file of caam-keygen's is.
 func (m *Manager) InspectKeyFile(path string) (KeyFileInfo, error) {
 	info, _, err := m.readKeyFile(path)
 	return info, err

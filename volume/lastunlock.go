@@ -16,8 +16,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// LastUnlock tells of the latest unlocking since the system started. It is for
-// those who watch a fleet; all that is decided by it is whether to look for a key
+// LastUnlock reports the latest unlocking since the system started. It is for
+// whoever watches a fleet; all that is decided by it is whether to look for a key
 // that a suspend has killed.
 type LastUnlock struct {
 	// UUID and Generation are of the volume and key that were opened.

@@ -42,7 +42,7 @@ const (
 // lost reports whether nothing may be written through the mapping.
 func (c condition) lost() bool { return c >= doubtful }
 
-// errDoubtful tells a key in doubt from one that is dead.
+// errDoubtful distinguishes a key in doubt from one that is dead.
 var errDoubtful = errors.New("the system was suspended since the key was proved")
 
 // lostKey is the error of a mapping whose key is lost.

@@ -25,8 +25,8 @@ const (
 )
 
 // With 128 random bits nobody guesses, however fast: scrypt's work has no purpose
-// here, and its memory, 128·8·2ⁿ bytes, must be there on a board: 16 MiB. Who reads
-// takes what age makes by itself, and no header has more memory taken.
+// here, and its memory, 128·8·2ⁿ bytes, must be there on a board: 16 MiB. Reading
+// accepts what age makes by itself, and no header can ask for more memory.
 const (
 	passphraseWork    = 14
 	maxPassphraseWork = 18

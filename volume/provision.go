@@ -216,7 +216,7 @@ func (p *provisioning) survey(ctx context.Context) (found survey, err error) {
 }
 
 // surveyUnknown looks at a device without a header of ours. what is the error
-// that tells what is there instead, if something recognisable is.
+// that says what is there instead, if something recognisable is.
 func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 	if what != nil && !p.o.Wipe {
 		return found, what
@@ -265,8 +265,8 @@ func (p *provisioning) empty(dev header.Device) error {
 	return nil
 }
 
-// noise tells of a device that is not empty because it is the mapping of another
-// volume: zeros below it, decrypted, are noise.
+// noise is what an error adds where a device is not empty because it is the mapping of
+// another volume: zeros below it, decrypted, are noise.
 func (p *provisioning) noise() string {
 	name, ok := strings.CutPrefix(p.s.Device, "/dev/mapper/")
 	if !ok {
@@ -292,7 +292,7 @@ func (p *provisioning) notOurs(dev header.Device) error {
 	return err
 }
 
-// madeHere tells of the volume whose data that may be.
+// madeHere is what an error adds about the volume whose data that may be.
 func (p *provisioning) madeHere() string {
 	r, ok := p.recall(p.s)
 	if !ok {

@@ -117,8 +117,8 @@ func (p *provisioning) unclaimed(ctx context.Context, h *header.Header) error {
 }
 
 // neverUsed enforces that nobody used the filesystem of a volume whose header
-// says that it is being provisioned: somebody changed that header, or brought an
-// old copy of it back. Only an ext4 filesystem tells, and only through a key that
+// says that it is being provisioned: somebody changed that header, or restored an
+// old copy of it. Only an ext4 filesystem shows it, and only through a key that
 // opens; then there is data, which making a filesystem again would destroy.
 func (p *provisioning) neverUsed(ctx context.Context, h *header.Header) error {
 	if !p.s.Filesystem.Made() {
@@ -232,7 +232,7 @@ func periodic(sector []byte) bool {
 }
 
 // newDataCheck makes the plaintext of the check that stands, until mkfs runs, in
-// the data of a volume with a detached header. Each of its sectors tells
+// the data of a volume with a detached header. Each of its sectors says
 // whose it is, since a write that is cut off leaves some of them.
 func newDataCheck(random io.Reader, b header.Binding) ([]byte, error) {
 	block, err := header.NewCheckBlock(random, b)

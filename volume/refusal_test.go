@@ -264,7 +264,7 @@ func damageFile(t *testing.T, b *volumetest.Board, path string, at int64) {
 }
 
 // holders are those who may use a volume's device, and come back as a function
-// that lets it go. Only who has it open exclusively is seen by nobody.
+// that lets it go. Only an exclusive open by a program cannot be seen.
 func holders(s spec.Volume) map[string]func(*testing.T, *volumetest.Board) (release func()) {
 	ctx := context.Background()
 	named := func(users blockdev.Users) func(*testing.T, *volumetest.Board) func() {

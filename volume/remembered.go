@@ -41,7 +41,7 @@ func rememberedPath(s spec.Volume) string {
 }
 
 // remember records a volume where the state directory can be written. Elsewhere the
-// device alone has to tell. It reports whether there is a record.
+// device alone has to show it. It reports whether there is a record.
 func (m *Manager) remember(s spec.Volume, uuid string) bool {
 	if r, ok := m.recall(s); ok && r.UUID == uuid {
 		return true
@@ -113,7 +113,7 @@ func (m *Manager) explainNoHeader(s spec.Volume, path string, err error) error {
 	return err
 }
 
-// explainMissing tells a header that is gone from one that never was. err says that
+// explainMissing distinguishes a header that is gone from one that never was. err says that
 // there is none, or what lies in its place. Where the device is empty now, nothing is
 // left to lose.
 func (m *Manager) explainMissing(s spec.Volume, path string, err error) error {

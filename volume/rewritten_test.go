@@ -180,7 +180,7 @@ func TestAnOldHeaderOfProvisioningFormatsNoImage(t *testing.T) {
 }
 
 // An old header, put back by other means, opens the check beside it. Through its key all
-// data is noise, and nobody is told to write over that.
+// data is noise, and no error advises writing over that.
 func TestASlotUnderAnOldHeader(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), slotSpec()

@@ -73,7 +73,7 @@ type RotateResult struct {
 //
 //  1. the first records are written, then the header with both keys; the new
 //     key is proved by its check area. All data is on the old side
-//  2. zone after zone is moved; the record tells which (package reencrypt)
+//  2. zone after zone is moved; the record says which (package reencrypt)
 //  3. the new key is proved once more, then the header is written without the
 //     old one
 func (m *Manager) Rotate(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
@@ -129,7 +129,7 @@ type rotating struct {
 	decrypts bool
 	// started: the header of an encryption is not whole on the device yet.
 	started bool
-	// unattended: a device in plain text was found by who opens the volume. lenient: its
+	// unattended: a device in plain text was found when the volume was to be opened. lenient: its
 	// filesystem may be unclean, and whether it was is noted in unclean.
 	unattended, lenient, unclean bool
 	// shrinkTo is how many bytes the filesystem may have that is to be encrypted, where it

@@ -226,7 +226,7 @@ func TestHalfRotatedVolumeIsNotProvisionedAgain(t *testing.T) {
 	}
 }
 
-// What only prepares, or only tells, moves nothing.
+// What only prepares, or only reports, moves nothing.
 func TestRotationInSteps(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -47,7 +47,7 @@ func TestSleepIsSeenByCountOrTime(t *testing.T) {
 		{before, false},
 		{Slept{3, time.Hour + 20*time.Millisecond}, false}, // the clocks' own difference
 		{Slept{3, time.Hour - 20*time.Millisecond}, false},
-		{Slept{4, time.Hour}, true}, // no clock went on
+		{Slept{4, time.Hour}, true}, // no clock advanced
 		{Slept{3, time.Hour + time.Second}, true},
 	} {
 		if got := c.now.Since(before); got != c.want {

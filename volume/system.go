@@ -49,7 +49,7 @@ type Filesystems interface {
 	Shrink(ctx context.Context, device, work string, size int64) (log []byte, err error)
 }
 
-// Mounts mounts and tells what is mounted.
+// Mounts mounts and reports what is mounted.
 type Mounts interface {
 	Mount(source, target, fstype string, options []string) error
 	Unmount(target string) error
@@ -59,7 +59,7 @@ type Mounts interface {
 	// when those in this one are unmounted.
 	Elsewhere(chosen func(*mount.Entry) bool) error
 	List() ([]mount.Entry, error)
-	// Look tells what is at a mount point; Target.Usable says why it cannot be
+	// Look reports what is at a mount point; Target.Usable says why it cannot be
 	// mounted on.
 	Look(target string) (mount.Target, error)
 	// InFstab is the mount point of /etc/fstab that a file would be made in; empty
@@ -93,7 +93,7 @@ type System struct {
 	Locks       Locks
 	// Swaps swaps on volumes of filesystem swap; nil where there are none.
 	Swaps Swaps
-	// Hibernates are the devices that a suspend-to-disk writes to, as the kernel was told:
+	// Hibernates are the devices that a suspend-to-disk writes to, as the kernel has them:
 	// specifications, or numbers as in "179:3".
 	Hibernates func() ([]string, error) // none
 	// Attach makes a read-only device of an image in a file; nil where there are
@@ -119,7 +119,7 @@ type System struct {
 	// Patience bounds what is soon over: a program of udev's that has a mapping open, a look
 	// through a mapping that somebody may suspend meanwhile.
 	Patience time.Duration // 2 s
-	// Slept tells of the suspends since the system started. What lies in the kernel's
+	// Slept reports the suspends since the system started. What lies in the kernel's
 	// memory survives one, the meaning of a black key may not.
 	Slept func() Slept // the running kernel's
 	Rand  io.Reader    // crypto/rand

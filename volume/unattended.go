@@ -44,7 +44,7 @@ func (m *Manager) mayEncrypt(s spec.Volume, path string, err error) bool {
 // what Encrypt does until the volume can be opened, and no more. Whatever speaks against
 // it leaves the device as it is, and the volume closed.
 //
-// Who puts a filesystem of his own in the volume's place must not have it taken for the
+// Whoever puts another filesystem in the volume's place must not have it taken for the
 // volume later. So it is done once: a record that the volume was made, of whatever kind
 // and however long ago, refuses it, and so does a state directory that cannot keep one.
 func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) error {

@@ -249,7 +249,7 @@ func unannounced(info dmcrypt.Info, announced bool) bool { return !announced && 
 
 // wantedTable is the table that the header and the configuration ask for. The
 // length of the payload is not known without importing the blob, so it is
-// taken from the live table; the description tells UUID and generation.
+// taken from the live table; the description names UUID and generation.
 func (u *unlocking) wantedTable(live dmcrypt.Table) (dmcrypt.Table, error) {
 	ref := dmcrypt.KeyRef{Type: mapping.KeyType(u.h), Description: mapping.Description(u.h)}
 	if len(live) == 1 {
@@ -285,7 +285,7 @@ func (u *unlocking) announceSteps(open bool) error {
 }
 
 // open imports the key, maps the data privately, proves the key through the
-// mapping, and only then tells the system.
+// mapping, and only then shows it to the system.
 func (u *unlocking) open(ctx context.Context) error {
 	if err := u.kernel.RequireUnused(ctx, u.s, u.h, u.c.Data); err != nil {
 		return err
@@ -432,8 +432,8 @@ func (u *unlocking) otherFilesystem(ctx context.Context, a *mapping.Private) err
 	return nil
 }
 
-// noFilesystem tells a filesystem that is damaged from data that the key in the
-// header is not that of. The check in the header does not know: it may be as old as
+// noFilesystem distinguishes a damaged filesystem from data under another key than
+// the header's. The check in the header does not know: it may be as old as
 // the header is.
 func (u *unlocking) noFilesystem(ctx context.Context, a *mapping.Private, why error) error {
 	want := u.s.Filesystem.Type

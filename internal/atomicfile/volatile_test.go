@@ -36,7 +36,7 @@ func TestVolatile(t *testing.T) {
 	}
 }
 
-// Who reads while it is written finds one version or the other, whole.
+// A reader finds one version or the other, whole, while the file is written.
 func TestVolatileIsWholeForReaders(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "data.unlocked")

@@ -66,7 +66,7 @@ type NotFoundError struct {
 	// wanted one may be among them.
 	Unreadable []string
 	// Elsewhere are the devices that have the property and hang on another controller,
-	// each with what tells where.
+	// each with what shows where.
 	Elsewhere []string
 }
 
@@ -92,7 +92,7 @@ func (e *NotFoundError) FaultCode() fault.Code { return fault.DeviceMissing }
 type AmbiguousError struct {
 	Spec       string
 	Candidates []string // their paths, sorted
-	// Details tell the candidates apart, each as "PARTUUID=…, 7.3 GiB, on mmc1:0001".
+	// Details distinguish the candidates, each as "PARTUUID=…, 7.3 GiB, on mmc1:0001".
 	Details []string
 }
 

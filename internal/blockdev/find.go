@@ -66,7 +66,7 @@ func (s System) Find(ctx context.Context, spec string) (string, error) {
 	return found[0], nil
 }
 
-// elsewhere are the devices that would be found but for the controller, with what tells
+// elsewhere are the devices that would be found but for the controller, with what shows
 // where they are.
 func (f *finder) elsewhere(ctx context.Context) []string {
 	if f.controller == "" || f.tag == tagPart {
@@ -199,7 +199,7 @@ type finder struct {
 	tables     map[string]table
 }
 
-// details tell devices apart that answer to one specification.
+// details distinguish devices that match the same specification.
 func (f *finder) details(paths []string) []string {
 	all := make([]string, len(paths))
 	for _, n := range f.nodes {
@@ -231,7 +231,7 @@ func (f *finder) details(paths []string) []string {
 	return all
 }
 
-// hostOf is the part of a device's path in sysfs that tells where it is plugged in: the
+// hostOf is the part of a device's path in sysfs that shows where it is plugged in: the
 // device itself, behind the controller with an address.
 func hostOf(device string) string {
 	parts := strings.Split(device, "/")

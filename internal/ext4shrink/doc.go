@@ -9,8 +9,8 @@
 //
 //   - the filesystem as it was
 //   - a mark in the place of the superblock's first sector: the log, which is named by
-//     its hash, is being written. No kernel, no udev and no checker that is not told to
-//     look for another superblock finds a filesystem there
+//     its hash, is being written. No kernel, no udev and no checker finds a filesystem there,
+//     unless an option makes it look for another superblock
 //   - the smaller filesystem
 //
 // Each changes into the next one with one sector. A log that no mark names is worth

@@ -122,7 +122,7 @@ const (
 	ProvisioningStarted Code = "provisioning-unfinished"
 	EraseStarted        Code = "erase-unfinished"
 	EncryptionStarted   Code = "encryption-unfinished" // before the key was proved, or while the header was written; no data has moved
-	ShrinkStarted       Code = "shrink-unfinished"     // a filesystem is being made smaller, and is none meanwhile
+	ShrinkStarted       Code = "shrink-unfinished"     // a filesystem is being made smaller, and cannot be mounted meanwhile
 )
 
 // The header.

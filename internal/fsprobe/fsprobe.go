@@ -133,7 +133,7 @@ func Read(r io.ReaderAt, size int64) (*Superblock, error) {
 	return nil, first
 }
 
-// ReadType is Read for a known type: it looks for that type alone (ext2, ext3 and ext4 being one family, the Superblock tells which)
+// ReadType is Read for a known type: it looks for that type alone (ext2, ext3 and ext4 being one family, the Superblock says which)
 // in as few aligned blocks of 4096 bytes as will do: one for xfs and btrfs, two
 // for ext4 with metadata_csum, in one call of ReadAt, two or three for the others.
 // An unknown type is ErrNone.

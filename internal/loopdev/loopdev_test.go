@@ -29,7 +29,7 @@ func TestWhatIsNoImageIsRefused(t *testing.T) {
 }
 
 // On a real kernel: one device over a file, however often it is asked for, which goes with
-// the last who has it open; and none where another shows a part of the file.
+// its last user; and none where another shows a part of the file.
 func TestImage(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "image")

@@ -13,7 +13,7 @@ import (
 	"imxcrypt/internal/program"
 )
 
-// A log that the power takes, or that others can change, is none.
+// A log that does not survive a power cut, or that others can change, does not count.
 func TestRoom(t *testing.T) {
 	t.Parallel()
 	m, dir := Maker{}, t.TempDir()

@@ -153,7 +153,7 @@ func ratios(runs []*run, o options) []string {
 	return list
 }
 
-// breakdown is what -v tells of the steps of one volume, and what remains to the
+// breakdown is what -v says of the steps of one volume, and what remains to the
 // process's end. Of its start -v knows the processor's time only; what that is
 // short of the clock's is in the remainder too.
 func (h *host) breakdown(m *vm.Machine, name string, rounds int) []string {

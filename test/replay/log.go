@@ -65,7 +65,7 @@ type Log struct {
 	Entries    []Entry
 }
 
-// Parse reads a log. Entries behind the number that its first sector tells are
+// Parse reads a log. Entries behind the number that its first sector gives are
 // not looked at: their writer had not finished them. Errors wrap [ErrLog].
 func Parse(b []byte) (*Log, error) {
 	bad := func(format string, args ...any) (*Log, error) {
@@ -108,7 +108,7 @@ func Parse(b []byte) (*Log, error) {
 	return l, nil
 }
 
-// parseEntry reads an entry's own sector, and tells how many bytes of data
+// parseEntry reads an entry's own sector, and returns how many bytes of data
 // follow it.
 func parseEntry(b []byte, size int64) (e Entry, length int64, err error) {
 	at, n := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])

@@ -124,7 +124,7 @@ const (
 	reduced   = 32
 )
 
-// note tells on stderr how far the run is.
+// note reports on stderr how far the run is.
 func (b *bench) note(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(b.begun).Seconds(), fmt.Sprintf(format, args...))
 }
@@ -211,7 +211,7 @@ func (b *bench) disk(size int64, full bool) *vm.Disk {
 	return d
 }
 
-// took runs a command and tells how long it took, and its peak of memory in KiB.
+// took runs a command and returns how long it took, and its peak of memory in KiB.
 func (b *bench) took(argv ...string) (time.Duration, int64) {
 	r := b.Run(append([]string{"/opt/rotateguest", "run"}, argv...)...)
 	var out struct {

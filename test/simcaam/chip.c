@@ -3,7 +3,7 @@
  * The silicon in software: fused master key, security state, the keys of this power
  * cycle, and the four operations on red keys: wrap, unwrap, seal, open.
  *
- * Loading the module is a power-on reset: the JDKEK is drawn anew, the OTPMK is
+ * Loading the module is a power-on reset: a new JDKEK is drawn, the OTPMK is
  * what the parameter says.
  */
 #include <crypto/sha2.h>

@@ -128,7 +128,7 @@ static void complete_request(struct crypto_async_request *req, int err)
 	local_bh_enable();
 }
 
-/* The next request, or NULL; one that waited for room is told that it is in. */
+/* The next request, or NULL; one that waited for room is notified that it is in. */
 static struct crypto_async_request *ring_next(struct ring *ring)
 {
 	struct crypto_async_request *req, *waiting;

@@ -14,7 +14,7 @@
 #   fetches_dropped             remove such folders of runs of the caller that were killed
 #
 # The host's settings, its proxy above all, hold here too; what it runs after an
-# update does not: that may clean the host's caches or tell its desktop.
+# update does not: that may clean the host's caches or notify its desktop.
 #
 # The mirrors are those that this host's own apt has for Debian 12, if it has
 # any; IMXCRYPT_DEBIAN_MIRROR and IMXCRYPT_DEBIAN_SECURITY name others.

@@ -36,8 +36,8 @@ func late(until string, now time.Time) bool {
 // their timers and for the host. More would only make each of them slow, and
 // none would be the sooner done.
 //
-// A test that has one has it to its end, and its subtests are in it; so nobody
-// who has a place waits for another.
+// A test that has one has it to its end, and its subtests are in it; so no
+// test that has a place waits for another.
 var places struct {
 	sync.Mutex
 	taken map[string]bool // by the test's name

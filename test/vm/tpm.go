@@ -78,7 +78,7 @@ func (tpm *TPM) swtpm(socket string, args ...string) (*child, error) {
 
 // listening reports whether a program listens on the Unix socket. The file is there
 // from bind on, and connections are refused until listen: what the kernel lists in
-// /proc/net/unix (protocols, flags, type, state, inode, path) tells the two apart.
+// /proc/net/unix (protocols, flags, type, state, inode, path) distinguishes the two.
 func listening(socket string) (bool, error) {
 	const acceptsConnections = 1 << 16 // __SO_ACCEPTCON
 	list, err := os.ReadFile("/proc/net/unix")

@@ -61,7 +61,7 @@ type Header struct {
 	// boundMoved is Moved of that side.
 	boundMoved int64
 	// reached is the highest generation that the records of rotations in the
-	// header area tell of; 0 for none.
+	// header area name; 0 for none.
 	reached uint64
 }
 

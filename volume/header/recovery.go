@@ -120,9 +120,9 @@ func plainCipher(cipher string) string { return strings.Replace(cipher, "tk(cbc(
 // copy is known by its fingerprint, which is noted where the volume is made and
 // compared before a chip takes the key.
 
-// fingerprintSize is that of a fingerprint in bytes. Who forges a copy looks for a
-// second one with the fingerprint of a given one, which 128 bits make impossible; two
-// of the same that he chose himself are of no use to him. So half a SHA-256 will do,
+// fingerprintSize is that of a fingerprint in bytes. Whoever forges a copy looks for a
+// second one with the fingerprint of a given one, which 128 bits make impossible; a
+// chosen pair with the same fingerprint is of no use. So half a SHA-256 will do,
 // and can be read out.
 const fingerprintSize = 16
 

@@ -82,7 +82,7 @@ func (s Start) Finish(dev Device) error {
 		return err
 	}
 	// The first copy first: with it goes the superblock, so that nobody mounts a filesystem
-	// that has parts of the header in its middle. The second copy last: who finds both whole
+	// that has parts of the header in its middle. The second copy last: whoever finds both whole
 	// finds the rest whole.
 	const copySize = MetadataSize / 2
 	for _, part := range []struct{ from, to int64 }{{0, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}} {

@@ -26,7 +26,7 @@ const (
 	digestType = "imxcrypt-check"
 )
 
-// Phase tells how far provisioning went.
+// Phase is how far provisioning went.
 type Phase string
 
 // A volume in PhaseProvisioning holds no data yet; a volume in PhaseReady is

@@ -278,7 +278,7 @@ func (k *Stack) show(ctx context.Context, list []reencrypt.Piece) error {
 }
 
 // resume resumes a mapping of the stack, which is private. A rotation in use does that
-// twice for each zone: udev is told of the flags once, or it would run a program each
+// twice for each zone: udev gets the flags once, or it would run a program each
 // time, and what waits for udev would wait for minutes.
 func (k *Stack) resume(name string) error {
 	v := dmcrypt.Private

@@ -106,7 +106,7 @@ type Board struct {
 	// Patience is System's. A short one is for tests in which something stays busy.
 	Patience time.Duration
 
-	// LoopErr is why no loop device can be made, or be told.
+	// LoopErr is why no loop device can be made or looked up.
 	LoopErr error
 	// ImageRoom is how many bytes a new image may have.
 	ImageRoom int64

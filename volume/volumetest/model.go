@@ -112,7 +112,7 @@ func (m *Model) Precious() bool { return m.Recipe || m.Phase == header.PhaseRead
 func (m *Model) Gone() { m.Phase, m.UUID, m.Generation, m.Recipe, m.Rotating = "", "", 0, false, false }
 
 // Interrupted takes over the phase that is found after a command was killed or
-// lost its power; an error tells that it must not be that.
+// lost its power; an error says that it must not be that.
 func (m *Model) Interrupted(name string, now header.Phase) error {
 	was := m.Phase
 	possible := []header.Phase{was}

@@ -5,7 +5,7 @@ package wire
 // SettingsPath is where the host puts Settings in the initramfs.
 const SettingsPath = "/etc/guest.json"
 
-// Settings tell the agent what to do before it says Hello.
+// Settings are what the agent does before it says Hello.
 type Settings struct {
 	// Modules are loaded in this order.
 	Modules []Module `json:"modules"`

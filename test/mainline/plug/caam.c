@@ -198,7 +198,7 @@ static bool ring_step(FslCaam *s, Ring *r)
     return true;
 }
 
-/* Outside of the guest's write, so that its processor goes on; some jobs at a time. */
+/* Outside of the guest's write, so that its processor continues; some jobs at a time. */
 static void work(void *opaque)
 {
     enum { JOBS = 64 };

@@ -55,7 +55,7 @@ func aligned(n int) []byte {
 	return b[-uintptr(unsafe.Pointer(&b[0]))&(page-1):][:n]
 }
 
-// run runs a program and tells what it took, in place of what it says.
+// run runs a program and prints what it took, in place of what it says.
 func run(argv []string) error {
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stderr = os.Stderr
@@ -136,7 +136,7 @@ const (
 )
 
 // wait reads and writes pages of a file past the page cache, with a pause between
-// two rounds as a program has that is not made of requests, and tells their waits.
+// two rounds as a program has that is not made of requests, and prints their waits.
 func wait(dir, seconds string) error {
 	n, err := strconv.ParseFloat(seconds, 64)
 	if err != nil {

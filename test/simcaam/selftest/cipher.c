@@ -141,7 +141,7 @@ static int use(const uint8_t *black, uint32_t len, uint8_t out[32], const char *
 	return err;
 }
 
-/* setkey does not ask whether a key fits its tag: only a request tells, or none. */
+/* setkey does not ask whether a key fits its tag: a request fails, or nothing does. */
 static void test_misfits(void)
 {
 	struct key ecb, ccm;

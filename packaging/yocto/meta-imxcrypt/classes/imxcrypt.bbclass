@@ -14,7 +14,7 @@
 #
 # (lib/imxcrypt_configuration.py has them all). It puts the program and the
 # configuration into the images, and the options it needs into the kernel. Mistakes
-# end the parsing. Who writes imxcrypt.yaml by hand gives IMXCRYPT_CONFIGURATION its
+# end the parsing. For an imxcrypt.yaml written by hand, set IMXCRYPT_CONFIGURATION to its
 # path instead.
 IMXCRYPT_VOLUMES ??= "data"
 IMXCRYPT_DEVICE ??= ""
