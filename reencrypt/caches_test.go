@@ -90,7 +90,7 @@ func TestAFailedFlushDropsWhatWasNotDurable(t *testing.T) {
 					break
 				}
 			}
-			t.Logf("%d rotations ended, %d went on", failed, survived)
+			t.Logf("%d rotations ended, %d continued", failed, survived)
 			if failed == 0 || survived == 0 {
 				t.Error("not all of that was tried")
 			}

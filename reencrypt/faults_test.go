@@ -177,7 +177,7 @@ func TestFaultAtEveryRequest(t *testing.T) {
 						t.Fatalf("request %d: at the end (%s): %v", at, e.Record().Phase, err)
 					}
 				}
-				t.Logf("%d stopped, %d left a zone unsettled, %d went on", failed, unsettled, survived)
+				t.Logf("%d stopped, %d left a zone unsettled, %d continued", failed, unsettled, survived)
 			})
 		}
 	}

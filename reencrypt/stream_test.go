@@ -348,7 +348,7 @@ func TestFaultsInAStream(t *testing.T) {
 					t.Fatalf("request %d, then again: %v, %v", at, err, rerr)
 				}
 			}
-			t.Logf("%d stopped, %d left a position in doubt, %d went on", failed, unsettled, survived)
+			t.Logf("%d stopped, %d left a position in doubt, %d continued", failed, unsettled, survived)
 			if failed == 0 || unsettled == 0 || survived == 0 {
 				t.Error("not all of that was tried")
 			}

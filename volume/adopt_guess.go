@@ -132,7 +132,7 @@ func candidates(keys string, given recipe, deviceSize int64) []candidate {
 				if mode == "plain64" {
 					other := "or -plain, which is the same below 2 TiB"
 					if r.wraps() {
-						other = "or -plain: here they differ, and only how the volume is opened today tells which it is"
+						other = "or -plain: here they differ, and only how the volume is opened today shows which it is"
 					}
 					note = fmt.Sprintf("cipher %s (%s), sector size %d", r.cipher, other, r.sectorSize)
 				}

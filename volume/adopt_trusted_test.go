@@ -169,7 +169,7 @@ func TestAdoptRefusesATrustedKeyThatDoesNotBelong(t *testing.T) {
 		"no blob":                        {volume.AdoptOptions{Blob: "/odd"}, fault.BlobDamaged},
 		"a blob of nothing":              {volume.AdoptOptions{Blob: "/short"}, fault.AdoptMismatch},
 		"another key size in the table":  {volume.AdoptOptions{Blob: blobFile, Table: strings.Replace(line, ":64:", ":32:", 1)}, fault.AdoptMismatch},
-		"a cipher that is none of these": {volume.AdoptOptions{Blob: blobFile, Cipher: "capi:tk(cbc(aes))-plain64"}, fault.CipherNotAllowed},
+		"a cipher that is not permitted": {volume.AdoptOptions{Blob: blobFile, Cipher: "capi:tk(cbc(aes))-plain64"}, fault.CipherNotAllowed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before, files := disk.Bytes(), len(b.Files.Names())

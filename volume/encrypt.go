@@ -316,7 +316,7 @@ func (x *rotating) announceStart(h *header.Header, path string) {
 		on, rate = path, gapRate
 		protected = fmt.Sprintf("while they move up by %d bytes", h.Next.Segment.Offset)
 		x.j.would(fmt.Sprintf("keep the first %d bytes of the filesystem at byte %d", h.LUKS.Area(), h.Moved))
-		x.j.would(fmt.Sprintf("overwrite what lies behind byte %d of the device, which is none of the filesystem's", h.Segment.Size))
+		x.j.would(fmt.Sprintf("overwrite what lies behind byte %d of the device, which is not the filesystem's", h.Segment.Size))
 	}
 	x.j.would(fmt.Sprintf("create a key of %d bytes, source %s, and write a header to %s", x.s.KeySize, x.s.Source, on))
 	x.j.would(fmt.Sprintf("encrypt %d bytes of %s %s; %s", h.Segment.Size, path, protected, durationAt(h.Segment.Size, rate)))

@@ -216,12 +216,12 @@ func (r *repairing) stillTells(area []byte, path string) error {
 			return errors.Join(fmt.Errorf("%s looks like the beginning of something else: %s", path, sign), err)
 		}
 	}
-	newest, err := tells(area, r.h, path, false)
+	newest, err := newestGeneration(area, r.h, path, false)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if newest > uint64(r.h.Token.Generation) {
-		return fmt.Errorf("%s tells of a key of generation %d, the header has that of generation %d", path, newest, r.h.Token.Generation)
+		return fmt.Errorf("%s shows a key of generation %d, the header has that of generation %d", path, newest, r.h.Token.Generation)
 	}
 	return nil
 }

@@ -120,7 +120,7 @@ func (r *repairing) complete(err error) (*header.Storage, error) {
 	if !fault.Is(err, fault.HeaderDamaged) && !fault.Is(err, fault.NotProvisioned) {
 		return nil, err
 	}
-	whole, notWhole := luks2.Complete(patient{r.c.Header}, r.c.Header.Size())
+	whole, notWhole := luks2.Complete(unreadableAsZeros{r.c.Header}, r.c.Header.Size())
 	if notWhole != nil || whole == nil {
 		return nil, fmt.Errorf("the copies do not complete each other: %w", err)
 	}
@@ -159,10 +159,11 @@ func (c *completed) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// patient reads what cannot be read as zeros: the other copy may have it.
-type patient struct{ header.Device }
+// unreadableAsZeros reads zeros where the device cannot be read: the other copy may have
+// what is lost.
+type unreadableAsZeros struct{ header.Device }
 
-func (d patient) ReadAt(p []byte, off int64) (int, error) {
+func (d unreadableAsZeros) ReadAt(p []byte, off int64) (int, error) {
 	n, err := d.Device.ReadAt(p, off)
 	if n == len(p) {
 		return n, err
@@ -232,15 +233,14 @@ func (r *repairing) announceSteps() error {
 // area is the header area as it is.
 func (r *repairing) area() ([]byte, error) {
 	area := make([]byte, min(r.h.LUKS.Area(), r.c.Header.Size()))
-	if _, err := (patient{r.c.Header}).ReadAt(area, 0); err != nil {
+	if _, err := (unreadableAsZeros{r.c.Header}).ReadAt(area, 0); err != nil {
 		return nil, fault.New(fault.IOFailed, "read "+r.c.Header.Path(), err)
 	}
 	return area, nil
 }
 
 func (r *repairing) write() error {
-	alone := r.whole == nil && !r.h.Copies.Conflict
-	if alone {
+	if oneGood := r.whole == nil && !r.h.Copies.Conflict; oneGood {
 		_, err := luks2.Repair(r.c.Header)
 		if !fault.Is(err, fault.HeaderCopyDamaged) {
 			return err

@@ -67,7 +67,7 @@ func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
 		return t.busy()
 	}
 	if h.UnderRotation() {
-		return fault.Newf(fault.RollbackRefused, "%s is being rotated: its data is under two keys, and only its own header tells where", t.c.Header.Path())
+		return fault.Newf(fault.RollbackRefused, "%s is being rotated: its data is under two keys, and only its own header says where", t.c.Header.Path())
 	}
 	if was, is := t.backup.Segment.Size, h.Segment.Size; is > was && !t.o.Force {
 		return fault.Newf(fault.RollbackRefused, "the backup is of before a resize: by it the volume has %d bytes, by the header on %s %d", was, t.c.Header.Path(), is)
@@ -173,22 +173,22 @@ func readPatiently(dev header.Device, b []byte) (lost int, err error) {
 // hear asks what lies there whether it knows of a newer key than the backup's, or
 // of a rotation. h is the header there, nil where it cannot be read.
 func (t *restoring) hear(h *header.Header) error {
-	newest, err := tells(t.before, t.backup, t.c.Header.Path(), t.o.Force)
+	newest, err := newestGeneration(t.before, t.backup, t.c.Header.Path(), t.o.Force)
 	if err != nil {
 		return err
 	}
 	known := uint64(t.backup.Token.Generation)
 	if t.older = newest > known; t.older && !t.o.Force {
-		return fault.Newf(fault.RollbackRefused, "the backup has the key of generation %d, what is on %s tells of generation %d", known, t.c.Header.Path(), newest)
+		return fault.Newf(fault.RollbackRefused, "the backup has the key of generation %d, what is on %s shows generation %d", known, t.c.Header.Path(), newest)
 	}
 	t.witnessed = !t.older && (h != nil && h.Token.Generation == t.backup.Token.Generation || t.sameChecks())
 	return nil
 }
 
-// tells is the newest generation that what lies in a header's place tells of. A
+// newestGeneration is the newest that what lies in a header's place shows. A
 // rotation that has moved data which the header at hand does not know of is an error;
 // force leaves out what is not certain.
-func tells(area []byte, h *header.Header, place string, force bool) (newest uint64, err error) {
+func newestGeneration(area []byte, h *header.Header, place string, force bool) (newest uint64, err error) {
 	b, err := h.RotationBinding(0)
 	if err != nil {
 		return 0, err
@@ -224,7 +224,7 @@ func tells(area []byte, h *header.Header, place string, force bool) (newest uint
 		}
 	}
 	if namedRotation.Match(text) && len(records) == 0 && !force && newest <= known {
-		return 0, fault.Newf(fault.RollbackRefused, "what is left of the header on %s tells of a rotation, and no record tells how far it has come", place)
+		return 0, fault.Newf(fault.RollbackRefused, "what is left of the header on %s shows a rotation, and no record says how far it has come", place)
 	}
 	return newest, nil
 }

@@ -56,7 +56,7 @@ func withRecovery(t *testing.T, s spec.Volume, disk volumetest.Store, id *age.X2
 	r, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
 	must(t, r, err)
 	if st := b.Manager().Status(ctx, s); len(st.Recipients) != 1 || st.Recipients[0] != id.Recipient().String() {
-		t.Fatalf("the status does not tell: %+v", st)
+		t.Fatalf("the status does not show it: %+v", st)
 	}
 	if b.Ring.Left() != 0 {
 		t.Fatal("a key is left in a keyring")

@@ -84,22 +84,22 @@ func TestNoBlackKeyIsLeftAnywhere(t *testing.T) {
 			chip := &watchedChip{Chip: b.Chip}
 			sys.Chip = func() (source.Chip, error) { return chip, nil }
 			m := volume.New(sys)
-			tell := func(r any, err error) {
+			note := func(r any, err error) {
 				if text, jsonErr := json.Marshal(r); jsonErr == nil {
 					said.Write(text)
 				}
 				fmt.Fprintf(&said, "%v %+v %#v\n", err, err, err)
 			}
 			r, err := m.Provision(ctx, s, volume.ProvisionOptions{Progress: func(st volume.Step) { fmt.Fprintf(&said, "%+v\n", st) }})
-			tell(r, err)
+			note(r, err)
 			done := err == nil
 			r, err = m.Lock(ctx, s, volume.LockOptions{})
-			tell(r, err)
+			note(r, err)
 			r, err = m.Verify(ctx, s)
-			tell(r, err)
+			note(r, err)
 			r, err = m.Unlock(ctx, s, volume.UnlockOptions{Mount: true})
-			tell(r, err)
-			tell(m.Status(ctx, s), nil)
+			note(r, err)
+			note(m.Status(ctx, s), nil)
 			said.WriteString(b.DM.State())
 
 			// A change that fails may leave the temporary file, whose name is used again.

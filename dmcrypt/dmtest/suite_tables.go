@@ -158,7 +158,7 @@ func (s suite) keySize() {
 		}
 		e := s.refusedWith(dmcrypt.Table{s.crypt("aes-xts-plain64", 64)}, kind, unix.EINVAL)
 		if !s.Mute && !strings.Contains(e.Error(), ":64:logon:"+keyName) {
-			s.Errorf("error %q does not tell which key", e)
+			s.Errorf("error %q does not name the key", e)
 		}
 	}))
 }
@@ -167,7 +167,7 @@ func (s suite) noCipher() {
 	s.must(s.WithKey(keyName, s.key(32), func() {
 		e := s.refusedWith(dmcrypt.Table{s.crypt("capi:cbc(nosuch)-plain64", 32)}, dmcrypt.ErrNoCipher)
 		if !strings.Contains(e.Error(), "cbc(nosuch)") {
-			s.Errorf("error %q does not tell which cipher", e)
+			s.Errorf("error %q does not name the cipher", e)
 		}
 	}))
 }
@@ -178,7 +178,7 @@ func (s suite) noDevice() {
 	s.must(s.WithKey(keyName, s.key(64), func() {
 		e := s.refusedWith(dmcrypt.Table{c}, dmcrypt.ErrNoDevice)
 		if !strings.Contains(e.Error(), s.Absent.String()) {
-			s.Errorf("error %q does not tell which device", e)
+			s.Errorf("error %q does not name the device", e)
 		}
 	}))
 }
@@ -197,7 +197,7 @@ func (s suite) taken() {
 	_, err := s.Mapper.Activate(s.ctx(), suiteName, "", table, false)
 	s.is(err, dmcrypt.ErrExists, unix.EBUSY)
 	if err == nil || !strings.Contains(err.Error(), suiteUUID) {
-		s.Errorf("error %v does not tell whose the name is", err)
+		s.Errorf("error %v does not say whose the name is", err)
 	}
 	_, err = s.Mapper.Activate(s.ctx(), suiteName+"-2", suiteUUID, table, false)
 	s.is(err, dmcrypt.ErrExists, unix.EBUSY)
@@ -213,7 +213,7 @@ func (s suite) mismatch() {
 	s.is(err, dmcrypt.ErrMismatch)
 	for _, word := range []string{"uuid", "length", "offset", "read-only"} {
 		if err == nil || !strings.Contains(err.Error(), word) {
-			s.Errorf("error %v does not tell of the %s", err, word)
+			s.Errorf("error %v does not name the %s", err, word)
 		}
 	}
 	_, err = s.Mapper.Verify(suiteName+"-2", "", dmcrypt.Table{s.linear(0, 16, 8)}, false)

@@ -107,9 +107,9 @@ func TestFindByController(t *testing.T) {
 		}
 	}
 	_, err := b.find("PARTLABEL=data")
-	for _, tells := range []string{"is ambiguous", "mmcblk1p3 (", "on SD card 30b50000.mmc/mmc1:0001)", "on eMMC 30b60000.mmc/mmc2:0001)"} {
-		if err == nil || !strings.Contains(err.Error(), tells) {
-			t.Errorf("%v does not say %q", err, tells)
+	for _, want := range []string{"is ambiguous", "mmcblk1p3 (", "on SD card 30b50000.mmc/mmc1:0001)", "on eMMC 30b60000.mmc/mmc2:0001)"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
 		}
 	}
 	for spec, elsewhere := range map[string]string{

@@ -79,7 +79,7 @@ func TestRecipesSetTheOptionsThatAreLookedFor(t *testing.T) {
 	common, rest, _ := strings.Cut(read("buildroot/package/imxcrypt/imxcrypt.mk"), "\nifeq ($(BR2_PACKAGE_IMXCRYPT_NXP_KERNEL),y)\n")
 	nxp, mainline, found := strings.Cut(rest, "\nelse\n")
 	if !found {
-		t.Fatal("imxcrypt.mk does not tell NXP's kernels from mainline's")
+		t.Fatal("imxcrypt.mk does not distinguish NXP's kernels from mainline's")
 	}
 	check("Buildroot's package, NXP's kernel", "caam", set(common, nxp))
 	check("Buildroot's package, mainline's kernel", "trusted", set(common, mainline))

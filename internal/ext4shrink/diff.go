@@ -55,9 +55,9 @@ func parseRun(word string) (first, last int64, ok bool) {
 }
 
 // freeBlocks reads what dumpe2fs says of the groups: lines "Free blocks: 12-34, 56".
-func freeBlocks(said []byte, blocks int64) (blockSet, error) {
+func freeBlocks(output []byte, blocks int64) (blockSet, error) {
 	s, lines := newBlockSet(blocks), 0
-	for _, line := range strings.Split(string(said), "\n") {
+	for _, line := range strings.Split(string(output), "\n") {
 		list, ok := strings.CutPrefix(line, "  Free blocks:")
 		if !ok {
 			continue
@@ -83,8 +83,8 @@ func freeBlocks(said []byte, blocks int64) (blockSet, error) {
 // Backups is where, as dumpe2fs says, superblocks, group descriptors and the blocks that
 // are reserved for them lie: first and last block of each run. e2image leaves out the
 // backups, and resize2fs writes them.
-func Backups(said []byte) (runs [][2]int64) {
-	for _, line := range strings.Split(string(said), "\n") {
+func Backups(output []byte) (runs [][2]int64) {
+	for _, line := range strings.Split(string(output), "\n") {
 		for _, what := range []string{"superblock at ", "Group descriptors at ", "Reserved GDT blocks at "} {
 			if _, rest, found := strings.Cut(line, what); found {
 				word, _, _ := strings.Cut(rest, ",")
@@ -147,9 +147,9 @@ func (c *Copy) data(blocks int64) (blockSet, error) {
 }
 
 // Moved enforces that resize2fs has moved nothing but what was copied: the blocks from
-// copied on, and metadata. said is what it wrote with -d 2.
-func Moved(said []byte, copied int64) error {
-	for _, line := range strings.Split(string(said), "\n") {
+// copied on, and metadata. output is what it wrote with -d 2.
+func Moved(output []byte, copied int64) error {
+	for _, line := range strings.Split(string(output), "\n") {
 		// "Moving 3 blocks 95->20"
 		_, blocks, found := strings.Cut(line, " blocks ")
 		if !found || !strings.HasPrefix(line, "Moving ") {

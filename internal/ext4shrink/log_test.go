@@ -266,11 +266,11 @@ func TestTheDifference(t *testing.T) {
 
 func TestMoved(t *testing.T) {
 	t.Parallel()
-	said := []byte("Resizing the filesystem\nMoving 3 blocks 95->20\nMoving inode table\n")
-	if err := Moved(said, 90); err != nil {
+	output := []byte("Resizing the filesystem\nMoving 3 blocks 95->20\nMoving inode table\n")
+	if err := Moved(output, 90); err != nil {
 		t.Error(err)
 	}
-	if Moved(said, 96) == nil {
+	if Moved(output, 96) == nil {
 		t.Error("what was not copied may move")
 	}
 	if Moved([]byte("Moving 3 blocks of something\n"), 90) == nil {

@@ -63,10 +63,10 @@ func tool(t *testing.T, name string, args ...string) string {
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Env = []string{"LC_ALL=C"}
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s %q: %v: %s%s", name, args, err, &out, &said)
+		t.Fatalf("%s %q: %v: %s%s", name, args, err, &out, &stderr)
 	}
 	return out.String()
 }

@@ -154,8 +154,8 @@ func refusesUUID(err error) bool {
 	if !errors.As(err, &exit) || exit.Cause != nil {
 		return false
 	}
-	for _, said := range []string{"invalid option -- 'U'", "unrecognized option: U", "non-unique UUID"} {
-		if bytes.Contains(exit.Output, []byte(said)) {
+	for _, message := range []string{"invalid option -- 'U'", "unrecognized option: U", "non-unique UUID"} {
+		if bytes.Contains(exit.Output, []byte(message)) {
 			return true
 		}
 	}

@@ -89,17 +89,17 @@ func TestArgumentsRefused(t *testing.T) {
 // A program that cannot be given a UUID makes the filesystem with one of its own.
 func TestAProgramWithoutUUIDs(t *testing.T) {
 	t.Parallel()
-	for said, retried := range map[string]bool{
+	for message, retried := range map[string]bool{
 		"mkfs.f2fs: invalid option -- 'U'":          true,
 		"mkfs.f2fs: unrecognized option: U":         true,
 		"ERROR: non-unique UUID: " + uuid:           true,
 		"Error: the device is too small for f2fs U": false,
 	} {
-		t.Run(said, func(t *testing.T) {
+		t.Run(message, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			device := filepath.Join(dir, "device")
-			script := "#!/bin/sh\ncase \"$*\" in *-U*) echo \"" + said + "\" >&2; exit 1;; esac\n"
+			script := "#!/bin/sh\ncase \"$*\" in *-U*) echo \"" + message + "\" >&2; exit 1;; esac\n"
 			for path, mode := range map[string]os.FileMode{device: 0o600, filepath.Join(dir, "mkfs.f2fs"): 0o700} {
 				if err := os.WriteFile(path, []byte(script), mode); err != nil {
 					t.Fatal(err)

@@ -187,7 +187,7 @@ func (s *shrinking) try(ctx context.Context, blocks int64) (l *ext4shrink.Log, l
 	if err != nil {
 		return nil, 0, err
 	}
-	said, err := s.run(ctx, "resize2fs", "-f", "-d", "2", s.path, strconv.FormatInt(blocks, 10))
+	output, err := s.run(ctx, "resize2fs", "-f", "-d", "2", s.path, strconv.FormatInt(blocks, 10))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -198,7 +198,7 @@ func (s *shrinking) try(ctx context.Context, blocks int64) (l *ext4shrink.Log, l
 		}
 		return nil, now.Blocks, err
 	}
-	if err := ext4shrink.Moved(said, blocks); err != nil {
+	if err := ext4shrink.Moved(output, blocks); err != nil {
 		return nil, 0, err
 	}
 	if err := s.Sound(ctx, s.path); err != nil {

@@ -66,19 +66,19 @@ func Mount(source, target, fstype string, options []string) error {
 	mark := klog.Now(klog.Path)
 	defer mark.Close()
 	if err := unix.Mount(source, t.Path, fstype, flags, data); err != nil {
-		said := saidOf(&mark, source, fstype)
-		code, reason := explainMount(err, fstype, flags&unix.MS_RDONLY != 0, strings.ToLower(strings.Join(said, "\n")))
-		return &Error{Op: fmt.Sprintf("mount %s on %s (%s)", source, target, fstype), Code: code, Reason: reason, Err: err, KernelLog: said}
+		messages := kernelMessages(&mark, source, fstype)
+		code, reason := explainMount(err, fstype, flags&unix.MS_RDONLY != 0, strings.ToLower(strings.Join(messages, "\n")))
+		return &Error{Op: fmt.Sprintf("mount %s on %s (%s)", source, target, fstype), Code: code, Reason: reason, Err: err, KernelLog: messages}
 	}
 	return nil
 }
 
-// maxSaid is the number of the kernel's messages that an error quotes.
-const maxSaid = 3
+// maxMessages is the number of the kernel's messages that an error quotes.
+const maxMessages = 3
 
-// saidOf is what the kernel has logged of a device, or of the filesystem where it
+// kernelMessages is what the kernel has logged of a device, or of the filesystem where it
 // names none, since the mark.
-func saidOf(mark *klog.Mark, source, fstype string) (said []string) {
+func kernelMessages(mark *klog.Mark, source, fstype string) (messages []string) {
 	name := source
 	if path, err := filepath.EvalSymlinks(source); err == nil {
 		name = path
@@ -93,16 +93,16 @@ func saidOf(mark *klog.Mark, source, fstype string) (said []string) {
 	for _, r := range mark.Since(func(r klog.Record) bool {
 		return r.Facility == 0 && (strings.Contains(r.Text, name) || strings.HasPrefix(strings.ToLower(r.Text), fstype))
 	}) {
-		said = append(said, r.Text)
+		messages = append(messages, r.Text)
 	}
-	return said[:min(len(said), maxSaid)]
+	return messages[:min(len(messages), maxMessages)]
 }
 
 // explainMount says what an errno of mount(2) means when a device is mounted, and
 // the kernel has said something in lower case.
-func explainMount(err error, fstype string, readOnly bool, said string) (fault.Code, string) {
+func explainMount(err error, fstype string, readOnly bool, messages string) (fault.Code, string) {
 	has := func(words ...string) bool {
-		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(said, w) })
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(messages, w) })
 	}
 	switch {
 	case errors.Is(err, unix.EINVAL) && has("block size", "byte sectors", "sector size", "blocksize"):

@@ -275,7 +275,7 @@ func TestLookAgreesWithTheListOfMounts(t *testing.T) {
 // EINVAL means one of several things, which the kernel's log distinguishes.
 func TestWhatTheKernelSaidExplainsAFailedMount(t *testing.T) {
 	t.Parallel()
-	for said, want := range map[string]fault.Code{
+	for messages, want := range map[string]fault.Code{
 		"":                                    fault.FilesystemWrong,
 		"ext4-fs (dm-0): bad block size 1024": fault.FilesystemWrong,
 		"ext4-fs (dm-0): blocksize too small for device":                             fault.FilesystemWrong,
@@ -287,8 +287,8 @@ func TestWhatTheKernelSaidExplainsAFailedMount(t *testing.T) {
 		"ext4-fs (dm-0): ext4_check_descriptors: checksum for group 0 failed (1!=2)": fault.FilesystemDamaged,
 		"ext4-fs (dm-0): vfs: can't find ext4 filesystem":                            fault.FilesystemWrong,
 	} {
-		if got, _ := explainMount(unix.EINVAL, "ext4", false, said); got != want {
-			t.Errorf("%q: %s, expected %s", said, got, want)
+		if got, _ := explainMount(unix.EINVAL, "ext4", false, messages); got != want {
+			t.Errorf("%q: %s, expected %s", messages, got, want)
 		}
 	}
 	if got, _ := explainMount(unix.EUCLEAN, "ext4", false, ""); got != fault.FilesystemDamaged {

@@ -156,10 +156,10 @@ func refused() []Entry {
 			Code:    fault.RollbackRefused,
 			Meaning: "The backup of the header is older than what the device knows: the volume has a newer key since, or is half-way through a rotation.",
 			Messages: []string{
-				"the backup has the key of generation …, what is on … tells of generation …",
+				"the backup has the key of generation …, what is on … shows generation …",
 				"a rotation to generation … has moved … of … bytes: the data is under two keys, and a header of generation … does not know where",
-				"… is being rotated: its data is under two keys, and only its own header tells where",
-				"what is left of the header on … tells of a rotation, and no record tells how far it has come",
+				"… is being rotated: its data is under two keys, and only its own header says where",
+				"what is left of the header on … shows a rotation, and no record says how far it has come",
 				"nothing of the header on … is left to show whether a rotation has begun since the backup was made, and the room that it moves data into, at byte …, is not empty",
 				"the data is not under the older key in the backup: …",
 			},

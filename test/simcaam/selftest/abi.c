@@ -120,12 +120,12 @@ static void test_create_errors(void)
 	cmd.black_key_len = 63;
 	is_errno(run(CREATE, &cmd), EINVAL, "CREATE with room for no tagged black key");
 	is_text(key.blob, "Not enough space for black key.\n");
-	ok(cmd.black_key_len == 64, "... and tells the length that is needed");
+	ok(cmd.black_key_len == 64, "... and reports the length that is needed");
 	cmd = prepare(&key, "ccm", "-s", "32", 3);
 	cmd.blob_len = 111;
 	is_errno(run(CREATE, &cmd), EINVAL, "CREATE with room for no tagged blob");
 	is_text(key.blob, "Not enough space for blob key.\n");
-	ok(cmd.blob_len == 112, "... and tells the length that is needed");
+	ok(cmd.blob_len == 112, "... and reports the length that is needed");
 }
 
 /* A tag is not authenticated, but what it says goes into opening the blob. */
@@ -234,7 +234,7 @@ static void test_import_errors(void)
 	memcpy(blob, key.blob, sizeof(blob));
 	is_errno(run(IMPORT, &cmd), EINVAL, "IMPORT with room for no tagged key");
 	is_text(blob, "Not enough space for black key.\n");
-	ok(cmd.black_key_len == 64, "... over the blob, and tells the length that is needed");
+	ok(cmd.black_key_len == 64, "... over the blob, and reports the length that is needed");
 }
 
 static long free_kilobytes(void)
