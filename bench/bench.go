@@ -5,6 +5,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,9 +35,12 @@ type Options struct {
 	// Device is an empty block device; its first MiB are written to, and are
 	// zeros again afterwards.
 	Device string
-	// Source is SourceCAAM or SourceTrusted, or SourceDev for ciphers in software.
+	// Source is SourceCAAM or SourceTrusted, SourceAuto for the one that provisioning
+	// would choose, or SourceDev for ciphers in software.
 	Source string
-	// Wrap and KeySize (bytes) are of the keys made.
+	// Wrap and KeySize (bytes) are of the keys made. Empty, keys of the CAAM are
+	// wrapped with ccm, and each cipher has its usual key size; otherwise both narrow
+	// what SourceAuto stands for.
 	Wrap    string
 	KeySize int
 	// Each is how long reading and writing are measured for each setting.
@@ -50,6 +54,7 @@ type Options struct {
 // Row is one setting of dm-crypt and what it reached.
 type Row struct {
 	Cipher     string   `json:"cipher"`
+	KeySize    int      `json:"key_size"`
 	SectorSize int      `json:"sector_size"`
 	Flags      []string `json:"crypt_flags"`
 	// Bytes a second.
@@ -70,7 +75,10 @@ type KeyTimes struct {
 
 // Result is a whole benchmark.
 type Result struct {
-	// Times is nil for SourceDev.
+	// Source is the one that was measured, and Why what SourceAuto found.
+	Source string `json:"source"`
+	Why    string `json:"why,omitempty"`
+	// Times is nil for SourceDev; else of keys of the first cipher's size.
 	Times *KeyTimes `json:"key_times"`
 	Rows  []Row     `json:"rows"`
 	// Best is the setting for the configuration; nil if none could be measured.
@@ -110,36 +118,58 @@ func Run(ctx context.Context, sys volume.System, o Options) (_ Result, err error
 	if err := b.removeLeftover(ctx); err != nil {
 		return result, err
 	}
+	if err := b.choose(&result); err != nil {
+		return result, err
+	}
+	rows := settings(b.Source, b.KeySize)
+	if len(rows) == 0 {
+		return result, fault.Newf(fault.Usage, "no cipher of source %s has keys of %d bytes", b.Source, b.KeySize)
+	}
 	dev, size, err := b.scratch()
 	if err != nil {
 		return result, err
 	}
-	key, err := b.makeKey(ctx, &result)
-	if err != nil {
-		return result, err
+	keys := map[int]source.Key{} // by their size
+	defer func() {
+		for _, key := range keys {
+			key.Wipe()
+		}
+	}()
+	for _, row := range rows {
+		if keys[row.KeySize] != nil {
+			continue
+		}
+		if keys[row.KeySize], err = b.makeKey(ctx, row.KeySize, &result); err != nil {
+			delete(keys, row.KeySize)
+			return result, err
+		}
 	}
-	defer key.Wipe()
 	written := false
 	defer func() {
 		if written {
 			err = errors.Join(err, b.clean(size))
 		}
 	}()
-	refused := map[string]bool{} // flags, reported once
-	for _, row := range settings(o.Source, o.KeySize) {
+	refused := map[string]bool{} // flags and ciphers, reported once
+	var missing error
+	for _, row := range rows {
 		if err := ctx.Err(); err != nil {
 			return result, fault.New(fault.Interrupted, "stopped on request", err)
 		}
 		flags := strings.Join(row.Flags, " ")
-		if refused[flags] {
+		if refused[flags] || refused[row.Cipher] {
 			continue
 		}
-		if err := b.measure(ctx, &row, dev, size, key, &written); err != nil {
+		if err := b.measure(ctx, &row, dev, size, keys[row.KeySize], &written); err != nil {
 			if len(result.Rows) == 0 && nothingWorks(err) {
 				return result, err
 			}
 			row.Problem = err.Error()
-			if len(row.Flags) > 0 && errors.Is(err, unix.EINVAL) {
+			switch {
+			case fault.Is(err, fault.SoftCipherMissing):
+				refused[row.Cipher] = true
+				missing = cmp.Or(missing, err)
+			case len(row.Flags) > 0 && errors.Is(err, unix.EINVAL):
 				row.Problem = "this kernel's dm-crypt does not take these flags"
 				refused[flags] = true
 			}
@@ -149,8 +179,30 @@ func Run(ctx context.Context, sys volume.System, o Options) (_ Result, err error
 			o.Progress(row)
 		}
 	}
-	result.Best = recommend(result.Rows)
+	// A key size of its own may leave other ciphers than the source's usual ones.
+	result.Best = recommend(result.Rows, append(keysource.Defaults(b.Source), rows[0].Cipher))
+	if result.Best == nil {
+		return result, missing
+	}
 	return result, nil
+}
+
+// choose settles which source is measured.
+func (b *benchmark) choose(result *Result) error {
+	if b.Source == spec.SourceAuto {
+		s := spec.Volume{Source: b.Source, Wrap: b.Wrap, KeySize: b.KeySize}
+		if err := s.Permitted(); err != nil {
+			return err
+		}
+		choice, err := source.Sources{Chip: b.Chip, Keyring: b.Keyring}.Choose(s)
+		if err != nil {
+			return err
+		}
+		b.Source, result.Why = choice.Source, choice.Why
+	}
+	b.Wrap = cmp.Or(b.Wrap, string(caam.CCM))
+	result.Source = b.Source
+	return nil
 }
 
 // removeLeftover takes away what a benchmark that was killed left: the lock is
@@ -163,16 +215,18 @@ func (b benchmark) removeLeftover(ctx context.Context) error {
 	return b.Mapper.Remove(ctx, name)
 }
 
-// nothingWorks reports whether every other setting would meet the error too.
+// nothingWorks reports whether every other setting would meet the error too: all of the
+// CAAM's ciphers need the same driver, those in software are modules of their own.
 func nothingWorks(err error) bool {
 	switch fault.CodeOf(err) {
-	case fault.DMMissing, fault.DMCryptMissing, fault.CipherMissing, fault.SoftCipherMissing, fault.KeyringMissing, fault.PermissionMissing:
+	case fault.DMMissing, fault.DMCryptMissing, fault.CipherMissing, fault.KeyringMissing, fault.PermissionMissing:
 		return true
 	}
 	return false
 }
 
-// settings are all that a volume of a source may have. plain is left out, which
+// settings are all that a volume of a source may have, with keys of a size, or of each
+// cipher's usual one. plain is left out, which
 // is plain64 by another name, and for the CAAM the flags no_read_workqueue and
 // no_write_workqueue: with its driver, which answers later, nobody has tried them.
 func settings(source string, keySize int) []Row {
@@ -181,16 +235,17 @@ func settings(source string, keySize int) []Row {
 		flags = append(flags, []string{"no_read_workqueue", "no_write_workqueue"})
 	}
 	var rows []Row
-	for _, cipher := range keysource.CipherNames(source) {
-		if strings.HasSuffix(cipher, "-plain") || !slices.Contains(keysource.KeySizes(source, cipher), keySize) {
+	for _, c := range keysource.Ciphers(source) {
+		n := cmp.Or(keySize, c.KeySizes[len(c.KeySizes)-1])
+		if strings.HasSuffix(c.Name, "-plain") || !slices.Contains(c.KeySizes, n) {
 			continue
 		}
 		for _, size := range keysource.SectorSizes() {
-			if !keysource.FitsSector(cipher, size) {
+			if !keysource.FitsSector(c.Name, size) {
 				continue
 			}
 			for _, f := range flags {
-				rows = append(rows, Row{Cipher: cipher, SectorSize: size, Flags: slices.Clone(f)})
+				rows = append(rows, Row{Cipher: c.Name, KeySize: n, SectorSize: size, Flags: slices.Clone(f)})
 			}
 		}
 	}
@@ -230,10 +285,11 @@ func (b benchmark) clean(size int64) error {
 	return errors.Join(blockdev.Zero(context.Background(), dev, 0, size), dev.Flush(), dev.Close())
 }
 
-// makeKey makes keys and opens them again, and returns one to encrypt with.
-func (b benchmark) makeKey(ctx context.Context, result *Result) (source.Key, error) {
+// makeKey makes keys of a size and opens them again, and returns one to encrypt with. The
+// first size that it is called with is timed, by many of them.
+func (b benchmark) makeKey(ctx context.Context, size int, result *Result) (source.Key, error) {
 	if b.Source == spec.SourceDev {
-		buf, err := secret.New(b.KeySize)
+		buf, err := secret.New(size)
 		if err != nil {
 			return nil, err
 		}
@@ -243,8 +299,12 @@ func (b benchmark) makeKey(ctx context.Context, result *Result) (source.Key, err
 		}
 		return source.NewLogonKey(buf, b.Keyring), nil
 	}
+	n := b.Keys
+	if result.Times != nil {
+		n = 1
+	}
 	if b.Source == spec.SourceTrusted {
-		return b.makeTrusted(ctx, result)
+		return b.makeTrusted(ctx, size, n, result)
 	}
 	chip, err := b.Chip()
 	if err != nil {
@@ -252,9 +312,9 @@ func (b benchmark) makeKey(ctx context.Context, result *Result) (source.Key, err
 	}
 	var created, imported []time.Duration
 	var blob caam.Blob
-	for range b.Keys {
+	for range n {
 		began := b.Now()
-		black, sealed, err := chip.Create(ctx, caam.Wrap(b.Wrap), b.KeySize)
+		black, sealed, err := chip.Create(ctx, caam.Wrap(b.Wrap), size)
 		if err != nil {
 			return nil, err
 		}
@@ -263,7 +323,7 @@ func (b benchmark) makeKey(ctx context.Context, result *Result) (source.Key, err
 		blob = sealed
 	}
 	var key *caam.BlackKey
-	for range b.Keys {
+	for range n {
 		if key != nil {
 			key.Wipe()
 		}
@@ -273,35 +333,42 @@ func (b benchmark) makeKey(ctx context.Context, result *Result) (source.Key, err
 		}
 		imported = append(imported, b.Now().Sub(began))
 	}
-	result.Times = &KeyTimes{Keys: b.Keys, Create: volume.Duration(median(created)), Import: volume.Duration(median(imported))}
+	result.timed(created, imported)
 	return source.NewBlackKey(key, b.Keyring), nil
 }
 
 // makeTrusted is makeKey for trusted keys, which hold nothing that must be wiped.
-func (b benchmark) makeTrusted(ctx context.Context, result *Result) (key source.Key, err error) {
+func (b benchmark) makeTrusted(ctx context.Context, size, n int, result *Result) (key source.Key, err error) {
 	src, err := source.Sources{Keyring: b.Keyring}.Of(spec.Volume{Source: b.Source, Cipher: keysource.CipherNames(b.Source)[0]})
 	if err != nil {
 		return nil, err
 	}
-	r := source.Request{UUID: uuid, Generation: 1, KeySize: b.KeySize}
+	r := source.Request{UUID: uuid, Generation: 1, KeySize: size}
 	var created, opened []time.Duration
 	var blob []byte
-	for range b.Keys {
+	for range n {
 		began := b.Now()
 		if _, blob, err = src.Create(ctx, r); err != nil {
 			return nil, err
 		}
 		created = append(created, b.Now().Sub(began))
 	}
-	for range b.Keys {
+	for range n {
 		began := b.Now()
 		if key, err = src.Open(ctx, r, blob); err != nil {
 			return nil, err
 		}
 		opened = append(opened, b.Now().Sub(began))
 	}
-	result.Times = &KeyTimes{Keys: b.Keys, Create: volume.Duration(median(created)), Import: volume.Duration(median(opened))}
+	result.timed(created, opened)
 	return key, nil
+}
+
+// timed keeps the times of the first keys.
+func (r *Result) timed(created, imported []time.Duration) {
+	if r.Times == nil {
+		r.Times = &KeyTimes{Keys: len(created), Create: volume.Duration(median(created)), Import: volume.Duration(median(imported))}
+	}
 }
 
 func median(all []time.Duration) time.Duration {
@@ -387,13 +454,24 @@ func (r Row) beats(plainer Row) bool {
 	return r.score() > worthwhile*plainer.score() && math.Sqrt(r.slowRead*r.slowWrite) > plainer.score()
 }
 
-// recommend takes the fastest setting of the source's usual cipher, the first
-// row's, but a plainer one where that costs little: larger sectors before smaller
-// ones, no flags before flags. Other ciphers are chosen for what they hide, not
-// for speed.
-func recommend(rows []Row) *Row {
+// recommend takes the best setting of the first of the ciphers that could be measured, or
+// that of a later one that is worth it. Ciphers that are not among them are chosen for
+// what they hide, not for speed.
+func recommend(rows []Row, ciphers []string) *Row {
 	var best *Row
-	usable := func(r Row) bool { return r.Problem == "" && r.Cipher == rows[0].Cipher }
+	for _, cipher := range ciphers {
+		if r := recommendFor(rows, cipher); r != nil && (best == nil || r.beats(*best)) {
+			best = r
+		}
+	}
+	return best
+}
+
+// recommendFor takes the fastest setting of a cipher, but a plainer one where that costs
+// little: larger sectors before smaller ones, no flags before flags.
+func recommendFor(rows []Row, cipher string) *Row {
+	var best *Row
+	usable := func(r Row) bool { return r.Problem == "" && r.Cipher == cipher }
 	for _, r := range slices.Backward(rows) {
 		if usable(r) && len(r.Flags) == 0 && (best == nil || r.beats(*best)) {
 			best = &r

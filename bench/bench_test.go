@@ -5,7 +5,9 @@ package bench_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -16,8 +18,10 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
 	"imxcrypt/volume"
 	"imxcrypt/volume/mapping"
+	"imxcrypt/volume/source"
 	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
@@ -90,13 +94,59 @@ func TestLeavesNothingBehind(t *testing.T) {
 		t.Fatalf("%v (code %s)", err, fault.CodeOf(err))
 	}
 
-	o.Source, o.KeySize = spec.SourceTrusted, 64
-	if r, err = bench.Run(ctx, b.System(), o); err != nil || r.Times == nil || r.Times.Keys != o.Keys || r.Best == nil || r.Best.Cipher != "aes-xts-plain64" || b.Ring.Left() != 0 {
-		t.Errorf("%+v, %v", r, err)
+	for _, o.Source = range []string{spec.SourceTrusted, spec.SourceDev} {
+		if r, err = bench.Run(ctx, b.System(), o); err != nil || r.Best == nil || (r.Times != nil) != (o.Source == spec.SourceTrusted) || b.Ring.Left() != 0 {
+			t.Errorf("%s: %+v, %v", o.Source, r, err)
+		}
 	}
-	o.Source, o.KeySize = spec.SourceDev, 64
-	if r, err = bench.Run(ctx, b.System(), o); err != nil || r.Times != nil || r.Best == nil {
-		t.Errorf("%+v, %v", r, err)
+}
+
+// auto is measured with what provisioning would choose, each cipher of trusted keys with
+// keys of its own size.
+func TestMeasuresWhatProvisioningWouldChoose(t *testing.T) {
+	t.Parallel()
+	b := newBoard(crashtest.NewImage(2 * mib))
+	o := bench.Options{Device: "/dev/mmcblk2p3", Source: spec.SourceAuto, Each: time.Millisecond, Keys: 3}
+	sys := b.System()
+	run := func(want string) map[string]int {
+		t.Helper()
+		r, err := bench.Run(context.Background(), sys, o)
+		if err != nil || r.Best == nil || r.Source != want || r.Why == "" || r.Times == nil || r.Times.Keys != o.Keys || b.Ring.Left() != 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		sizes := map[string]int{}
+		for _, row := range r.Rows {
+			if row.Problem != "" {
+				t.Errorf("%+v", row)
+			}
+			sizes[row.Cipher] = row.KeySize
+		}
+		return sizes
+	}
+	run(spec.SourceCAAM)
+	sys.Chip = func() (source.Chip, error) { return nil, errors.New("no driver") }
+	all := map[string]int{"aes-xts-plain64": 64, keysource.Adiantum: 32, "aes-cbc-essiv:sha256": 32}
+	if got := run(spec.SourceTrusted); !maps.Equal(got, all) {
+		t.Errorf("measured %v", got)
+	}
+	o.KeySize = 64
+	if got := run(spec.SourceTrusted); !maps.Equal(got, map[string]int{"aes-xts-plain64": 64}) {
+		t.Errorf("keys of 64 bytes: %v", got)
+	}
+	o.KeySize = 0
+	b.NoCiphers = []string{"xts(aes)"}
+	r, err := bench.Run(context.Background(), sys, o)
+	if err != nil || r.Best == nil || r.Best.Cipher != keysource.Adiantum || r.Rows[0].Problem == "" || r.Rows[1].Cipher != keysource.Adiantum {
+		t.Errorf("a kernel without XTS: %+v, %v", r, err)
+	}
+	b.NoCiphers = []string{"xts(aes)", "adiantum(xchacha12,aes)", "cbc(aes)"}
+	_, err = bench.Run(context.Background(), sys, o)
+	refused(t, err, fault.SoftCipherMissing)
+	for _, wrong := range []bench.Options{{Source: spec.SourceAuto, KeySize: 48}, {Source: spec.SourceAuto, KeySize: 64, Wrap: "ecb"}, {Source: spec.SourceTrusted, KeySize: 16}} {
+		wrong.Device, wrong.Each, wrong.Keys = o.Device, o.Each, o.Keys
+		if _, err := bench.Run(context.Background(), sys, wrong); fault.ExitOf(err) != fault.ExitUsage {
+			t.Errorf("%+v: %v", wrong, err)
+		}
 	}
 }
 

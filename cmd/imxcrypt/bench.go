@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,8 +33,9 @@ func (a *app) benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "measure keys and ciphers on this board, and suggest settings",
 		Long: `Bench measures how long the CAAM or the trust source takes to make and to import a
-key, and the speed of dm-crypt with each sector size and set of flags that a volume may
-have. It works on a RAM disk (a file in /run), on --scratch FILE, which it makes and
+key, and the speed of dm-crypt with each cipher, sector size and set of flags that a
+volume may have. Without --source it takes the one that provisioning would choose; with
+trusted keys it recommends Adiantum where that is the faster cipher. It works on a RAM disk (a file in /run), on --scratch FILE, which it makes and
 removes, or on an empty --device, which is empty again afterwards. It touches no
 volume. The last lines are for the volume's entry in the configuration; a rotation
 gives an existing volume another sector size.
@@ -41,7 +43,7 @@ gives an existing volume another sector size.
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted),
 		Example: `  imxcrypt bench
   imxcrypt bench --device /dev/ram0 --each 2s
-  imxcrypt bench --source trusted --key-size 32
+  imxcrypt bench --source trusted
   imxcrypt bench --source dev --json`,
 		Args:              exactly(0, "no arguments"),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -51,30 +53,27 @@ gives an existing volume another sector size.
 	}
 	c.Flags().StringVar(&f.device, "device", "", "an empty block `DEVICE` to work on")
 	c.Flags().StringVar(&f.scratch, "scratch", "", "a `FILE` to make, work on and remove")
-	c.Flags().StringVar(&f.source, "source", spec.SourceCAAM, "where keys come from: caam, trusted, or dev for ciphers in software")
-	c.Flags().StringVar(&f.wrap, "wrap", "ccm", "how black keys are encrypted: ccm or ecb")
-	c.Flags().IntVar(&f.keySize, "key-size", 0, "bytes of a key (default 32 for caam, 64 for trusted and dev; 32 for adiantum)")
+	c.Flags().StringVar(&f.source, "source", spec.SourceAuto, "where keys come from: caam, trusted, auto for the one that works here, or dev for ciphers in software")
+	c.Flags().StringVar(&f.wrap, "wrap", "", "how black keys are encrypted: ccm or ecb (default ccm)")
+	c.Flags().IntVar(&f.keySize, "key-size", 0, "bytes of a key, for the ciphers that have such keys (default for each cipher its own)")
 	c.Flags().IntVar(&f.keys, "keys", 20, "how many keys to make and import")
 	c.Flags().DurationVar(&f.each, "each", 300*time.Millisecond, "how long to read and to write with each setting")
 	c.MarkFlagsMutuallyExclusive("device", "scratch")
-	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceAuto, spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("wrap", cobra.FixedCompletions([]string{"ccm", "ecb"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-func (f *benchFlags) check() error {
+func (f benchFlags) check() error {
 	switch {
-	case f.source != spec.SourceCAAM && f.source != spec.SourceTrusted && f.source != spec.SourceDev:
-		return fault.New(fault.Usage, fmt.Sprintf("--source %q is not caam, trusted or dev", f.source), nil)
-	case f.wrap != "ccm" && f.wrap != "ecb":
+	case !slices.Contains([]string{spec.SourceAuto, spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}, f.source):
+		return fault.New(fault.Usage, fmt.Sprintf("--source %q is not auto, caam, trusted or dev", f.source), nil)
+	case f.wrap != "" && f.wrap != "ccm" && f.wrap != "ecb":
 		return fault.New(fault.Usage, fmt.Sprintf("--wrap %q is not ccm or ecb", f.wrap), nil)
 	case f.keys < 1 || f.keys > 10000:
 		return fault.New(fault.Usage, "--keys must be from 1 to 10000", nil)
 	case f.each < time.Millisecond || f.each > time.Minute:
 		return fault.New(fault.Usage, "--each must be from 1ms to 1m", nil)
-	}
-	if f.keySize == 0 {
-		f.keySize = map[string]int{spec.SourceCAAM: 32, spec.SourceTrusted: 64, spec.SourceDev: 64}[f.source]
 	}
 	return nil
 }
@@ -110,7 +109,7 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 		first := true
 		o.Progress = func(r bench.Row) {
 			if first {
-				fmt.Fprintf(a.stdout, "%-26s %6s  %11s  %11s  %s\n", "CIPHER", "SECTOR", "WRITE", "READ", "FLAGS")
+				fmt.Fprintf(a.stdout, "%-36s %6s  %11s  %11s  %s\n", "CIPHER", "SECTOR", "WRITE", "READ", "FLAGS")
 				first = false
 			}
 			fmt.Fprintln(a.stdout, benchmarkLine(r))
@@ -129,13 +128,16 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 	if a.json {
 		return a.printJSON(r)
 	}
+	if r.Why != "" {
+		fmt.Fprintf(a.stdout, "source %s: %s\n", r.Source, r.Why)
+	}
 	if t := r.Times; t != nil {
 		fmt.Fprintf(a.stdout, "key made in %s, imported in %s (medians of %d)\n", milliseconds(time.Duration(t.Create)), milliseconds(time.Duration(t.Import)), t.Keys)
 	}
 	if r.Best == nil {
-		return fault.New(noCipher(f.source), "bench: no setting could be measured", nil)
+		return fault.New(noCipher(r.Source), "bench: no setting could be measured", nil)
 	}
-	fmt.Fprint(a.stdout, "recommended for the volume's entry in the configuration:\n"+recommendation(f, *r.Best))
+	fmt.Fprint(a.stdout, "recommended for the volume's entry in the configuration:\n"+recommendation(r.Source, *r.Best))
 	return nil
 }
 
@@ -150,10 +152,10 @@ func noCipher(source string) fault.Code {
 func benchmarkLine(r bench.Row) string {
 	flags := strings.Join(r.Flags, ",")
 	if r.Problem != "" {
-		return fmt.Sprintf("%-26s %6d  %s: %s", r.Cipher, r.SectorSize, or(flags), oneLine(r.Problem))
+		return fmt.Sprintf("%-36s %6d  %s: %s", r.Cipher, r.SectorSize, or(flags), oneLine(r.Problem))
 	}
 	rate := func(bytes float64) string { return fmt.Sprintf("%.1f MiB/s", bytes/(1<<20)) }
-	return strings.TrimRight(fmt.Sprintf("%-26s %6d  %11s  %11s  %s", r.Cipher, r.SectorSize, rate(r.Write), rate(r.Read), flags), " ")
+	return strings.TrimRight(fmt.Sprintf("%-36s %6d  %11s  %11s  %s", r.Cipher, r.SectorSize, rate(r.Write), rate(r.Read), flags), " ")
 }
 
 func milliseconds(d time.Duration) string {
@@ -162,10 +164,10 @@ func milliseconds(d time.Duration) string {
 
 // recommendation fits into a volume's entry as it is: indented as the other
 // fields are.
-func recommendation(f benchFlags, r bench.Row) string {
+func recommendation(source string, r bench.Row) string {
 	text := fmt.Sprintf("    sector_size: %d\n", r.SectorSize)
-	if f.source == spec.SourceTrusted {
-		text += fmt.Sprintf("    cipher: %s\n    key_size: %d\n", r.Cipher, f.keySize)
+	if source == spec.SourceTrusted {
+		text += fmt.Sprintf("    cipher: %s\n    key_size: %d\n", r.Cipher, r.KeySize)
 	}
 	if len(r.Flags) > 0 {
 		text += "    crypt_flags: [" + strings.Join(r.Flags, ", ") + "]\n"

@@ -16,7 +16,7 @@ func TestBench(t *testing.T) {
 	t.Parallel()
 	b := newRig(t, threeVolumes, "/dev/mmcblk2p3")
 	out, _ := b.must(t, exitDone, "bench", "--device", "/dev/mmcblk2p3", "--each", "1ms", "--keys", "2")
-	for _, want := range []string{"MiB/s", "4096", "key made in", "recommended for the volume's entry in the configuration:\n    sector_size: "} {
+	for _, want := range []string{"MiB/s", "4096", "key made in", "source caam: the CAAM's driver is there", "recommended for the volume's entry in the configuration:\n    sector_size: "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -36,7 +36,7 @@ func TestBench(t *testing.T) {
 func TestRecommendationIsConfiguration(t *testing.T) {
 	t.Parallel()
 	for _, flags := range [][]string{nil, {"same_cpu_crypt"}, {"same_cpu_crypt", "submit_from_crypt_cpus"}} {
-		text := "volumes:\n  - name: data\n    device: /dev/mmcblk2p3\n" + recommendation(benchFlags{}, bench.Row{SectorSize: 2048, Flags: flags})
+		text := "volumes:\n  - name: data\n    device: /dev/mmcblk2p3\n" + recommendation("caam", bench.Row{SectorSize: 2048, Flags: flags})
 		c, err := configs.Parse("imxcrypt.yaml", []byte(text))
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)

@@ -5,6 +5,7 @@ package dmtest
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
 	"fmt"
@@ -47,7 +48,7 @@ func (k *Kernel) newCrypt(c dmcrypt.Crypt) (*cryptPart, error) {
 	if k.o.NoCiphers == nil || !slices.Contains(k.o.NoCiphers(), spec.Algorithm) {
 		p.mode = modes[spec.Algorithm]
 	}
-	known := p.mode == "cbc" && slices.Contains([]string{"plain", "plain64", "eboiv"}, spec.IV) ||
+	known := p.mode == "cbc" && (slices.Contains([]string{"plain", "plain64", "eboiv"}, spec.IV) || spec.IV == "essiv" && spec.IVOptions == "sha256") ||
 		p.mode != "" && p.mode != "cbc" && slices.Contains([]string{"plain", "plain64"}, spec.IV)
 	if !known {
 		return nil, &dmcrypt.Error{Kind: dmcrypt.ErrNoCipher, Detail: string(c.Cipher), Err: unix.ENOENT,
@@ -118,7 +119,7 @@ func (p *cryptPart) crypt(data []byte, at int64, encrypt bool) error {
 			}
 			continue
 		}
-		iv := p.cbcIV(block, number)
+		iv := p.cbcIV(key, block, number)
 		if encrypt {
 			cipher.NewCBCEncrypter(block, iv).CryptBlocks(sector, sector)
 		} else {
@@ -145,15 +146,22 @@ func (p *cryptPart) plainNumber(number uint64) uint64 {
 
 // cbcIV makes the IV (drivers/md/dm-crypt.c). eboiv is the byte offset, which
 // it takes to be the number times the sector size also where the number counts
-// 512-byte sectors, encrypted as one block.
-func (p *cryptPart) cbcIV(block cipher.Block, number uint64) []byte {
+// 512-byte sectors, encrypted as one block. essiv is the number, encrypted with the hash
+// of the key.
+func (p *cryptPart) cbcIV(key []byte, block cipher.Block, number uint64) []byte {
 	iv := make([]byte, aes.BlockSize)
-	if p.iv == "eboiv" {
+	switch p.iv {
+	case "eboiv":
 		binary.LittleEndian.PutUint64(iv, number*uint64(p.sector))
-		block.Encrypt(iv, iv)
+	case "essiv":
+		binary.LittleEndian.PutUint64(iv, number)
+		salt := sha256.Sum256(key)
+		block, _ = aes.NewCipher(salt[:]) // of 32 bytes always
+	default:
+		binary.LittleEndian.PutUint64(iv, p.plainNumber(number))
 		return iv
 	}
-	binary.LittleEndian.PutUint64(iv, p.plainNumber(number))
+	block.Encrypt(iv, iv)
 	return iv
 }
 
