@@ -78,6 +78,7 @@ func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, d
 			return r, fault.New(fault.Usage, "--table", err)
 		}
 	}
+	r.cipher = keysource.Canonical(r.cipher)
 	if device != "" {
 		if err := m.sameDevice(ctx, device, data); err != nil {
 			return r, err

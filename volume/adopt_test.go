@@ -28,6 +28,8 @@ type byHand struct {
 	offset     uint64 // sectors
 	large      bool
 	wrap       caam.Wrap
+	// keySize is that of a trusted key, 0 for 64.
+	keySize int
 }
 
 func (h byHand) table(t *testing.T, key dmcrypt.KeyRef) dmcrypt.Table {

@@ -3,6 +3,7 @@
 package volume_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -12,25 +13,31 @@ import (
 	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/volume"
 	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
-// makeTrusted makes a volume as somebody does with keyctl and dmsetup: a trusted key of
-// 64 bytes, whose blob is saved as `keyctl pipe` prints it.
+// trustedKey refers to the key of such a volume: of 64 bytes, unless something else is said.
+func (h byHand) trustedKey() dmcrypt.KeyRef {
+	return dmcrypt.KeyRef{Size: cmp.Or(h.keySize, 64), Type: "trusted", Description: "kmk"}
+}
+
+// makeTrusted makes a volume as somebody does with keyctl and dmsetup: with a trusted key
+// whose blob is saved as `keyctl pipe` prints it.
 func (h byHand) makeTrusted(t *testing.T, disk volumetest.Store) *volumetest.Board {
 	t.Helper()
 	ctx := context.Background()
 	b := newBoard(disk)
-	_, blob, err := b.Chip.NewTrusted(64)
+	_, blob, err := b.Chip.NewTrusted(h.trustedKey().Size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := hex.EncodeToString(blob)
 	err = b.Ring.WithTrustedKey("kmk", "load "+text, func(func() ([]byte, error)) error {
-		n, err := b.DM.Activate(ctx, "byhand", "", h.table(t, dmcrypt.KeyRef{Size: 64, Type: "trusted", Description: "kmk"}), false)
+		n, err := b.DM.Activate(ctx, "byhand", "", h.table(t, h.trustedKey()), false)
 		if err != nil {
 			return err
 		}
@@ -61,7 +68,7 @@ func (h byHand) makeTrusted(t *testing.T, disk volumetest.Store) *volumetest.Boa
 
 func trustedAdopted(h byHand) spec.Volume {
 	s := trustedFrom(bothPlacements()["detached"])
-	s.SectorSize = h.sectorSize
+	s.SectorSize, s.Cipher, s.KeySize = h.sectorSize, keysource.Canonical(h.cipher), h.trustedKey().Size
 	return s
 }
 
@@ -74,6 +81,13 @@ func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 		"sectors of 512":           {cipher: "aes-xts-plain64", sectorSize: 512},
 		"sectors of 4096":          {cipher: "aes-xts-plain64", sectorSize: 4096},
 		"behind a partition table": {cipher: "aes-xts-plain64", sectorSize: 1024, offset: 2048},
+		"half the key":             {cipher: "aes-xts-plain64", sectorSize: 4096, keySize: 32},
+		"adiantum":                 {cipher: keysource.Adiantum, sectorSize: 4096, keySize: 32},
+		"essiv":                    {cipher: "aes-cbc-essiv:sha256", sectorSize: 512, keySize: 32},
+		// The device from its first sector, in the spelling that cryptsetup open --type plain was given.
+		"a plain device, xts":      {cipher: "capi:xts(aes)-plain64", sectorSize: 512, keySize: 64},
+		"a plain device, adiantum": {cipher: "xchacha12,aes-adiantum-plain64", sectorSize: 4096, keySize: 32},
+		"a plain device, essiv":    {cipher: "capi:cbc(aes)-essiv:sha256", sectorSize: 512, keySize: 32},
 	} {
 		for _, auto := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, auto %v", name, auto), func(t *testing.T) {
@@ -82,11 +96,14 @@ func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 				b := h.makeTrusted(t, disk)
 				s := trustedAdopted(h)
 				if auto {
-					s.Source, s.Cipher, s.KeySize = spec.SourceAuto, "", 0
+					s.Source = spec.SourceAuto
+					if s.Cipher == "aes-xts-plain64" && s.KeySize == 64 { // what trusted keys have if nothing is said
+						s.Cipher, s.KeySize = "", 0
+					}
 				}
 				before := disk.Bytes()
 				b.Disks[0].ReadOnly = true
-				line := h.table(t, dmcrypt.KeyRef{Size: 64, Type: "trusted", Description: "kmk"}).String()
+				line := h.table(t, h.trustedKey()).String()
 				r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Table: line, DryRun: true})
 				must(t, r, err)
 				r, err = b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Offset: h.offset})
@@ -160,7 +177,7 @@ func TestAdoptRefusesATrustedKeyThatDoesNotBelong(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	line := h.table(t, dmcrypt.KeyRef{Size: 64, Type: "trusted", Description: "kmk"}).String()
+	line := h.table(t, h.trustedKey()).String()
 	for name, c := range map[string]struct {
 		o    volume.AdoptOptions
 		code fault.Code

@@ -129,6 +129,22 @@ func CipherNames(source string) []string {
 	return names
 }
 
+// Canonical is the name that [Ciphers] has for a cipher which dm-crypt takes in another
+// spelling too, with the same bytes on the disk; any other cipher is unchanged. (Linux
+// 6.12, drivers/md/dm-crypt.c: both of its notations end in the same name of the kernel's
+// crypto API. aes-xts-plain is none of them: it numbers sectors otherwise beyond 2 TiB.)
+func Canonical(cipher string) string {
+	switch cipher {
+	case "capi:xts(aes)-plain64":
+		return "aes-xts-plain64"
+	case "xchacha12,aes-adiantum-plain64":
+		return Adiantum
+	case "capi:cbc(aes)-essiv:sha256":
+		return "aes-cbc-essiv:sha256"
+	}
+	return cipher
+}
+
 // KeySizes are those that a source's keys may have with a cipher; with a cipher that
 // is not the source's, those of its default.
 func KeySizes(source, cipher string) []int {

@@ -44,6 +44,39 @@ func TestTheTableIsWithinDMCryptsRules(t *testing.T) {
 	}
 }
 
+// A spelling is another's only where dm-crypt makes the same of both.
+func TestSpellingsOfACipher(t *testing.T) {
+	t.Parallel()
+	for spelled, want := range map[string]string{
+		"capi:xts(aes)-plain64": "aes-xts-plain64", "xchacha12,aes-adiantum-plain64": keysource.Adiantum,
+		"capi:cbc(aes)-essiv:sha256": "aes-cbc-essiv:sha256",
+	} {
+		if got := keysource.Canonical(spelled); got != want || !slices.Contains(keysource.CipherNames(keysource.Trusted), want) {
+			t.Errorf("%s is taken for %s", spelled, got)
+		}
+		one, err := dmcrypt.Cipher(spelled).Parse()
+		other, err2 := dmcrypt.Cipher(want).Parse()
+		if one != other || err != nil || err2 != nil {
+			t.Errorf("%s is not the same as %s: %+v, %v, %+v, %v", spelled, want, one, err, other, err2)
+		}
+	}
+	for _, other := range []string{
+		"aes-xts-plain", "aes-xts-plain64be", "capi:xts(aes)-plain", "capi:xts(aes)-essiv:sha256", "aes-cbc-essiv:sha1", "aes-cbc-plain64",
+		"xchacha20,aes-adiantum-plain64", "xchacha12,aes-adiantum-plain", "capi:adiantum(xchacha20,aes)-plain64", "serpent-xts-plain64", "",
+	} {
+		if got := keysource.Canonical(other); got != other {
+			t.Errorf("%q is taken for %s", other, got)
+		}
+	}
+	for _, source := range []string{keysource.CAAM, keysource.Trusted, keysource.Protected, keysource.Dev} {
+		for _, name := range keysource.CipherNames(source) {
+			if got := keysource.Canonical(name); got != name {
+				t.Errorf("%s is taken for %s", name, got)
+			}
+		}
+	}
+}
+
 func TestHardwareKeysAreUsedWithPlainIVs(t *testing.T) {
 	t.Parallel()
 	for _, name := range keysource.CipherNames(keysource.CAAM) {
