@@ -165,7 +165,23 @@ func TestTheKernelsCommands(t *testing.T) {
 		if want := []string{"ok", s.again, s.again, "ok", "ok"}; fmt.Sprint(answers) != fmt.Sprint(want) {
 			t.Errorf("a description that exists: %q, expected %q", answers, want)
 		}
+		if s.keys == vm.CAAM {
+			b.runsTestsOfKeyring()
+		}
 	})
+}
+
+// runsTestsOfKeyring: package keyring has the product's calls of these commands, and its
+// tests need a kernel with a trust source.
+func (b board) runsTestsOfKeyring() {
+	b.t.Helper()
+	const program = "/tmp/keyring.test"
+	b.PutFile(program, vm.BuildTest(b.t, "./keyring", "arm64"))
+	r := b.Sh("IMXCRYPT_TRUST_SOURCE=1 " + program + " -test.v -test.run Trusted")
+	b.t.Logf("%s", r.Stdout)
+	if r.Code != 0 || strings.Contains(r.Stdout, "--- SKIP") || strings.Count(r.Stdout, "--- PASS") < 5 {
+		b.t.Errorf("tests of package keyring: %v", r)
+	}
 }
 
 // Without a source the key type is not there.

@@ -19,7 +19,11 @@ func busy() []Entry {
 		{
 			Code:    fault.Busy,
 			Meaning: "Somebody has the device open; or the volume is suspended, by `dmsetup suspend` or `cryptsetup luksSuspend`, and its users wait.",
-			Remedy:  "`fuser -vm /dev/mapper/NAME`, then try again. A suspended volume: `imxcrypt unlock NAME`, which proves its key again.",
+			Messages: []string{
+				`"…": add … key: the thread has one of that name already: …`,
+			},
+			Cause:  "A key's name is taken only where the program itself uses the same key a second time, within one thread: a mistake in it.",
+			Remedy: "`fuser -vm /dev/mapper/NAME`, then try again. A suspended volume: `imxcrypt unlock NAME`, which proves its key again. A key's name that is taken: run the command again, since each run begins with an empty keyring, and report it.",
 		},
 		{
 			Code:    fault.LockHeld,
@@ -33,7 +37,7 @@ func busy() []Entry {
 			Code:    fault.KeyQuota,
 			Meaning: "The kernel's quota of keys for this user is used up.",
 			Messages: []string{
-				"\"…\": … logon key: the quota for keys is used up (/proc/sys/kernel/keys): …",
+				"\"…\": … … key: the quota for keys is used up (/proc/sys/kernel/keys): …",
 			},
 			Cause:  "`/proc/key-users` shows for each user how many keys and bytes are used, and how many are allowed.",
 			Remedy: "Raise `kernel.keys.root_maxkeys` and `kernel.keys.root_maxbytes` (for users other than root: `maxkeys`, `maxbytes`) with `sysctl -w`, and for good in `/etc/sysctl.d`; or find the program that leaks keys.",
