@@ -129,7 +129,7 @@ func driversAreUnchanged(t *testing.T, flavour, folder string) {
 	for _, file := range []string{
 		"drivers/crypto/caam/blob_gen.c", "drivers/crypto/caam/ctrl.c", "drivers/crypto/caam/jr.c", "drivers/crypto/mxs-dcp.c",
 		"security/keys/trusted-keys/trusted_core.c", "security/keys/trusted-keys/trusted_caam.c",
-		"security/keys/trusted-keys/trusted_dcp.c", "security/keys/trusted-keys/trusted_tpm2.c",
+		"security/keys/trusted-keys/trusted_dcp.c", "security/keys/trusted-keys/trusted_tpm2.c", "security/keys/trusted-keys/trusted_tee.c",
 		"drivers/md/dm-crypt.c",
 	} {
 		if !built[file] {
