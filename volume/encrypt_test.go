@@ -34,7 +34,7 @@ func encryptCases() map[string]spec.Volume {
 	ecb, dev := encryptSpec(), encryptSpec()
 	ecb.Wrap, ecb.SectorSize = "ecb", 512
 	dev.Source, dev.Wrap, dev.Cipher, dev.KeySize, dev.AllowInsecure = spec.SourceDev, "", "aes-xts-plain64", 64, true
-	return map[string]spec.Volume{"auto": auto(encryptSpec()), "ccm": encryptSpec(), "ecb, sectors of 512": ecb, "dev": dev}
+	return map[string]spec.Volume{"auto": auto(encryptSpec()), "ccm": encryptSpec(), "ecb, sectors of 512": ecb, "dev": dev, "trusted": trustedFrom(encryptSpec())}
 }
 
 // deviceCases are volumes whose header goes onto the device.
@@ -42,7 +42,7 @@ func deviceCases() map[string]spec.Volume {
 	s, ecb, dev := rotationSpec(rotationGap), rotationSpec(0), rotationSpec(rotationGap)
 	ecb.Wrap, ecb.SectorSize = "ecb", 512
 	dev.Source, dev.Wrap, dev.Cipher, dev.KeySize, dev.AllowInsecure = spec.SourceDev, "", "aes-xts-plain64", 64, true
-	return map[string]spec.Volume{"on the device": auto(s), "on the device, ecb, sectors of 512, no gap": ecb, "on the device, dev": dev}
+	return map[string]spec.Volume{"on the device": auto(s), "on the device, ecb, sectors of 512, no gap": ecb, "on the device, dev": dev, "on the device, trusted": trustedFrom(s)}
 }
 
 // allPlainCases are the volumes of both kinds.
