@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imxcrypt/caam"
+	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
@@ -131,6 +132,53 @@ func TestEncryptRefuses(t *testing.T) {
 				nothingPrivate(t, b, 0)
 			})
 		}
+	}
+}
+
+// Only ext4 is made smaller. Another filesystem that leaves no room for a header on the
+// device is refused, with the sizes and what helps; with its header in a file it is
+// encrypted, and a dry run says how long that takes.
+func TestEncryptOtherFilesystems(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for recording, c := range map[string]struct {
+		filesystem string
+		most       int64 // bytes that it may have
+		takes      string
+	}{
+		"xfs-sector-4096": {"xfs", 331083776, "18s"}, "btrfs": {"btrfs", 129757184, "8s"}, "f2fs": {"f2fs", 66580480, "4s"},
+	} {
+		t.Run(c.filesystem, func(t *testing.T) {
+			t.Parallel()
+			s, detached := rotationSpec(rotationGap), encryptSpec()
+			s.Filesystem.Type, detached.Filesystem.Type = c.filesystem, c.filesystem
+			run := record(caamtest.RandomChip(), recordedFilesystem(t, recording), crashtest.NewImage(volumetest.FilesSize))
+			size := run.disk.Size()
+			for _, dry := range []bool{true, false} {
+				_, err := run.board.Manager().Encrypt(ctx, s, volume.RotateOptions{DryRun: dry})
+				refused(t, err, fault.DeviceUnsuitable)
+				for _, part := range []string{
+					fmt.Sprintf("the %s filesystem on %s has %d bytes of %d", c.filesystem, s.Device, size, size),
+					fmt.Sprintf("needs it to have %d at most", c.most),
+					"make the partition larger", "set header: /path/of/a/file",
+				} {
+					if !strings.Contains(err.Error(), part) {
+						t.Errorf("%v: does not say %q", err, part)
+					}
+				}
+			}
+			r, err := run.board.Manager().Encrypt(ctx, detached, volume.RotateOptions{DryRun: true})
+			must(t, r.Result, err)
+			if says := fmt.Sprint(r.Steps); !strings.Contains(says, "at 18 MiB/s, as measured with emulated hardware, that takes about "+c.takes) {
+				t.Errorf("the dry run says %s", says)
+			}
+			for _, op := range run.rec.Log() {
+				if op.Kind == crashtest.Write {
+					t.Fatalf("written: %v", op)
+				}
+			}
+			nothingPrivate(t, run.board, 0)
+		})
 	}
 }
 

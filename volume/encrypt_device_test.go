@@ -39,6 +39,9 @@ func TestEncryptOnTheDevice(t *testing.T) {
 			if names := differs(before, snapshot(t, b, disk)); len(names) > 0 || len(dry.Steps) < 3 {
 				t.Fatalf("a dry run changed %q and says %+v", names, dry.Steps)
 			}
+			if says := fmt.Sprint(dry.Steps); !strings.Contains(says, "at 48 MiB/s, as measured with emulated hardware, that takes about 1s") {
+				t.Errorf("the dry run says %s", says)
+			}
 			r, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
 			must(t, r.Result, err)
 			if r.Already || r.Generation != 1 || r.Rotation.Total != rotationData || r.Rotation.Done != rotationData {

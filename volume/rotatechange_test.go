@@ -168,7 +168,7 @@ func TestSmallBlocksKeepSmallSectors(t *testing.T) {
 	for _, live := range []bool{false, true} {
 		t.Run(map[bool]string{false: "locked", true: "in use"}[live], func(t *testing.T) {
 			t.Parallel()
-			filesystem := recordedFilesystem(t, "ext4-1k")
+			filesystem := recordedFilesystem(t, "ext4-1k").Bytes()
 			disk := crashtest.NewImage(rotationHeader + rotationGap + int64(len(filesystem)))
 			b := newBoard(disk)
 			r, err := b.Manager().Provision(ctx, small, volume.ProvisionOptions{})
@@ -195,31 +195,33 @@ func TestSmallBlocksKeepSmallSectors(t *testing.T) {
 	}
 }
 
-// recordedFilesystem is one that a mkfs program made: internal/fsprobe has the recordings.
-func recordedFilesystem(t *testing.T, name string) []byte {
+// recordedFilesystem is a disk with a filesystem that a mkfs program made: internal/fsprobe has the recordings.
+func recordedFilesystem(t *testing.T, name string) *crashtest.Image {
 	t.Helper()
 	text, err := os.ReadFile("../internal/fsprobe/testdata/" + name + ".hex")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var image []byte
+	var disk *crashtest.Image
 	for line := range strings.Lines(string(text)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if key == "size" {
-			size, err := strconv.Atoi(value)
+			size, err := strconv.ParseInt(value, 10, 64)
 			if err != nil {
 				t.Fatal(err)
 			}
-			image = make([]byte, size)
+			disk = crashtest.NewImage(size)
 			continue
 		}
 		offset, err := strconv.ParseInt(key, 16, 64)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := hex.Decode(image[offset:], []byte(value)); err != nil {
+		row, err := hex.DecodeString(value)
+		if err != nil {
 			t.Fatal(err)
 		}
+		write(disk, row, offset)
 	}
-	return image
+	return disk
 }

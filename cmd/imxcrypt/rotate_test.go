@@ -137,8 +137,8 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// Only a rotation is stopped, not what another command does with a volume that is
-// called rotate.
+// What moves data is stopped, rotations and what is done in place, not what another
+// command does with a volume that is called rotate.
 func TestWhatRotates(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]bool{
@@ -147,6 +147,10 @@ func TestWhatRotates(t *testing.T) {
 		"imxcrypt --config /etc/x.yaml rotate data":                  true,
 		"imxcrypt -c rotate --verbose rotate --rate-limit 1MiB data": true,
 		"imxcrypt --log-level=debug rotate data":                     true,
+		"imxcrypt encrypt data":                                      true,
+		"imxcrypt encrypt --rate-limit 1MiB data":                    true,
+		"imxcrypt decrypt --yes data":                                true,
+		"imxcrypt status encrypt":                                    false,
 		"imxcrypt unlock rotate":                                     false,
 		"imxcrypt lock --all rotate":                                 false,
 		"imxcrypt provision rotate":                                  false,
