@@ -107,6 +107,25 @@ func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
 	}
 }
 
+// A filesystem that is to grow is grown by systemd once it is mounted, one that is not
+// is left as it is.
+func TestUnitsOfGrow(t *testing.T) {
+	t.Parallel()
+	for grow, want := range map[string]bool{"true": true, "false": false} {
+		units, err := boot.Units(parse(t, "volumes:\n  - {name: data, device: PARTLABEL=data, mount: /srv/my-data, grow: "+grow+"}\n"), boot.UnitOptions{Program: "/usr/bin/imxcrypt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(units, func(u boot.Unit) bool { return u.Path == `srv-my\x2ddata.mount` })
+		if i < 0 {
+			t.Fatalf("no unit mounts it: %v", units)
+		}
+		if wanted := strings.Contains(units[i].Text, `Wants=systemd-growfs@srv-my\x2ddata.service`+"\n"); wanted != want {
+			t.Errorf("grow: %s: the mount wants its growing: %v\n%s", grow, wanted, units[i].Text)
+		}
+	}
+}
+
 // What encrypts a plain device at boot writes a record first, and has the time for it.
 func TestUnitsOfOnPlaintext(t *testing.T) {
 	t.Parallel()

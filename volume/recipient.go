@@ -54,7 +54,7 @@ func (c copies) permitted(s spec.Volume) error {
 	if s.Source != spec.SourceCAAM {
 		why := "lies in a file"
 		if s.Source == spec.SourceTrusted {
-			why = "is never seen outside of the kernel, which takes no key that is given: back up the data instead, or decrypt the volume in place (`imxcrypt decrypt`) before the chip changes its state and encrypt it after"
+			why = "is never seen outside of the kernel, which takes no key that is given: back up the data instead, or, with the header in a file, decrypt the volume in place (`imxcrypt decrypt`) before the chip changes its state and encrypt it after"
 		}
 		return fault.Newf(fault.Usage, "a recovery copy is for keys of source caam; that of source %s %s", s.Source, why)
 	}

@@ -82,7 +82,7 @@ func TestNoRecoveryCopyOfATrustedKey(t *testing.T) {
 	b := newBoard(crashtest.NewImage(16 * mib))
 	_, err := volume.New(b.System()).Provision(context.Background(), trustedSpec(), volume.ProvisionOptions{Recipients: []string{"age1"}})
 	refused(t, err, fault.Usage)
-	for _, way := range []string{"back up the data", "`imxcrypt decrypt`"} {
+	for _, way := range []string{"back up the data", "with the header in a file", "`imxcrypt decrypt`"} {
 		if !strings.Contains(err.Error(), way) {
 			t.Errorf("%v: does not say %q", err, way)
 		}
