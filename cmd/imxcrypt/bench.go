@@ -35,10 +35,11 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: `Bench measures how long the CAAM or the trust source takes to make and to import a
 key, and the speed of dm-crypt with each cipher, sector size and set of flags that a
 volume may have. Without --source it takes the one that provisioning would choose; with
-trusted keys it recommends Adiantum where that is the faster cipher. It works on a RAM disk (a file in /run), on --scratch FILE, which it makes and
-removes, or on an empty --device, which is empty again afterwards. It touches no
-volume. The last lines are for the volume's entry in the configuration; a rotation
-gives an existing volume another sector size.
+trusted keys it recommends Adiantum where that is the faster cipher. It works on a RAM
+disk (a file in /run), on --scratch FILE, which it makes and removes, or on an empty
+--device, which is empty again afterwards. It touches no volume. The last lines are for
+the volume's entry in the configuration; a rotation gives an existing volume another
+sector size.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted),
 		Example: `  imxcrypt bench
