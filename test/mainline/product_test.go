@@ -58,6 +58,7 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 		note("after the plug was pulled in a rotation")
 		b.MustSh("imxcrypt verify data && imxcrypt rotate --resume-only data")
 		note("with another key")
+		b.encryptsInPlaceAndDecrypts()
 		if s.keys == vm.CAAM {
 			b.refusesAnotherTrustSource()
 			b.adoptsWhatWasMadeByHand()
@@ -92,6 +93,31 @@ func (b board) says(command string, code int, texts ...string) {
 			b.t.Errorf("expected code %d and %q of %s: %v", code, text, command, r)
 		}
 	}
+}
+
+// encryptsInPlaceAndDecrypts takes over a filesystem with a file in plain text, and gives
+// it back. Its header lies in the volume that is mounted.
+func (b board) encryptsInPlaceAndDecrypts() {
+	b.t.Helper()
+	b.Put("/etc/plain.yaml", []byte(`volumes:
+  - {name: plain, device: /dev/vdb, source: trusted, header: /data/plain.header, mount: /plain}
+`))
+	b.MustSh(`set -e; mkdir -p /plain; mkfs.ext4 -q -b 4096 /dev/vdb; mount -t ext4 /dev/vdb /plain
+		yes 'beside the young birch' | head -c 4096 >/plain/note; umount /plain; grep -q 'young birch' /dev/vdb
+		imxcrypt --config /etc/plain.yaml encrypt plain; ! grep -q 'young birch' /dev/vdb`)
+	note := func(when string) {
+		b.t.Helper()
+		if got := b.MustSh("head -n 1 /plain/note"); strings.TrimSpace(got) != "beside the young birch" {
+			b.t.Errorf("%s: %q", when, got)
+		}
+	}
+	note("encrypted in place")
+	b.MustSh(`set -e; imxcrypt --config /etc/plain.yaml lock plain; imxcrypt --config /etc/plain.yaml unlock --mount plain`)
+	note("encrypted in place, unlocked again")
+	b.MustSh(`set -e; imxcrypt --config /etc/plain.yaml lock plain; imxcrypt --config /etc/plain.yaml decrypt --yes plain
+		test ! -e /data/plain.header; e2fsck -fn /dev/vdb; mount -t ext4 /dev/vdb /plain`)
+	note("decrypted")
+	b.MustSh("umount /plain")
 }
 
 // plugPulledInARotation leaves the volume mounted, its data under two keys.
