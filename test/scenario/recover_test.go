@@ -128,10 +128,11 @@ func TestClosingTheChip(t *testing.T) {
 		x := b.bench(t)
 		x.chip("closed", "0", "1")
 		x.Put(x.dir+"/key.txt", []byte(id.String()+"\n"))
-		device, other := x.loop("disk"), x.loop("other")
+		device, other, late := x.loop("disk"), x.loop("other"), x.loop("late")
 		configure := func(more ...string) {
 			x.configureText(x.volume("data", device, append([]string{"mount: " + x.dir + "/mnt"}, more...)...) +
-				x.volume("other", other, append([]string{"required: false"}, more...)...))
+				x.volume("other", other, append([]string{"required: false"}, more...)...) +
+				x.volume("late", late, append([]string{"required: false"}, more...)...))
 		}
 		configure()
 		x.expect(6, "this chip is open", "provision", "data")
@@ -140,6 +141,9 @@ func TestClosingTheChip(t *testing.T) {
 		x.MustSh("echo 'the quick brown fox' > " + x.dir + "/mnt/fox")
 		x.expect(0, "other: unlocked", "provision", "other")
 		x.expect(0, "generation 2", "rotate", "other")
+		x.expect(0, "late: unlocked", "provision", "late")
+		x.expect(6, "has no recovery copy", "recover", "--identity", x.dir+"/key.txt", late)
+		x.expect(0, "generation 2", "rotate", "--recipient", id.Recipient().String(), "late")
 		x.expect(0, "open", "status")
 		x.expect(0, "locked", "lock", "--all")
 
@@ -150,6 +154,8 @@ func TestClosingTheChip(t *testing.T) {
 		x.expect(3, lost, "boot")
 		x.expect(3, lost, "unlock", "other")
 		x.expect(6, "has no recovery copy", "recover", "--identity", x.dir+"/key.txt", "--reseal", "other")
+		x.expect(0, "/dev/mapper/recovered-late", "recover", "--identity", x.dir+"/key.txt", late)
+		x.MustSh("e2fsck -fn /dev/mapper/recovered-late && dmsetup remove recovered-late")
 		x.expect(0, "sealed by this chip (closed)", "recover", "--identity", x.dir+"/key.txt", "--reseal", "data", "--fingerprint", fingerprint)
 		configure()
 		x.powerCycle()
