@@ -100,7 +100,7 @@ func TestADetachedHeaderOnAFullFilesystem(t *testing.T) {
 		device := x.loop("disk")
 		dir := x.dir + "/hdr"
 		header := dir + "/data.luks"
-		x.MustSh("mkdir -p " + x.dir + "/mnt && mkdir " + dir + " && mount -t tmpfs -o size=3M,mode=755 tmpfs " + dir)
+		x.MustSh("mkdir -p " + x.dir + "/mnt && mkdir " + dir + " && mount -t tmpfs -o size=12M,mode=755 tmpfs " + dir)
 		t.Cleanup(func() { x.Sh("umount " + dir) })
 		x.configure(device, "header: "+header)
 		x.expect(0, "mounted on", "provision", "data")
