@@ -5,6 +5,8 @@
 package mainline
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +42,10 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 		if dump := b.MustSh("dd if=/dev/vda bs=16k count=1 2>/dev/null | strings -n 8"); !strings.Contains(dump, `"trust":"`+trust+`"`) {
 			t.Errorf("the token does not name the trust source %s:\n%s", trust, dump)
 		}
+		key := regexp.MustCompile(` :64:trusted:imxcrypt:([0-9a-f-]{36}):1 `).FindStringSubmatch(b.MustSh("dmsetup table --showkeys data"))
+		if key == nil || !strings.Contains(b.MustSh("head -c 4096 /dev/vda | strings -n 36"), key[1]) {
+			t.Fatalf("the table does not name the first key of the volume: %q", key)
+		}
 		if keys := b.MustSh("cat /proc/keys"); strings.Contains(keys, "imxcrypt:") {
 			t.Errorf("a key is left in a keyring:\n%s", keys)
 		}
@@ -58,10 +64,15 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 		note("after the plug was pulled in a rotation")
 		b.MustSh("imxcrypt verify data && imxcrypt rotate --resume-only data")
 		note("with another key")
+		if table := b.MustSh("dmsetup table --showkeys data"); !strings.Contains(table, " :64:trusted:imxcrypt:"+key[1]+":2 ") {
+			t.Errorf("the table does not name the volume's second key: %s", table)
+		}
 		b.encryptsInPlaceAndDecrypts()
 		if s.keys == vm.CAAM {
+			b.measuresBothCiphers()
 			b.refusesAnotherTrustSource()
-			b.adoptsWhatWasMadeByHand()
+			b.adoptsWhatWasMadeByHand("aes-xts-plain64", "aes-xts-plain64", 64)
+			b.adoptsWhatWasMadeByHand("capi:adiantum(xchacha12,aes)-plain64", "xchacha12,aes-adiantum-plain64", 32)
 		}
 		b.MustSh("imxcrypt lock data && imxcrypt unlock --mount data")
 		note("unlocked again")
@@ -152,22 +163,41 @@ func (b board) refusesAnotherTrustSource() {
 	}
 }
 
-// adoptsWhatWasMadeByHand takes over a volume of keyctl and dmsetup.
-func (b board) adoptsWhatWasMadeByHand() {
+// measuresBothCiphers: without a word of where keys come from, the benchmark takes what is
+// there, and recommends one of the ciphers that provisioning chooses from.
+func (b board) measuresBothCiphers() {
 	b.t.Helper()
-	b.Put("/etc/hand.yaml", []byte(`volumes:
-  - {name: hand, device: /dev/vdb, source: trusted, header: /etc/hand.luks, mount: /hand}
-`))
-	b.MustSh(`set -e; mkdir -p /hand
-		keyctl session - sh -ec 'id=$(keyctl add trusted kmk "new 64" @s); keyctl pipe $id >/etc/hand.blob
-			dmsetup create byhand --table "0 32768 crypt aes-xts-plain64 :64:trusted:kmk 0 /dev/vdb 0 1 sector_size:4096"'
+	r := b.RunCommand(vm.Command{Argv: []string{"imxcrypt", "bench", "--each", "1ms", "--keys", "2"}, Timeout: 20 * time.Minute})
+	b.t.Logf("exit %d in %v\n%s%s", r.Code, r.Duration, r.Stdout, r.Stderr)
+	const xts, adiantum = "aes-xts-plain64", "capi:adiantum(xchacha12,aes)-plain64"
+	for _, cipher := range []string{xts, adiantum} {
+		if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(cipher) + ` +4096 .* MiB/s$`).MatchString(r.Stdout) {
+			b.t.Errorf("%s was not measured", cipher)
+		}
+	}
+	if r.Code != 0 || !strings.Contains(r.Stdout, "source trusted: ") ||
+		!strings.Contains(r.Stdout, "cipher: "+xts+"\n    key_size: 64\n") && !strings.Contains(r.Stdout, "cipher: "+adiantum+"\n    key_size: 32\n") {
+		b.t.Errorf("neither cipher is recommended: exit %d", r.Code)
+	}
+}
+
+// adoptsWhatWasMadeByHand takes over a volume of keyctl and dmsetup, whose table has the
+// cipher in a spelling of its own.
+func (b board) adoptsWhatWasMadeByHand(cipher, spelled string, keySize int) {
+	b.t.Helper()
+	b.Put("/etc/hand.yaml", fmt.Appendf(nil, `volumes:
+  - {name: hand%d, device: /dev/vdb, source: trusted, cipher: "%s", header: /etc/hand%[1]d.luks, mount: /hand}
+`, keySize, cipher))
+	b.MustSh(fmt.Sprintf(`set -e; mkdir -p /hand
+		keyctl session - sh -ec 'id=$(keyctl add trusted kmk "new %d" @s); keyctl pipe $id >/etc/hand.blob
+			dmsetup create byhand --table "0 32768 crypt %s :%[1]d:trusted:kmk 0 /dev/vdb 0 1 sector_size:4096"'
 		dmsetup mknodes; dmsetup table --showkeys byhand >/etc/hand.table
 		mkfs.ext4 -q -b 4096 /dev/mapper/byhand && mount -t ext4 /dev/mapper/byhand /hand
 		echo 'under the old oak' >/hand/note; umount /hand; dmsetup remove byhand; sha256sum /dev/vdb >/etc/hand.sum
-		imxcrypt --config /etc/hand.yaml adopt hand --blob /etc/hand.blob --table "$(cat /etc/hand.table)"
+		imxcrypt --config /etc/hand.yaml adopt hand%[1]d --blob /etc/hand.blob --table "$(cat /etc/hand.table)"
 		sha256sum -c /etc/hand.sum >/dev/null
-		imxcrypt --config /etc/hand.yaml unlock --mount hand`)
-	if got := b.MustSh("cat /hand/note; imxcrypt --config /etc/hand.yaml lock hand >/dev/null"); strings.TrimSpace(got) != "under the old oak" {
-		b.t.Errorf("adopted: %q", got)
+		imxcrypt --config /etc/hand.yaml unlock --mount hand%[1]d`, keySize, spelled))
+	if got := b.MustSh(fmt.Sprintf("cat /hand/note; imxcrypt --config /etc/hand.yaml lock hand%d >/dev/null", keySize)); strings.TrimSpace(got) != "under the old oak" {
+		b.t.Errorf("%s, adopted: %q", spelled, got)
 	}
 }
