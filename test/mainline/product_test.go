@@ -23,7 +23,8 @@ const trustedVolume = `volumes:
 `
 
 // The main job with the kernel's own drivers: provisioned, unlocked at boot after a
-// power cycle, given another key in use, and not opened by another chip.
+// power cycle, not opened while its sealed key is damaged, given another key in use, and
+// not opened by another chip.
 func TestAVolumeWithATrustedKey(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
 		m := vm.Mainline{Keys: s.keys, Kernel: s.kernel}
@@ -32,8 +33,9 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 			m.TPM = vm.NewTPM(t)
 			other = vm.Mainline{Keys: s.keys, Kernel: s.kernel, TPM: vm.NewTPM(t)}
 		}
+		disk := vm.NewDisk(t, 64<<20)
 		b := board{t: t, Machine: vm.Start(t, vm.Config{
-			Arch: vm.ARM64, Mainline: &m, Disks: []*vm.Disk{vm.NewDisk(t, 64<<20), vm.NewDisk(t, 16<<20)},
+			Arch: vm.ARM64, Mainline: &m, Disks: []*vm.Disk{disk, vm.NewDisk(t, 16<<20)},
 			Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", "arm64"),
 		})}
 		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(trustedVolume))
@@ -50,16 +52,22 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 			t.Errorf("a key is left in a keyring:\n%s", keys)
 		}
 
-		b.Restart()
-		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(trustedVolume))
-		b.MustSh("mkdir -p /data && imxcrypt boot")
+		b.MustSh("imxcrypt header backup data /tmp/header")
+		header := b.Get("/tmp/header")
+		b.Restart(func(*vm.Config) { damageBlob(t, disk) })
+		b.configure(trustedVolume)
+		b.says("imxcrypt unlock data", 3, "the trust source "+trust+" rejected the sealed key")
+		b.says("imxcrypt status --json data; true", 0, `"blob-rejected"`)
+		b.MustSh("! test -e /dev/mapper/data")
+		b.Put("/tmp/header", header)
+		b.MustSh("imxcrypt header restore --yes data /tmp/header && imxcrypt boot")
 		note := func(when string) {
 			t.Helper()
 			if got := b.MustSh("cat /data/note"); strings.TrimSpace(got) != "meet me at the old oak" {
 				t.Errorf("%s: %q", when, got)
 			}
 		}
-		note("after a power cycle")
+		note("after a power cycle, the header restored")
 		b.plugPulledInARotation(trustedVolume)
 		note("after the plug was pulled in a rotation")
 		b.MustSh("imxcrypt verify data && imxcrypt rotate --resume-only data")
@@ -131,19 +139,36 @@ func (b board) encryptsInPlaceAndDecrypts() {
 	b.MustSh("umount /plain")
 }
 
-// plugPulledInARotation leaves the volume mounted, its data under two keys.
+// plugPulledInARotation leaves the volume mounted, its data under two keys. What a program
+// has synced to it by then is there afterwards.
 func (b board) plugPulledInARotation(config string) {
 	b.t.Helper()
+	diary := b.Start("sh", "-c", `i=0
+		while printf '%4095d\n' $i | dd of=/data/diary bs=4k oflag=append conv=notrunc,fsync 2>/dev/null; do echo $i; i=$((i + 1)); done`)
+	synced := func() int { return strings.Count(diary.Stdout(), "\n") }
 	b.Start("imxcrypt", "rotate", "--rate-limit", "1MiB", "data")
-	for tries := 0; !strings.Contains(b.MustRun("dmsetup", "ls"), "data:hot"); tries++ {
+	moving := -1 // what was synced before a zone moved
+	for tries := 0; moving < 0 || synced() < moving+3; tries++ {
+		if moving < 0 && strings.Contains(b.MustRun("dmsetup", "ls"), "data:hot") {
+			moving = synced()
+		}
 		if time.Sleep(100 * time.Millisecond); tries > 1800 {
-			b.t.Fatal("the rotation does not move a zone")
+			b.t.Fatalf("the rotation does not move a zone, or nothing is written meanwhile: %d pages, then %d", moving, synced())
 		}
 	}
+	pages := synced()
 	b.Restart()
 	b.configure(config)
 	if r := b.Sh("imxcrypt boot"); r.Code != 0 || !strings.Contains(r.Stderr, "half-way through a rotation") {
 		b.t.Errorf("boot: %v", r)
+	}
+	b.t.Logf("%d pages were synced, %d of them before a zone moved", pages, moving)
+	var want strings.Builder
+	for i := range pages {
+		fmt.Fprintf(&want, "%4095d\n", i)
+	}
+	if got := b.Get("/data/diary"); !strings.HasPrefix(string(got), want.String()) {
+		b.t.Errorf("%d pages were synced before the cut, and not all of them are there: %d bytes, the last %.4095s", pages, len(got), got[max(0, len(got)-4096):])
 	}
 }
 
