@@ -110,7 +110,7 @@ func soakOnly(t *testing.T) {
 // How keys are made, read and loaded, and what says that they cannot be.
 func TestTheKernelsCommands(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
-		b := start(t, vm.Mainline{Keys: s.keys, Kernel: s.kernel})
+		b := start(t, vm.Mainline{Keys: s.keys, Kernel: s.kernel}, vm.NewDisk(t, 8<<20))
 
 		// A probe of the key type says that there is a source, and makes nothing.
 		b.expect("EINVAL", add("probe")...)
@@ -166,21 +166,22 @@ func TestTheKernelsCommands(t *testing.T) {
 			t.Errorf("a description that exists: %q, expected %q", answers, want)
 		}
 		if s.keys == vm.CAAM {
-			b.runsTestsOfKeyring()
+			b.runsTests(s, "./keyring", "Trusted", 5)
 		}
+		b.runsTests(s, "./volume/source", "OverTheKernel", 10)
 	})
 }
 
-// runsTestsOfKeyring: package keyring has the product's calls of these commands, and its
-// tests need a kernel with a trust source.
-func (b board) runsTestsOfKeyring() {
+// runsTests runs tests of a package that has the product's calls of these commands: they
+// need a kernel with a trust source.
+func (b board) runsTests(s source, pkg, pattern string, atLeast int) {
 	b.t.Helper()
-	const program = "/tmp/keyring.test"
-	b.PutFile(program, vm.BuildTest(b.t, "./keyring", "arm64"))
-	r := b.Sh("IMXCRYPT_TRUST_SOURCE=1 " + program + " -test.v -test.run Trusted")
+	const program = "/tmp/package.test"
+	b.PutFile(program, vm.BuildTest(b.t, pkg, "arm64"))
+	r := b.Sh("IMXCRYPT_TRUST_SOURCE=" + string(s.keys) + " " + program + " -test.v -test.run " + pattern)
 	b.t.Logf("%s", r.Stdout)
-	if r.Code != 0 || strings.Contains(r.Stdout, "--- SKIP") || strings.Count(r.Stdout, "--- PASS") < 5 {
-		b.t.Errorf("tests of package keyring: %v", r)
+	if r.Code != 0 || strings.Contains(r.Stdout, "--- SKIP") || strings.Count(r.Stdout, "--- PASS") < atLeast {
+		b.t.Errorf("tests of %s: %v", pkg, r)
 	}
 }
 

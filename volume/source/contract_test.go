@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -31,8 +32,11 @@ const uuid = "5b5ae3a8-3c5a-4b7a-9d3a-2f6d7c1e0a11"
 // survives between calls of open.
 type board struct {
 	open func(t testing.TB) source.Source
-	// red returns the key that the cipher would use for a kernel key's payload.
-	red func(payload []byte) ([]byte, error)
+	// red returns the key that the cipher uses for what the calling thread has in its
+	// keyring, or as many bytes that tell that key from any other.
+	red func(ref dmcrypt.KeyRef) ([]byte, error)
+	// left counts the source's keys in all keyrings.
+	left func() int
 	// damage damages what the source stores outside of the blob; nil if nothing.
 	damage func(t testing.TB, r source.Request)
 }
@@ -42,11 +46,11 @@ type contract struct {
 	name   string
 	wraps  []caam.Wrap
 	sizes  []int // of keys, in bytes
-	board  func(t testing.TB, ring source.Keyring) board
+	board  func() board
 	absent fault.Code // on another board
 	// damaged lists the codes of a damaged key.
 	damaged []fault.Code
-	// mismatch is the code of a key of another size.
+	// mismatch is the code of a key of another size; empty where the cipher refuses it.
 	mismatch fault.Code
 	// late: the hardware is not asked before the key is used, and refuses then.
 	late bool
@@ -58,10 +62,10 @@ func contracts() []contract {
 		name:  spec.SourceCAAM,
 		wraps: []caam.Wrap{caam.ECB, caam.CCM},
 		sizes: []int{16, 32},
-		board: func(t testing.TB, ring source.Keyring) board {
+		board: func() board {
 			chip := caamtest.RandomChip()
-			from := source.Sources{Chip: func() (source.Chip, error) { return chip, nil }, Keyring: ring}
-			return board{open: opener(from, spec.SourceCAAM), red: chip.Unwrap}
+			from := source.Sources{Chip: func() (source.Chip, error) { return chip, nil }}
+			return fake(&volumetest.Ring{}, from, spec.SourceCAAM, chip.Unwrap)
 		},
 		absent:   fault.BlobRejected,
 		damaged:  []fault.Code{fault.BlobDamaged, fault.BlobRejected},
@@ -70,12 +74,8 @@ func contracts() []contract {
 		name:  spec.SourceTrusted,
 		wraps: []caam.Wrap{""},
 		sizes: []int{32, 64},
-		board: func(t testing.TB, ring source.Keyring) board {
-			ring.(*volumetest.Ring).Trust = caamtest.RandomChip()
-			return board{
-				open: opener(source.Sources{Keyring: ring}, spec.SourceTrusted),
-				red:  func(payload []byte) ([]byte, error) { return payload, nil },
-			}
+		board: func() board {
+			return fake(&volumetest.Ring{Trust: caamtest.RandomChip()}, source.Sources{}, spec.SourceTrusted, itself)
 		},
 		absent: fault.BlobRejected,
 		// A blob that was cut may have the form of another trust source's.
@@ -85,10 +85,9 @@ func contracts() []contract {
 		name:  keysource.Protected,
 		wraps: []caam.Wrap{caam.ECB, caam.CCM},
 		sizes: []int{32},
-		board: func(t testing.TB, ring source.Keyring) board {
+		board: func() board {
 			chip := caamtest.RandomChip()
-			ring.(*volumetest.Ring).Trust = chip
-			return board{open: opener(source.Sources{Keyring: ring}, keysource.Protected), red: chip.UnwrapProtected}
+			return fake(&volumetest.Ring{Trust: chip}, source.Sources{}, keysource.Protected, chip.UnwrapProtected)
 		},
 		damaged:  []fault.Code{fault.BlobDamaged, fault.BlobRejected},
 		mismatch: fault.BlobDamaged,
@@ -97,29 +96,46 @@ func contracts() []contract {
 		name:  spec.SourceDev,
 		wraps: []caam.Wrap{""},
 		sizes: []int{16, 32},
-		board: func(t testing.TB, ring source.Keyring) board {
+		board: func() board {
 			files := volumetest.NoFiles()
-			from := source.Sources{Keyring: ring, Files: files, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)}
-			return board{
-				open: opener(from, spec.SourceDev),
-				red:  func(payload []byte) ([]byte, error) { return payload, nil },
-				damage: func(t testing.TB, r source.Request) {
-					path := source.Dev{Dir: stateDir}.Path(r)
-					whole, err := files.Read(path, atomicfile.ReadOptions{MaxSize: 64})
-					if err == nil {
-						err = files.Replace(path, whole[:len(whole)-1], 0o600)
-					}
-					if err != nil {
-						t.Fatal(err)
-					}
-				},
+			from := source.Sources{Files: files, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)}
+			b := fake(&volumetest.Ring{}, from, spec.SourceDev, itself)
+			b.damage = func(t testing.TB, r source.Request) {
+				path := source.Dev{Dir: stateDir}.Path(r)
+				whole, err := files.Read(path, atomicfile.ReadOptions{MaxSize: 64})
+				if err == nil {
+					err = files.Replace(path, whole[:len(whole)-1], 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
+			return b
 		},
 		absent:   fault.KeyFileDamaged,
 		damaged:  []fault.Code{fault.KeyFileDamaged},
 		mismatch: fault.KeyFileDamaged,
 	}}
 }
+
+// fake is a board whose keyrings show what is in them.
+func fake(ring *volumetest.Ring, from source.Sources, keys string, unwrap func([]byte) ([]byte, error)) board {
+	from.Keyring = ring
+	red := func(ref dmcrypt.KeyRef) ([]byte, error) {
+		payload, err := ring.Find(unix.Gettid(), ref.Type, ref.Description)
+		if err != nil {
+			return nil, err
+		}
+		if ref.Size != len(payload) {
+			return nil, fmt.Errorf("used as %+v, with a payload of %d bytes", ref, len(payload))
+		}
+		return unwrap(payload)
+	}
+	return board{open: opener(from, keys), red: red, left: ring.Left}
+}
+
+// itself is the key of a payload that is no wrapped one.
+func itself(payload []byte) ([]byte, error) { return payload, nil }
 
 const stateDir = "/var/lib/imxcrypt"
 
@@ -138,39 +154,40 @@ func opener(from source.Sources, keys string) func(testing.TB) source.Source {
 	}
 }
 
-// subject is a board with the ring of its threads.
+// subject is a board under the contract of its source.
 type subject struct {
 	board
 	contract
-	ring *volumetest.Ring
 }
 
-func (c contract) subject(t testing.TB) subject {
-	ring := &volumetest.Ring{}
-	return subject{board: c.board(t, ring), contract: c, ring: ring}
+func (c contract) subject() subject { return subject{board: c.board(), contract: c} }
+
+// clauses are what the contract of [source.Source] and [source.Key] says, by its words.
+func clauses() map[string]func(*testing.T, subject, source.Request) {
+	return map[string]func(*testing.T, subject, source.Request){
+		"a blob opens to the key that was created":     opensToItsKey,
+		"generations have different keys":              generationsDiffer,
+		"a repeated create yields a key that opens":    repeatedCreate,
+		"a sample is a key that nothing remembers":     sampled,
+		"another board's key is refused":               otherBoard,
+		"a damaged key is refused":                     damagedKey,
+		"a key of another size is refused":             otherSize,
+		"a wiped key refuses use":                      wipedKey,
+		"a key is visible to the calling thread alone": visibleToOneThread,
+		"a failed use leaves no key behind":            failedUse,
+	}
 }
 
-// Every key source keeps the contract of [source.Source] and [source.Key].
+// Every key source keeps the contract.
 func TestKeySources(t *testing.T) {
 	t.Parallel()
 	for _, c := range contracts() {
 		for _, wrap := range c.wraps {
 			r := source.Request{UUID: uuid, Generation: 1, Wrap: wrap, KeySize: 32}
-			for name, test := range map[string]func(*testing.T, subject, source.Request){
-				"a blob opens to the key that was created":     opensToItsKey,
-				"generations have different keys":              generationsDiffer,
-				"a repeated create yields a key that opens":    repeatedCreate,
-				"a sample is a key that nothing remembers":     sampled,
-				"another board's key is refused":               otherBoard,
-				"a damaged key is refused":                     damagedKey,
-				"a key of another size is refused":             otherSize,
-				"a wiped key refuses use":                      wipedKey,
-				"a key is visible to the calling thread alone": visibleToOneThread,
-				"a failed use leaves no key behind":            failedUse,
-			} {
+			for name, test := range clauses() {
 				t.Run(c.name+" "+string(wrap)+"/"+name, func(t *testing.T) {
 					t.Parallel()
-					test(t, c.subject(t), r)
+					test(t, c.subject(), r)
 				})
 			}
 		}
@@ -202,15 +219,11 @@ func (s subject) redKey(t testing.TB, key source.Key, size int) []byte {
 	t.Helper()
 	const description = "imxcrypt:" + uuid + ":1"
 	var red []byte
-	err := key.Use(description, func(ref dmcrypt.KeyRef) error {
-		payload, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description)
-		if err != nil {
-			return err
+	err := key.Use(description, func(ref dmcrypt.KeyRef) (err error) {
+		if ref.Description != description {
+			t.Errorf("used as %+v", ref)
 		}
-		if ref.Description != description || ref.Size != len(payload) {
-			t.Errorf("used as %+v, with a payload of %d bytes", ref, len(payload))
-		}
-		red, err = s.red(payload)
+		red, err = s.red(ref)
 		return err
 	})
 	if err != nil {
@@ -225,13 +238,15 @@ func (s subject) redKey(t testing.TB, key source.Key, size int) []byte {
 // refuses reports whether the hardware refuses a key that was opened, and wipes it.
 func (s subject) refuses(key source.Key) bool {
 	defer key.Wipe()
-	return errors.Is(key.Use("imxcrypt:"+uuid+":1", func(ref dmcrypt.KeyRef) error {
-		payload, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description)
-		if err == nil {
-			_, err = s.red(payload)
-		}
+	return errors.Is(s.use(key), unix.EBADMSG)
+}
+
+// use has the cipher take a key.
+func (s subject) use(key source.Key) error {
+	return key.Use("imxcrypt:"+uuid+":1", func(ref dmcrypt.KeyRef) error {
+		_, err := s.red(ref)
 		return err
-	}), unix.EBADMSG)
+	})
 }
 
 func opensToItsKey(t *testing.T, s subject, r source.Request) {
@@ -290,7 +305,7 @@ func sampled(t *testing.T, s subject, r source.Request) {
 
 func otherBoard(t *testing.T, s subject, r source.Request) {
 	_, blob := s.create(t, r)
-	other := s.contract.subject(t)
+	other := s.contract.subject()
 	key, err := other.open(t).Open(context.Background(), r, blob)
 	if s.late {
 		if err != nil || !other.refuses(key) {
@@ -351,8 +366,15 @@ func damagedKey(t *testing.T, s subject, r source.Request) {
 
 func otherSize(t *testing.T, s subject, r source.Request) {
 	_, blob := s.create(t, r)
-	r.KeySize = 16
+	r.KeySize = 64
 	key, err := s.open(t).Open(context.Background(), r, blob)
+	if s.mismatch == "" && err == nil {
+		defer key.Wipe()
+		if err := s.use(key); !errors.Is(err, unix.EINVAL) {
+			t.Errorf("used: %v", err)
+		}
+		return
+	}
 	if fault.CodeOf(err) != s.mismatch || key != nil {
 		t.Errorf("%v (code %s), want %s", err, fault.CodeOf(err), s.mismatch)
 	}
@@ -375,21 +397,21 @@ func wipedKey(t *testing.T, s subject, r source.Request) {
 
 func visibleToOneThread(t *testing.T, s subject, r source.Request) {
 	key, _ := s.create(t, r)
-	if n := s.ring.Left(); n != 0 {
+	if n := s.left(); n != 0 {
 		t.Errorf("%d keys are in a keyring before use", n)
 	}
 	err := key.Use("imxcrypt:"+uuid+":1", func(ref dmcrypt.KeyRef) error {
-		if _, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description); err != nil {
+		if _, err := s.red(ref); err != nil {
 			t.Errorf("the calling thread does not see the key: %v", err)
 		}
-		if n := s.ring.Left(); n != 1 {
+		if n := s.left(); n != 1 {
 			t.Errorf("the key is in %d keyrings", n)
 		}
 		seen := make(chan error)
 		go func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			_, err := s.ring.Find(unix.Gettid(), ref.Type, ref.Description)
+			_, err := s.red(ref)
 			seen <- err
 		}()
 		if err := <-seen; err == nil {
@@ -400,7 +422,7 @@ func visibleToOneThread(t *testing.T, s subject, r source.Request) {
 	if err != nil {
 		t.Error(err)
 	}
-	if n := s.ring.Left(); n != 0 {
+	if n := s.left(); n != 0 {
 		t.Errorf("%d keys are in a keyring after use", n)
 	}
 }
@@ -411,7 +433,7 @@ func failedUse(t *testing.T, s subject, r source.Request) {
 	if !errors.Is(err, unix.EINVAL) {
 		t.Errorf("the error of the use is lost: %v", err)
 	}
-	if n := s.ring.Left(); n != 0 {
+	if n := s.left(); n != 0 {
 		t.Errorf("%d keys are in a keyring", n)
 	}
 }
