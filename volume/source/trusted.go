@@ -148,7 +148,7 @@ func (t trusted) explainOpen(err error, sealedBy string) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return fault.New(fault.TrustMissing, "this kernel has no trust source", err)
-	case !errors.Is(err, unix.EBADMSG) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EFAULT) && !errors.Is(err, unix.EPERM):
+	case !errors.Is(err, unix.EBADMSG) && !malformed(err) && !errors.Is(err, unix.EFAULT) && !errors.Is(err, unix.EPERM):
 		return err
 	}
 	const size = 32
@@ -158,7 +158,7 @@ func (t trusted) explainOpen(err error, sealedBy string) error {
 		if is := keysource.TrustOf(blob, size); is != "" && is != sealedBy {
 			return fault.New(fault.TrustOther, fmt.Sprintf("the key was sealed by the trust source %s, and the kernel's is %s", sealedBy, is), err)
 		}
-		if errors.Is(err, unix.EINVAL) && sealedBy != keysource.TrustTEE {
+		if malformed(err) && sealedBy != keysource.TrustTEE {
 			return fault.New(fault.BlobDamaged, "the trust source "+sealedBy+" does not know the sealed key's form: it is damaged", err)
 		}
 	case errors.Is(makeErr, unix.EPERM) && sealedBy == keysource.TrustTPM:
@@ -168,6 +168,10 @@ func (t trusted) explainOpen(err error, sealedBy string) error {
 	}
 	return fault.New(fault.BlobRejected, "the trust source "+sealedBy+" rejected the sealed key: made by another chip or in another security state, or damaged", err)
 }
+
+// malformed is the kernel's answer to a blob that it cannot read; for a TPM's, also to one
+// with a length in it that is larger than the blob.
+func malformed(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.E2BIG) }
 
 // trustedKey is a sealed key that the kernel opens where a table needs it. It holds no
 // secret.

@@ -64,6 +64,7 @@ func TestWhyASealedKeyDoesNotOpen(t *testing.T) {
 		"another chip, tpm":                 {"tpm", answers{loads: unix.EPERM, makes: unix.EINVAL, blob: blobOf("tpm")}, fault.BlobRejected},
 		"damaged, dcp":                      {"dcp", answers{loads: unix.EINVAL, blob: blobOf("dcp")}, fault.BlobDamaged},
 		"damaged, tpm":                      {"tpm", answers{loads: unix.EINVAL, makes: unix.EINVAL, blob: blobOf("tpm")}, fault.BlobDamaged},
+		"damaged length, tpm":               {"tpm", answers{loads: unix.E2BIG, makes: unix.EINVAL, blob: blobOf("tpm")}, fault.BlobDamaged},
 		"caam's, and the kernel uses dcp":   {"caam", answers{loads: unix.EINVAL, blob: blobOf("dcp")}, fault.TrustOther},
 		"dcp's, and the kernel uses caam":   {"dcp", answers{loads: unix.EBADMSG, blob: blobOf("caam")}, fault.TrustOther},
 		"tpm's, and the kernel uses caam":   {"tpm", answers{loads: unix.EBADMSG, blob: blobOf("caam")}, fault.TrustOther},
