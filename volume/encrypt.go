@@ -239,7 +239,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		err = x.locked(ctx, func() error { return x.tryKernel(ctx, x.s) })
 	}
 	if err == nil {
-		// The trial's key may have told what no fuse does.
+		// The trial's key may have shown what no fuse does.
 		if state, err = x.stateAllowed(); err == nil {
 			h.Next.Token.State = state
 		}

@@ -271,12 +271,7 @@ func TestTheLogOfAnotherVolumeStays(t *testing.T) {
 	other.Name = s.Name + "-b"
 	chip, _, files := halfShrunk(t, other)
 	b := boardOver(chip, fullSize(t), files)
-	var log string
-	for _, name := range b.Files.Names() {
-		if filepath.Ext(name) == ".shrink" {
-			log = name
-		}
-	}
+	log := shrinkLog(b)
 	rr, err := b.Manager().Encrypt(context.Background(), s, volume.RotateOptions{InitOnly: true})
 	must(t, rr.Result, err)
 	if _, err := b.Files.Read(log, readAll()); err != nil {
@@ -308,6 +303,16 @@ func halfShrunk(t *testing.T, s spec.Volume) (chip *caamtest.Chip, disk, files *
 	}
 	t.Fatal("no such state")
 	return nil, nil, nil
+}
+
+// shrinkLog is the file of a log; empty if there is none.
+func shrinkLog(b *volumetest.Board) string {
+	for _, name := range b.Files.Names() {
+		if filepath.Ext(name) == ".shrink" {
+			return name
+		}
+	}
+	return ""
 }
 
 // In the middle no other command writes, and none takes the device for empty.
@@ -352,12 +357,7 @@ func TestAFilesystemHalfMadeSmaller(t *testing.T) {
 	}
 
 	// Another log is not written, and the right one is found in another folder.
-	var file string
-	for _, name := range b.Files.Names() {
-		if strings.HasSuffix(name, ".shrink") {
-			file = name
-		}
-	}
+	file := shrinkLog(b)
 	log, err := b.Files.Read(file, atomicfile.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 			return p, err
 		}
 	}
-	// A key may have told what no fuse does.
+	// A key may have shown what no fuse does.
 	p.state, err = x.stateAllowed()
 	return p, err
 }

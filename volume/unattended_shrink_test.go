@@ -140,12 +140,7 @@ func TestWhatWasMadeSmallerIsCheckedFirst(t *testing.T) {
 	s := rotationSpec(rotationGap)
 	chip, disk, files := halfShrunk(t, s)
 	b := boardOver(chip, disk, files)
-	log := ""
-	for _, name := range b.Files.Names() {
-		if strings.HasSuffix(name, ".shrink") {
-			log = name
-		}
-	}
+	log := shrinkLog(b)
 	kept, err := b.Files.Read(log, atomicfile.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -34,8 +34,7 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 	}
 	if err := k.Mapper.Suspend(ctx, hot, Quietly); err != nil {
 		// Back to the table before, whose zone was released.
-		return errors.Join(err, k.Mapper.Clear(overlay), k.resume(hot),
-			k.resume(overlay))
+		return errors.Join(err, k.Mapper.Clear(overlay), k.resume(hot), k.resume(overlay))
 	}
 	if err := k.resume(overlay); err != nil {
 		return errors.Join(err, k.resume(hot))
