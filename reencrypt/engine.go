@@ -231,8 +231,9 @@ func (e *Engine) Begin(ctx context.Context) error {
 		DataSize: l.DataSize, OldOffset: l.OldOffset, NewOffset: l.NewOffset,
 		OldSector: l.OldSector, NewSector: l.NewSector, JournalOffset: l.JournalOffset, Position: l.begin(),
 	}
-	for n := uint64(1); n <= 2; n++ {
-		r.Sequence = found.newest() + n
+	first := found.firstSequence(e.binding)
+	for n := range uint64(2) {
+		r.Sequence = first + n
 		if err := e.writeRecord(r); err != nil {
 			return fmt.Errorf("first rotation record: %w", err)
 		}

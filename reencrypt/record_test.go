@@ -335,3 +335,67 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		}
 	}
 }
+
+// The power goes while the first records of a rotation are written, whichever sectors of
+// them are there, and once more while that is repeated: the next run still begins, since
+// the slots never show the rotation before without its end.
+func TestBeginAfterEveryPowerCut(t *testing.T) {
+	t.Parallel()
+	before := sampleRecords()[1]
+	before.Binding.Generation--
+	unfinished := before
+	unfinished.Phase, unfinished.Position, unfinished.Sequence = Moving, 8192, before.Sequence-1
+	area := make([]byte, RecordArea)
+	for _, r := range []Record{unfinished, before} {
+		copy(area[r.Sequence%2*slotSize:], marshaled(r))
+	}
+	s := setup{mode: Gap, direction: Forward, oldSector: 512, newSector: 512, zone: 4096, data: 8192}
+	o := emptyRig(t, s).options()
+	// begin is the area after a Begin of which the second write, or the first one, was torn.
+	begin := func(area []byte, write int, sectors uint) []byte {
+		disk := &tornMeta{b: bytes.Clone(area), tear: write, sectors: sectors}
+		o.Layout.RecordOffset, o.Views.Meta = 0, disk
+		e, err := NewEngine(o)
+		if err == nil {
+			err = e.Begin(context.Background())
+		}
+		if err != nil {
+			t.Fatalf("write %d, sectors %08b: %v", write, sectors, err)
+		}
+		return disk.b
+	}
+	states := 0
+	for write := range 2 {
+		for sectors := range uint(1 << recordCopies) {
+			once := begin(area, write, sectors)
+			for again := range 2 {
+				for _, torn := range []uint{0, 1, 0x80, 0x0f, 0xf0, 0x55, 0xfe, 0x7f, 0xff} {
+					states++
+					begin(begin(once, again, torn), 2, 0)
+				}
+			}
+		}
+	}
+	t.Logf("%d states of two cuts tried", states)
+}
+
+// tornMeta is a header area of which write tear is torn: only some of its sectors are there,
+// and nothing of what follows.
+type tornMeta struct {
+	b       []byte
+	tear    int
+	sectors uint
+	writes  int
+}
+
+func (m *tornMeta) Flush() error                            { return nil }
+func (m *tornMeta) ReadAt(p []byte, off int64) (int, error) { return copy(p, m.b[off:]), nil }
+func (m *tornMeta) WriteAt(p []byte, off int64) (int, error) {
+	m.writes++
+	for i := 0; i < len(p)/SectorSize; i++ {
+		if m.writes <= m.tear || m.writes == m.tear+1 && m.sectors>>i&1 != 0 || m.tear == 2 {
+			copy(m.b[off+int64(i)*SectorSize:], p[i*SectorSize:][:SectorSize])
+		}
+	}
+	return len(p), nil
+}

@@ -129,6 +129,22 @@ func (s slots) newest() uint64 {
 	return n
 }
 
+// firstSequence is that of the first record of the rotation b. It goes into the slot without
+// the last record of the rotation before, which says that that one is over: torn over that,
+// and cut off, it would leave only the one before the last, which says that it is not.
+func (s slots) firstSequence(b Binding) uint64 {
+	n, last := s.newest()+1, uint64(0)
+	for _, r := range s.valid {
+		if r.UUID == b.UUID && r.Binding != b {
+			last = max(last, r.Sequence)
+		}
+	}
+	if last > 0 && n%2 == last%2 {
+		n++
+	}
+	return n
+}
+
 // started is a rotation of the volume that a new one would make forgotten: any
 // that has moved data, unless it is another one and finished.
 func (s slots) started(b Binding) (Record, bool) {
