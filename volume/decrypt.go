@@ -16,28 +16,30 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Decrypt is the way back from [Manager.Encrypt]: a volume with a detached header
-// becomes a device with a filesystem in plain text. The caller has asked a person.
+// Decrypt is the way back from [Manager.Encrypt]: a volume becomes a device with a
+// filesystem in plain text. The caller has asked a person.
 //
-// The data moves from its end, so that the superblock is in plain text last. The
-// volume opens until the file of the header is gone; then the device is the plain
-// filesystem. While the volume is in use its data is moved, and the file stays: it is
-// what the mappings of the volume are known by.
+// The volume opens until its header is gone; then the device is the plain filesystem.
+// Of a detached header the data moves from its end, so that the superblock is in plain text
+// last. With a header on the device it moves down from its start, and the bytes that
+// the header has the place of go to the device's end (see endOnStart). While the volume is
+// in use its data is moved, and the header stays: it is what the mappings of the volume are
+// known by.
 func (m *Manager) Decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
 	r, err := m.decrypt(ctx, s, o)
 	return r, Failed(ctx, "decrypt", s, err)
 }
 
 func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
-	err := inPlaceable(s)
-	if err == nil && !s.Detached() {
-		err = fault.Newf(fault.ConfigInvalid, "a volume with its header on the device is not decrypted in place: the data would have to move over the header by which it is opened")
-	}
-	if err != nil {
+	if err := inPlaceable(s); err != nil {
 		return RotateResult{Result: m.begin(s, nil).result}, err
 	}
 	return m.inPlace(ctx, s, o, func(x *rotating, path string) error {
 		switch {
+		case x.ending != nil:
+			return x.continueEnding(ctx, path)
+		case x.started:
+			return fault.Newf(fault.RotationUnderWay, "the volume is being encrypted: `imxcrypt encrypt %s` continues that", s.Name)
 		case s.EncryptPlain && (x.h == nil || !x.h.Decrypting()):
 			return fault.Newf(fault.ConfigInvalid, "the configuration has on_plaintext: encrypt, by which the next start would encrypt the volume again: take it out first")
 		case x.h == nil:
@@ -48,6 +50,12 @@ func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 			return fault.Newf(fault.RotationUnderWay, "the volume is being rotated: `imxcrypt rotate --resume-only %s` ends that", s.Name)
 		}
 		x.decrypts = true
+		if x.h.Next == nil && !s.Detached() {
+			var err error
+			if x.plainAt, err = x.placePlain(); err != nil {
+				return err
+			}
+		}
 		return x.continueInPlace(ctx)
 	})
 }
@@ -59,8 +67,14 @@ func (x *rotating) decryptedAlready(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	if !fault.Is(header.Plaintext(dev), fault.PlaintextFound) {
+	switch err := header.Plaintext(dev); {
+	case fault.Is(err, fault.PlaintextFound):
+	case err != nil:
+		return err
+	case x.s.Detached():
 		return fault.Newf(fault.NotProvisioned, "detached header %s is not there, and %s shows no filesystem in plain text", x.s.Header, path)
+	default:
+		return fault.Newf(fault.NotProvisioned, "%s shows neither a volume nor a filesystem in plain text", path)
 	}
 	x.j.result.Already = true
 	if !x.o.DryRun {
@@ -79,26 +93,39 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 		return err
 	}
 	defer old.Wipe()
-	if !x.h.Check.Exists() {
-		if err := x.kernel.DeriveCheck(ctx, x.s, x.h, x.c, old); err != nil {
+	if err := x.allOfFilesystem(ctx, old); err != nil {
+		return err
+	}
+	if x.c.Detached() {
+		if err := x.beginDetached(ctx, old); err != nil {
 			return err
 		}
+	} else {
+		if !x.h.Copies.Intact() {
+			// The first records forget those of the rotation before, which an older copy may
+			// speak of.
+			if err := x.h.RepairOn(x.c); err != nil {
+				return fmt.Errorf("write both copies of the header: %w", err)
+			}
+		}
+		x.h.BeginDecryption(x.plainAt)
+		x.h.Check.Offset = x.h.FreeCheckArea()
 	}
-	block, err := x.kernel.ReadCheck(ctx, x.s, x.h, x.c, old)
-	if err != nil {
-		return fmt.Errorf("derive the check: %w", err)
-	}
-	if !x.h.Check.Fits(block, x.h.Binding()) {
-		return fault.Newf(fault.KeyWrong, "the key that was proved a moment ago does not fit its check any more")
-	}
-	x.h.BeginDecryption()
-	x.h.Check.Digest = header.Derive(block, x.h.Binding())
 	l, err := x.h.Layout(x.c)
 	if err != nil {
 		return err
 	}
 	if err := x.firstRecords(ctx, x.h.Next, l); err != nil {
 		return err
+	}
+	if !x.c.Detached() {
+		// Proved before the header has it: written with a dead key, no key would fit it.
+		if err := x.writeCheck(ctx, x.s, x.h, x.c.Header, old); err != nil {
+			return err
+		}
+		if err := x.proveOpens(ctx, x.s, x.h, x.c); err != nil {
+			return fmt.Errorf("the check, as it is stored: %w", err)
+		}
 	}
 	if err := x.h.Write(x.c.Header); err != nil {
 		return fmt.Errorf("write the header: %w", err)
@@ -115,6 +142,26 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 	}
 	x.h = h
 	x.j.did("key proved, header says that the data is decrypted")
+	return nil
+}
+
+// beginDetached makes the header that of a decryption, in memory. Its check is derived
+// with the key, which fits the one that is there.
+func (x *rotating) beginDetached(ctx context.Context, key source.Key) error {
+	if !x.h.Check.Exists() {
+		if err := x.kernel.DeriveCheck(ctx, x.s, x.h, x.c, key); err != nil {
+			return err
+		}
+	}
+	block, err := x.kernel.ReadCheck(ctx, x.s, x.h, x.c, key)
+	if err != nil {
+		return fmt.Errorf("derive the check: %w", err)
+	}
+	if !x.h.Check.Fits(block, x.h.Binding()) {
+		return fault.Newf(fault.KeyWrong, "the key that was proved a moment ago does not fit its check any more")
+	}
+	x.h.BeginDecryption(0)
+	x.h.Check.Digest = header.Derive(block, x.h.Binding())
 	return nil
 }
 
@@ -138,21 +185,29 @@ func (x *rotating) endDecryption(ctx context.Context, k *mapping.Stack) error {
 		return fault.New(fault.IOFailed, "flush "+x.c.Data.Path(), err)
 	}
 	want := x.h.Token.Filesystem
-	sb, err := fsprobe.Read(x.c.Data, x.c.Data.Size())
+	sb, err := fsprobe.Read(x.h.Next.PlainView(x.c.Data), x.c.Data.Size())
 	if err != nil || !sb.Verified || sb.Type != want.Type || sb.UUID != want.UUID {
 		return fault.New(fault.FilesystemMissing, fmt.Sprintf("%s does not show the %s filesystem %s in plain text; the header stays", x.c.Data.Path(), want.Type, want.UUID), err)
 	}
-	request := requestOf(x.h)
-	if err := x.sys.Files.Remove(x.s.Header); err != nil {
+	if x.c.Detached() {
+		if err := x.sys.Files.Remove(x.s.Header); err != nil {
+			return err
+		}
+		x.j.did("header removed")
+	} else if err := x.endOnStart(ctx, x.c.Data.Path(), x.backFrom); err != nil {
 		return err
 	}
-	x.j.did("header removed")
+	x.decrypted(x.h)
+	return nil
+}
+
+// decrypted forgets a volume that is no more.
+func (x *rotating) decrypted(h *header.Header) {
 	x.forget(x.s)
-	if x.s.Source == spec.SourceDev {
+	if h.Token.Source == spec.SourceDev {
 		src := source.Dev{Files: x.sys.Files, Dir: x.s.StateDir}
-		if err := x.sys.Files.Remove(src.Path(request)); err != nil {
+		if err := x.sys.Files.Remove(src.Path(requestOf(h))); err != nil {
 			x.j.warn("the file of the key could not be removed: " + err.Error())
 		}
 	}
-	return nil
 }

@@ -54,6 +54,8 @@ func (x *rotating) encryptHere(ctx context.Context, path string) error {
 		}
 	}
 	switch {
+	case x.ending != nil:
+		return x.ending
 	case x.started && x.o.DryRun:
 		x.j.would("write the header to " + path)
 		return nil
@@ -144,6 +146,8 @@ func (x *rotating) onFound(path string, do func(x *rotating, path string) error)
 		return err
 	case fault.Is(err, fault.EncryptionStarted):
 		x.started = true
+	case fault.Is(err, fault.DecryptionEnding):
+		x.ending = err
 	case !fault.Is(err, fault.PlaintextFound) && !fault.Is(err, fault.NotProvisioned) && !fault.Is(err, fault.ShrinkStarted):
 		return err
 	}

@@ -56,7 +56,7 @@ func TestEveryPowerCutInPlace(t *testing.T) {
 	t.Parallel()
 	var cuts cutCount
 	for name, s := range allPlainCases() {
-		for _, back := range ways(s) {
+		for _, back := range []bool{false, true} {
 			what := map[bool]string{false: "encrypt", true: "decrypt"}[back]
 			t.Run(what+", "+name, func(t *testing.T) {
 				t.Parallel()
@@ -104,7 +104,7 @@ func (r inPlaceRun) resume(t *testing.T, run *recording, what string) {
 	last := boardOver(run.board.Chip, run.disk.Live(), run.files.Live())
 	last.Chip.PowerCycle()
 	if r.back {
-		same(t, what+", then decrypted", run.disk.Live().Bytes(), r.plain)
+		same(t, what+", then decrypted", run.disk.Live().Bytes()[:len(r.plain)], r.plain)
 		// A cut behind the header may leave the key file of source dev, to nobody's use.
 		names := slices.DeleteFunc(last.Files.Names(), func(name string) bool { return strings.HasPrefix(name, r.spec.StateDir+"/dev/") })
 		if len(names) != 0 {
@@ -123,7 +123,8 @@ func (r inPlaceRun) resume(t *testing.T, run *recording, what string) {
 }
 
 // plainOrOpens fails unless the volume opens with its data, or nothing opens it and the
-// device is in plain text, and status knows which before anything is repaired.
+// device is in plain text, and status knows which before anything is repaired. At the end of
+// a decryption the first bytes may still be where they were kept.
 func (r inPlaceRun) plainOrOpens(t *testing.T, run *recording, what string) {
 	t.Helper()
 	st := run.board.Manager().Status(context.Background(), r.spec)
@@ -141,6 +142,19 @@ func (r inPlaceRun) plainOrOpens(t *testing.T, run *recording, what string) {
 			t.Fatal(err)
 		}
 		same(t, what+": in plain text", raw, r.plain)
+	case fault.DecryptionEnding:
+		raw := make([]byte, len(r.plain))
+		start, state, err := header.FindStart(openedDevice(t, run.board, r.spec))
+		if err != nil || state != header.StartBegun || !r.back {
+			t.Fatalf("%s: state %v of the start, %v", what, state, err)
+		}
+		if _, err := run.disk.ReadAt(raw, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := run.disk.ReadAt(raw[:start.Area], start.Saved); err != nil {
+			t.Fatal(err)
+		}
+		same(t, what+": in plain text, but for its start", raw, r.plain)
 	default:
 		t.Fatalf("%s: neither in plain text nor a volume that opens: %v (code %s)", what, err, fault.CodeOf(err))
 	}
@@ -213,7 +227,7 @@ func (r inPlaceRun) usedAfterKill(t *testing.T, b *volumetest.Board, what string
 	}
 	nothingPrivate(t, b, 0)
 	if r.back {
-		same(t, what+", then decrypted", b.Disks[0].Store.(*crashtest.Image).Bytes(), r.plain)
+		same(t, what+", then decrypted", b.Disks[0].Store.(*crashtest.Image).Bytes()[:len(r.plain)], r.plain)
 	} else if st := b.Manager().Status(ctx, r.spec); st.Err != nil || st.Phase != header.PhaseReady {
 		t.Fatalf("%s: %+v", what, st)
 	}

@@ -150,8 +150,8 @@ func (x *rotating) stage(ctx context.Context, h *header.Header, staged header.De
 	return nil
 }
 
-// writeStart has begin work on the device that nobody else uses, and then writes the
-// header to its start.
+// writeStart has begin work on the device that nobody else uses, and then writes its
+// start.
 func (m *Manager) writeStart(path string, begin func(header.Device) (header.Start, error)) (err error) {
 	dev, err := m.sys.Devices.Open(path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {
@@ -163,7 +163,7 @@ func (m *Manager) writeStart(path string, begin func(header.Device) (header.Star
 		return err
 	}
 	if err := start.Finish(dev); err != nil {
-		return fault.New(fault.IOFailed, "write the header to "+path, err)
+		return fault.New(fault.IOFailed, "write the start of "+path, err)
 	}
 	return nil
 }
@@ -172,13 +172,7 @@ func (m *Manager) writeStart(path string, begin func(header.Device) (header.Star
 // written. It opens no key: that was proved before.
 func (m *Manager) finishStart(s spec.Volume, path string, j *runLog) error {
 	if err := m.writeStart(path, func(dev header.Device) (header.Start, error) {
-		start, state, err := header.FindStart(dev)
-		if err == nil && state != header.StartBegun {
-			err = fault.Newf(fault.HeaderDamaged, "the start of %s was changed while its header was to be written there", path)
-		}
-		if err == nil {
-			err = stagedFor(s, header.Window{Device: dev, Begin: start.Staged})
-		}
+		start, _, err := findStart(s, dev, false)
 		return start, err
 	}); err != nil {
 		return err
@@ -187,16 +181,26 @@ func (m *Manager) finishStart(s spec.Volume, path string, j *runLog) error {
 	return nil
 }
 
-// stagedFor enforces that the header which is to be written is the volume's, before it is.
-func stagedFor(s spec.Volume, staged header.Device) error {
-	h, err := header.Read(&header.Storage{Data: staged, Header: staged})
+// findStart finds the start of a device that is to be written further, and enforces that the
+// header which is kept is the volume's. back: the filesystem's bytes take its place.
+func findStart(s spec.Volume, dev header.Device, back bool) (header.Start, *header.Header, error) {
+	start, state, err := header.FindStart(dev)
 	if err != nil {
-		return fmt.Errorf("read the header that is to be written: %w", err)
+		return start, nil, err
 	}
-	if !h.Encrypting() {
-		return fault.Newf(fault.HeaderInvalid, "the header that is to be written is that of no encryption")
+	if state != header.StartBegun || start.Back != back {
+		return start, nil, fault.Newf(fault.HeaderDamaged, "the start of %s was changed while it was to be written", dev.Path())
 	}
-	return h.MatchesRotating(s.For(h.Next.Token.Source, h.Next.Segment.Encryption))
+	kept := header.Window{Device: dev, Begin: start.Staged}
+	h, err := header.Read(&header.Storage{Data: kept, Header: kept})
+	if err != nil {
+		return start, nil, fmt.Errorf("read the header that is kept: %w", err)
+	}
+	if h.Encrypting() == back || h.Decrypting() != back {
+		return start, nil, fault.Newf(fault.HeaderInvalid, "the header that is kept is not of what was interrupted")
+	}
+	k := h.Keyed()
+	return start, h, h.MatchesRotating(s.For(k.Token.Source, k.Segment.Encryption))
 }
 
 // continueStart continues an encryption whose header was not whole on the device yet.

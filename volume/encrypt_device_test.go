@@ -79,7 +79,6 @@ func TestEncryptOnTheDevice(t *testing.T) {
 				t.Fatalf("%+v", z)
 			}
 			same(t, "grown", content(t, b)[:rotationData], want)
-			refusedOf(t, fault.ConfigInvalid, func() error { _, err := b.Manager().Decrypt(ctx, s, volume.RotateOptions{}); return err })
 		})
 	}
 }

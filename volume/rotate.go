@@ -125,10 +125,14 @@ type rotating struct {
 	j *runLog
 	c *header.Storage
 	h *header.Header
-	// decrypts: the data becomes plain text instead of being given a new key.
+	// decrypts: the data becomes plain text instead of being given a new key. plainAt is
+	// where the bytes go meanwhile that a header on the device has the place of.
 	decrypts bool
-	// started: the header of an encryption is not whole on the device yet.
+	plainAt  int64
+	// started: the header of an encryption is not whole on the device yet. ending: nor is
+	// the filesystem's start, of a decryption.
 	started bool
+	ending  error
 	// unattended: a device in plain text was found when the volume was to be opened. lenient: its
 	// filesystem may be unclean, and whether it was is noted in unclean.
 	unattended, lenient, unclean bool

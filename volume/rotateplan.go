@@ -124,8 +124,13 @@ func (x *rotating) allOfFilesystem(ctx context.Context, old source.Key) error {
 func (x *rotating) announceSteps(ctx context.Context) error {
 	switch {
 	case x.decrypts:
-		x.j.would(fmt.Sprintf("decrypt %d bytes of %s in place, protected by a journal; %s", x.h.Segment.Size, x.c.Data.Path(), durationAt(x.h.Segment.Size, journalRate)))
-		x.j.would("remove " + x.s.Header)
+		protected, rate, last := "protected by a journal", int64(journalRate), "remove "+x.s.Header
+		if !x.c.Detached() {
+			protected, rate = fmt.Sprintf("while they move down by %d bytes", x.h.Segment.Offset), gapRate
+			last = fmt.Sprintf("put the first %d bytes of the filesystem where the header is", x.h.LUKS.Area())
+		}
+		x.j.would(fmt.Sprintf("decrypt %d bytes of %s in place, %s; %s", x.h.Segment.Size, x.c.Data.Path(), protected, durationAt(x.h.Segment.Size, rate)))
+		x.j.would(last)
 		return nil
 	case x.h.Encrypting():
 		x.j.would("continue to encrypt " + x.c.Data.Path())

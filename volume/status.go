@@ -246,7 +246,7 @@ func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, li
 			st.State = Unprovisioned
 		case fault.EraseStarted:
 			st.State = Erasing
-		case fault.PartitionShrunk, fault.EncryptionStarted:
+		case fault.PartitionShrunk, fault.EncryptionStarted, fault.DecryptionEnding:
 			st.State = Locked // its header is good
 		case fault.HeaderMissing:
 			st.State = HeaderMissing

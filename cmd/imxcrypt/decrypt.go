@@ -23,14 +23,18 @@ func (a *app) decryptCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "decrypt NAME",
 		Short: "make plain text of a volume again, in place",
-		Long: `Decrypt is the way back from encrypt: the data of a volume with its header in a file
-becomes a filesystem in plain text on the device itself. It asks for the volume's name,
-since afterwards nothing protects the data.
+		Long: `Decrypt is the way back from encrypt: the data of a volume becomes a filesystem
+in plain text on the device itself. It asks for the volume's name, since nothing protects
+the data afterwards.
 
 The volume may be locked or in use. It may be interrupted at any moment: the volume still
 opens, and the same command continues. When all data is in plain text, and the volume is
-locked, the file of the header is removed, and with it the key. Before that, do not mount
-the device itself.
+locked, the header is removed, and with it the key. Before that, do not mount the device
+itself.
+
+A header on the device has the place of the filesystem's first bytes, which are kept
+behind the data meanwhile. Where there is no room for them, decrypt says so, and that a
+rotation makes it.
 
 With it a volume that was made on an open chip survives closing: decrypt, close the chip,
 encrypt.

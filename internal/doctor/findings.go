@@ -36,7 +36,7 @@ func Findings() []Finding {
 			Remedy: "if it is an i.MX with a CAAM, go by the checks of its driver and node"},
 		{ID: "chip-open", Check: "security-state", Level: Warning,
 			Text:   "open: keys are sealed by a test key that every open chip shares, and are lost when the chip is closed (%s)",
-			Remedy: "close the chip (HAB or AHAB), then provision; a volume made before is carried over by a recovery copy, which `imxcrypt rotate --recipient age1…` adds, or, with its header in a file, by `imxcrypt decrypt` before and `imxcrypt encrypt` after: docs/security.md, Open and closed"},
+			Remedy: "close the chip (HAB or AHAB), then provision; a volume made before is carried over by a recovery copy, which `imxcrypt rotate --recipient age1…` adds, or by `imxcrypt decrypt` before and `imxcrypt encrypt` after: docs/security.md, Open and closed"},
 		{ID: "chip-state-unreadable", Check: "security-state", Level: Warning,
 			Text:   "only root can read the fuses",
 			Remedy: "run it as root"},

@@ -112,6 +112,7 @@ const (
 	FingerprintWrong   Code = "fingerprint-wrong"      // the recovery copy is not the one that was noted
 	ResizeRefused      Code = "resize-refused"         // smaller, or larger than there is room for
 	ShrinkRefused      Code = "shrink-refused"         // a filesystem that encrypt would have to make smaller
+	DecryptRefused     Code = "decrypt-refused"        // no room behind the data for the bytes that the header has the place of
 	RenameRefused      Code = "rename-refused"         // the configuration has the old name, or nothing binds the key to one
 	SleepRefused       Code = "sleep-refused"          // a key would not survive it
 )
@@ -122,6 +123,7 @@ const (
 	ProvisioningStarted Code = "provisioning-unfinished"
 	EraseStarted        Code = "erase-unfinished"
 	EncryptionStarted   Code = "encryption-unfinished" // before the key was proved, or while the header was written; no data has moved
+	DecryptionEnding    Code = "decryption-unfinished" // the filesystem's first bytes are not all where the header was
 	ShrinkStarted       Code = "shrink-unfinished"     // a filesystem is being made smaller, and cannot be mounted meanwhile
 )
 

@@ -114,6 +114,7 @@ func Table() []Fault {
 		{BenchRefused, ExitRefused, "bench overwrites its device, so it takes only one that is empty and that nobody uses: name another one, or leave --device out, then it works on a RAM disk"},
 		{ResizeRefused, ExitRefused, "nothing was changed: a volume only grows, to the space that its device has. For a smaller one back up the data, then erase the volume and provision it again"},
 		{ShrinkRefused, ExitRefused, "nothing was changed: give the header a file (`header: /path/of/a/file`), which needs no room, or make the partition larger"},
+		{DecryptRefused, ExitRefused, "nothing was changed: where the room is missing, `imxcrypt rotate NAME` makes it, by moving the data into the gap; then decrypt. A volume that was made with less gap than header area can only be copied: back up its files"},
 		{RenameRefused, ExitRefused, "nothing was changed: lock the volume, change its name in the configuration from OLD to NEW, then run `imxcrypt rename OLD NEW`"},
 		{SleepRefused, ExitRefused, "the system is awake and nothing was changed; docs/suspend.md lists what can stay unlocked in suspend-to-RAM, and what to lock before it"},
 		{FileUnsafe, ExitRefused, "the file must be a regular file that belongs to root and that nobody else can write"},
@@ -121,6 +122,7 @@ func Table() []Fault {
 		{Interrupted, ExitInterrupted, "run the same command again: it continues where it stopped"},
 		{ProvisioningStarted, ExitInterrupted, "if the volume was never used, `imxcrypt provision NAME` finishes it, and continues where it stopped. If it had data, an old header was written back: restore a backup of the header (`imxcrypt header restore`)"},
 		{EncryptionStarted, ExitInterrupted, "nothing is encrypted yet, and nothing is lost. `imxcrypt encrypt NAME` continues"},
+		{DecryptionEnding, ExitInterrupted, "all data is in plain text, and nothing is lost; do not mount the device yet. `imxcrypt decrypt NAME` puts back what is missing of the filesystem's start"},
 		{ShrinkStarted, ExitInterrupted, "nothing is lost, and there is no filesystem to mount or to check until that is done. `imxcrypt encrypt NAME` finishes it, and `imxcrypt encrypt --resume-only NAME` does no more than that"},
 		{EraseStarted, ExitInterrupted, "nothing opens the volume any more; if the erase was a mistake, `imxcrypt header restore` may still undo it with a backup of the header. `imxcrypt erase NAME` finishes it"},
 

@@ -42,7 +42,7 @@ func TestEncryptInPlace(t *testing.T) {
 
 // The same with the header on the device, over the filesystem's first bytes. The filesystem
 // takes all of the device, with files up to its end, and is made smaller first. Of what was
-// in plain text nothing is left on the disk.
+// in plain text nothing is left on the disk. Then the way back.
 func TestEncryptOnTheDevice(t *testing.T) {
 	t.Parallel()
 	c := board{vm.AMD64, "amd64"}
@@ -67,6 +67,7 @@ func TestEncryptOnTheDevice(t *testing.T) {
 	r.expect(0, "locked", "lock", "data")
 	r.expect(0, "mounted on /data", "boot")
 	r.fox("/dev/mapper/data")
+	r.decryptedThroughAPowerCut()
 }
 
 // afterPowerCut boots, and fails if the device shows a filesystem that somebody could

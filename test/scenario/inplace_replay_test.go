@@ -28,6 +28,8 @@ type inPlace struct {
 	rng    *rand.Rand
 	before *crashtest.State
 	found  map[string]int // what the states were
+	// rotates: a rotation makes the room first that a decryption needs.
+	rotates bool
 }
 
 // stateSize of the second partition, in MiB: the copy of a filesystem's metadata and the
@@ -114,7 +116,8 @@ func (p *inPlace) right(s *crashtest.State) string {
 // either tells what a power cut has left: a filesystem in plain text; a volume that opens;
 // both only where the one is the other bit for bit, or (begun) where unlock has first
 // written the header over the filesystem's first bytes; or the mark of a filesystem that is
-// being made smaller. What opens stays open. Nothing else may be the case.
+// being made smaller; or a filesystem whose first bytes are being put back. What opens stays
+// open. Nothing else may be the case.
 const either = `
 	kind=$(blkid -p -s TYPE -o value /dev/vdb1)
 	if $I unlock data > /run/out 2>&1; then
@@ -127,6 +130,8 @@ const either = `
 		fi
 		ok $I unlock --mount data
 		RIGHT
+	elif grep -q 'first bytes were put back' /run/out; then
+		what=ending
 	elif [ "$kind" = ext4 ]; then
 		what=plain
 		e2fsck -fn /dev/vdb1 > /run/out 2>&1 || fail "$(cat /run/out)"
@@ -164,7 +169,7 @@ func (p *inPlace) try(s *crashtest.State, device string, finish func(how string)
 }
 
 // untouched fails if a filesystem in plain text, unless it was made smaller, is not bit for
-// bit what it was.
+// bit what it was, or will be.
 func (p *inPlace) untouched(s *crashtest.State) {
 	p.t.Helper()
 	was, is := make([]byte, p.data<<20), make([]byte, p.data<<20)
@@ -173,7 +178,9 @@ func (p *inPlace) untouched(s *crashtest.State) {
 			p.t.Fatal(err)
 		}
 	}
-	const blocks = 1024 + 4 // in the superblock: how many the filesystem has
+	const blocks = 1024 + 4 // in the superblock: how many the filesystem has, of 1 KiB
+	end := binary.LittleEndian.Uint32(is[blocks:]) << 10
+	was, is = was[:end], is[:end]
 	switch {
 	case bytes.Equal(was, is):
 	case binary.LittleEndian.Uint32(is[blocks:]) < binary.LittleEndian.Uint32(was[blocks:]):
@@ -208,6 +215,12 @@ func TestInPlaceReplayed(t *testing.T) {
 	t.Run("decrypt", func(t *testing.T) {
 		t.Parallel()
 		p := newInPlace(t, 4, "/dev/vda1", headerInFile)
+		p.decrypt()
+	})
+	t.Run("decrypt, header on the device", func(t *testing.T) {
+		t.Parallel()
+		p := newInPlace(t, 4, "/dev/vda1", "    header_size: 128KiB\n    gap: 512KiB\n")
+		p.rotates = true
 		p.decrypt()
 	})
 }
@@ -246,6 +259,9 @@ func (p *inPlace) encrypt() {
 func (p *inPlace) decrypt() {
 	p.recorded("provision", "data")
 	p.still()
+	if p.rotates {
+		p.recorded("rotate", "data")
+	}
 	begun := p.here()
 	p.busy("decrypt", "--yes", "--max-hold", "10s", "data")
 	plain := p.here()
@@ -261,7 +277,7 @@ func (p *inPlace) decrypt() {
 			if how == "mounted" { // where it opens; the header stays
 				script += "$I lock data > /dev/null 2>&1; ok $I decrypt --yes data; "
 			}
-			return script + "[ ! -e /var/lib/imxcrypt/data.header ] || fail the header is still there; ok mount /dev/vdb1 /data"
+			return script + "[ \"$(blkid -p -s TYPE -o value /dev/vdb1)\" = ext4 ] || fail it shows something else; [ ! -e /var/lib/imxcrypt/data.header ] || fail the header is still there; ok mount /dev/vdb1 /data"
 		})
 	}
 	p.at = 24

@@ -53,7 +53,7 @@ type Header struct {
 	// where something else proved it.
 	Seen *fsprobe.Superblock
 	// Moved is where the first bytes of a segment in plain text lie, as many as the header
-	// area has, which has taken their place; 0 where they lie in front of the others.
+	// area has, which has their place; 0 where they lie in front of the others.
 	Moved int64
 	// plaintext is the side of the data, beside this key's, that is not encrypted; empty
 	// for none.
@@ -116,7 +116,7 @@ func (h *Header) Store() error {
 		h.LUKS.Require(RequirementRotateSource)
 	}
 	if h.Moved > 0 {
-		return h.Next.put(movedKeyID)
+		return h.Next.put(thirdID)
 	}
 	return h.Next.put(nextID)
 }
@@ -181,7 +181,7 @@ func FindHeader(c *Storage) (*Header, error) {
 	switch {
 	case err == nil:
 		h, err := Understand(lh, copies, dev.Path())
-		if err == nil && (h.Encrypting() || h.Decrypting()) && c.Detached() == (h.Moved > 0) {
+		if err == nil && (h.Encrypting() || h.Decrypting()) && c.Detached() == (h.moved() > 0) {
 			err = fault.Newf(fault.HeaderInvalid, "the header on %s says that the data beside it is in plain text", dev.Path())
 		}
 		if err == nil {
@@ -213,7 +213,11 @@ func (h *Header) nextFits(c *Storage) error {
 	if h.Next == nil {
 		return nil
 	}
-	if end := h.Next.Segment.Offset + h.Next.Segment.Size; end > c.Data.Size() {
+	end := h.Next.Segment.Offset + h.Next.Segment.Size
+	if at := h.Next.Moved; at > 0 {
+		end = max(end, at+h.LUKS.Area())
+	}
+	if end > c.Data.Size() {
 		return fault.Newf(fault.HeaderInvalid, "the rotation under way moves the data to where it ends at %d, and %s has %d bytes (segment-bounds)", end, c.Data.Path(), c.Data.Size())
 	}
 	return nil
@@ -238,8 +242,8 @@ func shrunkDevice(c *Storage, dev Device) error {
 	if h.Next != nil {
 		end = max(end, h.Next.Segment.Offset+h.Next.Segment.Size)
 	}
-	if h.Moved > 0 {
-		end = max(end, h.Moved+h.LUKS.Area())
+	if at := h.moved(); at > 0 {
+		end = max(end, at+h.LUKS.Area())
 	}
 	return fault.Newf(fault.PartitionShrunk, "%s has %d bytes, and the volume %q on it (uuid %q) ends at byte %d: the partition is smaller than when the volume was made",
 		c.Data.Path(), c.Data.Size(), h.LUKS.Label, h.LUKS.UUID, end)

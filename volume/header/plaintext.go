@@ -18,12 +18,10 @@ import (
 // digest. The filesystem and the generation of that side are taken from the other.
 
 // Where the header is on the device, it lies where the first bytes of the filesystem
-// were. The side in plain text then has two segments: those bytes, where they are kept,
-// and the others, where they always were. The key's is the last one.
-const (
-	movedRestID = "1"
-	movedKeyID  = "2"
-)
+// were, or will be. The side in plain text then has two segments: those bytes, where they
+// are kept, and the others, in their place. A third one is the key's, or, of a
+// decryption, the last of these.
+const thirdID = "2"
 
 // RequirementPlaintext is the mandatory requirement of a header while a part of the
 // data is in plain text.
@@ -80,10 +78,7 @@ func NewEncrypting(s spec.Volume, uuid string, l Layout, moved int64, t Token) (
 func plainBefore(k *Header, moved int64) *Header {
 	k.plaintext, k.boundMoved = plaintextBefore, moved
 	h := plainBeside(k, k.Token.Generation-1)
-	h.Token.Phase, h.Next, h.Moved = PhaseReady, k, moved
-	if moved > 0 {
-		h.Segment.Offset = 0
-	}
+	h.Token.Phase, h.Next = PhaseReady, k
 	return h
 }
 
@@ -94,25 +89,44 @@ func (h *Header) putPlain(id string) {
 		segments[id] = h.Segment
 		return
 	}
-	area := h.LUKS.Area()
-	segments[segmentID] = luks2.Segment{Type: luks2.SegmentLinear, Offset: h.Moved, Size: area}
-	segments[movedRestID] = luks2.Segment{Type: luks2.SegmentLinear, Offset: area, Size: h.Segment.Size - area}
+	area, restID := h.LUKS.Area(), nextID
+	if id == nextID {
+		restID = thirdID
+	}
+	first, rest := h.Segment, h.Segment
+	first.Offset, first.Size = h.Moved, area
+	rest.Offset, rest.Size = area, h.Segment.Size-area
+	segments[id], segments[restID] = first, rest
 }
 
-// BeginDecryption adds the side in plain text to the header, in memory. The digest of
+// BeginDecryption adds the side in plain text to the header, in memory. Where the header
+// is on the device, moved is where the bytes go that it has the place of. The digest of
 // the check is another one from now on.
-func (h *Header) BeginDecryption() {
+func (h *Header) BeginDecryption(moved int64) {
+	h.plaintext, h.boundMoved = plaintextAfter, moved
 	h.Next = plainBeside(h, h.Token.Generation+1)
 	h.Next.Token.Phase, h.Next.Segment.Flags = PhaseRotating, []string{flagNext}
-	h.plaintext = plaintextAfter
 }
 
 // plainBeside is the side in plain text of a key's.
 func plainBeside(k *Header, generation int) *Header {
-	return &Header{
+	h := &Header{
 		LUKS: k.LUKS, Copies: k.Copies, Token: Token{Generation: generation, Filesystem: k.Token.Filesystem},
 		Segment: luks2.Segment{Type: luks2.SegmentLinear, Offset: k.Segment.Offset, Size: k.Segment.Size},
+		Moved:   k.boundMoved,
 	}
+	if h.Moved > 0 {
+		h.Segment.Offset = 0
+	}
+	return h
+}
+
+// moved is Moved of the side in plain text; 0 where there is none.
+func (h *Header) moved() int64 {
+	if h.Decrypting() {
+		return h.Next.Moved
+	}
+	return h.Moved
 }
 
 // understandPlain reads the key's token, digest and segment, and the segment of the
@@ -142,7 +156,7 @@ func understandPlain(lh *luks2.Header) (*Header, error) {
 		return nil, errors.New("plain text without a derived check of the key")
 	}
 	if keyID == segmentID {
-		k.BeginDecryption()
+		k.BeginDecryption(0)
 		return k, nil
 	}
 	return plainBefore(k, 0), nil
@@ -150,27 +164,38 @@ func understandPlain(lh *luks2.Header) (*Header, error) {
 
 // understandMoved is understandPlain for a header on the device.
 func understandMoved(lh *luks2.Header) (*Header, error) {
-	k, err := understandKey(lh, movedKeyID)
+	keyID, firstID, restID := thirdID, segmentID, nextID
+	keyFlags, flags := []string{flagNext}, []string(nil)
+	decrypts := lh.Metadata.Segments[segmentID].Type != luks2.SegmentLinear
+	if decrypts {
+		keyID, firstID, restID = segmentID, nextID, thirdID
+		keyFlags, flags = flags, keyFlags
+	}
+	k, err := understandKey(lh, keyID)
 	if err != nil {
 		return nil, err
 	}
 	area := lh.Area()
-	first, rest := lh.Metadata.Segments[segmentID], lh.Metadata.Segments[movedRestID]
+	first, rest := lh.Metadata.Segments[firstID], lh.Metadata.Segments[restID]
 	if err := errors.Join(knownMembers(first), knownMembers(rest)); err != nil {
 		return nil, err
 	}
 	switch {
 	case first.Type != luks2.SegmentLinear || rest.Type != luks2.SegmentLinear ||
-		len(first.Flags)+len(rest.Flags) > 0 || first.Size != area || rest.Offset != area || rest.Size != k.Segment.Size-area:
+		!slices.Equal(first.Flags, flags) || !slices.Equal(rest.Flags, flags) || first.Size != area || rest.Offset != area || rest.Size != k.Segment.Size-area:
 		return nil, fmt.Errorf("plain text of %d bytes at %d and %d at %d beside a key's of %d", first.Size, first.Offset, rest.Size, rest.Offset, k.Segment.Size)
 	case first.Offset < k.Segment.Offset+k.Segment.Size:
-		return nil, fmt.Errorf("the first bytes of the plain text at %d, where data moves to", first.Offset)
+		return nil, fmt.Errorf("the first bytes of the plain text at %d, where the key's data has its place", first.Offset)
 	case k.Segment.Offset < area:
 		return nil, fmt.Errorf("the data at %d, within the header of %d bytes", k.Segment.Offset, area)
-	case !slices.Equal(k.Segment.Flags, []string{flagNext}):
+	case !slices.Equal(k.Segment.Flags, keyFlags):
 		return nil, errors.New("the new segment is not marked " + flagNext)
 	case !k.Check.InHeader():
 		return nil, errors.New("a header on the device without a check of its key")
+	}
+	if decrypts {
+		k.BeginDecryption(first.Offset)
+		return k, nil
 	}
 	return plainBefore(k, first.Offset), nil
 }

@@ -24,12 +24,96 @@ func inPlaintext(t *testing.T, decrypting bool) *Header {
 	h.Next.Check = Check{Offset: CheckOffset(1), Size: CheckAreaSize, Derived: true, Digest: [sha256.Size]byte{1}}
 	if decrypting {
 		h = h.EndRotation()
-		h.BeginDecryption()
+		h.BeginDecryption(0)
 	}
 	if err := h.Store(); err != nil {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// onTheDevice is one with its header on the device.
+func onTheDevice(t *testing.T, decrypting bool) *Header {
+	t.Helper()
+	s := spec.Volume{Name: "data", Header: spec.HeaderOnDevice, HeaderSize: MiB, Cipher: "capi:tk(cbc(aes))-plain64", SectorSize: 4096}
+	token := someToken(t)
+	token.Generation = 1
+	h, err := NewEncrypting(s, "0a4b3cf5-52f8-4fb4-8a0f-6d6f2a4a3c11", Layout{DataOffset: 2 * MiB, DataSize: 8 * MiB}, 10*MiB, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if decrypting {
+		h = h.EndRotation()
+		h.BeginDecryption(10 * MiB)
+	}
+	if err := h.Store(); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// The bytes that the header has the place of are found where they are kept, on the way there
+// and back, and the check is bound to where that is.
+func TestWhereThePlainTextLiesIsUnderstood(t *testing.T) {
+	t.Parallel()
+	for _, decrypting := range []bool{false, true} {
+		h := onTheDevice(t, decrypting)
+		got, err := Understand(h.LUKS, luks2.Copies{}, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Encrypting() == decrypting || got.Decrypting() != decrypting || got.moved() != 10*MiB {
+			t.Fatalf("decrypting %v: %+v", decrypting, got)
+		}
+		bound := got.Keyed().Binding()
+		if bound.Hash() != h.Keyed().Binding().Hash() || bound.Moved != 10*MiB {
+			t.Fatalf("bound to %+v, not %+v", bound, h.Keyed().Binding())
+		}
+		disk := make([]byte, 12*MiB)
+		copy(disk[MiB:], "the rest")
+		copy(disk[11*MiB-4:], "kept")
+		plain := got
+		if decrypting {
+			plain = got.Next
+		}
+		seen := make([]byte, 8)
+		if _, err := plain.PlainView(&memory{b: disk}).ReadAt(seen, MiB-4); err != nil || string(seen) != "keptthe " {
+			t.Fatalf("%q, %v", seen, err)
+		}
+	}
+}
+
+// Nor does a header on the device say two things.
+func TestContradictoryPlaintextOnTheDeviceIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(segments map[string]luks2.Segment, first, rest, key *luks2.Segment){
+		"the first bytes are more": func(_ map[string]luks2.Segment, first, _, _ *luks2.Segment) { first.Size += BlockAlign },
+		"in the data":              func(_ map[string]luks2.Segment, first, _, _ *luks2.Segment) { first.Offset = 9 * MiB },
+		"the rest elsewhere":       func(_ map[string]luks2.Segment, _, rest, _ *luks2.Segment) { rest.Offset += BlockAlign },
+		"the rest is less":         func(_ map[string]luks2.Segment, _, rest, _ *luks2.Segment) { rest.Size -= BlockAlign },
+		"the key's data in the header": func(_ map[string]luks2.Segment, _, _, key *luks2.Segment) {
+			key.Offset = BlockAlign
+		},
+		"the first marked otherwise": func(_ map[string]luks2.Segment, first, _, key *luks2.Segment) { first.Flags = key.Flags },
+		"the rest marked otherwise":  func(_ map[string]luks2.Segment, _, rest, key *luks2.Segment) { rest.Flags = key.Flags },
+		"the key's marked otherwise": func(_ map[string]luks2.Segment, first, _, key *luks2.Segment) { key.Flags = first.Flags },
+		"a fourth":                   func(segments map[string]luks2.Segment, _, rest, _ *luks2.Segment) { segments["3"] = *rest },
+	} {
+		for _, decrypting := range []bool{false, true} {
+			h := onTheDevice(t, decrypting)
+			segments := h.LUKS.Metadata.Segments
+			ids := []string{segmentID, nextID, thirdID}
+			if decrypting {
+				ids = []string{nextID, thirdID, segmentID}
+			}
+			first, rest, key := segments[ids[0]], segments[ids[1]], segments[ids[2]]
+			change(segments, &first, &rest, &key)
+			segments[ids[0]], segments[ids[1]], segments[ids[2]] = first, rest, key
+			if _, err := Understand(h.LUKS, luks2.Copies{}, "x"); fault.CodeOf(err) != fault.HeaderInvalid {
+				t.Errorf("%s, decrypting %v: %v (code %s)", name, decrypting, err, fault.CodeOf(err))
+			}
+		}
+	}
 }
 
 // What is written of a volume that is partly in plain text is understood as the same,

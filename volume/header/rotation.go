@@ -100,8 +100,8 @@ func (h *Header) PlanRotation(s spec.Volume, c *Storage) (reencrypt.Layout, erro
 // detached header nothing is known to be free.
 func (h *Header) dataRange(c *Storage) (start, end int64) {
 	switch {
-	case h.Moved > 0:
-		return 0, h.Moved
+	case h.moved() > 0:
+		return 0, h.moved()
 	case c.Detached():
 		return h.Segment.Offset, h.Segment.Offset + h.Segment.Size
 	}
@@ -156,7 +156,7 @@ func (h *Header) Layout(c *Storage) (reencrypt.Layout, error) {
 		l.Mode, l.JournalOffset, l.JournalSize = reencrypt.Journal, RotationJournalOffset, area-RotationJournalOffset
 		room = l.JournalSize
 	}
-	if h.Decrypting() {
+	if h.Decrypting() && l.Mode == reencrypt.Journal {
 		// The filesystem's start comes last: what is half in plain text shows none that
 		// somebody would mount.
 		l.Direction = reencrypt.Backward

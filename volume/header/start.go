@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io"
 
 	"imxcrypt/internal/fault"
 )
@@ -17,7 +18,7 @@ import (
 // sector on the device is the volume, however much of its header is written; without
 // it, it is the filesystem. The sector, in the device's last whole block:
 //
-//	  0  16  "IMXCRYPT-HEADER\0"
+//	  0  16  "IMXCRYPT-HEADER\0", or of the way back "IMXCRYPT-PLAIN\0\0"
 //	 16   4  version 1, little-endian, as all numbers
 //	 20   4  zeros
 //	 24   8  size of the header area in bytes
@@ -31,10 +32,27 @@ type Start struct {
 	// first bytes and the header area are kept, Record is where the sector is. In bytes.
 	Area, Saved, Staged, Record int64
 
+	// Back: it is the way back, of a decryption. The header lies at the device's beginning, and
+	// the filesystem's first bytes take its place: from the sector on the device is the
+	// filesystem. The header is kept all the same: by it a sector that is not
+	// put back yet is distinguished from one that somebody has written since.
+	Back bool
+
 	saved, staged [sha256.Size]byte
 }
 
-const startMagic = "IMXCRYPT-HEADER\x00"
+const (
+	startMagic = "IMXCRYPT-HEADER\x00"
+	backMagic  = "IMXCRYPT-PLAIN\x00\x00"
+)
+
+// PlanBack is the way back on a device of size bytes, where the filesystem's first bytes
+// are kept at saved, and the area bytes before them are free.
+func PlanBack(size, area, saved int64) Start {
+	s := PlanStart(size, area)
+	s.Saved, s.Staged, s.Back = saved, saved-area, true
+	return s
+}
 
 // PlanStart places what is kept at the end of a device of size bytes.
 func PlanStart(size, area int64) Start {
@@ -49,7 +67,7 @@ type StartState int
 const (
 	// StartNone: there is no record, or it says nothing any more.
 	StartNone StartState = iota
-	// StartBegun: each sector is the filesystem's or the header's, and the header is not
+	// StartBegun: each sector is the filesystem's or the header's, and what is written is not
 	// whole yet.
 	StartBegun
 	// StartMixed: a part of the header is there, and something else was written, too.
@@ -63,30 +81,38 @@ func (s Start) Begin(dev Device) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(first, saved) {
+	before := saved
+	if s.Back {
+		before = staged
+	}
+	if !bytes.Equal(first, before) {
 		return fault.Newf(fault.IOFailed, "%s does not read back as it was written, or changed meanwhile", dev.Path())
 	}
 	s.saved, s.staged = sha256.Sum256(saved), sha256.Sum256(staged)
 	return put(dev, s.block(), s.Record)
 }
 
-// Finish writes the header where it belongs, from the one that is kept, and takes the
-// sector away, which has said what it had to: left there, it would speak of whatever
-// somebody makes of the device later. It may be repeated.
+// Finish writes the header, or the filesystem's first bytes, where they belong, from what
+// is kept, and takes the sector away, which has said what it had to: left there, it would
+// speak of whatever somebody makes of the device later. It may be repeated.
 func (s Start) Finish(dev Device) error {
 	if err := dev.Flush(); err != nil { // the sector may be in a cache only
 		return err
 	}
-	_, _, staged, err := s.read(dev)
+	_, saved, staged, err := s.read(dev)
 	if err != nil {
 		return err
 	}
 	// The first copy first: with it goes the superblock, so that nobody mounts a filesystem
 	// that has parts of the header in its middle. The second copy last: whoever finds both whole
-	// finds the rest whole.
+	// finds the rest whole. The way back is the opposite way.
 	const copySize = MetadataSize / 2
-	for _, part := range []struct{ from, to int64 }{{0, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}} {
-		if err := put(dev, staged[part.from:part.to], part.from); err != nil {
+	content, order := staged, []struct{ from, to int64 }{{0, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}}
+	if s.Back {
+		content, order = saved, []struct{ from, to int64 }{{copySize, MetadataSize}, {MetadataSize, s.Area}, {BlockAlign, copySize}, {0, BlockAlign}}
+	}
+	for _, part := range order {
+		if err := put(dev, content[part.from:part.to], part.from); err != nil {
 			return err
 		}
 	}
@@ -121,10 +147,14 @@ func FindStart(dev Device) (s Start, state StartState, err error) {
 	if sha256.Sum256(saved) != s.saved || sha256.Sum256(staged) != s.staged {
 		return s, StartNone, nil // the place has been used since
 	}
-	return s, compareStart(first, saved, staged), nil
+	return s, s.compare(first, saved, staged), nil
 }
 
-func compareStart(first, saved, staged []byte) StartState {
+func (s Start) compare(first, saved, staged []byte) StartState {
+	whole := staged
+	if s.Back {
+		whole = saved
+	}
 	others, headers := 0, 0
 	for at := 0; at < len(first); at += SectorBytes {
 		is := first[at : at+SectorBytes]
@@ -139,7 +169,7 @@ func compareStart(first, saved, staged []byte) StartState {
 	switch {
 	case others > 0 && headers > 0:
 		return StartMixed
-	case others > 0 || bytes.Equal(first, staged):
+	case others > 0 || bytes.Equal(first, whole):
 		return StartNone
 	}
 	return StartBegun
@@ -160,6 +190,9 @@ func (s Start) read(dev Device) (first, saved, staged []byte, err error) {
 func (s Start) block() []byte {
 	b := make([]byte, BlockAlign)
 	copy(b, startMagic)
+	if s.Back {
+		copy(b, backMagic)
+	}
 	binary.LittleEndian.PutUint32(b[16:], 1)
 	for i, n := range []int64{s.Area, s.Saved, s.Staged} {
 		binary.LittleEndian.PutUint64(b[24+8*i:], uint64(n))
@@ -174,7 +207,8 @@ func (s Start) block() []byte {
 // parseStart reads the sector of a device of size bytes; ok is false for anything else.
 func parseStart(b []byte, size int64) (s Start, ok bool) {
 	sum := sha256.Sum256(b[:eraseSumOffset])
-	if !bytes.HasPrefix(b, []byte(startMagic)) || binary.LittleEndian.Uint32(b[16:]) != 1 || !bytes.Equal(sum[:], b[eraseSumOffset:SectorBytes]) {
+	back := bytes.HasPrefix(b, []byte(backMagic))
+	if !back && !bytes.HasPrefix(b, []byte(startMagic)) || binary.LittleEndian.Uint32(b[16:]) != 1 || !bytes.Equal(sum[:], b[eraseSumOffset:SectorBytes]) {
 		return s, false
 	}
 	number := func(at int) int64 { return int64(binary.LittleEndian.Uint64(b[at:])) }
@@ -183,9 +217,12 @@ func parseStart(b []byte, size int64) (s Start, ok bool) {
 		return s, false
 	}
 	s = PlanStart(size, area)
+	if saved := number(32); back && saved <= s.Saved && saved%BlockAlign == 0 { // the device may have grown since
+		s = PlanBack(size, area, saved)
+	}
 	copy(s.saved[:], b[48:])
 	copy(s.staged[:], b[80:])
-	return s, number(32) == s.Saved && number(40) == s.Staged && s.Staged >= area
+	return s, back == s.Back && number(32) == s.Saved && number(40) == s.Staged && s.Staged >= area
 }
 
 // interruptedStart says of a device whose header was not read, or not both copies of
@@ -194,6 +231,10 @@ func interruptedStart(dev Device, err error) error {
 	s, state, readErr := FindStart(dev)
 	switch {
 	case readErr != nil:
+	case state == StartBegun && s.Back:
+		return fault.Newf(fault.DecryptionEnding, "decrypting %s was interrupted while the filesystem's first bytes were put back; all is in plain text, and nothing is lost", dev.Path())
+	case state == StartMixed && err != nil && s.Back:
+		return fault.New(fault.HeaderDamaged, fmt.Sprintf("decrypting %s was interrupted while the filesystem's first bytes were put back, and something else has written to its start since; all is in plain text, and the first %d bytes of the filesystem as they were are kept at byte %d", dev.Path(), s.Area, s.Saved), err)
 	case state == StartBegun:
 		return fault.Newf(fault.EncryptionStarted, "encrypting %s was interrupted while the header was written to it; nothing is encrypted yet, and nothing is lost", dev.Path())
 	case state == StartMixed && err != nil:
@@ -214,6 +255,32 @@ func (w Window) ReadAt(p []byte, off int64) (int, error) { return w.Device.ReadA
 
 // WriteAt implements io.WriterAt.
 func (w Window) WriteAt(p []byte, off int64) (int, error) { return w.Device.WriteAt(p, w.Begin+off) }
+
+// PlainView shows a device as the side in plain text h has it: the bytes that the header has the
+// place of lie elsewhere.
+func (h *Header) PlainView(dev Device) io.ReaderAt {
+	if h.Moved == 0 {
+		return dev
+	}
+	return displaced{dev, h.LUKS.Area(), h.Moved}
+}
+
+type displaced struct {
+	dev      io.ReaderAt
+	area, at int64
+}
+
+// ReadAt implements io.ReaderAt.
+func (d displaced) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < d.area {
+		first := min(int64(len(p)), d.area-off)
+		if n, err = d.dev.ReadAt(p[:first], d.at+off); err != nil || n == len(p) {
+			return n, err
+		}
+	}
+	m, err := d.dev.ReadAt(p[n:], off+int64(n))
+	return n + m, err
+}
 
 // BeginOf is where what dev shows begins on the device that it is, in bytes.
 func BeginOf(dev Device) int64 {

@@ -4,6 +4,7 @@ package header
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"testing"
 )
@@ -72,4 +73,83 @@ func TestFinishGoesOver(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The way back is over once all is put back, whatever of that a cut leaves and whatever is
+// written to the filesystem afterwards; until then a record says what is missing. What the
+// filesystem is known by comes last.
+func TestFinishGoesBack(t *testing.T) {
+	t.Parallel()
+	const area = 64 * KiB
+	plain, head := bytes.Repeat([]byte("filesystem!!"), int(area))[:8*area], bytes.Repeat([]byte("header"), int(area))[:area]
+	for writes := 0; ; writes++ {
+		d := &memory{b: bytes.Clone(plain), left: 1}
+		s := PlanBack(d.Size(), area, PlanStart(d.Size(), area).Saved-BlockAlign)
+		copy(d.b[s.Saved:], d.b[:area])
+		copy(d.b[s.Staged:], head)
+		copy(d.b, head)
+		if err := s.Begin(d); err != nil {
+			t.Fatal(err)
+		}
+		if err := PlanStart(d.Size(), area).Begin(d); err == nil {
+			t.Fatal("begun with a header at the start")
+		}
+		d.left = writes
+		err := s.Finish(d)
+		found, state, findErr := FindStart(d)
+		if findErr != nil {
+			t.Fatal(findErr)
+		}
+		whole := bytes.Equal(d.b[:area], plain[:area])
+		if whole != (state == StartNone) || state == StartBegun && (!found.Back || found.Saved != s.Saved) {
+			t.Errorf("%d writes: state %v of %+v, all put back: %v", writes, state, found, whole)
+		}
+		if !whole && bytes.Equal(d.b[:BlockAlign], plain[:BlockAlign]) {
+			t.Errorf("%d writes: the superblock is there before the rest", writes)
+		}
+		if whole {
+			// In use, with the record still there.
+			d.b[5*SectorBytes]++
+			if _, state, err := FindStart(d); state != StartNone || err != nil {
+				t.Errorf("%d writes, in use: state %v, %v", writes, state, err)
+			}
+		}
+		if err == nil {
+			if _, ok := parseStart(d.b[s.Record:], d.Size()); ok || !whole {
+				t.Errorf("whole: %v, a record is left: %v", whole, ok)
+			}
+			return
+		}
+		if state != StartBegun {
+			continue
+		}
+		mixed := &memory{b: bytes.Clone(d.b)}
+		mixed.b[5*SectorBytes] ^= 0x55
+		if _, state, err := FindStart(mixed); state != StartMixed || err != nil {
+			t.Errorf("%d writes, and something else: state %v, %v", writes, state, err)
+		}
+		d.left = 5
+		if err := found.Finish(d); err != nil || !bytes.Equal(d.b[:area], plain[:area]) {
+			t.Errorf("%d writes, then the rest: %v", writes, err)
+		}
+	}
+}
+
+// Whatever a device ends with, only a record whose places lie on it, apart, is believed.
+func FuzzParseStart(f *testing.F) {
+	const size = 64 * MiB
+	for _, s := range []Start{PlanStart(size, MiB), PlanBack(size, MiB, 40*MiB)} {
+		f.Add(s.block(), int64(size))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, size int64) {
+		if len(b) != BlockAlign || size < BlockAlign {
+			return
+		}
+		sum := sha256.Sum256(b[:eraseSumOffset])
+		copy(b[eraseSumOffset:], sum[:])
+		s, ok := parseStart(b, size)
+		if ok && (s.Staged < s.Area || s.Saved < s.Staged+s.Area || s.Record < s.Saved+s.Area || s.Record+BlockAlign > size) {
+			t.Fatalf("%+v on %d bytes", s, size)
+		}
+	})
 }

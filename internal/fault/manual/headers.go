@@ -28,6 +28,12 @@ func interrupted() []Entry {
 			Remedy:  "`imxcrypt encrypt NAME` continues; so does `unlock` where the header goes onto the device. To leave it at that with a header in a file, remove the file (`header` in the configuration).",
 		},
 		{
+			Code:    fault.DecryptionEnding,
+			Meaning: "The power went, or the program was stopped, in the last moment of `imxcrypt decrypt`, while the filesystem's first bytes took the place of the header.",
+			Cause:   "All data is in plain text. Some of the first bytes are not in their place yet; they are kept near the device's end. Do not mount the device: a part of the header may be where the filesystem begins.",
+			Remedy:  "`imxcrypt decrypt NAME` puts them back, and needs no key for that.",
+		},
+		{
 			Code:    fault.ShrinkStarted,
 			Meaning: "The power went, or the program was killed, while `imxcrypt encrypt` made the filesystem smaller.",
 			Cause:   "A mark stands where the superblock was, so that nobody mounts what is half old and half new. All that is missing lies in the log, in `state_dir` or the folder that `--workspace` named.",

@@ -270,6 +270,15 @@ func refused() []Entry {
 			Remedy: "A header in a file (`header: /path/of/a/file`) needs no room. Else make the partition larger, delete files, or name another folder. See [encrypt.md](encrypt.md#when-the-filesystem-leaves-no-room).",
 		},
 		{
+			Code:    fault.DecryptRefused,
+			Meaning: "`imxcrypt decrypt` finds no room on the device for the bytes that belong where the header is.",
+			Messages: []string{
+				"the header has the place of the first … bytes of plain text, which need as much room behind the data, and a sector; there are … bytes: …",
+			},
+			Cause:  "The header keeps its place until all data is in plain text, and until then the filesystem's first bytes are kept behind the data. A volume that `imxcrypt encrypt` made has that room. One that `imxcrypt provision` made has it after a rotation, which moves the data into the gap in front of it, so that the gap is behind it.",
+			Remedy: "`imxcrypt rotate NAME` where the message says so; then decrypt. Where the gap is smaller than the header area (`gap: 0`, or a device of less than 64 MiB) back up the files, and make the filesystem again. See [encrypt.md](encrypt.md#the-way-back).",
+		},
+		{
 			Code:    fault.RenameRefused,
 			Meaning: "`imxcrypt rename OLD NEW` finds OLD in the configuration, or a header that no name is bound to.",
 			Messages: []string{
