@@ -34,8 +34,12 @@ func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock, shrinks 
 	case sb.Size > 0 && sb.Type == fsprobe.Ext4 && shrinks:
 		x.shrinkFrom, x.shrinkTo = sb.Size, l.DataSize
 	default:
-		return l, 0, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem on %s has %d bytes of %d, and a header on the device needs it to have %d at most: make it smaller, %s",
-			sb.Type, dev.Path(), sb.Size, dev.Size(), l.DataSize, waysOut)
+		ways := waysOut
+		if sb.Type != fsprobe.XFS { // which nothing makes smaller
+			ways = "make it smaller, " + ways
+		}
+		return l, 0, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem on %s has %d bytes of %d, and a header on the device needs it to have %d at most: %s",
+			sb.Type, dev.Path(), sb.Size, dev.Size(), l.DataSize, ways)
 	}
 	return l, start.Saved, nil
 }
