@@ -44,7 +44,8 @@ install: ## Install into DESTDIR: program, generator, units, initramfs hooks, ma
 		INITRAMFSTOOLSDIR="$(INITRAMFSTOOLSDIR)" DRACUTDIR="$(DRACUTDIR)" packaging/install $(BINARY)
 
 .PHONY: docs
-docs: ## Write the generated pages: docs/man and docs/troubleshooting.md
+docs: ## Write what is generated: the rows of internal/fault, docs/man, docs/troubleshooting.md
+	IMXCRYPT_UPDATE=1 $(GO) test -count=1 -run UpToDate ./internal/fault/manual
 	IMXCRYPT_UPDATE=1 $(GO) test -count=1 -run 'UpToDate' ./cmd/imxcrypt
 
 .PHONY: site

@@ -19,6 +19,7 @@ import (
 	"imxcrypt/bench"
 	"imxcrypt/internal/doctor"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fault/manual"
 	"imxcrypt/volume"
 )
 
@@ -121,7 +122,7 @@ func schemaOfType(t *testing.T, of reflect.Type, defs map[string]any) map[string
 		return map[string]any{"type": "string", "format": "date-time"}
 	case reflect.TypeFor[fault.Code]():
 		enum := []string{""}
-		for _, f := range fault.Table() {
+		for _, f := range manual.Entries() {
 			enum = append(enum, string(f.Code))
 		}
 		return map[string]any{"enum": enum}

@@ -16,8 +16,8 @@ import (
 	"imxcrypt/internal/fault/manual"
 )
 
-// The troubleshooting page is made from the table of faults, package manual,
-// the messages in the sources, and doctor's findings.
+// The troubleshooting page is made from the table of faults, the messages in the
+// sources, and doctor's findings.
 func TestTroubleshootingPageIsUpToDate(t *testing.T) {
 	t.Parallel()
 	generated(t, "docs/troubleshooting.md", troubleshootingPage(t))
@@ -34,7 +34,7 @@ func troubleshootingPage(t *testing.T) string {
 		"| code | exit code | meaning |\n|---|---|---|\n")
 	entries := manual.Entries()
 	for _, e := range entries {
-		fmt.Fprintf(&b, "| [%s](#%s) | %d | %s |\n", e.Code, e.Code, exitOf(t, e.Code), e.Meaning)
+		fmt.Fprintf(&b, "| [%s](#%s) | %d | %s |\n", e.Code, e.Code, e.Exit, e.Meaning)
 	}
 	messages := readMessages(t).byCode(t)
 	for _, exit := range []fault.Exit{fault.ExitUsage, fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy,
@@ -42,7 +42,7 @@ func troubleshootingPage(t *testing.T) string {
 		title, _, _ := strings.Cut(exit.String(), " (")
 		fmt.Fprintf(&b, "\n## %s (exit code %d)\n", strings.ToUpper(title[:1])+title[1:], exit)
 		for _, e := range entries {
-			if exitOf(t, e.Code) == exit {
+			if e.Exit == exit {
 				writeEntry(&b, e, messages[e.Code])
 			}
 		}
@@ -57,15 +57,6 @@ func troubleshootingPage(t *testing.T) string {
 		b.WriteString("**What to do:** " + f.Remedy + ".\n")
 	}
 	return b.String()
-}
-
-func exitOf(t *testing.T, code fault.Code) fault.Exit {
-	t.Helper()
-	f, ok := fault.Lookup(code)
-	if !ok {
-		t.Fatalf("%q is not in the table of faults", code)
-	}
-	return f.Exit
 }
 
 // writeEntry writes an entry with its own messages, and those of the sources
@@ -89,7 +80,7 @@ func writeEntry(b *strings.Builder, e manual.Entry, found []string) {
 	if e.Cause != "" {
 		b.WriteString(" " + e.Cause)
 	}
-	b.WriteString("\n\n**What to do:** " + e.Remedy + "\n")
+	b.WriteString("\n\n**What to do:** " + e.Remedy() + "\n")
 }
 
 // What package manual says that the program says, it says: each part of a message

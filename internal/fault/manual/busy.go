@@ -9,64 +9,77 @@ func busy() []Entry {
 	return []Entry{
 		{
 			Code:    fault.NotFrozen,
+			Exit:    fault.ExitBusy,
 			Meaning: "Before the system sleeps, every process must stop; this one did not.",
 			Messages: []string{
 				`not stopped after …: "…" (process …, state …, cgroup …)`,
 			},
-			Cause:  "One in state D waits for a device or a server that does not answer, such as NFS. All processes continue, nothing was suspended.",
-			Remedy: "See dmesg, and `cat /proc/PID/stack`; then suspend again.",
+			Cause: "One in state D waits for a device or a server that does not answer, such as NFS. All processes continue, nothing was suspended.",
+			Hint:  "nothing was suspended and all processes continue; one in state D waits for a device or a server that does not answer: see dmesg",
+			More:  "`cat /proc/PID/stack` shows what it waits for.",
 		},
 		{
 			Code:    fault.Busy,
+			Exit:    fault.ExitBusy,
 			Meaning: "Somebody has the device open; or the volume is suspended, by `dmsetup suspend` or `cryptsetup luksSuspend`, and its users wait.",
 			Messages: []string{
 				`"…": add … key: the thread has one of that name already: …`,
 			},
-			Cause:  "A key's name is taken only where the program itself uses the same key a second time, within one thread: a mistake in it.",
-			Remedy: "`fuser -vm /dev/mapper/NAME`, then try again. A suspended volume: `imxcrypt unlock NAME`, which proves its key again. A key's name that is taken: run the command again, since each run begins with an empty keyring, and report it.",
+			Cause: "A key's name is taken only where the program itself uses the same key a second time, within one thread: a mistake in it.",
+			Hint:  "find out who uses it with `fuser -vm` or `lsof`, then try again",
+			More:  "A suspended volume: `imxcrypt unlock NAME`, which proves its key again. A key's name that is taken: run the command again, since each run begins with an empty keyring, and report it.",
 		},
 		{
 			Code:    fault.LockHeld,
+			Exit:    fault.ExitBusy,
 			Meaning: "Another imxcrypt works on the volume.",
 			Messages: []string{
 				"lock …: held by process … (…) since …",
 			},
-			Remedy: "Wait for it to end. A lock ends with its process: there are no stale ones.",
+			Hint: "wait for the other imxcrypt to end, then try again",
+			More: "A lock ends with its process: there are no stale ones.",
 		},
 		{
 			Code:    fault.KeyQuota,
+			Exit:    fault.ExitBusy,
 			Meaning: "The kernel's quota of keys for this user is used up.",
 			Messages: []string{
 				"\"…\": … … key: the quota for keys is used up (/proc/sys/kernel/keys): …",
 			},
-			Cause:  "`/proc/key-users` shows for each user how many keys and bytes are used, and how many are allowed.",
-			Remedy: "Raise `kernel.keys.root_maxkeys` and `kernel.keys.root_maxbytes` (for users other than root: `maxkeys`, `maxbytes`) with `sysctl -w`, and for good in `/etc/sysctl.d`; or find the program that leaks keys.",
+			Cause: "`/proc/key-users` shows for each user how many keys and bytes are used, and how many are allowed.",
+			Hint:  "raise the quota, for instance `sysctl -w kernel.keys.root_maxkeys=1000000 kernel.keys.root_maxbytes=25000000` (for users other than root: maxkeys, maxbytes); /proc/key-users shows who uses how many",
+			More:  "In `/etc/sysctl.d` the setting stays; or find the program that leaks keys.",
 		},
 		{
 			Code:    fault.RotationUnderWay,
+			Exit:    fault.ExitBusy,
 			Meaning: "The volume is being rotated, so it has two keys and no copy of its header can stand for it; or it is being encrypted or decrypted in place, and a part of its data is in plain text.",
 			Messages: []string{
 				"the key of the rotation under way was made with other recovery copies than are asked for now",
 			},
-			Cause:  "The rotation may be running, paused, or interrupted by a power cut.",
-			Remedy: "`imxcrypt rotate --resume-only NAME` finishes the rotation, encryption or decryption; then run the command again.",
+			Cause: "The rotation may be running, paused, or interrupted by a power cut.",
+			Hint:  "until its rotation is finished the volume has two keys, or is partly in plain text. `imxcrypt rotate --resume-only NAME` finishes it, then run this command again",
+			More:  "The same command finishes an encryption or decryption in place.",
 		},
 		{
 			Code:    fault.DeviceInUse,
+			Exit:    fault.ExitBusy,
 			Meaning: "The device is mounted, mapped, or used as swap.",
 			Messages: []string{
 				"/dev/…: in use: …",
 			},
-			Remedy: "Take it out of use first: umount, swapoff, or `dmsetup remove` for what lies on it.",
+			Hint: "take the device out of use first: umount, swapoff, `losetup -d`; a volume that another configuration opened is closed with that one (`imxcrypt --config FILE lock --all`), other mappings by `dmsetup remove`",
 		},
 		{
 			Code:    fault.MountBusy,
+			Exit:    fault.ExitBusy,
 			Meaning: "Programs use files in the volume, or it is mounted in another mount namespace, too.",
 			Messages: []string{
 				"unmount …: …",
 				"/dev/mapper/…: mounted on … in another mount namespace, too, where unmounting it here does not reach: process …",
 			},
-			Remedy: "Stop the programs named, then try again. A container keeps the mounts it began with, if they are private in it: stop it, or give it the mount as a slave (`rslave`), then it goes with the system's.",
+			Hint: "stop the programs named above, then try again",
+			More: "A container keeps the mounts it began with, if they are private in it: stop it, or give it the mount as a slave (`rslave`), then it goes with the system's.",
 		},
 	}
 }

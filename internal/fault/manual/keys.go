@@ -9,37 +9,42 @@ func keys() []Entry {
 	return []Entry{
 		{
 			Code:    fault.BlobRejected,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "The CAAM, or the trust source, rejected the blob.",
 			Messages: []string{
 				"the trust source … rejected the sealed key: made by another chip or in another security state, or damaged: …",
 				"/dev/caam-keygen: import: the hardware rejected the blob: made by another chip or in another security state, or damaged: bad message",
 			},
-			Cause:  "The storage was moved to another board, the chip was closed (or opened again) since the volume was made, or the blob is damaged.",
-			Remedy: "The data is untouched: it still opens on the board that it was made on. If this is that board, restore a backup of the header. With a recovery copy, `imxcrypt recover`.",
+			Cause: "The storage was moved to another board, the chip was closed (or opened again) since the volume was made, or the blob is damaged.",
+			Hint:  "the data is untouched, and opens on the board it was made on: put the storage back there; if this is that board, the chip was closed (or opened again) since, or the blob is damaged. Another board's image, whose data nobody needs here, is replaced by `imxcrypt erase NAME`, then `imxcrypt provision NAME`",
+			More:  "On the volume's own board, restore a backup of the header. A recovery copy of the key opens the data elsewhere: `imxcrypt recover`.",
 		},
 		{
 			Code:    fault.BlobDamaged,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "What should be a blob is not one.",
 			Messages: []string{
 				"the trust source … does not know the sealed key's form: it is damaged: invalid argument",
 				"the sealed key of … bytes has the form of no trust source",
 				"parse blob: …",
 			},
-			Cause:  "This was seen before the hardware was asked: the blob is truncated, its magic number is wrong, or its lengths do not fit.",
-			Remedy: "Restore a copy of the file or a backup of the header.",
+			Cause: "This was seen before the hardware was asked: the blob is truncated, its magic number is wrong, or its lengths do not fit.",
+			Hint:  "this is no blob, or it has changed: restore a copy of the file, or a backup of the header (`imxcrypt header restore`)",
 		},
 		{
 			Code:    fault.BlobOpenState,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "The volume was made in another security state of the chip.",
 			Messages: []string{
 				"this volume was made while the chip was open; it has been closed since, and the data cannot be read",
 				"this volume was made on a closed chip, and this chip is open",
 			},
-			Cause:  "Blobs are sealed for one security state only. See [security.md](security.md).",
-			Remedy: "Only a recovery copy of the key (`imxcrypt recover`), or a backup of the data, helps. Provision boards after closing them.",
+			Cause: "Blobs are sealed for one security state only. See [security.md](security.md).",
+			Hint:  "only a recovery copy of the key (`imxcrypt recover`) or a backup of the data helps now; provision boards after closing them",
 		},
 		{
 			Code:    fault.KeyWrong,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "The blob opened, but to a key that the volume was not written with; or UUID, label, generation or segments in the header were changed.",
 			Messages: []string{
 				"the key opened, but the check says that it is not this volume's key, or that the header was changed",
@@ -50,28 +55,33 @@ func keys() []Entry {
 				"Header and key may fit each other and not the data, as with an old header that was copied back, check and all. " +
 				"The message of what nothing proves is of `imxcrypt header restore`: neither the volume's filesystem is seen through the backup's key, nor is there a check on the device that it opens. " +
 				"With `--force` it looks for blocks of the data that are not noise through the key, too.",
-			Remedy: "If the header was changed or replaced by a copy, restore the right one. After suspend-to-RAM, see [security.md](security.md): most i.MX lose their keys in it.",
+			Hint: "nothing was mounted or written; if the header was changed or replaced by a copy, restore the right one (`imxcrypt header restore`)",
+			More: "After suspend-to-RAM, see [security.md](security.md): most i.MX lose their keys in it.",
 		},
 		{
 			Code:    fault.KeyFileDamaged,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "The key file of a volume of source `dev`, under `state_dir`, is missing, has another size, or can be read by others.",
 			Messages: []string{
 				"key of source dev: …",
 			},
-			Remedy: "Restore it; without it the data cannot be read.",
+			Hint: "restore the key file of source dev under state_dir; without it the data cannot be read",
 		},
 		{
 			Code:    fault.StaysSuspended,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "After a sleep the volume's key could not be opened, or not be proved to be the right one, three times.",
 			Messages: []string{
 				"wake …: mapping … stays suspended, and its users wait: …",
 				"mapping … is suspended, and its users wait",
 			},
-			Cause:  "Nothing was read or written since: the users of the volume wait. The text after the message is the reason, in the words of another entry here; it is `it lies on …, which stays suspended` where the volume's own key is not the reason.",
-			Remedy: "Remove the reason, then `imxcrypt unlock NAME`: it proves the key again and resumes the volume. To give it up: `dmsetup wipe_table --noflush --nolockfs NAME`, then `imxcrypt lock NAME`; everything was written back before the sleep. See [suspend.md](suspend.md).",
+			Cause: "Nothing was read or written since: the users of the volume wait. The text after the message is the reason, in the words of another entry here; it is `it lies on …, which stays suspended` where the volume's own key is not the reason.",
+			Hint:  "nothing was read or written with a wrong key: `imxcrypt unlock` proves the key again and resumes the volume, or says what keeps it from that. To give it up: `dmsetup wipe_table --noflush --nolockfs MAPPING`, then `imxcrypt lock NAME`",
+			More:  "Everything was written back before the sleep. See [suspend.md](suspend.md).",
 		},
 		{
 			Code:    fault.KeysLost,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "The system was suspended, and the key that the kernel has of an unlocked volume is dead or in doubt; or the volume was cut off from its device.",
 			Messages: []string{
 				"through mapping … no … filesystem is seen: its key was lost in a suspend: …",
@@ -81,25 +91,30 @@ func keys() []Entry {
 				"the system was suspended while the volume was rotated, in which most chips lose the keys that are in the kernel; what was copied since the last record is not trusted, and stays as it was",
 				"the system was suspended by somebody else while the keys were proved; nothing was written back",
 			},
-			Cause:  "A black key that outlived a suspend-to-RAM makes noise of what is read and written with it (ECB), or fails (CCM). Looking means reading through the mapping, but only where that does not write back what is in memory; where nothing can be read so, or there is no filesystem, the kernel's count of suspends since the key was proved leaves it in doubt. A rotation moves nothing with such a key. A mapping is cut off (its table is `error`) by `imxcrypt lock` before it unmounts with a dead key, or by `dmsetup wipe_table`.",
-			Remedy: "`imxcrypt unlock NAME`: it opens the key, proves it, and gives it to the mapping; the volume stays mounted, and what is in memory is written with the right key. Then restart the programs that read from the volume meanwhile, and continue a rotation with `imxcrypt rotate --resume-only NAME`. `imxcrypt lock NAME` gives up what was written since the suspend: it writes nothing with a dead key. Never unmount such a volume with `umount`, and never use `dmsetup wipe_table` on it without `--noflush --nolockfs`: both write noise. Suspend with `imxcrypt sleep`, and install the hook ([suspend.md](suspend.md)).",
+			Cause: "A black key that outlived a suspend-to-RAM makes noise of what is read and written with it (ECB), or fails (CCM). Looking means reading through the mapping, but only where that does not write back what is in memory; where nothing can be read so, or there is no filesystem, the kernel's count of suspends since the key was proved leaves it in doubt. A rotation moves nothing with such a key. A mapping is cut off (its table is `error`) by `imxcrypt lock` before it unmounts with a dead key, or by `dmsetup wipe_table`.",
+			Hint:  "`imxcrypt unlock NAME` gives the kernel its keys again, with the volume mounted as it is; a rotation then continues with `imxcrypt rotate --resume-only NAME`. `imxcrypt sleep` suspends without losing them (docs/suspend.md)",
+			More:  "The key is proved first, and what is in memory is written with the right one. Restart the programs that read from the volume meanwhile. `imxcrypt lock NAME` gives up what was written since the suspend: it writes nothing with a dead key. Never unmount such a volume with `umount`, and never use `dmsetup wipe_table` on it without `--noflush --nolockfs`: both write noise. Install the hook that lets systemd suspend with `imxcrypt sleep`.",
 		},
 		{
 			Code:    fault.IdentityWrong,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "The identity file given to `imxcrypt recover` belongs to another recipient, the passphrase is another one, or the recovery copy in the header is damaged.",
 			Messages: []string{
 				"the passphrase does not open the recovery copy",
 				"the identity does not open the recovery copy, which was sealed to …",
 			},
-			Remedy: "Use the identity of the recipient that the message names; or the passphrase that the last `provision` or `rotate` of the volume showed.",
+			Hint: "the recovery copy was sealed to another recipient, which `imxcrypt status` and `imxcrypt header check` name: use the identity that belongs to it. A passphrase is that of the last provision or rotate",
+			More: "`provision` and `rotate` show a passphrase once.",
 		},
 		{
 			Code:    fault.KeyLengthMismatch,
+			Exit:    fault.ExitKeyRejected,
 			Meaning: "Blob and header do not belong together, or the driver made another key than was asked for.",
 			Messages: []string{
 				"the blob holds a … key of … bytes, the header says …",
 			},
-			Remedy: "Restore the header that was written with this blob. If it happens when a key is made: kernels up to 5.10 cut an imported key short at a zero byte; use another key.",
+			Hint: "blob and header do not belong together: restore the header that was written with this blob",
+			More: "If it happens when a key is made: kernels up to 5.10 cut an imported key short at a zero byte; use another key.",
 		},
 	}
 }

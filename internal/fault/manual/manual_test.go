@@ -3,6 +3,8 @@
 package manual_test
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -12,12 +14,36 @@ import (
 	"imxcrypt/internal/fault/manual"
 )
 
+// The program has the rows of this table; with IMXCRYPT_UPDATE it gets them.
+func TestRowsOfTheProgramAreUpToDate(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("// SPDX-License-Identifier: Apache-2.0\n\n" +
+		"// Code generated from package manual by `make docs`. DO NOT EDIT.\n\n" +
+		"package fault\n\n" +
+		"// Table has one row for each code, in the order of the troubleshooting page.\n" +
+		"func Table() []Fault {\n\treturn []Fault{\n")
+	for _, e := range manual.Entries() {
+		fmt.Fprintf(&b, "\t\t{%q, %d, %q},\n", e.Code, e.Exit, e.Hint)
+	}
+	b.WriteString("\t}\n}\n")
+	if os.Getenv("IMXCRYPT_UPDATE") != "" {
+		if err := os.WriteFile("../rows.go", []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rows, err := os.ReadFile("../rows.go"); err != nil || string(rows) != b.String() {
+		t.Errorf("internal/fault/rows.go is not up to date: run make docs (%v)", err)
+	}
+}
+
+// One entry for each row, in its order, as the program was built with it.
 func TestEveryFaultHasAnEntry(t *testing.T) {
 	t.Parallel()
 	table, entries := fault.Table(), manual.Entries()
 	for i, e := range entries {
-		if i >= len(table) || e.Code != table[i].Code {
-			t.Fatalf("entry %d is %q: entries stand in the order of the table", i, e.Code)
+		if i >= len(table) || (fault.Fault{Code: e.Code, Exit: e.Exit, Hint: e.Hint}) != table[i] {
+			t.Fatalf("entry %d, %q, is not what the program has: run make docs", i, e.Code)
 		}
 	}
 	if len(entries) < len(table) {
@@ -29,7 +55,7 @@ func TestEntriesAreComplete(t *testing.T) {
 	t.Parallel()
 	destroys := regexp.MustCompile(`imxcrypt erase|--wipe|luksErase|\bmkfs|wipefs|blkdiscard|wipe_table`)
 	for _, e := range manual.Entries() {
-		for what, text := range map[string]string{"meaning": e.Meaning, "remedy": e.Remedy} {
+		for what, text := range map[string]string{"meaning": e.Meaning, "remedy": e.Remedy()} {
 			if !strings.HasSuffix(text, ".") || strings.TrimSpace(text) != text {
 				t.Errorf("%s: the %s is not made of sentences: %q", e.Code, what, text)
 			}
@@ -37,7 +63,7 @@ func TestEntriesAreComplete(t *testing.T) {
 		if strings.Contains(e.Meaning, ". ") {
 			t.Errorf("%s: the meaning is more than one sentence: %q", e.Code, e.Meaning)
 		}
-		if first, _, _ := strings.Cut(e.Remedy, ". "); destroys.MatchString(first) {
+		if first, _, _ := strings.Cut(e.Remedy(), ". "); destroys.MatchString(first) {
 			t.Errorf("%s: the first advice destroys: %q", e.Code, first)
 		}
 		for _, m := range e.Messages {
