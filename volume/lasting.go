@@ -30,7 +30,7 @@ func Fleeting(path string) string {
 	if err != nil {
 		return ""
 	}
-	mounts, err := mount.List()
+	mounts, err := mount.System{}.List()
 	if err != nil {
 		return ""
 	}

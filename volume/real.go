@@ -55,14 +55,14 @@ func Real(o RealOptions) System {
 		Mapper:      dmcrypt.Lazy(dmcrypt.Options{}),
 		Keyring:     keyring.Ring{},
 		Chip:        sync.OnceValues(o.chip),
-		Files:       realFiles{},
+		Files:       realFiles{atomicfile.Kernel()},
 		Filesystems: mkfs.Maker{},
-		Mounts:      realMounts{},
+		Mounts:      mount.System{},
 		Locks:       realLocks{},
 		Swaps:       realSwaps{},
 		Hibernates:  hibernates,
 		Attach:      attachImage,
-		Images:      realImages{},
+		Images:      loopdev.Images{},
 		SecurityState: func() caam.SecurityState {
 			return ReadChip("").State
 		},
@@ -76,7 +76,9 @@ func Real(o RealOptions) System {
 }
 
 // RealFiles is a System with nothing but files: for commands that look at one.
-func RealFiles(log *slog.Logger) System { return System{Files: realFiles{}, Log: log} }
+func RealFiles(log *slog.Logger) System {
+	return System{Files: realFiles{atomicfile.Kernel()}, Log: log}
+}
 
 func (o RealOptions) chip() (source.Chip, error) {
 	if o.Engine == "caam-keygen" {
@@ -135,26 +137,22 @@ func (realWaiter) Watch() (Watch, error) {
 	return l, nil
 }
 
-type realFiles struct{}
+type realFiles struct{ atomicfile.Writer }
 
 // Create makes the directories above the file too, readable to root only.
-func (realFiles) Create(path string, data []byte, perm fs.FileMode) error {
-	if err := atomicfile.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+func (f realFiles) Create(path string, data []byte, perm fs.FileMode) error {
+	if err := f.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return atomicfile.Create(path, data, perm)
+	return f.Writer.Create(path, data, perm)
 }
 
-func (realFiles) Replace(path string, data []byte, perm fs.FileMode) error {
-	if err := atomicfile.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+func (f realFiles) Replace(path string, data []byte, perm fs.FileMode) error {
+	if err := f.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return atomicfile.Replace(path, data, perm)
+	return f.Writer.Replace(path, data, perm)
 }
-
-func (realFiles) Settle(path string) error { return atomicfile.Settle(path) }
-
-func (realFiles) Remove(path string) error { return atomicfile.Remove(path) }
 
 func (realFiles) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 	return atomicfile.Read(path, o)
@@ -174,24 +172,6 @@ func (realFiles) List(dir string) ([]string, error) {
 	return names, err
 }
 
-type realMounts struct{}
-
-func (realMounts) Mount(source, target, fstype string, options []string) error {
-	return mount.Mount(source, target, fstype, options)
-}
-
-func (realMounts) Unmount(target string) error { return mount.Unmount(target) }
-
-func (realMounts) Idle(target string) error { return mount.Idle(target) }
-
-func (realMounts) Elsewhere(chosen func(*mount.Entry) bool) error { return mount.Elsewhere(chosen) }
-
-func (realMounts) List() ([]mount.Entry, error) { return mount.List() }
-
-func (realMounts) Look(target string) (mount.Target, error) { return mount.Look(target) }
-
-func (realMounts) InFstab(file string) (string, error) { return mount.InFstab("/etc/fstab", file) }
-
 func attachImage(path string) (string, io.Closer, error) {
 	d, err := loopdev.Attach(path)
 	if err != nil {
@@ -199,24 +179,6 @@ func attachImage(path string) (string, io.Closer, error) {
 	}
 	return d.Path(), d, nil
 }
-
-type realImages struct{}
-
-func (realImages) Attach(path string, sector int) (string, io.Closer, error) {
-	d, err := loopdev.Image(path, sector)
-	if err != nil {
-		return "", nil, err
-	}
-	return d.Path(), d, nil
-}
-
-func (realImages) Over(path string) (string, error) { return loopdev.Over(path) }
-
-func (realImages) Room(path string, size int64) error { return loopdev.Room(path, size) }
-
-func (realImages) Make(path string, size int64) error { return loopdev.Create(path, size) }
-
-func (realImages) Resized(device string) error { return loopdev.Resized(device) }
 
 type realLocks struct{}
 

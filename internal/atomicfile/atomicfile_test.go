@@ -45,7 +45,7 @@ func TestCreate(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "data.bb")
-	if err := Create(path, []byte("blob"), 0o640); err != nil {
+	if err := Kernel().Create(path, []byte("blob"), 0o640); err != nil {
 		t.Fatal(err)
 	}
 	st, err := os.Stat(path)
@@ -71,7 +71,7 @@ func TestCreateNeverOverwrites(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, _ := os.Lstat(path)
-		err := Create(path, []byte("new"), 0o600)
+		err := Kernel().Create(path, []byte("new"), 0o600)
 		after, _ := os.Lstat(path)
 		if !errors.Is(err, fs.ErrExist) || fault.CodeOf(err) != fault.FileExists {
 			t.Errorf("%s: %v", name, err)
@@ -90,7 +90,7 @@ func TestCreateRace(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {
-			err := Create(path, fmt.Appendf(nil, "writer %02d", i), 0o600)
+			err := Kernel().Create(path, fmt.Appendf(nil, "writer %02d", i), 0o600)
 			switch {
 			case err == nil:
 				wins.Add(1)
@@ -132,7 +132,7 @@ func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "record")
 	for _, text := range []string{"first", "second, longer", "3"} {
-		if err := Replace(path, []byte(text), 0o600); err != nil || content(t, path) != text {
+		if err := Kernel().Replace(path, []byte(text), 0o600); err != nil || content(t, path) != text {
 			t.Errorf("Replace with %q: %v", text, err)
 		}
 	}
@@ -140,10 +140,10 @@ func TestReplace(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if err := Replace(link, nil, 0o600); !errors.Is(err, ErrLink) || fault.CodeOf(err) != fault.FileUnsafe || content(t, path) != "3" {
+	if err := Kernel().Replace(link, nil, 0o600); !errors.Is(err, ErrLink) || fault.CodeOf(err) != fault.FileUnsafe || content(t, path) != "3" {
 		t.Errorf("over a link: %v", err)
 	}
-	if err := Replace(dir, nil, 0o600); err == nil {
+	if err := Kernel().Replace(dir, nil, 0o600); err == nil {
 		t.Error("over a folder: no error")
 	}
 }
@@ -153,7 +153,7 @@ func TestReplaceIsAtomic(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "record")
 	a, b := bytes.Repeat([]byte("a"), 100_000), bytes.Repeat([]byte("b"), 50_000)
-	if err := Replace(path, a, 0o600); err != nil {
+	if err := Kernel().Replace(path, a, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	stop := make(chan struct{})
@@ -161,7 +161,7 @@ func TestReplaceIsAtomic(t *testing.T) {
 	wg.Go(func() {
 		defer close(stop)
 		for i := range 50 {
-			if err := Replace(path, [][]byte{b, a}[i%2], 0o600); err != nil {
+			if err := Kernel().Replace(path, [][]byte{b, a}[i%2], 0o600); err != nil {
 				t.Error(err)
 			}
 		}
@@ -187,7 +187,7 @@ func TestLeftoverIsReused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".data.bb.new"), []byte("half of something longer"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := Create(path, []byte("blob"), 0o600); err != nil {
+	if err := Kernel().Create(path, []byte("blob"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := os.Stat(path); err != nil || content(t, path) != "blob" || st.Mode() != 0o600 || names(t, dir) != "[data.bb]" {
@@ -211,7 +211,7 @@ func TestPlantedTemporary(t *testing.T) {
 		if err := plant(dir, filepath.Join(dir, ".f.new")); err != nil {
 			t.Fatal(err)
 		}
-		if err := Create(filepath.Join(dir, "f"), []byte("x"), 0o600); fault.CodeOf(err) != fault.FileUnsafe {
+		if err := Kernel().Create(filepath.Join(dir, "f"), []byte("x"), 0o600); fault.CodeOf(err) != fault.FileUnsafe {
 			t.Errorf("%s: %v", name, err)
 		}
 		if content(t, victim) != "precious" {
@@ -224,18 +224,18 @@ func TestFailureLeavesNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	missing := filepath.Join(dir, "no", "file")
-	if err := Create(missing, nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
+	if err := Kernel().Create(missing, nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("in a missing folder: %v", err)
 	}
 	long := filepath.Join(dir, string(bytes.Repeat([]byte("n"), 252)))
-	if err := Create(long, nil, 0o600); !errors.Is(err, unix.ENAMETOOLONG) {
+	if err := Kernel().Create(long, nil, 0o600); !errors.Is(err, unix.ENAMETOOLONG) {
 		t.Errorf("name too long: %v", err)
 	}
 	if got := names(t, dir); got != "[]" {
 		t.Errorf("left in the folder: %s", got)
 	}
 	for _, p := range []string{"/", ".", "..", dir + "/.."} {
-		if err := Replace(p, nil, 0o600); err == nil {
+		if err := Kernel().Replace(p, nil, 0o600); err == nil {
 			t.Errorf("Replace(%q): no error", p)
 		}
 	}
@@ -248,14 +248,14 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time there is nothing to do
-		if err := Remove(path); err != nil {
+		if err := Kernel().Remove(path); err != nil {
 			t.Error(err)
 		}
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("still there: %v", err)
 	}
-	if err := Remove(filepath.Dir(path)); err == nil {
+	if err := Kernel().Remove(filepath.Dir(path)); err == nil {
 		t.Error("a folder was removed")
 	}
 }
@@ -265,7 +265,7 @@ func TestMkdirAll(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a/b/c")
 	for range 2 {
-		if err := MkdirAll(path, 0o700); err != nil {
+		if err := Kernel().MkdirAll(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -275,7 +275,7 @@ func TestMkdirAll(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := MkdirAll(filepath.Join(dir, "f/g"), 0o700); !errors.Is(err, unix.ENOTDIR) {
+	if err := Kernel().MkdirAll(filepath.Join(dir, "f/g"), 0o700); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("below a file: %v", err)
 	}
 }

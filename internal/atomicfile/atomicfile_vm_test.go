@@ -34,13 +34,13 @@ func tmpfs(t *testing.T, options string) string {
 func TestFullDisk(t *testing.T) {
 	dir := tmpfs(t, "size=64k")
 	old := filepath.Join(dir, "old")
-	if err := atomicfile.Create(old, []byte("precious"), 0o600); err != nil {
+	if err := atomicfile.Kernel().Create(old, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	big := make([]byte, 128<<10)
 	for name, write := range map[string]func() error{
-		"replace": func() error { return atomicfile.Replace(old, big, 0o600) },
-		"create":  func() error { return atomicfile.Create(filepath.Join(dir, "new"), big, 0o600) },
+		"replace": func() error { return atomicfile.Kernel().Replace(old, big, 0o600) },
+		"create":  func() error { return atomicfile.Kernel().Create(filepath.Join(dir, "new"), big, 0o600) },
 	} {
 		if err := write(); !errors.Is(err, unix.ENOSPC) || fault.CodeOf(err) != fault.StorageFull {
 			t.Errorf("%s: %v", name, err)
@@ -57,13 +57,13 @@ func TestFullDisk(t *testing.T) {
 
 func TestReadOnlyFolder(t *testing.T) {
 	dir := tmpfs(t, "")
-	if err := atomicfile.Create(filepath.Join(dir, "f"), []byte("x"), 0o600); err != nil {
+	if err := atomicfile.Kernel().Create(filepath.Join(dir, "f"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := atomicfile.Replace(filepath.Join(dir, "f"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+	if err := atomicfile.Kernel().Replace(filepath.Join(dir, "f"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("replace: %v", err)
 	}
 	if got, err := atomicfile.Read(filepath.Join(dir, "f"), atomicfile.ReadOptions{RootOwned: true, Forbid: 0o077}); err != nil || string(got) != "x" {

@@ -59,7 +59,8 @@ type Info struct {
 // Writer writes through a filesystem. The package's functions use the kernel's.
 type Writer struct{ FS FS }
 
-func kernels() Writer { return Writer{kernel{}} }
+// Kernel is the Writer of the running system.
+func Kernel() Writer { return Writer{kernel{}} }
 
 // kernel is the kernel's FS.
 type kernel struct{}

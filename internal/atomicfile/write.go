@@ -16,40 +16,19 @@ import (
 // Create writes a new file and returns when it is durable. A file, folder or
 // link that exists under the name is left alone: errors.Is(err, fs.ErrExist).
 // perm is set exactly, whatever the umask. Errors are *Error.
-func Create(path string, data []byte, perm fs.FileMode) error {
-	return kernels().Create(path, data, perm)
+func (w Writer) Create(path string, data []byte, perm fs.FileMode) error {
+	return w.write("create", path, data, perm)
 }
 
 // Replace writes a file over whatever regular file has the name, or creates
 // it, and returns when it is durable. A link or folder under the name is
 // refused. perm is set exactly. Errors are *Error.
-func Replace(path string, data []byte, perm fs.FileMode) error {
-	return kernels().Replace(path, data, perm)
-}
-
-// Remove removes a regular file or link and returns when that is durable. A
-// missing file is no error: an earlier, interrupted run may have removed it.
-func Remove(path string) error { return kernels().Remove(path) }
-
-// MkdirAll creates a folder and its missing parents, and returns when they are
-// durable: a file is lost with its folder, however well it was written itself.
-func MkdirAll(path string, perm fs.FileMode) error { return kernels().MkdirAll(path, perm) }
-
-// Settle returns when an existing file is durable, with its name: one left by an
-// interrupted run may not be, and whatever relies on it would be lost too.
-func Settle(path string) error { return kernels().Settle(path) }
-
-// Create is [Create] through the writer's filesystem.
-func (w Writer) Create(path string, data []byte, perm fs.FileMode) error {
-	return w.write("create", path, data, perm)
-}
-
-// Replace is [Replace] through the writer's filesystem.
 func (w Writer) Replace(path string, data []byte, perm fs.FileMode) error {
 	return w.write("replace", path, data, perm)
 }
 
-// Remove is [Remove] through the writer's filesystem.
+// Remove removes a regular file or link and returns when that is durable. A
+// missing file is no error: an earlier, interrupted run may have removed it.
 func (w Writer) Remove(path string) error {
 	return w.inFolder("remove", path, func(dir Folder, name string) error {
 		if err := dir.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -59,7 +38,8 @@ func (w Writer) Remove(path string) error {
 	})
 }
 
-// Settle is [Settle] through the writer's filesystem.
+// Settle returns when an existing file is durable, with its name: one left by an
+// interrupted run may not be, and whatever relies on it would be lost too.
 func (w Writer) Settle(path string) error {
 	return w.inFolder("flush", path, func(dir Folder, name string) error {
 		at, err := dir.Stat(name)
@@ -77,7 +57,8 @@ func (w Writer) Settle(path string) error {
 	})
 }
 
-// MkdirAll is [MkdirAll] through the writer's filesystem.
+// MkdirAll creates a folder and its missing parents, and returns when they are
+// durable: a file is lost with its folder, however well it was written itself.
 func (w Writer) MkdirAll(path string, perm fs.FileMode) error {
 	path = filepath.Clean(path)
 	dir, err := w.FS.OpenFolder(path)

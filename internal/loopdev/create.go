@@ -17,7 +17,7 @@ import (
 
 // Room enforces that an image of size bytes can be made at path: only root can change
 // what is in its folder, and the filesystem has the room.
-func Room(path string, size int64) error {
+func (Images) Room(path string, size int64) error {
 	dir := filepath.Dir(path)
 	if err := atomicfile.TrustedFolder(dir); err != nil {
 		return err
@@ -39,10 +39,10 @@ func Room(path string, size int64) error {
 	return nil
 }
 
-// Create makes an image of size bytes at path, which shows zeros and has all its blocks,
+// Make makes an image of size bytes at path, which shows zeros and has all its blocks,
 // for root alone. It appears whole and durable, or not at all: until then it has no name,
 // and goes with the process. A name that is taken is an error of code file-exists.
-func Create(path string, size int64) (err error) {
+func (Images) Make(path string, size int64) (err error) {
 	dir := filepath.Dir(path)
 	folder, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -5,6 +5,7 @@ package loopdev
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,10 +16,13 @@ import (
 	"imxcrypt/internal/fault"
 )
 
+// Images are loop devices over images of volumes, which lie in files.
+type Images struct{}
+
 // Over is the loop device that lies over the image at path, "/dev/loop0"; empty if there
 // is none. Several, or one that shows another part of the file than all of it, are an
 // error of code device-in-use: what is written through one is not seen through another.
-func Over(path string) (string, error) {
+func (Images) Over(path string) (string, error) {
 	var image unix.Stat_t
 	if err := unix.Stat(path, &image); err != nil {
 		return "", failed("look at "+path, err)
@@ -71,46 +75,50 @@ func status(device string) (*unix.LoopInfo64, error) {
 	return info, errors.Join(err, file.Close())
 }
 
-// Image is the loop device over the image at path, held open: the one that is there
+// Attach gives the loop device over the image at path, held open: the one that is there
 // already, or a new one with direct I/O and blocks of sector bytes where the file and
 // what it lies on allow them. A new one disappears when nobody has it open any more,
-// mappings included. It is read-only where the file is. Errors are those of [Attach] and
-// [Over].
-func Image(path string, sector int) (_ *Device, err error) {
+// mappings included. It is read-only where the file is. Errors are those of the
+// package's Attach and of Over.
+func (i Images) Attach(path string, sector int) (device string, _ io.Closer, err error) {
 	// Two processes that come at the same moment must not attach two. The lock is on a
 	// description of its own, for the loop device keeps the one that it is given.
 	lock, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, failed("open "+path, err)
+		return "", nil, failed("open "+path, err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	if info, err := lock.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fault.New(fault.DeviceUnsuitable, path+" is no regular file", err)
+		return "", nil, fault.New(fault.DeviceUnsuitable, path+" is no regular file", err)
 	}
 	if err := exclusively(lock, lockPatience); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	for range attempts {
-		there, err := Over(path)
+		there, err := i.Over(path)
 		if err != nil {
-			return nil, err
+			return "", nil, err
 		}
 		if there == "" {
-			return attachFile(path, sector, os.O_RDWR)
+			d, err := attachFile(path, sector, os.O_RDWR)
+			if err != nil {
+				return "", nil, err
+			}
+			return d.Path(), d, nil
 		}
 		file, err := os.OpenFile(there, os.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, failed("open "+there, err)
+			return "", nil, failed("open "+there, err)
 		}
 		// It may have gone, and have come back over something else, before it was open.
-		if still, err := Over(path); err == nil && still == there {
-			return &Device{path: there, file: file}, nil
+		if still, err := i.Over(path); err == nil && still == there {
+			return there, file, nil
 		}
 		if err := file.Close(); err != nil {
-			return nil, err
+			return "", nil, err
 		}
 	}
-	return nil, failed("attach "+path, unix.EBUSY)
+	return "", nil, failed("attach "+path, unix.EBUSY)
 }
 
 // lockPatience is how long another process may take to attach a device. Whoever may read
@@ -132,7 +140,7 @@ func exclusively(file *os.File, patience time.Duration) error {
 }
 
 // Resized has the loop device at device take its file's size.
-func Resized(device string) error {
+func (Images) Resized(device string) error {
 	file, err := os.OpenFile(device, os.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return failed("open "+device, err)

@@ -36,19 +36,19 @@ func TestImage(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 8<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	first, err := loopdev.Image(path, 4096)
+	first, one, err := loopdev.Images{}.Attach(path, 4096)
 	if err != nil {
 		t.Skipf("NOT TESTED: no loop devices here: %v", err)
 	}
-	second, err := loopdev.Image(path, 4096)
-	if err != nil || second.Path() != first.Path() {
+	second, two, err := loopdev.Images{}.Attach(path, 4096)
+	if err != nil || second != first {
 		t.Fatalf("%v, %v", second, err)
 	}
-	if over, err := loopdev.Over(path); err != nil || over != first.Path() {
+	if over, err := (loopdev.Images{}).Over(path); err != nil || over != first {
 		t.Fatalf("over it lies %q, %v", over, err)
 	}
 	read := func(name string) string {
-		text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(first.Path()), name))
+		text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(first), name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,13 +57,13 @@ func TestImage(t *testing.T) {
 	if read("loop/autoclear") != "1" || read("queue/logical_block_size") != "4096" || read("size") != "16384" {
 		t.Errorf("autoclear %s, blocks of %s, %s sectors", read("loop/autoclear"), read("queue/logical_block_size"), read("size"))
 	}
-	if err := errors.Join(os.Truncate(path, 12<<20), loopdev.Resized(first.Path())); err != nil || read("size") != "24576" {
+	if err := errors.Join(os.Truncate(path, 12<<20), loopdev.Images{}.Resized(first)); err != nil || read("size") != "24576" {
 		t.Errorf("of 12 MiB it shows %s sectors, %v", read("size"), err)
 	}
-	if err := errors.Join(first.Close(), second.Close()); err != nil {
+	if err := errors.Join(one.Close(), two.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if over, err := loopdev.Over(path); err != nil || over != "" {
+	if over, err := (loopdev.Images{}).Over(path); err != nil || over != "" {
 		t.Fatalf("closed: over it lies %q, %v", over, err)
 	}
 }
@@ -73,7 +73,7 @@ func TestCreate(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "image")
-	if err := loopdev.Create(path, 4<<20); fault.Is(err, fault.DeviceUnsuitable) {
+	if err := (loopdev.Images{}).Make(path, 4<<20); fault.Is(err, fault.DeviceUnsuitable) {
 		t.Skipf("NOT TESTED: %v", err)
 	} else if err != nil {
 		t.Fatal(err)
@@ -85,13 +85,13 @@ func TestCreate(t *testing.T) {
 	if st := info.Sys().(*syscall.Stat_t); st.Blocks*512 < 4<<20 {
 		t.Errorf("%d blocks are allocated", st.Blocks)
 	}
-	if err := loopdev.Create(path, 8<<20); !fault.Is(err, fault.FileExists) {
+	if err := (loopdev.Images{}).Make(path, 8<<20); !fault.Is(err, fault.FileExists) {
 		t.Errorf("over a file: %v", err)
 	}
-	if err := loopdev.Create(filepath.Join(dir, "huge"), 1<<60); err == nil {
+	if err := (loopdev.Images{}).Make(filepath.Join(dir, "huge"), 1<<60); err == nil {
 		t.Error("an exbibyte was made")
 	}
-	if err := loopdev.Create(filepath.Join(dir, "none", "image"), 4<<20); !fault.Is(err, fault.DeviceMissing) {
+	if err := (loopdev.Images{}).Make(filepath.Join(dir, "none", "image"), 4<<20); !fault.Is(err, fault.DeviceMissing) {
 		t.Errorf("without a folder: %v", err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
@@ -106,16 +106,16 @@ func TestRoom(t *testing.T) {
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "image")
-	if err := loopdev.Room(path, 1<<20); err != nil {
+	if err := (loopdev.Images{}).Room(path, 1<<20); err != nil {
 		t.Error(err)
 	}
-	if err := loopdev.Room(path, 1<<60); !fault.Is(err, fault.StorageFull) {
+	if err := (loopdev.Images{}).Room(path, 1<<60); !fault.Is(err, fault.StorageFull) {
 		t.Errorf("an exbibyte: %v", err)
 	}
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := loopdev.Room(path, 1<<20); !fault.Is(err, fault.FileUnsafe) {
+	if err := (loopdev.Images{}).Room(path, 1<<20); !fault.Is(err, fault.FileUnsafe) {
 		t.Errorf("in anybody's folder: %v", err)
 	}
 }

@@ -32,7 +32,7 @@ func TestSuperblockProvesItselfInUse(t *testing.T) {
 			if err := os.Mkdir(target, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := mount.Mount(path, target, fstype, nil); err != nil {
+			if err := (mount.System{}).Mount(path, target, fstype, nil); err != nil {
 				t.Fatal(err)
 			}
 			for i := range 5 {
@@ -53,7 +53,7 @@ func TestSuperblockProvesItselfInUse(t *testing.T) {
 					t.Errorf("mounted, unclean: %v", got.Unclean)
 				}
 			}
-			if err := mount.Unmount(target); err != nil {
+			if err := (mount.System{}).Unmount(target); err != nil {
 				t.Fatal(err)
 			}
 			same(t, "unmounted", probe(t, path, fstype), want)
@@ -101,13 +101,13 @@ func TestMakeOnAMountedDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	target := t.TempDir()
-	if err := mount.Mount(path, target, "ext4", nil); err != nil {
+	if err := (mount.System{}).Mount(path, target, "ext4", nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := (mkfs.Maker{}).Make(t.Context(), "ext4", path, mkfs.Options{}); fault.CodeOf(err) != fault.ProgramFailed {
 		t.Errorf("made over a mounted filesystem: %v", err)
 	}
-	if err := mount.Unmount(target); err != nil {
+	if err := (mount.System{}).Unmount(target); err != nil {
 		t.Fatal(err)
 	}
 }

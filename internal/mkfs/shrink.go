@@ -115,7 +115,7 @@ func (m Maker) shrink(ctx context.Context, device, work string, size int64) (l *
 		err = clear() // what a run that was cut off has left
 	}
 	if err == nil {
-		err = atomicfile.MkdirAll(filepath.Dir(work), 0o700)
+		err = atomicfile.Kernel().MkdirAll(filepath.Dir(work), 0o700)
 	}
 	if err == nil {
 		err = os.Mkdir(work, 0o700) // nobody else's, who would see and change what is in it

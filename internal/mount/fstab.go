@@ -28,10 +28,12 @@ func ParseFstab(text string) []FstabEntry {
 	return entries
 }
 
-// InFstab is the deepest mount point of an fstab, but for the root, that a file is in or
+// InFstab is the deepest mount point of /etc/fstab, but for the root, that a file is in or
 // would be made in; empty if there is none. noauto does not count: systemd mounts such
 // a line, too, for a unit with RequiresMountsFor=.
-func InFstab(fstab, file string) (target string, err error) {
+func (System) InFstab(file string) (target string, err error) { return inFstab("/etc/fstab", file) }
+
+func inFstab(fstab, file string) (target string, err error) {
 	text, err := plainfile.Read(fstab)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil

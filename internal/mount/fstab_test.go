@@ -66,14 +66,14 @@ func TestInFstab(t *testing.T) {
 		if want != "" {
 			want = filepath.Join(root, want)
 		}
-		if got, err := InFstab(fstab, filepath.Join(root, file)); err != nil || got != want {
+		if got, err := inFstab(fstab, filepath.Join(root, file)); err != nil || got != want {
 			t.Errorf("%s: %q, %v; expected %q", file, got, err, want)
 		}
 	}
-	if got, err := InFstab(filepath.Join(root, "missing"), filepath.Join(root, "srv/a.img")); err != nil || got != "" {
+	if got, err := inFstab(filepath.Join(root, "missing"), filepath.Join(root, "srv/a.img")); err != nil || got != "" {
 		t.Errorf("without fstab: %q, %v", got, err)
 	}
-	if _, err := InFstab(root, filepath.Join(root, "srv/a.img")); err == nil {
+	if _, err := inFstab(root, filepath.Join(root, "srv/a.img")); err == nil {
 		t.Error("an fstab that cannot be read has nothing to say")
 	}
 }

@@ -48,15 +48,18 @@ func (e *Error) FaultCode() fault.Code { return e.Code }
 // ErrNotMounted means that nothing is mounted on a target.
 var ErrNotMounted = errors.New("not mounted")
 
+// System is the running system.
+type System struct{}
+
 // Mount mounts the filesystem of a device on an existing folder that nothing
 // is mounted on. options are words as in fstab, see ParseOptions. Errors are
 // *OptionError, *TargetError or *Error.
-func Mount(source, target, fstype string, options []string) error {
+func (s System) Mount(source, target, fstype string, options []string) error {
 	flags, data, err := ParseOptions(options)
 	if err != nil {
 		return err
 	}
-	t, err := Look(target)
+	t, err := s.Look(target)
 	if err != nil {
 		return err
 	}
@@ -147,8 +150,8 @@ func unreplayed(fstype string) string {
 // Unmount unmounts what is mounted on target; of several mounts the topmost.
 // The error wraps ErrNotMounted if nothing is mounted, or is a *BusyError that names
 // the users. Unmount returns when the filesystem is written out.
-func Unmount(target string) error {
-	t, err := Look(target)
+func (s System) Unmount(target string) error {
+	t, err := s.Look(target)
 	if err != nil {
 		return err
 	}
@@ -172,8 +175,8 @@ func Unmount(target string) error {
 
 // Idle enforces that what is mounted on target could be unmounted now, and leaves it
 // mounted; the error is that of Unmount.
-func Idle(target string) error {
-	t, err := Look(target)
+func (s System) Idle(target string) error {
+	t, err := s.Look(target)
 	if err != nil {
 		return err
 	}
@@ -235,7 +238,7 @@ func (t Target) Usable() error {
 }
 
 // Look returns the state of a mount point, which must be an absolute path.
-func Look(target string) (Target, error) { return LookAt("/proc", target) }
+func (System) Look(target string) (Target, error) { return LookAt("/proc", target) }
 
 // LookAt is Look with another root for /proc.
 func LookAt(proc, target string) (Target, error) {

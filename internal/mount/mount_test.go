@@ -52,7 +52,7 @@ func TestList(t *testing.T) {
 	if !entries[2].ReadOnly() || entries[0].ReadOnly() {
 		t.Error("ReadOnly is wrong")
 	}
-	if own, err := List(); err != nil || len(own) == 0 {
+	if own, err := (System{}).List(); err != nil || len(own) == 0 {
 		t.Errorf("this system: %d entries, %v", len(own), err)
 	}
 }
@@ -237,7 +237,7 @@ func TestFindUsers(t *testing.T) {
 // do; the list of all mounts says the same.
 func TestLookAgreesWithTheListOfMounts(t *testing.T) {
 	t.Parallel()
-	entries, err := List()
+	entries, err := System{}.List()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ func TestLookAgreesWithTheListOfMounts(t *testing.T) {
 		if st, err := os.Lstat(e.Target); hidden || err != nil || !st.IsDir() {
 			continue // below another mount, or a mounted file
 		}
-		at, err := Look(e.Target)
+		at, err := (System{}).Look(e.Target)
 		if err != nil || at.State != TargetOccupied {
 			t.Errorf("%s: %s, %v", e.Target, at.State, err)
 		}
@@ -266,7 +266,7 @@ func TestLookAgreesWithTheListOfMounts(t *testing.T) {
 	for path, want := range map[string]TargetState{
 		dir: TargetFree, file: TargetNotDirectory, link: TargetOccupied, filepath.Join(dir, "missing"): TargetMissing,
 	} {
-		if at, err := Look(path); err != nil || at.State != want {
+		if at, err := (System{}).Look(path); err != nil || at.State != want {
 			t.Errorf("%s: %s, %v; expected %s", path, at.State, err, want)
 		}
 	}

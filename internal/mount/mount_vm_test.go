@@ -42,10 +42,10 @@ func folder(t *testing.T) string {
 func TestMountAndUnmount(t *testing.T) {
 	dev, target := device(t, false), folder(t)
 	options := []string{"noatime", "nodev", "nosuid", "noexec", "commit=30", "nofail"}
-	if err := mount.Mount(dev, target, "ext4", options); err != nil {
+	if err := (mount.System{}).Mount(dev, target, "ext4", options); err != nil {
 		t.Fatal(err)
 	}
-	got, err := mount.Look(target)
+	got, err := mount.System{}.Look(target)
 	if err != nil || got.State != mount.TargetOccupied || got.Mounted.Source != dev || got.Mounted.Type != "ext4" {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -57,27 +57,27 @@ func TestMountAndUnmount(t *testing.T) {
 	if !slices.Contains(got.Mounted.SuperOptions, "commit=30") {
 		t.Errorf("commit=30 is not among %v", got.Mounted.SuperOptions)
 	}
-	if err := mount.Mount(dev, target, "ext4", nil); fault.CodeOf(err) != fault.MountPointOccupied {
+	if err := (mount.System{}).Mount(dev, target, "ext4", nil); fault.CodeOf(err) != fault.MountPointOccupied {
 		t.Errorf("mounted a second time: %v", err)
 	}
-	if err := mount.Unmount(target); err != nil {
+	if err := (mount.System{}).Unmount(target); err != nil {
 		t.Error(err)
 	}
-	if err := mount.Unmount(target); !errors.Is(err, mount.ErrNotMounted) {
+	if err := (mount.System{}).Unmount(target); !errors.Is(err, mount.ErrNotMounted) {
 		t.Errorf("unmounted a second time: %v", err)
 	}
 }
 
 func TestBusyMountNamesTheProcess(t *testing.T) {
 	dev, target := device(t, false), folder(t)
-	if err := mount.Mount(dev, target, "ext4", nil); err != nil {
+	if err := (mount.System{}).Mount(dev, target, "ext4", nil); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Create(filepath.Join(target, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = mount.Unmount(target)
+	err = mount.System{}.Unmount(target)
 	var busy *mount.BusyError
 	if !errors.As(err, &busy) || !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), fmt.Sprintf("process %d ", os.Getpid())) {
 		t.Errorf("%v does not name this process", err)
@@ -87,14 +87,14 @@ func TestBusyMountNamesTheProcess(t *testing.T) {
 	if err := os.Mkdir(inner, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := mount.Mount("none", inner, "tmpfs", nil); err != nil {
+	if err := (mount.System{}).Mount("none", inner, "tmpfs", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := mount.Unmount(target); !errors.As(err, &busy) || !slices.Equal(busy.Users.Mounts, []string{inner}) {
+	if err := (mount.System{}).Unmount(target); !errors.As(err, &busy) || !slices.Equal(busy.Users.Mounts, []string{inner}) {
 		t.Errorf("%v does not name the mount below", err)
 	}
 	for _, p := range []string{inner, target} {
-		if err := mount.Unmount(p); err != nil {
+		if err := (mount.System{}).Unmount(p); err != nil {
 			t.Error(err)
 		}
 	}
@@ -116,9 +116,9 @@ func TestMountRefused(t *testing.T) {
 		{"/dev/nosuchdevice", target, "ext4", nil, fault.DeviceMissing, unix.ENOENT},
 		{device(t, true), target, "ext4", []string{"rw"}, fault.DeviceReadOnly, unix.EACCES},
 	} {
-		err := mount.Mount(c.source, c.target, c.fstype, c.options)
+		err := mount.System{}.Mount(c.source, c.target, c.fstype, c.options)
 		if err == nil {
-			_ = mount.Unmount(c.target)
+			_ = mount.System{}.Unmount(c.target)
 		}
 		if fault.CodeOf(err) != c.code || c.errno != nil && !errors.Is(err, c.errno) {
 			t.Errorf("%s on %s (%s) %v: %v (fault %s)", c.source, c.target, c.fstype, c.options, err, fault.CodeOf(err))
@@ -127,7 +127,7 @@ func TestMountRefused(t *testing.T) {
 	if err := os.WriteFile(target+".file", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := mount.Mount(dev, target+".file", "ext4", nil); fault.CodeOf(err) != fault.MountPointMissing || !strings.Contains(err.Error(), "not a folder") {
+	if err := (mount.System{}).Mount(dev, target+".file", "ext4", nil); fault.CodeOf(err) != fault.MountPointMissing || !strings.Contains(err.Error(), "not a folder") {
 		t.Errorf("on a file: %v", err)
 	}
 }

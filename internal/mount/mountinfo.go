@@ -69,7 +69,7 @@ func (e *ListError) Unwrap() error { return e.Err }
 
 // List is what is mounted in the namespace of this process, in the kernel's
 // order: of two mounts on one target the later one covers the earlier.
-func List() ([]Entry, error) { return ListAt("/proc") }
+func (System) List() ([]Entry, error) { return ListAt("/proc") }
 
 // ListAt is List with another root for /proc. A line that is not understood is an
 // error; the entries of the others come with it.

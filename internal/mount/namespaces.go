@@ -44,7 +44,7 @@ func (e *ElsewhereError) FaultCode() fault.Code { return fault.MountBusy }
 // when those in this one are unmounted: services and containers may have copies of
 // their own. What cannot be determined is left out: a namespace without a process is
 // invisible. The error is an *ElsewhereError.
-func Elsewhere(chosen func(*Entry) bool) error { return elsewhere("/proc", chosen) }
+func (System) Elsewhere(chosen func(*Entry) bool) error { return elsewhere("/proc", chosen) }
 
 func elsewhere(proc string, chosen func(*Entry) bool) error {
 	ours, _ := ListAt(proc)
