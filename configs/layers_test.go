@@ -128,7 +128,7 @@ func TestOnlyRootsDropInsAreTrusted(t *testing.T) {
 		if !fault.Is(err, fault.ConfigUntrusted) {
 			t.Errorf("files of user %d: %v", os.Getuid(), err)
 		}
-		return // the rest needs files of root's
+		t.Skip("NOT TESTED: drop-ins of root's, which only root can make")
 	}
 	if err != nil {
 		t.Fatalf("all root's: %v", err)

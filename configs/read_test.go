@@ -111,7 +111,7 @@ func TestOnlyRootsFilesAreTrusted(t *testing.T) {
 		if !fault.Is(err, fault.ConfigUntrusted) {
 			t.Errorf("a file of user %d: %v", os.Getuid(), err)
 		}
-		return
+		t.Skip("NOT TESTED: files of root's, which only root can make")
 	}
 	if err != nil {
 		t.Fatalf("a file of root's: %v", err)
@@ -145,7 +145,7 @@ func TestOnlyRootsFilesAreTrusted(t *testing.T) {
 	refused("another user's", path+" belongs to user 12345, not to root; chown root:root "+path)
 }
 
-func TestLinksAreFollowedAndBothEndsJudged(t *testing.T) {
+func TestLinksAreFollowedAndBothEndsChecked(t *testing.T) {
 	t.Parallel()
 	store, link := own(t, "stored.yaml", small), filepath.Join(filepath.Dir(own(t, "x", "")), "imxcrypt.yaml")
 	if err := os.Symlink(store, link); err != nil {
@@ -156,7 +156,7 @@ func TestLinksAreFollowedAndBothEndsJudged(t *testing.T) {
 		t.Fatalf("%v, %v", c, err)
 	}
 	if os.Getuid() != 0 {
-		return // the rest needs files of root's
+		t.Skip("NOT TESTED: links to files of root's, which only root can make")
 	}
 	if _, err := Load(link); err != nil {
 		t.Fatalf("all root's: %v", err)

@@ -82,7 +82,7 @@ func Read(r io.ReaderAt, size int64) (*Header, Copies, error) {
 // ReadDetached reads a header that lies apart from its data, as a rule in a
 // file; size is that of what holds the header, dataSize that of the device it
 // describes, both in bytes. A negative dataSize leaves the segments' ends
-// unjudged; see [Header.CheckData]. Errors as [Read].
+// unchecked; see [Header.CheckData]. Errors as [Read].
 func ReadDetached(r io.ReaderAt, size, dataSize int64) (*Header, Copies, error) {
 	return readAt(r, place{size: size, kind: detached, data: dataSize})
 }

@@ -35,7 +35,7 @@ func TestFormatThenReadGivesTheSameHeader(t *testing.T) {
 	}
 }
 
-func TestNewJudgesItsOptions(t *testing.T) {
+func TestNewChecksItsOptions(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name string

@@ -128,9 +128,9 @@ func (l *trouble) suspend() {
 	l.board.Sleep(time.Second)
 }
 
-// judgeForeign runs commands on a copy of the disk, none of which may succeed or
+// refuseForeign runs commands on a copy of the disk, none of which may succeed or
 // change a byte.
-func (l *trouble) judgeForeign(b *volumetest.Board, disk *plate, commands map[string]func(*volume.Manager) error) {
+func (l *trouble) refuseForeign(b *volumetest.Board, disk *plate, commands map[string]func(*volume.Manager) error) {
 	l.t.Helper()
 	before := snapshot(l.t, b, disk.Image)
 	for _, name := range slices.Sorted(maps.Keys(commands)) {
@@ -151,7 +151,7 @@ func (l *trouble) clone() {
 	// The key files of source dev give access to the volume.
 	if !l.erased && l.s.Source != spec.SourceDev {
 		b, disk := l.over(caamtest.RandomChip(), l.stored(), l.disk.size)
-		l.judgeForeign(b, disk, l.foreignCommands(b))
+		l.refuseForeign(b, disk, l.foreignCommands(b))
 	}
 }
 
@@ -179,7 +179,7 @@ func (l *trouble) keyFiles() {
 		}
 	}
 	b, disk := l.over(l.board.Chip, stored, l.disk.size)
-	l.judgeForeign(b, disk, l.foreignCommands(b))
+	l.refuseForeign(b, disk, l.foreignCommands(b))
 }
 
 // headerFile cuts the file of a detached header, or takes it away, unless nothing
@@ -269,7 +269,7 @@ func (l *trouble) factory() {
 			return err
 		}
 	}
-	l.judgeForeign(b, disk, commands)
+	l.refuseForeign(b, disk, commands)
 }
 
 // noRoom gives the commands that need a file while there is no room for one.

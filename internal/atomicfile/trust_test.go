@@ -17,7 +17,7 @@ import (
 func TestTrusted(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
-		t.Fatal("owners can be changed by root only")
+		t.Skip("NOT TESTED: owners can be changed by root only")
 	}
 	for name, c := range map[string]struct {
 		spoil func(dir, file string) error
