@@ -16,8 +16,7 @@ type Trace struct {
 }
 
 // Traces lists the places that still show the magic number of a copy of a
-// LUKS2 header. It is for telling whose damaged header it was, and for nothing
-// else. The error is the device's own.
+// LUKS2 header. It shows whose damaged header it was, and is for nothing else. The error is the device's own.
 func Traces(r io.ReaderAt, size int64) ([]Trace, error) {
 	d := &devReader{r: r, size: size}
 	var found []Trace

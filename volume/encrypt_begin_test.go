@@ -103,7 +103,7 @@ func TestEncryptRefuses(t *testing.T) {
 		"another one": {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.Filesystem.Type = "xfs" }, fault.FilesystemWrong},
 		"not clean":   {func(_ *volumetest.Board, disk *crashtest.Image, _ *spec.Volume) { needsRecovery(disk) }, fault.FilesystemUnclean},
 		"open chip":   {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) { b.State = caam.Open }, fault.OpenStateRefused},
-		"open chip, as its first key tells": {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) {
+		"open chip, as its first key shows": {func(b *volumetest.Board, _ *crashtest.Image, _ *spec.Volume) {
 			b.State = caam.Unknown
 			b.Chip.SetFault(func(string) error { b.State = caam.Open; return nil })
 		}, fault.OpenStateRefused},

@@ -342,7 +342,7 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 	if err := p.tryKernel(ctx, p.s); err != nil {
 		return err
 	}
-	// Where no fuse can be read, a key tells: the kernel says that an open chip made it.
+	// Where no fuse can be read, a key shows it: the kernel says that an open chip made it.
 	if now := p.securityState(); now != state {
 		return p.stateAllowed(now)
 	}

@@ -178,7 +178,7 @@ func TestSubstitutionIsRefused(t *testing.T) {
 				// Without a key, status sees only what the header shows.
 				blind := what == "status" && (c.code == fault.KeyWrong || c.code == fault.BlobRejected || c.code == fault.KeyLengthMismatch || c.s.Detached())
 				// And verify does not touch the data of a detached header where
-				// it can tell the key otherwise; that it refuses is enough.
+				// it knows the key otherwise; that it refuses is enough.
 				if err == nil && blind {
 					continue
 				}

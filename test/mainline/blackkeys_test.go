@@ -78,12 +78,12 @@ func TestVolumesWithBlackKeysOfACAAM(t *testing.T) {
 // through one that it is not.
 func (b board) blackKeysSleep(check func(when string)) {
 	b.t.Helper()
-	if r := b.nap(vm.CAAM, "imxcrypt", "sleep", "suspend"); r.Code != 0 || !strings.Contains(r.Stdout, "awake again; in use as before: data, logs, more") {
+	if r := b.suspend(vm.CAAM, "imxcrypt", "sleep", "suspend"); r.Code != 0 || !strings.Contains(r.Stdout, "awake again; in use as before: data, logs, more") {
 		b.t.Errorf("imxcrypt sleep suspend: %v", r)
 	}
 	check("after imxcrypt sleep suspend")
 
-	b.nap(vm.CAAM, "sh", "-c", "echo freeze >/sys/power/state")
+	b.suspend(vm.CAAM, "sh", "-c", "echo freeze >/sys/power/state")
 	b.says("imxcrypt status data", 3, "keyless")
 	if r := b.Sh("dd if=/dev/mapper/data of=/dev/null bs=64k count=1 iflag=direct"); r.Code == 0 {
 		b.t.Errorf("a stale key is not noticed with CCM: %v", r)

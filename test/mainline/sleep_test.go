@@ -13,10 +13,10 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// nap runs a command that suspends the board, and returns what came of it. This kernel
+// suspend runs a command that suspends the board, and returns what came of it. This kernel
 // knows s2idle only, from which the clock's alarm wakes it. A CAAM forgets the key that
 // encrypts its black keys meanwhile, as it does in a real suspend to RAM.
-func (b board) nap(keys vm.KeyHardware, argv ...string) vm.Result {
+func (b board) suspend(keys vm.KeyHardware, argv ...string) vm.Result {
 	b.t.Helper()
 	const asleep = "PM: suspend entry (s2idle)"
 	b.MustSh("dmesg -n 7") // so that the console says so
@@ -71,11 +71,11 @@ func TestTrustedVolumesSleep(t *testing.T) {
 			}
 		}
 		b.says("imxcrypt sleep --dry-run suspend", 0, "would suspend to RAM: no volume is unlocked with a key of the chip")
-		if r := b.nap(s.keys, "imxcrypt", "sleep", "suspend"); r.Code != 0 || !strings.Contains(r.Stdout, "awake again; in use as before: data") {
+		if r := b.suspend(s.keys, "imxcrypt", "sleep", "suspend"); r.Code != 0 || !strings.Contains(r.Stdout, "awake again; in use as before: data") {
 			t.Errorf("imxcrypt sleep suspend: %v", r)
 		}
 		check("after imxcrypt sleep suspend")
-		if r := b.nap(s.keys, "sh", "-c", "echo freeze >/sys/power/state"); r.Code != 0 {
+		if r := b.suspend(s.keys, "sh", "-c", "echo freeze >/sys/power/state"); r.Code != 0 {
 			t.Errorf("a suspend without imxcrypt: %v", r)
 		}
 		b.says("imxcrypt sleep resume", 0, "data: no key is lost")

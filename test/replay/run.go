@@ -100,7 +100,7 @@ func (p *Tape) Run(t TB) *Run {
 type Run struct {
 	rec    *crashtest.Recorder
 	device *crashtest.Disk
-	// epochs tells for each place how many flushes there are before it.
+	// epochs counts the flushes before each place.
 	epochs []int
 }
 

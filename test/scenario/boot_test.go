@@ -34,8 +34,8 @@ const bootRequired = `volumes:
   - {name: gone, device: /dev/vdy, mount: /srv/gone, timeout: 1s}
 `
 
-// bootTold is a step that only imxcrypt.debug, or -v, tells.
-const bootTold = "boot: configuration read"
+// bootDebug is a step that only imxcrypt.debug, or -v, logs.
+const bootDebug = "boot: configuration read"
 
 // A system of busybox without udev and systemd: one `imxcrypt boot` does it all.
 func TestBootWithoutUdev(t *testing.T) { longScenario(t, bootWithoutUdev) }
@@ -79,7 +79,7 @@ func bootWithoutUdev(t *testing.T, b board) {
 	r := boot.Wait()
 	for _, text := range []string{
 		"late: mounted on /srv/late", "data: filesystem checked", "boot continues without an optional volume",
-		"volume=gone", bootTold,
+		"volume=gone", bootDebug,
 	} {
 		b.expect(t, r, 0, text)
 	}
@@ -109,7 +109,7 @@ func bootWithoutUdev(t *testing.T, b board) {
 	b.expect(t, r, 4, "volume=other")
 	b.expect(t, r, 4, "data: mounted on /data")
 	b.expect(t, r, 4, "/dev/vdy")
-	if strings.Contains(r.Stdout+r.Stderr, bootTold) {
+	if strings.Contains(r.Stdout+r.Stderr, bootDebug) {
 		t.Errorf("steps are reported without imxcrypt.debug")
 	}
 	if m.Sh("grep -q /data/logs /proc/mounts").Code == 0 {

@@ -25,7 +25,7 @@ func (x *bench) sum(path string) string {
 	return x.MustSh("sync; sha256sum < " + path)
 }
 
-// A backup of before a rotation is refused while anything on the device tells of the
+// A backup of before a rotation is refused while anything on the device shows the
 // rotation, no byte is changed, and the damage is repaired from what is there.
 func TestABackupThatIsTooOld(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {

@@ -113,7 +113,7 @@ func (p *inPlace) right(s *crashtest.State) string {
 	return "{ /opt/load -verify /data/load > /run/out || fail \"the load: $(cat /run/out)\"; " + p.wanted(s, p.files) + "; }"
 }
 
-// either tells what a power cut has left: a filesystem in plain text; a volume that opens;
+// either checks what a power cut has left: a filesystem in plain text; a volume that opens;
 // both only where the one is the other bit for bit, or (begun) where unlock has first
 // written the header over the filesystem's first bytes; or the mark of a filesystem that is
 // being made smaller; or a filesystem whose first bytes are being put back. What opens stays

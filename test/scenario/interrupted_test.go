@@ -61,7 +61,7 @@ func TestInterruptedProvisioning(t *testing.T) {
 	})
 }
 
-// uuid is the volume's as status tells it; empty if there is no header yet.
+// uuid is the volume's in status; empty if there is no header yet.
 func (x *bench) uuid() string {
 	x.t.Helper()
 	r := x.imxcrypt("status", "--json")

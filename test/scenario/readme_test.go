@@ -14,7 +14,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// quickStart is what the README tells a newcomer to do, as it stands there.
+// quickStart is what a newcomer does by the README, word for word.
 type quickStart struct {
 	host, configuration, once, boot string
 }

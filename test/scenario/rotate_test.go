@@ -57,7 +57,7 @@ func (r *rotated) expect(code int, text string, args ...string) {
 	r.board.expect(r.t, r.Run(append([]string{"imxcrypt"}, args...)...), code, text)
 }
 
-// busy starts the load; the function it returns ends it and tells what it saw.
+// busy starts the load; the function it returns ends it and checks what it saw.
 func (r *rotated) busy() (end func()) {
 	p := startLoad(r.Machine, "/data")
 	return func() {

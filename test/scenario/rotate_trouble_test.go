@@ -98,7 +98,7 @@ func (r *rotated) writeErrors() {
 	r.onlyOver("under", 2)
 }
 
-// victim makes a file that may become unreadable, and tells a sector of the
+// victim makes a file that may become unreadable, and returns a sector of the
 // volume in it.
 func (r *rotated) victim() int {
 	r.t.Helper()

@@ -21,14 +21,14 @@ const sleepVolumes = `volumes:
   - {name: logs, device: /dev/vdb, wrap: ecb, mount: /logs}
 `
 
-// sleeper is a machine that really suspends to RAM, with two busy volumes.
-type sleeper struct {
+// suspendable is a machine that really suspends to RAM, with two busy volumes.
+type suspendable struct {
 	board
 	*vm.Machine
 	t *testing.T
 }
 
-func newSleeper(t *testing.T, b board) *sleeper {
+func newSuspendable(t *testing.T, b board) *suspendable {
 	t.Helper()
 	m := vm.Start(t, vm.Config{
 		Arch: b.kernel, Suspend: b.kernel == vm.AMD64, SimCAAM: &vm.SimCAAM{Closed: true},
@@ -45,14 +45,14 @@ func newSleeper(t *testing.T, b board) *sleeper {
 		// devices, and the chip forgets at the beginning.
 		m.MustSh("echo devices >/sys/power/pm_test; echo 0 >/sys/module/suspend/parameters/pm_test_delay; echo 1 >/sys/module/imxcrypt_simcaam/parameters/shallow_resets")
 	}
-	return &sleeper{board: b, Machine: m, t: t}
+	return &suspendable{board: b, Machine: m, t: t}
 }
 
-// nap runs what suspends the machine, wakes it as soon as it sleeps, and returns
+// suspend runs what suspends the machine, wakes it as soon as it sleeps, and returns
 // what came of it. slept reports whether it really slept: QEMU's q35 loses its power
 // management registers in the first sleep, and in later ones the kernel goes all
 // the way down and comes up at once.
-func (s *sleeper) nap(argv ...string) (r vm.Result, slept bool) {
+func (s *suspendable) suspend(argv ...string) (r vm.Result, slept bool) {
 	s.t.Helper()
 	p := s.Start(argv...)
 	for deadline := time.Now().Add(3 * time.Minute); p.Running() && !slept; time.Sleep(100 * time.Millisecond) {
@@ -69,7 +69,7 @@ func (s *sleeper) nap(argv ...string) (r vm.Result, slept bool) {
 
 // busy starts a load on each volume; the function it returns ends them, and fails
 // the test if one saw a wrong byte.
-func (s *sleeper) busy() (end func()) {
+func (s *suspendable) busy() (end func()) {
 	loads := []*vm.Process{startLoad(s.Machine, "/data"), startLoad(s.Machine, "/logs")}
 	return func() {
 		s.t.Helper()
@@ -86,7 +86,7 @@ func (s *sleeper) busy() (end func()) {
 
 // sound: what was written is there, past every cache, and the filesystems are
 // whole.
-func (s *sleeper) sound() {
+func (s *suspendable) sound() {
 	s.t.Helper()
 	s.MustSh("echo 3 >/proc/sys/vm/drop_caches; /opt/load -verify /data && /opt/load -verify /logs")
 	s.expect(s.t, s.Run("imxcrypt", "lock", "--all"), 0, "locked")
@@ -103,12 +103,12 @@ func TestSleep(t *testing.T) {
 		t.Run(b.goarch, func(t *testing.T) {
 			t.Parallel()
 			b.soakBut(t, "amd64")
-			newSleeper(t, b).life()
+			newSuspendable(t, b).life()
 		})
 	}
 }
 
-func (s *sleeper) life() {
+func (s *suspendable) life() {
 	t := s.t
 	t.Helper()
 	s.expect(t, s.Run("imxcrypt", "provision", "data", "logs"), 0, "mounted on /logs")
@@ -119,7 +119,7 @@ func (s *sleeper) life() {
 	end := s.busy()
 	for round := range rounds {
 		time.Sleep(300 * time.Millisecond) // something to lose
-		r, slept := s.nap("imxcrypt", "sleep", "-v", "suspend")
+		r, slept := s.suspend("imxcrypt", "sleep", "-v", "suspend")
 		s.expect(t, r, 0, "awake again; in use as before: data, logs")
 		if round == 0 && slept != (s.kernel == vm.AMD64) {
 			t.Fatalf("the machine really slept: %v", slept)
@@ -140,7 +140,7 @@ func (s *sleeper) life() {
 
 // whileRotating sleeps in the middle of a rotation: it is paused, both keys are
 // given back, and it continues.
-func (s *sleeper) whileRotating() {
+func (s *suspendable) whileRotating() {
 	s.t.Helper()
 	p := s.Start("imxcrypt", "rotate", "--rate-limit", "512KiB", "logs")
 	for tries := 0; !strings.Contains(s.MustRun("dmsetup", "ls"), "logs:hot"); tries++ {
@@ -148,7 +148,7 @@ func (s *sleeper) whileRotating() {
 			s.t.Fatal("the rotation does not move a zone")
 		}
 	}
-	r, _ := s.nap("imxcrypt", "sleep", "suspend")
+	r, _ := s.suspend("imxcrypt", "sleep", "suspend")
 	s.expect(s.t, r, 0, "rotate --resume-only")
 	s.expect(s.t, p.Wait(), 7, "it continues where it stopped")
 	if list := s.MustRun("dmsetup", "ls"); !strings.Contains(list, "logs:old") {
@@ -159,10 +159,10 @@ func (s *sleeper) whileRotating() {
 
 // staysSuspended lets the chip refuse one key after the sleep, as often as it is
 // tried. Then the key opens again.
-func (s *sleeper) staysSuspended() {
+func (s *suspendable) staysSuspended() {
 	s.t.Helper()
 	s.MustSh("cd /sys/module/imxcrypt_simcaam/parameters; echo 74 >fail_errno; echo 3 >resume_fail_imports") // EBADMSG
-	r, _ := s.nap("imxcrypt", "sleep", "--json", "suspend")
+	r, _ := s.suspend("imxcrypt", "sleep", "--json", "suspend")
 	s.expect(s.t, r, 3, `"code":"volume-stays-suspended"`)
 	if got := s.MustSh("cat /sys/block/dm-*/dm/name /sys/block/dm-*/dm/suspended | tr '\\n' ' '"); got != "data logs 0 1 " {
 		s.t.Fatalf("suspended: %s", got)
@@ -178,10 +178,10 @@ func (s *sleeper) staysSuspended() {
 
 // withoutUs is the premise: the kernel's own suspend leaves stale keys, which fail
 // (CCM) or make noise (ECB).
-func (s *sleeper) withoutUs() {
+func (s *suspendable) withoutUs() {
 	s.t.Helper()
 	before := s.MustSh("sync; dd if=/dev/mapper/logs bs=1M count=4 iflag=direct 2>/dev/null | sha256sum")
-	if r, _ := s.nap("sh", "-c", "sync; echo mem >/sys/power/state"); r.Code != 0 {
+	if r, _ := s.suspend("sh", "-c", "sync; echo mem >/sys/power/state"); r.Code != 0 {
 		s.t.Fatal(r)
 	}
 	if r := s.Sh("dd if=/dev/mapper/data of=/dev/null bs=1M count=4 iflag=direct"); r.Code == 0 {

@@ -31,7 +31,7 @@ const vendorVolumes = `volumes:
   - {name: logs, device: /dev/vdc, timeout: 10m}
 `
 
-// provedInDebug is a step of unlocking that only imxcrypt.debug tells.
+// provedInDebug is a step of unlocking that only imxcrypt.debug logs.
 const provedInDebug = "data: key proved by its filesystem ("
 
 // bootFiles are a product's: the configuration, provisioning at the first boot,
@@ -216,14 +216,14 @@ func (b board) stopAndStart() {
 	}
 
 	b.t.Log("what is busy stays, and the reason is reported")
-	sleeper := b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
+	user := b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
 	began := time.Now()
 	b.Run("systemctl", "stop", "imxcrypt@data")
 	b.t.Logf("stopping a busy volume fails after %v", time.Since(began).Round(time.Millisecond))
 	b.has(b.journal("-b", "-u", "imxcrypt@data", "-p", "3"), "/data")
 	b.expect("cat /data/kept", "a year of work")
-	sleeper.Kill()
-	sleeper.Wait()
+	user.Kill()
+	user.Wait()
 	b.MustRun("systemctl", "start", "data.mount", "imxcrypt@data")
 	b.expect("systemctl is-active imxcrypt@data data.mount; cat /data/kept", "active\nactive\na year of work")
 }

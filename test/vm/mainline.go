@@ -120,7 +120,7 @@ func mainlinePlatform(p platform, kernel MainlineKernel) platform {
 	if p.lacks = kernel.lacks(); kernel != Linux612 {
 		p.modules = append(p.modules, "chacha")
 		// Unchanged, it writes past a buffer whenever it makes a protected key: so
-		// that lands in a red zone, and is told.
+		// that lands in a red zone, and is reported.
 		p.append = "slab_debug=FZU,kmalloc-64"
 	}
 	return p

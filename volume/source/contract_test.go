@@ -33,7 +33,7 @@ const uuid = "5b5ae3a8-3c5a-4b7a-9d3a-2f6d7c1e0a11"
 type board struct {
 	open func(t testing.TB) source.Source
 	// red returns the key that the cipher uses for what the calling thread has in its
-	// keyring, or as many bytes that tell that key from any other.
+	// keyring, or as many bytes that no other key has.
 	red func(ref dmcrypt.KeyRef) ([]byte, error)
 	// left counts the source's keys in all keyrings.
 	left func() int
