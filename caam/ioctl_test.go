@@ -267,7 +267,7 @@ func TestMissingDeviceSaysWhy(t *testing.T) {
 	wantKind(t, err, caam.NoDevice)
 }
 
-func TestStaleNodeIsToldFromAMissingOne(t *testing.T) {
+func TestAStaleNodeIsNoMissingOne(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: making a device node takes root")

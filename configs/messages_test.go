@@ -32,7 +32,7 @@ func TestMessages(t *testing.T) {
 	for section := range strings.SplitSeq(rest, "\n=== ") {
 		title, body, _ := strings.Cut(section, "\n")
 		input, want, _ := strings.Cut(body, "--- says\n")
-		got := said(input)
+		got := messages(input)
 		out += "=== " + title + "\n" + input + "--- says\n" + got + "\n"
 		if seen[title] {
 			t.Errorf("two cases are called %q", title)
@@ -49,7 +49,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-func said(input string) string {
+func messages(input string) string {
 	input = strings.NewReplacer(`\t`, "\t", `\r`, "\r", `\0`, "\x00", `\xff`, "\xff", `\xBOM`, "\ufeff").Replace(input)
 	_, err := Parse("imxcrypt.yaml", []byte(input))
 	if err == nil {

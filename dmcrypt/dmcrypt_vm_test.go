@@ -152,7 +152,7 @@ func TestTk(t *testing.T) {
 
 // What udev would get, as the kernel sends it: quiet while the key has not
 // been proved, public once, and a removal without a cookie to wait on.
-func TestUdevIsToldWhatItShall(t *testing.T) {
+func TestUdevGetsItsFlags(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)
 	events := listen(t)

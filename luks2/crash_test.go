@@ -241,10 +241,10 @@ func TestPowerLossWhileRestoring(t *testing.T) {
 	}
 }
 
-// TestWithoutMendingFirstASecondCutLosesBoth is why step 2 of the protocol is
+// TestWithoutRepairingFirstASecondCutLosesBoth is why step 2 of the protocol is
 // there: with one copy damaged, writing the second copy at once overwrites the
 // only good one.
-func TestWithoutMendingFirstASecondCutLosesBoth(t *testing.T) {
+func TestWithoutRepairingFirstASecondCutLosesBoth(t *testing.T) {
 	t.Parallel()
 	h := newHeader(t)
 	base := oldDisk(t, h)

@@ -206,7 +206,7 @@ func TestFormatRefusesWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestUnfinishedIsToldFromOtherThings(t *testing.T) {
+func TestUnfinishedDiffersFromOtherThings(t *testing.T) {
 	t.Parallel()
 	whole := formatted(t, newHeader(t))
 	second := whole.data[DefaultCopySize : 2*DefaultCopySize]
@@ -241,9 +241,9 @@ func TestUnfinishedIsToldFromOtherThings(t *testing.T) {
 	}
 }
 
-// TestAFilesystemMadeOverTheContainerIsNotMendedAway: the second copy lives on
+// TestAFilesystemMadeOverTheContainerIsNotRepairedAway: the second copy lives on
 // behind a new filesystem, whose superblock the first copy's place now is.
-func TestAFilesystemMadeOverTheContainerIsNotMendedAway(t *testing.T) {
+func TestAFilesystemMadeOverTheContainerIsNotRepairedAway(t *testing.T) {
 	t.Parallel()
 	for _, mkfs := range [][]string{
 		{"mkfs.ext4", "-F", "-q"},

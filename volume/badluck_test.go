@@ -231,7 +231,7 @@ func TestWipeSparesVolumesOfOurs(t *testing.T) {
 	}
 }
 
-func TestOneDamagedHeaderCopyIsUsedAndMended(t *testing.T) {
+func TestWithOneHeaderCopyDamagedTheOtherServesAndRepairsIt(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	for _, at := range []int64{0x1200, 0x5200} {
@@ -265,7 +265,7 @@ func TestOneDamagedHeaderCopyIsUsedAndMended(t *testing.T) {
 }
 
 // A detached header is a file, and unlocking writes no files; provisioning does.
-func TestADamagedDetachedHeaderIsMendedByProvision(t *testing.T) {
+func TestADamagedDetachedHeaderIsRepairedByProvision(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	s := changed(detached)

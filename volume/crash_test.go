@@ -237,7 +237,7 @@ func (c crashCase) resume(t *testing.T, s spec.Volume, r *recording, what string
 }
 
 // An unlock that repairs a damaged copy of the header can be cut off anywhere.
-func TestEveryPowerCutOfMending(t *testing.T) {
+func TestEveryPowerCutOfARepair(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	states := 0

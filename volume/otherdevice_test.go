@@ -67,7 +67,7 @@ func TestADetachedHeaderIsResumedOnItsOwnDeviceOnly(t *testing.T) {
 	}
 }
 
-func TestAResumedDetachedHeaderMayWipeWhenToldTo(t *testing.T) {
+func TestAResumedDetachedHeaderMayWipeWithWipe(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	other := crashtest.NewImage(16 * mib)

@@ -82,7 +82,7 @@ func TestADryUnlockIsRefusedAsTheRealOne(t *testing.T) {
 }
 
 // A header that was exchanged since it was read is not repaired.
-func TestOnlyTheHeaderThatWasReadIsMended(t *testing.T) {
+func TestOnlyTheHeaderThatWasReadIsRepaired(t *testing.T) {
 	t.Parallel()
 	b, im := ready(t, newSpec())
 	other := crashtest.NewImage(16 * mib)

@@ -26,7 +26,7 @@ func openBoard() *volumetest.Board {
 
 // Closing the chip loses what was made while it was open, and the error says
 // that, not merely that a key was rejected.
-func TestClosingTheChipIsToldAsSuch(t *testing.T) {
+func TestClosingTheChipIsNamedAsTheCause(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	s := newSpec()

@@ -70,13 +70,13 @@ func (r stateRow) in(t *testing.T) *session {
 	return s
 }
 
-// said is what a command said of the state.
-type said struct {
+// answer is what a command said of the state.
+type answer struct {
 	exit              int
 	code, words, hint string
 }
 
-func (a said) cell() string {
+func (a answer) cell() string {
 	if a.exit == 0 {
 		return cmp.Or(a.words, "done") + " (0)"
 	}
@@ -84,7 +84,7 @@ func (a said) cell() string {
 }
 
 // ask runs a command in the state.
-func (r stateRow) ask(t *testing.T, args ...string) said {
+func (r stateRow) ask(t *testing.T, args ...string) answer {
 	s := r.in(t)
 	exit, stdout, _ := s.exec(append(args, "--json"))
 	line, _, _ := strings.Cut(stdout, "\n")
@@ -95,7 +95,7 @@ func (r stateRow) ask(t *testing.T, args ...string) said {
 	if err := json.Unmarshal([]byte(line), &got); err != nil {
 		t.Fatalf("%v: %v\n%s", args, err, stdout)
 	}
-	a := said{exit: exit}
+	a := answer{exit: exit}
 	switch e := got.Error; {
 	case e != nil:
 		a.code, a.words, a.hint = string(e.Code), s.normalise(e.Message), e.Hint

@@ -60,7 +60,7 @@ func other(t *testing.T, dir, name string) *exec.Cmd {
 
 func folder(t *testing.T) string { return filepath.Join(t.TempDir(), "run") }
 
-func TestSecondIsToldWhoHolds(t *testing.T) {
+func TestTheErrorNamesTheHolder(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
 	cmd := other(t, dir, "data")

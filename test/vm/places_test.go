@@ -31,7 +31,7 @@ func TestTheTimeForMachines(t *testing.T) {
 	}
 }
 
-func TestWhatFailedToBeMadeIsMadeAnew(t *testing.T) {
+func TestWhatFailedToBeMadeIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	calls := 0
 	do := func() (int, error) {
