@@ -11,7 +11,10 @@ import (
 )
 
 // Spec is what the configuration says of one of its volumes, in the terms of
-// package volume.
+// package volume, with what it says for all of them. The two types stay apart: that of
+// configs is the file's form, which it reads, documents and shows field by field, with a
+// type for each list of values; volume knows no configuration. A test finds the field
+// that is forgotten here.
 func Spec(c *configs.Config, v configs.Volume) spec.Volume {
 	s := spec.Volume{
 		Name: v.Name, Mapping: c.MappingName(v.Name), Device: v.Device, Size: v.Size, Under: under(c, &v), Source: string(v.Source),
