@@ -158,8 +158,8 @@ func textField(field []byte) (string, bool) {
 	return string(text), found && blank.Zero(rest)
 }
 
-// validUUID: 8-4-4-4-12 hexadecimal digits.
-// ValidUUID reports whether s has the form of a header's UUID.
+// ValidUUID reports whether s has the form of a header's UUID: 8-4-4-4-12 hexadecimal
+// digits.
 func ValidUUID(s string) bool { return validUUID(s) }
 
 func validUUID(s string) bool {

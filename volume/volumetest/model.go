@@ -102,10 +102,10 @@ func (m *Model) Commands() []Command {
 	return list
 }
 
-// Untouched: there is a volume made by hand, which is not ours yet.
+// Untouched reports whether there is a volume made by hand, which is not ours yet.
 func (m *Model) Untouched() bool { return m.Recipe && m.Phase == "" }
 
-// Precious: nothing may make a filesystem there.
+// Precious reports whether nothing may make a filesystem there.
 func (m *Model) Precious() bool { return m.Recipe || m.Phase == header.PhaseReady }
 
 // Gone forgets the volume.
