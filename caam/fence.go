@@ -76,7 +76,7 @@ func inside(dir string, work func() error) (err error) {
 
 // errRootNotMounted: / is a folder of a filesystem mounted elsewhere, as after a
 // chroot, so its mount propagation cannot be changed.
-var errRootNotMounted = errors.New("/ is no mount point, as in a chroot; bind the new root onto itself before (mount --bind ROOT ROOT; chroot ROOT), or use caam.engine: ioctl")
+var errRootNotMounted = errors.New("/ is not a mount point, as in a chroot; bind the new root onto itself before (mount --bind ROOT ROOT; chroot ROOT), or use caam.engine: ioctl")
 
 // notPrivate explains why mounts could not be made private (mount(2): EINVAL if it
 // is not a mount point).
@@ -97,7 +97,7 @@ func mountPoint(dir string) (string, error) {
 	case err == nil && st.IsDir():
 		return dir, nil
 	case err == nil:
-		return "", fmt.Errorf("%s is no directory: %w", dir, unix.ENOTDIR)
+		return "", fmt.Errorf("%s is not a directory: %w", dir, unix.ENOTDIR)
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", err
 	}

@@ -100,7 +100,7 @@ func TestProgramRunsWithinAFence(t *testing.T) {
 	}
 }
 
-// A root that is no mount point cannot be fenced off, and says what helps.
+// A root that is not a mount point cannot be fenced off, and says what helps.
 func TestFenceInAChroot(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

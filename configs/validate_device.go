@@ -36,7 +36,7 @@ func (v *validator) device(spec, field string) {
 		if strings.EqualFold(before, blockdev.EMMC) {
 			remedy = "did you mean " + blockdev.EMMC + ":?"
 		}
-		v.problem(field, quote(before)+" is no controller", remedy)
+		v.problem(field, quote(before)+" is not a controller", remedy)
 		return
 	}
 	if strings.HasPrefix(spec, "/") || !tagged {

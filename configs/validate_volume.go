@@ -85,7 +85,7 @@ func (v *validator) crypt(vol *Volume, at string) {
 		if vol.Cipher != ciphers[0] && slices.Contains(ciphers, vol.Cipher) {
 			of = "cipher " + vol.Cipher
 		}
-		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is no key size of "+of,
+		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is not a key size of "+of,
 			"write "+oneOf(numbers(sizes))+keySizeHint(vol, sizes))
 	}
 	if reason := cipherProblem(vol); reason != "" && !vol.cipherOpen() {
@@ -149,7 +149,7 @@ func (v *validator) auto(vol *Volume, at string) {
 		if vol.Cipher != "" {
 			of = "cipher " + vol.Cipher
 		}
-		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is no key size of "+of, "write "+oneOf(numbers(sizes))+keySizeHint(vol, sizes))
+		v.problem(join(at, "key_size"), strconv.Itoa(vol.KeySize)+" bytes is not a key size of "+of, "write "+oneOf(numbers(sizes))+keySizeHint(vol, sizes))
 	}
 }
 
@@ -177,7 +177,7 @@ func numbers(list []int) []string {
 func (v *validator) sectorSize(vol *Volume, at string) {
 	sizes := keysource.SectorSizes()
 	if !slices.Contains(sizes, vol.SectorSize) {
-		v.problem(join(at, "sector_size"), strconv.Itoa(vol.SectorSize)+" bytes is no sector size of dm-crypt",
+		v.problem(join(at, "sector_size"), strconv.Itoa(vol.SectorSize)+" bytes is not a sector size of dm-crypt",
 			"write "+oneOf(numbers(sizes)))
 		return
 	}

@@ -101,7 +101,7 @@ func (r recipe) check(keys string, data header.Device) error {
 		return fault.Newf(fault.CipherNotAllowed, "cipher %q cannot be adopted: one of %s can (others make their IVs from the bytes of the black key, which differ at every boot, or are not the CAAM's)",
 			r.cipher, strings.Join(ciphers, ", "))
 	case !slices.Contains(keysource.SectorSizes(), r.sectorSize):
-		return fault.Newf(fault.Usage, "%d is no sector size of dm-crypt: 512, 1024, 2048 or 4096", r.sectorSize)
+		return fault.Newf(fault.Usage, "%d is not a sector size of dm-crypt: 512, 1024, 2048 or 4096", r.sectorSize)
 	case !keysource.FitsSector(r.cipher, r.sectorSize):
 		return fault.Newf(fault.CipherNotAllowed, "cipher %q with sectors of %d bytes cannot be adopted: eboiv takes a job of the hardware more for each sector, and is supported with 4096 only",
 			r.cipher, r.sectorSize)
@@ -112,7 +112,7 @@ func (r recipe) check(keys string, data header.Device) error {
 	case r.size < header.MinData || r.offset < 0 || r.offset > data.Size()-r.size:
 		return fault.Newf(fault.AdoptMismatch, "%d bytes from byte %d are not on %s, which has %d", r.size, r.offset, data.Path(), data.Size())
 	case r.size%int64(r.sectorSize) != 0:
-		return fault.Newf(fault.AdoptMismatch, "%d bytes are no multiple of the sector size %d", r.size, r.sectorSize)
+		return fault.Newf(fault.AdoptMismatch, "%d bytes are not a multiple of the sector size %d", r.size, r.sectorSize)
 	}
 	return nil
 }

@@ -167,7 +167,7 @@ func (t *restoring) readBackup(size int64) (err error) {
 		lh, copies, err = luks2.Read(header.NewImage(area, size), size)
 	}
 	if errors.Is(err, luks2.ErrNotLUKS) {
-		return fault.New(fault.HeaderInvalid, file+" is no header backup", err)
+		return fault.New(fault.HeaderInvalid, file+" is not a header backup", err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
@@ -176,7 +176,7 @@ func (t *restoring) readBackup(size int64) (err error) {
 		return err
 	}
 	if int64(len(area)) != lh.Area() {
-		return fault.Newf(fault.HeaderInvalid, "%s has %d bytes, its header area %d: it was cut, or is no header backup", file, len(area), lh.Area())
+		return fault.Newf(fault.HeaderInvalid, "%s has %d bytes, its header area %d: it was cut, or is not a header backup", file, len(area), lh.Area())
 	}
 	if err := t.backup.SameVolume(t.s, file); err != nil {
 		return err

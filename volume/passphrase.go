@@ -65,7 +65,7 @@ func parsePassphrase(text string) (string, error) {
 			fits = strings.IndexByte([]string{consonants, vowels}[at%2], w[at]) >= 0
 		}
 		if !fits {
-			return "", fault.Newf(fault.Usage, "word %d is no word of a recovery passphrase: those have five letters, as in lusab", i+1)
+			return "", fault.Newf(fault.Usage, "word %d is not a word of a recovery passphrase: those have five letters, as in lusab", i+1)
 		}
 	}
 	return strings.Join(words, "-"), nil

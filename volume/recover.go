@@ -84,7 +84,7 @@ func (m *Manager) attach(path string) (string, io.Closer, error) {
 		return path, nil, err
 	}
 	if m.sys.Attach == nil {
-		return "", nil, fault.Newf(fault.DeviceUnsuitable, "%s is no block device", path)
+		return "", nil, fault.Newf(fault.DeviceUnsuitable, "%s is not a block device", path)
 	}
 	return m.sys.Attach(path)
 }

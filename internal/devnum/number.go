@@ -65,7 +65,7 @@ func ParseDecimal(s string, limit uint64) (uint64, error) {
 	}
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
-			return 0, fmt.Errorf("%q is no decimal number", s)
+			return 0, fmt.Errorf("%q is not a decimal number", s)
 		}
 	}
 	n, err := strconv.ParseUint(s, 10, 64)

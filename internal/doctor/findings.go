@@ -62,7 +62,7 @@ func Findings() []Finding {
 			Text:   "there is no %s",
 			Remedy: "use NXP's kernel, 5.4.47 or later, with CONFIG_CRYPTO_DEV_FSL_CAAM_TK_API: mainline has no such node. If the kernel is right: mount devtmpfs on /dev, or name the node with caam.device"},
 		{ID: "caam-node-no-device", Check: "caam-node", Level: Problem, Hardware: true, Code: fault.CAAMMissing,
-			Text:   "%s is no character device",
+			Text:   "%s is not a character device",
 			Remedy: "remove it, mount devtmpfs on /dev, or name the node with caam.device"},
 		{ID: "caam-node-open", Check: "caam-node", Level: Warning,
 			Text:   "others than root can use %s (mode %v): any blob opens for them",

@@ -17,7 +17,7 @@ func Table() []Fault {
 		{"file-missing", 2, "check the name of the file or device; relative names start from the current directory"},
 		{"confirmation-needed", 2, "type the volume's name when asked, or give --yes in a script"},
 		{"blob-rejected", 3, "the data is untouched, and opens on the board it was made on: put the storage back there; if this is that board, the chip was closed (or opened again) since, or the blob is damaged. Another board's image, whose data nobody needs here, is replaced by `imxcrypt erase NAME`, then `imxcrypt provision NAME`"},
-		{"blob-damaged", 3, "this is no blob, or it has changed: restore a copy of the file, or a backup of the header (`imxcrypt header restore`)"},
+		{"blob-damaged", 3, "this is not a blob, or it has changed: restore a copy of the file, or a backup of the header (`imxcrypt header restore`)"},
 		{"blob-open-state", 3, "only a recovery copy of the key (`imxcrypt recover`) or a backup of the data helps now; provision boards after closing them"},
 		{"key-wrong", 3, "nothing was mounted or written; if the header was changed or replaced by a copy, restore the right one (`imxcrypt header restore`)"},
 		{"key-file-damaged", 3, "restore the key file of source dev under state_dir; without it the data cannot be read"},

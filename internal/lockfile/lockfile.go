@@ -100,7 +100,7 @@ type place struct {
 func (p place) acquire(dir, name string) (*Lock, error) {
 	path := filepath.Join(dir, name+".lock")
 	if name == "" || len(name) > maxName || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\x00") {
-		return nil, &Error{Path: path, Code: fault.Usage, Err: fmt.Errorf("%q is no name for a lock", name)}
+		return nil, &Error{Path: path, Code: fault.Usage, Err: fmt.Errorf("%q is not a name for a lock", name)}
 	}
 	anchored, busy := lockAnchor(p.anchor, path)
 	l := &Lock{anchored: anchored}

@@ -89,7 +89,7 @@ func (i Images) Attach(path string, sector int) (device string, _ io.Closer, err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	if info, err := lock.Stat(); err != nil || !info.Mode().IsRegular() {
-		return "", nil, fault.New(fault.DeviceUnsuitable, path+" is no regular file", err)
+		return "", nil, fault.New(fault.DeviceUnsuitable, path+" is not a regular file", err)
 	}
 	if err := exclusively(lock, lockPatience); err != nil {
 		return "", nil, err

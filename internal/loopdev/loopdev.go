@@ -53,7 +53,7 @@ func attachFile(path string, sector, access int) (_ *Device, err error) {
 	defer func() { err = errors.Join(err, image.Close()) }()
 	info, err := image.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return nil, fault.New(fault.DeviceUnsuitable, path+" is no regular file", err)
+		return nil, fault.New(fault.DeviceUnsuitable, path+" is not a regular file", err)
 	}
 	if sector > 0 && info.Size()%int64(sector) != 0 {
 		sector = minSector // with larger blocks the last bytes could not be reached

@@ -181,7 +181,7 @@ func (m optionRules) checkLong(word string, i int, more bool, problem func(int, 
 	case reason != "":
 		problem(i, name+" "+reason, refusedRemedy(reason))
 	case !takes && !slices.Contains(m.long, name[2:]):
-		problem(i, quote(name)+" is no option that may be given here", m.known())
+		problem(i, quote(name)+" is not an option that may be given here", m.known())
 	case takes && !hasValue && !more:
 		problem(i, name+" lacks its value", "write "+name+"=VALUE")
 	}
@@ -207,7 +207,7 @@ func (m optionRules) checkShort(words []string, i, sectorSize int, problem func(
 		}
 		at := strings.Index(m.short, letter)
 		if at < 0 || letter == ":" {
-			problem(i, quote("-"+letter)+" is no option that may be given here", m.known())
+			problem(i, quote("-"+letter)+" is not an option that may be given here", m.known())
 			return 0
 		}
 		if !strings.HasPrefix(m.short[at+1:], ":") {

@@ -60,7 +60,7 @@ func TestDevicesThatCannotBeUsed(t *testing.T) {
 			x := b.bench(t)
 			x.MustSh("truncate -s $((8192 * 1024 + 512)) " + x.image("disk"))
 			x.configure(x.loop("disk"), "header: "+x.dir+"/data.header")
-			x.expect(4, "no multiple of the sector size 4096", "provision", "data")
+			x.expect(4, "not a multiple of the sector size 4096", "provision", "data")
 		})
 		t.Run("absent", func(t *testing.T) {
 			x := b.bench(t)

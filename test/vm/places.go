@@ -107,7 +107,7 @@ func waitForPlace() (release func(), err error) {
 	count := runtime.NumCPU() + 1
 	if text := os.Getenv(placesVariable); text != "" {
 		if count, err = strconv.Atoi(text); err != nil || count < 1 {
-			return nil, fmt.Errorf("%s=%q is no number of machines", placesVariable, text)
+			return nil, fmt.Errorf("%s=%q is not a number of machines", placesVariable, text)
 		}
 	}
 	// One at a time looks for a free place, the others wait for their turn.

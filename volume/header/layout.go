@@ -74,7 +74,7 @@ func PlanLayout(s spec.Volume, d DeviceFacts) (Layout, error) {
 	if s.Detached() {
 		if d.Size%int64(s.SectorSize) != 0 {
 			return Layout{}, fault.New(fault.DeviceUnsuitable, fmt.Sprintf(
-				"%s is %d bytes long, which is no multiple of the sector size %d", d.Path, d.Size, s.SectorSize), nil)
+				"%s is %d bytes long, which is not a multiple of the sector size %d", d.Path, d.Size, s.SectorSize), nil)
 		}
 		if d.Size < MinData {
 			return Layout{}, tooSmall(d, MinData)

@@ -155,7 +155,7 @@ func (h *Header) Fingerprint() string {
 func parseFingerprint(text string) (string, error) {
 	digits := strings.NewReplacer("-", "", " ", "", ":", "").Replace(strings.ToLower(strings.TrimSpace(text)))
 	if raw, err := hex.DecodeString(digits); err != nil || len(raw) != fingerprintSize {
-		return "", fault.Newf(fault.Usage, "%q is no fingerprint of a recovery copy: that has eight groups of four hexadecimal digits", text)
+		return "", fault.Newf(fault.Usage, "%q is not a fingerprint of a recovery copy: that has eight groups of four hexadecimal digits", text)
 	}
 	return digits, nil
 }

@@ -21,7 +21,7 @@ type images struct{ *Board }
 func (i images) Attach(path string, sector int) (string, io.Closer, error) {
 	file := i.disk(path)
 	if file == nil || !file.Image {
-		return "", nil, fault.Newf(fault.DeviceUnsuitable, "%s is no regular file", path)
+		return "", nil, fault.Newf(fault.DeviceUnsuitable, "%s is not a regular file", path)
 	}
 	loop, err := i.over(path)
 	if err != nil {

@@ -29,7 +29,7 @@ func keys() []Entry {
 				"parse blob: …",
 			},
 			Cause: "This was seen before the hardware was asked: the blob is truncated, its magic number is wrong, or its lengths do not fit.",
-			Hint:  "this is no blob, or it has changed: restore a copy of the file, or a backup of the header (`imxcrypt header restore`)",
+			Hint:  "this is not a blob, or it has changed: restore a copy of the file, or a backup of the header (`imxcrypt header restore`)",
 		},
 		{
 			Code:    fault.BlobOpenState,

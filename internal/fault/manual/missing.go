@@ -258,7 +258,7 @@ func missing() []Entry {
 				"…: permission denied",
 				"…: operation not permitted",
 				"…: only root may lock as much as is needed: …",
-				"fence the program in: make mounts private: invalid argument: / is no mount point, as in a chroot; …",
+				"fence the program in: make mounts private: invalid argument: / is not a mount point, as in a chroot; …",
 			},
 			Hint: "run it as root; in a container or a sandboxed service, root may lack the right too",
 			More: "In a chroot whose root is a directory, `caam.engine: caam-keygen` cannot keep the program's files private: `mount --bind ROOT ROOT` before `chroot ROOT`, or `caam.engine: ioctl`.",
