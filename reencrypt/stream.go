@@ -23,7 +23,7 @@ type stream struct {
 	limit  int64  // and may write what is below this
 	copied int64  // everything below has been copied
 	flying []span // each lane's copy
-	closed bool   // the lanes shall take no more, nor write what they read ahead
+	closed bool   // the lanes take no more, and do not write what they read ahead
 	err    error  // the failed copy's with the lowest place
 	errAt  int64
 }

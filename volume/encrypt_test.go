@@ -279,7 +279,7 @@ func refusedOf(t *testing.T, code fault.Code, do func() error) {
 }
 
 // Whoever can write the file of a header, and has no key, cannot make it say that the data
-// is in plain text, or shall become it.
+// is in plain text, or is to become it.
 func TestPlaintextIsBoundToTheKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

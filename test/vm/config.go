@@ -25,7 +25,7 @@ type Config struct {
 	Imxcrypt string
 	// ExtraFiles are further files, by their path in the guest.
 	ExtraFiles map[string]File
-	// Withhold names modules that the guest shall not have ("dm-crypt"), to
+	// Withhold names modules that the guest must not have ("dm-crypt"), to
 	// play a kernel without them. What depends on them is not loaded either.
 	Withhold []string
 

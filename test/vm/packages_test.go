@@ -94,7 +94,7 @@ func runPackage(t *testing.T, arch vm.Arch, goarch, pkg string) {
 	binary := dir + "/" + filepath.Base(pkg) + ".test"
 	m.PutFile(binary, vm.BuildTest(t, "./"+pkg, goarch))
 	putTree(t, m, dir+"/testdata", filepath.Join("../..", pkg, "testdata"))
-	// A package that ends in the middle of something shall not be the next
+	// A package that ends in the middle of something must not be the next
 	// one's trouble.
 	defer m.Sh("dmsetup remove_all --force; losetup -D; rm -rf " + dir)
 

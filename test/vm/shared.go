@@ -50,7 +50,7 @@ func Shared(t TB, arch Arch) *Machine {
 	return m
 }
 
-// of returns the name of the test that a machine belongs to, or shall: this one
+// of returns the name of the test that a machine belongs to, or will: this one
 // or one that it is a subtest of; and that machine, or one that is idle, if there
 // is any.
 func (s *sharedGuest) of(t TB) (holder string, g *guest) {

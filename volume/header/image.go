@@ -75,7 +75,7 @@ func AreaOf(h *Header, dev Device) ([]byte, error) {
 
 // SameVolume enforces that a header is that of the volume s means: name, and
 // UUID where it is pinned. It is for commands that keep or destroy headers,
-// which a wrong cipher in the configuration shall not prevent.
+// which a wrong cipher in the configuration must not prevent.
 func (h *Header) SameVolume(s spec.Volume, path string) error {
 	return SameVolume(s, path, luks2.Trace{UUID: h.LUKS.UUID, Label: h.LUKS.Label, Subsystem: h.LUKS.Subsystem})
 }

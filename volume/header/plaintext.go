@@ -29,7 +29,7 @@ const RequirementPlaintext = "imxcrypt-plaintext-v1"
 
 // The sides that can be in plain text, as the check of the other one is bound to it:
 // without the key nobody makes a volume's header say that its data is plain text, or
-// shall become it.
+// is to become it.
 const (
 	plaintextBefore = "before"
 	plaintextAfter  = "after"
