@@ -76,7 +76,7 @@ deadcode:
 	$(call step,$@,test/tools/deadcode)
 
 .PHONY: short
-short: ## The inner loop: unit tests with a slice of the crash states, in a minute
+short: ## The inner loop: unit tests with a slice of the crash states (durations: CONTRIBUTING.md)
 	@$(GO) test -short ./...
 
 .PHONY: unit
