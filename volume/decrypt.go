@@ -4,6 +4,7 @@ package volume
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -50,11 +51,15 @@ func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 			return fault.Newf(fault.RotationUnderWay, "the volume is being rotated: `imxcrypt rotate --resume-only %s` ends that", s.Name)
 		}
 		x.decrypts = true
-		if x.h.Next == nil && !s.Detached() {
-			var err error
-			if x.plainAt, err = x.placePlain(); err != nil {
-				return err
-			}
+		var err error
+		switch {
+		case x.h.Decrypting():
+			err = x.claimDecryption(ctx)
+		case !s.Detached():
+			x.plainAt, err = x.placePlain()
+		}
+		if err != nil {
+			return err
 		}
 		return x.continueInPlace(ctx)
 	})
@@ -87,6 +92,9 @@ func (x *rotating) decryptedAlready(path string) (err error) {
 // becomes plain text. Nobody without the key can make such a header: its check says
 // so, too.
 func (x *rotating) startDecryption(ctx context.Context) error {
+	if err := x.rememberDecryption(""); err != nil {
+		return err
+	}
 	x.trusted = x.awake()
 	old, err := x.openProved(ctx, x.s, x.h, x.c, nil)
 	if err != nil {
@@ -101,6 +109,9 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 			return err
 		}
 	} else {
+		if err := x.filesystemNow(ctx, old); err != nil {
+			return err
+		}
 		if !x.h.Copies.Intact() {
 			// The first records forget those of the rotation before, which an older copy may
 			// speak of.
@@ -127,6 +138,9 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 			return fmt.Errorf("the check, as it is stored: %w", err)
 		}
 	}
+	if err := x.rememberDecryption(decryptionMark(x.h)); err != nil {
+		return err
+	}
 	if err := x.h.Write(x.c.Header); err != nil {
 		return fmt.Errorf("write the header: %w", err)
 	}
@@ -143,6 +157,61 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 	x.h = h
 	x.j.did("key proved, header says that the data is decrypted")
 	return nil
+}
+
+// filesystemNow enforces that the data shows the filesystem that is configured, and has the
+// header name it: at the end it must be seen in plain text, and it may be another one
+// than the volume was made with.
+func (x *rotating) filesystemNow(ctx context.Context, old source.Key) error {
+	if err := x.seeFilesystem(ctx, x.s, x.h, x.c, old); err != nil {
+		return err
+	}
+	sb, err := x.superblock(ctx, old)
+	if err != nil {
+		return err
+	}
+	if !sb.Verified || sb.UUID == "" {
+		return fault.Newf(fault.FilesystemWrong, "the %s filesystem in the volume does not prove itself: %s", sb.Type, sb.Proof)
+	}
+	x.h.Token.Filesystem = header.FilesystemID{Type: sb.Type, UUID: sb.UUID}
+	return nil
+}
+
+// decryptionMark is what distinguishes one decryption from all others.
+func decryptionMark(h *header.Header) string { return hex.EncodeToString(h.Check.Digest[:]) }
+
+// rememberDecryption puts the mark of a decryption into the record of the volume, where
+// there is one. It is there before the header: what the record does not name is refused.
+func (x *rotating) rememberDecryption(mark string) error {
+	r, ok := x.recall(x.s)
+	if r.Decrypts = mark; ok && !x.record(x.s, r) {
+		return fault.Newf(fault.DecryptRefused, "%s cannot be written, and has to name the decryption: what it does not name is not continued", rememberedPath(x.s))
+	}
+	return nil
+}
+
+// begunHere reports whether the record of the volume names the decryption that a header says
+// is under way, or there is no record. Such a header may be an old copy, of a decryption that
+// has ended: what it calls plain text is somebody's.
+func (m *Manager) begunHere(s spec.Volume, h *header.Header) bool {
+	r, ok := m.recall(s)
+	return !ok || r.Decrypts == decryptionMark(h)
+}
+
+func notBegunHere(s spec.Volume) error {
+	return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being decrypted, and %s does not name that: it is an old copy of the header, or another system than this one has begun it. To continue it all the same: `imxcrypt decrypt %s`", rememberedPath(s), s.Name)
+}
+
+// claimDecryption takes over a decryption that the record does not name: a person asks for it,
+// and the key says that the header is the volume's.
+func (x *rotating) claimDecryption(ctx context.Context) error {
+	if x.begunHere(x.s, x.h) || x.o.DryRun {
+		return nil // what a dry run finds is refused later
+	}
+	if err := x.proveOpens(ctx, x.s, x.h, x.c); err != nil {
+		return errors.Join(notBegunHere(x.s), err)
+	}
+	return x.rememberDecryption(decryptionMark(x.h))
 }
 
 // beginDetached makes the header that of a decryption, in memory. Its check is derived
@@ -181,6 +250,11 @@ func (x *rotating) endDecryption(ctx context.Context, k *mapping.Stack) error {
 	if r.Phase != reencrypt.Finished {
 		return fault.Newf(fault.RotationDamaged, "the record says that %d of %d bytes are in plain text", r.Done(), r.DataSize)
 	}
+	// Without the key anybody can write a header and a record that say that all is in plain
+	// text. A key that opens no more, as on a chip that was closed, is a person's matter.
+	if err := x.proveOpens(ctx, x.s, x.h, x.c); err != nil && (x.o.ResumeOnly || fault.Is(err, fault.KeyWrong)) {
+		return err
+	}
 	if err := x.c.Data.Flush(); err != nil {
 		return fault.New(fault.IOFailed, "flush "+x.c.Data.Path(), err)
 	}
@@ -194,7 +268,7 @@ func (x *rotating) endDecryption(ctx context.Context, k *mapping.Stack) error {
 			return err
 		}
 		x.j.did("header removed")
-	} else if err := x.endOnStart(ctx, x.c.Data.Path(), x.backFrom); err != nil {
+	} else if err := x.endOnStart(ctx, x.c.Data.Path(), x.h, x.backFrom); err != nil {
 		return err
 	}
 	x.decrypted(x.h)

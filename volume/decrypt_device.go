@@ -4,10 +4,12 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
 	"imxcrypt/reencrypt"
 	"imxcrypt/volume/header"
 )
@@ -25,6 +27,7 @@ func (x *rotating) placePlain() (int64, error) {
 		return 0, refused("and the data is no more than that")
 	}
 	if end <= at {
+		x.warnOfSize()
 		return at, nil
 	}
 	l, err := x.h.PlanRotation(x.s, x.c)
@@ -32,6 +35,20 @@ func (x *rotating) placePlain() (int64, error) {
 		return 0, refused(fmt.Sprintf("`imxcrypt rotate %s` moves the data down by %d, and leaves them there", x.s.Name, l.OldOffset-l.NewOffset))
 	}
 	return 0, refused("and no rotation makes room, since the gap is too small")
+}
+
+// warnOfSize says where the filesystem will be too large to be encrypted again with its header
+// on the device, as a chip that is to be closed in between asks for.
+func (x *rotating) warnOfSize() {
+	l, _, err := header.PlanOver(x.s, facts(x.c.Data))
+	if err != nil || x.h.Segment.Size <= l.DataSize {
+		return
+	}
+	way := "`header: FILE` takes it as it is"
+	if x.h.Token.Filesystem.Type == fsprobe.Ext4 {
+		way = "imxcrypt encrypt makes it smaller first, or " + way
+	}
+	x.j.warn(fmt.Sprintf("the filesystem will have %d bytes, and may have %d to be encrypted again with a header on the device: %s", x.h.Segment.Size, l.DataSize, way))
 }
 
 // endOnStart puts the filesystem's first bytes where the header is. Wherever it is cut off,
@@ -42,7 +59,7 @@ func (x *rotating) placePlain() (int64, error) {
 //     (package header, Start)
 //  3. the bytes are written to the device's start; the next run repeats that
 //  4. what was kept is overwritten
-func (x *rotating) endOnStart(ctx context.Context, path string, begin func(header.Device) (header.Start, error)) error {
+func (x *rotating) endOnStart(ctx context.Context, path string, h *header.Header, begin func(header.Device) (header.Start, error)) error {
 	var start header.Start
 	if err := x.writeStart(path, func(dev header.Device) (_ header.Start, err error) {
 		if err = ctx.Err(); err == nil {
@@ -54,7 +71,11 @@ func (x *rotating) endOnStart(ctx context.Context, path string, begin func(heade
 	}
 	x.j.did("filesystem put back to the start of " + path)
 	dev := x.c.Data
-	if err := blockdev.Zero(context.WithoutCancel(ctx), dev, start.Staged, start.Saved+start.Area); err != nil {
+	// What the data has left, too: by ciphertext of the old key a backup of the header would
+	// seem to be the right one.
+	size, offset := h.Segment.Size, h.Segment.Offset
+	ctx = context.WithoutCancel(ctx)
+	if err := errors.Join(blockdev.Zero(ctx, dev, size, size+offset), blockdev.Zero(ctx, dev, start.Staged, start.Saved+start.Area)); err != nil {
 		return fault.New(fault.IOFailed, "overwrite what was kept on "+path, err)
 	}
 	if err := dev.Flush(); err != nil {
@@ -66,6 +87,10 @@ func (x *rotating) endOnStart(ctx context.Context, path string, begin func(heade
 // backFrom keeps the header, and begins the way back.
 func (x *rotating) backFrom(dev header.Device) (header.Start, error) {
 	start := header.PlanBack(dev.Size(), x.h.LUKS.Area(), x.h.Next.Moved)
+	if start.Record < start.Saved+start.Area {
+		return start, fault.Newf(fault.PartitionShrunk, "%s has %d bytes, and the sector that ends the decryption needs %d: the partition is smaller than when it was begun",
+			dev.Path(), dev.Size(), start.Saved+start.Area+header.BlockAlign)
+	}
 	area := make([]byte, start.Area)
 	if _, err := dev.ReadAt(area, 0); err != nil {
 		return start, fault.New(fault.IOFailed, "read "+dev.Path(), err)
@@ -79,15 +104,26 @@ func (x *rotating) backFrom(dev header.Device) (header.Start, error) {
 	return start, start.Begin(dev)
 }
 
-// continueEnding continues endOnStart. It opens no key: all data is in plain text.
+// continueEnding continues endOnStart. It opens no key, since all data is in plain text,
+// unless the record of the volume does not know of that.
 func (x *rotating) continueEnding(ctx context.Context, path string) error {
+	start, h, err := findStart(x.s, x.c.Data, true)
+	if err != nil {
+		return err
+	}
+	if !x.begunHere(x.s, h) {
+		kept := header.Window{Device: x.c.Data, Begin: start.Staged}
+		s := x.s.For(h.Token.Source, h.Segment.Encryption)
+		if err := x.proveOpens(ctx, s, h, &header.Storage{Data: kept, Header: kept}); err != nil {
+			return errors.Join(notBegunHere(x.s), err)
+		}
+	}
 	if x.o.DryRun {
 		x.j.would("put the filesystem back to the start of " + path)
 		return nil
 	}
-	var h *header.Header
-	if err := x.endOnStart(ctx, path, func(dev header.Device) (start header.Start, err error) {
-		start, h, err = findStart(x.s, dev, true)
+	if err := x.endOnStart(ctx, path, h, func(dev header.Device) (header.Start, error) {
+		start, _, err := findStart(x.s, dev, true)
 		return start, err
 	}); err != nil {
 		return err

@@ -121,7 +121,6 @@ func TestAFilesystemHalfPutBack(t *testing.T) {
 		"status":         func() error { return m.Status(ctx, s).Err },
 		"verify":         func() error { _, err := m.Verify(ctx, s); return err },
 		"rotate":         func() error { _, err := m.Rotate(ctx, s, volume.RotateOptions{}); return err },
-		"resume":         func() error { _, err := m.Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true}); return err },
 		"provision":      func() error { _, err := m.Provision(ctx, s, volume.ProvisionOptions{}); return err },
 		"provision wipe": func() error { _, err := m.Provision(ctx, s, volume.ProvisionOptions{Wipe: true}); return err },
 		"erase":          func() error { _, err := m.Erase(ctx, s, volume.EraseOptions{}); return err },
@@ -231,43 +230,6 @@ func TestTheWayBackOnTheDeviceGoesOver(t *testing.T) {
 	}
 	if over == 0 {
 		t.Error("the superblock was never there: nothing was shown")
-	}
-}
-
-// Whoever can write the device, and has no key, cannot make it say that the data shall
-// become plain text.
-func TestADecryptionOnTheDeviceIsBoundToTheKey(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	s := rotationSpec(rotationGap)
-	disk := plainDiskFor(s)
-	b := newBoard(disk)
-	r, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
-	must(t, r.Result, err)
-	c := openedStorage(t, b, s)
-	h, err := header.Read(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.BeginDecryption(header.PlanStart(disk.Size(), s.HeaderSize).Saved)
-	if err := h.Write(c.Header); err != nil {
-		t.Fatal(err)
-	}
-	before := bytes.Clone(disk.Bytes())
-	for name, do := range map[string]func() error{
-		"decrypt": func() error { _, err := b.Manager().Decrypt(ctx, s, volume.RotateOptions{}); return err },
-		"resume": func() error {
-			_, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
-			return err
-		},
-		"unlock": func() error { _, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{}); return err },
-	} {
-		if err := do(); err == nil {
-			t.Errorf("%s: done by a header that the key did not make", name)
-		}
-	}
-	if !bytes.Equal(before, disk.Bytes()) {
-		t.Fatal("something was changed")
 	}
 }
 

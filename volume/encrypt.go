@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imxcrypt/caam"
+	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
@@ -437,9 +438,9 @@ func (x *rotating) stillPlain() error {
 // sameKey enforces that the key under a live volume is the one that was proved now:
 // as long as the filesystem is seen in plain text, it does not show whether a suspend
 // has killed that key, and encrypted with a dead one the data would be lost.
-func (x *rotating) sameKey(ctx context.Context, k *mapping.Stack, next source.Key) error {
-	live := &mapping.Private{K: x.kernel, Name: k.Name(mapping.NewSuffix), Num: k.New}
-	same, err := x.sameThrough(ctx, x.s, x.h.Next, x.c, live, next)
+func (x *rotating) sameKey(ctx context.Context, k *mapping.Stack, h *header.Header, suffix string, n dmcrypt.Number, key source.Key) error {
+	live := &mapping.Private{K: x.kernel, Name: k.Name(suffix), Num: n}
+	same, err := x.sameThrough(ctx, x.s, h, x.c, live, key)
 	if err != nil || same {
 		return err
 	}

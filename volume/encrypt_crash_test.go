@@ -181,7 +181,7 @@ func TestInPlaceKilledInUse(t *testing.T) {
 	for kind, c := range map[string]struct {
 		spec spec.Volume
 		back bool
-	}{"encrypt": {encryptSpec(), false}, "decrypt": {encryptSpec(), true}, "on the device": {rotationSpec(rotationGap), false}} {
+	}{"encrypt": {encryptSpec(), false}, "decrypt": {encryptSpec(), true}, "on the device": {rotationSpec(rotationGap), false}, "decrypt on the device": {rotationSpec(rotationGap), true}} {
 		for name, command := range next {
 			back := c.back
 			t.Run(kind+", "+name, func(t *testing.T) {
@@ -243,7 +243,7 @@ func TestASuspendAnywhereInPlace(t *testing.T) {
 	for kind, c := range map[string]struct {
 		spec spec.Volume
 		back bool
-	}{"encrypt": {encryptSpec(), false}, "decrypt": {encryptSpec(), true}, "on the device": {rotationSpec(rotationGap), false}} {
+	}{"encrypt": {encryptSpec(), false}, "decrypt": {encryptSpec(), true}, "on the device": {rotationSpec(rotationGap), false}, "decrypt on the device": {rotationSpec(rotationGap), true}} {
 		s, back := c.spec, c.back
 		s.Wrap = "ecb" // a dead CCM key fails, a dead ECB key makes noise
 		for _, live := range []bool{false, true} {

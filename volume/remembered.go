@@ -34,6 +34,8 @@ type remembered struct {
 	// under way, and Ended the same once all of the volume is encrypted.
 	Began string `json:"began,omitempty"`
 	Ended string `json:"ended,omitempty"`
+	// Decrypts is the mark of the decryption that was begun here.
+	Decrypts string `json:"decrypts,omitempty"`
 }
 
 func rememberedPath(s spec.Volume) string {

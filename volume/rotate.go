@@ -102,6 +102,9 @@ func (m *Manager) rotate(ctx context.Context, s spec.Volume, o RotateOptions) (r
 	}
 	defer func() { err = errors.Join(err, x.c.Close()) }()
 	if x.h, err = header.Read(x.c); err != nil {
+		if fault.Is(err, fault.DecryptionEnding) && o.ResumeOnly {
+			err = x.continueEnding(ctx, path)
+		}
 		return r, err
 	}
 	j.of(x.h, path)

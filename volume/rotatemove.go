@@ -118,10 +118,21 @@ func (x *rotating) mapSides(ctx context.Context, k *mapping.Stack, next source.K
 			return err
 		}
 		if k.Overlay = over.Number; k.IsTop(live) {
-			if err := x.takeOver(ctx, k); err != nil || !x.h.Encrypting() {
+			if err := x.takeOver(ctx, k); err != nil {
 				return err
 			}
-			return x.sameKey(ctx, k, next)
+			switch {
+			case x.h.Encrypting():
+				return x.sameKey(ctx, k, x.h.Next, mapping.NewSuffix, k.New, next)
+			case x.h.Decrypting():
+				old, err := x.openProved(ctx, x.s, x.h, x.c, nil)
+				if err != nil {
+					return err
+				}
+				defer old.Wipe()
+				return x.sameKey(ctx, k, x.h, mapping.OldSuffix, k.Old, old)
+			}
+			return nil
 		}
 	}
 	old, err := x.openProved(ctx, x.s, x.h, x.c, nil)

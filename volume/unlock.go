@@ -172,6 +172,9 @@ func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
 		}
 		h = h.Next // has the key
 	}
+	if h.Decrypting() && !m.begunHere(s, h) {
+		return notBegunHere(s)
+	}
 	if spec.Sealed(h.Token.Source) && h.Token.State == caam.Open {
 		if !s.AllowOpenState {
 			return fault.Newf(fault.OpenStateRefused, "the volume was made while the chip was open: every open chip can read it, and none can once it is closed")

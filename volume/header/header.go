@@ -214,8 +214,8 @@ func (h *Header) nextFits(c *Storage) error {
 		return nil
 	}
 	end := h.Next.Segment.Offset + h.Next.Segment.Size
-	if at := h.Next.Moved; at > 0 {
-		end = max(end, at+h.LUKS.Area())
+	if at := h.Next.Moved; at > 0 { // and the sector that ends it
+		end = max(end, at+h.LUKS.Area()+BlockAlign)
 	}
 	if end > c.Data.Size() {
 		return fault.Newf(fault.HeaderInvalid, "the rotation under way moves the data to where it ends at %d, and %s has %d bytes (segment-bounds)", end, c.Data.Path(), c.Data.Size())

@@ -105,11 +105,13 @@ func (s Start) Finish(dev Device) error {
 	}
 	// The first copy first: with it goes the superblock, so that nobody mounts a filesystem
 	// that has parts of the header in its middle. The second copy last: whoever finds both whole
-	// finds the rest whole. The way back is the opposite way.
+	// finds the rest whole. The way back is the opposite way, with what a filesystem is known
+	// by last: its superblock, which in one write with the sectors around it could be there
+	// before them, and then LUKS2's magic number.
 	const copySize = MetadataSize / 2
 	content, order := staged, []struct{ from, to int64 }{{0, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}}
 	if s.Back {
-		content, order = saved, []struct{ from, to int64 }{{copySize, MetadataSize}, {MetadataSize, s.Area}, {BlockAlign, copySize}, {0, BlockAlign}}
+		content, order = saved, []struct{ from, to int64 }{{copySize, MetadataSize}, {MetadataSize, s.Area}, {BlockAlign, copySize}, {2048, BlockAlign}, {SectorBytes, 2048}, {0, SectorBytes}}
 	}
 	for _, part := range order {
 		if err := put(dev, content[part.from:part.to], part.from); err != nil {

@@ -128,7 +128,7 @@ func TestFinishGoesBack(t *testing.T) {
 		if _, state, err := FindStart(mixed); state != StartMixed || err != nil {
 			t.Errorf("%d writes, and something else: state %v, %v", writes, state, err)
 		}
-		d.left = 5
+		d.left = 7
 		if err := found.Finish(d); err != nil || !bytes.Equal(d.b[:area], plain[:area]) {
 			t.Errorf("%d writes, then the rest: %v", writes, err)
 		}

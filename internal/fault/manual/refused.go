@@ -212,7 +212,8 @@ func refused() []Entry {
 			Exit:    fault.ExitRefused,
 			Meaning: "Somebody wrote an old image of the header over the new one, or changed it.",
 			Cause: "With \"provisioning was interrupted\" `provision` would continue and make a filesystem, over data. " +
-				"With \"a rotation has moved data\" it is a header of before a rotation: its key opens nothing that has moved, and the volume is not mounted as noise.",
+				"With \"a rotation has moved data\" it is a header of before a rotation: its key opens nothing that has moved, and the volume is not mounted as noise. " +
+				"With \"the volume is being decrypted\" the record in `state_dir` does not name that decryption: [whose it is](encrypt.md#the-way-back).",
 			Hint: "nothing was formatted or mounted: restore the right header with `imxcrypt header restore`. If the data is not needed any more: `imxcrypt erase NAME`",
 			More: "With the right header the volume opens again.",
 		},
@@ -321,8 +322,9 @@ func refused() []Entry {
 			Meaning: "`imxcrypt decrypt` finds no room on the device for the bytes that belong where the header is.",
 			Messages: []string{
 				"the header has the place of the first … bytes of plain text, which need as much room behind the data, and a sector; there are … bytes: …",
+				"… cannot be written, and has to name the decryption: what it does not name is not continued",
 			},
-			Cause: "The header keeps its place until all data is in plain text, and until then the filesystem's first bytes are kept behind the data. A volume that `imxcrypt encrypt` made has that room. One that `imxcrypt provision` made has it after a rotation, which moves the data into the gap in front of it, so that the gap is behind it.",
+			Cause: "The header keeps its place until all data is in plain text, and until then the filesystem's first bytes are kept behind the data. A volume that `imxcrypt encrypt` made has that room. One that `imxcrypt provision` made has it after a rotation, which moves the data into the gap in front of it, so that the gap is behind it. Or the record in `state_dir` is read-only.",
 			Hint:  "nothing was changed: where the room is missing, `imxcrypt rotate NAME` makes it, by moving the data into the gap; then decrypt. A volume that was made with less gap than header area can only be copied: back up its files",
 			More:  "The message says whether a rotation helps. The gap is smaller than the header area with `gap: 0`, and on a device of less than 64 MiB. See [encrypt.md](encrypt.md#the-way-back).",
 		},
