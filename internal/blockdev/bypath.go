@@ -5,13 +5,8 @@ package blockdev
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
-)
-
-var (
-	mmcDisk = regexp.MustCompile(`^mmcblk\d+$`)
-	mmcBoot = regexp.MustCompile(`^mmcblk\d+(boot\d+)$`)
+	"strings"
 )
 
 // byPath is the name that udev gives an eMMC, an SD card, or a partition of one below
@@ -23,9 +18,10 @@ func (f *finder) byPath(n node) string {
 	if n.partition > 0 {
 		disk, suffix = f.disk(n.name), "-part"+strconv.Itoa(n.partition)
 	}
-	if boot := mmcBoot.FindStringSubmatch(n.name); boot != nil {
-		suffix = "-" + boot[1]
-	} else if !mmcDisk.MatchString(disk) {
+	number, isMMC := strings.CutPrefix(n.name, "mmcblk")
+	if number, boot, ok := strings.Cut(number, "boot"); isMMC && ok && madeOf(number, digits) && madeOf(boot, digits) {
+		suffix = "-boot" + boot
+	} else if number, ok := strings.CutPrefix(disk, "mmcblk"); !ok || !madeOf(number, digits) {
 		return ""
 	}
 	dir, err := filepath.EvalSymlinks(f.block(disk))
