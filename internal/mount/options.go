@@ -4,6 +4,7 @@ package mount
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"imxcrypt/internal/fault"
@@ -17,58 +18,64 @@ const msNoSymFollow = 0x100
 
 // flagWord is an option that the kernel takes as a flag (mount(2), mount(8)).
 type flagWord struct {
+	word       string
 	set, clear uintptr
 }
 
-var flagWords = map[string]flagWord{
-	"ro":            {set: unix.MS_RDONLY},
-	"rw":            {clear: unix.MS_RDONLY},
-	"nosuid":        {set: unix.MS_NOSUID},
-	"suid":          {clear: unix.MS_NOSUID},
-	"nodev":         {set: unix.MS_NODEV},
-	"dev":           {clear: unix.MS_NODEV},
-	"noexec":        {set: unix.MS_NOEXEC},
-	"exec":          {clear: unix.MS_NOEXEC},
-	"sync":          {set: unix.MS_SYNCHRONOUS},
-	"async":         {clear: unix.MS_SYNCHRONOUS},
-	"dirsync":       {set: unix.MS_DIRSYNC},
-	"noatime":       {set: unix.MS_NOATIME, clear: unix.MS_RELATIME | unix.MS_STRICTATIME},
-	"atime":         {clear: unix.MS_NOATIME},
-	"nodiratime":    {set: unix.MS_NODIRATIME},
-	"diratime":      {clear: unix.MS_NODIRATIME},
-	"relatime":      {set: unix.MS_RELATIME, clear: unix.MS_NOATIME | unix.MS_STRICTATIME},
-	"norelatime":    {clear: unix.MS_RELATIME},
-	"strictatime":   {set: unix.MS_STRICTATIME, clear: unix.MS_NOATIME | unix.MS_RELATIME},
-	"nostrictatime": {clear: unix.MS_STRICTATIME},
-	"lazytime":      {set: unix.MS_LAZYTIME},
-	"nolazytime":    {clear: unix.MS_LAZYTIME},
-	"iversion":      {set: unix.MS_I_VERSION},
-	"noiversion":    {clear: unix.MS_I_VERSION},
-	"mand":          {set: unix.MS_MANDLOCK},
-	"nomand":        {clear: unix.MS_MANDLOCK},
-	"silent":        {set: unix.MS_SILENT},
-	"loud":          {clear: unix.MS_SILENT},
-	"nosymfollow":   {set: msNoSymFollow},
-	"symfollow":     {clear: msNoSymFollow},
+// flagWords is a list because a map would be filled at each start of the program.
+var flagWords = [...]flagWord{
+	{word: "ro", set: unix.MS_RDONLY},
+	{word: "rw", clear: unix.MS_RDONLY},
+	{word: "nosuid", set: unix.MS_NOSUID},
+	{word: "suid", clear: unix.MS_NOSUID},
+	{word: "nodev", set: unix.MS_NODEV},
+	{word: "dev", clear: unix.MS_NODEV},
+	{word: "noexec", set: unix.MS_NOEXEC},
+	{word: "exec", clear: unix.MS_NOEXEC},
+	{word: "sync", set: unix.MS_SYNCHRONOUS},
+	{word: "async", clear: unix.MS_SYNCHRONOUS},
+	{word: "dirsync", set: unix.MS_DIRSYNC},
+	{word: "noatime", set: unix.MS_NOATIME, clear: unix.MS_RELATIME | unix.MS_STRICTATIME},
+	{word: "atime", clear: unix.MS_NOATIME},
+	{word: "nodiratime", set: unix.MS_NODIRATIME},
+	{word: "diratime", clear: unix.MS_NODIRATIME},
+	{word: "relatime", set: unix.MS_RELATIME, clear: unix.MS_NOATIME | unix.MS_STRICTATIME},
+	{word: "norelatime", clear: unix.MS_RELATIME},
+	{word: "strictatime", set: unix.MS_STRICTATIME, clear: unix.MS_NOATIME | unix.MS_RELATIME},
+	{word: "nostrictatime", clear: unix.MS_STRICTATIME},
+	{word: "lazytime", set: unix.MS_LAZYTIME},
+	{word: "nolazytime", clear: unix.MS_LAZYTIME},
+	{word: "iversion", set: unix.MS_I_VERSION},
+	{word: "noiversion", clear: unix.MS_I_VERSION},
+	{word: "mand", set: unix.MS_MANDLOCK},
+	{word: "nomand", clear: unix.MS_MANDLOCK},
+	{word: "silent", set: unix.MS_SILENT},
+	{word: "loud", clear: unix.MS_SILENT},
+	{word: "nosymfollow", set: msNoSymFollow},
+	{word: "symfollow", clear: msNoSymFollow},
 	// What mount(8) or systemd evaluates and the kernel never sees, so
 	// that an fstab's options can be taken over.
-	"defaults": {clear: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_SYNCHRONOUS},
-	"auto":     {},
-	"noauto":   {},
-	"nofail":   {},
-	"_netdev":  {},
-	"nouser":   {},
+	{word: "defaults", clear: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_SYNCHRONOUS},
+	{word: "auto"},
+	{word: "noauto"},
+	{word: "nofail"},
+	{word: "_netdev"},
+	{word: "nouser"},
 }
 
-// refusedWords ask for something other than mounting a device on a folder.
-var refusedWords = map[string]string{
-	"bind": "", "rbind": "", "move": "", "remount": "",
-	"shared": "", "rshared": "", "private": "", "rprivate": "", "slave": "", "rslave": "", "unbindable": "", "runbindable": "",
-	"loop":  "the device is mounted, not a file",
-	"user":  "mounting is for root",
-	"users": "mounting is for root",
-	"owner": "mounting is for root",
-	"group": "mounting is for root",
+// refusal says why a word is refused that asks for something other than mounting a
+// device on a folder.
+func refusal(word string) (why string, refused bool) {
+	switch word {
+	case "bind", "rbind", "move", "remount",
+		"shared", "rshared", "private", "rprivate", "slave", "rslave", "unbindable", "runbindable":
+		return "asks for another kind of mount", true
+	case "loop":
+		return "the device is mounted, not a file", true
+	case "user", "users", "owner", "group":
+		return "mounting is for root", true
+	}
+	return "", false
 }
 
 // maxData is the size in bytes of the page that mount(2) takes the
@@ -92,18 +99,17 @@ func (e *OptionError) FaultCode() fault.Code { return fault.ConfigInvalid }
 func ParseOptions(words []string) (flags uintptr, data string, err error) {
 	var own []string
 	for _, w := range words {
-		reason, refused := refusedWords[w]
-		switch f, known := flagWords[w]; {
+		reason, refused := refusal(w)
+		flag := slices.IndexFunc(flagWords[:], func(f flagWord) bool { return f.word == w })
+		switch {
 		case w == "":
 			return 0, "", &OptionError{Option: w, Reason: "is empty"}
 		case strings.ContainsAny(w, ",\x00\n"):
 			return 0, "", &OptionError{Option: w, Reason: "contains a comma or control character; each option is an entry of its own"}
-		case refused && reason == "":
-			return 0, "", &OptionError{Option: w, Reason: "asks for another kind of mount"}
 		case refused:
 			return 0, "", &OptionError{Option: w, Reason: reason}
-		case known:
-			flags = flags&^f.clear | f.set
+		case flag >= 0:
+			flags = flags&^flagWords[flag].clear | flagWords[flag].set
 		case strings.HasPrefix(w, "x-"), strings.HasPrefix(w, "X-"), strings.HasPrefix(w, "comment="):
 			// For mount(8), systemd and people.
 		default:
