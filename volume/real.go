@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"imxcrypt/internal/loopdev"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/internal/mount"
+	"imxcrypt/internal/plainfile"
 	"imxcrypt/internal/secret"
 	"imxcrypt/internal/uevent"
 	"imxcrypt/keyring"
@@ -200,8 +200,8 @@ func dropCaches() error { return os.WriteFile("/proc/sys/vm/drop_caches", []byte
 // is looked at, too (Linux 5.4 and later, Documentation/ABI/testing/sysfs-power).
 func slept() Slept {
 	var s Slept
-	if text, err := os.ReadFile("/sys/power/suspend_stats/success"); err == nil {
-		s.Times, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+	if text, err := plainfile.Attribute("/sys/power/suspend_stats/success"); err == nil {
+		s.Times, _ = strconv.Atoi(text)
 	}
 	// The clocks are not read at once: what lies between is small in one of a few
 	// tries, however busy the system is.
