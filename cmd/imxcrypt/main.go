@@ -11,37 +11,17 @@
 // Imxcrypt manages the keys of encrypted volumes on NXP i.MX.
 package main
 
-import "os"
+import (
+	"os"
+
+	_ "imxcrypt/internal/earlystack"
+)
 
 // version is set by the linker from the tag the program was built at.
 var version = "unknown"
 
 func main() {
 	crashBySignal()
-	growStack(0)
 	args := asGenerator(os.Args)
 	os.Exit(run(interruptible(args), args, os.Stdin, os.Stdout, os.Stderr, os.Getenv))
-}
-
-// growStack grows the main goroutine's stack to what opening a volume needs while
-// it is nearly empty. Otherwise the runtime doubles it four times and copies it,
-// frame by frame, each time. Call it with 0.
-//
-//go:noinline
-func growStack(n int) int {
-	if n > 0 {
-		var room [stackRoom]byte
-		return fill(room[:], n)
-	}
-	return n
-}
-
-const stackRoom = 24 << 10 // bytes; the stack becomes 32 KiB
-
-//go:noinline
-func fill(b []byte, n int) int {
-	for i := range b {
-		b[i] = byte(n)
-	}
-	return len(b)
 }
