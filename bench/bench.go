@@ -226,8 +226,8 @@ func nothingWorks(err error) bool {
 }
 
 // settings are all that a volume of a source may have, with keys of a size, or of each
-// cipher's usual one. plain is left out, which
-// is plain64 by another name, and for the CAAM the flags no_read_workqueue and
+// cipher's usual one. Left out are plain, which is plain64 by another name, CBC with
+// plain64 for trusted keys, which no new volume should have, and for the CAAM the flags no_read_workqueue and
 // no_write_workqueue: with its driver, which answers later, nobody has tried them.
 func settings(source string, keySize int) []Row {
 	flags := [][]string{{}, {"same_cpu_crypt"}, {"submit_from_crypt_cpus"}, {"same_cpu_crypt", "submit_from_crypt_cpus"}, {"high_priority"}}
@@ -237,7 +237,7 @@ func settings(source string, keySize int) []Row {
 	var rows []Row
 	for _, c := range keysource.Ciphers(source) {
 		n := cmp.Or(keySize, c.KeySizes[len(c.KeySizes)-1])
-		if strings.HasSuffix(c.Name, "-plain") || !slices.Contains(c.KeySizes, n) {
+		if strings.HasSuffix(c.Name, "-plain") || source == spec.SourceTrusted && c.Name == keysource.CBC || !slices.Contains(c.KeySizes, n) {
 			continue
 		}
 		for _, size := range keysource.SectorSizes() {

@@ -195,8 +195,9 @@ type Volume struct {
 	// (IVs that cannot be predicted, one more job for the hardware per sector;
 	// only with sector_size 4096). trusted: aes-xts-plain64;
 	// capi:adiantum(xchacha12,aes)-plain64, for processors without instructions for
-	// AES; or aes-cbc-essiv:sha256; with protected capi:cbc(paes)-plain64. dev:
-	// aes-xts-plain64 or aes-cbc-plain64. Default: empty, the first named of the source;
+	// AES; for volumes that exist aes-cbc-essiv:sha256 and, where source says trusted,
+	// aes-cbc-plain64 (IVs that can be predicted); with protected capi:cbc(paes)-plain64.
+	// dev: aes-xts-plain64 or aes-cbc-plain64. Default: empty, the first named of the source;
 	// for trusted provisioning chooses between the first two, by the processor and what
 	// the kernel has, and the header has the choice.
 	Cipher string `mapstructure:"cipher"`

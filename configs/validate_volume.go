@@ -135,6 +135,7 @@ func (v *validator) auto(vol *Volume, at string) {
 		for _, s := range sources {
 			list = append(list, keysource.CipherNames(s)...)
 		}
+		list = slices.DeleteFunc(list, func(c string) bool { return c == keysource.CBC }) // see Fitting
 		v.problem(join(at, "cipher"), quote(vol.Cipher)+reason, "write "+oneOf(list))
 		return
 	}

@@ -163,6 +163,7 @@ func (a *adopting) run(ctx context.Context) error {
 	if err := (&provisioning{Manager: a.Manager, s: a.s, j: a.j}).stateAllowed(state); err != nil {
 		return err
 	}
+	a.j.warnOfCipher(a.s)
 	h, err := a.newHeader(state)
 	if err != nil {
 		return err

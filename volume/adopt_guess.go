@@ -108,6 +108,22 @@ type candidate struct {
 	note string
 }
 
+// note names a guess. plain: its cipher is in use with plain IVs, too.
+func (r recipe) note(plain bool) string {
+	cipher := r.cipher
+	switch {
+	case plain && r.wraps():
+		cipher += " (or -plain: here they differ, and only how the volume is opened today shows which it is)"
+	case plain:
+		cipher += " (or -plain, which is the same below 2 TiB)"
+	}
+	note := fmt.Sprintf("cipher %s, sector size %d", cipher, r.sectorSize)
+	if r.large {
+		note += ", iv_large_sectors"
+	}
+	return note
+}
+
 // candidates are the recipes that people use, besides the one that was given.
 // plain and plain64 are the same below 2 TiB, so one of them will do; beyond,
 // what is looked at does not distinguish them.
@@ -128,18 +144,7 @@ func candidates(keys string, given recipe, deviceSize int64) []candidate {
 					continue
 				}
 				r = r.fit()
-				note := fmt.Sprintf("cipher %s, sector size %d", r.cipher, r.sectorSize)
-				if mode == "plain64" {
-					other := "or -plain, which is the same below 2 TiB"
-					if r.wraps() {
-						other = "or -plain: here they differ, and only how the volume is opened today shows which it is"
-					}
-					note = fmt.Sprintf("cipher %s (%s), sector size %d", r.cipher, other, r.sectorSize)
-				}
-				if large {
-					note += ", iv_large_sectors"
-				}
-				list = append(list, candidate{r, note})
+				list = append(list, candidate{r, r.note(mode == "plain64")})
 			}
 		}
 	}
@@ -159,11 +164,7 @@ func trustedCandidates(keys string, given recipe, deviceSize int64) []candidate 
 				if large && size == header.SectorBytes || r.size <= 0 || r.offset+r.size > deviceSize {
 					continue
 				}
-				note := fmt.Sprintf("cipher %s, sector size %d", r.cipher, r.sectorSize)
-				if large {
-					note += ", iv_large_sectors"
-				}
-				list = append(list, candidate{r, note})
+				list = append(list, candidate{r, r.note(c.Name == keysource.CBC)})
 			}
 		}
 	}

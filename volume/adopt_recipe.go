@@ -88,6 +88,9 @@ func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, d
 		r.size = data.Size() - r.offset
 		r = r.fit()
 	}
+	if r.cipher == keysource.CBCPlain && s.Keys() == spec.SourceTrusted && !r.wraps() {
+		r.cipher = keysource.CBC // the same bytes
+	}
 	return r, r.check(s.Keys(), data)
 }
 
@@ -95,6 +98,8 @@ func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, d
 func (r recipe) check(keys string, data header.Device) error {
 	ciphers := keysource.CipherNames(keys)
 	switch {
+	case r.wraps() && strings.HasSuffix(r.cipher, "-plain") && (r.cipher == keysource.CBCPlain || slices.Contains(ciphers, r.cipher)):
+		return fault.Newf(fault.AdoptMismatch, "cipher %q repeats its IVs beyond 2 TiB, so such a volume cannot be adopted; copy its data into a new one", r.cipher)
 	case keys != spec.SourceCAAM && !slices.Contains(ciphers, r.cipher):
 		return fault.Newf(fault.CipherNotAllowed, "cipher %q cannot be adopted with %s keys: one of %s can", r.cipher, keys, strings.Join(ciphers, ", "))
 	case !slices.Contains(ciphers, r.cipher):
@@ -105,8 +110,6 @@ func (r recipe) check(keys string, data header.Device) error {
 	case !keysource.FitsSector(r.cipher, r.sectorSize):
 		return fault.Newf(fault.CipherNotAllowed, "cipher %q with sectors of %d bytes cannot be adopted: eboiv takes a job of the hardware more for each sector, and is supported with 4096 only",
 			r.cipher, r.sectorSize)
-	case r.wraps() && strings.HasSuffix(r.cipher, "-plain"):
-		return fault.Newf(fault.AdoptMismatch, "cipher %q repeats its IVs beyond 2 TiB, so such a volume cannot be adopted; copy its data into a new one", r.cipher)
 	case r.large:
 		return fault.Newf(fault.AdoptMismatch, "iv_large_sectors: "+largeReason)
 	case r.size < header.MinData || r.offset < 0 || r.offset > data.Size()-r.size:

@@ -285,10 +285,14 @@ func TestAnOldBlobIsConverted(t *testing.T) {
 	hasItsData(t, b, adoptedSpec(h))
 }
 
-// large is a disk of which only the beginning exists; the rest is never touched.
-type large struct{ volumetest.Store }
+// sized is a disk of another size, of which only the beginning exists; the rest is never
+// touched.
+type sized struct {
+	volumetest.Store
+	size int64
+}
 
-func (large) Size() int64 { return 3 << 40 }
+func (s sized) Size() int64 { return s.size }
 
 // Beyond 2 TiB plain and plain64 differ where nothing is looked at: the one that
 // is configured, or was left to the default, is not taken for the one that is meant.
@@ -296,7 +300,7 @@ func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	h := byHand{cipher: plainTK + "64", sectorSize: 512, wrap: caam.ECB}
-	b, _ := h.make(t, large{crashtest.NewImage(16 * mib)})
+	b, _ := h.make(t, sized{crashtest.NewImage(16 * mib), 3 << 40})
 	s := adoptedSpec(h)
 	before := len(b.Files.Names())
 	for _, c := range []struct {
@@ -322,7 +326,7 @@ func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
 
 	// eboiv does not count sectors, and is proved as ever.
 	h = byHand{cipher: "capi:tk(cbc(aes))-eboiv", sectorSize: 4096, wrap: caam.ECB}
-	b, _ = h.make(t, large{crashtest.NewImage(16 * mib)})
+	b, _ = h.make(t, sized{crashtest.NewImage(16 * mib), 3 << 40})
 	r, err = b.Manager().Adopt(ctx, adoptedSpec(h), volume.AdoptOptions{Blob: blobFile})
 	if must(t, r, err); len(r.Warnings) > 0 {
 		t.Errorf("%q", r.Warnings)

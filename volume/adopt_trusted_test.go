@@ -69,6 +69,9 @@ func (h byHand) makeTrusted(t *testing.T, disk volumetest.Store) *volumetest.Boa
 func trustedAdopted(h byHand) spec.Volume {
 	s := trustedFrom(bothPlacements()["detached"])
 	s.SectorSize, s.Cipher, s.KeySize = h.sectorSize, keysource.Canonical(h.cipher), h.trustedKey().Size
+	if s.Cipher == keysource.CBCPlain {
+		s.Cipher = keysource.CBC
+	}
 	return s
 }
 
@@ -88,8 +91,14 @@ func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 		"a plain device, xts":      {cipher: "capi:xts(aes)-plain64", sectorSize: 512, keySize: 64},
 		"a plain device, adiantum": {cipher: "xchacha12,aes-adiantum-plain64", sectorSize: 4096, keySize: 32},
 		"a plain device, essiv":    {cipher: "capi:cbc(aes)-essiv:sha256", sectorSize: 512, keySize: 32},
+		"Toradex' layer":           {cipher: "capi:cbc(aes)-plain", sectorSize: 512, keySize: 32},
+		"Toradex' layer, xts":      {cipher: "capi:xts(aes)-plain64", sectorSize: 512, keySize: 64},
+		"CBC, 4096":                {cipher: "aes-cbc-plain64", sectorSize: 4096, keySize: 32},
 	} {
 		for _, auto := range []bool{false, true} {
+			if auto && trustedAdopted(h).Cipher == keysource.CBC {
+				continue // whoever has these names the source
+			}
 			t.Run(fmt.Sprintf("%s, auto %v", name, auto), func(t *testing.T) {
 				t.Parallel()
 				disk := crashtest.NewImage(16 * mib)
@@ -197,5 +206,72 @@ func TestAdoptRefusesATrustedKeyThatDoesNotBelong(t *testing.T) {
 				t.Fatal("a file was written")
 			}
 		})
+	}
+}
+
+// CBC with plain IVs, as Toradex' layer makes volumes: up to 2 TiB the same as with
+// plain64, which the header says; beyond not, and refused. Its weakness is named, and a
+// rotation leaves it behind.
+func TestCBCWithPlainIVsIsAdopted(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	const limit = 512 << 32
+	h := byHand{cipher: "capi:cbc(aes)-plain", sectorSize: 512, keySize: 32}
+	s := trustedAdopted(h)
+	for size, fits := range map[int64]bool{16 * mib: true, limit: true, limit + 512: false} {
+		disk := crashtest.NewImage(16 * mib)
+		b := h.makeTrusted(t, sized{disk, size})
+		before, files := disk.Bytes(), len(b.Files.Names())
+		r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Cipher: h.cipher})
+		same(t, "the device", disk.Bytes(), before)
+		if !fits {
+			refused(t, err, fault.AdoptMismatch)
+			if !strings.Contains(err.Error(), `"aes-cbc-plain" repeats its IVs beyond 2 TiB`) || len(b.Files.Names()) != files {
+				t.Errorf("%v; files %q", err, b.Files.Names())
+			}
+			// The part that the table names is smaller.
+			r, err = b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Table: h.table(t, h.trustedKey()).String(), DryRun: true})
+		}
+		if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "IVs can be predicted") {
+			t.Errorf("%d bytes: %q", size, r.Warnings)
+		}
+	}
+
+	disk := crashtest.NewImage(16 * mib)
+	b := h.makeTrusted(t, disk)
+	r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile})
+	must(t, r, err)
+	better := s
+	better.Cipher, better.KeySize = "aes-xts-plain64", 64
+	rr, err := b.Manager().Rotate(ctx, better, volume.RotateOptions{})
+	if must(t, rr.Result, err); len(rr.Warnings) > 0 {
+		t.Errorf("%q", rr.Warnings)
+	}
+	b = powerCycle(b)
+	hasItsData(t, b, better)
+
+	// It is no cipher that auto stands for, and the better ones do not fit its data.
+	for name, other := range map[string]spec.Volume{"auto": auto(s), "xts": better} {
+		b := h.makeTrusted(t, crashtest.NewImage(16*mib))
+		files := len(b.Files.Names())
+		_, err := b.Manager().Adopt(ctx, other, volume.AdoptOptions{Blob: blobFile, Cipher: h.cipher})
+		if err == nil || len(b.Files.Names()) != files {
+			t.Errorf("%s: %v", name, err)
+		}
+		t.Logf("%s: %v", name, err)
+	}
+	guess := s
+	guess.Cipher = "aes-cbc-essiv:sha256"
+	_, err = h.makeTrusted(t, crashtest.NewImage(16*mib)).Manager().Adopt(ctx, guess, volume.AdoptOptions{Blob: blobFile})
+	refused(t, err, fault.AdoptMismatch)
+	if !strings.Contains(err.Error(), "it fits with cipher aes-cbc-plain64 (or -plain, which is the same below 2 TiB), sector size 512") {
+		t.Error(err)
+	}
+
+	made := trustedFrom(newSpec())
+	made.Cipher, made.KeySize = keysource.CBC, 32
+	r, err = newBoard(crashtest.NewImage(16*mib)).Manager().Provision(ctx, made, volume.ProvisionOptions{})
+	if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "IVs can be predicted") {
+		t.Errorf("a new volume: %q", r.Warnings)
 	}
 }

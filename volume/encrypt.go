@@ -232,6 +232,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 			return err
 		}
 	}
+	x.j.warnOfCipher(x.s)
 	x.lenient = x.unattended
 	h, err := x.surveyPlain(path, state, true)
 	if err == nil {

@@ -339,6 +339,7 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 		return err
 	}
 	p.warnFleeting()
+	p.j.warnOfCipher(p.s)
 	if err := p.tryKernel(ctx, p.s); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (c Chosen) Fitting() []string {
 	for _, source := range []string{CAAM, Trusted} {
 		switch {
 		case c.Wrap != "" && source != CAAM, c.Trust != "" && source != Trusted:
-		case c.Cipher != "" && !slices.Contains(CipherNames(source), c.Cipher):
+		case c.Cipher != "" && !slices.Contains(CipherNames(source), c.Cipher), c.Cipher == CBC:
 		case c.KeySize != 0 && !slices.Contains(KeySizes(source, c.Cipher), c.KeySize):
 		default:
 			list = append(list, source)
@@ -94,18 +94,25 @@ func Ciphers(source string) []Cipher {
 	case Trusted:
 		// The kernel makes trusted keys of 32 to 128 bytes. Adiantum is for processors
 		// without instructions for AES.
-		return []Cipher{{"aes-xts-plain64", []int{32, 64}}, {Adiantum, []int{32}}, {"aes-cbc-essiv:sha256", []int{32}}}
+		return []Cipher{{"aes-xts-plain64", []int{32, 64}}, {Adiantum, []int{32}}, {"aes-cbc-essiv:sha256", []int{32}}, {CBC, []int{32}}}
 	case Protected:
 		return []Cipher{{"capi:cbc(paes)-plain64", []int{32}}} // the kernel's only size
 	case Dev:
 		// XTS takes two AES keys: AES-128 and AES-256.
-		return []Cipher{{"aes-xts-plain64", []int{32, 64}}, {"aes-cbc-plain64", aes}}
+		return []Cipher{{"aes-xts-plain64", []int{32, 64}}, {CBC, aes}}
 	}
 	return nil
 }
 
 // Adiantum is the cipher of trusted keys for processors without instructions for AES.
 const Adiantum = "capi:adiantum(xchacha12,aes)-plain64"
+
+// CBC is the cipher of trusted keys in volumes that were made by hand, or by Toradex' layer.
+// Who takes it says which source: auto stands for none with it.
+const CBC = "aes-cbc-plain64"
+
+// CBCPlain is the same up to 2 TiB, where its numbers begin again.
+const CBCPlain = "aes-cbc-plain"
 
 // Defaults are the ciphers one of which a volume has where the configuration names none:
 // provisioning chooses, and the header says which it is.
@@ -141,6 +148,10 @@ func Canonical(cipher string) string {
 		return Adiantum
 	case "capi:cbc(aes)-essiv:sha256":
 		return "aes-cbc-essiv:sha256"
+	case "capi:cbc(aes)-plain64":
+		return CBC
+	case "capi:cbc(aes)-plain":
+		return CBCPlain
 	}
 	return cipher
 }

@@ -79,8 +79,9 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 		if s.keys == vm.CAAM {
 			b.measuresBothCiphers()
 			b.refusesAnotherTrustSource()
-			b.adoptsWhatWasMadeByHand("aes-xts-plain64", "aes-xts-plain64", 64)
-			b.adoptsWhatWasMadeByHand("capi:adiantum(xchacha12,aes)-plain64", "xchacha12,aes-adiantum-plain64", 32)
+			b.adoptsWhatWasMadeByHand("aes-xts-plain64", "aes-xts-plain64", 64, 4096)
+			b.adoptsWhatWasMadeByHand("capi:adiantum(xchacha12,aes)-plain64", "xchacha12,aes-adiantum-plain64", 32, 4096)
+			b.adoptsWhatWasMadeByHand("aes-cbc-plain64", "capi:cbc(aes)-plain", 32, 512) // as Toradex' layer does
 		}
 		b.MustSh("imxcrypt lock data && imxcrypt unlock --mount data")
 		note("unlocked again")
@@ -208,21 +209,22 @@ func (b board) measuresBothCiphers() {
 
 // adoptsWhatWasMadeByHand takes over a volume of keyctl and dmsetup, whose table has the
 // cipher in a spelling of its own.
-func (b board) adoptsWhatWasMadeByHand(cipher, spelled string, keySize int) {
+func (b board) adoptsWhatWasMadeByHand(cipher, spelled string, keySize, sectorSize int) {
 	b.t.Helper()
+	name := fmt.Sprintf("hand%d-%d", keySize, sectorSize)
 	b.Put("/etc/hand.yaml", fmt.Appendf(nil, `volumes:
-  - {name: hand%d, device: /dev/vdb, source: trusted, cipher: "%s", header: /etc/hand%[1]d.luks, mount: /hand}
-`, keySize, cipher))
+  - {name: %s, device: /dev/vdb, source: trusted, cipher: "%s", sector_size: %d, header: /etc/%[1]s.luks, mount: /hand}
+`, name, cipher, sectorSize))
 	b.MustSh(fmt.Sprintf(`set -e; mkdir -p /hand
-		keyctl session - sh -ec 'id=$(keyctl add trusted kmk "new %d" @s); keyctl pipe $id >/etc/hand.blob
-			dmsetup create byhand --table "0 32768 crypt %s :%[1]d:trusted:kmk 0 /dev/vdb 0 1 sector_size:4096"'
+		keyctl session - sh -ec 'id=$(keyctl add trusted kmk "new %[2]d" @s); keyctl pipe $id >/etc/hand.blob
+			dmsetup create byhand --table "0 32768 crypt %[3]s :%[2]d:trusted:kmk 0 /dev/vdb 0 1 sector_size:%[4]d"'
 		dmsetup mknodes; dmsetup table --showkeys byhand >/etc/hand.table
 		mkfs.ext4 -q -b 4096 /dev/mapper/byhand && mount -t ext4 /dev/mapper/byhand /hand
 		echo 'under the old oak' >/hand/note; umount /hand; dmsetup remove byhand; sha256sum /dev/vdb >/etc/hand.sum
-		imxcrypt --config /etc/hand.yaml adopt hand%[1]d --blob /etc/hand.blob --table "$(cat /etc/hand.table)"
+		imxcrypt --config /etc/hand.yaml adopt %[1]s --blob /etc/hand.blob --table "$(cat /etc/hand.table)"
 		sha256sum -c /etc/hand.sum >/dev/null
-		imxcrypt --config /etc/hand.yaml unlock --mount hand%[1]d`, keySize, spelled))
-	if got := b.MustSh(fmt.Sprintf("cat /hand/note; imxcrypt --config /etc/hand.yaml lock hand%d >/dev/null", keySize)); strings.TrimSpace(got) != "under the old oak" {
+		imxcrypt --config /etc/hand.yaml unlock --mount %[1]s`, name, keySize, spelled, sectorSize))
+	if got := b.MustSh(fmt.Sprintf("cat /hand/note; imxcrypt --config /etc/hand.yaml lock %s >/dev/null", name)); strings.TrimSpace(got) != "under the old oak" {
 		b.t.Errorf("%s, adopted: %q", spelled, got)
 	}
 }
