@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -164,6 +165,43 @@ func TestKeyInUseIsNotReplaced(t *testing.T) {
 		})
 		if err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A key of the same name that somebody has put into a keyring that dm-crypt also looks
+// into, or a script has left there, is neither in the way nor taken.
+func TestKeysOfOthersOfThatNameDoNotMatter(t *testing.T) {
+	t.Parallel()
+	needKeyrings(t)
+	const name = "test:others"
+	onOwnThread(t, func() {
+		// Without a name; x/sys would give it an empty one.
+		if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil {
+			t.Errorf("join a new session keyring: %v", err)
+			return
+		}
+		var others []int
+		for _, where := range []int{unix.KEY_SPEC_PROCESS_KEYRING, unix.KEY_SPEC_SESSION_KEYRING} {
+			id := add(t, name, "another key entirely", where)
+			defer unlink(t, id, where)
+			others = append(others, id)
+		}
+		err := keyring.Ring{}.WithLogonKey(name, payload, func() error {
+			ours, err := unix.KeyctlSearch(unix.KEY_SPEC_THREAD_KEYRING, "logon", name, 0)
+			if err != nil {
+				return err
+			}
+			if found, err := lookup(name); err != nil || found != ours || slices.Contains(others, found) {
+				t.Errorf("dm-crypt would find %#x, %v, and ours is %#x", found, err, ours)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if found, err := lookup(name); err != nil || !slices.Contains(others, found) {
+			t.Errorf("theirs afterwards: %#x, %v", found, err)
 		}
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
@@ -106,6 +108,75 @@ func TestAutoWithoutAnyHardware(t *testing.T) {
 	_, err := without(b, true, true).Provision(context.Background(), auto(newSpec()), volume.ProvisionOptions{})
 	refused(t, err, fault.SourceMissing)
 	same(t, "refused", image.Bytes(), before)
+}
+
+// gone is a trust source that is registered, and makes no key.
+type gone struct{ volumetest.TrustSource }
+
+func (gone) NewTrusted(int) (key, blob []byte, err error) { return nil, nil, unix.ENODEV }
+
+// A driver whose device opens, and which makes no key: nothing is written, and the way
+// that is left is named where there is one. It is not taken in silence, as it protects less.
+func TestAutoDoesNotLeaveABrokenCAAMInSilence(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	const way = "`source: trusted` works here"
+	for name, c := range map[string]struct {
+		change func(*volumetest.Board, *spec.Volume)
+		o      volume.ProvisionOptions
+		code   fault.Code
+		way    bool
+	}{
+		"no job ring": {func(b *volumetest.Board, _ *spec.Volume) {
+			b.Chip.SetFault(func(string) error { return unix.ENODEV })
+		}, volume.ProvisionOptions{}, fault.CAAMNotReady, true},
+		"the hardware fails": {func(b *volumetest.Board, _ *spec.Volume) {
+			b.Chip.SetFault(func(string) error { return unix.EIO })
+		}, volume.ProvisionOptions{DryRun: true}, fault.CAAMFailed, true},
+		"dm-crypt does not get tk()": {func(b *volumetest.Board, _ *spec.Volume) {
+			b.NoCiphers = []string{"tk(cbc(aes))"}
+		}, volume.ProvisionOptions{}, fault.CipherMissing, true},
+		"no trust source": {func(b *volumetest.Board, _ *spec.Volume) {
+			b.Ring.Trust = nil
+			b.Chip.SetFault(func(string) error { return unix.ENODEV })
+		}, volume.ProvisionOptions{}, fault.CAAMNotReady, false},
+		"the trust source is the CAAM, too": {func(b *volumetest.Board, _ *spec.Volume) {
+			b.Ring.Trust = gone{b.Chip}
+			b.Chip.SetFault(func(string) error { return unix.ENODEV })
+		}, volume.ProvisionOptions{}, fault.CAAMNotReady, false},
+		"only the CAAM has it": {func(b *volumetest.Board, s *spec.Volume) {
+			s.Wrap = "ecb"
+			b.Chip.SetFault(func(string) error { return unix.ENODEV })
+		}, volume.ProvisionOptions{}, fault.CAAMNotReady, false},
+		"only the CAAM has copies": {func(b *volumetest.Board, _ *spec.Volume) {
+			b.Chip.SetFault(func(string) error { return unix.ENODEV })
+		}, volume.ProvisionOptions{Recipients: []string{newIdentity(t).Recipient().String()}}, fault.CAAMNotReady, false},
+		"source caam": {func(b *volumetest.Board, s *spec.Volume) {
+			*s = newSpec()
+			b.Chip.SetFault(func(string) error { return unix.ENODEV })
+		}, volume.ProvisionOptions{}, fault.CAAMNotReady, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			image, s := crashtest.NewImage(16*mib), auto(newSpec())
+			b := newBoard(image)
+			c.change(b, &s)
+			before := image.Bytes()
+			_, err := b.Manager().Provision(ctx, s, c.o)
+			refused(t, err, c.code)
+			same(t, "refused", image.Bytes(), before)
+			if strings.Contains(err.Error(), way) != c.way {
+				t.Error(err)
+			}
+			if err := b.Manager().Try(ctx, s); c.way && (!fault.Is(err, c.code) || !strings.Contains(err.Error(), way)) {
+				t.Errorf("doctor's trial: %v", err)
+			}
+			if c.way {
+				r, err := b.Manager().Provision(ctx, trustedFrom(newSpec()), volume.ProvisionOptions{})
+				must(t, r, err)
+			}
+		})
+	}
 }
 
 // What is configured narrows the choice, and a recovery copy takes the CAAM.

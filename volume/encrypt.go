@@ -208,6 +208,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 			return err
 		}
 	}
+	configured := x.s
 	s, why, err := x.chosen(ctx, x.s, false, x.j)
 	if err != nil {
 		return err
@@ -242,7 +243,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		err = x.mayShrink(path)
 	}
 	if err == nil {
-		err = x.locked(ctx, func() error { return x.tryKernel(ctx, x.s) })
+		err = x.locked(ctx, func() error { return x.tryChosen(ctx, configured, x.s, why) })
 	}
 	if err == nil {
 		// The trial's key may have shown what no fuse does.

@@ -54,7 +54,8 @@ func (m *Manager) Provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 }
 
 func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptions, j *runLog) error {
-	s, why, err := m.chosen(ctx, s, len(o.Recipients) > 0 || o.Passphrase != nil, j)
+	configured, recovery := s, len(o.Recipients) > 0 || o.Passphrase != nil
+	s, why, err := m.chosen(ctx, s, recovery, j)
 	if err != nil {
 		return err
 	}
@@ -70,6 +71,9 @@ func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 		return err
 	}
 	p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: s.Device, why: why}
+	if p.configured = configured; recovery {
+		p.configured = s // no other source has copies
+	}
 	if planned, err := p.makeImage(ctx); planned || err != nil {
 		return err
 	}
@@ -169,9 +173,10 @@ type provisioning struct {
 	o   ProvisionOptions
 	j   *runLog
 	src source.Source
-	// why is the reason for the source where that is auto.
-	why  string
-	path string
+	// configured may leave the source open; why is the reason for the one that was chosen.
+	configured spec.Volume
+	why        string
+	path       string
 	// red is the plain key of a volume with a recovery copy, until that copy is
 	// proved.
 	red *secret.Buffer
@@ -340,7 +345,7 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 	}
 	p.warnFleeting()
 	p.j.warnOfCipher(p.s)
-	if err := p.tryKernel(ctx, p.s); err != nil {
+	if err := p.tryChosen(ctx, p.configured, p.s, p.why); err != nil {
 		return err
 	}
 	// Where no fuse can be read, a key shows it: the kernel says that an open chip made it.

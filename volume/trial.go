@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"imxcrypt/caam"
 	"imxcrypt/volume/source"
@@ -35,6 +36,21 @@ func (m *Manager) tryKernel(ctx context.Context, s spec.Volume) error {
 	return nil
 }
 
+// tryChosen is [Manager.tryKernel] for what was chosen for a reason where configured leaves
+// it open. The CAAM is chosen because its device opens; where more does not work, the error
+// names the other source, if that does. It is a person's to take, since it protects less.
+func (m *Manager) tryChosen(ctx context.Context, configured, s spec.Volume, why string) error {
+	err := m.tryKernel(ctx, s)
+	if err == nil || why == "" || s.Source != spec.SourceCAAM || !slices.Contains(configured.Chosen().Fitting(), spec.SourceTrusted) {
+		return err
+	}
+	configured.Source = spec.SourceTrusted
+	if m.tryKernel(ctx, configured.For(spec.SourceTrusted, "")) == nil {
+		err = fmt.Errorf("%w; source auto stands for caam, whose driver is there; if that stays broken, `source: trusted` works here, with the key in clear in the kernel's memory", err)
+	}
+	return err
+}
+
 // Try reports whether this kernel could provision the volume, as far as a table that is
 // loaded and taken away again shows. Nothing is written or kept.
 func (m *Manager) Try(ctx context.Context, s spec.Volume) error {
@@ -42,9 +58,10 @@ func (m *Manager) Try(ctx context.Context, s spec.Volume) error {
 	if err != nil {
 		return Failed(ctx, "doctor", s, err)
 	}
-	s, _, err = m.chosen(ctx, s, false, m.begin(s, nil))
+	configured := s
+	s, why, err := m.chosen(ctx, s, false, m.begin(s, nil))
 	if err == nil {
-		err = m.tryKernel(ctx, s)
+		err = m.tryChosen(ctx, configured, s, why)
 	}
 	return Failed(ctx, "doctor", s, errors.Join(err, release()))
 }

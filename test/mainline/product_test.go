@@ -83,8 +83,10 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 			b.adoptsWhatWasMadeByHand("capi:adiantum(xchacha12,aes)-plain64", "xchacha12,aes-adiantum-plain64", 32, 4096)
 			b.adoptsWhatWasMadeByHand("aes-cbc-plain64", "capi:cbc(aes)-plain", 32, 512) // as Toradex' layer does
 		}
-		b.MustSh("imxcrypt lock data && imxcrypt unlock --mount data")
-		note("unlocked again")
+		// Somebody has a key of that name, which may not be taken for ours.
+		name, others := "imxcrypt:"+key[1]+":2", "new 64"+s.options
+		b.MustSh("imxcrypt lock data && keyctl session - sh -ec 'keyctl add trusted " + name + " \"" + others + "\" @s; imxcrypt unlock --mount data; keyctl search @s trusted " + name + "'")
+		note("unlocked again, with somebody's key of its name")
 		b.MustSh("imxcrypt lock data")
 
 		b.Restart(func(c *vm.Config) { c.Mainline = &other })

@@ -25,7 +25,7 @@ func busy() []Entry {
 			Messages: []string{
 				`"…": add … key: the thread has one of that name already: …`,
 			},
-			Cause: "A key's name is taken only where the program itself uses the same key a second time, within one thread: a mistake in it.",
+			Cause: "A key's name is taken only where the program itself uses the same key a second time, within one thread: a mistake in it, so it is no matter of keys or of the kernel (exit 3 or 4). A key of that name that a script or another program has left in a session, process or user keyring is not in the way, and never taken for ours: the thread's own keyring comes first, and is empty when a command begins.",
 			Hint:  "find out who uses it with `fuser -vm` or `lsof`, then try again",
 			More:  "A suspended volume: `imxcrypt unlock NAME`, which proves its key again. A key's name that is taken: run the command again, since each run begins with an empty keyring, and report it.",
 		},

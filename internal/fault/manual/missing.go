@@ -4,6 +4,9 @@ package manual
 
 import "imxcrypt/internal/fault"
 
+// instead is the way around a CAAM whose driver is there and does not work.
+const instead = "If it stays broken, and the message says that `source: trusted` works here, that makes a new volume without NXP's driver."
+
 // missing has the faults where the device, the chip or the kernel lacks something.
 func missing() []Entry {
 	return []Entry{
@@ -111,7 +114,9 @@ func missing() []Entry {
 			Messages: []string{
 				"/dev/caam-keygen: …: no such device",
 			},
-			Hint: "the CAAM has no job ring for Linux: check its device tree nodes (fsl,sec-v4.0-job-ring), and that OP-TEE or the HAB left it one",
+			Cause: "With `source: auto` the CAAM was chosen, since its driver's device opens. Another source is not taken in silence: it would protect less.",
+			Hint:  "the CAAM has no job ring for Linux: check its device tree nodes (fsl,sec-v4.0-job-ring), and that OP-TEE or the HAB left it one",
+			More:  instead,
 		},
 		{
 			Code:    fault.CAAMFailed,
@@ -121,6 +126,7 @@ func missing() []Entry {
 				"/dev/caam-keygen: create: …",
 			},
 			Hint: "see the kernel log for messages of caam, then try again",
+			More: instead,
 		},
 		{
 			Code:    fault.CAAMBadArgument,
