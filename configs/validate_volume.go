@@ -135,7 +135,9 @@ func (v *validator) auto(vol *Volume, at string) {
 		for _, s := range sources {
 			list = append(list, keysource.CipherNames(s)...)
 		}
-		list = slices.DeleteFunc(list, func(c string) bool { return c == keysource.CBC }) // see Fitting
+		if last := len(list) - 1; list[last] == keysource.CBC { // which auto never stands for
+			list = list[:last]
+		}
 		v.problem(join(at, "cipher"), quote(vol.Cipher)+reason, "write "+oneOf(list))
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/fault"
 	"imxcrypt/internal/fsprobe"
+	"imxcrypt/internal/keysource"
 	"imxcrypt/volume/header"
 	"imxcrypt/volume/mapping"
 	"imxcrypt/volume/source"
@@ -163,7 +164,9 @@ func (a *adopting) run(ctx context.Context) error {
 	if err := (&provisioning{Manager: a.Manager, s: a.s, j: a.j}).stateAllowed(state); err != nil {
 		return err
 	}
-	a.j.warnOfCipher(a.s)
+	if a.s.Source == spec.SourceTrusted && a.s.Cipher == keysource.CBC {
+		a.j.warn("the IVs of " + keysource.CBC + " can be predicted: whoever can have a file stored can prove that it is there; `imxcrypt rotate` changes the cipher")
+	}
 	h, err := a.newHeader(state)
 	if err != nil {
 		return err

@@ -108,63 +108,35 @@ type candidate struct {
 	note string
 }
 
-// note names a guess. plain: its cipher is in use with plain IVs, too.
-func (r recipe) note(plain bool) string {
-	cipher := r.cipher
-	switch {
-	case plain && r.wraps():
-		cipher += " (or -plain: here they differ, and only how the volume is opened today shows which it is)"
-	case plain:
-		cipher += " (or -plain, which is the same below 2 TiB)"
-	}
-	note := fmt.Sprintf("cipher %s, sector size %d", cipher, r.sectorSize)
-	if r.large {
-		note += ", iv_large_sectors"
-	}
-	return note
-}
-
 // candidates are the recipes that people use, besides the one that was given.
 // plain and plain64 are the same below 2 TiB, so one of them will do; beyond,
 // what is looked at does not distinguish them.
 func candidates(keys string, given recipe, deviceSize int64) []candidate {
 	var list []candidate
-	if keys != keysource.CAAM {
-		return trustedCandidates(keys, given, deviceSize)
-	}
-	for _, mode := range []string{"plain64", "eboiv"} {
-		for _, size := range []int{512, 4096, 1024, 2048} {
-			for _, large := range []bool{false, true} {
-				// eboiv with smaller sectors is never mapped: see dmcrypt.
-				if large && size == header.SectorBytes || !keysource.FitsSector(mode, size) {
-					continue
-				}
-				r := recipe{cipher: "capi:tk(cbc(aes))-" + mode, sectorSize: size, offset: given.offset, size: given.size, large: large}
-				if r.size <= 0 || r.offset+r.size > deviceSize {
-					continue
-				}
-				r = r.fit()
-				list = append(list, candidate{r, r.note(mode == "plain64")})
-			}
-		}
-	}
-	return list
-}
-
-// trustedCandidates are those for trusted keys, protected ones or not.
-func trustedCandidates(keys string, given recipe, deviceSize int64) []candidate {
-	var list []candidate
 	for _, c := range keysource.Ciphers(keys) {
-		if !slices.Contains(c.KeySizes, given.sealedSize) {
+		if strings.HasSuffix(c.Name, "-plain") || !slices.Contains(c.KeySizes, given.sealedSize) {
 			continue
+		}
+		cipher := c.Name
+		if cipher == keysource.CBC || strings.HasSuffix(cipher, "cbc(aes))-plain64") {
+			other := "or -plain, which is the same below 2 TiB"
+			if (recipe{cipher: cipher, size: given.size}).wraps() {
+				other = "or -plain: here they differ, and only how the volume is opened today shows which it is"
+			}
+			cipher += " (" + other + ")"
 		}
 		for _, size := range keysource.SectorSizes() {
 			for _, large := range []bool{false, true} {
 				r := recipe{cipher: c.Name, sectorSize: size, offset: given.offset, size: given.size, large: large}.fit()
-				if large && size == header.SectorBytes || r.size <= 0 || r.offset+r.size > deviceSize {
+				// eboiv with smaller sectors is never mapped: see dmcrypt.
+				if large && size == header.SectorBytes || !keysource.FitsSector(c.Name, size) || r.size <= 0 || r.offset+r.size > deviceSize {
 					continue
 				}
-				list = append(list, candidate{r, r.note(c.Name == keysource.CBC)})
+				note := fmt.Sprintf("cipher %s, sector size %d", cipher, size)
+				if large {
+					note += ", iv_large_sectors"
+				}
+				list = append(list, candidate{r, note})
 			}
 		}
 	}

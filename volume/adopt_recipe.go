@@ -88,7 +88,7 @@ func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, d
 		r.size = data.Size() - r.offset
 		r = r.fit()
 	}
-	if r.cipher == keysource.CBCPlain && s.Keys() == spec.SourceTrusted && !r.wraps() {
+	if r.cipher == keysource.CBCPlain && s.Source == spec.SourceTrusted && r.size <= header.SectorBytes<<32 {
 		r.cipher = keysource.CBC // the same bytes
 	}
 	return r, r.check(s.Keys(), data)
@@ -98,7 +98,7 @@ func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, d
 func (r recipe) check(keys string, data header.Device) error {
 	ciphers := keysource.CipherNames(keys)
 	switch {
-	case r.wraps() && strings.HasSuffix(r.cipher, "-plain") && (r.cipher == keysource.CBCPlain || slices.Contains(ciphers, r.cipher)):
+	case r.wraps() && strings.HasSuffix(r.cipher, "-plain"):
 		return fault.Newf(fault.AdoptMismatch, "cipher %q repeats its IVs beyond 2 TiB, so such a volume cannot be adopted; copy its data into a new one", r.cipher)
 	case keys != spec.SourceCAAM && !slices.Contains(ciphers, r.cipher):
 		return fault.Newf(fault.CipherNotAllowed, "cipher %q cannot be adopted with %s keys: one of %s can", r.cipher, keys, strings.Join(ciphers, ", "))

@@ -232,14 +232,16 @@ func TestCBCWithPlainIVsIsAdopted(t *testing.T) {
 			// The part that the table names is smaller.
 			r, err = b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Table: h.table(t, h.trustedKey()).String(), DryRun: true})
 		}
-		if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "IVs can be predicted") {
+		if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "can be predicted") {
 			t.Errorf("%d bytes: %q", size, r.Warnings)
 		}
 	}
 
-	disk := crashtest.NewImage(16 * mib)
-	b := h.makeTrusted(t, disk)
-	r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile})
+	again := h.makeTrusted(t, crashtest.NewImage(16*mib))
+	r, err := again.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile})
+	must(t, r, err)
+	b := h.makeTrusted(t, crashtest.NewImage(16*mib))
+	r, err = b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile})
 	must(t, r, err)
 	better := s
 	better.Cipher, better.KeySize = "aes-xts-plain64", 64
@@ -268,10 +270,17 @@ func TestCBCWithPlainIVsIsAdopted(t *testing.T) {
 		t.Error(err)
 	}
 
-	made := trustedFrom(newSpec())
+	// No key is made for it, but for a rotation that changes nothing else.
+	rr, err = again.Manager().Rotate(ctx, s, volume.RotateOptions{})
+	must(t, rr.Result, err)
+	larger := s
+	larger.SectorSize = 4096
+	_, err = again.Manager().Rotate(ctx, larger, volume.RotateOptions{})
+	refused(t, err, fault.CipherNotAllowed)
+	made, image := trustedFrom(newSpec()), crashtest.NewImage(16*mib)
 	made.Cipher, made.KeySize = keysource.CBC, 32
-	r, err = newBoard(crashtest.NewImage(16*mib)).Manager().Provision(ctx, made, volume.ProvisionOptions{})
-	if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "IVs can be predicted") {
-		t.Errorf("a new volume: %q", r.Warnings)
-	}
+	before := image.Bytes()
+	_, err = newBoard(image).Manager().Provision(ctx, made, volume.ProvisionOptions{})
+	refused(t, err, fault.CipherNotAllowed)
+	same(t, "not provisioned", image.Bytes(), before)
 }

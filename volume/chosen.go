@@ -69,13 +69,6 @@ func (m *Manager) settled(ctx context.Context, s spec.Volume, h *header.Header, 
 	return s.For(h.Token.Source, h.Segment.Encryption), nil
 }
 
-// warnOfCipher warns of a cipher that a volume should not keep.
-func (j *runLog) warnOfCipher(s spec.Volume) {
-	if s.Source == spec.SourceTrusted && s.Cipher == keysource.CBC {
-		j.warn("cipher " + s.Cipher + ": its IVs can be predicted, so whoever can have a file stored can prove from the device that it is there; `imxcrypt rotate` takes the volume to another cipher")
-	}
-}
-
 // withCipher chooses a cipher where the configuration leaves that open, and says why it is
 // not the usual one: without instructions for AES Adiantum is several times as fast, where
 // a trial shows that the kernel has it.

@@ -208,7 +208,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	configured := x.s
+	instead := openSource(&x.s)
 	s, why, err := x.chosen(ctx, x.s, false, x.j)
 	if err != nil {
 		return err
@@ -233,7 +233,6 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	x.j.warnOfCipher(x.s)
 	x.lenient = x.unattended
 	h, err := x.surveyPlain(path, state, true)
 	if err == nil {
@@ -243,7 +242,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		err = x.mayShrink(path)
 	}
 	if err == nil {
-		err = x.locked(ctx, func() error { return x.tryChosen(ctx, configured, x.s, why) })
+		err = x.locked(ctx, func() error { return x.tryChosen(ctx, x.s, instead && why != "") })
 	}
 	if err == nil {
 		// The trial's key may have shown what no fuse does.

@@ -54,7 +54,8 @@ func (m *Manager) Provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 }
 
 func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptions, j *runLog) error {
-	configured, recovery := s, len(o.Recipients) > 0 || o.Passphrase != nil
+	recovery := len(o.Recipients) > 0 || o.Passphrase != nil
+	instead := openSource(&s) && !recovery
 	s, why, err := m.chosen(ctx, s, recovery, j)
 	if err != nil {
 		return err
@@ -70,10 +71,7 @@ func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 	if err := (copies{o.Recipients, o.Passphrase}).permitted(s); err != nil {
 		return err
 	}
-	p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: s.Device, why: why}
-	if p.configured = configured; recovery {
-		p.configured = s // no other source has copies
-	}
+	p := &provisioning{Manager: m, s: s, o: o, j: j, src: src, path: s.Device, why: why, instead: instead && why != ""}
 	if planned, err := p.makeImage(ctx); planned || err != nil {
 		return err
 	}
@@ -173,10 +171,10 @@ type provisioning struct {
 	o   ProvisionOptions
 	j   *runLog
 	src source.Source
-	// configured may leave the source open; why is the reason for the one that was chosen.
-	configured spec.Volume
-	why        string
-	path       string
+	// why is the reason for the source where that is auto; instead: it could be another.
+	why     string
+	instead bool
+	path    string
 	// red is the plain key of a volume with a recovery copy, until that copy is
 	// proved.
 	red *secret.Buffer
@@ -344,8 +342,7 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 		return err
 	}
 	p.warnFleeting()
-	p.j.warnOfCipher(p.s)
-	if err := p.tryChosen(ctx, p.configured, p.s, p.why); err != nil {
+	if err := p.tryChosen(ctx, p.s, p.instead); err != nil {
 		return err
 	}
 	// Where no fuse can be read, a key shows it: the kernel says that an open chip made it.

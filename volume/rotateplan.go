@@ -35,7 +35,6 @@ func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 	if p.state, err = x.stateAllowed(); err != nil {
 		return p, err
 	}
-	x.j.warnOfCipher(x.s)
 	if p.copies, err = x.copies(); err != nil {
 		return p, err
 	}

@@ -6,9 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"imxcrypt/caam"
+	"imxcrypt/internal/fault"
+	"imxcrypt/internal/keysource"
 	"imxcrypt/volume/source"
 	"imxcrypt/volume/spec"
 )
@@ -18,6 +19,9 @@ import (
 // that dm-crypt does not get (NXP's tk() and a dm-crypt without NXP's patches). The key
 // is kept nowhere, and no device is touched.
 func (m *Manager) tryKernel(ctx context.Context, s spec.Volume) error {
+	if s.Source == spec.SourceTrusted && s.Cipher == keysource.CBC {
+		return fault.Newf(fault.CipherNotAllowed, "cipher aes-cbc-plain64 is for volumes that adopt takes over: its IVs can be predicted")
+	}
 	src, err := m.sources.Of(s)
 	if err != nil {
 		return err
@@ -36,17 +40,22 @@ func (m *Manager) tryKernel(ctx context.Context, s spec.Volume) error {
 	return nil
 }
 
-// tryChosen is [Manager.tryKernel] for what was chosen for a reason where configured leaves
-// it open. The CAAM is chosen because its device opens; where more does not work, the error
-// names the other source, if that does. It is a person's to take, since it protects less.
-func (m *Manager) tryChosen(ctx context.Context, configured, s spec.Volume, why string) error {
+// openSource reports whether nothing in the configuration speaks for one source.
+func openSource(s *spec.Volume) bool {
+	return s.Source == spec.SourceAuto && s.Wrap == "" && s.Cipher == "" && s.KeySize == 0
+}
+
+// tryChosen is [Manager.tryKernel] for what was chosen; instead: among all sources. The
+// CAAM is chosen because its device opens; where more does not work, the error names
+// trusted keys, if these do. They are a person's to take, since they protect less.
+func (m *Manager) tryChosen(ctx context.Context, s spec.Volume, instead bool) error {
 	err := m.tryKernel(ctx, s)
-	if err == nil || why == "" || s.Source != spec.SourceCAAM || !slices.Contains(configured.Chosen().Fitting(), spec.SourceTrusted) {
+	if err == nil || !instead || s.Source != spec.SourceCAAM {
 		return err
 	}
-	configured.Source = spec.SourceTrusted
-	if m.tryKernel(ctx, configured.For(spec.SourceTrusted, "")) == nil {
-		err = fmt.Errorf("%w; source auto stands for caam, whose driver is there; if that stays broken, `source: trusted` works here, with the key in clear in the kernel's memory", err)
+	s.Source, s.Cipher, s.KeySize = spec.SourceTrusted, "", 0
+	if m.tryKernel(ctx, s.For(s.Source, "")) == nil {
+		err = fmt.Errorf("%w; source auto took caam, whose driver is there; `source: trusted` works here", err)
 	}
 	return err
 }
@@ -58,10 +67,10 @@ func (m *Manager) Try(ctx context.Context, s spec.Volume) error {
 	if err != nil {
 		return Failed(ctx, "doctor", s, err)
 	}
-	configured := s
+	instead := openSource(&s)
 	s, why, err := m.chosen(ctx, s, false, m.begin(s, nil))
 	if err == nil {
-		err = m.tryChosen(ctx, configured, s, why)
+		err = m.tryChosen(ctx, s, instead && why != "")
 	}
 	return Failed(ctx, "doctor", s, errors.Join(err, release()))
 }

@@ -76,8 +76,10 @@ func usage() []Entry {
 			Meaning: "The cipher is not safe with keys of this source.",
 			Messages: []string{
 				`cipher "…" cannot be used with keys of source "…"`,
+				`cipher "…" cannot be adopted with … keys: one of … can`,
+				`cipher aes-cbc-plain64 is for volumes that adopt takes over: its IVs can be predicted`,
 			},
-			Cause: "Each source has a list of ciphers that are. IV modes that hash the raw key bytes (essiv, lmk, tcw) lose the data at the next boot, since a black key differs at each boot.",
+			Cause: "Each source has a list of ciphers that are. With `aes-cbc-plain64` a trusted key is adopted, and no key is made. IV modes that hash the raw key bytes (essiv, lmk, tcw) lose the data at the next boot, since a black key differs at each boot.",
 			Hint:  "leave `cipher` out of the configuration to get the right one for the source",
 		},
 		{
