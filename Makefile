@@ -112,6 +112,7 @@ demo: setup ## A virtual board from provisioning to unlocking at boot, on one sc
 bench: setup ## Time to mount, memory, size and sector sizes in virtual machines, against the shell recipe; then Go's benchmarks
 	@for arch in amd64 arm64; do $(GO) run ./test/bench -arch $$arch -sectors=false; $(GO) run ./test/bench -arch $$arch -instructions -rounds 5; done
 	@$(GO) run ./test/bench -source trusted -rounds 11
+	@$(GO) run ./test/bench -ciphers
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: bench-rotate

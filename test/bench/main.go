@@ -36,6 +36,8 @@ type options struct {
 	against string
 	times   bool
 	sectors bool
+	// ciphers of all sources, on one board that has them.
+	ciphers bool
 }
 
 // volumes is how many there are: several are the same with any source.
@@ -54,11 +56,15 @@ func main() {
 	flag.BoolVar(&o.counted, "instructions", false, "measure in instructions, 1 ns each, instead of emulated time")
 	flag.StringVar(&o.against, "against", "", "another `PROGRAM` of imxcrypt's to measure in the same rounds")
 	flag.BoolVar(&o.times, "times", true, "measure the time to mount, memory and size")
+	flag.BoolVar(&o.ciphers, "ciphers", false, "compare the ciphers of all sources instead, in instructions (arm64)")
 	flag.BoolVar(&o.sectors, "sectors", true, "compare sector sizes, too")
 	flag.Parse()
 	if o.source != sourceCAAM && o.source != sourceTrusted {
 		fmt.Fprintf(os.Stderr, "bench: unknown source %q (caam, trusted)\n", o.source)
 		os.Exit(2)
+	}
+	if o.ciphers {
+		o.source, o.counted, o.times = sourceTrusted, true, false
 	}
 	// They are sectors of the CAAM's jobs.
 	o.sectors = o.sectors && o.source == sourceCAAM
@@ -73,6 +79,9 @@ func (h *host) run(o options) {
 	}
 	if o.sectors {
 		h.sectorSizes(m, o)
+	}
+	if o.ciphers {
+		h.ciphers(m, o)
 	}
 }
 
@@ -117,7 +126,7 @@ func (h *host) machine(o options, binary string) *vm.Machine {
 	}
 	c := vm.Config{Arch: o.arch, CPUs: 2, Timeout: 10 * time.Minute, Imxcrypt: binary, ExtraFiles: files}
 	if o.source == sourceTrusted {
-		c.Mainline = &vm.Mainline{Keys: vm.CAAM}
+		c.Mainline = &vm.Mainline{Keys: vm.CAAM, Keygen: o.ciphers}
 	} else {
 		c.SimCAAM = &vm.SimCAAM{Closed: true}
 	}
