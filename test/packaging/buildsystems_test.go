@@ -146,7 +146,30 @@ func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
 			got := files(t, dest)
 			maps.DeleteFunc(got, func(name, _ string) bool { return strings.HasPrefix(name, "/lib/systemd/system-generators/") })
 			same(t, recipe, got, want)
+			interpreters(t, got)
 		})
+	}
+}
+
+// interpreters enforces what do_package_qa does (file-rdeps): a script that names another
+// shell than sh is in a package that depends on it, or is allowed to have none.
+func interpreters(t *testing.T, installed map[string]string) {
+	t.Helper()
+	recipe := read(t, layer+"/recipes-security/imxcrypt/imxcrypt.inc")
+	excused := strings.Contains(recipe, `INSANE_SKIP:${PN}-initramfs-hooks += "file-rdeps"`)
+	hooks := 0
+	for name, text := range installed {
+		line, _, _ := strings.Cut(text, "\n")
+		if !strings.HasPrefix(line, "#!") || line == "#!/bin/sh" {
+			continue
+		}
+		if !excused || !strings.HasPrefix(name, "/usr/lib/dracut/") {
+			t.Errorf("%s takes %s, and its package does not depend on that", name, line)
+		}
+		hooks++
+	}
+	if hooks == 0 {
+		t.Error("no script takes another shell: the recipe excuses nothing")
 	}
 }
 

@@ -247,6 +247,48 @@ print("volumes: %d" % len(imxcrypt_volumes(d)))
 	}
 }
 
+// Both recipes are for each processor with a CAAM, DCP or TEE of i.MX 6 and later, and
+// not for the ARMv5 of an i.MX28. What oe-core's conf/machine/include/arm makes of a
+// processor: the features of a Cortex-A7 or A9 do not have armv7a, the overrides do.
+func TestProcessorsOfTheRecipes(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"imxcrypt", "imxcrypt-bin"} {
+		if !strings.Contains(read(t, fmt.Sprintf("%s/recipes-security/imxcrypt/%s_%s.bb", layer, name, release(t))), "\nrequire imxcrypt.inc\n") {
+			t.Errorf("%s does not take imxcrypt.inc", name)
+		}
+	}
+	for _, c := range []struct{ processor, architecture, features, overrides, want string }{
+		{"i.MX 6", "arm", "arm vfp cortexa9 neon thumb callconvention-hard", "linux:arm:armv7a:imx6", "taken"},
+		{"i.MX 6ULL, 7", "arm", "arm vfp cortexa7 neon thumb callconvention-hard", "linux:arm:armv7ve:imx7", "taken"},
+		{"qemuarm", "arm", "arm vfp cortexa15 neon thumb callconvention-hard", "linux:arm:qemuarm:armv7ve", "taken"},
+		{"no tuning", "arm", "arm armv7a vfp thumb callconvention-hard", "linux:arm:armv7a", "taken"},
+		{"32 bits of an i.MX 8", "arm", "armv8a cortexa32 callconvention-hard neon", "linux:arm:armv8a", "taken"},
+		{"i.MX 8M", "aarch64", "aarch64 armv8a crc cortexa53", "linux:aarch64:armv8a", "taken"},
+		{"a PC", "x86_64", "m64 core2", "linux:x86-64", "taken"},
+		{"i.MX28", "arm", "arm armv5 thumb dsp", "linux:arm:armv5", "skipped: imxcrypt is built for ARMv7 and later"},
+	} {
+		said := command(t, top, []string{"python3", "-B", "-c", `
+import re, sys
+layer, architecture, features, overrides = sys.argv[1:]
+class bb:
+    class parse:
+        class SkipRecipe(Exception): pass
+class d:
+    getVar = {"TARGET_ARCH": architecture, "TUNE_FEATURES": features, "OVERRIDES": overrides}.get
+text = open(layer + "/recipes-security/imxcrypt/imxcrypt.inc").read()
+exec("def check():\n" + re.search(r"(?ms)^python \(\) \{\n(.*?)^\}$", text).group(1))
+try:
+    check()
+    print("taken")
+except bb.parse.SkipRecipe as e:
+    print("skipped: %s" % e)
+`, layer, c.architecture, c.features, c.overrides})
+		if said != c.want {
+			t.Errorf("%s: %s, expected %s", c.processor, said, c.want)
+		}
+	}
+}
+
 // The recipes are for the version that the sources are, and name the licence by
 // its sum.
 func TestRecipesAreOfThisVersion(t *testing.T) {

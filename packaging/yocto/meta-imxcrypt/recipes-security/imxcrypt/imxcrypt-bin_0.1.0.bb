@@ -13,12 +13,6 @@ SRC_URI = "${IMXCRYPT_RELEASES}/imxcrypt-${PV}-linux-${IMXCRYPT_ARCH}.tar.gz"
 SRC_URI[sha256sum] = "${@d.getVar('IMXCRYPT_SHA256_' + d.getVar('IMXCRYPT_ARCH').upper())}"
 S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}/imxcrypt-${PV}-linux-${IMXCRYPT_ARCH}"
 
-# It is built for ARMv7 with a floating-point unit.
-python () {
-    if d.getVar('TARGET_ARCH') == 'arm' and 'armv7a' not in (d.getVar('TUNE_FEATURES') or '').split() and 'armv7ve' not in (d.getVar('TUNE_FEATURES') or '').split():
-        raise bb.parse.SkipRecipe('the released program for arm needs ARMv7')
-}
-
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
