@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -165,4 +166,18 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	documented(t, "docs/monitoring.md", regexp.MustCompile("(?m)^\\| `(imxcrypt_[a-z_]+)` \\|"), regexp.MustCompile(`(?m)^# TYPE (\S+) `), b.String())
+	// And its labels, in their order.
+	page, err := os.ReadFile("../../docs/monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^(imxcrypt_[a-z_]+)\{(.*)\} `).FindAllStringSubmatch(b.String(), -1) {
+		var labels []string
+		for _, label := range regexp.MustCompile(`([a-z]+)="`).FindAllStringSubmatch(m[2], -1) {
+			labels = append(labels, label[1])
+		}
+		if row := "\n| `" + m[1] + "` | " + strings.Join(labels, ", ") + " | "; !strings.Contains(string(page), row) {
+			t.Errorf("the page has no%s", row)
+		}
+	}
 }

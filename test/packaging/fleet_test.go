@@ -8,49 +8,113 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
 const fleet = "packaging/fleet/"
 
-// Rules and dashboard ask for metrics that the program prints. The page's list is
-// held against the program by cmd/imxcrypt.
+// Rules and dashboard ask for metrics and labels that the program prints. The page's
+// list is held against the program by cmd/imxcrypt. And the dashboard is one: no Grafana
+// is to be had here that would say so.
 func TestFleetAsksForMetricsThatExist(t *testing.T) {
 	t.Parallel()
-	metrics := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `(imxcrypt_[a-z_]+)` \\|").FindAllStringSubmatch(read(t, "docs/monitoring.md"), -1) {
-		metrics[m[1]] = true
+	metrics := map[string][]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(imxcrypt_[a-z_]+)` \\| ([a-z, ]+) \\|").FindAllStringSubmatch(read(t, "docs/monitoring.md"), -1) {
+		metrics[m[1]] = strings.Split(m[2], ", ")
 	}
 	if len(metrics) < 10 {
 		t.Fatalf("the page has %d metrics", len(metrics))
 	}
-	name := regexp.MustCompile(`\bimxcrypt_[a-z_]+\b`)
-	var dashboard struct {
-		UID    string
-		Panels []struct {
-			Title   string
-			Targets []struct{ Expr string }
-		}
-	}
-	if err := json.Unmarshal([]byte(read(t, fleet+"grafana/imxcrypt.json")), &dashboard); err != nil {
-		t.Fatal(err)
-	}
+	// What Prometheus and node-exporter add.
+	foreign := map[string][]string{"up": nil, "node_textfile_mtime_seconds": {"file"}}
+	name := regexp.MustCompile(`\b(?:imxcrypt_[a-z_]+|node_textfile_mtime_seconds|up)\b`)
+	lists := regexp.MustCompile(`\b(?:by|on|without|ignoring)\s*\(([^)]*)\)|\{\{ *(?:\$labels\.)?([a-z_]+) *\}\}|\$labels\.([a-z_]+)|([a-z_]+) *(?:=~|!~|!=|=) *"`)
 	seen := map[string]bool{}
-	check := func(where, expression string) {
+	check := func(where, expression, texts string) {
+		t.Helper()
+		labels := []string{"instance", "job"}
 		for _, metric := range name.FindAllString(expression, -1) {
 			seen[metric] = true
-			if !metrics[metric] {
+			own, is := metrics[metric]
+			if other, known := foreign[metric]; known {
+				own, is = other, true
+			}
+			if !is {
 				t.Errorf("%s: there is no metric %s", where, metric)
+			}
+			labels = append(labels, own...)
+		}
+		for _, m := range lists.FindAllStringSubmatch(expression+"\n"+texts, -1) {
+			for _, label := range strings.Split(m[1]+m[2]+m[3]+m[4], ",") {
+				if label = strings.TrimSpace(label); !slices.Contains(labels, label) {
+					t.Errorf("%s: none of its metrics has the label %q: %q", where, label, labels)
+				}
 			}
 		}
 	}
+
+	type place struct{ X, Y, W, H int }
+	var dashboard struct {
+		ID            *int
+		UID           string
+		SchemaVersion int
+		Templating    struct {
+			List []struct{ Name, Type string }
+		}
+		Panels []struct {
+			ID          int
+			Title, Type string
+			GridPos     place
+			Datasource  struct{ UID string }
+			Targets     []struct{ Expr, RefID, LegendFormat string }
+		}
+	}
+	text := read(t, fleet+"grafana/imxcrypt.json")
+	if err := json.Unmarshal([]byte(text), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	variables := map[string]bool{}
+	for _, v := range dashboard.Templating.List {
+		variables[v.Name] = true
+	}
+	for _, m := range regexp.MustCompile(`\$\{?([a-z]+)`).FindAllStringSubmatch(text, -1) {
+		if !variables[m[1]] {
+			t.Errorf("the dashboard has no variable %s", m[1])
+		}
+	}
+	// Without an id Grafana gives it one; with one it replaces somebody's.
+	if dashboard.ID != nil || dashboard.UID == "" || dashboard.SchemaVersion < 36 {
+		t.Errorf("uid %q, schema %d", dashboard.UID, dashboard.SchemaVersion)
+	}
+	ids, taken := map[int]bool{}, map[[2]int]string{}
 	for _, panel := range dashboard.Panels {
 		if len(panel.Targets) == 0 {
 			t.Errorf("panel %q asks for nothing", panel.Title)
 		}
+		if ids[panel.ID] || panel.ID == 0 {
+			t.Errorf("panel %q has the id %d of another", panel.Title, panel.ID)
+		}
+		ids[panel.ID] = true
+		if !slices.Contains([]string{"stat", "table", "bargauge", "timeseries"}, panel.Type) || panel.Datasource.UID != "${source}" {
+			t.Errorf("panel %q is a %s of %s", panel.Title, panel.Type, panel.Datasource.UID)
+		}
+		for x := panel.GridPos.X; x < panel.GridPos.X+panel.GridPos.W; x++ {
+			for y := panel.GridPos.Y; y < panel.GridPos.Y+panel.GridPos.H; y++ {
+				if other, is := taken[[2]int{x, y}]; is || x >= 24 {
+					t.Fatalf("panel %q lies on %q, or outside, at %d, %d", panel.Title, other, x, y)
+				}
+				taken[[2]int{x, y}] = panel.Title
+			}
+		}
+		references := map[string]bool{}
 		for _, target := range panel.Targets {
-			check("panel "+panel.Title, target.Expr)
+			if references[target.RefID] || target.RefID == "" {
+				t.Errorf("panel %q has the refId %q twice", panel.Title, target.RefID)
+			}
+			references[target.RefID] = true
+			check("panel "+panel.Title, target.Expr, target.LegendFormat)
 		}
 	}
 	for metric := range metrics {
@@ -58,7 +122,20 @@ func TestFleetAsksForMetricsThatExist(t *testing.T) {
 			t.Errorf("the dashboard does not show %s", metric)
 		}
 	}
-	check("rules", read(t, fleet+"prometheus/imxcrypt.rules.yml"))
+	alerts := regexp.MustCompile(`(?s)- alert: (\w+)\n +expr: ([^\n]+)\n(.*?)(?:\z| - alert)`)
+	rules := read(t, fleet+"prometheus/imxcrypt.rules.yml")
+	checked := 0
+	for rest := rules; ; checked++ {
+		m := alerts.FindStringSubmatchIndex(rest)
+		if m == nil {
+			break
+		}
+		check("alert "+rest[m[2]:m[3]], rest[m[4]:m[5]], rest[m[6]:m[7]])
+		rest = rest[m[7]:]
+	}
+	if want := strings.Count(rules, "- alert: "); checked != want || checked == 0 {
+		t.Errorf("%d of %d alerts were checked", checked, want)
+	}
 }
 
 func TestPrometheusRules(t *testing.T) {
