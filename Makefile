@@ -52,6 +52,10 @@ docs: ## Write what is generated: the rows of internal/fault, docs/man, docs/tro
 site: ## The documentation as a static site, build/site (hugo)
 	@packaging/site/build build/site
 
+.PHONY: screens
+screens: ## Screens of the site, of a monitor and of a phone, build/screens
+	IMXCRYPT_SCREENS=1 $(GO) test -count=1 -run TestScreens ./test/site
+
 .PHONY: setup
 setup: ## Install what the tests need (Debian packages; only those missing)
 	@test/tools/setup
@@ -130,4 +134,4 @@ fuzz: ## Fuzz each parser for FUZZTIME (default 20s)
 
 .PHONY: clean
 clean: ## Remove what was built, keep what was downloaded
-	rm -rf build/bin build/site build/results build/vm build/vm-logs build/simcaam build/mainline build/mainline-7.x
+	rm -rf build/bin build/site build/screens build/results build/vm build/vm-logs build/simcaam build/mainline build/mainline-7.x

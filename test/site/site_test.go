@@ -132,19 +132,56 @@ const measure = `<!doctype html><title>measuring</title><pre id="out"></pre><scr
 })();
 </script>`
 
+// browser returns what runs a browser without a window, and returns what it prints.
+func browser(t *testing.T) func(arguments ...string) []byte {
+	t.Helper()
+	for _, name := range []string{"chromium-headless-shell", "chromium"} {
+		if found, err := exec.LookPath(name); err == nil {
+			common := []string{"--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--user-data-dir=" + t.TempDir()}
+			return func(arguments ...string) []byte {
+				t.Helper()
+				out, err := exec.Command(found, append(common, arguments...)...).Output()
+				if err != nil {
+					t.Fatalf("%s: %v\n%s", found, err, out)
+				}
+				return out
+			}
+		}
+	}
+	t.Skip("NOT TESTED: the site in a browser (chromium-headless-shell is not installed: make setup)")
+	return nil
+}
+
+// Screens for a person to look at, of a monitor and of a phone: in build/screens.
+func TestScreens(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("IMXCRYPT_SCREENS") == "" {
+		t.Skip("NOT TESTED: screens of the site are for a person: make screens")
+	}
+	browse, s := browser(t), build(t)
+	dir, err := filepath.Abs("../../build/screens")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []string{"index.html", "docs/try.html", "docs/troubleshooting.html", "docs/comparison.html", "docs/updates.html"} {
+		for _, size := range []string{"1200,900", "390,844"} {
+			width, _, _ := strings.Cut(size, ",")
+			screen := filepath.Join(dir, strings.TrimSuffix(path.Base(page), ".html")+"-"+width+".png")
+			browse("--window-size="+size, "--virtual-time-budget=10000", "--hide-scrollbars", "--screenshot="+screen, "file://"+filepath.Join(s.dir, page))
+			if _, err := os.Stat(screen); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // No page is wider than a phone: what is, such as a table, is scrolled in itself.
 func TestPhone(t *testing.T) {
 	t.Parallel()
-	browser := ""
-	for _, name := range []string{"chromium-headless-shell", "chromium"} {
-		if found, err := exec.LookPath(name); err == nil {
-			browser = found
-			break
-		}
-	}
-	if browser == "" {
-		t.Skip("NOT TESTED: the site in a browser (chromium-headless-shell is not installed: make setup)")
-	}
+	browse := browser(t)
 	s := build(t)
 	list := []string{`"wide.html"`} // which it must find
 	for name := range s.pages {
@@ -164,11 +201,7 @@ func TestPhone(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	out, err := exec.Command(browser, "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--user-data-dir="+t.TempDir(), "--window-size=800,900",
-		"--timeout=1800000", "--virtual-time-budget=120000", "--dump-dom", server.URL+"/measure").Output()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", browser, err, out)
-	}
+	out := browse("--window-size=800,900", "--timeout=1800000", "--virtual-time-budget=120000", "--dump-dom", server.URL+"/measure")
 	measured := regexp.MustCompile(`(?m)^(\S+\.html) (\d+) (\d+)$`).FindAllStringSubmatch(string(out), -1)
 	if len(measured) != len(list) {
 		t.Fatalf("%d of %d pages were measured:\n%s", len(measured), len(list), out)
