@@ -247,6 +247,56 @@ print("volumes: %d" % len(imxcrypt_volumes(d)))
 	}
 }
 
+// What a product's configuration installs. Of the shell's functions bitbake gives to
+// do_install those that it sees called, which is not those in quotes: here it gets none.
+func TestConfigurationIsInstalled(t *testing.T) {
+	t.Parallel()
+	text := read(t, layer+"/recipes-security/imxcrypt/imxcrypt-configuration.bb")
+	m := regexp.MustCompile(`(?ms)^do_install\(\) \{\n(.*?)^\}$`).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatal("there is no do_install")
+	}
+	for provision, want := range map[string]string{
+		"1": `imxcrypt-provision@data.service imxcrypt-provision@my\x2dlogs.service`,
+		"0": "",
+	} {
+		made, dest := t.TempDir(), t.TempDir()
+		if err := os.WriteFile(made+"/imxcrypt.yaml", []byte("volumes: []\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		script := regexp.MustCompile(`\$\{@bb\.utils\.contains\('DISTRO_FEATURES', 'systemd', 'true', 'false', d\)\}`).ReplaceAllString(m[1], "true")
+		for name, value := range map[string]string{
+			"B": made, "D": dest, "sysconfdir": "/etc", "localstatedir": "/var", "nonarch_libdir": "/usr/lib",
+			"IMXCRYPT_MOUNT_POINTS": "/data /var/log/product", "IMXCRYPT_NAMES": "data my-logs", "IMXCRYPT_PROVISION": provision,
+		} {
+			script = strings.ReplaceAll(script, "${"+name+"}", value)
+		}
+		if strings.Contains(script, "${") {
+			t.Fatalf("not known here:\n%s", script)
+		}
+		command(t, top, []string{"sh", "-e", "-c", script})
+		links, err := filepath.Glob(dest + "/etc/systemd/system/local-fs.target.wants/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, link := range links {
+			names = append(names, filepath.Base(link))
+			if to, err := os.Readlink(link); err != nil || to != "/usr/lib/systemd/system/imxcrypt-provision@.service" {
+				t.Errorf("%s leads to %s, %v", link, to, err)
+			}
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("IMXCRYPT_PROVISION = %s enables %q, expected %q", provision, got, want)
+		}
+		for _, name := range []string{"/etc/imxcrypt/imxcrypt.yaml", "/data", "/var/log/product", "/var/lib/imxcrypt"} {
+			if _, err := os.Stat(dest + name); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // Both recipes are for each processor with a CAAM, DCP or TEE of i.MX 6 and later, and
 // not for the ARMv5 of an i.MX28. What oe-core's conf/machine/include/arm makes of a
 // processor: the features of a Cortex-A7 or A9 do not have armv7a, the overrides do.

@@ -31,11 +31,8 @@ python do_compile() {
 do_compile[vardeps] += "IMXCRYPT_TEXT"
 do_compile[file-checksums] += "${@d.getVar('IMXCRYPT_CONFIGURATION') + ':True' if d.getVar('IMXCRYPT_CONFIGURATION') else ''}"
 
-# The names of units, as systemd-escape writes them.
-imxcrypt_escape() {
-	echo "$1" | sed -e 's/-/\\x2d/g'
-}
-
+# The names of units are as systemd-escape writes them. Not by a function of the shell: of
+# one that is called in quotes bitbake does not see that it is needed.
 do_install() {
 	install -D -m 0644 ${B}/imxcrypt.yaml ${D}${sysconfdir}/imxcrypt/imxcrypt.yaml
 	install -d -m 0700 ${D}${localstatedir}/lib/imxcrypt
@@ -45,8 +42,9 @@ do_install() {
 	if [ "${IMXCRYPT_PROVISION}" = 1 ] && ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'true', 'false', d)}; then
 		install -d ${D}${sysconfdir}/systemd/system/local-fs.target.wants
 		for name in ${IMXCRYPT_NAMES}; do
+			escaped=$(echo "$name" | sed -e 's/-/\\x2d/g')
 			ln -s ${nonarch_libdir}/systemd/system/imxcrypt-provision@.service \
-				"${D}${sysconfdir}/systemd/system/local-fs.target.wants/imxcrypt-provision@$(imxcrypt_escape "$name").service"
+				"${D}${sysconfdir}/systemd/system/local-fs.target.wants/imxcrypt-provision@$escaped.service"
 		done
 	fi
 }
