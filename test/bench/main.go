@@ -36,8 +36,8 @@ type options struct {
 	against string
 	times   bool
 	sectors bool
-	// ciphers of all sources, on one board that has them.
-	ciphers bool
+	// ciphers of all sources, on one board that has them; protected: that of protected keys.
+	ciphers, protected bool
 }
 
 // volumes is how many there are: several are the same with any source.
@@ -57,13 +57,14 @@ func main() {
 	flag.StringVar(&o.against, "against", "", "another `PROGRAM` of imxcrypt's to measure in the same rounds")
 	flag.BoolVar(&o.times, "times", true, "measure the time to mount, memory and size")
 	flag.BoolVar(&o.ciphers, "ciphers", false, "compare the ciphers of all sources instead, in instructions (arm64)")
+	flag.BoolVar(&o.protected, "protected", false, "measure protected keys instead, likewise (fetches and builds Linux 7.x, once)")
 	flag.BoolVar(&o.sectors, "sectors", true, "compare sector sizes, too")
 	flag.Parse()
 	if o.source != sourceCAAM && o.source != sourceTrusted {
 		fmt.Fprintf(os.Stderr, "bench: unknown source %q (caam, trusted)\n", o.source)
 		os.Exit(2)
 	}
-	if o.ciphers {
+	if o.ciphers || o.protected {
 		o.source, o.counted, o.times = sourceTrusted, true, false
 	}
 	// They are sectors of the CAAM's jobs.
@@ -82,6 +83,9 @@ func (h *host) run(o options) {
 	}
 	if o.ciphers {
 		h.ciphers(m, o)
+	}
+	if o.protected {
+		h.protected(m)
 	}
 }
 
@@ -125,7 +129,9 @@ func (h *host) machine(o options, binary string) *vm.Machine {
 		files["/usr/bin/other"] = vm.File{Host: o.against}
 	}
 	c := vm.Config{Arch: o.arch, CPUs: 2, Timeout: 10 * time.Minute, Imxcrypt: binary, ExtraFiles: files}
-	if o.source == sourceTrusted {
+	if o.protected {
+		c.Mainline = &vm.Mainline{Keys: vm.CAAM, Kernel: vm.Linux7Protected}
+	} else if o.source == sourceTrusted {
 		c.Mainline = &vm.Mainline{Keys: vm.CAAM, Keygen: o.ciphers}
 	} else {
 		c.SimCAAM = &vm.SimCAAM{Closed: true}
