@@ -297,6 +297,18 @@ func TestConfigurationIsInstalled(t *testing.T) {
 	}
 }
 
+// The partition of the example is empty: wic makes a FAT filesystem in one for which
+// nothing is said, and provisioning refuses that.
+func TestPartitionOfTheExampleIsEmpty(t *testing.T) {
+	t.Parallel()
+	line := regexp.MustCompile("(?m)(?:^|`)(part [^`\n]*--part-name data[^`\n]*)")
+	for _, name := range []string{layer + "/files/wic/imxcrypt-example.wks.in", "docs/factory.md"} {
+		if m := line.FindStringSubmatch(read(t, name)); m == nil || !strings.Contains(m[1], "--source empty ") || !strings.Contains(m[1], "--fixed-size ") {
+			t.Errorf("%s: %q", name, m)
+		}
+	}
+}
+
 // Both recipes are for each processor with a CAAM, DCP or TEE of i.MX 6 and later, and
 // not for the ARMv5 of an i.MX28. What oe-core's conf/machine/include/arm makes of a
 // processor: the features of a Cortex-A7 or A9 do not have armv7a, the overrides do.
