@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// What the runtime would do at each start for programs that live long: read the
-// cgroup's limit of processors from files, look again whether it has changed, and
-// name its mappings. A boot is over before any of it is of use.
+// What the runtime would do for programs that live long: look again and again whether
+// the cgroup's limit of processors has changed, and name its mappings. A boot is over
+// before any of it is of use.
 
-//go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 //go:debug decoratemappings=0
 
