@@ -429,6 +429,15 @@ func (s *session) happens(words []string, block string) error {
 			}
 			return nil
 		}
+	case "fails-without": // PATH OFFSET TEXT: steps that change something, once TEXT is not there, until "works"
+		disk, at, text := s.disks[arg(1)].Store, number(2), []byte(arg(3))
+		s.board.Step = func(string) error {
+			b := make([]byte, len(text))
+			if _, err := disk.ReadAt(b, at); err != nil || !bytes.Equal(b, text) {
+				return errors.Join(unix.EIO, err)
+			}
+			return nil
+		}
 	case "works":
 		s.board.Step = nil
 	case "ext4": // PATH: an empty filesystem in plain text, over all of the disk

@@ -110,6 +110,8 @@ func states() []stateRow {
 		{name: "an encryption interrupted", config: configured(detachedAt), how: "> decrypt\n> fails-after 60\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", follow: openIt},
 		{name: "an encryption interrupted before its key was proved", config: configured(detachedAt), fresh: true, how: plainIt + "> fails-after 18\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", advice: "nothing is lost", follow: encryptIt},
 		{name: "a decryption interrupted", config: configured(detachedAt), how: "> fails-after 60\n> decrypt\n> works\n> power-cycle\n> mkdir /data\n", follow: openIt},
+		// The second copy of the header is the first to be overwritten.
+		{name: "a decryption interrupted in its last moment", fresh: true, how: plainIt + "> encrypt\n> fails-without /dev/mmcblk2p3 16384 SKUL\n> decrypt\n> works\n> power-cycle\n> mkdir /data\n", advice: "do not mount the device yet", follow: "> decrypt\n" + encryptIt},
 		{name: "the filesystem was being made smaller before its encryption", fresh: true, how: plainIt + "> fails-after 19\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", advice: "nothing is lost", follow: encryptIt},
 		{name: "a filesystem in plain text in the place of a volume", how: "> ext4 /dev/mmcblk2p3\n", advice: "imxcrypt header restore --force", lost: "no: the filesystem was made over the data; only a backup of the data helps"},
 

@@ -91,11 +91,21 @@ func (r *rotated) afterPowerCut() {
 }
 
 func (r *rotated) encryptedThroughAPowerCut() {
-	p := r.Start("imxcrypt", "encrypt", "--json", "--rate-limit", "256KiB", "data")
-	p.WaitFor(`"event":"progress"`, 3*time.Minute)
+	slowly := func() *vm.Process {
+		p := r.Start("imxcrypt", "encrypt", "--json", "--rate-limit", "256KiB", "data")
+		p.WaitFor(`"event":"progress"`, 3*time.Minute)
+		return p
+	}
+	p := slowly()
+	r.expect(0, "paused", "rotate", "--pause", "data")
+	if result := p.Wait(); result.Code != 7 || r.held() {
+		r.t.Fatalf("the paused encryption: %v", result)
+	}
+	_, paused, _ := r.rotation()
+	slowly()
 	load := startLoad(r.Machine, "/data")
-	if _, done, total := r.rotation(); !load.Running() || done == 0 || done >= total {
-		r.t.Fatalf("the encryption stands at %d of %d", done, total)
+	if _, done, total := r.rotation(); !load.Running() || paused == 0 || done <= paused || done >= total {
+		r.t.Fatalf("the encryption stands at %d of %d, and was paused at %d", done, total, paused)
 	}
 	r.afterPowerCut()
 	end := r.busy()
