@@ -68,7 +68,7 @@ func TestAFailedFlushDropsWhatWasNotDurable(t *testing.T) {
 					old.dev, next.dev = raw, raw
 					o := r.options()
 					o.Views = Views{Old: &old, New: &next, Raw: raw, Meta: meta}
-					o.Lanes, o.Unit = 2+int(seed%2), int(r.l.align())
+					o.Lanes, o.Unit = 2+int(seed%2), r.streamUnit()
 					e := r.engine(t, o)
 					var err error
 					sched.run(t, func() { err = e.Run(context.Background()) })

@@ -63,6 +63,11 @@ func (s checksums) of(p []byte, off int64) {
 	}
 }
 
+// part are those of length bytes from off on.
+func (s checksums) part(off, length int64) checksums {
+	return s[off/SectorSize*crc32.Size:][:length/SectorSize*crc32.Size]
+}
+
 // digest is that of a record.
 func (s checksums) digest() [sha256.Size]byte { return sha256.Sum256(s) }
 
@@ -82,15 +87,6 @@ func newCopier(v *Views, align int64, lanes, unit int) *copier {
 		c.bufs[i] = alignedBuffer(unit)
 	}
 	return c
-}
-
-// split is the same with the lanes divided between two.
-func (c *copier) split() (a, b *copier) {
-	of := func(bufs [][]byte) *copier {
-		return &copier{views: c.views, align: c.align, unit: c.unit, bufs: bufs}
-	}
-	n := len(c.bufs) / 2
-	return of(c.bufs[:n]), of(c.bufs[n:])
 }
 
 // wipe clears what the buffers hold of the user's data.

@@ -76,17 +76,23 @@
 // damage, not a power cut, and is refused. The journal is overwritten only
 // after a record that no longer needs it is durable.
 //
-// Where nobody can use the volume, and the journal has room for two zones, one is
-// kept in it while the other is copied, and one record says both:
+// Where nobody can use the volume there is nothing to hold, and the journal is a ring,
+// in which each sector has its place by its place in the volume. A record says how far
+// everything is moved, and what comes next and is journaled: its length and digest. The
+// copying need not stop while that is written, by these rules:
 //
-//	copy zone n from the old to the new view · flush, and meanwhile copy the
-//	ciphertext of zone n+1 to the journal's other half · flush; then record
-//	"zone n moved, zone n+1 journaled" · flush
+//   - A record is written after a flush of the new view that began when every copy
+//     below its position had returned, and one of the journal that began when all that
+//     it says is journaled had been written there.
+//   - A copy is written only to what a durable record says is journaled.
+//   - What is journaled overwrites in the ring only what was below the position of a
+//     durable record, in blocks of 4096 bytes or more of which no byte is needed.
 //
-// The record before that says that zone n is journaled, so a cut that loses this one
-// undoes zone n, whose half of the journal nothing has overwritten; zone n+1 is read
-// before anything writes to it. The half of zone n is free once the record is
-// durable, and zone n+2 is written there only then.
+// Whatever record a cut leaves is the last durable one or the one after it. What either
+// says is journaled is whole in the ring, by the first and the third rule. Below its
+// position the copies are durable, by the first. Copies beyond it are within what it
+// says is journaled or, by the second rule and for the older of the two, within what
+// that one says: undone, either way. What lies beyond has not been written to.
 //
 // # Records
 //
@@ -125,8 +131,7 @@
 // [Options.Lanes] buffers of [Options.Unit] bytes, whatever the size of the
 // volume, aligned to 4096 bytes for O_DIRECT. Each lane reads one unit and
 // writes it, so that reading and writing overlap. A zone costs two flushes
-// (journal: four, or three where two zones overlap); with [Options.DurableMeta] those of the header area are
-// saved. Where nobody uses the volume half a gap is recorded at a time, so that
+// (journal: four; three for each quarter of the ring). Where nobody uses the volume half a gap is recorded at a time, so that
 // the copying has the other half to work on while the flushes take place, and reads
 // ahead of what it may write: what is not copied lies in its old place, where
 // nobody else writes.

@@ -97,9 +97,6 @@ type Options struct {
 	Binding Binding
 	Views   Views
 	Hooks   Hooks
-	// DurableMeta promises that a write to Meta is durable when it returns
-	// (O_DSYNC), which saves the flushes of it.
-	DurableMeta bool
 	// CachedMeta says that Meta goes through the page cache, so that what is read of it
 	// need not be durable, whatever a flush says: Recover writes the record again.
 	CachedMeta bool
@@ -124,16 +121,15 @@ const (
 // Engine moves one volume. Begin, Recover, Step and Run are for one goroutine
 // at a time; Pause and Record may be called from any.
 type Engine struct {
-	layout      Layout
-	binding     Binding
-	views       Views
-	hooks       Hooks
-	durableMeta bool
-	cachedMeta  bool
-	now         func() time.Time
-	pace        pace
-	copier      *copier
-	slots       []byte
+	layout     Layout
+	binding    Binding
+	views      Views
+	hooks      Hooks
+	cachedMeta bool
+	now        func() time.Time
+	pace       pace
+	copier     *copier
+	slots      []byte
 
 	working sync.Mutex
 	pause   atomic.Bool
@@ -172,7 +168,7 @@ func NewEngine(o Options) (*Engine, error) {
 	a := l.align()
 	unit := min(max(roundDown(int64(o.Unit), a), a), l.ZoneSize)
 	e := &Engine{
-		layout: l, binding: o.Binding, views: o.Views, hooks: o.Hooks, durableMeta: o.DurableMeta, cachedMeta: o.CachedMeta, now: o.Now,
+		layout: l, binding: o.Binding, views: o.Views, hooks: o.Hooks, cachedMeta: o.CachedMeta, now: o.Now,
 		slots: alignedBuffer(RecordArea),
 	}
 	piece := e.piece(unit)

@@ -9,14 +9,23 @@ import (
 
 // moveInPlace moves a zone that is overwritten: journal, record, copy, record.
 func (e *Engine) moveInPlace(z Zone) error {
-	s, err := e.save(e.copier, z, 0)
-	if err != nil {
+	r := e.record
+	r.Phase, r.Zone = Journaled, z.Length
+	save := route{
+		from: Raw, fromOff: e.layout.OldOffset + z.Start, to: Meta, toOff: e.layout.JournalOffset,
+		length: z.Length, sums: newChecksums(z.Length),
+	}
+	if err := e.copier.run(save); err != nil {
 		return err
 	}
-	if err := e.commit(s.in(e.record), z); err != nil {
+	if err := e.flush(Meta); err != nil {
 		return err
 	}
-	err = e.copyZone(e.copier, z)
+	r.Digest = save.sums.digest()
+	if err := e.commit(r, z); err != nil {
+		return err
+	}
+	err := e.copyZone(z)
 	if err == nil {
 		err = e.trusted()
 	}
@@ -24,36 +33,6 @@ func (e *Engine) moveInPlace(z Zone) error {
 		err = e.commit(e.moved(z), z)
 	}
 	return e.orUndo(z, err)
-}
-
-// saved is a zone whose old ciphertext is in the journal.
-type saved struct {
-	Zone
-	digest [sha256.Size]byte
-	at     int64 // bytes from the journal's start
-}
-
-// in is the record that says so; at its position the zone begins.
-func (s saved) in(r Record) Record {
-	r.Phase, r.Zone, r.Digest, r.JournalAt = Journaled, s.Length, s.digest, s.at
-	return r
-}
-
-// save keeps the zone's old ciphertext in the journal, durably.
-func (e *Engine) save(c *copier, z Zone, at int64) (saved, error) {
-	r := route{
-		from: Raw, fromOff: e.layout.OldOffset + z.Start, to: Meta, toOff: e.layout.JournalOffset + at,
-		length: z.Length, sums: newChecksums(z.Length),
-	}
-	if err := c.run(r); err != nil {
-		return saved{}, err
-	}
-	if !e.durableMeta {
-		if err := e.flush(Meta); err != nil {
-			return saved{}, err
-		}
-	}
-	return saved{z, r.sums.digest(), at}, nil
 }
 
 // orUndo puts the journaled zone back where it was not moved, unless nobody knows.
@@ -74,21 +53,48 @@ func (e *Engine) undo() error {
 	// Compared before anything is overwritten with it, and again as it is
 	// written: storage that fails may give different answers.
 	for _, to := range []View{0, Raw} {
-		r := route{
-			from: Meta, fromOff: e.layout.JournalOffset + e.record.JournalAt, to: to, toOff: e.layout.OldOffset + z.Start,
-			length: z.Length, sums: newChecksums(z.Length),
+		sums := newChecksums(z.Length)
+		for _, p := range e.record.pieces(z) {
+			if err := e.copier.run(route{
+				from: Meta, fromOff: e.layout.JournalOffset + p.at, to: to, toOff: e.layout.OldOffset + p.Start,
+				length: p.Length, sums: sums.part(p.Start-z.Start, p.Length),
+			}); err != nil {
+				return err
+			}
 		}
-		if err := e.copier.run(r); err != nil {
-			return err
-		}
-		if r.sums.digest() != e.record.Digest {
+		if sums.digest() != e.record.Digest {
 			return &JournalError{Zone: z}
 		}
 	}
 	if err := e.flush(Raw); err != nil {
 		return err
 	}
-	r := e.record
-	r.Phase, r.Digest, r.JournalAt = Moving, [sha256.Size]byte{}, 0
+	r := e.record.unjournaled()
+	r.Phase = Moving
 	return e.commit(r, z)
+}
+
+// kept is a piece of a zone and its place in the journal.
+type kept struct {
+	Zone
+	at int64 // bytes from the journal's start
+}
+
+// pieces are the journaled zone as it lies in the journal, in rising order.
+func (r Record) pieces(z Zone) []kept {
+	first := z.Length
+	if r.JournalWrap > 0 {
+		first = min(first, r.JournalWrap-r.JournalAt)
+	}
+	all := []kept{{Zone{z.Start, first}, r.JournalAt}}
+	if rest := z.Length - first; rest > 0 {
+		all = append(all, kept{Zone{z.Start + first, rest}, 0})
+	}
+	return all
+}
+
+// unjournaled is the record without what it says of the journal.
+func (r Record) unjournaled() Record {
+	r.Digest, r.JournalAt, r.JournalWrap = [sha256.Size]byte{}, 0, 0
+	return r
 }

@@ -23,15 +23,16 @@ import (
 //	16  sequence                 104  journal offset
 //	24  UUID, 16 bytes           112  journal digest, 32 bytes
 //	40  generation               144  place in the journal
-//	48  zones moved              152  zeros
-//	56  data size                480  SHA-256 of bytes 0 to 480
+//	48  zones moved              152  where the journal wraps
+//	56  data size                160  zeros
+//	                             480  SHA-256 of bytes 0 to 480
 //	                             512  seven more copies, to 4096
 const (
 	recordMagic   = "IMXROTAT"
 	recordVersion = 1
 	recordSize    = 512
 	recordBody    = recordSize - sha256.Size
-	recordUsed    = 152
+	recordUsed    = 160
 	recordCopies  = slotSize / recordSize
 
 	slotSize = 4096
@@ -97,6 +98,9 @@ type Record struct {
 	// JournalAt is where in the journal that ciphertext begins, in bytes from
 	// JournalOffset; zero in the other phases.
 	JournalAt int64
+	// JournalWrap is where it continues at the journal's start, in bytes from
+	// JournalOffset; zero where it does not wrap, and in the other phases.
+	JournalWrap int64
 }
 
 // layout is the recorded part of the geometry.
@@ -128,10 +132,18 @@ func (r Record) fits(l Layout) error {
 			return &MismatchError{Field: c.field, Record: c.record, Layout: c.layout}
 		}
 	}
-	if r.Phase == Journaled && r.JournalAt+r.Zone > l.JournalSize {
-		return &MismatchError{Field: "journal size", Record: r.JournalAt + r.Zone, Layout: l.JournalSize}
+	if r.Phase == Journaled && r.journalEnd() > l.JournalSize {
+		return &MismatchError{Field: "journal size", Record: r.journalEnd(), Layout: l.JournalSize}
 	}
 	return nil
+}
+
+// journalEnd is how much of the journal the record needs.
+func (r Record) journalEnd() int64 {
+	if r.JournalWrap > 0 {
+		return r.JournalWrap
+	}
+	return r.JournalAt + r.Zone
 }
 
 // marshal is the slot that holds the record: every copy of it.
@@ -156,6 +168,7 @@ func (r Record) marshal(slot []byte) {
 	be.PutUint64(b[104:], uint64(r.JournalOffset))
 	copy(b[112:144], r.Digest[:])
 	be.PutUint64(b[144:], uint64(r.JournalAt))
+	be.PutUint64(b[152:], uint64(r.JournalWrap))
 	sum := sha256.Sum256(b[:recordBody])
 	copy(b[recordBody:], sum[:])
 	for i := 1; i < recordCopies; i++ {
@@ -197,7 +210,7 @@ func parseRecord(b []byte) (Record, error) {
 	for _, f := range []struct {
 		to *int64
 		at int
-	}{{&r.DataSize, 56}, {&r.OldOffset, 64}, {&r.NewOffset, 72}, {&r.Position, 80}, {&r.Zone, 88}, {&r.JournalOffset, 104}, {&r.JournalAt, 144}} {
+	}{{&r.DataSize, 56}, {&r.OldOffset, 64}, {&r.NewOffset, 72}, {&r.Position, 80}, {&r.Zone, 88}, {&r.JournalOffset, 104}, {&r.JournalAt, 144}, {&r.JournalWrap, 152}} {
 		v := be.Uint64(b[f.at:])
 		if v > math.MaxInt64 {
 			return Record{}, recordError(fmt.Sprintf("number at byte %d out of range", f.at))
@@ -214,10 +227,12 @@ func (r Record) check() error {
 	l.ZoneSize = l.align()
 	l.JournalSize = l.ZoneSize
 	if r.Phase == Journaled {
-		if r.JournalAt > math.MaxInt64-r.Zone || r.JournalAt%l.align() != 0 {
+		wraps := r.JournalWrap > 0
+		if r.JournalAt > math.MaxInt64-r.Zone || r.JournalAt%l.align() != 0 || r.JournalWrap%l.align() != 0 ||
+			wraps && (r.JournalAt >= r.JournalWrap || r.Zone > r.JournalWrap) {
 			return recordError("place in the journal out of range")
 		}
-		l.JournalSize = r.JournalAt + r.Zone
+		l.JournalSize = r.journalEnd()
 	}
 	for _, check := range []func(Layout) error{Layout.checkBlocks, Layout.checkPlaces, Layout.checkMode} {
 		if err := check(l); err != nil {
@@ -235,7 +250,7 @@ func (r Record) check() error {
 			return recordError("journaled zone out of range")
 		}
 		return nil
-	case r.Digest != [sha256.Size]byte{} || r.JournalAt != 0:
+	case r != r.unjournaled():
 		return recordError("digest or place without a journal")
 	case r.Phase == Moving && r.Position != l.end(), r.Phase == Finished && r.Position == l.end():
 		return nil

@@ -27,7 +27,9 @@ func sampleRecords() []Record {
 		OldOffset: 4096, NewOffset: 4096, OldSector: 4096, NewSector: 4096, JournalOffset: 65536,
 		Position: 40960, Zone: 8192, Digest: sha256.Sum256([]byte("ciphertext")), JournalAt: 12288,
 	}
-	return []Record{gap, finished, journaled}
+	wrapped := journaled
+	wrapped.JournalWrap = 16384
+	return []Record{gap, finished, journaled, wrapped}
 }
 
 func marshaled(r Record) []byte {
@@ -99,6 +101,12 @@ func TestNonsenseWithAChecksumIsRefused(t *testing.T) {
 		{"place inside a sector", journaled, func(r *Record) { r.JournalAt = 512 }},
 		{"negative place", journaled, func(r *Record) { r.JournalAt = -4096 }},
 		{"place behind every journal", journaled, func(r *Record) { r.JournalAt = 1<<63 - 4096 }},
+		{"wrapped inside a sector", journaled, func(r *Record) { r.JournalWrap = 16384 + 512 }},
+		{"wrapped before it begins", journaled, func(r *Record) { r.JournalWrap = r.JournalAt }},
+		{"wrapped over itself", journaled, func(r *Record) { r.JournalAt, r.JournalWrap = 0, 4096 }},
+		{"negative wrap", journaled, func(r *Record) { r.JournalWrap = -4096 }},
+		{"wrapped behind every journal", journaled, func(r *Record) { r.JournalWrap = 1<<63 - 4096 }},
+		{"wrapped without a journal", gap, func(r *Record) { r.JournalWrap = 4096 }},
 		{"negative size", gap, func(r *Record) { r.DataSize = -4096 }},
 		{"sector 0", gap, func(r *Record) { r.OldSector = 0 }},
 		{"no gap", gap, func(r *Record) { r.NewOffset = r.OldOffset }},

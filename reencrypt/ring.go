@@ -4,85 +4,311 @@ package reencrypt
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"sync"
 )
 
-// overlapZone is how long a zone is when the journal has room for two; 0 where it
-// has not. The halves share no block of storage that is larger than it says: to write
-// the one would be to write a part of the other, which is somebody's only copy.
-func (e *Engine) overlapZone() int64 {
-	return min(e.layout.ZoneSize, roundDown(e.layout.JournalSize/2, max(e.layout.align(), bufferAlign)))
+// ring moves data in mode Journal without a stop between zones, where nobody is held and
+// nobody slows it down. The journal is a ring: each sector has its place there by its
+// place in the volume. While what is journaled is copied, what comes after it is
+// journaled, and one record says both. The package's comment has the rules, and why they
+// are enough.
+type ring struct {
+	*Engine
+	size int64 // where it wraps
+	most int64 // that is journaled at a time: no more than its size
+	unit int64 // of a lane's copy
+	step int64 // what a record moves the position by, at least
+	sums checksums
+
+	mu     sync.Mutex
+	change *sync.Cond
+	saving track // to the journal
+	moving track // from the old view to the new one; its limit is what the record has journaled
+	moved  int64 // that the record says
+	// ending says why no more is journaled: what is there already is moved first.
+	ending error
+	err    error // of a copy, the first one's: what is journaled is put back
 }
 
-// overlap moves everything that is left in mode Journal, where nobody is held: while
-// one zone is copied the next one is kept in the journal's other half, and one record
-// says both. The package's comment says why that is enough. On errors the rotation stands
-// where the last record says, as after [Engine.Step].
-func (e *Engine) overlap(ctx context.Context) error {
-	size := e.overlapZone()
-	copying, saving := e.copier.split()
-	var now saved // journaled, and the record says so
-	next, paused := e.layout.zoneAt(e.record.Position, size), error(nil)
-	for {
-		var after saved
-		var copyErr, saveErr error
-		var both sync.WaitGroup
-		if now.Length > 0 {
-			both.Go(func() { copyErr = e.copyZone(copying, now.Zone) })
-		}
-		if next.Length > 0 {
-			both.Go(func() { after, saveErr = e.save(saving, next, size-now.at) })
-		}
-		both.Wait()
-		if copyErr == nil && now.Length > 0 && e.flushFailed(saveErr) {
-			// The header may be on the same storage, which has dropped what was copied:
-			// that a flush after it succeeds says nothing.
-			copyErr = saveErr
-		}
-		if err := e.moveOn(now, after, copyErr); err != nil {
-			return err
-		}
-		if now.Length > 0 && e.hooks.Progress != nil {
-			e.hooks.Progress(Progress{Done: e.record.Done(), Total: e.layout.DataSize, Zone: now.Zone})
-		}
-		switch {
-		case saveErr != nil:
-			return saveErr
-		case e.record.Phase == Finished:
-			return nil
-		case paused != nil:
-			return paused
-		}
-		now = after
-		next = Zone{}
-		// What is in the journal is moved before it stops.
-		if paused = e.boundary(ctx); paused == nil {
-			next = e.layout.zoneAt(e.layout.after(now.Zone), size)
-		}
+// ringBlock is what the ring is written in: storage may write a block of that size as
+// one, and tear what else is in it, which may be somebody's only copy.
+const ringBlock = 4096
+
+// piecesInRing is into how many copies a ring is divided, at least, if it is not tiny.
+const piecesInRing = 8
+
+// ringSize is how much of the journal a ring takes: no more than two zones, which is what
+// has to be put back after a cut, at most. It is a multiple of unit, the length of a copy.
+// It is 0 without room for what is copied and for what is journaled meanwhile.
+func (e *Engine) ringSize() (size, unit int64) {
+	size = min(e.layout.JournalSize, 2*e.layout.ZoneSize)
+	unit = max(roundDown(min(e.copier.unit, size/piecesInRing), ringBlock), ringBlock)
+	if size < 2*unit || e.copier.unit < unit {
+		return 0, 0
 	}
+	return size / unit * unit, unit
 }
 
-// moveOn records that one zone was moved, unless err says that it could not, and that
-// the one after it is in the journal; each may be none.
-func (e *Engine) moveOn(now, after saved, err error) error {
-	r, between := e.record, after.Zone
-	if now.Length > 0 {
-		if err == nil {
-			err = e.trusted()
-		}
-		r, between = e.moved(now.Zone), now.Zone
+func (e *Engine) newRing() *ring {
+	size, unit := e.ringSize()
+	// While a quarter is made durable and recorded another one is moved, and a third one
+	// journaled. Who looks for traces of a rotation relies on a quarter of a zone.
+	step := max(size, e.layout.ZoneSize) / 4
+	g := &ring{Engine: e, size: size, most: size, unit: unit, step: step, sums: newChecksums(size)}
+	g.change = sync.NewCond(&g.mu)
+	done, lanes := e.record.Done(), len(e.copier.bufs)
+	g.moving, g.saving, g.moved = newTrack(done, done, lanes), newTrack(done, g.room(done), lanes), done
+	return g
+}
+
+// room is how far may be journaled when a durable record says that what is below done is
+// moved: whatever comes after that is needed.
+func (g *ring) room(done int64) int64 {
+	pos := g.layout.position(done)
+	if g.layout.Direction == Backward {
+		return g.layout.done(roundDown(pos+ringBlock-1, ringBlock) - g.most)
 	}
-	if after.Length > 0 {
-		r = after.in(r)
+	return roundDown(pos, ringBlock) + g.most
+}
+
+// ring moves everything that is left. On errors the rotation stands where the last
+// record says, as after [Engine.Step].
+func (e *Engine) ring(ctx context.Context) error { return e.newRing().run(ctx) }
+
+func (g *ring) run(ctx context.Context) error {
+	var lanes sync.WaitGroup
+	for i, buf := range g.copier.bufs {
+		lanes.Go(func() { g.lane(i, buf) })
 	}
-	if err == nil && r != e.record {
-		err = e.commit(r, between)
-	}
-	if now.Length > 0 {
-		err = e.orUndo(now.Zone, err)
+	err := g.record(ctx)
+	g.stop(err)
+	lanes.Wait()
+	if r := g.Engine.record; r.Phase == Journaled {
+		err = g.orUndo(g.layout.exactZone(r.Position, r.Zone), err)
 	}
 	if undecided(err) {
-		e.settled = false
+		g.settled = false
 	}
 	return err
+}
+
+// lane copies until nothing is left or something failed.
+func (g *ring) lane(i int, buf []byte) {
+	for {
+		t, z := g.take(i)
+		if t == nil {
+			return
+		}
+		g.rest(i, t, g.copy(t, z, buf[:z.Length]))
+	}
+}
+
+func (g *ring) copy(t *track, z Zone, p []byte) error {
+	if t == &g.moving {
+		if err := g.copier.read(Old, p, z.Start); err != nil {
+			return err
+		}
+		return g.copier.write(New, p, z.Start)
+	}
+	if err := g.copier.read(Raw, p, g.layout.OldOffset+z.Start); err != nil {
+		return err
+	}
+	at := z.Start % g.size
+	g.sums.of(p, at)
+	return g.copier.write(Meta, p, g.layout.JournalOffset+at)
+}
+
+// take gives a lane a copy that may be made now, of the kind that is behind, and waits
+// until there is one; it returns nil where there will be none.
+func (g *ring) take(i int) (*track, Zone) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for {
+		save, move := g.next(&g.saving), g.next(&g.moving)
+		if g.ending != nil {
+			save = Zone{}
+		}
+		t, z := &g.moving, move
+		if move.Length == 0 || save.Length > 0 && g.saving.next-g.moving.limit < g.moving.next-g.moved {
+			t, z = &g.saving, save
+		}
+		switch {
+		case g.err != nil || g.moving.next == g.layout.DataSize || g.ended():
+			return nil, Zone{}
+		case z.Length > 0:
+			t.begin(i, z.Length)
+			return t, z
+		}
+		g.change.Wait()
+	}
+}
+
+// ended: no more is journaled, and what was is being moved.
+func (g *ring) ended() bool { return g.ending != nil && g.moving.next == g.moving.limit }
+
+// next is what comes next on a track, if it may be copied now.
+func (g *ring) next(t *track) Zone {
+	z := g.layout.zoneAt(g.layout.position(t.next), g.unit)
+	if t.next+z.Length > t.limit {
+		return Zone{}
+	}
+	return z
+}
+
+// rest ends a lane's copy. Where the next piece cannot be journaled, all that was is moved.
+func (g *ring) rest(i int, t *track, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case err == nil:
+		t.end(i)
+	case t == &g.moving && g.err == nil:
+		g.err = err
+	case t == &g.saving && g.ending == nil:
+		g.ending = err
+	}
+	t.flying[i] = span{}
+	g.change.Broadcast()
+}
+
+// stop lets the lanes come to rest.
+func (g *ring) stop(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err == nil {
+		g.err = err
+	}
+	g.change.Broadcast()
+}
+
+// end lets nothing more be journaled. It runs on the goroutine that records.
+func (g *ring) end(why error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ending == nil {
+		g.ending = why
+	}
+	g.change.Broadcast()
+}
+
+// ripe waits until enough is copied to be recorded, or no more will come. It returns how
+// far everything is moved and how far journaled, or the copy's error once all lanes are
+// at rest.
+func (g *ring) ripe() (moved, kept int64, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for {
+		moved, kept = g.moving.copied, g.saving.copied
+		if g.ending != nil {
+			kept = g.moving.limit
+		}
+		switch {
+		case g.err != nil && g.atRest():
+			return 0, 0, g.err
+		case g.err != nil:
+		case moved-g.moved >= g.step, g.moving.limit == g.moved && kept-g.moved >= g.size/2, g.atRest():
+			return moved, kept, nil
+		}
+		g.change.Wait()
+	}
+}
+
+// atRest: no lane is copying, or will before something is recorded.
+func (g *ring) atRest() bool {
+	for i := range g.moving.flying {
+		if !g.moving.flying[i].empty() || !g.saving.flying[i].empty() {
+			return false
+		}
+	}
+	return g.err != nil || g.next(&g.moving).Length == 0 && (g.ending != nil || g.next(&g.saving).Length == 0)
+}
+
+// record makes durable what the lanes copied, until all of it is moved or the rotation is
+// paused. It runs on the engine's own goroutine.
+func (g *ring) record(ctx context.Context) error {
+	for {
+		moved, kept, err := g.ripe()
+		if err == nil {
+			err = g.commitTo(moved, kept)
+		}
+		if err != nil || g.Engine.record.Phase == Finished {
+			return err
+		}
+		if err := g.boundary(ctx); err != nil {
+			g.end(err)
+		}
+		g.mu.Lock()
+		why := g.ending
+		g.mu.Unlock()
+		if why != nil && g.Engine.record.Phase == Moving {
+			return why
+		}
+	}
+}
+
+// commitTo makes durable what is moved below moved and journaled below kept, and gives the
+// lanes the room that this frees.
+func (g *ring) commitTo(moved, kept int64) error {
+	r, before := g.Engine.record, span{g.moved, moved}
+	z := g.layout.between(before)
+	if err := g.flushBoth(!before.empty(), kept > g.moving.limit); err != nil {
+		return err
+	}
+	if !before.empty() {
+		if err := g.trusted(); err != nil {
+			return err
+		}
+		r = g.Engine.moved(z)
+	}
+	if kept > moved {
+		r = g.journaled(r, g.layout.between(span{moved, kept}))
+	}
+	if r == g.Engine.record {
+		return nil
+	}
+	if err := g.commit(r, z); err != nil {
+		return err
+	}
+	if g.dropped != nil {
+		// So may be what was copied beyond the record: it is put back.
+		return g.dropped
+	}
+	g.mu.Lock()
+	g.moved, g.moving.limit, g.saving.limit = moved, kept, g.room(moved)
+	g.change.Broadcast()
+	g.mu.Unlock()
+	if g.hooks.Progress != nil && !before.empty() {
+		g.hooks.Progress(Progress{Done: moved, Total: g.layout.DataSize, Zone: z})
+	}
+	return nil
+}
+
+// flushBoth makes the copies durable, and the journal. Where one fails neither counts: they
+// may be on the same storage, which has dropped what was not durable of both and says so
+// once.
+func (g *ring) flushBoth(copies, journal bool) error {
+	var err, copiesErr error
+	var both sync.WaitGroup
+	if copies {
+		both.Go(func() { copiesErr = g.flush(New) })
+	}
+	if journal {
+		err = g.flush(Meta)
+	}
+	both.Wait()
+	return errors.Join(copiesErr, err)
+}
+
+// journaled is the record that z is in the journal.
+func (g *ring) journaled(r Record, z Zone) Record {
+	at := z.Start % g.size
+	digest := sha256.New()
+	first := min(z.Length, g.size-at)
+	digest.Write(g.sums.part(at, first))
+	digest.Write(g.sums.part(0, z.Length-first))
+	r.Phase, r.Zone, r.JournalAt, r.JournalWrap = Journaled, z.Length, at, g.size
+	digest.Sum(r.Digest[:0])
+	return r
 }

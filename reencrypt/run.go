@@ -33,13 +33,14 @@ func (e *Engine) Run(ctx context.Context) error {
 // unheld is the way to move everything that is left where nobody is held and nobody
 // slows it down; nil where each zone is moved by itself.
 func (e *Engine) unheld() func(context.Context) error {
-	switch {
-	case e.hooks.Hold != nil || e.hooks.Throttle != nil:
+	if e.hooks.Hold != nil || e.hooks.Throttle != nil {
 		return nil
-	case e.layout.Mode == Gap:
+	}
+	if e.layout.Mode == Gap {
 		return e.stream
-	case e.overlapZone() > 0 && len(e.copier.bufs) > 1:
-		return e.overlap
+	}
+	if size, _ := e.ringSize(); size > 0 && len(e.copier.bufs) > 1 {
+		return e.ring
 	}
 	return nil
 }
@@ -108,7 +109,7 @@ func (e *Engine) move(z Zone) error {
 	if e.layout.Mode == Journal {
 		return e.moveInPlace(z)
 	}
-	if err := e.copyZone(e.copier, z); err != nil {
+	if err := e.copyZone(z); err != nil {
 		return err
 	}
 	if err := e.trusted(); err != nil {
@@ -118,8 +119,8 @@ func (e *Engine) move(z Zone) error {
 }
 
 // copyZone ends with the zone durable on the new side, record apart.
-func (e *Engine) copyZone(c *copier, z Zone) error {
-	if err := c.run(route{from: Old, fromOff: z.Start, to: New, toOff: z.Start, length: z.Length}); err != nil {
+func (e *Engine) copyZone(z Zone) error {
+	if err := e.copier.run(route{from: Old, fromOff: z.Start, to: New, toOff: z.Start, length: z.Length}); err != nil {
 		return err
 	}
 	return e.flush(New)
@@ -142,7 +143,7 @@ func (e *Engine) moved(z Zone) Record {
 	r.Position = e.layout.after(z)
 	r.Zone = z.Length
 	r.Zones++
-	r.Digest, r.JournalAt = [32]byte{}, 0
+	r = r.unjournaled()
 	if r.Position == e.layout.end() {
 		r.Phase = Finished
 	}

@@ -162,7 +162,7 @@ func (s slots) started(b Binding) (Record, bool) {
 
 // writeRecord writes one record into its slot and makes it durable.
 func (e *Engine) writeRecord(r Record) error {
-	if err := r.writeTo(e.views.Meta, e.layout.RecordOffset, e.slots[:slotSize]); err != nil || e.durableMeta {
+	if err := r.writeTo(e.views.Meta, e.layout.RecordOffset, e.slots[:slotSize]); err != nil {
 		return err
 	}
 	return e.flush(Meta)
@@ -194,7 +194,7 @@ func (r Record) WriteAgain(meta Writer, offset int64) error {
 // not made durable yet, of the data, too, where that is on the same storage.
 func (e *Engine) flushFailed(err error) bool {
 	var failed *IOError
-	return errors.As(err, &failed) && (failed.Op == "flush" || e.durableMeta && failed.View == Meta && failed.Op == "write")
+	return errors.As(err, &failed) && failed.Op == "flush"
 }
 
 // commit makes next the record that counts. If that fails it finds out which

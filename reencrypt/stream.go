@@ -17,21 +17,46 @@ type stream struct {
 
 	mu     sync.Mutex
 	change *sync.Cond
-	// What follows counts bytes moved since the rotation's begin, whatever its
-	// direction.
+	track
+	closed bool  // the lanes take no more, and do not write what they read ahead
+	err    error // the failed copy's with the lowest place
+	errAt  int64
+}
+
+// track is how far one kind of copy is that several lanes make. It counts bytes since
+// the rotation's begin, whatever its direction.
+type track struct {
 	next   int64  // the lanes have taken what is below
 	limit  int64  // and may write what is below this
 	copied int64  // everything below has been copied
 	flying []span // each lane's copy
-	closed bool   // the lanes take no more, and do not write what they read ahead
-	err    error  // the failed copy's with the lowest place
-	errAt  int64
 }
 
 // span is what lies between two counts of bytes; empty, no copy at all.
 type span struct{ from, to int64 }
 
 func (c span) empty() bool { return c.from == c.to }
+
+func newTrack(done, limit int64, lanes int) track {
+	return track{next: done, limit: limit, copied: done, flying: make([]span, lanes)}
+}
+
+// begin gives a lane the next n bytes.
+func (t *track) begin(lane int, n int64) {
+	t.flying[lane] = span{t.next, t.next + n}
+	t.next += n
+}
+
+// end says that a lane has copied what it was given.
+func (t *track) end(lane int) {
+	t.flying[lane] = span{}
+	t.copied = t.next
+	for _, c := range t.flying {
+		if !c.empty() {
+			t.copied = min(t.copied, c.from)
+		}
+	}
+}
 
 // unitsInGap is into how many copies a gap is divided at least: some are under
 // way while others are made durable. More and smaller ones cost more requests.
@@ -45,10 +70,8 @@ func (e *Engine) piece(most int64) int64 {
 
 func (e *Engine) newStream() *stream {
 	done := e.record.Done()
-	s := &stream{Engine: e, next: done, copied: done, unit: e.piece(e.copier.unit)}
+	s := &stream{Engine: e, unit: e.piece(e.copier.unit), track: newTrack(done, done+e.layout.ZoneSize, len(e.copier.bufs))}
 	s.change = sync.NewCond(&s.mu)
-	s.flying = make([]span, len(e.copier.bufs))
-	s.limit = done + e.layout.ZoneSize
 	return s
 }
 
@@ -100,8 +123,7 @@ func (s *stream) take(i int) (Zone, bool) {
 	if s.closed || s.err != nil || z.Length == 0 {
 		return Zone{}, false
 	}
-	s.flying[i] = span{s.next, s.next + z.Length}
-	s.next += z.Length
+	s.begin(i, z.Length)
 	return z, true
 }
 
@@ -126,19 +148,13 @@ func (s *stream) mayWrite(i int) bool {
 func (s *stream) rest(i int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.flying[i].from
-	if err != nil && (s.err == nil || at < s.errAt) {
+	if at := s.flying[i].from; err != nil && (s.err == nil || at < s.errAt) {
 		s.err, s.errAt = err, at
 	}
-	s.flying[i] = span{}
 	if s.err == nil {
-		s.copied = s.next
-		for _, c := range s.flying {
-			if !c.empty() {
-				s.copied = min(s.copied, c.from)
-			}
-		}
+		s.end(i)
 	}
+	s.flying[i] = span{}
 	s.change.Broadcast()
 }
 
@@ -210,8 +226,7 @@ func (s *stream) record(ctx context.Context) error {
 // commitTo makes everything that was moved below done durable, and gives the
 // lanes the room that this frees.
 func (s *stream) commitTo(done int64) error {
-	from, to := s.Engine.record.Position, s.layout.position(done)
-	z := Zone{Start: min(from, to), Length: max(from, to) - min(from, to)}
+	z := s.layout.between(span{s.Engine.record.Done(), done})
 	if z.Length == 0 {
 		return nil
 	}

@@ -92,23 +92,30 @@ func (d timed) Flush() error {
 	return returned()
 }
 
-// streaming are the rig's options with requests that overlap, a copy a
-// block long.
+// streaming are the rig's options with requests that overlap, a copy as
+// short as can be.
 func streaming(r *rig, s *schedule) Options {
 	o := r.options()
 	raw := timed{s, r.raw}
 	old, next := *r.old, *r.new
 	old.dev, next.dev = raw, raw
 	o.Views = Views{Old: &old, New: &next, Raw: raw, Meta: timed{s, r.meta}}
-	o.Lanes, o.Unit = 1+s.rng.IntN(3), int(r.l.align())
+	o.Lanes, o.Unit = 1+s.rng.IntN(3), r.streamUnit()
 	if r.mode == Journal {
 		o.Lanes++
 	}
 	return o
 }
 
-// streamSetups are small volumes with gaps of some copies, or journals with room for
-// two zones of some.
+// streamUnit is the shortest copy with which requests overlap.
+func (r *rig) streamUnit() int {
+	if r.mode == Journal {
+		return bufferAlign
+	}
+	return int(r.l.align())
+}
+
+// streamSetups are small volumes with gaps of some copies, or rings of some.
 func streamSetups() []setup {
 	var all []setup
 	for _, s := range setups() {
@@ -117,8 +124,8 @@ func streamSetups() []setup {
 		switch {
 		case block == 4096:
 			s.zone, s.data = 4*block, 9*block
-		case s.mode == Journal: // its halves are whole blocks of 4096 bytes
-			s.zone, s.data = 8192, 10240
+		case s.mode == Journal: // which takes whole blocks of 4096 bytes
+			s.zone, s.data = 4*4096, 8*4096+1536
 		}
 		all = append(all, s)
 	}
@@ -129,8 +136,8 @@ func streamSetups() []setup {
 type streamed struct {
 	walker
 	seed uint64
-	// views breaks the engine's views, further lets copies go beyond the gap, to
-	// show that the walk would notice.
+	// views breaks the engine's views, further lets copies go beyond the gap, or more
+	// be journaled than the ring holds, to show that the walk would notice.
 	views   func(*schedule, *Views)
 	further bool
 }
@@ -144,11 +151,23 @@ func (w *streamed) rotate(t *testing.T, r *rig, depth int) {
 		w.views(s, &o.Views)
 	}
 	e := r.engine(t, o)
-	if w.further {
+	run := e.Run
+	switch {
+	case w.further && r.mode == Gap:
 		e.layout.ZoneSize += e.layout.align()
+	case w.further:
+		run = func(ctx context.Context) error {
+			if err := e.ready(ctx); err != nil {
+				return err
+			}
+			g := e.newRing()
+			g.most += ringBlock
+			g.saving.limit = g.room(0)
+			return g.run(ctx)
+		}
 	}
 	var err error
-	s.run(t, func() { err = e.Run(context.Background()) })
+	s.run(t, func() { err = run(context.Background()) })
 	if err != nil {
 		t.Fatalf("seed %d: %v", w.seed, err)
 	}
@@ -247,10 +266,10 @@ func TestWrongStreamsLoseStates(t *testing.T) {
 		"record before the copies are durable":             func(_ *schedule, v *Views) { v.New = noFlush{both{w: v.New}} },
 		"place overwritten before the record is durable":   func(_ *schedule, v *Views) { v.Meta = noFlush{v.Meta} },
 		"record after a flush that some copies are not in": func(s *schedule, v *Views) { v.New = hasty{s, both{w: v.New}} },
-		"copies further than the gap":                      nil,
+		"copies further than the gap, or the ring":         nil,
 	} {
 		for _, s := range streamSetups() {
-			if s.oldSector != s.newSector || s.mode == Journal && views == nil {
+			if s.oldSector != s.newSector {
 				continue
 			}
 			t.Run(name+"/"+s.String(), func(t *testing.T) {

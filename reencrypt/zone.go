@@ -76,6 +76,12 @@ func (l Layout) exactZone(pos, n int64) Zone {
 	return Zone{Start: pos, Length: n}
 }
 
+// between is the zone that lies between two counts of moved bytes.
+func (l Layout) between(c span) Zone {
+	from, to := l.position(c.from), l.position(c.to)
+	return Zone{Start: min(from, to), Length: c.to - c.from}
+}
+
 // begin and end are the positions before the first and after the last zone.
 func (l Layout) begin() int64 {
 	if l.Direction == Backward {

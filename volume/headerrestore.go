@@ -306,7 +306,7 @@ func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error
 		inPlace = err == nil && l.Mode == reencrypt.Journal
 	}
 	if inPlace {
-		// The first zone is a quarter of the longest at least (package reencrypt).
+		// A rotation moves a quarter of the longest zone at least before it records that (package reencrypt).
 		limit = min(int64(len(t.area))-header.RotationJournalOffset, header.MaxZone) / 4 / header.BlockAlign * header.BlockAlign
 	}
 	var seen mapping.Shown
