@@ -12,6 +12,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -372,7 +373,7 @@ func (r *Result) timed(created, imported []time.Duration) {
 }
 
 func median(all []time.Duration) time.Duration {
-	slices.Sort(all)
+	sort.Slice(all, func(i, j int) bool { return all[i] < all[j] })
 	return all[len(all)/2]
 }
 

@@ -5,6 +5,7 @@ package configs
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -147,7 +148,7 @@ func (v *validator) auto(vol *Volume, at string) {
 		for _, s := range sources {
 			sizes = append(sizes, keysource.KeySizes(s, vol.Cipher)...)
 		}
-		slices.Sort(sizes)
+		sort.Ints(sizes)
 		sizes = slices.Compact(sizes)
 		if vol.Cipher != "" {
 			of = "cipher " + vol.Cipher

@@ -5,6 +5,7 @@ package dmcrypt
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -100,6 +101,6 @@ func canonical(options []string) ([]string, error) {
 		}
 		out = append(out, o)
 	}
-	slices.SortFunc(out, func(a, b string) int { return optionRank(a) - optionRank(b) })
+	sort.Slice(out, func(i, j int) bool { return optionRank(out[i]) < optionRank(out[j]) })
 	return out, nil
 }

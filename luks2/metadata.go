@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -113,12 +114,14 @@ func (m *Metadata) DigestsOf(segment string) []string {
 
 // sortedIDs sorts numbers in decimal: the shorter one is the smaller one.
 func sortedIDs[T any](m map[string]T) []string {
-	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
-		if len(a) != len(b) {
-			return len(a) - len(b)
+	ids := slices.Collect(maps.Keys(m))
+	sort.Slice(ids, func(i, j int) bool {
+		if len(ids[i]) != len(ids[j]) {
+			return len(ids[i]) < len(ids[j])
 		}
-		return strings.Compare(a, b)
+		return ids[i] < ids[j]
 	})
+	return ids
 }
 
 // Members are members of a JSON object, each with the JSON text of its value.

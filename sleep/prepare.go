@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 
 	"imxcrypt/dmcrypt"
@@ -148,7 +149,7 @@ func (z *sleeping) sort() {
 			}
 		}
 	}
-	slices.SortStableFunc(z.volumes, func(a, b *sleepingVolume) int { return len(b.on) - len(a.on) })
+	sort.SliceStable(z.volumes, func(i, j int) bool { return len(z.volumes[i].on) > len(z.volumes[j].on) })
 }
 
 // sleepingVolume is a volume in use on its way through the sleep.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sort"
 
 	"imxcrypt/internal/blank"
 )
@@ -94,7 +95,7 @@ func sampleRuns(from, size int64) [][2]int64 {
 	for i := range starts {
 		starts[i] -= starts[i] % sampleBlock
 	}
-	slices.Sort(starts)
+	sort.Slice(starts, func(i, j int) bool { return starts[i] < starts[j] })
 	starts = slices.Compact(starts)
 	runs := [][2]int64{{from, from + edge}}
 	for _, s := range starts {
