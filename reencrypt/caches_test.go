@@ -62,7 +62,7 @@ func TestAFailedFlushDropsWhatWasNotDurable(t *testing.T) {
 				for seed := range uint64(12) {
 					r := base.restarted(t)
 					sched := newSchedule(seed)
-					storage := &resetting{at: at}
+					storage := &resetting{schedule: sched, at: at}
 					raw, meta := storage.over(timed{sched, r.raw}), storage.over(timed{sched, r.meta})
 					old, next := *r.old, *r.new
 					old.dev, next.dev = raw, raw
@@ -101,6 +101,7 @@ func TestAFailedFlushDropsWhatWasNotDurable(t *testing.T) {
 // resetting is storage of which one flush fails. All of its disks lose then what was
 // not durable.
 type resetting struct {
+	*schedule
 	mu      sync.Mutex
 	at      int
 	flushes int
@@ -138,6 +139,7 @@ func (c *cached) WriteAt(p []byte, off int64) (int, error) {
 // Flush writes back the cache of the whole storage.
 func (c *cached) Flush() error {
 	x := c.storage
+	x.turn() // two flushes at the same time: either may be the first
 	x.mu.Lock()
 	x.flushes++
 	fails := x.flushes-1 == x.at

@@ -88,6 +88,19 @@ type Layout struct {
 // align is what every zone boundary is a multiple of.
 func (l Layout) align() int64 { return int64(max(l.OldSector, l.NewSector, l.LogicalBlock)) }
 
+// tornBlock is what storage of 512-byte sectors may write as one: torn there, what else is
+// in the block is lost with it, though nobody wrote to it.
+const tornBlock = 4096
+
+// step is what positions are multiples of: sectors, and blocks that storage may tear where
+// zones are long enough, so that what is recorded shares none with what is being copied.
+func (l Layout) step() int64 {
+	if l.ZoneSize < 4*tornBlock {
+		return l.align()
+	}
+	return max(l.align(), tornBlock)
+}
+
 func (l Layout) offset(side View) int64 {
 	if side == New {
 		return l.NewOffset

@@ -19,7 +19,7 @@ type ring struct {
 	size int64 // where it wraps
 	most int64 // that is journaled at a time: no more than its size
 	unit int64 // of a lane's copy
-	step int64 // what a record moves the position by, at least
+	step int64 // what a record moves the position by, at least, but for the last one of a run
 	sums checksums
 
 	mu     sync.Mutex
@@ -32,9 +32,8 @@ type ring struct {
 	err    error // of a copy, the first one's: what is journaled is put back
 }
 
-// ringBlock is what the ring is written in: storage may write a block of that size as
-// one, and tear what else is in it, which may be somebody's only copy.
-const ringBlock = 4096
+// ringBlock is what the ring is written in.
+const ringBlock = tornBlock
 
 // piecesInRing is into how many copies a ring is divided, at least, if it is not tiny.
 const piecesInRing = 8
@@ -121,7 +120,8 @@ func (g *ring) copy(t *track, z Zone, p []byte) error {
 }
 
 // take gives a lane a copy that may be made now, of the kind that is behind, and waits
-// until there is one; it returns nil where there will be none.
+// until there is one; it returns nil where there will be none. Even where no more is
+// journaled there may be: what a record under way is going to say is.
 func (g *ring) take(i int) (*track, Zone) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -135,7 +135,7 @@ func (g *ring) take(i int) (*track, Zone) {
 			t, z = &g.saving, save
 		}
 		switch {
-		case g.err != nil || g.moving.next == g.layout.DataSize || g.ended():
+		case g.err != nil || g.moving.next == g.layout.DataSize:
 			return nil, Zone{}
 		case z.Length > 0:
 			t.begin(i, z.Length)
@@ -144,9 +144,6 @@ func (g *ring) take(i int) (*track, Zone) {
 		g.change.Wait()
 	}
 }
-
-// ended: no more is journaled, and what was is being moved.
-func (g *ring) ended() bool { return g.ending != nil && g.moving.next == g.moving.limit }
 
 // next is what comes next on a track, if it may be copied now.
 func (g *ring) next(t *track) Zone {
@@ -252,7 +249,7 @@ func (g *ring) record(ctx context.Context) error {
 // lanes the room that this frees.
 func (g *ring) commitTo(moved, kept int64) error {
 	r, before := g.Engine.record, span{g.moved, moved}
-	z := g.layout.between(before)
+	z, open := g.layout.between(before), g.layout.between(span{g.moved, kept})
 	if err := g.flushBoth(!before.empty(), kept > g.moving.limit); err != nil {
 		return err
 	}
@@ -268,10 +265,10 @@ func (g *ring) commitTo(moved, kept int64) error {
 	if r == g.Engine.record {
 		return nil
 	}
-	if err := g.commit(r, z); err != nil {
+	if err := g.commit(r, open); err != nil {
 		return err
 	}
-	if g.dropped != nil {
+	if g.dropped != nil && r.Phase != Finished {
 		// So may be what was copied beyond the record: it is put back.
 		return g.dropped
 	}

@@ -32,6 +32,26 @@ func TestTheNextZoneIsJournaledWhileOneIsCopied(t *testing.T) {
 	}
 }
 
+// What is journaled next never shares a block of storage with what still is, whatever
+// multiple of a sector the position is.
+func TestRoomInARing(t *testing.T) {
+	t.Parallel()
+	for _, direction := range []Direction{Forward, Backward} {
+		s := setup{mode: Journal, direction: direction, oldSector: 512, newSector: 512, zone: 4 * ringBlock, data: 16*ringBlock + 1536}
+		r, _ := started(t, s)
+		g := r.engine(t, streaming(r, newSchedule(1))).newRing()
+		block := func(done int64) int64 { // of the byte that comes after so many
+			z := r.l.between(span{done, done + 512})
+			return z.Start % g.size / ringBlock
+		}
+		for done := int64(0); done < s.data-g.size; done += 512 {
+			if room := g.room(done); room > done+g.size || room <= done+g.size-ringBlock || block(room-512) == block(done) && room-done > ringBlock {
+				t.Fatalf("%v: with %d moved there is room up to %d", direction, done, room)
+			}
+		}
+	}
+}
+
 // A ring of any length, with copies of any length: a copy never goes beyond its end. Killed
 // in its middle, what is journaled is put back from both of its ends.
 func TestRingsOfAllLengths(t *testing.T) {
@@ -50,6 +70,12 @@ func TestRingsOfAllLengths(t *testing.T) {
 					f.bad = func(n int, _ string, _ View, _, _ int64) bool { return n > 60 }
 				}
 				o.Views = f.over(o.Views)
+				first := s.zone
+				o.Hooks.Progress = func(p Progress) {
+					if p.Zone.Length == p.Done {
+						first = p.Done
+					}
+				}
 				e := r.engine(t, o)
 				err := e.Run(context.Background())
 				if killed != (err != nil) {
@@ -57,6 +83,10 @@ func TestRingsOfAllLengths(t *testing.T) {
 				}
 				if rec := e.Record(); rec.Phase == Journaled && len(rec.pieces(rec.layout().exactZone(rec.Position, rec.Zone))) > 1 {
 					wrapped++
+				}
+				// header restore looks there for data that a rotation would have moved.
+				if first < s.zone/4 {
+					t.Fatalf("%d blocks %v: the first record moves the position by %d, no quarter of the longest zone", blocks, direction, first)
 				}
 				next := r.restarted(t)
 				if err := next.settle(next.options(), same(want)); err != nil {
@@ -70,25 +100,21 @@ func TestRingsOfAllLengths(t *testing.T) {
 	}
 }
 
-// watchedZones counts records, and the writes to the journal between the first copy of a
-// zone and its flush.
+// watchedZones counts records, and the writes to the journal that begin during a copy.
 type watchedZones struct {
 	New     Writer
 	journal int64
 
-	copying            atomic.Bool
-	meanwhile, records atomic.Int64
+	copying, meanwhile, records atomic.Int64
 }
 
 func (w *watchedZones) WriteAt(p []byte, off int64) (int, error) {
-	w.copying.Store(true)
+	w.copying.Add(1)
+	defer w.copying.Add(-1)
 	return w.New.WriteAt(p, off)
 }
 
-func (w *watchedZones) Flush() error {
-	defer w.copying.Store(false)
-	return w.New.Flush()
-}
+func (w *watchedZones) Flush() error { return w.New.Flush() }
 
 type watchedMeta struct {
 	ReadWriter
@@ -99,7 +125,7 @@ func (m watchedMeta) WriteAt(p []byte, off int64) (int, error) {
 	switch {
 	case off < m.w.journal:
 		m.w.records.Add(1)
-	case m.w.copying.Load():
+	case m.w.copying.Load() > 0:
 		m.w.meanwhile.Add(1)
 	}
 	return m.ReadWriter.WriteAt(p, off)

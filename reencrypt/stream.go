@@ -64,7 +64,7 @@ const unitsInGap = 4
 
 // piece is how long a copy may be, at most, so that the gap has room for some.
 func (e *Engine) piece(most int64) int64 {
-	a := e.layout.align()
+	a := e.layout.step()
 	return min(most, max(roundDown(e.layout.ZoneSize/unitsInGap, a), a))
 }
 
@@ -239,7 +239,7 @@ func (s *stream) commitTo(done int64) error {
 	if err := s.commit(s.moved(z), z); err != nil {
 		return err
 	}
-	if s.dropped != nil {
+	if s.dropped != nil && s.Engine.record.Phase != Finished {
 		// The lanes' copies beyond the record may be gone with what was not flushed,
 		// and the next flush would not say so. They are made again.
 		return s.dropped

@@ -375,6 +375,13 @@ func TestFaultsInAStream(t *testing.T) {
 	}
 }
 
+// request is one kind of request: what it is of, and where byte 0 of the volume is there.
+type request struct {
+	view View
+	op   string
+	from int64
+}
+
 // One block can never be read, or never be written, and everything else continues:
 // the stream ends, whatever was being recorded or waiting meanwhile, and says
 // which block; nothing is lost.
@@ -389,26 +396,34 @@ func TestABadBlockInAStream(t *testing.T) {
 			base, want := started(t, s)
 			block := int64(s.oldSector)
 			runs := 0
-			for at := int64(0); at < s.data; at += block {
-				for view, op := range map[View]string{Old: "read", New: "write"} {
+			requests := []request{{Old, "read", 0}, {New, "write", 0}}
+			if s.mode == Journal { // and of what is journaled, which begins in the middle of the ring, too
+				requests = append(requests, request{Raw, "read", base.l.OldOffset}, request{Meta, "write", base.l.JournalOffset})
+			}
+			for i := int64(0); i < s.data; i += block {
+				for _, q := range requests {
+					at := q.from + i
+					if q.view == Meta && i >= s.zone {
+						continue
+					}
 					for seed := range uint64(8) {
 						runs++
 						r := base.restarted(t)
 						sched := newSchedule(seed)
 						o := streaming(r, sched)
 						f := &faults{bad: func(_ int, what string, v View, off, n int64) bool {
-							return what == op && v == view && off <= at && at < off+n
+							return what == q.op && v == q.view && off <= at && at < off+n
 						}}
 						o.Lanes, o.Views = 3, f.over(o.Views)
 						e := r.engine(t, o)
 						var err error
 						sched.run(t, func() { err = e.Run(context.Background()) })
 						var ioErr *IOError
-						if !errors.As(err, &ioErr) || ioErr.Op != op || ioErr.View != view || ioErr.Offset != at {
-							t.Fatalf("seed %d: %v, want a failed %s at %d of the %v", seed, err, op, at, view)
+						if !errors.As(err, &ioErr) || ioErr.Op != q.op || ioErr.View != q.view || ioErr.Offset != at {
+							t.Fatalf("seed %d: %v, want a failed %s at %d of the %v", seed, err, q.op, at, q.view)
 						}
 						if next := r.restarted(t); next.settle(next.options(), same(want)) != nil {
-							t.Fatalf("seed %d, %s at %d: lost", seed, op, at)
+							t.Fatalf("seed %d, %s at %d: lost", seed, q.op, at)
 						}
 					}
 				}

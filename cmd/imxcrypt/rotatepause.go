@@ -17,7 +17,7 @@ import (
 )
 
 // pauseWait is how long a rotation may take to its next zone boundary, in which
-// a zone of 16 MiB is written and flushed.
+// 32 MiB are written and flushed: all that the ring of a journal may hold.
 const pauseWait = time.Minute
 
 // pauseRotation asks the process that rotates a volume to stop, and waits until
