@@ -7,6 +7,7 @@ package dmcrypt_test
 import (
 	"bytes"
 	"errors"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -239,6 +240,55 @@ func TestPremiseAReadOnlyDeviceBelow(t *testing.T) {
 func TestPremiseADeviceOfNoSizeIsTaken(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	activate(t, m, dmcrypt.Table{dmcrypt.Linear{Length: 64, Device: dmcrypt.Number{Major: 7, Minor: 77}}})
+}
+
+// The kernel counts what is read and written through a mapping, and not with it what is
+// read through one below: so a rotation sees whether programs use its volume.
+func TestPremiseRequestsAreCountedForEachMapping(t *testing.T) {
+	m := newMapper(t, dmcrypt.Options{})
+	_, n := loopDevice(t, 4<<20, false)
+	below := activate(t, m, dmcrypt.Table{dmcrypt.Linear{Length: 64, Device: n}})
+	const top = name + "-top"
+	above, err := m.Activate(t.Context(), top, "", dmcrypt.Table{dmcrypt.Linear{Length: 64, Device: below}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Remove(t.Context(), top); err != nil {
+			t.Error(err)
+		}
+	}()
+	count := func() string {
+		text, err := os.ReadFile("/sys/dev/block/" + above.String() + "/stat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	through := func(name string, n dmcrypt.Number) {
+		path, err := m.DevicePath(name, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := open(path, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		if _, err := h.WriteAt(make([]byte, 4096), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	through(top, above) // whoever looks at a new device has done so
+	before := count()
+	through(name, below)
+	if after := count(); after != before {
+		t.Errorf("what is written below counts: %q, then %q", before, after)
+	}
+	through(top, above)
+	if after := count(); after == before {
+		t.Errorf("what is written does not count: %q", after)
+	}
 }
 
 // Without udev nobody makes /dev/mapper/NAME; devtmpfs makes /dev/dm-N at

@@ -78,6 +78,8 @@ type copier struct {
 	views *Views
 	align int64
 	unit  int64
+	// short makes copies shorter, and half as many at a time.
+	short bool
 	bufs  [][]byte
 }
 
@@ -99,10 +101,14 @@ func (c *copier) wipe() {
 // run does one copy. On errors it returns the one with the lowest offset, after
 // every lane has come to rest.
 func (c *copier) run(r route) error {
-	share := max(roundDown(r.length/int64(len(c.bufs)), c.align), smallestUnit)
+	bufs, parts := c.bufs, int64(len(c.bufs))
+	if c.short {
+		bufs, parts = bufs[:(len(bufs)+1)/2], 4*parts
+	}
+	share := max(roundDown(r.length/parts, c.align), smallestUnit)
 	j := &job{route: r, copier: c, unit: min(c.unit, share)}
 	var wg sync.WaitGroup
-	for _, buf := range c.bufs {
+	for _, buf := range bufs {
 		wg.Go(func() { j.lane(buf) })
 	}
 	wg.Wait()

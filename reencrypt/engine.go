@@ -80,6 +80,9 @@ type Hooks struct {
 	Trusted func() error
 	// Progress is called when a zone is moved and released.
 	Progress func(Progress)
+	// Shared reports whether programs use the volume, as far as is known: what they ask for
+	// waits for the copies before it, so those are shorter and fewer then.
+	Shared func() bool
 	// Throttle is called before a zone of n bytes is held, and may wait.
 	Throttle func(ctx context.Context, n int64) error
 }

@@ -71,6 +71,7 @@ func (e *Engine) step(ctx context.Context) (finished bool, err error) {
 	if err := e.hold(ctx, zone); err != nil {
 		return false, err
 	}
+	e.copier.short = e.hooks.Shared != nil && e.hooks.Shared()
 	err = e.move(zone)
 	if undecided(err) {
 		e.settled = false

@@ -47,6 +47,32 @@ func TestFlushesPerZone(t *testing.T) {
 	}
 }
 
+// Where programs use the volume, what they ask for waits behind shorter copies.
+func TestCopiesAreShorterBesidePrograms(t *testing.T) {
+	t.Parallel()
+	longest := map[bool]int64{}
+	for _, shared := range []bool{false, true} {
+		r, _ := started(t, setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: 1 << 20, data: 4 << 20})
+		o := r.options()
+		o.Lanes, o.Unit = 4, 1<<20
+		f := &faults{bad: func(_ int, op string, v View, _, n int64) bool {
+			if v == New && op == "write" {
+				longest[shared] = max(longest[shared], n)
+			}
+			return false
+		}}
+		o.Views = f.over(o.Views)
+		o.Hooks = newHolder(t).hooks()
+		o.Hooks.Shared = func() bool { return shared }
+		if err := r.engine(t, o).Run(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if longest[false] != 256<<10 || longest[true] != 64<<10 {
+		t.Errorf("%d bytes at a time, beside programs %d", longest[false], longest[true])
+	}
+}
+
 // In mode Gap recovery has nothing to write.
 func TestRecoverWritesOnlyWhatMustBeUndone(t *testing.T) {
 	t.Parallel()

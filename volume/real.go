@@ -69,6 +69,7 @@ func Real(o RealOptions) System {
 		Harden:     sync.OnceValue(secret.HardenData),
 		KeepsKeys:  func() bool { return caam.ReadSecurityState("", nil).KeepsKeys },
 		DropCaches: dropCaches,
+		Requests:   requests,
 		Fleeting:   Fleeting,
 		Unlocks:    runRecords{RunDir},
 		Log:        o.Log,
@@ -193,6 +194,13 @@ func (realLocks) Acquire(_ context.Context, name string) (func() error, error) {
 // dropCaches drops pages, directory entries and inodes that are clean
 // (Documentation/admin-guide/sysctl/vm.rst).
 func dropCaches() error { return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0) }
+
+// requests is the kernel's count of what was read from and written to a device
+// (Documentation/admin-guide/iostats.rst).
+func requests(n dmcrypt.Number) string {
+	text, _ := plainfile.Attribute("/sys/dev/block/" + n.String() + "/stat")
+	return text
+}
 
 // slept is System.Slept of the running kernel. CLOCK_BOOTTIME continues while the
 // system is suspended, CLOCK_MONOTONIC does not (clock_gettime(2)); where no clock

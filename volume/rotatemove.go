@@ -89,8 +89,8 @@ func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) 
 		if x.live && !errors.As(err, &unsettled) {
 			// Behind a zone that could not be released, suspending would wait for ever: the
 			// next command settles it.
-			hot, lookErr := k.Look(mapping.HotSuffix)
-			if err = errors.Join(err, lookErr); !hot.Suspended {
+			held, lookErr := k.Held()
+			if err = errors.Join(err, lookErr); !held {
 				err = errors.Join(err, k.Rest(ctx, e.Record()))
 			}
 		}
@@ -155,7 +155,7 @@ func (x *rotating) takeOver(ctx context.Context, k *mapping.Stack) error {
 	if err := k.Attach(); err != nil {
 		return err
 	}
-	if !k.Hot.IsZero() {
+	if k.Hot != [2]dmcrypt.Number{} {
 		r, err := x.h.RotationRecord(x.c)
 		if err != nil {
 			return err
@@ -205,8 +205,27 @@ func (x *rotating) hooks(o *reencrypt.Options, k *mapping.Stack, e **reencrypt.E
 	if o.MaxHold <= 0 {
 		o.MaxHold = defaultMaxHold
 	}
+	o.Hooks.Shared = x.shared()
 	o.Hooks.Hold = func(ctx context.Context, z reencrypt.Zone) error { return k.Hold(ctx, (*e).Record().Position, z) }
 	o.Hooks.Release = func(ctx context.Context, _ reencrypt.Zone, side reencrypt.View) error { return k.Release(ctx, side) }
+}
+
+// shared returns a function that reports whether the volume was read or written since it
+// was last called.
+func (x *rotating) shared() func() bool {
+	if x.sys.Requests == nil {
+		return nil
+	}
+	before := ""
+	return func() bool {
+		info, err := x.sys.Mapper.Info(x.s.Mapping)
+		if err != nil {
+			return false
+		}
+		was := before
+		before = x.sys.Requests(info.Number)
+		return was != "" && was != before
+	}
 }
 
 // throttle waits so that no more than rate bytes are moved in a second. Time

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"imxcrypt/caam"
+	"imxcrypt/dmcrypt"
 	"imxcrypt/internal/cpuinfo"
 	"imxcrypt/internal/mkfs"
 	"imxcrypt/internal/mount"
@@ -116,6 +117,8 @@ type System struct {
 	Fleeting func(path string) string // it is not
 	Unlocks  UnlockRecords            // keeps none
 	Now      func() time.Time         // time.Now
+	// Requests is a text that differs once somebody has read or written a mapping.
+	Requests func(dmcrypt.Number) string // not known
 	// Patience bounds what is soon over: a program of udev's that has a mapping open, a look
 	// through a mapping that somebody may suspend meanwhile.
 	Patience time.Duration // 2 s
