@@ -249,10 +249,11 @@ func (m *Manager) cut(ctx context.Context, s spec.Volume, info dmcrypt.Info) err
 	if !sides {
 		return m.cutOne(ctx, s.Mapping, dmcrypt.Public, info.ReadOnly)
 	}
+	hot := mapping.HotSuffixes()
 	for _, x := range []struct {
 		suffix string
 		v      dmcrypt.Visibility
-	}{{mapping.HotSuffix, dmcrypt.Private}, {mapping.OverlaySuffix, dmcrypt.Private}, {"", dmcrypt.Public}} {
+	}{{hot[0], dmcrypt.Private}, {hot[1], dmcrypt.Private}, {mapping.OverlaySuffix, dmcrypt.Private}, {"", dmcrypt.Public}} {
 		now, err := m.sys.Mapper.Info(s.Mapping + x.suffix)
 		if errors.Is(err, dmcrypt.ErrNotFound) || err == nil && !now.Suspended {
 			continue

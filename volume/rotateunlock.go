@@ -171,16 +171,12 @@ func (u *unlocking) resumeSides(ctx context.Context) (woken bool, err error) {
 
 // settle finishes the zone that a killed rotation holds, if it holds one.
 func (u *unlocking) settle(ctx context.Context, k *mapping.Stack, top dmcrypt.Info) error {
-	suspended := top.Suspended
-	for _, suffix := range []string{mapping.OverlaySuffix, mapping.HotSuffix} {
-		info, err := k.Look(suffix)
-		if err != nil {
-			return err
-		}
-		suspended = suspended || info.Suspended
+	over, err := k.Look(mapping.OverlaySuffix)
+	if err != nil {
+		return err
 	}
-	if !suspended {
-		return nil
+	if held, err := k.Held(); err != nil || !held && !over.Suspended && !top.Suspended {
+		return err
 	}
 	c, err := u.openContainer(u.s, u.c.Data.Path(), rotationFlags(true))
 	if err != nil {

@@ -10,16 +10,26 @@ import (
 	"imxcrypt/reencrypt"
 )
 
-// Hold makes the zone's requests wait: they are led to the hot mapping, which
-// is suspended. From the top down: the overlay is suspended first, which waits
-// for what is in flight below it; then nothing can be in the hot mapping.
+// Hold makes the zone's requests wait: they are led to a hot mapping, which is
+// suspended. Both are suspended at the same time, since a suspend waits for grace periods
+// of the kernel: the overlay, which waits for what is in flight below it, too, and the hot
+// mapping that the zone before the last one had. Nothing can be in that one: the overlay's
+// table has been another one since.
 func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err error) {
-	if k.Hot.IsZero() {
-		if k.Hot, err = k.activatePlain(ctx, HotSuffix, k.Whole(k.New)); err != nil {
+	was := k.turn
+	k.turn = 1 - was
+	defer func() {
+		if err != nil {
+			k.turn = was
+		}
+	}()
+	suffix := HotSuffixes()[k.turn]
+	if k.Hot[k.turn].IsZero() {
+		if k.Hot[k.turn], err = k.activatePlain(ctx, suffix, k.Whole(k.New)); err != nil {
 			return err
 		}
 	}
-	overlay, hot := k.Name(OverlaySuffix), k.Name(HotSuffix)
+	overlay, hot := k.Name(OverlaySuffix), k.Name(suffix)
 	pieces := k.Layout.Pieces(position, z)
 	err = k.Mapper.Load(ctx, overlay, k.pieces(pieces), false)
 	if err != nil && !k.noDelay {
@@ -29,10 +39,10 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 	if err != nil {
 		return err
 	}
-	if err := k.Mapper.Suspend(ctx, overlay, Quietly); err != nil {
-		return errors.Join(err, k.Mapper.Clear(overlay), k.resume(overlay))
-	}
-	if err := k.Mapper.Suspend(ctx, hot, Quietly); err != nil {
+	suspended := make(chan error)
+	go func() { suspended <- k.Mapper.Suspend(ctx, hot, Quietly) }()
+	err = k.Mapper.Suspend(ctx, overlay, Quietly)
+	if err = errors.Join(err, <-suspended); err != nil {
 		// Back to the table before, whose zone was released.
 		return errors.Join(err, k.Mapper.Clear(overlay), k.resume(hot), k.resume(overlay))
 	}
@@ -44,9 +54,9 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 
 // Release releases the zone's requests to the given side. The overlay keeps
 // the piece over the hot mapping until the next zone is held. After one that
-// goes to the old side no zone is held before rest has put the hot mapping away.
+// goes to the old side no zone is held before rest has put the hot mappings away.
 func (k *Stack) Release(ctx context.Context, side reencrypt.View) error {
-	hot := k.Name(HotSuffix)
+	hot := k.Name(HotSuffixes()[k.turn])
 	if side == reencrypt.Old {
 		if err := k.Mapper.Load(ctx, hot, k.Whole(k.Old), false); err != nil {
 			return err
@@ -55,19 +65,32 @@ func (k *Stack) Release(ctx context.Context, side reencrypt.View) error {
 	return k.resume(hot)
 }
 
-// Rest makes the overlay show what the record says without the hot mapping,
-// which must not be suspended, and puts that away.
+// Held reports whether a zone is held, which suspending the overlay would wait for.
+func (k *Stack) Held() (bool, error) {
+	for _, suffix := range HotSuffixes() {
+		if hot, err := k.Look(suffix); err != nil || hot.Suspended {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// Rest makes the overlay show what the record says without a hot mapping; none may be
+// suspended. It puts them away.
 func (k *Stack) Rest(ctx context.Context, r reencrypt.Record) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := k.show(ctx, k.Layout.Pieces(r.Position, reencrypt.Zone{})); err != nil {
 		return err
 	}
-	hot, err := k.Look(HotSuffix)
-	if err == nil && !hot.Number.IsZero() {
-		err = k.Mapper.Remove(ctx, k.Name(HotSuffix))
+	for i, suffix := range HotSuffixes() {
+		hot, err := k.Look(suffix)
+		if err == nil && !hot.Number.IsZero() {
+			err = k.Mapper.Remove(ctx, k.Name(suffix))
+		}
+		if err != nil {
+			return err
+		}
+		k.Hot[i] = dmcrypt.Number{}
 	}
-	if err == nil {
-		k.Hot = dmcrypt.Number{}
-	}
-	return err
+	return nil
 }

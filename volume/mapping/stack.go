@@ -28,15 +28,19 @@ import (
 // the device below.
 const (
 	OverlaySuffix = ":rotate"
-	HotSuffix     = ":hot"
 	OldSuffix     = ":old"
 	NewSuffix     = ":new"
 )
 
+// HotSuffixes are those of the hot mappings. The zones have them in turn: the one that
+// no request can reach is suspended while the overlay is.
+func HotSuffixes() [2]string { return [2]string{":hot", ":hot2"} }
+
 // PrivateSuffixes are those of all private mappings there can be, in the order in
 // which they can be removed.
 func PrivateSuffixes() []string {
-	return []string{OverlaySuffix, HotSuffix, OldSuffix, NewSuffix, CheckSuffix, MkfsSuffix, TrialSuffix, ErrorSuffix, ClaimSuffix}
+	hot := HotSuffixes()
+	return []string{OverlaySuffix, hot[0], hot[1], OldSuffix, NewSuffix, CheckSuffix, MkfsSuffix, TrialSuffix, ErrorSuffix, ClaimSuffix}
 }
 
 // Quietly suspends without freezing the filesystem, which would write to it
@@ -51,8 +55,11 @@ type Stack struct {
 	uuid   string
 	Layout reencrypt.Layout
 
-	Old, New, Overlay, Hot dmcrypt.Number
-	ReadOnly               bool
+	Old, New, Overlay dmcrypt.Number
+	Hot               [2]dmcrypt.Number
+	ReadOnly          bool
+	// turn is which of the hot mappings the overlay leads to, if it leads to one.
+	turn int
 	// noDelay: the kernel has no dm-delay, and flushes wait for the zone.
 	noDelay bool
 	// flagged are the mappings whose flags udev has from this run.
@@ -92,11 +99,12 @@ func (k *Stack) Look(suffix string) (dmcrypt.Info, error) {
 
 // Attach finds the mappings of a stack that is live.
 func (k *Stack) Attach() error {
+	hot := HotSuffixes()
 	for _, x := range []struct {
 		suffix string
 		to     *dmcrypt.Number
 		must   bool
-	}{{OldSuffix, &k.Old, true}, {NewSuffix, &k.New, true}, {OverlaySuffix, &k.Overlay, true}, {HotSuffix, &k.Hot, false}} {
+	}{{OldSuffix, &k.Old, true}, {NewSuffix, &k.New, true}, {OverlaySuffix, &k.Overlay, true}, {hot[0], &k.Hot[0], false}, {hot[1], &k.Hot[1], false}} {
 		info, err := k.Look(x.suffix)
 		if err != nil {
 			return err
@@ -151,7 +159,7 @@ func (k *Stack) pieces(list []reencrypt.Piece) dmcrypt.Table {
 		to := k.Old
 		switch {
 		case p.Hot:
-			to = k.Hot
+			to = k.Hot[k.turn]
 		case p.Side == reencrypt.New:
 			to = k.New
 		}
@@ -197,8 +205,10 @@ func (k *Stack) Settle(ctx context.Context, e *reencrypt.Engine) error {
 	if err != nil {
 		return err
 	}
-	if err := k.settleHot(ctx, r, over.Suspended); err != nil {
-		return err
+	for _, suffix := range HotSuffixes() {
+		if err := k.settleHot(ctx, suffix, r, over.Suspended); err != nil {
+			return err
+		}
 	}
 	if err := k.Rest(ctx, r); err != nil {
 		return err
@@ -213,25 +223,25 @@ func (k *Stack) Settle(ctx context.Context, e *reencrypt.Engine) error {
 	return k.Mapper.Resume(k.s.Mapping, dmcrypt.Public, Quietly)
 }
 
-func (k *Stack) settleHot(ctx context.Context, r reencrypt.Record, overlaySuspended bool) error {
-	hot, err := k.Look(HotSuffix)
+func (k *Stack) settleHot(ctx context.Context, suffix string, r reencrypt.Record, overlaySuspended bool) error {
+	hot, err := k.Look(suffix)
 	if err != nil || hot.Number.IsZero() || !hot.Suspended {
 		return err
 	}
 	if !overlaySuspended {
-		side, err := k.heldSide(r)
+		side, err := k.heldSide(hot.Number, r)
 		if err != nil {
 			return err
 		}
-		if err := k.Mapper.Load(ctx, k.Name(HotSuffix), k.Whole(side), false); err != nil {
+		if err := k.Mapper.Load(ctx, k.Name(suffix), k.Whole(side), false); err != nil {
 			return err
 		}
 	}
-	return k.resume(k.Name(HotSuffix))
+	return k.resume(k.Name(suffix))
 }
 
-// heldSide is the mapping that the zone in the overlay's table belongs to.
-func (k *Stack) heldSide(r reencrypt.Record) (dmcrypt.Number, error) {
+// heldSide is the mapping that the zone which the overlay's table leads to hot belongs to.
+func (k *Stack) heldSide(hot dmcrypt.Number, r reencrypt.Record) (dmcrypt.Number, error) {
 	live, err := k.Mapper.Table(k.Name(OverlaySuffix))
 	if err != nil {
 		return dmcrypt.Number{}, err
@@ -239,9 +249,9 @@ func (k *Stack) heldSide(r reencrypt.Record) (dmcrypt.Number, error) {
 	at := slices.IndexFunc(live, func(t dmcrypt.Target) bool {
 		switch x := t.(type) {
 		case dmcrypt.Linear:
-			return x.Device == k.Hot
+			return x.Device == hot
 		case dmcrypt.Delay:
-			return x.Device == k.Hot
+			return x.Device == hot
 		}
 		return false
 	})
@@ -309,9 +319,13 @@ func (k Kernel) Holds(s spec.Volume) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	hot, err := k.Mapper.Info(s.Mapping + HotSuffix)
-	if err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
-		return false, err
+	held := top.Suspended || over.Suspended
+	for _, suffix := range HotSuffixes() {
+		hot, err := k.Mapper.Info(s.Mapping + suffix)
+		if err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
+			return false, err
+		}
+		held = held || hot.Suspended
 	}
-	return top.Suspended || over.Suspended || hot.Suspended, nil
+	return held, nil
 }
