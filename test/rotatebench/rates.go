@@ -13,11 +13,7 @@ import (
 type way struct {
 	name string
 	run  func(which int) time.Duration
-	// than is whose rate is compared with it, and target is how many times this rate that
-	// one should have at least; nil and 0 for none.
-	than   *way
-	target float64
-	took   [2][]float64 // seconds, of each round
+	took [2][]float64 // seconds, of each round
 }
 
 // slope is how many seconds the difference of the sizes takes, by the medians.
@@ -35,29 +31,26 @@ func (b *bench) rates() {
 	of := func(volumes [2]volume) func(int) time.Duration {
 		return func(which int) time.Duration { return b.rotate(volumes[which]) }
 	}
+	limit := func(plain bool) func(int) time.Duration {
+		return func(which int) time.Duration { return b.limit(b.cryptsetup[which], chunk, plain) }
+	}
 	ours := &way{name: "imxcrypt rotate", run: of(b.gap)}
-	encrypt := &way{name: "imxcrypt encrypt", run: func(which int) time.Duration { return b.encrypt(b.plain[which]) }}
-	limit := func(which int) time.Duration { return b.limit(b.cryptsetup[which], chunk) }
+	most := &way{name: "the limit", run: limit(false)}
+	journal := &way{name: "cryptsetup, journal", run: cryptsetup("journal")}
+	checksum := &way{name: "cryptsetup, checksum", run: cryptsetup("checksum")}
 	unlocked := &way{name: "imxcrypt rotate, unlocked", run: func(which int) time.Duration {
 		name := b.gap[which].name
 		b.MustSh("imxcrypt unlock " + name)
 		defer b.MustSh("imxcrypt lock " + name)
 		return b.rotate(b.gap[which])
 	}}
-	ways := []*way{
-		ours,
-		{name: "the limit", than: ours, target: 0.8, run: limit},
-		{name: "cryptsetup, journal", than: ours, target: 1.1, run: cryptsetup("journal")},
-		{name: "cryptsetup, checksum", than: ours, target: 1.4, run: cryptsetup("checksum")},
-		unlocked,
-		{name: "imxcrypt rotate, gap 16MiB", than: ours, run: of(b.wide)},
-		{name: "imxcrypt rotate, no gap", than: ours, run: of(b.journal)},
-		{name: "imxcrypt rotate, no gap, header 16MiB", than: ours, run: of(b.roomy)},
-		encrypt,
-		{name: "the limit, once more", than: encrypt, target: 0.8, run: limit},
-		{name: "cryptsetup --encrypt", than: encrypt, target: 1.5, run: func(which int) time.Duration { return b.encryptTheirs(b.theirs[which]) }},
-	}
-	unlocked.than = ours
+	wide := &way{name: "imxcrypt rotate, gap 16MiB", run: of(b.wide)}
+	noGap := &way{name: "imxcrypt rotate, no gap", run: of(b.journal)}
+	roomy := &way{name: "imxcrypt rotate, no gap, header 16MiB", run: of(b.roomy)}
+	encrypt := &way{name: "imxcrypt encrypt", run: func(which int) time.Duration { return b.encrypt(b.plain[which]) }}
+	mostPlain := &way{name: "the limit of encrypting", run: limit(true)}
+	theirs := &way{name: "cryptsetup --encrypt", run: func(which int) time.Duration { return b.encryptTheirs(b.theirs[which]) }}
+	ways := []*way{ours, most, journal, checksum, unlocked, wide, noGap, roomy, encrypt, mostPlain, theirs}
 	for round := range b.o.rounds {
 		for _, w := range ways {
 			for which := range w.took {
@@ -69,12 +62,19 @@ func (b *bench) rates() {
 	small, large := b.o.sizes[0], b.o.sizes[1]
 	fmt.Printf("%s, rate as slope between %d and %d MiB, aes-xts-plain64, sectors of 4096 bytes, medians of %d rounds in turn:\n", b.o.arch, small, large, b.o.rounds)
 	for _, w := range ways {
-		fmt.Printf("  %-26s %6.1f MiB/s", w.name, float64(large-small)/w.slope())
-		if w.than != nil {
-			fmt.Printf("   %s has %.2f times that", w.than.name, w.slope()/w.than.slope())
-		}
-		if w.target > 0 {
-			fmt.Printf("  (target at least %.1f)", w.target)
+		fmt.Printf("  %-38s %6.1f MiB/s\n", w.name, float64(large-small)/w.slope())
+	}
+	fmt.Println("ratios of these rates:")
+	for _, r := range []struct {
+		of, to *way
+		least  float64 // the target; 0 for none
+	}{
+		{ours, most, 0.8}, {ours, journal, 1.1}, {ours, checksum, 1.4}, {unlocked, most, 0.8}, {wide, most, 0},
+		{noGap, most, 0}, {noGap, journal, 1}, {roomy, journal, 1}, {encrypt, mostPlain, 0.8}, {encrypt, theirs, 1.5},
+	} {
+		fmt.Printf("  %-38s / %-24s %5.2f", r.of.name, r.to.name, r.to.slope()/r.of.slope())
+		if r.least > 0 {
+			fmt.Printf("  (target at least %.1f)", r.least)
 		}
 		fmt.Println()
 	}
@@ -92,7 +92,7 @@ func (b *bench) bestChunk() chunking {
 	took := make([][]float64, len(list))
 	for range min(b.o.rounds, 2) {
 		for i, c := range list {
-			took[i] = append(took[i], b.limit(b.cryptsetup[0], c).Seconds())
+			took[i] = append(took[i], b.limit(b.cryptsetup[0], c, false).Seconds())
 		}
 	}
 	best := 0
@@ -108,13 +108,18 @@ func (b *bench) bestChunk() chunking {
 }
 
 // limit copies between two mappings of a disk of cryptsetup's, over the place of
-// its data and a mebibyte before it, which is not the header's. What it destroys
-// there nobody reads but the next run.
-func (b *bench) limit(v volume, c chunking) time.Duration {
-	const table = "echo 0 %d crypt aes-xts-plain64 %064d%064d 0 %s %d 1 sector_size:4096 | dmsetup create %s\n"
+// its data and a mebibyte before it, which is not the header's; or, plain, from the disk
+// itself to one. What it destroys there nobody reads but the next run.
+func (b *bench) limit(v volume, c chunking, plain bool) time.Duration {
+	const crypt = "echo 0 %d crypt aes-xts-plain64 %064d%064d 0 %s %d 1 sector_size:4096 | dmsetup create %s\n"
+	const linear = "echo 0 %d linear %s %d | dmsetup create %s\n"
 	const from, to = 18 * mib / 512, 17 * mib / 512
 	sectors := v.size * mib / 512
-	b.MustSh(fmt.Sprintf(table+table, sectors, 1, 2, v.device, from, "from", sectors, 3, 4, v.device, to, "to"))
+	source := fmt.Sprintf(crypt, sectors, 1, 2, v.device, from, "from")
+	if plain {
+		source = fmt.Sprintf(linear, sectors, v.device, from, "from")
+	}
+	b.MustSh(source + fmt.Sprintf(crypt, sectors, 3, 4, v.device, to, "to"))
 	took, _ := b.took("/opt/rotateguest", "copy", "/dev/mapper/from", "/dev/mapper/to", fmt.Sprint(v.size*mib), fmt.Sprint(c.lanes), fmt.Sprint(c.kib<<10))
 	b.MustSh("dmsetup remove from to")
 	return took
