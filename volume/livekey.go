@@ -232,7 +232,9 @@ func (m *Manager) storageReads(s spec.Volume) bool {
 
 // cut makes every request to a volume fail, at once and without freezing its
 // filesystem, which would write. During a rotation it is the mappings of both sides
-// that are cut, and what is held above them continues, and fails.
+// that are cut, and what is held above them continues, and fails. So are the hot
+// mappings: once the sides work again, only the record says which of them a zone is on
+// whose rotation was killed.
 func (m *Manager) cut(ctx context.Context, s spec.Volume, info dmcrypt.Info) error {
 	ctx = context.WithoutCancel(ctx)
 	sides := false
@@ -248,6 +250,11 @@ func (m *Manager) cut(ctx context.Context, s spec.Volume, info dmcrypt.Info) err
 	}
 	if !sides {
 		return m.cutOne(ctx, s.Mapping, dmcrypt.Public, info.ReadOnly)
+	}
+	for _, suffix := range mapping.HotSuffixes() {
+		if err := m.cutOne(ctx, s.Mapping+suffix, dmcrypt.Private, info.ReadOnly); err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
+			return err
+		}
 	}
 	hot := mapping.HotSuffixes()
 	for _, x := range []struct {

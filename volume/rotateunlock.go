@@ -169,13 +169,18 @@ func (u *unlocking) resumeSides(ctx context.Context) (woken bool, err error) {
 	return woken, nil
 }
 
-// settle finishes the zone that a killed rotation holds, if it holds one.
+// settle finishes the zone that a killed rotation holds, or held when its keys were lost
+// and all of that was cut.
 func (u *unlocking) settle(ctx context.Context, k *mapping.Stack, top dmcrypt.Info) error {
 	over, err := k.Look(mapping.OverlaySuffix)
 	if err != nil {
 		return err
 	}
-	if held, err := k.Held(); err != nil || !held && !over.Suspended && !top.Suspended {
+	held, err := k.Held()
+	if err == nil && !held {
+		held, err = k.HotCut()
+	}
+	if err != nil || !held && !over.Suspended && !top.Suspended {
 		return err
 	}
 	c, err := u.openContainer(u.s, u.c.Data.Path(), rotationFlags(true))

@@ -139,7 +139,11 @@ func (r *rotated) catch(p *vm.Process) bool {
 	defer func() { r.t.Logf("overlay and hot mapping were seen as %v", seen) }()
 	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline) && p.Running(); {
 		p.Signal(syscall.SIGSTOP)
-		states := strings.Fields(r.Sh("for n in rotate hot; do dmsetup info data:$n | sed -n 's/^State: *//p'; done").Stdout)
+		// The overlay, and the hot mapping that its table leads to.
+		states := strings.Fields(r.Sh(`dmsetup info data:rotate | sed -n 's/^State: *//p'
+			for n in hot hot2; do
+				number=$(dmsetup info -c --noheadings -o major,minor --separator : data:$n) && dmsetup table data:rotate | grep -q " $number " && dmsetup info data:$n | sed -n 's/^State: *//p'
+			done`).Stdout)
 		seen[strings.Join(states, " ")]++
 		if len(states) == 2 && states[0] == "ACTIVE" && states[1] == "SUSPENDED" {
 			p.Kill()

@@ -75,6 +75,23 @@ func (k *Stack) Held() (bool, error) {
 	return false, nil
 }
 
+// FlushesWait reports whether the kernel turned out to have no dm-delay, so that flushes
+// wait for the zone.
+func (k *Stack) FlushesWait() bool { return k.noDelay }
+
+// HotCut reports whether what a zone is led to fails every request, which Settle ends.
+func (k *Stack) HotCut() (bool, error) {
+	for i, suffix := range HotSuffixes() {
+		if k.Hot[i].IsZero() {
+			continue
+		}
+		if t, err := k.Mapper.Table(k.Name(suffix)); err != nil || t.IsCut() {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // Rest makes the overlay show what the record says without a hot mapping; none may be
 // suspended. It puts them away.
 func (k *Stack) Rest(ctx context.Context, r reencrypt.Record) error {

@@ -18,7 +18,7 @@ import (
 
 // The private mappings of a rotation, from the top: a volume in use is a linear
 // piece over the overlay, whose table shows each part of it on the side that it
-// is on; the zone in transit, over the hot mapping, which is suspended as long
+// is on; the zone in transit, over a hot mapping, which is suspended as long
 // as the zone is held. Only the overlay's table is swapped, and nobody but us
 // knows the overlay, so that udev sees no event for each zone.
 //
