@@ -78,7 +78,7 @@ type copier struct {
 	views *Views
 	align int64
 	unit  int64
-	// short makes copies shorter, and half as many at a time.
+	// short makes copies a quarter as long, but for the smallest, and half as many at a time.
 	short bool
 	bufs  [][]byte
 }
@@ -101,12 +101,12 @@ func (c *copier) wipe() {
 // run does one copy. On errors it returns the one with the lowest offset, after
 // every lane has come to rest.
 func (c *copier) run(r route) error {
-	bufs, parts := c.bufs, int64(len(c.bufs))
+	bufs, parts, unit := c.bufs, int64(len(c.bufs)), c.unit
 	if c.short {
-		bufs, parts = bufs[:(len(bufs)+1)/2], 4*parts
+		bufs, parts, unit = bufs[:(len(bufs)+1)/2], 4*parts, max(roundDown(unit/4, c.align), c.align)
 	}
 	share := max(roundDown(r.length/parts, c.align), smallestUnit)
-	j := &job{route: r, copier: c, unit: min(c.unit, share)}
+	j := &job{route: r, copier: c, unit: min(unit, share)}
 	var wg sync.WaitGroup
 	for _, buf := range bufs {
 		wg.Go(func() { j.lane(buf) })

@@ -83,6 +83,9 @@ type Hooks struct {
 	// Shared reports whether programs use the volume, as far as is known: what they ask for
 	// waits for the copies before it, so those are shorter and fewer then.
 	Shared func() bool
+	// MaxHold is asked before each zone how long it should be held from now on, once
+	// there is an [Options.MaxHold].
+	MaxHold func() time.Duration
 	// Throttle is called before a zone of n bytes is held, and may wait.
 	Throttle func(ctx context.Context, n int64) error
 }

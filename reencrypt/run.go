@@ -63,6 +63,9 @@ func (e *Engine) step(ctx context.Context) (finished bool, err error) {
 	if e.record.Phase == Finished {
 		return true, nil
 	}
+	if e.hooks.MaxHold != nil && e.pace.target > 0 {
+		e.pace.target = e.hooks.MaxHold()
+	}
 	zone := e.layout.zoneAt(e.record.Position, e.pace.size)
 	if err := e.throttle(ctx, zone); err != nil {
 		return false, err

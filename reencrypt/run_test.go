@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"imxcrypt/internal/crashtest"
@@ -70,6 +72,38 @@ func TestCopiesAreShorterBesidePrograms(t *testing.T) {
 	}
 	if longest[false] != 256<<10 || longest[true] != 64<<10 {
 		t.Errorf("%d bytes at a time, beside programs %d", longest[false], longest[true])
+	}
+}
+
+// How long a zone should be held may turn out in the middle of a rotation.
+func TestMaxHoldMayChange(t *testing.T) {
+	t.Parallel()
+	const perKiB = 400 * time.Microsecond
+	now, most := time.Time{}, 100*time.Millisecond
+	var early, late []time.Duration
+	r, _ := started(t, setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: 1 << 20, data: 8 << 20})
+	o := r.options()
+	o.MaxHold, o.Unit, o.Now = most, 1<<20, func() time.Time { return now }
+	o.Hooks = newHolder(t).hooks()
+	release := o.Hooks.Release
+	o.Hooks.Release = func(ctx context.Context, z Zone, side View) error {
+		now = now.Add(time.Duration(z.Length>>10) * perKiB)
+		return release(ctx, z, side)
+	}
+	o.Hooks.MaxHold = func() time.Duration { return most }
+	o.Hooks.Progress = func(p Progress) {
+		if p.Done < p.Total/2 {
+			early = append(early, p.Held)
+			return
+		}
+		most = 40 * time.Millisecond
+		late = append(late, p.Held)
+	}
+	if err := r.engine(t, o).Run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Max(early[2:]) <= most || slices.Max(late[2:]) > most {
+		t.Errorf("held for %v, and then for %v", early, late)
 	}
 }
 

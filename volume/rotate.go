@@ -22,7 +22,7 @@ type RotateOptions struct {
 	ResumeOnly bool
 	// RateLimit is how many bytes are moved in a second at most; 0: no limit.
 	RateLimit int64
-	// MaxHold is how long a zone of a volume in use should be held; 0: 100 ms.
+	// MaxHold is how long a zone of a volume in use should be held; 0: 100 ms, or 40 where the kernel has no dm-delay.
 	MaxHold time.Duration
 	// Recipients and Passphrase are the recovery copies of the new key, as those of
 	// [ProvisionOptions]; NoRecovery: it has none. Without any of the three it has

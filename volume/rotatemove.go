@@ -17,8 +17,12 @@ import (
 )
 
 // defaultMaxHold is how long a zone should be held: what is read and written in it
-// waits, and some programs notice more.
-const defaultMaxHold = 100 * time.Millisecond
+// waits, and some programs notice more. Where the kernel has no dm-delay every fsync waits
+// for the zone, and it is shortMaxHold.
+const (
+	defaultMaxHold = 100 * time.Millisecond
+	shortMaxHold   = 40 * time.Millisecond
+)
 
 // moveRest moves what is not moved yet, and ends the rotation.
 func (x *rotating) moveRest(ctx context.Context) error {
@@ -149,18 +153,18 @@ func (x *rotating) mapSides(ctx context.Context, k *mapping.Stack, next source.K
 	return x.putOver(ctx, k)
 }
 
-// takeOver continues with the mappings under a live volume, without the hot one
+// takeOver continues with the mappings under a live volume, without the hot ones
 // that an earlier run may have left.
 func (x *rotating) takeOver(ctx context.Context, k *mapping.Stack) error {
 	if err := k.Attach(); err != nil {
 		return err
 	}
 	if k.Hot != [2]dmcrypt.Number{} {
-		r, err := x.h.RotationRecord(x.c)
-		if err != nil {
-			return err
+		err := x.stillOpen()
+		if err == nil {
+			err = x.withEngine(k, x.h, x.c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
 		}
-		if err := k.Rest(ctx, r); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -204,6 +208,12 @@ func (x *rotating) hooks(o *reencrypt.Options, k *mapping.Stack, e **reencrypt.E
 	o.MaxHold = x.o.MaxHold
 	if o.MaxHold <= 0 {
 		o.MaxHold = defaultMaxHold
+		o.Hooks.MaxHold = func() time.Duration {
+			if k.FlushesWait() {
+				return shortMaxHold
+			}
+			return defaultMaxHold
+		}
 	}
 	o.Hooks.Shared = x.shared()
 	o.Hooks.Hold = func(ctx context.Context, z reencrypt.Zone) error { return k.Hold(ctx, (*e).Record().Position, z) }
@@ -224,7 +234,7 @@ func (x *rotating) shared() func() bool {
 		}
 		was := before
 		before = x.sys.Requests(info.Number)
-		return was != "" && was != before
+		return was != "" && before != "" && was != before
 	}
 }
 

@@ -113,7 +113,7 @@ type moveInPlace struct {
 // inPlace adds the options that encrypt and decrypt share.
 func (f *rotateFlags) inPlace(c *cobra.Command, verb string) {
 	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to "+verb+" per second, as 512KiB or 8MiB")
-	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held (default 100ms), exceeded on a busy system; reads and writes in it wait")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held (default 100ms, 40ms without dm-delay), exceeded on a busy system; reads and writes in it wait")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything, print what would be done and how long it takes, change nothing")
 }
 

@@ -66,7 +66,7 @@ image of the device. Header backups from before a rotation are worthless after i
 	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue a rotation that is under way, start none")
 	c.Flags().BoolVar(&f.pause, "pause", false, "stop the rotation that another process runs, at its next zone")
 	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to move per second, as 512KiB or 8MiB")
-	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held (default 100ms), exceeded on a busy system; reads and writes in it wait")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held (default 100ms, 40ms without dm-delay), exceeded on a busy system; reads and writes in it wait")
 	c.Flags().StringArrayVar(&f.recipients, "recipient", nil, "seal a recovery copy of the new key to this age recipient (age1…); may be repeated")
 	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the new key that opens with a passphrase, and show that once")
 	c.Flags().BoolVar(&f.noRecovery, "no-recovery", false, "make no recovery copy of the new key")
