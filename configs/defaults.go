@@ -61,7 +61,7 @@ func completeVolumes(c *Config, given map[string]position) {
 			v.Gap = 1 * mib
 		}
 		if absent("header_size") && v.Detached() {
-			// The journal of a rotation lies in it: each half of that costs three flushes
+			// The journal of a rotation lies in it: each quarter of that costs three flushes
 			// (docs/rotation.md).
 			v.HeaderSize = 4 * mib
 		}

@@ -78,7 +78,8 @@ type copier struct {
 	views *Views
 	align int64
 	unit  int64
-	// short makes copies a quarter as long, but for the smallest, and half as many at a time.
+	// short: programs wait behind the copies, so each has a quarter of the length, and half
+	// as many run.
 	short bool
 	bufs  [][]byte
 }

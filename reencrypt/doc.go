@@ -11,7 +11,9 @@
 // A write is durable once a Flush that began after it returned has returned.
 // Until then every 512-byte sector of it may be there or not, independently of
 // all others and in any order. A sector itself is old or new, never a mixture;
-// nothing larger is atomic, a 4096-byte crypt sector in particular. The data
+// nothing larger is atomic, a 4096-byte crypt sector in particular. Some storage rewrites
+// 4096 bytes for one sector. So positions are multiples of 4096 bytes of the volume where
+// zones are at least 16 KiB long, except its end. The data
 // and the header area may be two devices with caches of their own: no step
 // relies on a flush of the one for the other.
 //
@@ -76,23 +78,25 @@
 // damage, not a power cut, and is refused. The journal is overwritten only
 // after a record that no longer needs it is durable.
 //
-// Where nobody can use the volume there is nothing to hold, and the journal is a ring,
-// in which each sector has its place by its place in the volume. A record says how far
+// Where nobody can use the volume there is nothing to hold, and the journal is a ring
+// buffer, in which each sector has its place by its place in the volume. A record says how far
 // everything is moved, and what comes next and is journaled: its length and digest. The
 // copying need not stop while that is written, by these rules:
 //
 //   - A record is written after a flush of the new view that began when every copy
 //     below its position had returned, and one of the journal that began when all that
 //     it says is journaled had been written there.
+//   - A record says journaled at least as far as the record before it.
 //   - A copy is written only to what a durable record says is journaled.
 //   - What is journaled overwrites in the ring only what was below the position of a
 //     durable record, in blocks of 4096 bytes or more of which no byte is needed.
 //
 // Whatever record a cut leaves is the last durable one or the one after it. What either
-// says is journaled is whole in the ring, by the first and the third rule. Below its
-// position the copies are durable, by the first. Copies beyond it are within what it
-// says is journaled or, by the second rule and for the older of the two, within what
-// that one says: undone, either way. What lies beyond has not been written to.
+// says is journaled is whole in the ring, by the first rule and the last. Below its
+// position the copies are durable, by the first. Copies beyond the position were allowed
+// by the older of the two records, since the newer one was not durable. What that one says
+// is journaled the newer one says too, beyond its own position. So whichever record
+// remains, undoing puts all of them back.
 //
 // # Records
 //

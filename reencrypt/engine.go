@@ -80,11 +80,10 @@ type Hooks struct {
 	Trusted func() error
 	// Progress is called when a zone is moved and released.
 	Progress func(Progress)
-	// Shared reports whether programs use the volume, as far as is known: what they ask for
-	// waits for the copies before it, so those are shorter and fewer then.
+	// Shared reports whether programs use the volume, as far as is known. Their requests
+	// wait behind the rotation's copies, so these are then shorter and fewer at a time.
 	Shared func() bool
-	// MaxHold is asked before each zone how long it should be held from now on, once
-	// there is an [Options.MaxHold].
+	// MaxHold replaces [Options.MaxHold] before each zone, if that is set.
 	MaxHold func() time.Duration
 	// Throttle is called before a zone of n bytes is held, and may wait.
 	Throttle func(ctx context.Context, n int64) error

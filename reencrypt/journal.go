@@ -54,7 +54,7 @@ func (e *Engine) undo() error {
 	// written: storage that fails may give different answers.
 	for _, to := range []View{0, Raw} {
 		sums := newChecksums(z.Length)
-		for _, p := range e.record.pieces(z) {
+		for _, p := range e.record.journalParts() {
 			if err := e.copier.run(route{
 				from: Meta, fromOff: e.layout.JournalOffset + p.at, to: to, toOff: e.layout.OldOffset + p.Start,
 				length: p.Length, sums: sums.part(p.Start-z.Start, p.Length),
@@ -74,27 +74,28 @@ func (e *Engine) undo() error {
 	return e.commit(r, z)
 }
 
-// kept is a piece of a zone and its place in the journal.
-type kept struct {
+// journalPart is a part of a zone and its place in the journal.
+type journalPart struct {
 	Zone
 	at int64 // bytes from the journal's start
 }
 
-// pieces are the journaled zone as it lies in the journal, in rising order.
-func (r Record) pieces(z Zone) []kept {
+// journalParts are the journaled zone as it lies in the journal, in rising order.
+func (r Record) journalParts() []journalPart {
+	z := r.layout().exactZone(r.Position, r.Zone)
 	first := z.Length
-	if r.JournalWrap > 0 {
-		first = min(first, r.JournalWrap-r.JournalAt)
+	if r.RingSize > 0 {
+		first = min(first, r.RingSize-r.JournalAt)
 	}
-	all := []kept{{Zone{z.Start, first}, r.JournalAt}}
+	all := []journalPart{{Zone{z.Start, first}, r.JournalAt}}
 	if rest := z.Length - first; rest > 0 {
-		all = append(all, kept{Zone{z.Start + first, rest}, 0})
+		all = append(all, journalPart{Zone{z.Start + first, rest}, 0})
 	}
 	return all
 }
 
 // unjournaled is the record without what it says of the journal.
 func (r Record) unjournaled() Record {
-	r.Digest, r.JournalAt, r.JournalWrap = [sha256.Size]byte{}, 0, 0
+	r.Digest, r.JournalAt, r.RingSize = [sha256.Size]byte{}, 0, 0
 	return r
 }

@@ -85,16 +85,17 @@ type Layout struct {
 	RecordOffset int64
 }
 
-// align is what every zone boundary is a multiple of.
+// align is what every zone boundary must be a multiple of.
 func (l Layout) align() int64 { return int64(max(l.OldSector, l.NewSector, l.LogicalBlock)) }
 
-// tornBlock is what storage of 512-byte sectors may write as one: torn there, what else is
-// in the block is lost with it, though nobody wrote to it.
+// tornBlock is the physical block of storage with logical sectors of 512 bytes. Writing
+// one sector rewrites the block; a power cut then may damage its other sectors, too.
 const tornBlock = 4096
 
-// step is what positions are multiples of: sectors, and blocks that storage may tear where
-// zones are long enough, so that what is recorded shares none with what is being copied.
-func (l Layout) step() int64 {
+// zoneAlign is what positions are chosen to be multiples of. Where zones are long enough
+// that includes tornBlock: then a torn copy damages nothing that is recorded as moved, if
+// the data begins at a multiple of that.
+func (l Layout) zoneAlign() int64 {
 	if l.ZoneSize < 4*tornBlock {
 		return l.align()
 	}

@@ -22,7 +22,7 @@ type pace struct {
 }
 
 func newPace(l Layout, target time.Duration, live bool) pace {
-	p := pace{largest: l.ZoneSize, align: l.step()}
+	p := pace{largest: l.ZoneSize, align: l.zoneAlign()}
 	p.least = min(max(smallestZone, p.align), p.largest)
 	p.size = p.largest
 	if live && target > 0 {
@@ -36,8 +36,8 @@ func (p *pace) clamp(n int64) int64 {
 	return min(max(roundDown(n, p.align), p.least), p.largest)
 }
 
-// resume continues with the size an earlier run had found, if that was smaller than a
-// first zone is: a run that held nobody had larger ones.
+// resume continues with the size an earlier run had found, unless that is larger than a
+// first zone: a run on a locked volume moves larger ones.
 func (p *pace) resume(zone int64) {
 	if p.target > 0 && zone > 0 {
 		p.size = min(p.size, p.clamp(zone))

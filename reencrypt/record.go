@@ -23,7 +23,7 @@ import (
 //	16  sequence                 104  journal offset
 //	24  UUID, 16 bytes           112  journal digest, 32 bytes
 //	40  generation               144  place in the journal
-//	48  zones moved              152  where the journal wraps
+//	48  zones moved              152  size of the ring
 //	56  data size                160  zeros
 //	                             480  SHA-256 of bytes 0 to 480
 //	                             512  seven more copies, to 4096
@@ -98,9 +98,9 @@ type Record struct {
 	// JournalAt is where in the journal that ciphertext begins, in bytes from
 	// JournalOffset; zero in the other phases.
 	JournalAt int64
-	// JournalWrap is where it continues at the journal's start, in bytes from
-	// JournalOffset; zero where it does not wrap, and in the other phases.
-	JournalWrap int64
+	// RingSize is the size of the ring: a zone that reaches this offset continues at
+	// JournalOffset. It is zero for a zone that is moved by itself, and in the other phases.
+	RingSize int64
 }
 
 // layout is the recorded part of the geometry.
@@ -138,10 +138,10 @@ func (r Record) fits(l Layout) error {
 	return nil
 }
 
-// journalEnd is how much of the journal the record needs.
+// journalEnd is the most of the journal that the record may need.
 func (r Record) journalEnd() int64 {
-	if r.JournalWrap > 0 {
-		return r.JournalWrap
+	if r.RingSize > 0 {
+		return r.RingSize
 	}
 	return r.JournalAt + r.Zone
 }
@@ -168,7 +168,7 @@ func (r Record) marshal(slot []byte) {
 	be.PutUint64(b[104:], uint64(r.JournalOffset))
 	copy(b[112:144], r.Digest[:])
 	be.PutUint64(b[144:], uint64(r.JournalAt))
-	be.PutUint64(b[152:], uint64(r.JournalWrap))
+	be.PutUint64(b[152:], uint64(r.RingSize))
 	sum := sha256.Sum256(b[:recordBody])
 	copy(b[recordBody:], sum[:])
 	for i := 1; i < recordCopies; i++ {
@@ -210,7 +210,7 @@ func parseRecord(b []byte) (Record, error) {
 	for _, f := range []struct {
 		to *int64
 		at int
-	}{{&r.DataSize, 56}, {&r.OldOffset, 64}, {&r.NewOffset, 72}, {&r.Position, 80}, {&r.Zone, 88}, {&r.JournalOffset, 104}, {&r.JournalAt, 144}, {&r.JournalWrap, 152}} {
+	}{{&r.DataSize, 56}, {&r.OldOffset, 64}, {&r.NewOffset, 72}, {&r.Position, 80}, {&r.Zone, 88}, {&r.JournalOffset, 104}, {&r.JournalAt, 144}, {&r.RingSize, 152}} {
 		v := be.Uint64(b[f.at:])
 		if v > math.MaxInt64 {
 			return Record{}, recordError(fmt.Sprintf("number at byte %d out of range", f.at))
@@ -227,9 +227,9 @@ func (r Record) check() error {
 	l.ZoneSize = l.align()
 	l.JournalSize = l.ZoneSize
 	if r.Phase == Journaled {
-		wraps := r.JournalWrap > 0
-		if r.JournalAt > math.MaxInt64-r.Zone || r.JournalAt%l.align() != 0 || r.JournalWrap%l.align() != 0 ||
-			wraps && (r.JournalAt >= r.JournalWrap || r.Zone > r.JournalWrap) {
+		wraps := r.RingSize > 0
+		if r.JournalAt > math.MaxInt64-r.Zone || r.JournalAt%l.align() != 0 || r.RingSize%l.align() != 0 ||
+			wraps && (r.JournalAt >= r.RingSize || r.Zone > r.RingSize) {
 			return recordError("place in the journal out of range")
 		}
 		l.JournalSize = r.journalEnd()

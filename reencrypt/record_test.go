@@ -28,7 +28,7 @@ func sampleRecords() []Record {
 		Position: 40960, Zone: 8192, Digest: sha256.Sum256([]byte("ciphertext")), JournalAt: 12288,
 	}
 	wrapped := journaled
-	wrapped.JournalWrap = 16384
+	wrapped.RingSize = 16384
 	return []Record{gap, finished, journaled, wrapped}
 }
 
@@ -101,12 +101,12 @@ func TestNonsenseWithAChecksumIsRefused(t *testing.T) {
 		{"place inside a sector", journaled, func(r *Record) { r.JournalAt = 512 }},
 		{"negative place", journaled, func(r *Record) { r.JournalAt = -4096 }},
 		{"place behind every journal", journaled, func(r *Record) { r.JournalAt = 1<<63 - 4096 }},
-		{"wrapped inside a sector", journaled, func(r *Record) { r.JournalWrap = 16384 + 512 }},
-		{"wrapped before it begins", journaled, func(r *Record) { r.JournalWrap = r.JournalAt }},
-		{"wrapped over itself", journaled, func(r *Record) { r.JournalAt, r.JournalWrap = 0, 4096 }},
-		{"negative wrap", journaled, func(r *Record) { r.JournalWrap = -4096 }},
-		{"wrapped behind every journal", journaled, func(r *Record) { r.JournalWrap = 1<<63 - 4096 }},
-		{"wrapped without a journal", gap, func(r *Record) { r.JournalWrap = 4096 }},
+		{"wrapped inside a sector", journaled, func(r *Record) { r.RingSize = 16384 + 512 }},
+		{"wrapped before it begins", journaled, func(r *Record) { r.RingSize = r.JournalAt }},
+		{"wrapped over itself", journaled, func(r *Record) { r.JournalAt, r.RingSize = 0, 4096 }},
+		{"negative wrap", journaled, func(r *Record) { r.RingSize = -4096 }},
+		{"wrapped behind every journal", journaled, func(r *Record) { r.RingSize = 1<<63 - 4096 }},
+		{"wrapped without a journal", gap, func(r *Record) { r.RingSize = 4096 }},
 		{"negative size", gap, func(r *Record) { r.DataSize = -4096 }},
 		{"sector 0", gap, func(r *Record) { r.OldSector = 0 }},
 		{"no gap", gap, func(r *Record) { r.NewOffset = r.OldOffset }},

@@ -18,6 +18,7 @@ type setup struct {
 	direction            Direction
 	oldSector, newSector int
 	zone, data           int64
+	journal              int64 // its size; 0 for that of a zone
 }
 
 func (s setup) String() string {
@@ -35,7 +36,7 @@ func (s setup) layout() Layout {
 	}
 	switch {
 	case s.mode == Journal:
-		l.JournalOffset, l.JournalSize = l.RecordOffset+RecordArea, s.zone
+		l.JournalOffset, l.JournalSize = l.RecordOffset+RecordArea, max(s.zone, s.journal)
 	case s.direction == Forward:
 		l.OldOffset += s.zone
 		l.End += s.zone

@@ -10,17 +10,19 @@ import (
 )
 
 // ring moves data in mode Journal without a stop between zones, where nobody is held and
-// nobody slows it down. The journal is a ring: each sector has its place there by its
+// nobody slows it down. The journal is a ring buffer: each sector has its place there by its
 // place in the volume. While what is journaled is copied, what comes after it is
 // journaled, and one record says both. The package's comment has the rules, and why they
 // are enough.
 type ring struct {
 	*Engine
 	size int64 // where it wraps
-	most int64 // that is journaled at a time: no more than its size
+	most int64 // that is journaled at a time: its size, but for a test that lets it be too much
 	unit int64 // of a lane's copy
-	step int64 // what a record moves the position by, at least, but for the last one of a run
-	sums checksums
+	// recordEvery is what a record moves the position by, as a rule; the first that moves
+	// it, at least.
+	recordEvery int64
+	sums        checksums
 
 	mu     sync.Mutex
 	change *sync.Cond
@@ -32,18 +34,15 @@ type ring struct {
 	err    error // of a copy, the first one's: what is journaled is put back
 }
 
-// ringBlock is what the ring is written in.
-const ringBlock = tornBlock
-
-// piecesInRing is into how many copies a ring is divided, at least, if it is not tiny.
-const piecesInRing = 8
+// unitsInRing is into how many copies a ring is divided, at least, if it is not tiny.
+const unitsInRing = 8
 
 // ringSize is how much of the journal a ring takes: no more than two zones, which is what
 // has to be put back after a cut, at most. It is a multiple of unit, the length of a copy.
 // It is 0 without room for what is copied and for what is journaled meanwhile.
 func (e *Engine) ringSize() (size, unit int64) {
 	size = min(e.layout.JournalSize, 2*e.layout.ZoneSize)
-	unit = max(roundDown(min(e.copier.unit, size/piecesInRing), ringBlock), ringBlock)
+	unit = max(roundDown(min(e.copier.unit, size/unitsInRing), tornBlock), tornBlock)
 	if size < 2*unit || e.copier.unit < unit {
 		return 0, 0
 	}
@@ -54,8 +53,8 @@ func (e *Engine) newRing() *ring {
 	size, unit := e.ringSize()
 	// While a quarter is made durable and recorded another one is moved, and a third one
 	// journaled. Who looks for traces of a rotation relies on a quarter of a zone.
-	step := max(size, e.layout.ZoneSize) / 4
-	g := &ring{Engine: e, size: size, most: size, unit: unit, step: step, sums: newChecksums(size)}
+	every := max(size, e.layout.ZoneSize) / 4
+	g := &ring{Engine: e, size: size, most: size, unit: unit, recordEvery: every, sums: newChecksums(size)}
 	g.change = sync.NewCond(&g.mu)
 	done, lanes := e.record.Done(), len(e.copier.bufs)
 	g.moving, g.saving, g.moved = newTrack(done, done, lanes), newTrack(done, g.room(done), lanes), done
@@ -67,9 +66,9 @@ func (e *Engine) newRing() *ring {
 func (g *ring) room(done int64) int64 {
 	pos := g.layout.position(done)
 	if g.layout.Direction == Backward {
-		return g.layout.done(roundDown(pos+ringBlock-1, ringBlock) - g.most)
+		return g.layout.done(roundDown(pos+tornBlock-1, tornBlock) - g.most)
 	}
-	return roundDown(pos, ringBlock) + g.most
+	return roundDown(pos, tornBlock) + g.most
 }
 
 // ring moves everything that is left. On errors the rotation stands where the last
@@ -120,8 +119,8 @@ func (g *ring) copy(t *track, z Zone, p []byte) error {
 }
 
 // take gives a lane a copy that may be made now, of the kind that is behind, and waits
-// until there is one; it returns nil where there will be none. Even where no more is
-// journaled there may be: what a record under way is going to say is.
+// until there is one; it returns nil where there will be none. It also waits while ending
+// is set: a record under way may allow more copies.
 func (g *ring) take(i int) (*track, Zone) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -154,7 +153,8 @@ func (g *ring) next(t *track) Zone {
 	return z
 }
 
-// rest ends a lane's copy. Where the next piece cannot be journaled, all that was is moved.
+// rest ends a lane's copy. If a piece cannot be journaled, what is journaled already is
+// still moved. After a failure a track's copied means nothing: ripe uses err, or the limit.
 func (g *ring) rest(i int, t *track, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -193,20 +193,20 @@ func (g *ring) end(why error) {
 // ripe waits until enough is copied to be recorded, or no more will come. It returns how
 // far everything is moved and how far journaled, or the copy's error once all lanes are
 // at rest.
-func (g *ring) ripe() (moved, kept int64, err error) {
+func (g *ring) ripe() (moved, saved int64, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
-		moved, kept = g.moving.copied, g.saving.copied
+		moved, saved = g.moving.copied, g.saving.copied
 		if g.ending != nil {
-			kept = g.moving.limit
+			saved = g.moving.limit
 		}
 		switch {
 		case g.err != nil && g.atRest():
 			return 0, 0, g.err
 		case g.err != nil:
-		case moved-g.moved >= g.step, g.moving.limit == g.moved && kept-g.moved >= g.size/2, g.atRest():
-			return moved, kept, nil
+		case moved-g.moved >= g.recordEvery, g.moving.limit == g.moved && saved-g.moved >= g.size/2, g.atRest():
+			return moved, saved, nil
 		}
 		g.change.Wait()
 	}
@@ -226,9 +226,9 @@ func (g *ring) atRest() bool {
 // paused. It runs on the engine's own goroutine.
 func (g *ring) record(ctx context.Context) error {
 	for {
-		moved, kept, err := g.ripe()
+		moved, saved, err := g.ripe()
 		if err == nil {
-			err = g.commitTo(moved, kept)
+			err = g.commitTo(moved, saved)
 		}
 		if err != nil || g.Engine.record.Phase == Finished {
 			return err
@@ -245,12 +245,12 @@ func (g *ring) record(ctx context.Context) error {
 	}
 }
 
-// commitTo makes durable what is moved below moved and journaled below kept, and gives the
+// commitTo makes durable what is moved below moved and journaled below saved, and gives the
 // lanes the room that this frees.
-func (g *ring) commitTo(moved, kept int64) error {
+func (g *ring) commitTo(moved, saved int64) error {
 	r, before := g.Engine.record, span{g.moved, moved}
-	z, open := g.layout.between(before), g.layout.between(span{g.moved, kept})
-	if err := g.flushBoth(!before.empty(), kept > g.moving.limit); err != nil {
+	z, unsettled := g.layout.between(before), g.layout.between(span{g.moved, saved})
+	if err := g.flushBoth(!before.empty(), saved > g.moving.limit); err != nil {
 		return err
 	}
 	if !before.empty() {
@@ -259,21 +259,21 @@ func (g *ring) commitTo(moved, kept int64) error {
 		}
 		r = g.Engine.moved(z)
 	}
-	if kept > moved {
-		r = g.journaled(r, g.layout.between(span{moved, kept}))
+	if saved > moved {
+		r = g.journaled(r, g.layout.between(span{moved, saved}))
 	}
 	if r == g.Engine.record {
 		return nil
 	}
-	if err := g.commit(r, open); err != nil {
+	if err := g.commit(r, unsettled); err != nil {
 		return err
 	}
 	if g.dropped != nil && r.Phase != Finished {
-		// So may be what was copied beyond the record: it is put back.
+		// The storage may have dropped copies beyond the record, too: they are put back.
 		return g.dropped
 	}
 	g.mu.Lock()
-	g.moved, g.moving.limit, g.saving.limit = moved, kept, g.room(moved)
+	g.moved, g.moving.limit, g.saving.limit = moved, saved, g.room(moved)
 	g.change.Broadcast()
 	g.mu.Unlock()
 	if g.hooks.Progress != nil && !before.empty() {
@@ -305,7 +305,7 @@ func (g *ring) journaled(r Record, z Zone) Record {
 	first := min(z.Length, g.size-at)
 	digest.Write(g.sums.part(at, first))
 	digest.Write(g.sums.part(0, z.Length-first))
-	r.Phase, r.Zone, r.JournalAt, r.JournalWrap = Journaled, z.Length, at, g.size
+	r.Phase, r.Zone, r.JournalAt, r.RingSize = Journaled, z.Length, at, g.size
 	digest.Sum(r.Digest[:0])
 	return r
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -49,29 +50,48 @@ func TestFlushesPerZone(t *testing.T) {
 	}
 }
 
-// Where programs use the volume, what they ask for waits behind shorter copies.
+// Where programs use the volume, their requests wait behind shorter copies, and fewer.
 func TestCopiesAreShorterBesidePrograms(t *testing.T) {
 	t.Parallel()
-	longest := map[bool]int64{}
-	for _, shared := range []bool{false, true} {
-		r, _ := started(t, setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: 1 << 20, data: 4 << 20})
-		o := r.options()
-		o.Lanes, o.Unit = 4, 1<<20
-		f := &faults{bad: func(_ int, op string, v View, _, n int64) bool {
-			if v == New && op == "write" {
-				longest[shared] = max(longest[shared], n)
+	for _, c := range []struct{ zone, alone, beside int64 }{{1 << 20, 256 << 10, 64 << 10}, {8 << 20, 1 << 20, 256 << 10}} {
+		for shared, want := range map[bool]int64{false: c.alone, true: c.beside} {
+			r, _ := started(t, setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: c.zone, data: 2 * c.zone})
+			o := r.options()
+			o.Lanes, o.Unit = 4, 1<<20
+			w := &measured{Writer: o.Views.New}
+			o.Views.New = w
+			o.Hooks = newHolder(t).hooks()
+			o.Hooks.Shared = func() bool { return shared }
+			if err := r.engine(t, o).Run(context.Background()); err != nil {
+				t.Fatal(err)
 			}
-			return false
-		}}
-		o.Views = f.over(o.Views)
-		o.Hooks = newHolder(t).hooks()
-		o.Hooks.Shared = func() bool { return shared }
-		if err := r.engine(t, o).Run(context.Background()); err != nil {
-			t.Fatal(err)
+			if w.longest.Load() != want || shared && w.most.Load() > 2 {
+				t.Errorf("zones of %d, programs %t: copies of %d, not %d, and %d at a time", c.zone, shared, w.longest.Load(), want, w.most.Load())
+			}
 		}
 	}
-	if longest[false] != 256<<10 || longest[true] != 64<<10 {
-		t.Errorf("%d bytes at a time, beside programs %d", longest[false], longest[true])
+}
+
+// measured is a view of which the longest write is known, and how many were under way at
+// a time.
+type measured struct {
+	Writer
+	now, most, longest atomic.Int64
+}
+
+func (w *measured) WriteAt(p []byte, off int64) (int, error) {
+	raise(&w.longest, int64(len(p)))
+	raise(&w.most, w.now.Add(1))
+	defer w.now.Add(-1)
+	return w.Writer.WriteAt(p, off)
+}
+
+func raise(v *atomic.Int64, to int64) {
+	for {
+		was := v.Load()
+		if was >= to || v.CompareAndSwap(was, to) {
+			return
+		}
 	}
 }
 

@@ -192,7 +192,7 @@ func (r Record) WriteAgain(meta Writer, offset int64) error {
 
 // flushFailed reports whether an error may mean that storage has dropped what it had
 // not made durable yet, of the data, too, where that is on the same storage.
-func (e *Engine) flushFailed(err error) bool {
+func flushFailed(err error) bool {
 	var failed *IOError
 	return errors.As(err, &failed) && failed.Op == "flush"
 }
@@ -210,7 +210,7 @@ func (e *Engine) commit(next Record, zone Zone) error {
 		e.setRecord(next)
 		return nil
 	}
-	flushed := e.flushFailed(err)
+	flushed := flushFailed(err)
 	if flushed && e.writeRecord(next) == nil {
 		e.dropped = err
 		e.setRecord(next)

@@ -23,8 +23,8 @@ type stream struct {
 	errAt  int64
 }
 
-// track is how far one kind of copy is that several lanes make. It counts bytes since
-// the rotation's begin, whatever its direction.
+// track is the progress of the lanes with one kind of copy. It counts bytes since the
+// rotation's begin, whatever its direction.
 type track struct {
 	next   int64  // the lanes have taken what is below
 	limit  int64  // and may write what is below this
@@ -64,7 +64,7 @@ const unitsInGap = 4
 
 // piece is how long a copy may be, at most, so that the gap has room for some.
 func (e *Engine) piece(most int64) int64 {
-	a := e.layout.step()
+	a := e.layout.zoneAlign()
 	return min(most, max(roundDown(e.layout.ZoneSize/unitsInGap, a), a))
 }
 

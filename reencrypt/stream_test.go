@@ -161,7 +161,7 @@ func (w *streamed) rotate(t *testing.T, r *rig, depth int) {
 				return err
 			}
 			g := e.newRing()
-			g.most += ringBlock
+			g.most += tornBlock
 			g.saving.limit = g.room(0)
 			return g.run(ctx)
 		}
@@ -397,7 +397,7 @@ func TestABadBlockInAStream(t *testing.T) {
 			block := int64(s.oldSector)
 			runs := 0
 			requests := []request{{Old, "read", 0}, {New, "write", 0}}
-			if s.mode == Journal { // and of what is journaled, which begins in the middle of the ring, too
+			if s.mode == Journal {
 				requests = append(requests, request{Raw, "read", base.l.OldOffset}, request{Meta, "write", base.l.JournalOffset})
 			}
 			for i := int64(0); i < s.data; i += block {

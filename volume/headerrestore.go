@@ -306,7 +306,8 @@ func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error
 		inPlace = err == nil && l.Mode == reencrypt.Journal
 	}
 	if inPlace {
-		// A rotation moves a quarter of the longest zone at least before it records that (package reencrypt).
+		// The first record that says that data has moved says so of at least a quarter of the
+		// longest zone (package reencrypt).
 		limit = min(int64(len(t.area))-header.RotationJournalOffset, header.MaxZone) / 4 / header.BlockAlign * header.BlockAlign
 	}
 	var seen mapping.Shown

@@ -5,6 +5,7 @@ package volume_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"imxcrypt/dmcrypt"
 	"imxcrypt/volume"
+	"imxcrypt/volume/mapping"
 )
 
 // A rotation is killed while it holds a zone, the system sleeps, the keys are lost, and
@@ -71,10 +73,13 @@ func TestAZoneThatWasHeldWhenItsKeysWereLost(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				old, errOld := b.DM.Info("data:old")
+				next, errNext := b.DM.Info("data:new")
+				if errOld != nil || errNext != nil {
+					t.Fatal(errOld, errNext)
+				}
 				for _, part := range live {
-					switch part.(type) {
-					case dmcrypt.Linear:
-					default:
+					if l, ok := part.(dmcrypt.Linear); !ok || l.Device != old.Number && l.Device != next.Number {
 						t.Errorf("%s: %v is left in the overlay", name, part)
 					}
 					// Whichever part has the zone.
@@ -85,6 +90,11 @@ func TestAZoneThatWasHeldWhenItsKeysWereLost(t *testing.T) {
 						scrawl(t, b, text, at+8192)
 					}
 				}
+				for _, suffix := range mapping.HotSuffixes() {
+					if _, err := b.DM.Info("data" + suffix); !errors.Is(err, dmcrypt.ErrNotFound) {
+						t.Errorf("%s: the mapping data%s is left: %v", name, suffix, err)
+					}
+				}
 				end, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
 				must(t, end.Result, err)
 				same(t, name+": rotated to the end", content(t, b), want)
@@ -93,5 +103,107 @@ func TestAZoneThatWasHeldWhenItsKeysWereLost(t *testing.T) {
 	}
 	if t.Logf("%d of 16 were cut", cut); cut < 8 {
 		t.Error("too few were cut to mean anything")
+	}
+}
+
+// The overlay and a hot mapping are suspended at the same time. Killed with one of them
+// suspended and the other not, the next command, whichever it is, lets what waits continue.
+func TestKilledBetweenTwoSuspends(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	killed := 0
+	for _, gap := range []int64{rotationGap, 0} {
+		s := rotationSpec(gap)
+		for name, next := range map[string]func(*volume.Manager) error{
+			"unlock": func(m *volume.Manager) error { _, err := m.Unlock(ctx, s, volume.UnlockOptions{}); return err },
+			"status": func(m *volume.Manager) error { return m.Status(ctx, s).Err },
+			"rotate": func(m *volume.Manager) error {
+				_, err := m.Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+				return err
+			},
+		} {
+			for zone := 1; zone <= 4; zone++ {
+				for _, passes := range []string{"suspend data:hot", "suspend data:rotate"} {
+					what := fmt.Sprintf("gap %d, zone %d, %q done, then %s", gap, zone, passes, name)
+					b, want := filled(t, s, rotationDisk(s))
+					suspends, dead, passed := 0, false, false
+					b.Step = func(step string) error {
+						if strings.HasPrefix(step, "suspend data:hot") || strings.HasPrefix(step, "suspend data:rotate") {
+							if suspends++; (suspends+1)/2 == zone {
+								dead = true
+								if strings.HasPrefix(step, passes) {
+									passed = true
+									return nil
+								}
+							}
+						}
+						if dead {
+							return errKilled
+						}
+						return nil
+					}
+					_, _ = b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+					if b.Step = nil; !passed {
+						t.Fatalf("%s: never killed", what)
+					}
+					killed++
+					readDuring(t, b, what, want, func() error { return next(b.Manager()) })
+					r, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+					must(t, r.Result, err)
+					same(t, what, content(t, b), want)
+					nothingPrivate(t, b, 1)
+				}
+			}
+		}
+	}
+	t.Logf("%d kills, 0 lost", killed)
+}
+
+// One of the two suspends fails, or is cancelled, and something more in what takes it back:
+// the volume reads as before, and rotates.
+func TestASuspendThatFails(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(0)
+	for zone := 1; zone <= 3; zone++ {
+		for _, at := range []string{"suspend data:rotate", "suspend data:hot"} {
+			for _, second := range []string{"", "resume data:hot", "resume data:rotate", "clear data:rotate"} {
+				for _, cancels := range []bool{true, false} {
+					b, want := filled(t, s, rotationDisk(s))
+					c, cancel := context.WithCancel(ctx)
+					seen, failed, failedAgain := 0, false, false
+					b.Step = func(step string) error {
+						switch {
+						case strings.HasPrefix(step, at) && !failed:
+							if seen++; seen < zone {
+								return nil
+							}
+							if failed = true; cancels {
+								cancel()
+								return context.Canceled
+							}
+							return errStep
+						case failed && !failedAgain && second != "" && strings.HasPrefix(step, second):
+							failedAgain = true
+							return errStep
+						}
+						return nil
+					}
+					_, err := b.Manager().Rotate(c, s, volume.RotateOptions{})
+					cancel()
+					what := fmt.Sprintf("zone %d, %q, then %q, cancelled %t", zone, at, second, cancels)
+					if b.Step = nil; err == nil {
+						t.Fatalf("%s: no error", what)
+					}
+					r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+					must(t, r, err)
+					same(t, what, content(t, b), want)
+					end, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
+					must(t, end.Result, err)
+					same(t, what, content(t, b), want)
+					nothingPrivate(t, b, 1)
+				}
+			}
+		}
 	}
 }

@@ -232,9 +232,9 @@ func (m *Manager) storageReads(s spec.Volume) bool {
 
 // cut makes every request to a volume fail, at once and without freezing its
 // filesystem, which would write. During a rotation it is the mappings of both sides
-// that are cut, and what is held above them continues, and fails. So are the hot
-// mappings: once the sides work again, only the record says which of them a zone is on
-// whose rotation was killed.
+// that are cut, and what is held above them continues, and fails. The hot mappings are
+// cut after the sides, since a request in them may wait for a side. They stay cut when the
+// sides work again: only the record says which side the zone of a killed rotation is on.
 func (m *Manager) cut(ctx context.Context, s spec.Volume, info dmcrypt.Info) error {
 	ctx = context.WithoutCancel(ctx)
 	sides := false
@@ -251,12 +251,12 @@ func (m *Manager) cut(ctx context.Context, s spec.Volume, info dmcrypt.Info) err
 	if !sides {
 		return m.cutOne(ctx, s.Mapping, dmcrypt.Public, info.ReadOnly)
 	}
-	for _, suffix := range mapping.HotSuffixes() {
+	hot := mapping.HotSuffixes()
+	for _, suffix := range hot {
 		if err := m.cutOne(ctx, s.Mapping+suffix, dmcrypt.Private, info.ReadOnly); err != nil && !errors.Is(err, dmcrypt.ErrNotFound) {
 			return err
 		}
 	}
-	hot := mapping.HotSuffixes()
 	for _, x := range []struct {
 		suffix string
 		v      dmcrypt.Visibility

@@ -93,7 +93,7 @@ func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) 
 		if x.live && !errors.As(err, &unsettled) {
 			// Behind a zone that could not be released, suspending would wait for ever: the
 			// next command settles it.
-			held, lookErr := k.Held()
+			held, lookErr := k.HotSuspended()
 			if err = errors.Join(err, lookErr); !held {
 				err = errors.Join(err, k.Rest(ctx, e.Record()))
 			}
@@ -159,16 +159,10 @@ func (x *rotating) takeOver(ctx context.Context, k *mapping.Stack) error {
 	if err := k.Attach(); err != nil {
 		return err
 	}
-	if k.Hot != [2]dmcrypt.Number{} {
-		err := x.stillOpen()
-		if err == nil {
-			err = x.withEngine(k, x.h, x.c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
-		}
-		if err != nil {
-			return err
-		}
+	if err := x.stillOpen(); err != nil || k.Hot == [2]dmcrypt.Number{} {
+		return err
 	}
-	return x.stillOpen()
+	return x.withEngine(k, x.h, x.c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
 }
 
 // putOver slides the overlay under a live volume.
@@ -209,7 +203,7 @@ func (x *rotating) hooks(o *reencrypt.Options, k *mapping.Stack, e **reencrypt.E
 	if o.MaxHold <= 0 {
 		o.MaxHold = defaultMaxHold
 		o.Hooks.MaxHold = func() time.Duration {
-			if k.FlushesWait() {
+			if k.LacksDelay() {
 				return shortMaxHold
 			}
 			return defaultMaxHold
@@ -220,8 +214,8 @@ func (x *rotating) hooks(o *reencrypt.Options, k *mapping.Stack, e **reencrypt.E
 	o.Hooks.Release = func(ctx context.Context, _ reencrypt.Zone, side reencrypt.View) error { return k.Release(ctx, side) }
 }
 
-// shared returns a function that reports whether the volume was read or written since it
-// was last called.
+// shared returns a function that reports whether programs read or wrote the volume since
+// the function's last call.
 func (x *rotating) shared() func() bool {
 	if x.sys.Requests == nil {
 		return nil

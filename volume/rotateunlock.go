@@ -169,18 +169,18 @@ func (u *unlocking) resumeSides(ctx context.Context) (woken bool, err error) {
 	return woken, nil
 }
 
-// settle finishes the zone that a killed rotation holds, or held when its keys were lost
-// and all of that was cut.
+// settle finishes the zone of a killed rotation, whether it is still held, or was cut off
+// after its keys were lost, and removes the hot mappings.
 func (u *unlocking) settle(ctx context.Context, k *mapping.Stack, top dmcrypt.Info) error {
 	over, err := k.Look(mapping.OverlaySuffix)
 	if err != nil {
 		return err
 	}
-	held, err := k.Held()
-	if err == nil && !held {
-		held, err = k.HotCut()
+	if k.Hot == [2]dmcrypt.Number{} && !over.Suspended && !top.Suspended {
+		return nil
 	}
-	if err != nil || !held && !over.Suspended && !top.Suspended {
+	held, err := k.HotSuspended()
+	if err != nil {
 		return err
 	}
 	c, err := u.openContainer(u.s, u.c.Data.Path(), rotationFlags(true))
@@ -191,7 +191,9 @@ func (u *unlocking) settle(ctx context.Context, k *mapping.Stack, top dmcrypt.In
 	if err = errors.Join(err, c.Close()); err != nil {
 		return err
 	}
-	u.sys.Log.Warn("a zone that a killed rotation held continues", "volume", u.s.Name)
+	if held || over.Suspended || top.Suspended {
+		u.sys.Log.Warn("a zone that a killed rotation held continues", "volume", u.s.Name)
+	}
 	u.j.did("held zone settled")
 	return nil
 }

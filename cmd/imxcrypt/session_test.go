@@ -429,7 +429,7 @@ func (s *session) happens(words []string, block string) error {
 			}
 			return nil
 		}
-	case "fails-without": // PATH OFFSET TEXT: steps that change something, once TEXT is not there, until "works"
+	case "fails-without": // PATH OFFSET TEXT: every step that changes something fails once TEXT is not at OFFSET, until "works"
 		disk, at, text := s.disks[arg(1)].Store, number(2), []byte(arg(3))
 		s.board.Step = func(string) error {
 			b := make([]byte, len(text))

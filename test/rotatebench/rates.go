@@ -35,7 +35,7 @@ func (b *bench) rates() {
 		return func(which int) time.Duration { return b.limit(b.cryptsetup[which], chunk, plain) }
 	}
 	ours := &way{name: "imxcrypt rotate", run: of(b.gap)}
-	most := &way{name: "the limit", run: limit(false)}
+	limitWay := &way{name: "the limit", run: limit(false)}
 	journal := &way{name: "cryptsetup, journal", run: cryptsetup("journal")}
 	checksum := &way{name: "cryptsetup, checksum", run: cryptsetup("checksum")}
 	unlocked := &way{name: "imxcrypt rotate, unlocked", run: func(which int) time.Duration {
@@ -48,9 +48,9 @@ func (b *bench) rates() {
 	noGap := &way{name: "imxcrypt rotate, no gap", run: of(b.journal)}
 	roomy := &way{name: "imxcrypt rotate, no gap, header 16MiB", run: of(b.roomy)}
 	encrypt := &way{name: "imxcrypt encrypt", run: func(which int) time.Duration { return b.encrypt(b.plain[which]) }}
-	mostPlain := &way{name: "the limit of encrypting", run: limit(true)}
+	limitOfEncrypting := &way{name: "the limit of encrypting", run: limit(true)}
 	theirs := &way{name: "cryptsetup --encrypt", run: func(which int) time.Duration { return b.encryptTheirs(b.theirs[which]) }}
-	ways := []*way{ours, most, journal, checksum, unlocked, wide, noGap, roomy, encrypt, mostPlain, theirs}
+	ways := []*way{ours, limitWay, journal, checksum, unlocked, wide, noGap, roomy, encrypt, limitOfEncrypting, theirs}
 	for round := range b.o.rounds {
 		for _, w := range ways {
 			for which := range w.took {
@@ -69,8 +69,8 @@ func (b *bench) rates() {
 		of, to *way
 		least  float64 // the target; 0 for none
 	}{
-		{ours, most, 0.8}, {ours, journal, 1.1}, {ours, checksum, 1.4}, {unlocked, most, 0.8}, {wide, most, 0},
-		{noGap, most, 0}, {noGap, journal, 1}, {roomy, journal, 1}, {encrypt, mostPlain, 0.8}, {encrypt, theirs, 1.5},
+		{ours, limitWay, 0.8}, {ours, journal, 1.1}, {ours, checksum, 1.4}, {unlocked, limitWay, 0.8}, {wide, limitWay, 0},
+		{noGap, limitWay, 0}, {noGap, journal, 1}, {roomy, journal, 1}, {encrypt, limitOfEncrypting, 0.8}, {encrypt, theirs, 1.5},
 	} {
 		fmt.Printf("  %-38s / %-24s %5.2f", r.of.name, r.to.name, r.to.slope()/r.of.slope())
 		if r.least > 0 {

@@ -10,11 +10,10 @@ import (
 	"imxcrypt/reencrypt"
 )
 
-// Hold makes the zone's requests wait: they are led to a hot mapping, which is
-// suspended. Both are suspended at the same time, since a suspend waits for grace periods
-// of the kernel: the overlay, which waits for what is in flight below it, too, and the hot
-// mapping that the zone before the last one had. Nothing can be in that one: the overlay's
-// table has been another one since.
+// Hold leads the zone's requests to a suspended hot mapping. It suspends the overlay and
+// that mapping at the same time, since each suspend waits for grace periods of the kernel.
+// This is safe: the mapping was last used for the zone before the last one, and the
+// overlay's table has changed since, so no request is in it.
 func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err error) {
 	was := k.turn
 	k.turn = 1 - was
@@ -65,8 +64,9 @@ func (k *Stack) Release(ctx context.Context, side reencrypt.View) error {
 	return k.resume(hot)
 }
 
-// Held reports whether a zone is held, which suspending the overlay would wait for.
-func (k *Stack) Held() (bool, error) {
+// HotSuspended reports whether a hot mapping is suspended. Suspending the overlay would
+// then wait for the requests in it.
+func (k *Stack) HotSuspended() (bool, error) {
 	for _, suffix := range HotSuffixes() {
 		if hot, err := k.Look(suffix); err != nil || hot.Suspended {
 			return true, err
@@ -75,22 +75,9 @@ func (k *Stack) Held() (bool, error) {
 	return false, nil
 }
 
-// FlushesWait reports whether the kernel turned out to have no dm-delay, so that flushes
+// LacksDelay reports whether the kernel turned out to have no dm-delay, so that flushes
 // wait for the zone.
-func (k *Stack) FlushesWait() bool { return k.noDelay }
-
-// HotCut reports whether what a zone is led to fails every request, which Settle ends.
-func (k *Stack) HotCut() (bool, error) {
-	for i, suffix := range HotSuffixes() {
-		if k.Hot[i].IsZero() {
-			continue
-		}
-		if t, err := k.Mapper.Table(k.Name(suffix)); err != nil || t.IsCut() {
-			return err == nil, err
-		}
-	}
-	return false, nil
-}
+func (k *Stack) LacksDelay() bool { return k.noDelay }
 
 // Rest makes the overlay show what the record says without a hot mapping; none may be
 // suspended. It puts them away.

@@ -32,8 +32,8 @@ const (
 	NewSuffix     = ":new"
 )
 
-// HotSuffixes are those of the hot mappings. The zones have them in turn: the one that
-// no request can reach is suspended while the overlay is.
+// HotSuffixes are those of the hot mappings. The zones use them alternately: the one that
+// the overlay does not lead to can be suspended together with the overlay.
 func HotSuffixes() [2]string { return [2]string{":hot", ":hot2"} }
 
 // PrivateSuffixes are those of all private mappings there can be, in the order in
@@ -58,7 +58,8 @@ type Stack struct {
 	Old, New, Overlay dmcrypt.Number
 	Hot               [2]dmcrypt.Number
 	ReadOnly          bool
-	// turn is which of the hot mappings the overlay leads to, if it leads to one.
+	// turn is which of the hot mappings the overlay leads to, if it leads to one: none in
+	// the beginning, since Settle or Rest has removed what another run left.
 	turn int
 	// noDelay: the kernel has no dm-delay, and flushes wait for the zone.
 	noDelay bool
