@@ -114,20 +114,22 @@ func (p *inPlace) right(s *crashtest.State) string {
 }
 
 // either checks what a power cut has left: a filesystem in plain text; a volume that opens;
-// both only where the one is the other bit for bit, or (begun) where unlock has first
-// written the header over the filesystem's first bytes; or the mark of a filesystem that is
+// both only where the one is the other bit for bit, or where unlock has first written the
+// header over the filesystem's first bytes (begun) or undone the first zone (undone); or the mark of a filesystem that is
 // being made smaller; or a filesystem whose first bytes are being put back. What opens stays
 // open. Nothing else may be the case.
 const either = `
 	kind=$(blkid -p -s TYPE -o value /dev/vdb1)
 	if $I unlock data > /run/out 2>&1; then
 		what=opens
-		if [ "$kind" = ext4 ] && [ "$(blkid -p -s TYPE -o value /dev/vdb1)" = crypto_LUKS ]; then
-			what=begun
-		elif [ "$kind" = ext4 ]; then # nothing has moved yet, or all has moved back
+		case "$kind,$(blkid -p -s TYPE -o value /dev/vdb1)" in
+		ext4,crypto_LUKS) what=begun ;;
+		ext4,ext4) # nothing has moved yet, or all has moved back
 			what=both
-			cmp /dev/vdb1 /dev/mapper/data || fail the plain text is not that of the volume
-		fi
+			cmp /dev/vdb1 /dev/mapper/data || fail the plain text is not that of the volume ;;
+		ext4,*) # the first zone was being written in plain text, which unlock has undone
+			what=undone ;;
+		esac
 		ok $I unlock --mount data
 		RIGHT
 	elif grep -q 'first bytes were put back' /run/out; then
