@@ -81,7 +81,7 @@ func (g *ring) run(ctx context.Context) error {
 		lanes.Go(func() { g.lane(i, buf) })
 	}
 	err := g.record(ctx)
-	g.stop(err)
+	_ = g.stop(&g.err, err)
 	lanes.Wait()
 	if r := g.Engine.record; r.Phase == Journaled {
 		err = g.orUndo(g.layout.exactZone(r.Position, r.Zone), err)
@@ -170,24 +170,15 @@ func (g *ring) rest(i int, t *track, err error) {
 	g.change.Broadcast()
 }
 
-// stop lets the lanes come to rest.
-func (g *ring) stop(err error) {
+// stop gives a reason, in ending or err, unless there is one, and returns the one that counts.
+func (g *ring) stop(reason *error, why error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.err == nil {
-		g.err = err
+	if *reason == nil {
+		*reason = why
 	}
 	g.change.Broadcast()
-}
-
-// end lets nothing more be journaled. It runs on the goroutine that records.
-func (g *ring) end(why error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.ending == nil {
-		g.ending = why
-	}
-	g.change.Broadcast()
+	return *reason
 }
 
 // ripe waits until enough is copied to be recorded, or no more will come. It returns how
@@ -233,13 +224,7 @@ func (g *ring) record(ctx context.Context) error {
 		if err != nil || g.Engine.record.Phase == Finished {
 			return err
 		}
-		if err := g.boundary(ctx); err != nil {
-			g.end(err)
-		}
-		g.mu.Lock()
-		why := g.ending
-		g.mu.Unlock()
-		if why != nil && g.Engine.record.Phase == Moving {
+		if why := g.stop(&g.ending, g.boundary(ctx)); why != nil && g.Engine.record.Phase == Moving {
 			return why
 		}
 	}
