@@ -140,6 +140,7 @@ func (r *reader) testEnded(e event) {
 	if e.Action == "fail" {
 		if !t.failed { // no subtest has said why
 			r.step.Failed = append(r.step.Failed, short)
+			r.step.said(short, t.output.String())
 			fmt.Fprintf(r.out, "FAIL %s\n%s", short, t.output.String())
 		} else if text := ownOutput(t.output.String()); text != "" {
 			fmt.Fprintf(r.out, "FAIL %s\n%s", short, text)
@@ -162,6 +163,25 @@ func (r *reader) testEnded(e event) {
 		fmt.Fprintf(r.out, "SKIP %s: %s\n", short, reason)
 	}
 	t.output.Reset()
+}
+
+// said keeps the last lines of a test that has failed, without what test/vm adds at the
+// end of a failed test, for the summary: of a long log that is often all one gets to see.
+func (s *step) said(test, output string) {
+	var own []string
+	machine := false
+	for _, line := range strings.Split(strings.TrimRight(ownOutput(output), "\n"), "\n") {
+		if place, text, found := strings.Cut(line, ": "); found && strings.HasSuffix(strings.TrimRight(place, "0123456789"), "_test.go:") {
+			machine = strings.HasPrefix(text, "--- end of the ") || strings.HasPrefix(text, "vm: used ")
+		}
+		if !machine {
+			own = append(own, strings.TrimSpace(line))
+		}
+	}
+	if s.Said == nil {
+		s.Said = map[string][]string{}
+	}
+	s.Said[test] = own[max(0, len(own)-saidLines):]
 }
 
 // ownOutput leaves out the marks that go test itself writes.

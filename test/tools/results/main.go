@@ -32,6 +32,8 @@ type step struct {
 	Passed  int      `json:"passed"`
 	Failed  []string `json:"failed"`
 	Skipped []string `json:"skipped"` // with the reason
+	// The last lines of a test that has failed.
+	Said map[string][]string `json:"said,omitempty"`
 	// Seconds of processor time that the virtual machines of a test have used,
 	// its subtests' included.
 	Machines map[string]float64 `json:"machines,omitempty"`
@@ -39,6 +41,9 @@ type step struct {
 
 // dearest is how many tests the summary names with what their machines used.
 const dearest = 20
+
+// saidLines is how many lines of a failed test the summary repeats.
+const saidLines = 12
 
 func main() {
 	var (
@@ -102,6 +107,7 @@ func summarize(out io.Writer, dir string) (bool, error) {
 	}
 	sort.Strings(files)
 	all := step{Machines: map[string]float64{}}
+	var why []string // who failed, with the last lines of each
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -115,6 +121,10 @@ func summarize(out io.Writer, dir string) (bool, error) {
 		all.Passed += s.Passed
 		for _, f := range s.Failed {
 			all.Failed = append(all.Failed, s.Name+": "+f)
+			why = append(why, s.Name+": "+f)
+			for _, line := range s.Said[f] {
+				why = append(why, "    "+line)
+			}
 		}
 		for _, k := range s.Skipped {
 			all.Skipped = append(all.Skipped, s.Name+": "+k)
@@ -128,7 +138,7 @@ func summarize(out io.Writer, dir string) (bool, error) {
 	}
 	list("Processor time of virtual machines", costs(all.Machines))
 	list("!!! SKIPPED: these have proved nothing", all.Skipped)
-	list("!!! FAILED", all.Failed)
+	list("!!! FAILED", why)
 	fmt.Fprintf(out, "\n%d passed, %d failed, %d skipped\n", all.Passed, len(all.Failed), len(all.Skipped))
 	return len(all.Failed) == 0, nil
 }

@@ -5,6 +5,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -86,6 +88,36 @@ func TestSummary(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "FAILED\n  vet: vet") {
 		t.Errorf("the failure is not named:\n%s", out.String())
+	}
+}
+
+func TestTheSummarySaysWhy(t *testing.T) {
+	dir := t.TempDir()
+	got, err := readTests(events(t,
+		event{Action: "run", Package: "imxcrypt/a", Test: "TestOne"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestOne", Output: "=== RUN   TestOne\n"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestOne", Output: "    a_test.go:12: the file is lost:\n        sum differs\n"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestOne", Output: "    b_test.go:9: --- end of the kernel log\n        [ 1.0] EXT4-fs\n        ---\n"},
+		event{Action: "output", Package: "imxcrypt/a", Test: "TestOne", Output: "    b_test.go:9: vm: used 1.0 s of processor time\n--- FAIL: TestOne (1.00s)\n"},
+		event{Action: "fail", Package: "imxcrypt/a", Test: "TestOne"},
+	), &strings.Builder{}, "vmtest", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "vmtest.json"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if _, err := summarize(&out, dir); err != nil {
+		t.Fatal(err)
+	}
+	want := "\n!!! FAILED\n  vmtest: a.TestOne\n      a_test.go:12: the file is lost:\n      sum differs\n\n0 passed, 1 failed"
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("%s\nwithout %s", out.String(), want)
 	}
 }
 
