@@ -20,19 +20,21 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// AdoptOptions say how the volume is opened today. What is left out is taken
-// from the configuration.
+// AdoptOptions describe how the volume is opened today. Fields left empty are taken from
+// the configuration.
 type AdoptOptions struct {
-	// Blob is the file of the sealed key, in any form that can be converted.
+	// Blob is the file with the sealed key, in any form that can be converted.
 	Blob string
-	// Table is a line of `dmsetup table`, or as it was given to dmsetup create,
-	// where the device may be a path. It excludes the fields that follow.
+	// Table is a line as `dmsetup table` prints it, or as it was given to `dmsetup
+	// create`, where the device may be a path. It excludes Device, Cipher, SectorSize and
+	// Offset.
 	Table string
-	// Device as in the configuration; only compared with it.
+	// Device names the device as in the configuration, and is only compared with the
+	// configured one.
 	Device string
-	// Cipher in dm-crypt's notation.
+	// Cipher is the cipher in dm-crypt's notation.
 	Cipher string
-	// SectorSize is the encryption sector in bytes.
+	// SectorSize is the size of an encryption sector in bytes.
 	SectorSize int
 	// Offset is where the data begins on the device, in sectors of 512 bytes,
 	// as in a table.
@@ -47,10 +49,9 @@ type AdoptOptions struct {
 // dmsetup: it writes a detached header for it. No byte of the device changes, so the old
 // way of opening it still works.
 //
-// Before anything is written the blob is opened and the device is mapped
-// read-only: the filesystem's superblock must be seen and prove itself. Where it
-// does not, other parameters are tried, read-only too, and the error says which
-// of them fit.
+// Before anything is written, the blob is opened and the device is mapped read-only: the
+// filesystem's superblock must be seen and prove itself. If it does not, Adopt tries
+// other parameters, also read-only, and the error says which of them fit.
 func (m *Manager) Adopt(ctx context.Context, s spec.Volume, o AdoptOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
 	err := adoptable(s)
@@ -93,7 +94,8 @@ func (m *Manager) adopt(ctx context.Context, s spec.Volume, o AdoptOptions, raw 
 	return a.run(ctx)
 }
 
-// adoptable checks the configuration: what it must say for an adopted volume.
+// adoptable returns an error if the configuration is not one that an adopted volume can
+// have.
 func adoptable(s spec.Volume) error {
 	switch {
 	case s.Ephemeral():
@@ -108,7 +110,7 @@ func adoptable(s spec.Volume) error {
 	return nil
 }
 
-// adopting is one run over one volume.
+// adopting is one run on one volume.
 type adopting struct {
 	*Manager
 	s      spec.Volume
@@ -119,8 +121,8 @@ type adopting struct {
 	sealed sealed
 }
 
-// alreadyAdopted reports whether an earlier run has written the very header. Any
-// other file in its place is left alone.
+// alreadyAdopted reports whether an earlier run has written this same header. Any other
+// file in its place is left alone.
 func (a *adopting) alreadyAdopted(ctx context.Context) (bool, error) {
 	c, err := a.openContainer(a.s, a.data.Path(), blockdev.Flags{Direct: true})
 	if fault.Is(err, fault.NotProvisioned) {
@@ -143,7 +145,7 @@ func (a *adopting) alreadyAdopted(ctx context.Context) (bool, error) {
 	if err := h.Matches(a.s); err != nil || !h.Unbound() {
 		return true, err
 	}
-	// The run that wrote it was cut off, or of an earlier version.
+	// The run that wrote it was interrupted, or was of an earlier version.
 	if a.o.DryRun {
 		a.j.would("add a check of the key to " + a.s.Header)
 		return true, nil
@@ -151,8 +153,8 @@ func (a *adopting) alreadyAdopted(ctx context.Context) (bool, error) {
 	return true, a.bindWritten(ctx)
 }
 
-// bindWritten gives the header its check. Blob and table were given, and are those of
-// the header.
+// bindWritten adds the check to the header. It allows the header to be unbound, since its
+// blob and parameters are those that this run was given.
 func (a *adopting) bindWritten(ctx context.Context) error {
 	s := a.s
 	s.AllowUnboundHeader = true
@@ -200,8 +202,8 @@ func (a *adopting) run(ctx context.Context) error {
 	return a.write(ctx, h)
 }
 
-// warnOfUsers warns of those that have the device open today: adopting reads only, but
-// unlocking will refuse to share it.
+// warnOfUsers warns about current users of the device: adopting only reads, but unlocking
+// will refuse to share it.
 func (a *adopting) warnOfUsers() error {
 	users, err := a.sys.Devices.Users(a.data.Number())
 	if err == nil && !users.None() {
@@ -210,7 +212,7 @@ func (a *adopting) warnOfUsers() error {
 	return err
 }
 
-// newHeader describes the volume as the recipe opens it.
+// newHeader returns a header that describes the volume as the recipe opens it.
 func (a *adopting) newHeader(state caam.SecurityState) (*header.Header, error) {
 	uuid := a.s.UUID
 	if uuid == "" {
@@ -227,7 +229,7 @@ func (a *adopting) newHeader(state caam.SecurityState) (*header.Header, error) {
 	})
 }
 
-// look maps the data read-only as r says and looks for a filesystem that proves
+// look maps the data read-only according to r and looks for a filesystem that proves
 // itself.
 func (a *adopting) look(ctx context.Context, h *header.Header, key source.Key, r recipe) (sb *fsprobe.Superblock, err error) {
 	table := func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) { return r.table(a.data.Number(), ref) }
@@ -245,7 +247,7 @@ func (a *adopting) look(ctx context.Context, h *header.Header, key source.Key, r
 	return sb, err
 }
 
-// write puts the header into its file, and proves it as a later unlock will.
+// write writes the header to its file, and proves it the way a later unlock will.
 func (a *adopting) write(ctx context.Context, h *header.Header) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -266,7 +268,7 @@ func (a *adopting) write(ctx context.Context, h *header.Header) error {
 		err = a.bindWritten(ctx)
 	}
 	if err != nil {
-		// It is a new file that nobody has relied on yet.
+		// It is a new file that nothing relies on yet.
 		return errors.Join(fmt.Errorf("the header that was written does not open the volume: %w", err), a.sys.Files.Remove(a.s.Header))
 	}
 	a.j.did("header proved")

@@ -18,8 +18,8 @@ import (
 // sealedFile is the content of a file with a sealed key.
 type sealedFile []byte
 
-// source is what such a file is of: `keyctl pipe` prints a trusted key's blob in
-// hexadecimal digits, a file of caam-keygen begins with a tag.
+// source returns the source of the key in the file: `keyctl pipe` prints the blob of a
+// trusted key as hexadecimal digits, and a file of caam-keygen begins with a tag.
 func (f sealedFile) source() string {
 	if _, err := f.trusted(); err == nil {
 		return spec.SourceTrusted
@@ -29,11 +29,11 @@ func (f sealedFile) source() string {
 
 func (f sealedFile) trusted() ([]byte, error) { return hex.DecodeString(string(bytes.TrimSpace(f))) }
 
-// sealed is the key of a volume that is adopted.
+// sealed is the key of a volume being adopted.
 type sealed struct {
 	blob []byte
 	wrap caam.Wrap
-	// keySize is the plain key's in bytes.
+	// keySize is the size of the plain key in bytes.
 	keySize int
 }
 
@@ -46,7 +46,7 @@ func (m *Manager) readSealed(path string) (sealedFile, error) {
 	return raw, err
 }
 
-// understandBlob takes the sealed key out of its file, and compares it with the table.
+// understandBlob extracts the sealed key from its file and compares it with the table.
 func (a *adopting) understandBlob(raw sealedFile) error {
 	if a.s.Source == spec.SourceTrusted {
 		return a.understandTrusted(raw)
@@ -67,8 +67,9 @@ func (a *adopting) understandBlob(raw sealedFile) error {
 	return nil
 }
 
-// understandTrusted is that of a trusted key. Its length shows in the blob only where
-// the form of its trust source is known for it.
+// understandTrusted is understandBlob for a trusted key. The key's length comes from the
+// table or the configuration; the blob must have the form in which a known trust source
+// seals a key of that length.
 func (a *adopting) understandTrusted(raw sealedFile) error {
 	blob, err := raw.trusted()
 	if err != nil {

@@ -20,18 +20,17 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// seamSample is how much of a volume is looked at for seams, in bytes.
+// seamSample is how many bytes of a volume are searched for seams.
 const seamSample = 1 << 20
 
-// seamless distinguishes a right sector size and IV mode from wrong ones where a
-// superblock cannot: in CBC only the first 16 bytes of a sector depend on them,
-// and a superblock that lies wholly inside a sector shows nothing.
+// seamless distinguishes the right sector size and IV mode from wrong ones when a
+// superblock cannot: in CBC only the first 16 bytes of a sector depend on them, so a
+// superblock that is wholly inside a sector shows nothing.
 //
-// Filesystems hold much that is zero. Where the bytes behind a possible sector
-// border are zero, those at the border are as a rule zero too. Read with the
-// ciphertext before them, or an encrypted number, for an IV, they are noise; read
-// with another number, they are the difference of the two. Each distance of
-// borders is checked by itself.
+// Much of a filesystem is zeros. If the bytes after a possible sector boundary are zero,
+// the bytes at the boundary usually are, too. Decrypted with the preceding ciphertext or
+// an encrypted number as the IV, they are noise; with another plain number, they are the
+// difference of the two numbers. Each spacing of boundaries is checked separately.
 func seamless(d header.Device, r recipe) error {
 	sample := make([]byte, min(seamSample, d.Size()))
 	if _, err := d.ReadAt(sample, 0); err != nil {
@@ -43,7 +42,7 @@ func seamless(d header.Device, r recipe) error {
 	const iv = 16
 	zero, odd := map[int]int{}, map[int]int{}
 	for at := 0; at+header.SectorBytes <= len(sample); at += header.SectorBytes {
-		spacing := at & -at // the largest power of two that at is a multiple of
+		spacing := at & -at // the largest power of two that divides at
 		if at == 0 || spacing > header.BlockAlign {
 			spacing = header.BlockAlign
 		}
@@ -64,12 +63,13 @@ func seamless(d header.Device, r recipe) error {
 	return nil
 }
 
-// structured is seamless for ciphers in which all of a sector depends on its number and
-// size: a superblock in the first sector shows nothing of the others, and what is read
-// with another number is noise. Filesystems have zeros in the first MiB, in each of the
-// pieces that the largest sector has; with a wrong size only some of these are right.
+// structured is seamless for ciphers in which the whole sector depends on its number and
+// size: a superblock in the first sector shows nothing about the others, and a sector
+// decrypted with another number is noise. Filesystems have zeros in the first MiB, in
+// each 512-byte piece of the largest sector; with a wrong size only some of these pieces
+// are right.
 func structured(sample []byte) error {
-	const run = 64 // zeros in a row, which noise has never
+	const run = 64 // noise never has this many zeros in a row
 	var right [header.BlockAlign / header.SectorBytes]bool
 	for at := header.BlockAlign; at+run <= len(sample); at += run {
 		if blank.Zero(sample[at : at+run]) {
@@ -108,9 +108,9 @@ type candidate struct {
 	note string
 }
 
-// candidates are the recipes that people use, besides the one that was given.
-// plain and plain64 are the same below 2 TiB, so one of them will do; beyond,
-// what is looked at does not distinguish them.
+// candidates returns the recipes that people use, for the given offset and size. plain
+// and plain64 are the same below 2 TiB, so one of them is enough; beyond that, the bytes
+// that are examined do not distinguish them.
 func candidates(keys string, given recipe, deviceSize int64) []candidate {
 	var list []candidate
 	for _, c := range keysource.Ciphers(keys) {
@@ -128,7 +128,7 @@ func candidates(keys string, given recipe, deviceSize int64) []candidate {
 		for _, size := range keysource.SectorSizes() {
 			for _, large := range []bool{false, true} {
 				r := recipe{cipher: c.Name, sectorSize: size, offset: given.offset, size: given.size, large: large}.fit()
-				// eboiv with smaller sectors is never mapped: see dmcrypt.
+				// eboiv is never mapped with smaller sectors: see dmcrypt.
 				if large && size == header.SectorBytes || !keysource.FitsSector(c.Name, size) || r.size <= 0 || r.offset+r.size > deviceSize {
 					continue
 				}
@@ -143,8 +143,8 @@ func candidates(keys string, given recipe, deviceSize int64) []candidate {
 	return list
 }
 
-// guess tries other parameters, read-only, and says which of them fit. cause is
-// what the given ones showed.
+// guess tries other parameters, read-only. Its error says which of them fit. cause is the
+// error with the given ones.
 func (a *adopting) guess(ctx context.Context, h *header.Header, key source.Key, cause error) error {
 	if !noFilesystem(cause) {
 		return cause
@@ -175,8 +175,8 @@ func (a *adopting) guess(ctx context.Context, h *header.Header, key source.Key, 
 	return fault.New(fault.AdoptMismatch, given+", nor with the other ciphers of source "+a.s.Source+" and sectors of 512 to 4096 bytes: the blob opens on this chip, but it is not this data's, or the data begins elsewhere", cause)
 }
 
-// noFilesystem distinguishes a device that shows no filesystem from one that cannot
-// be read or mapped.
+// noFilesystem reports whether err means that the device shows no filesystem, rather than
+// that it cannot be read or mapped.
 func noFilesystem(err error) bool {
 	var errno unix.Errno
 	return !errors.As(err, &errno) && fault.CodeOf(err) != fault.IOFailed

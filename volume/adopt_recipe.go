@@ -24,13 +24,13 @@ type recipe struct {
 	sectorSize   int
 	offset, size int64 // bytes
 	large        bool  // iv_large_sectors
-	// keySize is the payload's length that a table names, 0 if there was none.
+	// keySize is the payload length that the table names, 0 if it names none.
 	keySize int
-	// sealedSize is the plain key's length, for guesses.
+	// sealedSize is the length of the plain key, for guesses.
 	sealedSize int
 }
 
-// table is the recipe as a table over a device.
+// table returns the recipe as a table over a device.
 func (r recipe) table(device blockdev.Number, key dmcrypt.KeyRef) (dmcrypt.Table, error) {
 	var flags []string
 	if r.large && r.sectorSize > header.SectorBytes {
@@ -46,20 +46,20 @@ func (r recipe) table(device blockdev.Number, key dmcrypt.KeyRef) (dmcrypt.Table
 	}}, nil
 }
 
-// wraps reports whether the sectors are numbered so far that plain, whose numbers
-// have 32 bits and count 512 bytes, begins again where plain64 does not.
+// wraps reports whether the data is so large that the numbers of plain, which count units
+// of 512 bytes in 32 bits, start again from 0 while those of plain64 do not.
 func (r recipe) wraps() bool {
 	return strings.HasSuffix(strings.TrimSuffix(r.cipher, "64"), "-plain") && r.size > header.SectorBytes<<32
 }
 
-// fit cuts the size to whole sectors.
+// fit rounds the size down to whole sectors.
 func (r recipe) fit() recipe {
 	r.size -= r.size % int64(r.sectorSize)
 	return r
 }
 
-// recipeOf takes the recipe from the options and, for what they leave out, from
-// the configuration.
+// recipeOf takes the recipe from the options, and what they leave out from the
+// configuration.
 func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, data header.Device) (recipe, error) {
 	r := recipe{cipher: s.Cipher, sectorSize: s.SectorSize, offset: int64(o.Offset) * header.SectorBytes}
 	if o.Offset > uint64(data.Size()/header.SectorBytes) {
@@ -94,7 +94,7 @@ func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, d
 	return r, r.check(s.Keys(), data)
 }
 
-// check refuses what cannot be adopted, whatever lies on the device.
+// check refuses a recipe that cannot be adopted, whatever is on the device.
 func (r recipe) check(keys string, data header.Device) error {
 	ciphers := keysource.CipherNames(keys)
 	switch {
@@ -120,12 +120,12 @@ func (r recipe) check(keys string, data header.Device) error {
 	return nil
 }
 
-// largeReason: a header that cannot say what is on the disk would be a trap for
-// everybody who reads it, cryptsetup included.
+// largeReason is the reason to refuse iv_large_sectors: a header that cannot describe
+// what is on the disk would be a trap for every reader, cryptsetup included.
 const largeReason = "a LUKS2 header cannot say that the sectors are numbered that way, so such a volume cannot be adopted; copy its data into a new one"
 
-// parseRecipe reads a line of dmsetup's notation, with the device as number or
-// path, and with the mapping's name in front where dmsetup has printed it.
+// parseRecipe parses a line in dmsetup's notation. The device is a number or a path, and
+// the mapping's name may come first, as dmsetup prints it.
 func parseRecipe(line string) (r recipe, device string, err error) {
 	fields := strings.Fields(line)
 	if len(fields) > 0 && strings.HasSuffix(fields[0], ":") {
@@ -136,7 +136,7 @@ func parseRecipe(line string) (r recipe, device string, err error) {
 		return r, "", errors.New("not a crypt target: START LENGTH crypt CIPHER KEY IV_OFFSET DEVICE OFFSET …")
 	}
 	device = fields[deviceField]
-	// The library knows numbers only; which one plays no part in the rest.
+	// ParseTable accepts only numbers; the rest does not depend on which number it is.
 	if _, err := devnum.Parse(device); err != nil {
 		fields[deviceField] = "1:1"
 	}
@@ -161,8 +161,8 @@ func parseRecipe(line string) (r recipe, device string, err error) {
 	return r, device, nil
 }
 
-// sameDevice enforces that a device that was named, by path, label or number,
-// is the one of the configuration.
+// sameDevice checks that the named device, given by path, label or number, is the
+// configured one.
 func (m *Manager) sameDevice(ctx context.Context, named string, data header.Device) error {
 	differs := func(number string) error {
 		return fault.Newf(fault.AdoptMismatch, "the parameters name the device %s (%s), the configuration means %s (%s)", named, number, data.Path(), data.Number())

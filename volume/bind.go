@@ -12,8 +12,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// bind gives an unbound header its check. The key is proved by the filesystem
-// before, so what the check binds is what the volume shows at this moment.
+// bind adds the check to an unbound header. The key is first proved by the filesystem, so
+// the check binds what the volume shows at this moment.
 func (m *Manager) bind(ctx context.Context, s spec.Volume, path string, j *runLog) (err error) {
 	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -34,7 +34,7 @@ func (m *Manager) bind(ctx context.Context, s spec.Volume, path string, j *runLo
 	if err := m.kernel.DeriveCheck(ctx, s, h, c, key); err != nil {
 		return err
 	}
-	// Only the file is written; the device may well be read-only.
+	// Only the file is written; the device may be read-only.
 	file, err := m.sys.Devices.Open(s.Header, blockdev.Flags{Write: true, Exclusive: true})
 	if err != nil {
 		return err

@@ -9,17 +9,17 @@ import (
 	"imxcrypt/internal/klog"
 )
 
-// ChipState is what can be learnt of the chip: its name, the unit that seals
-// keys, its security state and the evidence for that.
+// ChipState is what can be learnt about the chip: its name, the unit that seals keys, its
+// security state and the evidence for that state.
 type ChipState = caam.State
 
-// ReadChip looks at the fuses and at the kernel's log. root is the folder above
-// sys and dev, empty for the running system's. It reads the whole kernel log, so
-// it is for provisioning, for explaining a rejected key and for people: nothing
-// that opens a volume waits for it.
+// ReadChip reads the fuses and the kernel log. root is the directory that contains sys
+// and dev, empty for those of the running system. Since it reads the whole log, it is for
+// provisioning, for explaining a rejected key and for showing to people: opening a volume
+// never waits for it.
 func ReadChip(root string) ChipState {
 	var lines []string
-	// What programs wrote into the log (facility not 0) is no evidence.
+	// What programs wrote to the log (facility not 0) is not evidence.
 	for _, r := range klog.All(filepath.Join("/"+root, klog.Path), func(r klog.Record) bool { return r.Facility == 0 }) {
 		lines = append(lines, r.Text)
 	}

@@ -14,9 +14,10 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// chosen is the configuration with what it leaves open: the source that auto stands for,
-// and the cipher of trusted keys. They are those of the header or, where there is none
-// yet, what works here, and why. All else is as configured. j takes the warnings.
+// chosen returns the configuration with what it leaves open filled in: the source that
+// auto stands for, and the cipher of trusted keys. They are those of the header. If there
+// is no header yet, they are what works here, and why gives the reason. Everything else
+// is as configured. Warnings go to j.
 func (m *Manager) chosen(ctx context.Context, s spec.Volume, recovery bool, j *runLog) (_ spec.Volume, why string, err error) {
 	if s.Source != spec.SourceAuto && !s.CipherOpen() {
 		return s, "", nil
@@ -24,12 +25,12 @@ func (m *Manager) chosen(ctx context.Context, s spec.Volume, recovery bool, j *r
 	if err := s.Permitted(); err != nil {
 		return s, "", err
 	}
-	// A file that is to be made is not waited for.
+	// Do not wait for a file that is yet to be made.
 	path, missing := m.find(ctx, s, s.Size == 0)
 	if missing != nil && (s.Size == 0 || !fault.Is(missing, fault.DeviceMissing)) {
 		return s, "", missing
 	}
-	// What is wrong with a header the survey says.
+	// The survey reports what is wrong with a header.
 	if c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true}); err == nil {
 		if err := c.Close(); err != nil {
 			return s, "", err
@@ -59,8 +60,8 @@ func (m *Manager) chosen(ctx context.Context, s spec.Volume, recovery bool, j *r
 	return s, strings.Join(reasons, "; "), err
 }
 
-// settled is the configuration for a rotation of a header: what it leaves open is as it
-// is, and chosen for a key of another source.
+// settled returns the configuration for a rotation: what it leaves open stays as it is in
+// the header, or is chosen if the new key has another source.
 func (m *Manager) settled(ctx context.Context, s spec.Volume, h *header.Header, j *runLog) (spec.Volume, error) {
 	if s.Source != spec.SourceAuto && s.Source != h.Token.Source {
 		s, _, err := m.withCipher(ctx, s, j)
@@ -69,9 +70,9 @@ func (m *Manager) settled(ctx context.Context, s spec.Volume, h *header.Header, 
 	return s.For(h.Token.Source, h.Segment.Encryption), nil
 }
 
-// withCipher chooses a cipher where the configuration leaves that open, and says why it is
-// not the usual one: without instructions for AES Adiantum is several times as fast, where
-// a trial shows that the kernel has it.
+// withCipher chooses a cipher if the configuration leaves it open, and says why it is not
+// the usual one. Without AES instructions it is Adiantum, which is then several times as
+// fast, if a trial shows that the kernel has it.
 func (m *Manager) withCipher(ctx context.Context, s spec.Volume, j *runLog) (_ spec.Volume, why string, err error) {
 	usual := s.For(s.Source, "")
 	other := s.For(s.Source, keysource.Adiantum)

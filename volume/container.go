@@ -26,8 +26,8 @@ func (m *Manager) openContainer(s spec.Volume, path string, f blockdev.Flags) (*
 	if err != nil {
 		return nil, err
 	}
-	// A file is looked at, and never taken for a disk: device-mapper could not, and a
-	// header written into it before that shows would be one too many.
+	// A file may be looked at, but is never used as a disk: device-mapper could not map
+	// it, and by the time that shows, a header would already have been written to it.
 	if data.Number() == (blockdev.Number{}) && f != (blockdev.Flags{}) {
 		return nil, errors.Join(fault.Newf(fault.DeviceUnsuitable, "%s is a file, and there are no loop devices here to make a device of it", path), data.Close())
 	}
@@ -53,17 +53,17 @@ func (m *Manager) openContainer(s spec.Volume, path string, f blockdev.Flags) (*
 	return c, nil
 }
 
-// trustHeader applies the rules for the configuration to a detached header that the
-// configuration names: a writer of the file, or of another in its place,
-// decides what the volume is. One that a person names, to recover from, may be
-// anybody's.
+// trustHeader applies the rules for the configuration file to a detached header that the
+// configuration names: anyone who can write the file, or put another in its place,
+// decides what the volume is. A file that a person names, to recover from, may be
+// anyone's.
 func (m *Manager) trustHeader(s spec.Volume) error {
 	if s.Device == "" {
 		return nil
 	}
 	err := m.sys.Files.Trusted(s.Header)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // opening says so
+		return nil // opening reports that
 	}
 	return err
 }
@@ -100,8 +100,8 @@ func (m *Manager) onDevice(ctx context.Context, s spec.Volume, do func(path stri
 	return do(path)
 }
 
-// onHeader is onDevice for an operation that begins with the volume's header. The
-// container is closed when it ends.
+// onHeader is onDevice for an operation that starts by reading the volume's header. The
+// container is closed when the operation ends.
 func (m *Manager) onHeader(ctx context.Context, s spec.Volume, f blockdev.Flags, j *runLog, do func(*header.Storage, *header.Header) error) error {
 	return m.onDevice(ctx, s, func(path string) error {
 		c, h, err := m.openHeader(s, path, f)
@@ -114,7 +114,7 @@ func (m *Manager) onHeader(ctx context.Context, s spec.Volume, f blockdev.Flags,
 	})
 }
 
-// noticeAfter is how long a device is waited for in silence.
+// noticeAfter is how long find waits before it says so.
 const noticeAfter = time.Second
 
 // find waits for the volume's device, up to its timeout. Without a timeout, or
@@ -131,13 +131,13 @@ func (m *Manager) find(ctx context.Context, s spec.Volume, wait bool) (string, e
 	defer watch.Close()
 	waiting, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	// A person who waits sees for what; a device that is a moment late is not news.
+	// A person who is waiting sees what for; a device that is a moment late is not news.
 	notice := time.AfterFunc(noticeAfter, func() {
 		m.sys.Log.Warn("waiting for the device", "volume", s.Name, "device", s.Device, "timeout", s.Timeout)
 	})
 	defer notice.Stop()
-	// Looked again after the watch began, so that a device which came between
-	// the first look and the watch is not waited for.
+	// Look again now that the watch has begun, for a device that appeared between the
+	// first look and the watch.
 	for {
 		path, err = m.findNow(ctx, s)
 		if err == nil || !fault.Is(err, fault.DeviceMissing) {
@@ -149,16 +149,16 @@ func (m *Manager) find(ctx context.Context, s spec.Volume, wait bool) (string, e
 			}
 			return "", fmt.Errorf("after %v: %w", s.Timeout, err)
 		}
-		// An error is the deadline's, after which there is one more look, or the
-		// kernel's, without whose announcements looking is all that is left.
+		// At the deadline there is one more look. Any other error is the kernel's:
+		// without its announcements there is nothing to wait for.
 		if watchErr := watch.Next(waiting); watchErr != nil && waiting.Err() == nil {
 			return "", errors.Join(err, watchErr)
 		}
 	}
 }
 
-// findNow looks once. Of several devices that answer, as identical disks do, it takes
-// the one whose header has the UUID that the configuration pins.
+// findNow looks once. If several devices match, as identical disks do, it takes the one
+// whose header has the UUID that the configuration pins.
 func (m *Manager) findNow(ctx context.Context, s spec.Volume) (string, error) {
 	path, err := m.locate(ctx, s)
 	var several *blockdev.AmbiguousError
@@ -188,8 +188,8 @@ func (m *Manager) findNow(ctx context.Context, s spec.Volume) (string, error) {
 	return pinned, nil
 }
 
-// headerWritable fails where a command that writes the header could not end: its
-// sequence number is used up, or something else lies in the place of a copy.
+// headerWritable fails if a command that writes the header could not finish: the sequence
+// number is used up, or something else is in the place of a copy.
 func headerWritable(h *header.Header, c *header.Storage) error {
 	if err := h.LUKS.Room(mapping.RoomForWrites); err != nil {
 		return err

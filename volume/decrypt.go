@@ -17,15 +17,15 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Decrypt is the way back from [Manager.Encrypt]: a volume becomes a device with a
-// filesystem in plain text. The caller has asked a person.
+// Decrypt undoes [Manager.Encrypt]: a volume becomes a device with a plaintext
+// filesystem. The caller has asked a person.
 //
 // The volume opens until its header is gone; then the device is the plain filesystem.
-// Of a detached header the data moves from its end, so that the superblock is in plain text
-// last. With a header on the device it moves down from its start, and the bytes that
-// the header has the place of go to the device's end (see endOnStart). While the volume is
-// in use its data is moved, and the header stays: it is what the mappings of the volume are
-// known by.
+// With a detached header the data moves starting from its end, so that the superblock
+// becomes plaintext last. With a header on the device the data moves down starting from
+// its beginning, and the bytes that belong where the header is go to the end of the
+// device (see endOnStart). While the volume is in use, its data is moved but the header
+// stays: the volume's mappings are recognised by it.
 func (m *Manager) Decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
 	r, err := m.decrypt(ctx, s, o)
 	return r, Failed(ctx, "decrypt", s, err)
@@ -65,7 +65,7 @@ func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 	})
 }
 
-// decryptedAlready enforces that a device without a header is in plain text.
+// decryptedAlready checks that a device without a header is in plaintext.
 func (x *rotating) decryptedAlready(path string) (err error) {
 	dev, err := x.sys.Devices.Open(path, rotationFlags(false))
 	if err != nil {
@@ -88,9 +88,9 @@ func (x *rotating) decryptedAlready(path string) (err error) {
 	return nil
 }
 
-// startDecryption writes the first records, then the header that says that the data
-// becomes plain text. Nobody without the key can make such a header: its check says
-// so, too.
+// startDecryption writes the first records, then the header that says that the data is
+// being decrypted. No one can make such a header without the key: its check covers that
+// statement, too.
 func (x *rotating) startDecryption(ctx context.Context) error {
 	if err := x.rememberDecryption(""); err != nil {
 		return err
@@ -113,8 +113,8 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 			return err
 		}
 		if !x.h.Copies.Intact() {
-			// The first records forget those of the rotation before, which an older copy may
-			// speak of.
+			// The first records replace those of the previous rotation, which an older
+			// copy may refer to.
 			if err := x.h.RepairOn(x.c); err != nil {
 				return fmt.Errorf("write both copies of the header: %w", err)
 			}
@@ -130,7 +130,8 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 		return err
 	}
 	if !x.c.Detached() {
-		// Proved before the header has it: written with a dead key, no key would fit it.
+		// Prove the check before the header has it: if it was written with a dead key, no
+		// key fits it.
 		if err := x.writeCheck(ctx, x.s, x.h, x.c.Header, old); err != nil {
 			return err
 		}
@@ -159,9 +160,9 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 	return nil
 }
 
-// filesystemNow enforces that the data shows the filesystem that is configured, and has the
-// header name it: at the end it must be seen in plain text, and it may be another one
-// than the volume was made with.
+// filesystemNow checks that the data shows the configured filesystem, and names it in the
+// header: at the end it must be seen in plaintext, and it may be a different one from
+// what the volume was made with.
 func (x *rotating) filesystemNow(ctx context.Context, old source.Key) error {
 	if err := x.seeFilesystem(ctx, x.s, x.h, x.c, old); err != nil {
 		return err
@@ -177,11 +178,12 @@ func (x *rotating) filesystemNow(ctx context.Context, old source.Key) error {
 	return nil
 }
 
-// decryptionMark is what distinguishes one decryption from all others.
+// decryptionMark returns what distinguishes this decryption from all others.
 func decryptionMark(h *header.Header) string { return hex.EncodeToString(h.Check.Digest[:]) }
 
-// rememberDecryption puts the mark of a decryption into the record of the volume, where
-// there is one. It is there before the header: what the record does not name is refused.
+// rememberDecryption puts the mark of a decryption into the volume's record, if there is
+// one. The mark is written before the header: a decryption that the record does not name
+// is refused.
 func (x *rotating) rememberDecryption(mark string) error {
 	r, ok := x.recall(x.s)
 	if r.Decrypts = mark; ok && !x.record(x.s, r) {
@@ -190,9 +192,9 @@ func (x *rotating) rememberDecryption(mark string) error {
 	return nil
 }
 
-// begunHere reports whether the record of the volume names the decryption that a header says
-// is under way, or there is no record. Such a header may be an old copy, of a decryption that
-// has ended: what it calls plain text is somebody's.
+// begunHere reports whether the volume's record names the decryption that the header says
+// is under way, or there is no record. A header that the record does not name may be an
+// old copy, from a decryption that has ended: what it calls plaintext may be anyone's.
 func (m *Manager) begunHere(s spec.Volume, h *header.Header) bool {
 	r, ok := m.recall(s)
 	return !ok || r.Decrypts == decryptionMark(h)
@@ -202,11 +204,11 @@ func notBegunHere(s spec.Volume) error {
 	return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being decrypted, and %s does not name that: it is an old copy of the header, or another system than this one has begun it. To continue it all the same: `imxcrypt decrypt %s`", rememberedPath(s), s.Name)
 }
 
-// claimDecryption takes over a decryption that the record does not name: a person asks for it,
-// and the key says that the header is the volume's.
+// claimDecryption takes over a decryption that the record does not name: a person asks
+// for it, and the key proves that the header is the volume's.
 func (x *rotating) claimDecryption(ctx context.Context) error {
 	if x.begunHere(x.s, x.h) || x.o.DryRun {
-		return nil // what a dry run finds is refused later
+		return nil // a dry run refuses such a header later
 	}
 	if err := x.proveOpens(ctx, x.s, x.h, x.c); err != nil {
 		return errors.Join(notBegunHere(x.s), err)
@@ -215,7 +217,7 @@ func (x *rotating) claimDecryption(ctx context.Context) error {
 }
 
 // beginDetached makes the header that of a decryption, in memory. Its check is derived
-// with the key, which fits the one that is there.
+// with the key, which must fit the existing check.
 func (x *rotating) beginDetached(ctx context.Context, key source.Key) error {
 	if !x.h.Check.Exists() {
 		if err := x.kernel.DeriveCheck(ctx, x.s, x.h, x.c, key); err != nil {
@@ -250,8 +252,9 @@ func (x *rotating) endDecryption(ctx context.Context, k *mapping.Stack) error {
 	if r.Phase != reencrypt.Finished {
 		return fault.Newf(fault.RotationDamaged, "the record says that %d of %d bytes are in plain text", r.Done(), r.DataSize)
 	}
-	// Without the key anybody can write a header and a record that say that all is in plain
-	// text. A key that opens no more, as on a chip that was closed, is a person's matter.
+	// Without the key, anyone can write a header and a record that say that all data is
+	// in plaintext. If the key no longer opens, as on a chip that was closed, only a
+	// person may end the decryption.
 	if err := x.proveOpens(ctx, x.s, x.h, x.c); err != nil && (x.o.ResumeOnly || fault.Is(err, fault.KeyWrong)) {
 		return err
 	}
@@ -275,7 +278,7 @@ func (x *rotating) endDecryption(ctx context.Context, k *mapping.Stack) error {
 	return nil
 }
 
-// decrypted forgets a volume that is no more.
+// decrypted forgets a volume that no longer exists.
 func (x *rotating) decrypted(h *header.Header) {
 	x.forget(x.s)
 	if h.Token.Source == spec.SourceDev {

@@ -14,8 +14,8 @@ import (
 	"imxcrypt/volume/header"
 )
 
-// placePlain is where the filesystem's first bytes are kept while the header has their
-// place: behind the data. Without that room it is an error of code decrypt-refused.
+// placePlain returns where the filesystem's first bytes are kept while the header is in
+// their place: after the data. If there is no room, the error has code decrypt-refused.
 func (x *rotating) placePlain() (int64, error) {
 	area, end := x.h.LUKS.Area(), x.h.Segment.Offset+x.h.Segment.Size
 	at := header.PlanStart(x.c.Data.Size(), area).Saved
@@ -37,8 +37,8 @@ func (x *rotating) placePlain() (int64, error) {
 	return 0, refused("and no rotation makes room, since the gap is too small")
 }
 
-// warnOfSize says where the filesystem will be too large to be encrypted again with its header
-// on the device, as a chip that is to be closed in between asks for.
+// warnOfSize warns if the filesystem will be too large to be encrypted again with its
+// header on the device, as is necessary if the chip is to be closed in between.
 func (x *rotating) warnOfSize() {
 	l, _, err := header.PlanOver(x.s, facts(x.c.Data))
 	if err != nil || x.h.Segment.Size <= l.DataSize {
@@ -51,14 +51,16 @@ func (x *rotating) warnOfSize() {
 	x.j.warn(fmt.Sprintf("the filesystem will have %d bytes, and may have %d to be encrypted again with a header on the device: %s", x.h.Segment.Size, l.DataSize, way))
 }
 
-// endOnStart puts the filesystem's first bytes where the header is. Wherever it is cut off,
-// the volume opens, or the device is the filesystem once the next run has put back the rest:
+// endOnStart puts the filesystem's first bytes where the header is. Wherever it is
+// interrupted, either the volume opens, or the device is the filesystem once the next run
+// has put back the rest:
 //
-//  1. the header is kept beside those bytes
-//  2. nobody uses the device, so one sector says that it is the filesystem from now on
-//     (package header, Start)
-//  3. the bytes are written to the device's start; the next run repeats that
-//  4. what was kept is overwritten
+//  1. the header is copied next to those bytes
+//  2. while no one else uses the device, one sector is written; from then on the device
+//     is the filesystem (package header, Start)
+//  3. the bytes are written to the device's start; if interrupted, the next run repeats
+//     that
+//  4. the kept bytes and the header's copy are overwritten
 func (x *rotating) endOnStart(ctx context.Context, path string, h *header.Header, begin func(header.Device) (header.Start, error)) error {
 	var start header.Start
 	if err := x.writeStart(path, func(dev header.Device) (_ header.Start, err error) {
@@ -71,8 +73,8 @@ func (x *rotating) endOnStart(ctx context.Context, path string, h *header.Header
 	}
 	x.j.did("filesystem put back to the start of " + path)
 	dev := x.c.Data
-	// What the data has left, too: by ciphertext of the old key a backup of the header would
-	// seem to be the right one.
+	// Also the space that the data has left: the ciphertext in it would make a backup of
+	// the header seem to be the right one.
 	size, offset := h.Segment.Size, h.Segment.Offset
 	ctx = context.WithoutCancel(ctx)
 	if err := errors.Join(blockdev.Zero(ctx, dev, size, size+offset), blockdev.Zero(ctx, dev, start.Staged, start.Saved+start.Area)); err != nil {
@@ -84,7 +86,7 @@ func (x *rotating) endOnStart(ctx context.Context, path string, h *header.Header
 	return nil
 }
 
-// backFrom keeps the header, and begins the way back.
+// backFrom copies the header next to the kept bytes, and begins the way back.
 func (x *rotating) backFrom(dev header.Device) (header.Start, error) {
 	start := header.PlanBack(dev.Size(), x.h.LUKS.Area(), x.h.Next.Moved)
 	if start.Record < start.Saved+start.Area {
@@ -104,8 +106,8 @@ func (x *rotating) backFrom(dev header.Device) (header.Start, error) {
 	return start, start.Begin(dev)
 }
 
-// continueEnding continues endOnStart. It opens no key, since all data is in plain text,
-// unless the record of the volume does not know of that.
+// continueEnding continues endOnStart. Since all data is in plaintext it opens no key,
+// unless the volume's record does not name this decryption.
 func (x *rotating) continueEnding(ctx context.Context, path string) error {
 	start, h, err := findStart(x.s, x.c.Data, true)
 	if err != nil {

@@ -19,19 +19,20 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Encrypt makes a volume of a device with a filesystem in plain text: its data is
-// encrypted where it is, and the filesystem keeps its files and its UUID. It continues what was interrupted, and stops cleanly at the next zone
-// when ctx is cancelled, with an error of code interrupted.
+// Encrypt turns a device with a plaintext filesystem into a volume: its data is encrypted
+// in place, and the filesystem keeps its files and its UUID. Encrypt continues an
+// interrupted run. When ctx is cancelled, it stops cleanly at the next zone, with an
+// error of code interrupted.
 //
-// It is a rotation whose old side is the device itself. Wherever it is cut off, the
-// device is the plain filesystem as it was, or the volume opens:
+// It is a rotation whose old side is the device itself. Wherever it is interrupted,
+// either the device is the plain filesystem as it was, or the volume opens:
 //
-//  1. the file of the header appears, with the records and a key that is not proved;
-//     nothing opens the volume by it, the device is in plain text (a header on the
-//     device: see createOnDevice)
-//  2. the key is proved from storage, and its check stands in the header. From here
-//     on the volume opens, with all data on the plain side
-//  3. zone after zone is moved, from the superblock on; the record says which
+//  1. the header file appears, with the records and a key that is not yet proved; nothing
+//     opens the volume with it, and the device is in plaintext (for a header on the
+//     device see createOnDevice)
+//  2. the key is proved from storage, and its check is in the header. From here on the
+//     volume opens, with all data on the plain side
+//  3. zone after zone is moved, starting at the superblock; the record says which
 //  4. the key is proved once more, and the header becomes an ordinary one
 func (m *Manager) Encrypt(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
 	r, err := m.encrypt(ctx, s, o)
@@ -45,7 +46,7 @@ func (m *Manager) encrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 	return m.inPlace(ctx, s, o, func(x *rotating, path string) error { return x.encryptHere(ctx, path) })
 }
 
-// encryptHere is Encrypt on the device at path, whose header was looked for.
+// encryptHere is Encrypt for the device at path, once its header has been looked for.
 func (x *rotating) encryptHere(ctx context.Context, path string) error {
 	shrunk := false
 	if x.h == nil && !x.started {
@@ -78,7 +79,7 @@ func (x *rotating) encryptHere(ctx context.Context, path string) error {
 	return x.encryptedAlready(ctx)
 }
 
-// inPlaceable reports why a volume of this configuration cannot be encrypted or
+// inPlaceable returns an error if a volume of this configuration cannot be encrypted or
 // decrypted in place.
 func inPlaceable(s spec.Volume) error {
 	if s.Ephemeral() {
@@ -90,8 +91,8 @@ func inPlaceable(s spec.Volume) error {
 	return s.Permitted()
 }
 
-// foundAfterwards refuses a device that is found by the filesystem on it: encrypted, it
-// shows none, and nothing would find the volume again.
+// foundAfterwards refuses a device that is found by the filesystem on it: once encrypted
+// it shows none, and the volume would not be found again.
 func foundAfterwards(s spec.Volume) error {
 	if blockdev.ByContent(s.Device) {
 		return fault.Newf(fault.ConfigInvalid, "device: %s is found by its filesystem, which is not seen there once it is encrypted: name it by PARTLABEL=, PARTUUID= or its path", s.Device)
@@ -99,8 +100,8 @@ func foundAfterwards(s spec.Volume) error {
 	return nil
 }
 
-// inPlace has do work on a volume under its lock; x.h is nil where the file of the
-// header is not there.
+// inPlace calls do for a volume, holding its lock except in a dry run; x.h is nil if
+// there is no header.
 func (m *Manager) inPlace(ctx context.Context, s spec.Volume, o RotateOptions, do func(x *rotating, path string) error) (r RotateResult, err error) {
 	j := m.begin(s, o.Progress)
 	x := &rotating{Manager: m, s: s, o: o, j: j}
@@ -119,7 +120,8 @@ func (m *Manager) inPlace(ctx context.Context, s spec.Volume, o RotateOptions, d
 	return r, x.onFound(path, do)
 }
 
-// locked has do make mappings under the volume's lock, which a dry run holds only here.
+// locked calls do, which makes mappings, with the volume's lock held. A dry run holds it
+// only here.
 func (x *rotating) locked(ctx context.Context, do func() error) (err error) {
 	if !x.o.DryRun {
 		return do()
@@ -132,7 +134,8 @@ func (x *rotating) locked(ctx context.Context, do func() error) (err error) {
 	return do()
 }
 
-// onFound has do work on the device at path. The volume's lock is held.
+// onFound calls do for the device at path. The caller holds the volume's lock, except in
+// a dry run.
 func (x *rotating) onFound(path string, do func(x *rotating, path string) error) (err error) {
 	x.j.result.Device = path
 	defer func() {
@@ -180,7 +183,7 @@ func (x *rotating) continueInPlace(ctx context.Context) error {
 	return x.moveInUse(ctx)
 }
 
-// encryptedAlready enforces that the header which is there is that of the device.
+// encryptedAlready checks that the existing header is that of the device.
 func (x *rotating) encryptedAlready(ctx context.Context) error {
 	if err := header.Plaintext(x.c.Data); err != nil && x.c.Detached() {
 		return fault.New(fault.FileExists, fmt.Sprintf("%s exists already, with the header of the volume %q, uuid %q, and the device is in plain text", x.s.Header, x.h.LUKS.Label, x.h.LUKS.UUID), err)
@@ -197,8 +200,7 @@ func (x *rotating) encryptedAlready(ctx context.Context) error {
 	return err
 }
 
-// encryptNew makes the key and the header of a device in plain text, and moves its
-// data.
+// encryptNew makes the key and the header for a plaintext device, and moves its data.
 func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err := foundAfterwards(x.s); err != nil {
 		return err
@@ -228,7 +230,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err := x.lasting(); err != nil {
 		return err
 	}
-	if !x.o.DryRun { // a run that was killed may have left them on the device
+	if !x.o.DryRun { // a killed run may have left some on the device
 		if _, err := x.kernel.RemovePrivate(ctx, x.s); err != nil {
 			return err
 		}
@@ -245,7 +247,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		err = x.locked(ctx, func() error { return x.tryChosen(ctx, x.s, instead && why != "") })
 	}
 	if err == nil {
-		// The trial's key may have shown what no fuse does.
+		// The trial's key may have shown a state that the fuses do not.
 		if state, err = x.stateAllowed(); err == nil {
 			h.Next.Token.State = state
 		}
@@ -286,8 +288,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	return x.moveInUse(ctx)
 }
 
-// moveInUse moves the data, after the volume was unlocked and mounted if that is asked
-// for.
+// moveInUse moves the data, after unlocking and mounting the volume if that is requested.
 func (x *rotating) moveInUse(ctx context.Context) error {
 	if !x.o.Mount || x.o.InitOnly || x.o.DryRun {
 		return x.run(ctx)
@@ -306,7 +307,7 @@ func (x *rotating) moveInUse(ctx context.Context) error {
 	return x.run(ctx)
 }
 
-// mountable enforces that the volume can be mounted once it is there.
+// mountable checks that the volume can be mounted once it exists.
 func (x *rotating) mountable() error {
 	if !x.o.Mount || x.s.Mount.Path == "" {
 		return nil
@@ -315,7 +316,7 @@ func (x *rotating) mountable() error {
 	return errors.Join(err, target.Usable())
 }
 
-// announceStart says what a dry run has found.
+// announceStart announces the steps that a dry run found.
 func (x *rotating) announceStart(h *header.Header, path string) {
 	on, protected, rate := x.s.Header, "in place, protected by a journal", int64(journalRate)
 	if !x.s.Detached() {
@@ -329,20 +330,21 @@ func (x *rotating) announceStart(h *header.Header, path string) {
 }
 
 // journalRate and gapRate are how many bytes a second are moved through a journal, and
-// by a gap with the volume in use, as measured (docs/rotation.md).
+// through a gap with the volume in use, as measured with emulated hardware
+// (docs/encrypt.md).
 const (
 	journalRate = 18 * header.MiB
 	gapRate     = 48 * header.MiB
 )
 
-// durationAt says how long moving takes.
+// durationAt says how long moving size bytes takes.
 func durationAt(size, rate int64) string {
 	return fmt.Sprintf("at %d MiB/s, as measured with emulated hardware, that takes about %v", rate/header.MiB, time.Duration(size/rate+1)*time.Second)
 }
 
-// surveyPlain looks at a device in plain text, with nobody else on it, and makes the
-// header in memory. The key is missing in it. With shrinks, an ext4 filesystem that
-// leaves too little room is to be made smaller: shrinkTo says so.
+// surveyPlain examines a plaintext device that no one else uses, and makes its header in
+// memory, still without the key. If an ext4 filesystem leaves too little room and shrinks
+// is true, it is to be made smaller: shrinkTo is then set.
 func (x *rotating) surveyPlain(path string, state caam.SecurityState, shrinks bool) (h *header.Header, err error) {
 	if x.s.Filesystem.Type == "" {
 		return nil, fault.Newf(fault.ConfigInvalid, "the configuration names no filesystem")
@@ -377,7 +379,7 @@ func (x *rotating) surveyPlain(path string, state caam.SecurityState, shrinks bo
 	return h, err
 }
 
-// storageOn is the volume's storage as far as the layout of its data depends on it.
+// storageOn returns the volume's storage, as far as the layout of its data depends on it.
 func (x *rotating) storageOn(dev header.Device) *header.Storage {
 	if x.s.Detached() {
 		return &header.Storage{Data: dev}
@@ -385,8 +387,9 @@ func (x *rotating) storageOn(dev header.Device) *header.Storage {
 	return &header.Storage{Data: dev, Header: dev}
 }
 
-// plainFilesystem enforces that a device holds the filesystem that the configuration
-// names, sound, and unmounted in order.
+// plainFilesystem checks that a device holds the filesystem that the configuration names,
+// sound and cleanly unmounted. With lenient set, it accepts an unclean one and sets
+// unclean.
 func (x *rotating) plainFilesystem(dev header.Device) (*fsprobe.Superblock, error) {
 	what, err := fsprobe.Signature(dev, dev.Size())
 	if err != nil {
@@ -418,9 +421,9 @@ func (x *rotating) plainFilesystem(dev header.Device) (*fsprobe.Superblock, erro
 	return sb, nil
 }
 
-// stillPlain enforces, before the first byte is moved of a volume that is locked, that
-// the device still is what the header was made for: it may have been mounted, and
-// changed, or swapped since.
+// stillPlain checks, before the first byte of a locked volume is moved, that the device
+// is still what the header was made for: it may have been mounted and changed, or
+// swapped, since.
 func (x *rotating) stillPlain() error {
 	sb, err := x.plainFilesystem(x.c.Data)
 	if err != nil {
@@ -436,9 +439,9 @@ func (x *rotating) stillPlain() error {
 	return nil
 }
 
-// sameKey enforces that the key under a live volume is the one that was proved now:
-// as long as the filesystem is seen in plain text, it does not show whether a suspend
-// has killed that key, and encrypted with a dead one the data would be lost.
+// sameKey checks that the key under a live volume is the one that was proved just now. As
+// long as the filesystem is seen in plaintext, it does not show whether a suspend has
+// killed that key, and data encrypted with a dead key would be lost.
 func (x *rotating) sameKey(ctx context.Context, k *mapping.Stack, h *header.Header, suffix string, n dmcrypt.Number, key source.Key) error {
 	live := &mapping.Private{K: x.kernel, Name: k.Name(suffix), Num: n}
 	same, err := x.sameThrough(ctx, x.s, h, x.c, live, key)
@@ -448,10 +451,10 @@ func (x *rotating) sameKey(ctx context.Context, k *mapping.Stack, h *header.Head
 	return lostKey(x.s, dead, nil)
 }
 
-// endEncryption makes the header that of an ordinary volume, in memory, with a check
-// that says so. The block that it is made of must fit the check that stands: a key
-// that died in between would refuse the right one from now on. The plain text that
-// the journal holds is overwritten.
+// endEncryption makes the header that of an ordinary volume, in memory, with a check that
+// says so. The block from which that check is derived must fit the current check:
+// otherwise, if the key has died in between, the new check would refuse the right key
+// from then on. The plaintext in the journal is overwritten.
 func (x *rotating) endEncryption(ctx context.Context, h *header.Header, key source.Key) (*header.Header, error) {
 	if h.Moved > 0 {
 		return x.endOnDevice(ctx, h, key)

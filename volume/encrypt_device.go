@@ -17,8 +17,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// placeOver places the volume over the filesystem that the device holds. moved is where
-// the filesystem's first bytes will be kept, 0 for a header in a file. A filesystem that
+// placeOver places the volume over the filesystem on the device. moved is where the
+// filesystem's first bytes will be kept, 0 for a header in a file. A filesystem that
 // leaves no room is an error of code device-unsuitable, unless it may be made smaller.
 func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock, shrinks bool) (l header.Layout, moved int64, err error) {
 	if x.s.Detached() {
@@ -44,15 +44,16 @@ func (x *rotating) placeOver(dev header.Device, sb *fsprobe.Superblock, shrinks 
 	return l, start.Saved, nil
 }
 
-// createOnDevice puts the header onto the device, over the filesystem's first bytes.
-// Wherever it is cut off, the device is the filesystem, or the volume opens:
+// createOnDevice puts the header on the device, over the filesystem's first bytes.
+// Wherever it is interrupted, either the device is the filesystem, or the volume opens:
 //
-//  1. those bytes, and the header area as it is going to be, are written to the end of
-//     the device, where the filesystem has none of its own, while nobody can mount it
+//  1. those bytes, and the header area as it will be, are written to the end of the
+//     device, beyond the filesystem, while the device cannot be mounted
 //  2. the key is opened from there and proved
-//  3. nobody uses the device and it still is that filesystem, so one sector says that it
-//     is a volume from now on (package header, Start)
-//  4. the header area is written to the device's start; the next run repeats that
+//  3. while no one else uses the device, and if it still is that filesystem, one sector
+//     is written; from then on it is a volume (package header, Start)
+//  4. the header area is written to the device's start; if interrupted, the next run
+//     repeats that
 func (x *rotating) createOnDevice(ctx context.Context, h *header.Header, key source.Key, path string) error {
 	start := header.PlanStart(x.c.Data.Size(), h.LUKS.Area())
 	if err := x.stageAtEnd(ctx, h, start, key, path); err != nil {
@@ -77,8 +78,8 @@ func (x *rotating) createOnDevice(ctx context.Context, h *header.Header, key sou
 	return x.openStarted(path)
 }
 
-// sameFilesystem enforces that a device still is the filesystem that h was made for, and
-// has not been mounted and grown over the room that the header takes.
+// sameFilesystem checks that a device still is the filesystem that h was made for, and
+// has not been mounted and grown into the room that the header takes.
 func (x *rotating) sameFilesystem(dev header.Device, h *header.Header) error {
 	sb, err := x.plainFilesystem(dev)
 	if err != nil {
@@ -125,7 +126,7 @@ func (x *rotating) stageAtEnd(ctx context.Context, h *header.Header, start heade
 	return x.proveOpens(ctx, x.s, there.Next, as)
 }
 
-// stage writes the header area as it is going to be, the check of the key in it.
+// stage writes the header area as it will be, with the check of the key in it.
 func (x *rotating) stage(ctx context.Context, h *header.Header, staged header.Device, key source.Key, path string) error {
 	block, err := header.NewCheckBlock(x.sys.Rand, h.Next.Binding())
 	if err != nil {
@@ -154,8 +155,7 @@ func (x *rotating) stage(ctx context.Context, h *header.Header, staged header.De
 	return nil
 }
 
-// writeStart has begin work on the device that nobody else uses, and then writes its
-// start.
+// writeStart calls begin for the device, opened exclusively, and then writes its start.
 func (m *Manager) writeStart(path string, begin func(header.Device) (header.Start, error)) (err error) {
 	dev, err := m.sys.Devices.Open(path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {
@@ -172,8 +172,8 @@ func (m *Manager) writeStart(path string, begin func(header.Device) (header.Star
 	return nil
 }
 
-// finishStart writes the header of an encryption that was interrupted while it was
-// written. It opens no key: that was proved before.
+// finishStart finishes writing the header of an encryption that was interrupted at that
+// point. It opens no key: the key was proved before.
 func (m *Manager) finishStart(s spec.Volume, path string, j *runLog) error {
 	if err := m.writeStart(path, func(dev header.Device) (header.Start, error) {
 		start, _, err := findStart(s, dev, false)
@@ -185,8 +185,9 @@ func (m *Manager) finishStart(s spec.Volume, path string, j *runLog) error {
 	return nil
 }
 
-// findStart finds the start of a device that is to be written further, and enforces that the
-// header which is kept is the volume's. back: the filesystem's bytes take its place.
+// findStart finds the start of a device that is not completely written, and checks that
+// the header that is kept for it is the volume's. If back is true, the filesystem's bytes
+// take the header's place.
 func findStart(s spec.Volume, dev header.Device, back bool) (header.Start, *header.Header, error) {
 	start, state, err := header.FindStart(dev)
 	if err != nil {
@@ -207,7 +208,7 @@ func findStart(s spec.Volume, dev header.Device, back bool) (header.Start, *head
 	return start, h, h.MatchesRotating(s.For(k.Token.Source, k.Segment.Encryption))
 }
 
-// continueStart continues an encryption whose header was not whole on the device yet.
+// continueStart continues an encryption whose header is not completely on the device yet.
 func (x *rotating) continueStart(ctx context.Context, path string) error {
 	if err := x.finishStart(x.s, path, x.j); err != nil {
 		return err
@@ -218,7 +219,7 @@ func (x *rotating) continueStart(ctx context.Context, path string) error {
 	return x.continueInPlace(ctx)
 }
 
-// openStarted opens the volume that the device is now.
+// openStarted opens the volume that the device has become.
 func (x *rotating) openStarted(path string) error {
 	if err := x.reopen(path); err != nil {
 		return err
@@ -238,9 +239,9 @@ func (x *rotating) reopen(path string) error {
 	return nil
 }
 
-// endOnDevice is endEncryption for a header on the device: the check goes where none is
-// now, and is proved as it is stored. What the data has left is overwritten: all of it,
-// since it is plain text.
+// endOnDevice is endEncryption for a header on the device: the check goes into the unused
+// check area, and is proved as it is stored. All that the data has left behind is
+// overwritten, since it is plaintext.
 func (x *rotating) endOnDevice(ctx context.Context, h *header.Header, key source.Key) (*header.Header, error) {
 	done := h.EndRotation()
 	done.Check.Offset = h.Next.FreeCheckArea()
@@ -251,7 +252,7 @@ func (x *rotating) endOnDevice(ctx context.Context, h *header.Header, key source
 		return nil, fmt.Errorf("the check, as it is stored: %w", err)
 	}
 	dev := x.c.Data
-	// To the end of the device as it was then: what it has grown by since is not ours.
+	// Up to the end of the device as it was then: what it has grown by since is not ours.
 	end := min(dev.Size()/header.SectorBytes*header.SectorBytes, h.Moved+h.LUKS.Area()+2*header.BlockAlign)
 	err := errors.Join(
 		blockdev.Zero(ctx, dev, h.LUKS.Area(), h.Next.Segment.Offset),

@@ -17,8 +17,7 @@ import (
 
 // The header of a device that is encrypted in place, and its first key.
 
-// createHeader writes the file of the header, with the first records, and proves the
-// key in it.
+// createHeader writes the header, with the first records, and proves the key in it.
 func (x *rotating) createHeader(ctx context.Context, src source.Source, h *header.Header, path string) error {
 	x.trusted = x.awake()
 	key, err := x.firstKey(ctx, src, h)
@@ -105,7 +104,7 @@ func (x *rotating) recordsOf(ctx context.Context, h *header.Header, area header.
 	return e.Begin(ctx)
 }
 
-// proveAlone is proveFirst for a run that does not have the file of the header to itself yet.
+// proveAlone is proveFirst for a run that has not locked the header file yet.
 func (x *rotating) proveAlone(ctx context.Context, key source.Key) (err error) {
 	release, err := x.kernel.LockHeader(ctx, x.s, x.h.LUKS.UUID)
 	if err != nil {
@@ -115,9 +114,8 @@ func (x *rotating) proveAlone(ctx context.Context, key source.Key) (err error) {
 	return x.proveFirst(ctx, key)
 }
 
-// proveFirst gives the first key its check, reads the header back from storage and
-// proves it: only then may anything be encrypted with it. Nobody else has the file of
-// the header.
+// proveFirst gives the first key its check, reads the header back from storage and proves
+// it: only then may anything be encrypted with it. The caller has locked the header file.
 func (x *rotating) proveFirst(ctx context.Context, key source.Key) error {
 	if x.s.Detached() {
 		if err := x.kernel.DeriveCheck(ctx, x.s, x.h.Next, x.c, key); err != nil {
@@ -148,8 +146,8 @@ func (x *rotating) proveFirst(ctx context.Context, key source.Key) error {
 	return x.dropEraseRecord(x.s, x.c)
 }
 
-// firstKeyAgain gives up a first key that was never proved, or does not open, while
-// no data is under it, and makes another.
+// firstKeyAgain gives up a first key that was never proved, or does not open, while no
+// data is under it, and makes a new one.
 func (x *rotating) firstKeyAgain(ctx context.Context) error {
 	src, err := x.sources.Of(x.s)
 	if err != nil {

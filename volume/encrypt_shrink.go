@@ -23,20 +23,20 @@ import (
 )
 
 // A filesystem that leaves no room for a header on the device is made smaller first,
-// before there is a key. Wherever that is cut off, the device is the filesystem as it
-// was, or has the mark that package ext4shrink says, by which the next Encrypt writes
-// the rest from the log, or is the smaller filesystem.
+// before there is a key. Wherever that is interrupted, the device is the filesystem as it
+// was, or has the mark of package ext4shrink, by which the next Encrypt finishes from the
+// log, or is the smaller filesystem.
 
-// waysOut is what helps where a filesystem is not made smaller.
+// waysOut is what helps if a filesystem is not made smaller.
 const waysOut = "make the partition larger, or set header: /path/of/a/file, which needs no room"
 
 const (
 	logSuffix  = ".shrink"
-	workSuffix = ".shrinking" // of the folder with the copy
-	logSum     = 8            // bytes of a log's hash that are in its name
+	workSuffix = ".shrinking" // of the directory with the copy
+	logSum     = 8            // bytes of a log's hash in its name
 )
 
-// workspace is where the copy of the metadata and the log go.
+// workspace returns the directory for the log and the copy of the metadata.
 func (x *rotating) workspace() string {
 	if x.o.Workspace != "" {
 		return x.o.Workspace
@@ -44,15 +44,15 @@ func (x *rotating) workspace() string {
 	return x.s.StateDir
 }
 
-// logOf is the file of a log: no other log has its name, so that none is overwritten
-// that another device still needs.
+// logOf returns the file for a log. No other log has the same name, so a log that another
+// device still needs is not overwritten.
 func (x *rotating) logOf(log []byte) string {
 	sum := sha256.Sum256(log)
 	return filepath.Join(x.workspace(), fmt.Sprintf("%s-%x%s", x.s.Name, sum[:logSum], logSuffix))
 }
 
-// namesLog reports whether a file has the name that logOf gives. Another volume's may begin
-// like it: that of data-b like data's.
+// namesLog reports whether name is one that logOf gives for this volume. A name of
+// another volume may begin the same way, as data-b does for data.
 func (x *rotating) namesLog(name string) bool {
 	rest, ours := strings.CutSuffix(name, logSuffix)
 	sum, named := strings.CutPrefix(rest, x.s.Name+"-")
@@ -60,8 +60,8 @@ func (x *rotating) namesLog(name string) bool {
 	return ours && named && err == nil && len(b) == logSum
 }
 
-// mayShrink enforces that the filesystem can be expected to be made as small as
-// shrinkTo. What it takes to know is a copy of its metadata.
+// mayShrink checks that the filesystem can be expected to shrink to shrinkTo. To be
+// certain takes a copy of its metadata.
 func (x *rotating) mayShrink(path string) (err error) {
 	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -78,7 +78,7 @@ func (x *rotating) mayShrink(path string) (err error) {
 	switch {
 	case err != nil:
 		return fault.New(fault.ShrinkRefused, fmt.Sprintf("the ext4 filesystem on %s has %d bytes, and a header on the device needs it to have %d at most; it is not made smaller: %s", path, super.Size(), x.shrinkTo, waysOut), err)
-	case !x.unclean && super.Used() > x.shrinkTo: // else counted by the checker
+	case !x.unclean && super.Used() > x.shrinkTo: // otherwise the checker counts
 		return fault.Newf(fault.ShrinkRefused, "the ext4 filesystem on %s has %d bytes in use, and a header on the device needs it to have %d at most: delete files, %s", path, super.Used(), x.shrinkTo, waysOut)
 	case super.Block < int64(dev.LogicalBlockSize()):
 		return fault.Newf(fault.DeviceUnsuitable, "the ext4 filesystem on %s has blocks of %d bytes, and the device sectors of %d", path, super.Block, dev.LogicalBlockSize())
@@ -92,17 +92,17 @@ func (x *rotating) mayShrink(path string) (err error) {
 	return x.sys.Filesystems.Room(x.workspace(), x.shrinkNeed)
 }
 
-// announceShrink says what a dry run has found.
+// announceShrink announces the step that a dry run found.
 func (x *rotating) announceShrink(path string) {
 	x.j.would(fmt.Sprintf("check the ext4 filesystem on %s, and make it smaller: from %d to %d bytes; the copy of its metadata and the log take about %d bytes in %s", path, x.shrinkFrom, x.shrinkTo, x.shrinkNeed, x.workspace()))
 }
 
-// shrink makes the filesystem as small as shrinkTo, on a device that nobody else uses:
+// shrink makes the filesystem as small as shrinkTo, on a device that no one else uses:
 //
-//  1. it is checked, and resized in a copy of its metadata; the difference is a log
+//  1. it is checked, and resized in a copy of its metadata; the difference becomes a log
 //  2. the log is stored, and read back
-//  3. the mark on the device says that the log is being written
-//  4. the log is written; last the superblock takes the mark's place
+//  3. a mark on the device says that the log is being written
+//  4. the log is written to the device; last, the superblock replaces the mark
 func (x *rotating) shrink(ctx context.Context, path string) (err error) {
 	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {
@@ -138,9 +138,9 @@ func (x *rotating) shrink(ctx context.Context, path string) (err error) {
 	return errors.Join(err, x.sys.Files.Remove(file))
 }
 
-// dropLogs removes what runs that were cut off have left: it is in plain text, and worth
-// nothing where no mark names it. What may be another device's stays. One that was written
-// to the end is removed only once the checker has found nothing wrong.
+// dropLogs removes what interrupted runs have left: it is in plaintext, and useless if no
+// mark names it. A log that may be another device's stays. A log that was written to the
+// end is removed only once the checker has found nothing wrong.
 func (x *rotating) dropLogs(ctx context.Context, path string) error {
 	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -178,7 +178,7 @@ func (x *rotating) dropLogs(ctx context.Context, path string) error {
 				return err
 			}
 		}
-		// The folder is there only where a run was cut off.
+		// The directory exists only if a run was interrupted.
 		err = x.sys.Files.Remove(filepath.Join(dir, x.s.Name+workSuffix, mkfs.ShrinkCopy))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -191,8 +191,8 @@ func (x *rotating) readLog(file string) ([]byte, error) {
 	return x.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: ext4shrink.MaxLog, RootOwned: true, Forbid: 0o022})
 }
 
-// finishShrink writes the log that the mark names. Nothing stops it: until it is done
-// there is no filesystem.
+// finishShrink writes the log that the mark names. It cannot be cancelled: until it is
+// done there is no filesystem.
 func (x *rotating) finishShrink(ctx context.Context, dev header.Device, mark ext4shrink.Mark, log []byte, file string) error {
 	if err := ext4shrink.Finish(dev, mark, log); err != nil {
 		return fault.New(fault.ShrinkStarted, "write the log "+file+" to "+dev.Path(), err)
@@ -204,7 +204,7 @@ func (x *rotating) finishShrink(ctx context.Context, dev header.Device, mark ext
 	return x.sys.Files.Remove(file)
 }
 
-// continueShrink finishes making a filesystem smaller where that was interrupted.
+// continueShrink finishes making a filesystem smaller if that was interrupted.
 func (x *rotating) continueShrink(ctx context.Context, path string) (found bool, err error) {
 	dev, err := x.sys.Devices.Open(path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -216,8 +216,8 @@ func (x *rotating) continueShrink(ctx context.Context, path string) (found bool,
 	}
 	file := mark.Path
 	if x.o.Workspace != "" || x.unattended {
-		// Unattended the device does not say which file is opened: anybody may have
-		// written that there.
+		// In an unattended run the device does not decide which file is opened: anyone
+		// may have written the path there.
 		file = filepath.Join(x.workspace(), filepath.Base(file))
 	}
 	if x.o.DryRun {
@@ -228,7 +228,8 @@ func (x *rotating) continueShrink(ctx context.Context, path string) (found bool,
 		return true, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	// Another process may have finished it meanwhile, and somebody mounted it.
+	// Another process may have finished it meanwhile, and the filesystem may have been
+	// mounted.
 	if now, found, err := ext4shrink.FindMark(dev); err != nil || !found || now != mark {
 		return true, fault.New(fault.DeviceInUse, fmt.Sprintf("another process has made the filesystem on %s smaller meanwhile", path), err)
 	}

@@ -27,10 +27,10 @@ type EraseOptions struct {
 	Progress func(Step)
 }
 
-// EraseResult is what erase did, and what it cannot do.
+// EraseResult is what an erase did, and what it cannot reach.
 type EraseResult struct {
 	Result
-	// Remains says in sentences for a person what of the volume still exists.
+	// Remains lists, in sentences for a person, what of the volume still exists.
 	Remains []string `json:"remains"`
 }
 
@@ -39,25 +39,25 @@ type discarder interface {
 	Discard(off, length int64, secure bool) error
 }
 
-// Erase destroys a volume's key: the blob and both copies of the header, the
-// check area, and for the dev source the key's file. The caller has asked a
-// person. It also erases what a damaged header of this volume still shows, and
-// finishes an erase that was interrupted.
+// Erase destroys a volume's key: the blob and both copies of the header, the check area,
+// and for source dev the key file. The caller has asked a person. It also erases a
+// damaged header that still shows that it is this volume's, and finishes an erase that
+// was interrupted.
 //
-// Everything that may refuse speaks before the first byte is written: the device is
-// claimed for ourselves alone, a detached header's file locked, the key files
-// opened, and all of them stay so until the end.
+// Everything that may refuse does so before the first byte is written: the device is
+// claimed exclusively, the file of a detached header is locked, the key files are opened,
+// and all of them stay so until the end.
 //
-// Wherever it is cut off, the volume is either as it was, or marked so that
-// nothing opens it and the next erase continues:
+// Wherever it is interrupted, the volume is either as it was, or marked so that nothing
+// opens it and the next erase continues:
 //
-//  1. the token gets phase "erasing", where the header can still be written
-//  2. a record "begun" is written, which survives what follows. In a file of its
-//     own, beside a detached header, it comes first: there may be no room for it
+//  1. the token gets phase "erasing", if the header can still be written
+//  2. a record "begun" is written, which survives what follows. For a detached header it
+//     is in a file of its own and comes first: there may be no room for it
 //  3. the header area is overwritten, discarded and overwritten again
 //  4. it is read back, and the record says "done"
 //
-// The record, too, is what lets Provision take the device afterwards.
+// The record is also what lets Provision take the device afterwards.
 func (m *Manager) Erase(ctx context.Context, s spec.Volume, o EraseOptions) (EraseResult, error) {
 	r, err := m.erase(ctx, s, o)
 	return r, Failed(ctx, "erase", s, err)
@@ -102,7 +102,7 @@ func (m *Manager) erase(ctx context.Context, s spec.Volume, o EraseOptions) (r E
 		return r, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	// Looked at again under the lock: what was seen before may have changed.
+	// Survey again under the lock: what was seen before may have changed.
 	j.result.Warnings = nil
 	if err := e.survey(false); err != nil {
 		return r, err
@@ -118,35 +118,35 @@ func (m *Manager) erase(ctx context.Context, s spec.Volume, o EraseOptions) (r E
 	return r, nil
 }
 
-// erasing is one run over one volume.
+// erasing is one run on one volume.
 type erasing struct {
 	*Manager
 	s    spec.Volume
 	j    *runLog
 	path string
 
-	// device and file are the volume's device and, where there is one, the file of
-	// its detached header, claimed until the end; keys are the key files of source
-	// dev, kept what a restore has kept of earlier headers.
+	// device and file are the volume's device and the file of its detached header, if
+	// there is one, claimed until the end; keys are the key files of source dev, kept the
+	// files with earlier headers that a restore or repair has replaced.
 	device, file header.Device
 	keys, kept   []header.Device
-	// record is what is written, or was found; State is 0 as long as nothing was
+	// record is the one that was found or will be written; State is 0 until the erase has
 	// begun.
 	record header.EraseRecord
-	// header is set where it can be read, with its generation.
+	// header and generation are set if the header can be read.
 	header     *header.Header
 	generation int
-	// missing: the file of a detached header is gone.
+	// missing is set if the file of a detached header is gone.
 	missing bool
-	// recoverable: there is a recovery copy of the key.
+	// recoverable is set if there is a recovery copy of the key.
 	recoverable bool
 	// overwritten counts the runs that were overwritten, secure those of them
 	// that the storage has securely discarded.
 	overwritten, secure int
 }
 
-// survey finds out what is to be erased, and refuses what is not this volume, or
-// what others use. live: the volume may still be unlocked.
+// survey finds out what is to be erased, and refuses what is not this volume or is used
+// by others. If live is true, the volume may still be unlocked.
 func (e *erasing) survey(live bool) error {
 	data, err := e.sys.Devices.Open(e.path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -194,8 +194,8 @@ func (e *erasing) surveyVolume(data header.Device) error {
 	return e.surveyDamaged(c, err)
 }
 
-// surveyDamaged recognises this volume by what its damaged header, or one that
-// is too new to be understood, still shows. err is why it cannot be read.
+// surveyDamaged recognises this volume by what a header that is damaged, or too new to be
+// understood, still shows. err says why it cannot be read.
 func (e *erasing) surveyDamaged(c *header.Storage, err error) error {
 	switch fault.CodeOf(err) {
 	case fault.HeaderDamaged, fault.HeaderInvalid, fault.HeaderRequirement, fault.ProvisioningStarted:
@@ -241,7 +241,7 @@ func (e *erasing) run(ctx context.Context) error {
 			return err
 		}
 	}
-	// From here on nothing stops it on request: half an erase helps nobody.
+	// From here on it cannot be cancelled: half an erase helps no one.
 	if err := e.destroyKeyFiles(); err != nil {
 		return err
 	}
@@ -261,7 +261,8 @@ func (e *erasing) run(ctx context.Context) error {
 	return nil
 }
 
-// claim opens all that will be written to, for ourselves alone.
+// claim opens everything that will be written to; the device and the header file
+// exclusively.
 func (e *erasing) claim() (err error) {
 	defer func() {
 		if err != nil {
@@ -282,7 +283,7 @@ func (e *erasing) claim() (err error) {
 	return e.openKept()
 }
 
-// openKept opens what a restore has kept of earlier headers.
+// openKept opens the files with earlier headers that a restore or repair has kept.
 func (e *erasing) openKept() error {
 	paths, err := e.keptFiles(e.s, e.record.UUID, e.j)
 	if err != nil {
@@ -297,8 +298,8 @@ func (e *erasing) openKept() error {
 	return nil
 }
 
-// openAll opens files to overwrite them; those that were opened are returned with an
-// error, too.
+// openAll opens files to overwrite them. On an error it also returns those that were
+// opened.
 func (e *erasing) openAll(paths []string) (files []header.Device, err error) {
 	for _, path := range paths {
 		f, err := e.sys.Devices.Open(path, blockdev.Flags{Write: true, Direct: true})
@@ -310,8 +311,8 @@ func (e *erasing) openAll(paths []string) (files []header.Device, err error) {
 	return files, nil
 }
 
-// openKeyFiles opens the key files of source dev: all that there are, since the header
-// may not show its generation any more, and a rotation from source dev may be under way.
+// openKeyFiles opens all key files of source dev, since the header may no longer show its
+// generation, and a rotation from source dev may be under way.
 func (e *erasing) openKeyFiles() error {
 	if e.record.UUID == "" {
 		return nil
@@ -326,7 +327,7 @@ func (e *erasing) openKeyFiles() error {
 	return nil
 }
 
-// close gives up what was claimed.
+// close closes what claim opened.
 func (e *erasing) close() error {
 	var err error
 	for _, d := range slices.Concat(e.keys, e.kept, []header.Device{e.file, e.device}) {
@@ -338,7 +339,7 @@ func (e *erasing) close() error {
 	return err
 }
 
-// beginErase writes the marks by which every reader knows what is under way.
+// beginErase writes the marks that show every reader that an erase is under way.
 func (e *erasing) beginErase() error {
 	for _, mark := range e.marks() {
 		if err := mark(); err != nil {
@@ -370,8 +371,8 @@ func (e *erasing) markHeader() error {
 	err := e.header.Write(on)
 	var invalid *luks2.InvalidError
 	if fault.Is(err, fault.HeaderCopyDamaged) || errors.As(err, &invalid) && invalid.Rule == luks2.RuleSequence {
-		// Something else lies over the first copy, or the header's number cannot
-		// grow: the record does.
+		// Something else is in the place of the first copy, or the header's sequence
+		// number cannot grow: the record is enough.
 		return nil
 	}
 	if err != nil {
@@ -395,10 +396,10 @@ func (e *erasing) putRecord(state header.EraseState) error {
 		if e.record.Data, err = header.DataSum(e.device); err != nil {
 			return err
 		}
-		// One of an earlier erase says nothing any more.
+		// A record of an earlier erase no longer matters.
 		return e.sys.Files.Replace(path, e.record.Block(), 0o600)
 	}
-	// In its place, which needs no room: a sector is never torn.
+	// Write it in place, which needs no free space: a sector is never torn.
 	file, err := e.sys.Devices.Open(path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {
 		return err
@@ -434,12 +435,12 @@ func (e *erasing) destroyFile(f header.Device) error {
 	return e.sys.Files.Remove(f.Path())
 }
 
-// run is from and to in bytes.
+// run is a range in bytes.
 type run struct{ from, to int64 }
 
-// overwrite puts random bytes over a run, has the storage forget them, and then
-// zeros, so that what is read afterwards is defined. Random first: storage that
-// deduplicates or compresses may keep the old block under one of zeros.
+// overwrite writes random bytes over a run, has the storage discard them, and then writes
+// zeros, so that what is read afterwards is defined. Random bytes come first because
+// storage that deduplicates or compresses may keep the old block under one of zeros.
 func (e *erasing) overwrite(dev header.Device, r run) error {
 	if r.to <= r.from {
 		return nil
@@ -456,7 +457,7 @@ func (e *erasing) overwrite(dev header.Device, r run) error {
 		if d.Discard(r.from, r.to-r.from, true) == nil {
 			e.secure++
 		} else {
-			// It promises nothing, so that nothing is lost where it fails too.
+			// A plain discard promises nothing, so nothing is lost if it fails too.
 			_ = d.Discard(r.from, r.to-r.from, false)
 		}
 	}
@@ -471,7 +472,8 @@ func putOver(dev header.Device, block []byte, at int64) error {
 	return dev.Flush()
 }
 
-// area is the run of the header area on a device, without the record's block.
+// runs returns the runs of the header area on a device of size bytes, without the
+// record's block.
 func (e *erasing) runs(size int64) []run {
 	return []run{{0, header.EraseRecordOffset}, {header.EraseRecordOffset + header.BlockAlign, min(e.record.Area, size)}}
 }
@@ -496,7 +498,7 @@ func (e *erasing) destroyHeader() error {
 	return nil
 }
 
-// prove reads back what was overwritten: no copy of the header, no blob.
+// prove reads back what was overwritten: no copy of the header and no blob may be left.
 func (e *erasing) prove() error {
 	if e.s.Detached() {
 		dev, err := e.sys.Devices.Open(e.s.Header, blockdev.Flags{})
@@ -529,7 +531,7 @@ func (e *erasing) proveDevice(dev header.Device) error {
 	return nil
 }
 
-// remains says honestly what erase does not reach.
+// remains lists what an erase does not reach.
 func (e *erasing) remains() []string {
 	list := []string{
 		"the ciphertext on " + e.path + ", which nothing opens without the key",

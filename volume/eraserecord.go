@@ -15,7 +15,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// eraseRecordOf looks for the record of volume s. data is its device.
+// eraseRecordOf looks for the erase record of volume s. data is its device.
 func (m *Manager) eraseRecordOf(s spec.Volume, data header.Device) (r header.EraseRecord, ok bool, err error) {
 	if !s.Detached() {
 		return header.ReadEraseRecord(data)
@@ -34,10 +34,10 @@ func (m *Manager) eraseRecordOf(s spec.Volume, data header.Device) (r header.Era
 	return r, err == nil && sum == r.Data, err
 }
 
-// erasedBefore reports whether erase has left the device free for provisioning
-// next. A record alone does not say so: a device that is in other use since may
-// still show it. So the rest of the header area must be as erase left it, or as
-// an interrupted provisioning after it did.
+// erasedBefore reports whether an erase has left the device free for provisioning. The
+// record alone does not show that: a device that has been put to another use since may
+// still have it. So the rest of the header area must be as the erase left it, or as an
+// interrupted provisioning after that left it.
 func (m *Manager) erasedBefore(s spec.Volume, data header.Device) (bool, error) {
 	r, ok, err := m.eraseRecordOf(s, data)
 	if err != nil || !ok || r.State != header.EraseDone {
@@ -61,9 +61,9 @@ func (m *Manager) erasedBefore(s spec.Volume, data header.Device) (bool, error) 
 	return err == nil && unfinished && blank.Zero(area[header.MetadataSize:]), err
 }
 
-// dropEraseRecord takes away the record of an earlier erase. It is called when a
-// new header is there and nothing has been encrypted with its key: from then on
-// nothing may permit to overwrite the device.
+// dropEraseRecord removes the record of an earlier erase. It is called when a new header
+// is there and nothing has been encrypted with its key yet: from then on nothing may
+// permit overwriting the device.
 func (m *Manager) dropEraseRecord(s spec.Volume, c *header.Storage) error {
 	if s.Detached() {
 		if err := m.sys.Files.Remove(s.Header + header.EraseRecordSuffix); err != nil {

@@ -14,11 +14,11 @@ import (
 	"imxcrypt/volume/mapping"
 )
 
-// checkFilesystem runs the filesystem's checker before a mount, if the
-// superblock asks for it; only on the announced mapping of a proved key, since a
-// checker "repairs" noise too. A checker that is not installed is a warning: the
-// kernel mounts without. One that leaves errors behind is an error of code
-// filesystem-damaged, and nothing is mounted.
+// checkFilesystem runs the filesystem's checker before a mount, if the superblock asks
+// for it. It does so only on the announced mapping of a proved key, since a checker
+// "repairs" noise too. If the checker is not installed, that is a warning: the kernel
+// mounts without. If it leaves errors behind, the error has code filesystem-damaged and
+// nothing is mounted.
 func (u *unlocking) checkFilesystem(ctx context.Context) error {
 	if u.c.Data.ReadOnly() || slices.Contains(u.s.Mount.Options, "ro") {
 		return nil // a checker would write
@@ -47,8 +47,9 @@ func (u *unlocking) checkFilesystem(ctx context.Context) error {
 	return nil
 }
 
-// inUse is who uses the mapping already: somebody may have mounted it by hand, in
-// this namespace or in another, and not every checker refuses one that is mounted.
+// inUse returns an error that names the users of the mapping, if there are any: the
+// filesystem may have been mounted by hand, in this namespace or another, and not every
+// checker refuses a mounted one.
 func (u *unlocking) inUse() error {
 	d, err := u.sys.Devices.Open(u.j.result.Mapping, blockdev.Flags{Exclusive: true})
 	if err == nil {
@@ -58,12 +59,12 @@ func (u *unlocking) inUse() error {
 	if errors.As(err, &busy) {
 		return busy
 	}
-	return nil // anything else the checker or the mount will say better
+	return nil // the checker or the mount reports anything else better
 }
 
-// superblock is what stands in the volume; nil where that is no sound filesystem of
-// the volume's type: the mount says it better. The proof of the key has mostly read it
-// already.
+// superblock returns the superblock in the volume, or nil if there is no sound filesystem
+// of the volume's type: the mount reports that better. Usually the proof of the key has
+// read it already.
 func (u *unlocking) superblock() *fsprobe.Superblock {
 	if u.h.Seen != nil {
 		return u.h.Seen
@@ -79,8 +80,8 @@ func (u *unlocking) superblock() *fsprobe.Superblock {
 	return sb
 }
 
-// hasImage refuses to mount a volume that an updater writes and that holds no filesystem
-// of its type: none was written yet, or another, or half of one.
+// hasImage refuses to mount a volume that an updater writes if it holds no filesystem of
+// the configured type: none was written yet, or a different one, or only half of one.
 func (u *unlocking) hasImage(ctx context.Context) error {
 	fstype := u.s.Filesystem.Type
 	if u.s.Filesystem.ProvesKey() {
@@ -109,9 +110,10 @@ func (u *unlocking) hasImage(ctx context.Context) error {
 	return nil
 }
 
-// notNoise distinguishes a slot that is half-written from data under another key than
-// the header's, before an error advises writing over it: the check may be as old as the
-// header. Provisioning has made a filesystem there, so that some of it makes sense.
+// notNoise distinguishes a half-written slot from data under a different key than the
+// header's, before an error advises overwriting it: the check may be as old as the
+// header. Provisioning has made a filesystem there, so with the right key some of it
+// makes sense.
 func (u *unlocking) notNoise(ctx context.Context) error {
 	info, err := u.sys.Mapper.Info(u.s.Mapping)
 	if err != nil || u.h.Next != nil {
@@ -128,8 +130,8 @@ func (u *unlocking) noImage() error {
 	return fault.Newf(fault.FilesystemMissing, "the key is right, but the volume holds no %s image: write one to %s", u.s.Filesystem.Type, u.j.result.Mapping)
 }
 
-// fitsSectors refuses a filesystem that was made for smaller sectors, as of an image
-// that was written into the volume: the kernel says no more than EINVAL.
+// fitsSectors refuses a filesystem that was made for smaller sectors, for example in an
+// image that was written to the volume: the kernel reports only EINVAL.
 func (u *unlocking) fitsSectors() error {
 	sb, sector := u.superblock(), u.h.Segment.SectorSize
 	if sb == nil || sb.Sector >= sector {

@@ -8,12 +8,11 @@ import (
 	"imxcrypt/volume/header"
 )
 
-// A volume with `grow: true` takes the space of its device when it is unlocked. It is
-// never the reason why a volume does not open: what fails is a warning.
+// A volume with `grow: true` grows into the space of its device when it is unlocked.
+// Growing never keeps a volume from opening: a failure is a warning.
 
-// grow takes the space before the volume is mapped, where there is any; it costs
-// nothing but a look at the device's size where there is none. h is the header
-// afterwards.
+// grow takes the space, if there is any, before the volume is mapped. If there is none,
+// it costs only a look at the device's size. h is the header afterwards.
 func (m *Manager) grow(ctx context.Context, u *unlocking, path string) (h *header.Header) {
 	if u.o.DryRun || u.o.ForRepair || u.h.Next != nil || u.c.Data.ReadOnly() {
 		return u.h
@@ -28,14 +27,14 @@ func (m *Manager) grow(ctx context.Context, u *unlocking, path string) (h *heade
 	if err != nil {
 		u.j.warn("the volume did not grow: " + err.Error())
 	}
-	// Header and live table may have grown, and the filesystem not.
+	// The header and the live table may have grown, but not the filesystem.
 	if h, err = header.Read(u.c); err != nil {
 		return u.h
 	}
 	return h
 }
 
-// growMounted has the filesystem that is mounted take the space of its mapping.
+// growMounted grows the mounted filesystem to the size of its mapping.
 func (u *unlocking) growMounted() {
 	if u.h.Next != nil || u.c.Data.ReadOnly() {
 		return

@@ -11,12 +11,12 @@ import (
 	"imxcrypt/volume/header"
 )
 
-// CheckHeader checks any LUKS2 header, cryptsetup's too, by the specification,
-// at the start of a device, an image or a file. The report is filled in as far
-// as possible with an error too; the error is of code header-damaged,
-// header-invalid or header-version where the header is not valid, of code
-// header-requirement where it demands what no known program knows, and what
-// opening or reading gave otherwise.
+// CheckHeader checks any LUKS2 header, cryptsetup's too, against the specification, at
+// the start of a device, an image or a file. The report is filled in as far as possible
+// even if there is an error. The error has code header-damaged, header-invalid or
+// header-version if the header is not valid, and code header-requirement if the header
+// demands what no known program supports. Otherwise it is the error from opening or
+// reading.
 func (m *Manager) CheckHeader(path string) (r header.Report, err error) {
 	r = header.Report{Path: path, Requirements: []string{}, Copies: []header.Copy{}, Problems: []string{}}
 	dev, err := m.sys.Devices.Open(path, blockdev.Flags{})

@@ -13,9 +13,9 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// BackupHeader writes a volume's whole header area, check area included, to a
-// new file, readable to root only. The file opens the volume on this chip for
-// ever, also after an erase: the caller says so.
+// BackupHeader writes a volume's whole header area, including the check area, to a new
+// file that only root can read. The file opens the volume on this chip forever, even
+// after an erase: the caller says so.
 func (m *Manager) BackupHeader(ctx context.Context, s spec.Volume, file string) (Result, error) {
 	j := m.begin(s, nil)
 	err := m.onHeader(ctx, s, blockdev.Flags{Direct: true}, j, func(c *header.Storage, h *header.Header) error {
