@@ -25,19 +25,18 @@ import (
 )
 
 // What a restore or a repair replaces is kept in a file of its own, named after the
-// volume and its content: a run that is cut off and begun again keeps what it found
-// each time, and never writes over what an earlier one kept.
+// volume and the content. So a run that is interrupted and started again keeps what it
+// finds each time, and never overwrites what an earlier run kept.
 
 const (
 	keptSuffix = ".header"
-	// keptSumBytes of the content's SHA-256 are in the name.
+	// keptSumBytes is how many bytes of the content's SHA-256 are in the name.
 	keptSumBytes = 8
 )
 
 func keptDir(s spec.Volume) string { return filepath.Join(s.StateDir, "headers") }
 
-// keptPath is the file that an area is kept in; empty where there is nothing to
-// keep.
+// keptPath returns the file that an area is kept in; empty if there is nothing to keep.
 func keptPath(s spec.Volume, file string, area []byte) string {
 	if blank.Erased(area) {
 		return ""
@@ -49,7 +48,7 @@ func keptPath(s spec.Volume, file string, area []byte) string {
 	return filepath.Join(keptDir(s), s.Name+"-"+hex.EncodeToString(sum[:keptSumBytes])+keptSuffix)
 }
 
-// keepArea writes an area to its file, durably, and returns the file.
+// keepArea writes an area to its file, durably, and returns the file's path.
 func (m *Manager) keepArea(s spec.Volume, file string, area []byte) (string, error) {
 	path := keptPath(s, file, area)
 	if path == "" {
@@ -75,9 +74,9 @@ func (m *Manager) keepArea(s spec.Volume, file string, area []byte) (string, err
 	return path, nil
 }
 
-// keptFiles are the files in the state directory with what was replaced of a
-// volume's header: those of its name, and those of its UUID, for it may have had
-// another name then.
+// keptFiles returns the files in the state directory that keep replaced headers of a
+// volume: those with its name, and those with its UUID, since it may have had a different
+// name then.
 func (m *Manager) keptFiles(s spec.Volume, uuid string, j *runLog) ([]string, error) {
 	names, err := m.sys.Files.List(keptDir(s))
 	if err != nil {
@@ -90,7 +89,7 @@ func (m *Manager) keptFiles(s spec.Volume, uuid string, j *runLog) ([]string, er
 		if !ours || dash < 0 {
 			continue
 		}
-		// Not a backup or --keep file that somebody has put there.
+		// Skip a backup or --keep file that was put there.
 		if b, err := hex.DecodeString(rest[dash+1:]); err != nil || len(b) != keptSumBytes {
 			continue
 		}
@@ -123,7 +122,8 @@ func (m *Manager) keptOf(path, uuid string) (bool, error) {
 	return len(traces) > 0 && !slices.ContainsFunc(traces, other), nil
 }
 
-// keeps says where what was replaced is; asked is the file that somebody named.
+// keeps warns where the replaced header is kept. asked is the file that the caller named,
+// empty if none.
 func (j *runLog) keeps(asked string) {
 	switch {
 	case j.result.Kept == "":
@@ -134,9 +134,9 @@ func (j *runLog) keeps(asked string) {
 	}
 }
 
-// dropKept destroys what was kept of earlier headers in the state directory, once the
-// volume is in use, the key in the header that is there is proved by the filesystem,
-// and what was kept shows nothing that this header does not know.
+// dropKept destroys the earlier headers kept in the state directory, once the volume is
+// in use, the filesystem proves the key in the current header, and the kept ones show
+// nothing that this header does not know.
 func (r *repairing) dropKept(ctx context.Context) error {
 	kept, err := r.keptFiles(r.s, r.h.LUKS.UUID, r.j)
 	if err != nil || len(kept) == 0 {
@@ -167,8 +167,7 @@ func (r *repairing) dropKept(ctx context.Context) error {
 	return nil
 }
 
-// mayDrop is why the volume may still need what was kept of its headers; nil if it
-// does not.
+// mayDrop returns why the volume may still need its kept headers; nil if it does not.
 func (r *repairing) mayDrop(ctx context.Context) error {
 	info, err := r.sys.Mapper.Info(r.s.Mapping)
 	if err != nil {
@@ -198,8 +197,9 @@ func (r *repairing) mayDrop(ctx context.Context) error {
 	return r.seeFilesystem(ctx, r.s, r.h, r.c, key)
 }
 
-// stillTells is what a kept area has that nothing else may have; nil if it has
-// nothing: the traces of another volume, a filesystem, a newer key or a rotation.
+// stillTells returns what a kept area has that nothing else may have: traces of another
+// volume, a filesystem, a newer key or a rotation. It returns nil if there is no such
+// thing.
 func (r *repairing) stillTells(area []byte, path string) error {
 	im := header.NewImage(area, int64(len(area)))
 	traces, err := luks2.Traces(im, im.Size())
@@ -235,8 +235,8 @@ func (r *repairing) destroyOne(path string) error {
 	return err
 }
 
-// ofThisVolume leaves out what a restore by force has kept of another volume's header:
-// that volume may need it.
+// ofThisVolume leaves out headers of other volumes, which a forced restore has kept:
+// those volumes may need them.
 func (e *erasing) ofThisVolume(kept []string) (paths []string, err error) {
 	for _, path := range kept {
 		area, err := e.sys.Files.Read(path, atomicfile.ReadOptions{MaxSize: header.MaxHeaderArea})
@@ -257,8 +257,8 @@ func (e *erasing) ofThisVolume(kept []string) (paths []string, err error) {
 	return paths, nil
 }
 
-// destroyKept overwrites and removes what was kept of earlier headers in the state
-// directory: each opens the volume on this chip.
+// destroyKept overwrites and removes the earlier headers kept in the state directory:
+// each of them opens the volume on this chip.
 func (e *erasing) destroyKept() error {
 	for _, f := range e.kept {
 		if err := e.destroyFile(f); err != nil {

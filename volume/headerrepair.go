@@ -18,21 +18,22 @@ import (
 
 // RepairOptions change how a header is repaired.
 type RepairOptions struct {
-	// Keep is the file for what is replaced; empty for one in the state directory.
+	// Keep is the file to keep the replaced header in; empty for one in the state
+	// directory.
 	Keep   string
 	DryRun bool
 	// Progress is called for each step when it is done.
 	Progress func(Step)
 }
 
-// RepairHeader repairs a volume's damaged header from what is there: one copy that
-// is good, or two damaged copies that complete each other. Unlock and provision
-// repair the former on the way, when they have proved the key; the latter nobody
-// does unasked. Either way every key that the repaired header names opens on this
-// chip and is proved first. A header that no single copy had is written only after
-// what lies there is kept in a file. The volume may be in use. Wherever it is cut
-// off, the same command finishes it. Where nothing is to be repaired and the volume is
-// in use, what was kept in the state directory, and is needed no more, is destroyed.
+// RepairHeader repairs a volume's damaged header from what is there: one good copy, or
+// two damaged copies that complete each other. Unlock and Provision repair the former by
+// themselves once they have proved the key; the latter is done only on request. Either
+// way, every key that the repaired header names must first open on this chip and be
+// proved. A header that no single copy had is written only after what is there is kept in
+// a file. The volume may be in use. If the repair is interrupted, the same command
+// finishes it. If there is nothing to repair and the volume is in use, kept headers in
+// the state directory that are no longer needed are destroyed.
 func (m *Manager) RepairHeader(ctx context.Context, s spec.Volume, o RepairOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
 	err := m.onDevice(ctx, s, func(path string) (err error) {
@@ -46,7 +47,7 @@ func (m *Manager) RepairHeader(ctx context.Context, s spec.Volume, o RepairOptio
 	return j.result, Failed(ctx, "header repair", s, err)
 }
 
-// repairing is one run over one volume.
+// repairing is one run on one volume.
 type repairing struct {
 	*Manager
 	s spec.Volume
@@ -54,12 +55,12 @@ type repairing struct {
 	j *runLog
 	c *header.Storage
 	h *header.Header
-	// whole is what two damaged copies make together; nil where one is good.
+	// whole is the header completed from two damaged copies; nil if one copy is good.
 	whole *luks2.Completed
 }
 
 func (r *repairing) repair(ctx context.Context, path string) error {
-	// As the header will be read when it is repaired.
+	// The storage as it will be once the header is repaired.
 	as := r.c
 	var err error
 	if r.h, err = header.Read(r.c); err != nil {
@@ -114,8 +115,8 @@ func (r *repairing) repair(ctx context.Context, path string) error {
 	return nil
 }
 
-// complete puts the header together from two damaged copies. It returns the
-// container as it will be; err is why no copy can serve.
+// complete assembles the header from two damaged copies. It returns the storage as it
+// will be. err is why neither copy can be used.
 func (r *repairing) complete(err error) (*header.Storage, error) {
 	if !fault.Is(err, fault.HeaderDamaged) && !fault.Is(err, fault.NotProvisioned) {
 		return nil, err
@@ -142,7 +143,7 @@ func (r *repairing) complete(err error) (*header.Storage, error) {
 	return as, nil
 }
 
-// completed is a device as it will be when the copies at its start are repaired.
+// completed is a device as it will be once the header copies at its start are repaired.
 type completed struct {
 	header.Device
 	image []byte
@@ -177,8 +178,8 @@ func (d unreadableAsZeros) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// nothingElse refuses to write over a filesystem that somebody made where the
-// header was. What is there by chance, and proves nothing, is damage.
+// nothingElse refuses to overwrite a filesystem that was made where the header was. What
+// only looks like one, and does not prove itself, is damage.
 func (r *repairing) nothingElse() error {
 	dev := r.c.Header
 	sb, err := fsprobe.Read(dev, dev.Size())
@@ -211,7 +212,7 @@ func (r *repairing) prove(ctx context.Context, as *header.Storage) error {
 	if r.h.Next == nil {
 		return nil
 	}
-	// Without its record nobody knows which of the data is under which key.
+	// Without its record there is no knowing which data is under which key.
 	_, err := r.h.RotationRecord(as)
 	return err
 }
@@ -230,7 +231,7 @@ func (r *repairing) announceSteps() error {
 	return nil
 }
 
-// area is the header area as it is.
+// area reads the header area as it is.
 func (r *repairing) area() ([]byte, error) {
 	area := make([]byte, min(r.h.LUKS.Area(), r.c.Header.Size()))
 	if _, err := (unreadableAsZeros{r.c.Header}).ReadAt(area, 0); err != nil {
@@ -245,7 +246,7 @@ func (r *repairing) write() error {
 		if !fault.Is(err, fault.HeaderCopyDamaged) {
 			return err
 		}
-		// No filesystem, or nothingElse had seen it.
+		// What is there is not a filesystem: nothingElse would have seen it.
 	}
 	area, err := r.area()
 	if err != nil {

@@ -24,33 +24,35 @@ import (
 
 // RestoreOptions change how a header is restored.
 type RestoreOptions struct {
-	// Force permits an older generation than the device shows, where the
-	// filesystem proves the key; a key that only blocks of the data prove, where
-	// nothing on the device speaks against it; a check in the backup that cannot be
-	// looked at, for want of a loop device; and to write over a filesystem or a
-	// foreign header that lies in the header's place.
+	// Force permits an older generation than the device shows, if the filesystem proves
+	// the key; a key that only blocks of the data prove, if nothing on the device
+	// contradicts it; a check in the backup that cannot be read because there is no loop
+	// device; a backup from before a resize; a backup of a volume that, by the record,
+	// was replaced by another; and overwriting another volume's damaged header, a foreign
+	// header or a filesystem in the header's place.
 	Force bool
-	// Keep is the file for what is replaced; empty for one in the state directory.
+	// Keep is the file to keep the replaced header in; empty for one in the state
+	// directory.
 	Keep string
-	// Confirm is asked, with a sentence, before something that is there is
-	// overwritten; its error is the result. nil refuses.
+	// Confirm is called, with a sentence for a person, before something is overwritten;
+	// its error is the result. If Confirm is nil, overwriting is refused.
 	Confirm func(what string) error
 	DryRun  bool
 	// Progress is called for each step when it is done.
 	Progress func(Step)
 }
 
-// RestoreHeader puts a header back from a file that BackupHeader made. Before
-// anything is written, what is on the device is asked, also behind a damaged or
-// absent header: a rotation that has moved data, or a newer key, refuses the
-// backup. Its key must open on this chip, and is proved by the data: through it
-// the volume's filesystem is seen, or it opens the check that is on the device, or,
-// with Force, it makes sense of the data. What is replaced is kept in a file. Wherever it is cut off, the same command
-// finishes it.
+// RestoreHeader restores a header from a file that BackupHeader made. Before anything is
+// written, it examines what is on the device, also behind a damaged or absent header: a
+// rotation that has moved data, or a newer key, rules out the backup. The backup's key
+// must open on this chip, and the data must prove it: the volume's filesystem is seen
+// through it, or it opens the check that is on the device, or, with Force, it makes sense
+// of the data. What is replaced is kept in a file. If the restore is interrupted, the
+// same command finishes it.
 func (m *Manager) RestoreHeader(ctx context.Context, s spec.Volume, file string, o RestoreOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
-	// Before the device is waited for: a file that is not there does not come, and one
-	// that is no backup does not become one.
+	// Do this before waiting for the device: waiting does not make a missing file appear,
+	// nor turn another file into a backup.
 	area, err := m.sys.Files.Read(file, atomicfile.ReadOptions{MaxSize: header.MaxHeaderArea, FollowLinks: true})
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fault.New(fault.FileMissing, "the backup", err)
@@ -71,7 +73,7 @@ func (m *Manager) RestoreHeader(ctx context.Context, s spec.Volume, file string,
 	return j.result, Failed(ctx, "header restore", s, err)
 }
 
-// restoring is one run over one volume.
+// restoring is one run on one volume.
 type restoring struct {
 	*Manager
 	s    spec.Volume
@@ -83,14 +85,14 @@ type restoring struct {
 	area   []byte // its bytes
 	backup *header.Header
 	c      *header.Storage
-	// before is what lies there now, to be kept; empty where that is nothing.
+	// before is what is there now, to be kept; empty if there is nothing to keep.
 	before []byte
-	// older: the device knows of a newer key than the backup's.
+	// older is set if the device shows a newer key than the backup's.
 	older bool
-	// another is the error of a damaged header of another volume there.
+	// another is the error if the damaged header of another volume is there.
 	another error
-	// witnessed: the device shows that no rotation has begun since the backup was
-	// made, so that its check is that of the key which the data is under.
+	// witnessed is set if the device shows that no rotation has begun since the backup
+	// was made, so that its check is that of the key that the data is under.
 	witnessed bool
 	// what says what is overwritten; empty if nothing is lost.
 	what string
@@ -155,7 +157,7 @@ func (t *restoring) readBackupFor(path string) error {
 	return t.readBackup(size)
 }
 
-// readBackup compares what was read from the file with the device's size in bytes and the
+// readBackup parses the backup, and checks it against the device's size in bytes and the
 // configuration.
 func (t *restoring) readBackup(size int64) (err error) {
 	file, area := t.file, t.area
@@ -196,8 +198,8 @@ func (t *restoring) readBackup(size int64) (err error) {
 	return t.backup.Matches(t.s)
 }
 
-// openThere opens the device and what holds the header there. A detached header
-// that is not there leaves the container without one.
+// openThere opens the device and what holds the header there. If a detached header is
+// missing, the result has no Header.
 func (t *restoring) openThere() (*header.Storage, error) {
 	c, err := t.openContainer(t.s, t.path, blockdev.Flags{Direct: true})
 	if err == nil || !t.s.Detached() || !fault.Is(err, fault.NotProvisioned) && !fault.Is(err, fault.EraseStarted) {
@@ -238,9 +240,9 @@ func (t *restoring) proveBefore(ctx context.Context) error {
 	}
 }
 
-// proveByData looks for the volume's filesystem through the key, else lets the
-// key open the check that is on the device. The backup's own check says nothing of
-// the data: a rotation may have moved it since.
+// proveByData looks for the volume's filesystem through the key. If it is not seen, the
+// key must open the check that is on the device. The backup's own check says nothing
+// about the data: a rotation may have moved it since.
 func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 	h := t.backup
 	why := errors.New("the volume has no filesystem to see through the key")
@@ -261,9 +263,9 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 		if err != nil {
 			return err
 		}
-		// A volume that was adopted or renamed has a filesystem that was not made with
-		// its identity, but the one on record: there the check in the backup binds the key
-		// to the header.
+		// The filesystem of an adopted or renamed volume was not made with the volume's
+		// identity, but it is the one on record. The check in the backup then binds the
+		// key to the header.
 		if proved || h.Shows() {
 			return errors.Join(h.Believed(t.s), t.notMoved(), t.proveByBackup(ctx, key))
 		}
@@ -271,7 +273,8 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 			return err
 		}
 		if why = seen; mapping.IsDecryptError(why) && h.Token.Protected() {
-			// The device can be read: then it is the key, asked for the first time.
+			// The device can be read, so it is the key, which is used here for the first
+			// time.
 			if _, err := t.c.Data.ReadAt(make([]byte, header.BlockAlign), h.Segment.Offset); err == nil {
 				return t.explainRejection(t.s, h, mapping.NotDecrypted(h, why))
 			}
@@ -294,8 +297,8 @@ func (t *restoring) unproved(why error) error {
 }
 
 // proveByBlocks looks for a block of the data that the key makes sense of. A rotation
-// since the backup was made would have moved the first zone, or written where the gap
-// was: so what is left elsewhere under the old key proves nothing.
+// since the backup was made would have moved the first zone, or written to the gap, so
+// blocks elsewhere that are still under the old key prove nothing.
 func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error) error {
 	if err := t.notMoved(); err != nil {
 		return err
@@ -306,8 +309,8 @@ func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error
 		inPlace = err == nil && l.Mode == reencrypt.Journal
 	}
 	if inPlace {
-		// The first record that says that data has moved says so of at least a quarter of the
-		// longest zone (package reencrypt).
+		// The first record of moved data covers at least a quarter of the longest zone
+		// (package reencrypt).
 		limit = min(int64(len(t.area))-header.RotationJournalOffset, header.MaxZone) / 4 / header.BlockAlign * header.BlockAlign
 	}
 	var seen mapping.Shown
@@ -325,9 +328,9 @@ func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error
 	return t.proveByBackup(ctx, key)
 }
 
-// proveByBackup lets the key open the check in the backup, which binds it to the
-// header, where later unlocks ask for that: with a detached header, and where the
-// filesystem was not made with the volume's identity.
+// proveByBackup has the key open the check in the backup, which binds it to the header,
+// if later unlocks will require that: with a detached header, and if the filesystem was
+// not made with the volume's identity.
 func (t *restoring) proveByBackup(ctx context.Context, key source.Key) (err error) {
 	h, as, path := t.backup, t.s, t.file
 	switch {
@@ -357,15 +360,15 @@ func (t *restoring) proveByBackup(ctx context.Context, key source.Key) (err erro
 	return errors.Join(t.explainRejection(t.s, h, err), dev.Close())
 }
 
-// checkIsThere reports whether the backup's check lies where it belongs on the device
-// already, so that no loop device is needed to read it.
+// checkIsThere reports whether the backup's check is already in its place on the device,
+// so that reading it needs no loop device.
 func (t *restoring) checkIsThere() bool {
 	at := t.backup.Check.Offset
 	end := at + t.backup.Check.Size
 	return end <= int64(min(len(t.before), len(t.area))) && bytes.Equal(t.before[at:end], t.area[at:end])
 }
 
-// attachBackup makes a device of the backup.
+// attachBackup attaches a loop device to the backup.
 func (t *restoring) attachBackup() (string, io.Closer, error) {
 	if t.sys.Attach == nil {
 		return "", nil, fault.Newf(fault.DeviceUnsuitable, "there are no loop devices here to map a part of %s with", t.file)
@@ -377,13 +380,14 @@ func (t *restoring) attachBackup() (string, io.Closer, error) {
 	return loop, closer, nil
 }
 
-// run replaces what is there. The keyslots area goes first: with it goes the
-// record of an erase, which must not outlive the moment a header is there.
+// run replaces what is there. The keyslots area is written first: that overwrites the
+// record of an erase, which must be gone by the time a header is there.
 func (t *restoring) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// Opened before anything is kept: nobody else has it, and it can be written.
+	// Open it before keeping anything: that shows that no one else has it and that it can
+	// be written.
 	dev, err := t.openForWriting()
 	if err != nil {
 		return err
@@ -406,7 +410,7 @@ func (t *restoring) run(ctx context.Context) error {
 	return t.forgetErase()
 }
 
-// keptIn adds to an error where what was there is.
+// keptIn adds to an error where the replaced header is kept.
 func (t *restoring) keptIn(err error) error {
 	if t.j.result.Kept == "" {
 		return err
@@ -414,7 +418,7 @@ func (t *restoring) keptIn(err error) error {
 	return fmt.Errorf("%w (what was there is kept in %s)", err, t.j.result.Kept)
 }
 
-// openForWriting is the device for ourselves alone; nil for a detached header.
+// openForWriting opens the device exclusively; it returns nil for a detached header.
 func (t *restoring) openForWriting() (header.Device, error) {
 	if t.s.Detached() {
 		return nil, nil
@@ -451,7 +455,7 @@ func (t *restoring) readBack() error {
 	return err
 }
 
-// sameAs reports whether a header that is there is the backup's.
+// sameAs reports whether the header that is there is the backup's.
 func (t *restoring) sameAs(h *header.Header, dev header.Device) (bool, error) {
 	area, err := header.AreaOf(h, dev)
 	if err != nil {
@@ -462,8 +466,8 @@ func (t *restoring) sameAs(h *header.Header, dev header.Device) (bool, error) {
 		h.LUKS.UUID == t.backup.LUKS.UUID && reflect.DeepEqual(h.LUKS.Metadata, t.backup.LUKS.Metadata), nil
 }
 
-// forgetErase takes the record of an erase away from beside a detached header that
-// is there again: it would permit to overwrite the volume.
+// forgetErase removes the erase record beside a detached header that has been restored:
+// it would permit overwriting the volume.
 func (t *restoring) forgetErase() error {
 	if t.o.DryRun {
 		return nil

@@ -18,8 +18,8 @@ import (
 	"imxcrypt/volume/mapping"
 )
 
-// survey finds out what the backup would replace, and refuses one that what is on
-// the device speaks against.
+// survey finds out what the backup would replace, and refuses the backup if what is on
+// the device contradicts it.
 func (t *restoring) survey() error {
 	_, err := t.sys.Mapper.Info(t.s.Mapping)
 	unlocked := err == nil
@@ -50,7 +50,7 @@ func (t *restoring) busy() error {
 	return fault.Newf(fault.Busy, "/dev/mapper/%s is open: the header of a volume in use is not replaced", t.s.Mapping)
 }
 
-// surveyHeader compares the backup with a header that is there.
+// surveyHeader compares the backup with the header that is there.
 func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
 	if h.LUKS.UUID != t.backup.LUKS.UUID && h.LUKS.Label == t.backup.LUKS.Label {
 		return t.madeAgain(h.LUKS.UUID, h.Token.Created)
@@ -77,14 +77,14 @@ func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
 	return nil
 }
 
-// madeAgain refuses the backup of a volume that another one of its name has replaced.
+// madeAgain refuses the backup of a volume that another one of the same name has
+// replaced.
 func (t *restoring) madeAgain(uuid string, at time.Time) error {
 	return fault.Newf(fault.VolumeReplaced, "on %s is another volume %q, with uuid %q, made on %s: it has replaced the one that the backup is for, with uuid %q, and overwritten its data, or this is not that one's device",
 		t.path, t.s.Name, uuid, at.UTC().Format(time.DateOnly), t.backup.LUKS.UUID)
 }
 
-// surveyRest is surveyHeader for what is no header of ours that can be read; err
-// says why.
+// surveyRest is surveyHeader if there is no readable header of ours; err says why.
 func (t *restoring) surveyRest(err error) error {
 	switch fault.CodeOf(err) {
 	case fault.NotProvisioned, fault.ProvisioningStarted, fault.EraseStarted:
@@ -104,8 +104,8 @@ func (t *restoring) surveyRest(err error) error {
 	return nil
 }
 
-// surveyTraces refuses to write over the damaged header of another volume, whose data
-// needs it: with Force, too, unless the backup's key is proved.
+// surveyTraces refuses to overwrite the damaged header of another volume, whose data
+// needs it. With Force it is overwritten only if the backup's key is proved.
 func (t *restoring) surveyTraces(err error) error {
 	traces, readErr := luks2.Traces(t.c.Header, t.c.Header.Size())
 	if readErr != nil {
@@ -124,8 +124,8 @@ func (t *restoring) surveyTraces(err error) error {
 	return nil
 }
 
-// readBefore reads what is replaced: on the device as much as the backup has, of a
-// detached header all. What erase left is nothing to keep.
+// readBefore reads what is replaced: as many bytes as the backup has on the device, all
+// of a detached header. What an erase left need not be kept.
 func (t *restoring) readBefore() error {
 	n := int64(len(t.area))
 	if t.s.Detached() {
@@ -152,8 +152,8 @@ func (t *restoring) readBefore() error {
 	return nil
 }
 
-// readPatiently reads from the start what can be read, block by block where it
-// must, and says how many bytes could not, and why.
+// readPatiently reads what can be read from the start of a device, block by block if it
+// must. It returns how many bytes could not be read, and why.
 func readPatiently(dev header.Device, b []byte) (lost int, err error) {
 	if n, err := dev.ReadAt(b, 0); n == len(b) {
 		return 0, nil
@@ -170,8 +170,8 @@ func readPatiently(dev header.Device, b []byte) (lost int, err error) {
 	return lost, err
 }
 
-// hear asks what lies there whether it knows of a newer key than the backup's, or
-// of a rotation. h is the header there, nil where it cannot be read.
+// hear checks whether what is there shows a newer key than the backup's, or a rotation. h
+// is the header there, nil if it cannot be read.
 func (t *restoring) hear(h *header.Header) error {
 	newest, err := newestGeneration(t.before, t.backup, t.c.Header.Path(), t.o.Force)
 	if err != nil {
@@ -185,9 +185,9 @@ func (t *restoring) hear(h *header.Header) error {
 	return nil
 }
 
-// newestGeneration is the newest that what lies in a header's place shows. A
-// rotation that has moved data which the header at hand does not know of is an error;
-// force leaves out what is not certain.
+// newestGeneration returns the newest generation that the content of a header's place
+// shows. A rotation that has moved data, and that h does not know of, is an error; with
+// force, uncertain evidence is ignored.
 func newestGeneration(area []byte, h *header.Header, place string, force bool) (newest uint64, err error) {
 	b, err := h.RotationBinding(0)
 	if err != nil {
@@ -214,8 +214,8 @@ func newestGeneration(area []byte, h *header.Header, place string, force bool) (
 	}
 	slots, _ := h.LUKS.KeyslotsArea()
 	text := area[:min(slots, int64(len(area)))]
-	// What a copy's text says of its keys can be read where the copy itself is damaged.
-	// Compiled here: at package level each start of the program would pay for it.
+	// The text of a copy may show its keys even if the copy is damaged. The expressions
+	// are compiled here: at package level every start of the program would pay for them.
 	namedGeneration := regexp.MustCompile(`"generation":"([0-9]{1,9})"`)
 	namedRotation := regexp.MustCompile(`"phase":"` + string(header.PhaseRotating) + `"|"` + header.RequirementRotate + `"`)
 	for _, named := range namedGeneration.FindAllSubmatch(text, -1) {
@@ -229,8 +229,8 @@ func newestGeneration(area []byte, h *header.Header, place string, force bool) (
 	return newest, nil
 }
 
-// sameChecks reports whether the check areas are as they were when the backup was
-// made: a rotation writes the check of its key before it moves any data.
+// sameChecks reports whether the check areas are unchanged since the backup was made: a
+// rotation writes the check of its key before it moves any data.
 func (t *restoring) sameChecks() bool {
 	if !t.backup.Check.InHeader() || int64(len(t.before)) < header.EraseRecordOffset {
 		return false
@@ -238,9 +238,9 @@ func (t *restoring) sameChecks() bool {
 	return bytes.Equal(t.before[header.MetadataSize:header.EraseRecordOffset], t.area[header.MetadataSize:header.EraseRecordOffset])
 }
 
-// notMoved enforces, where neither header nor checks nor records are left, that a
-// rotation has not moved data into the room that it would begin with: the
-// filesystem's first blocks may be seen through the old key long after that.
+// notMoved checks, if neither header nor checks nor records are left, that no rotation
+// has moved data into the space that it would use first: long after that, the
+// filesystem's first blocks may still be seen through the old key.
 func (t *restoring) notMoved() error {
 	if t.witnessed || t.older || t.c.Header == nil {
 		return nil
@@ -258,7 +258,7 @@ func (t *restoring) notMoved() error {
 		return fault.New(fault.IOFailed, "read "+t.path, err)
 	}
 	if blank.Erased(block) || t.o.Force && !mapping.Noise(block) {
-		return nil // with Force it may have been overwritten, but not by what is encrypted
+		return nil // with Force it may have been overwritten, but not with encrypted data
 	}
 	return fault.Newf(fault.RollbackRefused, "nothing of the header on %s is left to show whether a rotation has begun since the backup was made, and the room that it moves data into, at byte %d, is not empty",
 		t.path, at)

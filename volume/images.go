@@ -13,31 +13,32 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// A volume whose `device` is a regular file has its image there, and a loop device is
-// its device. That is attached when the volume's device is looked for, and held open until the
-// process ends or the volume is locked. From then on only a mapping holds it: when that
-// goes, the kernel takes the loop device away, also after a kill.
+// If a volume's `device` is a regular file, the file holds its image, and the volume's
+// device is a loop device. The loop device is attached when the volume's device is looked
+// for, and held open until the process ends or the volume is locked. From then on only a
+// mapping holds it: when the mapping is removed, the kernel removes the loop device, even
+// after a kill.
 
 // Images makes block devices of images in files.
 type Images interface {
-	// Attach gives the device over the image at path, held open until closer is closed:
-	// the one that is there, or a new one with blocks of sector bytes, which goes when
-	// nobody has it open any more. Devices over a part of the file, or several, are an error of
-	// code [fault.DeviceInUse].
+	// Attach returns the device over the image at path, held open until closer is closed:
+	// the existing one, or a new one with blocks of sector bytes, which disappears when
+	// nothing has it open any more. If there are several devices, or one over a part of
+	// the file, the error has code [fault.DeviceInUse].
 	Attach(path string, sector int) (device string, closer io.Closer, err error)
-	// Over is the device that lies over the image already; empty for none.
+	// Over returns the device that is already over the image; empty if there is none.
 	Over(path string) (device string, err error)
-	// Room enforces that an image of size bytes can be made at path. Too little room is an
-	// error of code [fault.StorageFull].
+	// Room checks that an image of size bytes can be made at path. If there is too little
+	// room, the error has code [fault.StorageFull].
 	Room(path string, size int64) error
-	// Make makes it, its blocks allocated, for root alone: whole, or not at all. A path
-	// that is taken is an error of code [fault.FileExists].
+	// Make makes the image, with its blocks allocated and accessible only to root:
+	// completely, or not at all. If path is taken, the error has code [fault.FileExists].
 	Make(path string, size int64) error
-	// Resized has a device take the size that its file has.
+	// Resized gives a device the current size of its file.
 	Resized(device string) error
 }
 
-// held are the images that a Manager holds the devices of.
+// held are the images whose devices a Manager holds open.
 type held struct {
 	mu  sync.Mutex
 	all map[string]image
@@ -48,7 +49,7 @@ type image struct {
 	closer io.Closer
 }
 
-// locate finds a volume's device, and makes one of an image.
+// locate finds a volume's device. For an image it attaches one.
 func (m *Manager) locate(ctx context.Context, s spec.Volume) (string, error) {
 	path, err := m.sys.Devices.Find(ctx, s.Device)
 	if err != nil {
@@ -61,7 +62,7 @@ func (m *Manager) locate(ctx context.Context, s spec.Volume) (string, error) {
 	return m.hold(path, s)
 }
 
-// seen is locate for a look only: an image that has no device yet stays a file.
+// seen is locate without side effects: an image that has no device yet stays a file.
 func (m *Manager) seen(ctx context.Context, s spec.Volume) (string, error) {
 	path, err := m.sys.Devices.Find(ctx, s.Device)
 	if err != nil {
@@ -76,22 +77,22 @@ func (m *Manager) seen(ctx context.Context, s spec.Volume) (string, error) {
 	return path, nil
 }
 
-// isImage reports whether path is a file that is to have a device.
+// isImage reports whether path is an image file, which needs a device.
 func (m *Manager) isImage(path string) (bool, error) {
 	if m.sys.Images == nil {
 		return false, nil
 	}
 	dev, err := m.sys.Devices.Open(path, blockdev.Flags{})
 	if err != nil {
-		// What is wrong with a device is said where it is used.
+		// An error of a device is reported where the device is used.
 		return false, nil
 	}
 	is := dev.Number() == blockdev.Number{}
 	return is, dev.Close()
 }
 
-// hold attaches an image, once. A writer of the file could change the filesystem under
-// its mount, so it is trusted like the file of a detached header.
+// hold attaches an image, once. Anyone who can write the file could change the filesystem
+// under its mount, so the file must be trusted as that of a detached header must.
 func (m *Manager) hold(path string, s spec.Volume) (string, error) {
 	m.images.mu.Lock()
 	defer m.images.mu.Unlock()
@@ -112,8 +113,8 @@ func (m *Manager) hold(path string, s spec.Volume) (string, error) {
 	return device, nil
 }
 
-// imageResized has the device of a volume's image take the size that the file has, as
-// the kernel's view of a partition has to be renewed before a volume grows.
+// imageResized gives the device of a volume's image the current size of the file, just as
+// the kernel's view of a partition must be refreshed before a volume grows.
 func (m *Manager) imageResized(s spec.Volume) error {
 	m.images.mu.Lock()
 	defer m.images.mu.Unlock()
@@ -124,7 +125,8 @@ func (m *Manager) imageResized(s spec.Volume) error {
 	return m.sys.Images.Resized(i.device)
 }
 
-// letGo gives up the devices of a volume's image. Where nothing lies on it, it is gone.
+// letGo closes the device of a volume's image. If nothing else uses the device, it is
+// gone.
 func (m *Manager) letGo(s spec.Volume) error {
 	m.images.mu.Lock()
 	defer m.images.mu.Unlock()

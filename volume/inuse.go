@@ -17,17 +17,17 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// InUse is a volume in use, with what carries it through a suspend: its device is
-// open, its header read, and the key under its mapping proved.
+// InUse is a volume in use, ready to be carried through a suspend: its device is open,
+// its header is read, and the key under its mapping is proved.
 type InUse struct {
-	// Revived: the key under the mapping was lost or in doubt. It was given again, or
-	// would be by a dry run.
+	// Revived is set if the key under the mapping was lost or in doubt. It was loaded
+	// again, or in a dry run would be.
 	Revived  bool
 	Warnings []string
 
 	u *unlocking
-	// key is the header of the key that the mapping has; nil during a rotation,
-	// which has two, each in a mapping of its own.
+	// key is the header of the key that the mapping has; nil during a rotation, which has
+	// two keys, each in a mapping of its own.
 	key   *header.Header
 	sides []side
 }
@@ -38,10 +38,10 @@ type side struct {
 	h    *header.Header
 }
 
-// OpenInUse opens a volume in use; nil if it is not. The volume's lock is held,
-// but for a dry run. What a killed rotation holds is settled, since suspending would
-// wait for it, and the key under the mapping is proved or given again: what is
-// written back next goes through it.
+// OpenInUse opens a volume in use; it returns nil if the volume is not in use. The caller
+// holds the volume's lock, except in a dry run. What a killed rotation holds is settled,
+// since suspending would wait for it. The key under the mapping is proved or loaded
+// again, since the next writeback uses it.
 func (m *Manager) OpenInUse(ctx context.Context, s spec.Volume, dryRun bool) (_ *InUse, err error) {
 	path, err := m.find(ctx, s, false)
 	if err != nil {
@@ -94,12 +94,12 @@ func (v *InUse) findKeys() error {
 	return nil
 }
 
-// sides are the two mappings of a rotation in use.
+// sides returns the two mappings of a rotation in use.
 func (u *unlocking) sides() []side {
 	return []side{{u.s.Mapping + mapping.OldSuffix, u.h}, {u.s.Mapping + mapping.NewSuffix, u.h.Next}}
 }
 
-// HeaderOn is the device that the header is on, which is read when the volume wakes.
+// HeaderOn returns the device that the header is on, which is read when the volume wakes.
 func (v *InUse) HeaderOn() blockdev.Number { return v.u.c.Header.On() }
 
 // HasBlackKey reports whether one of the volume's keys is a black key.
@@ -107,13 +107,13 @@ func (v *InUse) HasBlackKey() bool {
 	return slices.ContainsFunc(v.under(), func(x side) bool { return x.h.Token.Source == spec.SourceCAAM })
 }
 
-// Source is where the volume's key comes from; during a rotation, the older one.
+// Source returns the source of the volume's key; during a rotation, of the older one.
 func (v *InUse) Source() string { return v.under()[0].h.Token.Source }
 
 // Rotating reports whether the volume is under two keys.
 func (v *InUse) Rotating() bool { return v.key == nil }
 
-// under are the mappings with the volume's keys.
+// under returns the mappings with the volume's keys.
 func (v *InUse) under() []side {
 	if v.key != nil {
 		return []side{{v.u.s.Mapping, v.key}}
@@ -131,9 +131,9 @@ func (v *InUse) Prove(ctx context.Context) error {
 	return nil
 }
 
-// Suspend freezes the volume's filesystem and waits for what is in flight. The
-// sides of a rotation are then idle; that they are suspended too says that their
-// keys are to be proved before they are used.
+// Suspend freezes the volume's filesystem and waits for requests in flight. The sides of
+// a rotation are then idle; they are suspended too, to show that their keys must be
+// proved before they are used.
 func (v *InUse) Suspend(ctx context.Context) error {
 	if err := v.u.sys.Mapper.Suspend(ctx, v.u.s.Mapping, 0); err != nil {
 		return err
@@ -165,9 +165,9 @@ const (
 	wakePatience = time.Minute
 )
 
-// Wake resumes the suspended volume; with newKeys only after its keys were opened
-// again, proved, and loaded. Nothing passes through it before. What takes too long is
-// given up, and neither loads nor resumes anything afterwards.
+// Wake resumes the suspended volume; with newKeys only after its keys have been opened
+// again, proved and loaded. No request passes through it before that. If that takes too
+// long, it is given up, and neither loads nor resumes anything afterwards.
 func (v *InUse) Wake(ctx context.Context, newKeys bool) error {
 	return v.wake(ctx, newKeys, wakePatience)
 }
@@ -175,7 +175,7 @@ func (v *InUse) Wake(ctx context.Context, newKeys bool) error {
 func (v *InUse) wake(ctx context.Context, newKeys bool, patience time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// The first one decides: the resume, or the end of patience.
+	// Whichever comes first decides: the resume, or the end of patience.
 	const waiting, resuming, givenUp = 0, 1, 2
 	var state atomic.Int32
 	resume := func() error {
@@ -228,5 +228,5 @@ func (v *InUse) loadKeys(ctx context.Context) error {
 	return nil
 }
 
-// RecordProof notes that the volume's keys were proved. slept was asked before.
+// RecordProof records that the volume's keys were proved. slept was read before that.
 func (v *InUse) RecordProof(slept Slept) { v.u.recordProof(v.u.s, v.u.h.LUKS.UUID, slept) }

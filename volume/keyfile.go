@@ -17,24 +17,24 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// maxKeyFile is more than the largest file of caam-keygen, in any of its forms.
+// maxKeyFile is larger than any file of caam-keygen, in any of its forms.
 const maxKeyFile = 4096
 
-// KeyFileInfo is what can be said of a file of caam-keygen's.
+// KeyFileInfo describes a file of caam-keygen.
 type KeyFileInfo = caam.Info
 
 // MaxRedKey is the longest key that can be imported, in bytes.
 const MaxRedKey = 32
 
-// KeyFileRequest asks for files as NXP's caam-keygen makes them.
+// KeyFileRequest asks for files like those of NXP's caam-keygen.
 type KeyFileRequest struct {
 	Name string // of the files, in Dir
 	Dir  string
 	Wrap string // "ecb" or "ccm"
 	Size int    // bytes of a random key: 16, 24 or 32; unused with Red
-	// Red is a key to import; nil draws one in the chip. The caller wipes it.
+	// Red is a key to import; if nil, the chip makes one. The caller wipes it.
 	Red *secret.Buffer
-	// BlackKey writes the black key too, which storage should never see.
+	// BlackKey writes the black key too, which should never be on storage.
 	BlackKey bool
 }
 
@@ -61,7 +61,7 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 	if r.BlackKey {
 		paths = append(paths, keyPath)
 	}
-	// Looked at before the chip works; creating refuses all the same.
+	// Check before the chip does any work; Create refuses existing files anyway.
 	for _, p := range paths {
 		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
 			return nil, fault.Newf(fault.FileExists, "%s exists already", p)
@@ -95,8 +95,8 @@ func (m *Manager) CreateKeyFile(ctx context.Context, r KeyFileRequest) ([]string
 	return paths, nil
 }
 
-// ImportKeyFile opens the blob in a file, in any form that can be converted, and
-// writes the black key to out; without out it only tries.
+// ImportKeyFile opens the blob in a file, in any form that can be converted, and writes
+// the black key to out; if out is empty, it only tries.
 func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (KeyFileInfo, error) {
 	info, raw, err := m.readKeyFile(blobPath)
 	if err != nil {
@@ -121,7 +121,7 @@ func (m *Manager) ImportKeyFile(ctx context.Context, blobPath, out string) (KeyF
 	return info, m.sys.Files.Create(out, black.Bytes(), 0o600)
 }
 
-// InspectKeyFile reports what a file of caam-keygen's is.
+// InspectKeyFile reports what a file of caam-keygen is.
 func (m *Manager) InspectKeyFile(path string) (KeyFileInfo, error) {
 	info, _, err := m.readKeyFile(path)
 	return info, err
@@ -130,7 +130,7 @@ func (m *Manager) InspectKeyFile(path string) (KeyFileInfo, error) {
 func (m *Manager) readKeyFile(path string) (KeyFileInfo, []byte, error) {
 	raw, err := m.sys.Files.Read(path, atomicfile.ReadOptions{MaxSize: maxKeyFile})
 	if errors.Is(err, atomicfile.ErrTooLarge) {
-		// Nothing unsafe about the file: it is just no key.
+		// The file is not unsafe, just not a key.
 		return KeyFileInfo{}, nil, fault.New(fault.BlobDamaged, "neither blob nor black key", err)
 	}
 	if errors.Is(err, fs.ErrNotExist) {

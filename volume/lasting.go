@@ -20,11 +20,11 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// What nothing else has, as the header of a volume or the log of a filesystem that is
-// made smaller, must be on storage that outlives the power.
+// The only copy of something, such as a volume's header or the log of a filesystem being
+// made smaller, must be on storage that survives a power cut.
 
-// Fleeting says why what is written below a path is gone after a power cut, or may be;
-// empty where nothing shows that.
+// Fleeting returns why what is written below a path is gone, or may be gone, after a
+// power cut; empty if nothing shows that.
 func Fleeting(path string) string {
 	st, err := existing(path)
 	if err != nil {
@@ -45,7 +45,7 @@ func Fleeting(path string) string {
 			return overlaid
 		}
 		number := devnum.Of(st.Dev)
-		var source unix.Stat_t // btrfs has a number that is no device's
+		var source unix.Stat_t // btrfs has a number that is not a device's
 		if e.Major == 0 && unix.Stat(e.Source, &source) == nil {
 			number = devnum.Of(source.Rdev)
 		}
@@ -56,7 +56,8 @@ func Fleeting(path string) string {
 
 const overlaid = "is an overlay, of which the upper layer may be in memory"
 
-// existing is what there is of a path: its end may be made only later.
+// existing returns the status of the longest part of a path that exists: the rest may be
+// made later.
 func existing(path string) (st unix.Stat_t, err error) {
 	err = unix.Stat(path, &st)
 	for ; errors.Is(err, unix.ENOENT) && filepath.Dir(path) != path; err = unix.Stat(path, &st) {
@@ -88,7 +89,8 @@ func fleetingDevice(n blockdev.Number) string {
 	return ""
 }
 
-// keptIn are the configuration's fields that name where the only copy of a volume's key is.
+// keptIn returns the fields of the configuration that name where the only copy of a
+// volume's key is, with their values.
 func keptIn(s spec.Volume) map[string]string {
 	places := map[string]string{}
 	if s.Detached() {
@@ -100,8 +102,8 @@ func keptIn(s spec.Volume) map[string]string {
 	return places
 }
 
-// warnFleeting names what a new volume consists of and the power may take away: a person
-// may well try it out in memory.
+// warnFleeting warns of parts of a new volume that a power cut may take away. It does not
+// refuse them: a person may well try a volume out in memory.
 func (p *provisioning) warnFleeting() {
 	places := keptIn(p.s)
 	if p.s.Size > 0 {
@@ -114,9 +116,8 @@ func (p *provisioning) warnFleeting() {
 	}
 }
 
-// lasting enforces that the only copy of the key of a volume will be there after a power
-// cut. Where somebody watches, an overlay is only named: its upper layer may well be on
-// storage.
+// lasting checks that the only copy of a volume's key will survive a power cut. In an
+// attended run an overlay is only a warning: its upper layer may well be on storage.
 func (x *rotating) lasting() error {
 	for field, path := range keptIn(x.s) {
 		switch why := x.sys.Fleeting(path); {

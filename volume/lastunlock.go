@@ -16,42 +16,41 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// LastUnlock reports the latest unlocking since the system started. It is for
-// whoever watches a fleet; all that is decided by it is whether to look for a key
-// that a suspend has killed.
+// LastUnlock describes the latest unlock since the system started. It is for monitoring;
+// it decides only whether to look for a key that a suspend has killed.
 type LastUnlock struct {
 	// UUID and Generation are of the volume and key that were opened.
 	UUID       string    `json:"uuid"`
 	Generation int       `json:"generation"`
 	At         time.Time `json:"at"`
-	// Took is from the command's start until the volume was usable, the wait
-	// for its device included.
+	// Took is the time from the command's start until the volume was usable, including
+	// the wait for its device.
 	Took time.Duration `json:"took_ns"`
-	// Slept is how much the system had been suspended when the key was last
+	// Slept is how often and how long the system had been suspended when the key was last
 	// proved.
 	Slept Slept `json:"slept"`
 }
 
-// UnlockRecords keeps one LastUnlock for each volume, until the power goes.
+// UnlockRecords keeps one LastUnlock for each volume, until power-off.
 type UnlockRecords interface {
 	Record(volume string, u LastUnlock) error
-	// LastUnlock is an error wrapping [fs.ErrNotExist] where there is none.
+	// LastUnlock returns an error wrapping [fs.ErrNotExist] if there is none.
 	LastUnlock(volume string) (LastUnlock, error)
-	// RecordFailure keeps why the latest unlocking failed; nil: it did not.
+	// RecordFailure keeps why the latest unlock failed; nil means that it did not.
 	RecordFailure(volume string, f *UnlockFailure) error
-	// LastFailure is an error wrapping [fs.ErrNotExist] where there is none.
+	// LastFailure returns an error wrapping [fs.ErrNotExist] if there is none.
 	LastFailure(volume string) (UnlockFailure, error)
 }
 
-// UnlockFailure is why an unlocking failed.
+// UnlockFailure is why an unlock failed.
 type UnlockFailure struct {
 	At      time.Time  `json:"at"`
 	Code    fault.Code `json:"code"`
 	Message string     `json:"message"`
 }
 
-// recordOutcome keeps why an unlocking failed until one succeeds. What says nothing
-// of the volume is not kept.
+// recordOutcome keeps why an unlock failed until one succeeds. Errors that say nothing
+// about the volume are not kept.
 func (m *Manager) recordOutcome(s spec.Volume, err error) {
 	if m.sys.Unlocks == nil {
 		return
@@ -69,7 +68,7 @@ func (m *Manager) recordOutcome(s spec.Volume, err error) {
 	}
 }
 
-// recordUnlock keeps what an unlocking took. A failure is no reason to fail.
+// recordUnlock keeps how long an unlock took. If that fails, the unlock still succeeds.
 func (m *Manager) recordUnlock(s spec.Volume, r Result, began time.Time, slept Slept) {
 	if m.sys.Unlocks == nil || !r.opened {
 		return
@@ -81,11 +80,11 @@ func (m *Manager) recordUnlock(s spec.Volume, r Result, began time.Time, slept S
 	}
 }
 
-// recordProof notes that the key under a volume's mapping was proved. slept was
-// asked before.
+// recordProof records that the key under a volume's mapping was proved. slept was read
+// before that.
 func (m *Manager) recordProof(s spec.Volume, uuid string, slept Slept) {
 	if m.sys.Unlocks == nil || !slept.Since(Slept{}) {
-		return // of a system that never slept nothing is asked
+		return // on a system that never slept the record is not used
 	}
 	u, err := m.sys.Unlocks.LastUnlock(s.Name)
 	if err != nil || u.UUID != uuid {
@@ -99,7 +98,7 @@ func (m *Manager) recordProof(s spec.Volume, uuid string, slept Slept) {
 	}
 }
 
-// lastUnlock adds the record, if it is of the volume as it is now.
+// lastUnlock adds the record to st, if it is about the volume as it is now.
 func (m *Manager) lastUnlock(s spec.Volume, st *Status) {
 	if m.sys.Unlocks == nil {
 		return

@@ -19,19 +19,19 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// condition is how the key in the kernel under a live mapping stands. A black key
-// is dead when the chip has lost the key that it is encrypted by, which most chips
-// do in suspend-to-RAM: with CCM every request fails, with ECB noise is read, and
-// noise is written. Written with a dead key is worse than not written.
+// condition is the state of the key in the kernel under a live mapping. A black key is
+// dead when the chip has lost the key that it is encrypted with, which most chips do in
+// suspend to RAM: with CCM every request fails; with ECB, reads return noise and writes
+// store noise. Data written with a dead key is worse than data not written.
 type condition int
 
 const (
-	// unsuspected: nothing speaks against the key.
+	// unsuspected: nothing indicates that the key is lost.
 	unsuspected condition = iota
-	// alive: the filesystem was seen through it now.
+	// alive: the filesystem was just seen through it.
 	alive
-	// doubtful: the system was suspended since the key was proved, and nothing can
-	// be read by which to know, or the volume has two sides.
+	// doubtful: the system was suspended since the key was proved, and nothing can be
+	// read that would show whether it is dead, or the volume has two sides.
 	doubtful
 	// dead: what is read through it is not the filesystem.
 	dead
@@ -45,7 +45,7 @@ func (c condition) lost() bool { return c >= doubtful }
 // errDoubtful distinguishes a key in doubt from one that is dead.
 var errDoubtful = errors.New("the system was suspended since the key was proved")
 
-// lostKey is the error of a mapping whose key is lost.
+// lostKey returns the error for a mapping whose key is lost.
 func lostKey(s spec.Volume, c condition, why error) error {
 	switch c {
 	case doubtful:
@@ -63,8 +63,8 @@ func (m *Manager) condition(s spec.Volume, info dmcrypt.Info) (condition, error)
 		return unsuspected, nil
 	}
 	if info.Suspended {
-		// Nothing passes through it, and it gets its key again before anything does;
-		// not so the mappings under a rotation.
+		// Nothing passes through it, and it gets its key again before anything does. That
+		// is not so for the mappings under a rotation.
 		if _, err := m.sys.Mapper.Info(s.Mapping + mapping.OverlaySuffix); err != nil || !m.sleptSince(s, info) {
 			return unsuspected, nil
 		}
@@ -83,12 +83,12 @@ func (m *Manager) condition(s spec.Volume, info dmcrypt.Info) (condition, error)
 	seen, err := m.seeThrough(s, info)
 	switch {
 	case seen && suspect && keys.twoSides:
-		return doubtful, nil // it was seen on one of them
+		return doubtful, nil // it was seen on one of the sides
 	case seen:
 		return alive, nil
 	case err == nil:
-		// Damaged, and open for repair, or half-written by an updater; but what is mounted
-		// was there.
+		// It may be damaged and open for repair, or half-written by an updater. But a
+		// mounted filesystem was there.
 		if !suspect || !s.Filesystem.ProvesKey() {
 			if targets, err := m.mountPoints(info); err != nil || len(targets) == 0 {
 				if suspect {
@@ -106,9 +106,9 @@ func (m *Manager) condition(s spec.Volume, info dmcrypt.Info) (condition, error)
 	return unsuspected, nil
 }
 
-// keys is what the tables of a volume say: a suspend kills a key in them; the volume
-// has two sides, as during a rotation, one of which may be seen while the key of the
-// other one is dead; one of the tables is `error`.
+// keys is what the tables of a volume show. mortal: a suspend kills a key in them.
+// twoSides: the volume has two sides, as during a rotation, and one may be seen while the
+// key of the other is dead. cut: one of the tables is `error`.
 type keys struct{ mortal, twoSides, cut bool }
 
 // keysUnder looks at the tables of a volume.
@@ -132,9 +132,9 @@ func (m *Manager) keysUnder(s spec.Volume) (k keys, err error) {
 	return k, nil
 }
 
-// sleptSince reports whether the system was suspended since the key under the
-// mapping was last proved, or since its start where that is not recorded, on a chip
-// that loses its keys in it.
+// sleptSince reports whether the system was suspended since the key under the mapping was
+// last proved, or since boot if that is not recorded, on a chip that loses its keys in a
+// suspend.
 func (m *Manager) sleptSince(s spec.Volume, info dmcrypt.Info) bool {
 	now := m.sys.Slept()
 	if !now.Since(Slept{}) {
@@ -149,8 +149,8 @@ func (m *Manager) sleptSince(s spec.Volume, info dmcrypt.Info) bool {
 	return m.sys.KeepsKeys == nil || !m.sys.KeepsKeys()
 }
 
-// seeThrough reports whether the filesystem is seen through a mapping. An error is
-// that nothing could be read: of [blockdev.ErrDirty] where reading would write.
+// seeThrough reports whether the filesystem is seen through a mapping. An error means
+// that nothing could be read; it wraps [blockdev.ErrDirty] if reading would write.
 func (m *Manager) seeThrough(s spec.Volume, info dmcrypt.Info) (bool, error) {
 	if !fsprobe.Known(s.Filesystem.Type) {
 		return false, fault.Newf(fault.KeysLost, "there is no filesystem to see it by")
@@ -177,7 +177,8 @@ func (m *Manager) seeThrough(s spec.Volume, info dmcrypt.Info) (bool, error) {
 	return seen, nil
 }
 
-// within is an error where do takes longer. It then still runs.
+// within calls do, and returns an error if it takes longer than patience. do then still
+// runs.
 func within(patience time.Duration, do func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- do() }()
@@ -191,9 +192,9 @@ func within(patience time.Duration, do func() error) error {
 	}
 }
 
-// cleanReader reads from a device that may be mounted. The kernel writes back what
-// it has in memory of a range before it reads past the page cache, here through a
-// key that may be dead.
+// cleanReader reads from a device that may be mounted, without causing writes. Before a
+// read past the page cache, the kernel writes back what it has in memory of the range,
+// here through a key that may be dead.
 type cleanReader struct{ header.Device }
 
 func (r cleanReader) ReadAt(p []byte, off int64) (int, error) {
@@ -205,8 +206,8 @@ func (r cleanReader) ReadAt(p []byte, off int64) (int, error) {
 	return r.Device.ReadAt(p, off)
 }
 
-// storageReads reports whether what lies under the first block of a volume can be
-// read: then an I/O error comes from the key.
+// storageReads reports whether the storage under the first block of a volume can be read.
+// If so, an I/O error comes from the key.
 func (m *Manager) storageReads(s spec.Volume) bool {
 	t, err := m.sys.Mapper.Table(s.Mapping)
 	if err != nil || len(t) != 1 {
@@ -230,11 +231,11 @@ func (m *Manager) storageReads(s spec.Volume) bool {
 	return err == nil && n.Major == crypt.Device.Major && n.Minor == crypt.Device.Minor
 }
 
-// cut makes every request to a volume fail, at once and without freezing its
-// filesystem, which would write. During a rotation it is the mappings of both sides
-// that are cut, and what is held above them continues, and fails. The hot mappings are
-// cut after the sides, since a request in them may wait for a side. They stay cut when the
-// sides work again: only the record says which side the zone of a killed rotation is on.
+// cut makes every request to a volume fail, at once and without freezing its filesystem,
+// which would write. During a rotation the mappings of both sides are cut, and what is
+// held above them continues, and fails. The hot mappings are cut after the sides, since a
+// request in them may wait for a side. They stay cut when the sides work again: only the
+// record says which side the zone of a killed rotation is on.
 func (m *Manager) cut(ctx context.Context, s spec.Volume, info dmcrypt.Info) error {
 	ctx = context.WithoutCancel(ctx)
 	sides := false

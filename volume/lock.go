@@ -19,9 +19,8 @@ type LockOptions struct {
 	Progress func(Step)
 }
 
-// Lock unmounts a volume and takes its mapping down; with the mapping goes the
-// kernel's copy of the key. A locked volume stays locked. The header is not
-// read: a volume whose device is gone can be locked too.
+// Lock unmounts a volume and removes its mapping, and with it the kernel's copy of the
+// key. A locked volume stays locked. A volume whose device is gone can be locked too.
 func (m *Manager) Lock(ctx context.Context, s spec.Volume, o LockOptions) (Result, error) {
 	r, err := m.lock(ctx, s, o)
 	return r, Failed(ctx, "lock", s, errors.Join(err, m.letGo(s)))
@@ -86,10 +85,10 @@ func (m *Manager) lock(ctx context.Context, s spec.Volume, o LockOptions) (_ Res
 	return j.result, m.lockPrivate(ctx, s, o, j)
 }
 
-// beforeUnmount sees to it that what is written by unmounting is not written with a
-// dead key, and that nothing waits for a zone that nobody releases. A volume whose
-// key is in doubt gets it again; one whose key is dead is cut off: what was written
-// back before is as it was, and the filesystem like after a power cut.
+// beforeUnmount makes sure that unmounting does not write with a dead key, and that
+// nothing waits for a zone that no process will release. A volume whose key is in doubt
+// gets it again. A volume whose key is dead is cut off: what was written back before is
+// unchanged, and the filesystem is as after a power cut.
 func (m *Manager) beforeUnmount(ctx context.Context, s spec.Volume, info dmcrypt.Info, targets []string, o LockOptions, j *runLog) error {
 	is := unsuspected
 	var why error
@@ -123,8 +122,8 @@ func (m *Manager) beforeUnmount(ctx context.Context, s spec.Volume, info dmcrypt
 	return nil
 }
 
-// lockPrivate takes away what a killed run left under private names, each with a
-// copy of the key.
+// lockPrivate removes the mappings that a killed run left under private names, each with
+// a copy of the key.
 func (m *Manager) lockPrivate(ctx context.Context, s spec.Volume, o LockOptions, j *runLog) error {
 	if o.DryRun {
 		return nil
@@ -137,8 +136,8 @@ func (m *Manager) lockPrivate(ctx context.Context, s spec.Volume, o LockOptions,
 	return err
 }
 
-// awake refuses to unmount a volume that is suspended: unmounting writes, and
-// would wait for ever.
+// awake refuses to unmount a volume that is suspended: unmounting writes, and would wait
+// forever.
 func (m *Manager) awake(s spec.Volume, targets []string) error {
 	if len(targets) == 0 {
 		return nil
@@ -184,9 +183,9 @@ func (m *Manager) mountPoints(info dmcrypt.Info) ([]string, error) {
 	return targets, nil
 }
 
-// isMountOf reports whether a mount is of a mapping, or of a part of what lies in
-// it: a subvolume, a bind mount. A filesystem with an anonymous number, as btrfs,
-// is known by its source.
+// isMountOf reports whether a mount is of a mapping, or of a part of what is in it: a
+// subvolume, a bind mount. A filesystem with an anonymous number, such as btrfs, is known
+// by its source.
 func isMountOf(e *mount.Entry, info dmcrypt.Info) bool {
 	switch {
 	case e == nil:

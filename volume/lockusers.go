@@ -19,8 +19,9 @@ import (
 )
 
 // itsOwn refuses the mapping of another volume that has the same name in another
-// configuration. A mapping whose device is gone, or whose header cannot be read, is
-// known by what it lies on.
+// configuration. A mapping is the volume's if it is on the volume's device or its UUID
+// fits the header. If the volume's device or the one under the mapping is gone, the
+// mapping is accepted.
 func (m *Manager) itsOwn(ctx context.Context, s spec.Volume, info dmcrypt.Info) error {
 	path, err := m.find(ctx, s, false)
 	if err != nil {
@@ -44,8 +45,8 @@ func (m *Manager) itsOwn(ctx context.Context, s spec.Volume, info dmcrypt.Info) 
 	return fault.Newf(fault.MappingMismatch, "mapping %s is not this volume: it does not lie on %s, and its uuid is %q; another configuration may have a volume of this name", s.Mapping, path, info.UUID)
 }
 
-// removable enforces that nothing would keep a mapping once it is unmounted from
-// targets: a volume is not unmounted to find out.
+// removable checks that nothing would keep a mapping once it is unmounted from targets: a
+// volume is not unmounted just to find out.
 func (m *Manager) removable(ctx context.Context, info dmcrypt.Info, targets []string) error {
 	users, err := m.sys.Devices.Users(info.Number)
 	if err != nil {
@@ -66,7 +67,7 @@ func (m *Manager) removable(ctx context.Context, info dmcrypt.Info, targets []st
 		if at.State == mount.TargetOccupied && !isMountOf(at.Mounted, info) {
 			return fault.Newf(fault.MountBusy, "%s (%s) is mounted over the volume on %s: unmount that first", at.Mounted.Source, at.Mounted.Type, target)
 		}
-		// What another of them lies in is busy until that is unmounted.
+		// A target that contains another one is busy until that is unmounted.
 		if slices.ContainsFunc(targets, func(t string) bool { return strings.HasPrefix(t, target+"/") }) {
 			continue
 		}
@@ -77,8 +78,8 @@ func (m *Manager) removable(ctx context.Context, info dmcrypt.Info, targets []st
 	return m.openedByNobody(ctx, info.Name, len(targets) > 0)
 }
 
-// openedByNobody waits a moment for udev to close what it probes, and then refuses
-// a mapping that a program has open.
+// openedByNobody gives udev a moment to close what it probes, and then refuses a mapping
+// that a program has open.
 func (m *Manager) openedByNobody(ctx context.Context, name string, mounted bool) error {
 	allowed := 0
 	if mounted {
@@ -99,7 +100,7 @@ func (m *Manager) openedByNobody(ctx context.Context, name string, mounted bool)
 				return ctx.Err()
 			}
 			if looking {
-				// A look of our own waits behind what is being written.
+				// One of our own reads is waiting behind writes.
 				time.Sleep(m.sys.Patience / 10)
 				continue
 			}
@@ -108,8 +109,8 @@ func (m *Manager) openedByNobody(ctx context.Context, name string, mounted bool)
 	}
 }
 
-// mountAgain mounts a volume where the configuration says, as it was before a lock
-// that failed. What else was unmounted is named.
+// mountAgain mounts a volume at its configured place, as it was before a lock that
+// failed. Other mounts that were undone are named in warnings.
 func (m *Manager) mountAgain(s spec.Volume, info dmcrypt.Info, before []mount.Entry, j *runLog) error {
 	now, err := m.sys.Mounts.List()
 	if err != nil {
