@@ -15,7 +15,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// open leaves the cipher of trusted keys to provisioning.
+// open returns s with the cipher of trusted keys left to provisioning.
 func open(s spec.Volume) spec.Volume {
 	s = trustedFrom(s)
 	s.Cipher, s.KeySize = "", 0
@@ -100,7 +100,7 @@ func TestNoOtherCipherOfTrustedKeysIsOpen(t *testing.T) {
 	if err := h.Matches(open(newSpec())); !fault.Is(err, fault.HeaderMismatch) || !strings.Contains(err.Error(), "cipher") {
 		t.Errorf("%v", err)
 	}
-	// Nor is Adiantum, where another cipher is configured.
+	// Nor is Adiantum if another cipher is configured.
 	b := newBoard(crashtest.NewImage(16 * mib))
 	b.NoAES = true
 	r, err := b.Manager().Provision(ctx, open(newSpec()), volume.ProvisionOptions{})
@@ -109,8 +109,7 @@ func TestNoOtherCipherOfTrustedKeysIsOpen(t *testing.T) {
 	refused(t, err, fault.HeaderMismatch)
 }
 
-// A rotation that comes to trusted keys chooses too, and ends with what it began with on
-// any processor.
+// A rotation to trusted keys chooses a cipher too, and finishes with it on any processor.
 func TestARotationToTrustedKeysChoosesTheCipher(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -130,8 +129,9 @@ func TestARotationToTrustedKeysChoosesTheCipher(t *testing.T) {
 	}
 }
 
-// A key size that the volume's chosen cipher does not have is a wish for the usual one, as
-// at provisioning: a rotation makes the volume so, as its refusal to open says.
+// A configured key size that the volume's chosen cipher does not have asks for the usual
+// cipher, as at provisioning: the volume refuses to open and says that a rotation changes
+// it.
 func TestAKeySizeAgainstTheChosenCipher(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

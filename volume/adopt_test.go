@@ -21,14 +21,14 @@ import (
 
 const blobFile = "/data/caam/data.bb"
 
-// byHand is how somebody opens a volume with keyctl and dmsetup.
+// byHand is how a volume is opened with keyctl and dmsetup.
 type byHand struct {
 	cipher     string
 	sectorSize int
 	offset     uint64 // sectors
 	large      bool
 	wrap       caam.Wrap
-	// keySize is that of a trusted key, 0 for 64.
+	// keySize is the size of a trusted key, 0 for 64.
 	keySize int
 }
 
@@ -128,14 +128,14 @@ func TestAnAdoptedVolumeIsOneOfOurs(t *testing.T) {
 			b = powerCycle(b)
 			table := h.open(t, b, blob, func(string) {})
 
-			// What is written goes to files: the device cannot be written at all.
+			// Only files are written: the device is read-only.
 			b.Disks[0].ReadOnly = true
 			r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Offset: h.offset, DryRun: true})
 			must(t, r, err)
 			if strings.Contains(strings.Join(b.Files.Names(), " "), s.Header) {
 				t.Fatal("a dry run wrote the header")
 			}
-			// Given as a table, with the device as a path as scripts have it.
+			// Given as a table, with the device as a path, as in scripts.
 			line := "data: " + strings.Replace(table.String(), "179:8", "/dev/mmcblk2p3", 1)
 			r, err = b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Table: line})
 			must(t, r, err)
@@ -173,8 +173,7 @@ func TestAnAdoptedVolumeIsOneOfOurs(t *testing.T) {
 	}
 }
 
-// Whatever the parameters are that do not fit, the right ones are named, and
-// nothing is written.
+// Whichever parameters do not fit, the right ones are named, and nothing is written.
 func TestWrongParametersAreHelped(t *testing.T) {
 	t.Parallel()
 	var ways []byHand
@@ -271,7 +270,7 @@ func TestAdoptRefusesWhatDoesNotBelongTogether(t *testing.T) {
 	_ = blob
 }
 
-// The form that the kernels of 4.14 wrote: ":hex:" and the bare blob.
+// The form that 4.14 kernels wrote: ":hex:" and the bare blob.
 func TestAnOldBlobIsConverted(t *testing.T) {
 	t.Parallel()
 	h := byHand{cipher: plainTK, sectorSize: 512, wrap: caam.ECB}
@@ -285,8 +284,7 @@ func TestAnOldBlobIsConverted(t *testing.T) {
 	hasItsData(t, b, adoptedSpec(h))
 }
 
-// sized is a disk of another size, of which only the beginning exists; the rest is never
-// touched.
+// sized is a disk of another size. Only its beginning exists; the rest is never touched.
 type sized struct {
 	volumetest.Store
 	size int64
@@ -294,8 +292,8 @@ type sized struct {
 
 func (s sized) Size() int64 { return s.size }
 
-// Beyond 2 TiB plain and plain64 differ where nothing is looked at: the one that
-// is configured, or was left to the default, is not taken for the one that is meant.
+// Beyond 2 TiB, plain and plain64 differ where nothing is examined: the configured or
+// default one is not assumed to be the right one.
 func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -310,7 +308,7 @@ func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
 	}{
 		{"", 0, "give the cipher"},
 		{plainTK, 0, "repeats its IVs"},
-		// What fits is not shown as if it were known.
+		// What fits is not presented as certain.
 		{plainTK + "64", 4096, "here they differ"},
 	} {
 		_, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Cipher: c.cipher, SectorSize: c.sectorSize})
@@ -324,7 +322,7 @@ func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
 		t.Errorf("no warning: %q", r.Warnings)
 	}
 
-	// eboiv does not count sectors, and is proved as ever.
+	// eboiv does not count sectors, and is proved as usual.
 	h = byHand{cipher: "capi:tk(cbc(aes))-eboiv", sectorSize: 4096, wrap: caam.ECB}
 	b, _ = h.make(t, sized{crashtest.NewImage(16 * mib), 3 << 40})
 	r, err = b.Manager().Adopt(ctx, adoptedSpec(h), volume.AdoptOptions{Blob: blobFile})

@@ -20,13 +20,14 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// trustedKey refers to the key of such a volume: of 64 bytes, unless something else is said.
+// trustedKey refers to the key of such a volume, of 64 bytes unless keySize says
+// otherwise.
 func (h byHand) trustedKey() dmcrypt.KeyRef {
 	return dmcrypt.KeyRef{Size: cmp.Or(h.keySize, 64), Type: "trusted", Description: "kmk"}
 }
 
-// makeTrusted makes a volume as somebody does with keyctl and dmsetup: with a trusted key
-// whose blob is saved as `keyctl pipe` prints it.
+// makeTrusted makes a volume as with keyctl and dmsetup: with a trusted key whose blob is
+// saved as `keyctl pipe` prints it.
 func (h byHand) makeTrusted(t *testing.T, disk volumetest.Store) *volumetest.Board {
 	t.Helper()
 	ctx := context.Background()
@@ -75,8 +76,8 @@ func trustedAdopted(h byHand) spec.Volume {
 	return s
 }
 
-// A volume that was made by hand with a trusted key is taken over with its bytes
-// untouched; source auto sees by the blob what it is.
+// A volume that was made by hand with a trusted key is adopted with its bytes untouched;
+// source auto recognises the key by its blob.
 func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -87,7 +88,8 @@ func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 		"half the key":             {cipher: "aes-xts-plain64", sectorSize: 4096, keySize: 32},
 		"adiantum":                 {cipher: keysource.Adiantum, sectorSize: 4096, keySize: 32},
 		"essiv":                    {cipher: "aes-cbc-essiv:sha256", sectorSize: 512, keySize: 32},
-		// The device from its first sector, in the spelling that cryptsetup open --type plain was given.
+		// The device from its first sector, with the cipher as given to cryptsetup open
+		// --type plain.
 		"a plain device, xts":      {cipher: "capi:xts(aes)-plain64", sectorSize: 512, keySize: 64},
 		"a plain device, adiantum": {cipher: "xchacha12,aes-adiantum-plain64", sectorSize: 4096, keySize: 32},
 		"a plain device, essiv":    {cipher: "capi:cbc(aes)-essiv:sha256", sectorSize: 512, keySize: 32},
@@ -97,7 +99,7 @@ func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 	} {
 		for _, auto := range []bool{false, true} {
 			if auto && trustedAdopted(h).Cipher == keysource.CBC {
-				continue // whoever has these names the source
+				continue // with these the source must be named
 			}
 			t.Run(fmt.Sprintf("%s, auto %v", name, auto), func(t *testing.T) {
 				t.Parallel()
@@ -106,7 +108,7 @@ func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 				s := trustedAdopted(h)
 				if auto {
 					s.Source = spec.SourceAuto
-					if s.Cipher == "aes-xts-plain64" && s.KeySize == 64 { // what trusted keys have if nothing is said
+					if s.Cipher == "aes-xts-plain64" && s.KeySize == 64 { // the default of trusted keys
 						s.Cipher, s.KeySize = "", 0
 					}
 				}
@@ -134,8 +136,8 @@ func TestAVolumeWithATrustedKeyIsAdopted(t *testing.T) {
 	}
 }
 
-// With XTS a superblock in the first sector shows nothing of how the others are numbered:
-// what lies behind it does. The right way is named, and nothing is written.
+// With XTS a superblock in the first sector does not show how the other sectors are
+// numbered: what follows it does. The right way is named, and nothing is written.
 func TestWrongParametersOfATrustedKeyAreHelped(t *testing.T) {
 	t.Parallel()
 	var ways []byHand
@@ -209,9 +211,9 @@ func TestAdoptRefusesATrustedKeyThatDoesNotBelong(t *testing.T) {
 	}
 }
 
-// CBC with plain IVs, as Toradex' layer makes volumes: up to 2 TiB the same as with
-// plain64, which the header says; beyond not, and refused. Its weakness is named, and a
-// rotation leaves it behind.
+// CBC with plain IVs, as in the volumes of Toradex' layer: up to 2 TiB it is the same as
+// plain64, which the header then says; beyond that it differs, and is refused. Its
+// weakness is named, and a rotation removes it.
 func TestCBCWithPlainIVsIsAdopted(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -252,7 +254,7 @@ func TestCBCWithPlainIVsIsAdopted(t *testing.T) {
 	b = powerCycle(b)
 	hasItsData(t, b, better)
 
-	// It is no cipher that auto stands for, and the better ones do not fit its data.
+	// Auto does not stand for this cipher, and the better ciphers do not fit its data.
 	for name, other := range map[string]spec.Volume{"auto": auto(s), "xts": better} {
 		b := h.makeTrusted(t, crashtest.NewImage(16*mib))
 		files := len(b.Files.Names())
@@ -270,7 +272,7 @@ func TestCBCWithPlainIVsIsAdopted(t *testing.T) {
 		t.Error(err)
 	}
 
-	// No key is made for it, but for a rotation that changes nothing else.
+	// No key is made for this cipher, except by a rotation that changes nothing else.
 	rr, err = again.Manager().Rotate(ctx, s, volume.RotateOptions{})
 	must(t, rr.Result, err)
 	larger := s

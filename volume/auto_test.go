@@ -24,7 +24,7 @@ func auto(s spec.Volume) spec.Volume {
 	return s
 }
 
-// without is a board's manager in a kernel that lacks something.
+// without returns a board's manager in a kernel that lacks caam or trusted.
 func without(b *volumetest.Board, caam, trusted bool) *volume.Manager {
 	sys := b.System()
 	if caam {
@@ -70,7 +70,8 @@ func TestAutoChoosesWhatWorks(t *testing.T) {
 			if first := r.Steps[0].What; !strings.HasPrefix(first, "choose source "+c.want+": ") {
 				t.Errorf("the dry run says %q", first)
 			}
-			// That of the trial table, kept nowhere; choosing makes none.
+			// Only the key of the trial table, which is stored nowhere; choosing makes
+			// none.
 			if most := map[string]int{spec.SourceTrusted: 1}[c.want]; trust.made > most {
 				t.Errorf("the dry run made %d keys", trust.made)
 			}
@@ -86,7 +87,7 @@ func TestAutoChoosesWhatWorks(t *testing.T) {
 			if st := b.Manager().Status(ctx, s); st.Err != nil || st.Source != c.want {
 				t.Errorf("%+v", st)
 			}
-			// Again, where the other one works too: it is what it was.
+			// Again, with the other source working too: the choice stays.
 			r, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
 			if must(t, r, err); !r.Already {
 				t.Errorf("%+v", r)
@@ -110,13 +111,14 @@ func TestAutoWithoutAnyHardware(t *testing.T) {
 	same(t, "refused", image.Bytes(), before)
 }
 
-// gone is a trust source that is registered, and makes no key.
+// gone is a trust source that is registered but makes no key.
 type gone struct{ volumetest.TrustSource }
 
 func (gone) NewTrusted(int) (key, blob []byte, err error) { return nil, nil, unix.ENODEV }
 
-// A driver whose device opens, and which makes no key: nothing is written, and the way
-// that is left is named where there is one. It is not taken in silence, as it protects less.
+// If the CAAM driver's device opens but makes no key, nothing is written, and the
+// remaining way is named if there is one. It is not taken silently, since it protects
+// less.
 func TestAutoDoesNotLeaveABrokenCAAMInSilence(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -179,7 +181,7 @@ func TestAutoDoesNotLeaveABrokenCAAMInSilence(t *testing.T) {
 	}
 }
 
-// What is configured narrows the choice, and a recovery copy takes the CAAM.
+// The configuration narrows the choice, and a recovery copy requires the CAAM.
 func TestAutoIsNarrowed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -210,8 +212,8 @@ func TestAutoIsNarrowed(t *testing.T) {
 	refused(t, err, fault.CipherNotAllowed)
 }
 
-// A key that protects nothing is never taken for one that does, whatever the header
-// says, also where source dev is allowed for other volumes.
+// A key that protects nothing is never taken for one that does, whatever the header says,
+// even if source dev is allowed for other volumes.
 func TestAutoNeverOpensSourceDev(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -234,8 +236,8 @@ func TestAutoNeverOpensSourceDev(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// With source auto a volume opens on every stage of its way from one source to another,
-// so nothing has to be changed at the same moment as the configuration.
+// With source auto a volume opens at every stage of a rotation from one source to
+// another, so nothing has to change at the same moment as the configuration.
 func TestAutoOpensARotationBetweenSources(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -263,8 +265,8 @@ func TestAutoOpensARotationBetweenSources(t *testing.T) {
 	}
 }
 
-// A rotation may give a recovery copy to a volume whose source was chosen; one that is
-// chosen to be without any is refused.
+// A rotation may give a recovery copy to a volume whose source was chosen; it is refused
+// if the chosen source has no recovery copies.
 func TestAutoRotatesWithARecoveryCopy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -30,7 +30,7 @@ import (
 // written.
 func TestProvisioningRefuses(t *testing.T) {
 	t.Parallel()
-	// Each case has its own randomness: they run side by side.
+	// Each case has its own random numbers, since they run in parallel.
 	anywhere := func(seed uint64) func(*crashtest.Image) {
 		return func(im *crashtest.Image) {
 			write(im, []byte{0x17}, rand.New(rand.NewPCG(seed, 2)).Int64N(im.Size()))
@@ -131,9 +131,9 @@ func mapForeign(t *testing.T, b *volumetest.Board, name, uuid string) {
 	}
 }
 
-// A volume that is there, and cannot or must not be opened now, is refused with
-// its own reason; neither unlock nor provision nor provision --wipe changes a
-// byte of it, and nothing is left in the kernel.
+// A volume that exists, but cannot or must not be opened now, is refused with its own
+// reason; neither unlock nor provision nor provision --wipe changes a byte of it, and
+// nothing is left in the kernel.
 func TestUnlockingRefuses(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -194,7 +194,7 @@ func TestUnlockingRefuses(t *testing.T) {
 				t.Errorf("left in the kernel:\n%s", b.DM.State())
 			}
 			if c.s.Detached() {
-				// The device alone is noise: only --wipe, typed, takes it.
+				// The device alone is noise: only an explicit --wipe takes it.
 				_, err := b.Manager().Provision(ctx, c.s, volume.ProvisionOptions{})
 				refused(t, err, fault.NotEmpty)
 			} else {
@@ -218,7 +218,7 @@ func otherChip(b *volumetest.Board) *volumetest.Board {
 	return n
 }
 
-// --wipe is for what is not ours: a volume with its header on the device is not
+// --wipe is only for what is not ours: a volume with its header on the device is not
 // overwritten by one with a detached header.
 func TestWipeSparesVolumesOfOurs(t *testing.T) {
 	t.Parallel()
@@ -246,7 +246,7 @@ func TestWithOneHeaderCopyDamagedTheOtherServesAndRepairsIt(t *testing.T) {
 		if must(t, r, err); len(r.Warnings) == 0 || !bytes.Equal(damaged, im.Bytes()) {
 			t.Fatalf("no warning, or something was written: %+v", r)
 		}
-		// A read-only device is used as it is.
+		// On a read-only device it works without the repair.
 		b.Disks[0].ReadOnly = true
 		r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true})
 		must(t, r, err)
@@ -264,7 +264,7 @@ func TestWithOneHeaderCopyDamagedTheOtherServesAndRepairsIt(t *testing.T) {
 	}
 }
 
-// A detached header is a file, and unlocking writes no files; provisioning does.
+// A detached header is a file, and only provisioning writes files, not unlocking.
 func TestADamagedDetachedHeaderIsRepairedByProvision(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -415,7 +415,7 @@ func TestAFilesystemReplacedByItsOwner(t *testing.T) {
 	refused(t, err, fault.FilesystemWrong)
 }
 
-// The filesystem that the configuration names is the authority, too.
+// The configured filesystem is authoritative, too.
 func TestAnotherFilesystemThanConfigured(t *testing.T) {
 	t.Parallel()
 	for name, s := range map[string]spec.Volume{"device": newSpec(), "detached": changed(detached)} {
@@ -452,7 +452,7 @@ func TestAMissingFilesystemIsNoReasonToFormat(t *testing.T) {
 	if len(b.Made()) > 0 || b.DM.State() != "" {
 		t.Fatalf("formatted: %v\n%s", b.Made(), b.DM.State())
 	}
-	// For fsck it is opened all the same, and not mounted.
+	// For fsck it is opened anyway, but not mounted.
 	r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{Mount: true, ForRepair: true})
 	if must(t, r, err); r.Mapping == "" || r.Mounted != "" {
 		t.Fatalf("%+v", r)
@@ -471,15 +471,15 @@ func TestAVolumeWithoutAFilesystem(t *testing.T) {
 	if got := get(t, b, len(userText)); got != userText || len(b.Made()) > 0 {
 		t.Fatalf("%q, %v", got, b.Made())
 	}
-	// Its check is all that proves its key.
+	// Only the check proves the key.
 	b = powerCycle(b)
 	scribble(t, im, 0x8000)
 	_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 	refused(t, err, fault.KeyWrong)
 }
 
-// Nothing is made in a volume of images: an updater writes one through the mapping,
-// and another after it, each mounted without a word.
+// No filesystem is made in a volume of images: an updater writes one image after another
+// through the mapping, and each is mounted without a warning.
 func TestAVolumeOfImages(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -20,8 +20,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// twoVolumes are two volumes of one chip, data and logs, each on its own disk; the
-// second has a text in it that the first must never show.
+// twoVolumes are two volumes of one chip, data and logs, each on its own disk; the second
+// contains a text that the first must never show.
 type twoVolumes struct {
 	b          *volumetest.Board
 	data, logs spec.Volume
@@ -62,7 +62,7 @@ func (v *twoVolumes) cycle() {
 	v.b.Directories = directories
 }
 
-// headerOf reads a volume's header, wherever it lies.
+// headerOf reads a volume's header, on the device or detached.
 func (v *twoVolumes) headerOf(t *testing.T, s spec.Volume) *luks2.Header {
 	t.Helper()
 	disk := v.one
@@ -83,9 +83,8 @@ func (v *twoVolumes) headerOf(t *testing.T, s spec.Volume) *luks2.Header {
 	return h
 }
 
-// forge changes the header of data as somebody with the storage can, puts the
-// ciphertext of logs in the place of its own, and returns the header of logs to
-// the change to take from.
+// forge changes the header of data as an attacker with the storage can, and replaces its
+// ciphertext with that of logs. change gets the header of logs to copy from.
 func (v *twoVolumes) forge(t *testing.T, change func(h, other *luks2.Header)) {
 	t.Helper()
 	other := v.headerOf(t, v.logs)
@@ -122,7 +121,7 @@ func take(h, other *luks2.Header, members ...string) {
 	}
 }
 
-// showsOther reports whether the mapping of data shows what logs has.
+// showsOther reports whether the mapping of data shows the content of logs.
 func (v *twoVolumes) showsOther(t *testing.T) bool {
 	t.Helper()
 	f, err := v.b.Mapping("data", false)
@@ -137,8 +136,8 @@ func (v *twoVolumes) showsOther(t *testing.T) bool {
 	return bytes.Contains(all, []byte(logsText))
 }
 
-// The phase stands in a header that is not authenticated: a stored key that the
-// check does not prove is not this volume's, and is not made its.
+// The header with the phase is not authenticated: a stored key that the check does not
+// prove is not this volume's, and does not become its key.
 func TestProvisioningThatIsResumedTakesNoOtherVolumesKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -179,7 +178,8 @@ func TestProvisioningThatIsResumedTakesNoOtherVolumesKey(t *testing.T) {
 						t.Fatal("the key that was found is used")
 					}
 				}
-				// Its own ciphertext, put back once the volume is ready, is noise, too.
+				// The ciphertext of logs, put back once the volume is ready, is noise,
+				// too.
 				r, err = v.b.Manager().Lock(ctx, v.data, volume.LockOptions{})
 				must(t, r, err)
 				at := segmentOf(t, v.headerOf(t, v.data)).Offset
@@ -196,7 +196,7 @@ func TestProvisioningThatIsResumedTakesNoOtherVolumesKey(t *testing.T) {
 	}
 }
 
-// A key that the check proves is kept; before, another one is made. Either way the
+// A key that the check proves is kept; before that, another one is made. Either way the
 // run ends with a volume.
 func TestProvisioningThatIsResumedKeepsAProvedKey(t *testing.T) {
 	t.Parallel()
@@ -223,8 +223,7 @@ func TestProvisioningThatIsResumedKeepsAProvedKey(t *testing.T) {
 	}
 }
 
-// Another key is made in the state that the chip is in now, so that state is what
-// must be allowed.
+// Another key is made in the current state of the chip, so that state must be allowed.
 func TestAnotherKeyIsMadeOnAClosedChipOnlyWhereThatIsRequired(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -259,8 +258,8 @@ func TestAHeaderOfALaterKeyIsNotProvisionedAgain(t *testing.T) {
 	}
 }
 
-// A detached header opens the key that it was made for, and no other of the chip's,
-// whatever somebody writes into the file.
+// A detached header opens with the key that it was made for, and with no other key of the
+// chip, whatever is written to the file.
 func TestADetachedHeaderOpensNoOtherVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -304,8 +303,8 @@ func TestADetachedHeaderOpensNoOtherVolume(t *testing.T) {
 	}
 }
 
-// What a key makes of a block that somebody could choose, and knows from other data,
-// is no check.
+// What a key makes of a block that an attacker could choose, and knows from other data,
+// is not a check.
 func TestADetachedChecksAreaMustBeEmpty(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -322,8 +321,8 @@ func TestADetachedChecksAreaMustBeEmpty(t *testing.T) {
 	refused(t, err, fault.KeyWrong)
 }
 
-// A detached header of before there was a check opens, says what it lacks, and gets
-// the check from provision; then it opens nothing else.
+// A detached header from before checks existed opens, says what it lacks, and gets a
+// check from provision; then it opens nothing else.
 func TestADetachedHeaderWithoutACheckGetsOne(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -353,7 +352,7 @@ func TestADetachedHeaderWithoutACheckGetsOne(t *testing.T) {
 	refused(t, err, fault.KeyWrong)
 }
 
-// Somebody takes the check out of the file, and names the key and the filesystem of
+// An attacker removes the check from the file, and names the key and the filesystem of
 // another volume.
 func TestADetachedHeaderWithoutACheckOpensNoOtherVolume(t *testing.T) {
 	t.Parallel()
@@ -386,7 +385,7 @@ func TestADetachedHeaderWithoutACheckOpensNoOtherVolume(t *testing.T) {
 			if !bytes.Equal(before, v.one.Bytes()) || v.headerOf(t, v.data).Metadata.Digests["0"].Extra["digest"] != nil {
 				t.Fatal("something was written")
 			}
-			// As root says of a volume that an earlier version adopted.
+			// As root configures it for a volume that an earlier version adopted.
 			as := v.data
 			as.AllowUnboundHeader = true
 			r, err := m.Provision(ctx, as, volume.ProvisionOptions{NoMount: true})
@@ -408,7 +407,7 @@ func unbind(h *luks2.Header) {
 	h.Metadata.Digests["0"] = d
 }
 
-// The file of a detached header decides what the volume is, as the configuration
+// The file of a detached header decides what the volume is, just as the configuration
 // does.
 func TestADetachedHeaderOthersCanWriteIsRefused(t *testing.T) {
 	t.Parallel()

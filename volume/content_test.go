@@ -12,9 +12,9 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// What may lie on a device before.
+// What may be on a device beforehand.
 
-// noise fills a disk with random bytes: somebody's plain dm-crypt volume.
+// noise fills a disk with random bytes, like a foreign plain dm-crypt volume.
 func noise(im *crashtest.Image) {
 	b := make([]byte, im.Size())
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(b) // never fails
@@ -51,8 +51,8 @@ func write(im volumetest.Store, b []byte, at int64) {
 	}
 }
 
-// foreignMapping makes a mapping on the disk that has nothing to do with us, as
-// the dmsetup recipe does.
+// foreignMapping makes a mapping on the disk that is not ours, as the dmsetup recipe
+// does.
 func foreignMapping(b *volumetest.Board, name, uuid string) error {
 	t := dmcrypt.Table{dmcrypt.Linear{Length: 2048, Device: dmcrypt.Number{Major: 179, Minor: 8}, Offset: 8192}}
 	if _, err := b.DM.Activate(context.Background(), name, uuid, t, false); err != nil {
@@ -61,7 +61,7 @@ func foreignMapping(b *volumetest.Board, name, uuid string) error {
 	return b.DM.Announce(context.Background(), name)
 }
 
-// laterLUKS is a LUKS header of a version to come.
+// laterLUKS is a LUKS header of a future version.
 func laterLUKS(im *crashtest.Image) {
 	foreignLUKS2(im)
 	for _, at := range []int64{0, 0x4000} {

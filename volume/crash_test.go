@@ -20,10 +20,10 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// soak makes the long tests run whole: the environment says so.
+// soak makes the long tests run in full; the environment sets it.
 var soak = os.Getenv("IMXCRYPT_SOAK") != ""
 
-// crashLimits keep a run in seconds; a soak tries far more of the same.
+// crashLimits keep a run to seconds; a soak tries far more of the same.
 func crashLimits() crashtest.Options {
 	if soak {
 		return crashtest.Options{Exhaustive: 10, Limit: 200, Random: 64, Seed: 3}
@@ -34,7 +34,7 @@ func crashLimits() crashtest.Options {
 	return crashtest.Options{Exhaustive: 4, Limit: 4, Random: 4, Seed: 3}
 }
 
-// few is o, or a slice of it where the tests are slow.
+// few returns o, or a small part of it if the tests are slow.
 func few(o crashtest.Options) crashtest.Options {
 	if slow() {
 		return crashtest.Options{Exhaustive: 2, Limit: 2, Random: -1, Seed: o.Seed}
@@ -42,8 +42,8 @@ func few(o crashtest.Options) crashtest.Options {
 	return o
 }
 
-// sampled is one in n of many like cases where the tests are slow, and says how many
-// that are. seed, a name, varies which.
+// sampled returns all cases or, if the tests are slow, one in n of them, and logs how
+// many. seed, a name, varies which.
 func sampled[V any](t *testing.T, seed string, all map[string]V, n int) map[string]V {
 	t.Helper()
 	if !slow() {
@@ -59,8 +59,8 @@ func sampled[V any](t *testing.T, seed string, all map[string]V, n int) map[stri
 	return some
 }
 
-// secondCut: one state in so many is cut a second time, while the next run
-// finishes what the first left.
+// secondCut returns n: one state in n is cut a second time, while the next run finishes
+// what the first left.
 func secondCut() int {
 	switch {
 	case soak:
@@ -76,7 +76,7 @@ type crashCase struct {
 	spec    func(*spec.Volume)
 	fill    byte
 	size    int64                  // in bytes; 16 MiB
-	content func(*crashtest.Image) // what lies on the device before
+	content func(*crashtest.Image) // what is on the device beforehand
 	wipe    bool
 }
 
@@ -116,9 +116,9 @@ func crashCases() map[string]crashCase {
 	return cases
 }
 
-// No matter where the power is lost while a volume is provisioned and first
-// used: the same command, given again, ends with a volume that opens, with the
-// data that was flushed; and no volume that was ready is ever formatted.
+// No matter where the power is cut while a volume is provisioned and first used, running
+// the same command again ends with a volume that opens, with the data that was flushed;
+// and a volume that was ready is never formatted.
 func TestEveryPowerCutOfProvisioning(t *testing.T) {
 	t.Parallel()
 	var cuts cutCount
@@ -152,8 +152,8 @@ func boardOver(chip *caamtest.Chip, disk volumetest.Store, files crashtest.Store
 	return b
 }
 
-// epoch is the number of flushes so far: what came before is there in all
-// states from that epoch on.
+// epoch returns the number of flushes so far: what came before is there in all states
+// from that epoch on.
 func (r *recording) epoch() int {
 	n := 0
 	for _, op := range r.rec.Log() {
@@ -211,7 +211,7 @@ func (c crashCase) resume(t *testing.T, s spec.Volume, r *recording, what string
 	t.Helper()
 	r.board.Chip.PowerCycle()
 	ctx := context.Background()
-	// What the header says counts, also where the run did not learn of it.
+	// What the header says counts, even if the run did not get to know it.
 	ready = ready || r.board.Manager().Status(ctx, s).Phase == header.PhaseReady
 	_, err := r.board.Manager().Provision(ctx, s, volume.ProvisionOptions{Wipe: c.wipe})
 	if err != nil {
@@ -236,7 +236,7 @@ func (c crashCase) resume(t *testing.T, s spec.Volume, r *recording, what string
 	}
 }
 
-// An unlock that repairs a damaged copy of the header can be cut off anywhere.
+// The power may be cut anywhere in an unlock that repairs a damaged copy of the header.
 func TestEveryPowerCutOfARepair(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -276,7 +276,7 @@ func TestEveryPowerCutOfARepair(t *testing.T) {
 					t.Fatalf("%v: data lost: %q", state, got)
 				}
 			}
-			// Repaired means: the other copy may go now.
+			// Repaired means that the other copy may now be lost.
 			repaired := run.disk.Live()
 			scribble(t, repaired, map[bool]int64{true: 0x5200, false: 0x1200}[damage.at < 0x4000])
 			next := boardOver(b.Chip, repaired, run.files.Live())

@@ -12,8 +12,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// cutTwice cuts a recorded command off in each state that a power cut may leave, or a
-// sample of them, and has it resumed; now and then that is cut off, too.
+// cutTwice calls resume for each state that a power cut may leave of a recorded command,
+// or for a sample of them; now and then the resumed run is cut off, too.
 func cutTwice(t *testing.T, run *recording, resume func(*testing.T, *recording, string)) (first, second int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(5, uint64(len(t.Name()))))
@@ -48,7 +48,7 @@ func (c *cutCount) count(t *testing.T, first, second int) {
 	t.Logf("%d states tried, %d of them after a second cut, 0 lost", first+second, second)
 }
 
-// logWhenDone logs the sum once the test and its parallel parts are done.
+// logWhenDone logs the totals once the test and its parallel parts are done.
 func (c *cutCount) logWhenDone(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -56,8 +56,8 @@ func (c *cutCount) logWhenDone(t *testing.T) {
 	})
 }
 
-// readDuring reads the whole volume while a command runs, which a held zone may make
-// wait until then, and reports whether it did.
+// readDuring reads the whole volume, starting before command runs. A held zone may block
+// the read until then; readDuring reports whether it did.
 func readDuring(t *testing.T, b *volumetest.Board, what string, want []byte, command func() error) (waited bool) {
 	t.Helper()
 	f, err := b.Mapping("data", false)

@@ -20,16 +20,16 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// loss is a volume in use whose key is lost in a suspend that nobody announced.
+// loss is a volume in use whose key is lost in an unannounced suspend.
 type loss struct {
 	*volumetest.Board
 	t    *testing.T
 	spec spec.Volume
-	// want is what was written back before.
+	// want is what was written back before that.
 	want []byte
 }
 
-// losses are volumes of each kind.
+// losses returns volumes of each kind.
 func losses() map[string]spec.Volume {
 	all := map[string]spec.Volume{}
 	for _, wrap := range []string{"ccm", "ecb"} {
@@ -49,7 +49,7 @@ func losses() map[string]spec.Volume {
 	return all
 }
 
-// lose makes one. Dirty: the filesystem's superblock is changed in memory and not
+// lose makes a loss. With dirty, the filesystem's superblock is changed in memory and not
 // written back, as that of a mounted filesystem is most of the time.
 func lose(t *testing.T, s spec.Volume, rotating, dirty bool) *loss {
 	t.Helper()
@@ -57,7 +57,7 @@ func lose(t *testing.T, s spec.Volume, rotating, dirty bool) *loss {
 	if rotating {
 		rotateUntil(t, b, s, 2)
 	}
-	// Opened by unlock, which notes how often the system had slept.
+	// Open it with unlock, which records how often the system had slept.
 	r, err := b.Manager().Lock(context.Background(), s, volume.LockOptions{})
 	must(t, r, err)
 	b = powerCycle(b)
@@ -91,11 +91,11 @@ func each(t *testing.T, test func(*loss)) {
 	}
 }
 
-// disk is every byte that a power cut would leave.
+// disk returns every byte that a power cut would leave.
 func (l *loss) disk() []byte { return bytes.Clone(l.Disks[0].Store.(*crashtest.Image).Bytes()) }
 
-// back: what was written back before the loss is there, in this power cycle or the
-// next.
+// back checks that what was written back before the loss is there, in this power cycle
+// and the next.
 func (l *loss) back(what string) {
 	l.t.Helper()
 	ctx := context.Background()
@@ -112,8 +112,8 @@ func (l *loss) back(what string) {
 	same(l.t, what+", after a power cycle", content(l.t, n), l.want)
 }
 
-// Commands that only look report it, and change nothing: not by the look either, before
-// which the kernel would write back what is dirty.
+// Commands that only look report the loss and change nothing, not even by the look,
+// before which the kernel would write back what is dirty.
 func TestALostKeyIsReported(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -141,8 +141,8 @@ func TestALostKeyIsReported(t *testing.T) {
 	})
 }
 
-// A mounted filesystem whose superblock is read past the cache is distinguished from one that
-// is in doubt.
+// A mounted filesystem whose superblock is read past the page cache is distinguished from
+// one that is in doubt.
 func TestStatusOfALostKey(t *testing.T) {
 	t.Parallel()
 	for _, dirty := range []bool{false, true} {
@@ -154,8 +154,8 @@ func TestStatusOfALostKey(t *testing.T) {
 	}
 }
 
-// Unlock gives the key again, to a volume that stays mounted: what was in memory is
-// written with the right one.
+// Unlock loads the key again while the volume stays mounted: what was in memory is
+// written with the right key.
 func TestUnlockGivesALostKeyAgain(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -182,7 +182,7 @@ func TestUnlockGivesALostKeyAgain(t *testing.T) {
 	})
 }
 
-// What was read through the dead key is not believed afterwards.
+// What was read through the dead key is not trusted afterwards.
 func TestNoiseIsForgotten(t *testing.T) {
 	t.Parallel()
 	l := lose(t, losses()["ecb"], false, false)
@@ -223,8 +223,8 @@ func TestLockOfALostKey(t *testing.T) {
 	})
 }
 
-// The chip does not open the key any more, either: lock cuts the volume off, and a
-// volume that stays mounted is no worse.
+// If the chip no longer opens the key, lock cuts the volume off, and a volume that stays
+// mounted is no worse off.
 func TestLockOfALostKeyThatDoesNotOpen(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -270,14 +270,14 @@ func TestSleepAfterALoss(t *testing.T) {
 	})
 }
 
-// Revive is for hooks: it gives lost keys again and opens nothing that is locked.
+// Revive is for hooks: it loads lost keys again and opens nothing that is locked.
 func TestRevive(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	each(t, func(l *loss) {
 		for _, already := range []bool{false, true} {
 			r, err := l.Manager().Revive(ctx, l.spec, volume.ReviveOptions{})
-			// A rotation that ended with the key is to be started again.
+			// A rotation that stopped with the loss of the key must be started again.
 			rotating := !already && l.Manager().Status(ctx, l.spec).Rotation != nil
 			if must(l.t, r, err); r.Already != already || r.Rotating != rotating {
 				l.t.Fatalf("%+v", r)
@@ -301,8 +301,7 @@ func TestRevive(t *testing.T) {
 	}
 }
 
-// A volume that somebody wiped the table of: nothing is lost, whichever way it is
-// taken up again.
+// If a volume's table was wiped, nothing is lost, whichever way it is put back into use.
 func TestAWipedTable(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -349,8 +348,8 @@ func TestAWipedTable(t *testing.T) {
 	}
 }
 
-// The look costs an unlocked volume nothing where the system never slept: no key is
-// opened, no mapping made.
+// If the system never slept, the look at an unlocked volume costs nothing: no key is
+// opened, no mapping is made.
 func TestALivingKeyIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -368,7 +367,7 @@ func TestALivingKeyIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A chip that keeps its keys, and one whose keys were proved since: no doubt.
+// With a chip that keeps its keys, or keys that were proved since, there is no doubt.
 func TestASuspendThatTheKeysOutlive(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -384,7 +383,7 @@ func TestASuspendThatTheKeysOutlive(t *testing.T) {
 		if st := volume.New(kept).Status(ctx, s); st.Err != nil {
 			t.Errorf("%s: %v", name, st.Err)
 		}
-		// Verify proves it whatever is on the volume, and then there is no doubt.
+		// Verify proves the key whatever is on the volume, and then there is no doubt.
 		r, err = b.Manager().Verify(ctx, s)
 		must(t, r, err)
 		if st := b.Manager().Status(ctx, s); st.Err != nil {
@@ -393,8 +392,8 @@ func TestASuspendThatTheKeysOutlive(t *testing.T) {
 	}
 }
 
-// Whatever fails while a key is given again: nothing is written with a dead one, and
-// the next unlock gives it.
+// Whatever fails while a key is loaded again, nothing is written with a dead key, and the
+// next unlock loads it.
 func TestGivingAKeyAgainFailsAnywhere(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -427,8 +426,8 @@ func TestGivingAKeyAgainFailsAnywhere(t *testing.T) {
 	}
 }
 
-// Whatever fails while a volume is cut off: no noise is written, and what was
-// written back is there.
+// Whatever fails while a volume is cut off, no noise is written, and what was written
+// back is there.
 func TestCuttingOffFailsAnywhere(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -466,8 +465,8 @@ func TestCuttingOffFailsAnywhere(t *testing.T) {
 	}
 }
 
-// Two sleeps at once: what somebody else did meanwhile is seen before anything is
-// written back.
+// Two sleeps at once: what the other one did meanwhile is seen before anything is written
+// back.
 func TestASuspendWhileSleepIsPrepared(t *testing.T) {
 	t.Parallel()
 	for _, wrap := range []string{"ccm", "ecb"} {
@@ -497,8 +496,8 @@ func (m lateMachine) Freeze(ctx context.Context) error {
 
 func (m lateMachine) Sync() { m.Board.Sync() }
 
-// During a rotation to another source one key is lost in a suspend and the other one
-// lasts: the filesystem that is seen through the latter says nothing of the former,
+// During a rotation to another source one key is lost in a suspend and the other
+// survives: the filesystem that is seen through the latter says nothing about the former,
 // through which the rest of the data would be copied as noise.
 func TestALostKeyBesideOneThatLasts(t *testing.T) {
 	t.Parallel()

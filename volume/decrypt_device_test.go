@@ -16,8 +16,8 @@ import (
 	"imxcrypt/volume/header"
 )
 
-// A volume that was provisioned has no room for the bytes that the header has the place of.
-// The refusal names the rotation that makes it; after that the volume is decrypted.
+// A provisioned volume has no room for the bytes that belong where the header is. The
+// refusal names the rotation that makes room; after that the volume is decrypted.
 func TestDecryptAProvisionedVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -50,7 +50,7 @@ func TestDecryptAProvisionedVolume(t *testing.T) {
 	if !bytes.Contains(raw, []byte("the quick brown fox")) {
 		t.Error("the data is not there in plain text")
 	}
-	// The header area and the bytes that were kept are no more there a second time.
+	// The copies of the header area and of the first bytes are gone.
 	if at := header.PlanStart(disk.Size(), s.HeaderSize); !blank.Zero(raw[at.Staged:]) {
 		t.Error("something is left behind the filesystem")
 	}
@@ -74,8 +74,8 @@ func TestDecryptWithoutRoom(t *testing.T) {
 	}
 }
 
-// ending is a device in the last moment of its decryption, with the second copy of the header
-// overwritten.
+// ending returns a device at the last moment of its decryption, with the second copy of
+// the header overwritten.
 func ending(t *testing.T) (state *crashtest.Image, files *crashtest.Image, plain []byte) {
 	t.Helper()
 	s := rotationSpec(rotationGap)
@@ -105,9 +105,10 @@ func ending(t *testing.T) (state *crashtest.Image, files *crashtest.Image, plain
 	return run.disk.Live(), run.files.Live(), r.plain
 }
 
-// Between the sector that says so and the last byte that is put back the device is the
-// filesystem, but for its start: nothing else takes it for empty, for a filesystem or for
-// damaged, and changes it; and decrypt, which needs no chip for that, puts back the rest.
+// From the sector that says so until the last byte is put back, the device is the
+// filesystem except for its start: nothing else takes it for empty, for a filesystem or
+// for damaged, or changes it; and decrypt, which needs no chip for that, puts back the
+// rest.
 func TestAFilesystemHalfPutBack(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -161,7 +162,7 @@ func TestAFilesystemHalfPutBack(t *testing.T) {
 	}
 }
 
-// What somebody else has written to the device's start since is not overwritten.
+// What others have written to the device's start since is not overwritten.
 func TestAFilesystemHalfPutBackAndSomethingElse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -192,7 +193,7 @@ func TestAFilesystemHalfPutBackAndSomethingElse(t *testing.T) {
 			t.Errorf("%s: changed: %q", name, names)
 		}
 	}
-	// Without the header that was kept it is the other copy that says what is to be done.
+	// If the kept header is overwritten, its other copy says what to do.
 	im := disk.Overlay()
 	write(im, []byte("overwritten"), header.PlanStart(disk.Size(), s.HeaderSize).Staged)
 	r, err := boardOver(chip, im, files.Overlay()).Manager().Decrypt(ctx, s, volume.RotateOptions{})
@@ -200,8 +201,8 @@ func TestAFilesystemHalfPutBackAndSomethingElse(t *testing.T) {
 	same(t, "decrypted", im.Bytes()[:len(plain)], plain)
 }
 
-// In no state of a cut is there a superblock in front of parts of the header, and in none
-// are both copies of the header whole in front of parts of the filesystem.
+// No power cut leaves a superblock in front of parts of the header, or both copies of the
+// header whole in front of parts of the filesystem.
 func TestTheWayBackOnTheDeviceGoesOver(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)
@@ -222,7 +223,8 @@ func TestTheWayBackOnTheDeviceGoesOver(t *testing.T) {
 			}
 		}
 		if bytes.Equal(disk[:header.MetadataSize], head[:header.MetadataSize]) {
-			// The records are those of the run, which the header area holds, too.
+			// The records in the header area have changed during the run, so compare only
+			// what follows.
 			if at := int64(header.RotationJournalOffset); !bytes.Equal(disk[at:s.HeaderSize], head[at:s.HeaderSize]) {
 				t.Fatalf("%s: parts of the filesystem behind a whole header", state)
 			}
@@ -233,8 +235,9 @@ func TestTheWayBackOnTheDeviceGoesOver(t *testing.T) {
 	}
 }
 
-// The partition changes its size before all is decrypted: grown, it is decrypted all the
-// same; where it has lost what is needed, that is said with the right number.
+// The partition changes its size before all is decrypted. If it has grown, it is
+// decrypted anyway; if it has lost what is needed, the error says so with the right
+// number.
 func TestDecryptOnADeviceOfAnotherSize(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)
@@ -264,8 +267,8 @@ func TestDecryptOnADeviceOfAnotherSize(t *testing.T) {
 	t.Logf("%d states tried, 0 lost", n+m)
 }
 
-// Decrypted while it is in use the volume keeps its header, and what is written meanwhile is
-// there afterwards.
+// A volume that is decrypted while in use keeps its header, and what is written meanwhile
+// is there afterwards.
 func TestDecryptOnTheDeviceInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -22,8 +22,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// The device is one block shorter when the decryption ends: the record must not lie
-// within the bytes that are kept.
+// The device is one block shorter when the decryption ends: the record must not be within
+// the bytes that are kept.
 func TestDecryptOnADeviceThatLacksTheLastBlock(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)
@@ -59,8 +59,8 @@ func newUUID(t *testing.T, f interface {
 	}
 }
 
-// The filesystem in the volume is another one than provisioning made (mkfs, tune2fs
-// -U), which opens with a warning: it is decrypted as well.
+// The filesystem in the volume is not the one that provisioning made (mkfs, tune2fs -U).
+// The volume opens with a warning, and is decrypted as well.
 func TestDecryptAnotherFilesystem(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -83,7 +83,7 @@ func TestDecryptAnotherFilesystem(t *testing.T) {
 }
 
 // An old header area was put back (dd). rotate refuses to encrypt the noise; decrypt must
-// not make plain text of it over the data.
+// not write it over the data as plaintext.
 func TestDecryptByAnOldHeader(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -114,8 +114,8 @@ type memory struct{ *crashtest.Image }
 
 func (m memory) Flush() error { return nil }
 
-// forge makes, without any key, the header area of a decryption that has begun, or ended, with
-// the token and the blob of the header that is there, and puts a filesystem of its maker's
+// forge makes, without any key, the header area of a decryption that has begun or ended,
+// with the token and the blob of the existing header, and puts an attacker's filesystem
 // beside it.
 func forge(t *testing.T, b *volumetest.Board, s spec.Volume, disk *crashtest.Image, ended bool) {
 	t.Helper()
@@ -159,7 +159,7 @@ func forge(t *testing.T, b *volumetest.Board, s spec.Volume, disk *crashtest.Ima
 	}
 }
 
-// evil is a filesystem of somebody's, with a UUID that he wants it to have.
+// evil returns an attacker's filesystem, with a UUID of the attacker's choice.
 func evil(uuid string) []byte {
 	im := crashtest.NewImage(rotationData)
 	plainExt4(im)
@@ -178,8 +178,8 @@ func evil(uuid string) []byte {
 	return raw
 }
 
-// Whoever can write the storage, and has no key and cannot write state_dir, cannot make a
-// board believe his plain text, nor have it give up its header or what it remembers.
+// An attacker who can write the storage, but has no key and cannot write state_dir,
+// cannot make a board accept foreign plaintext, nor give up its header or its record.
 func TestAForgedDecryptionIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -230,8 +230,8 @@ func TestAForgedDecryptionIsRefused(t *testing.T) {
 	}
 }
 
-// A suspend that is not counted kills the key under a volume whose decryption stopped: as
-// TestNothingIsEncryptedWithADeadKey.
+// A suspend that is not counted kills the key under a volume whose decryption stopped, as
+// in TestNothingIsEncryptedWithADeadKey.
 func TestNothingIsDecryptedWithADeadKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -260,8 +260,8 @@ func TestNothingIsDecryptedWithADeadKey(t *testing.T) {
 	}
 }
 
-// The header area of the middle of a decryption, put back after the device was encrypted
-// again, with another filesystem beside it.
+// A header area from the middle of a decryption is put back after the device was
+// encrypted again, with another filesystem beside it.
 func TestAnOldDecryptionIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -294,8 +294,8 @@ func TestAnOldDecryptionIsRefused(t *testing.T) {
 	refused(t, err, fault.HeaderRolledBack)
 }
 
-// A decryption that another system of the board has begun, with a state_dir of its own, is
-// refused until a person asks for it; then it is this one's.
+// A decryption that another system on the board has begun, with a state_dir of its own,
+// is refused until a person asks for it; then it belongs to this system.
 func TestADecryptionOfAnotherSystem(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -323,8 +323,8 @@ func TestADecryptionOfAnotherSystem(t *testing.T) {
 	}
 }
 
-// In no state of a cut is there a superblock in front of sectors, of its own block, that are
-// not the filesystem's, unless the device still says that it is LUKS2.
+// No power cut leaves a superblock in front of sectors of the same block that are not the
+// filesystem's, unless the device still says that it is LUKS2.
 func TestTheSuperblockComesBackLast(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -355,8 +355,8 @@ func TestTheSuperblockComesBackLast(t *testing.T) {
 	}
 }
 
-// A backup of the header from before a decryption is not written over the filesystem, not
-// even by force: nothing is left that its key would seem to open.
+// A header backup from before a decryption is not written over the filesystem, not even
+// with force: nothing is left that its key would seem to open.
 func TestNoOldHeaderOverPlainText(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -378,8 +378,8 @@ func TestNoOldHeaderOverPlainText(t *testing.T) {
 	}
 }
 
-// The last moment of a decryption, which `rotate --resume-only` of a locked volume begins, is
-// continued by it, too.
+// `rotate --resume-only` of a locked volume begins the last moment of a decryption, and
+// continues it, too.
 func TestResumeEndsADecryption(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)
@@ -390,8 +390,8 @@ func TestResumeEndsADecryption(t *testing.T) {
 	same(t, "decrypted", disk.Bytes()[:len(plain)], plain)
 }
 
-// Nor does a forged last moment of a decryption make a person who follows the hint lose what
-// refuses plain text from then on.
+// A person who follows the hint after a forged last moment of a decryption does not lose
+// the record that refuses plaintext from then on.
 func TestAForgedLastMomentIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -421,8 +421,8 @@ func TestAForgedLastMomentIsRefused(t *testing.T) {
 	refused(t, err, fault.DecryptionEnding)
 }
 
-// All data is in plain text, in use; the chip was closed before lock and decrypt. It is
-// ended without the key, as a person asks for it.
+// All data is in plaintext, with the volume in use; the chip is closed before lock and
+// decrypt. The decryption ends without the key, since a person asks for it.
 func TestDecryptEndsOnAClosedChip(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -441,7 +441,8 @@ func TestDecryptEndsOnAClosedChip(t *testing.T) {
 	same(t, "decrypted", r.disk.Bytes()[:len(r.plain)], r.plain)
 }
 
-// The filesystem is damaged, or not there: nothing is moved that cannot be ended.
+// If the filesystem is damaged or missing, no data is moved, since the decryption could
+// not end.
 func TestDecryptWithoutAFilesystem(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -23,8 +23,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// A filesystem that somebody has made over a volume is not encrypted: what the backup of
-// the volume's header would still open would be overwritten. With Force it is.
+// A filesystem that was made over a volume is encrypted only with Force: it would
+// overwrite what a backup of the volume's header would still open.
 func TestEncryptOverAVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -41,7 +41,7 @@ func TestEncryptOverAVolume(t *testing.T) {
 				}
 			}
 			plainExt4(disk)
-			write(disk, make([]byte, 1024), 0) // what lies before the superblock
+			write(disk, make([]byte, 1024), 0) // what is before the superblock
 			before := snapshot(t, b, disk)
 			for _, o := range []volume.RotateOptions{{}, {DryRun: true}, {InitOnly: true}} {
 				_, err = b.Manager().Encrypt(ctx, s, o)
@@ -56,8 +56,8 @@ func TestEncryptOverAVolume(t *testing.T) {
 	}
 }
 
-// Begun and left alone, the device is used in plain text again, and grows with its
-// filesystem: it is not encrypted up to where that ended before.
+// After an encryption has begun, the device is used in plaintext again, and grows with
+// its filesystem: it is not encrypted only up to the filesystem's old end.
 func TestEncryptAfterThePlainFilesystemGrew(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -135,8 +135,8 @@ func TestEncryptRefuses(t *testing.T) {
 	}
 }
 
-// Only ext4 is made smaller. Another filesystem that leaves no room for a header on the
-// device is refused, with the sizes and what helps; with its header in a file it is
+// Only ext4 is made smaller. Any other filesystem that leaves no room for a header on the
+// device is refused, with the sizes and what helps. With the header in a file it is
 // encrypted, and a dry run says how long that takes.
 func TestEncryptOtherFilesystems(t *testing.T) {
 	t.Parallel()
@@ -182,11 +182,11 @@ func TestEncryptOtherFilesystems(t *testing.T) {
 	}
 }
 
-// foreignLUKS2small puts the magic number of a LUKS2 header of nobody we know there.
+// foreignLUKS2small writes the magic number of a LUKS2 header that is not ours.
 func foreignLUKS2small(im *crashtest.Image) { write(im, []byte("LUKS\xba\xbe\x00\x02"), 0) }
 
-// needsRecovery sets ext4's flag that the journal waits to be replayed, with the
-// superblock's checksum.
+// needsRecovery sets ext4's flag that the journal must be replayed, and the superblock's
+// checksum.
 func needsRecovery(im *crashtest.Image) {
 	super := bytes.Clone(im.Bytes()[1024:2048])
 	super[0x60] |= 4
@@ -194,7 +194,7 @@ func needsRecovery(im *crashtest.Image) {
 	write(im, super, 1024)
 }
 
-// growExt4 has the superblock of ext4 say that the filesystem takes all of the disk.
+// growExt4 makes the ext4 superblock say that the filesystem takes all of the disk.
 func growExt4(im *crashtest.Image) {
 	super := bytes.Clone(im.Bytes()[1024:2048])
 	binary.LittleEndian.PutUint32(super[4:], uint32(im.Size()>>(10+super[0x18])))
@@ -202,14 +202,14 @@ func growExt4(im *crashtest.Image) {
 	write(im, super, 1024)
 }
 
-// Without room for the header's file, nothing is changed, and nothing of a header that
-// cannot be proved is left.
+// If there is no room for the header file, nothing is changed. If a header cannot be
+// proved, nothing of it is left.
 func TestEncryptThatCannotBeginLeavesNothing(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	s, disk := encryptSpec(), plainDisk()
 	b := newBoard(disk)
-	// The record of an earlier volume, by which plain text is refused, stays, too.
+	// The record of an earlier volume, which refuses plaintext, stays, too.
 	if err := b.Files.Create(recordOfData, []byte(`{"uuid":"0a4b3cf5-52f8-4fb4-8a0f-6d6f2a4a3c11"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -227,9 +227,9 @@ func TestEncryptThatCannotBeginLeavesNothing(t *testing.T) {
 	}
 }
 
-// A header alone, begun and not continued, opens the volume; if the device was mounted
-// and changed meanwhile, by its own name, that is what is encrypted; if it holds
-// something else, it is left alone.
+// With only a header, the encryption begun but not continued, the volume opens. If the
+// device itself was mounted and changed meanwhile, the changed data is encrypted; if it
+// holds something else, it is left alone.
 func TestEncryptAfterInitOnly(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -259,8 +259,8 @@ func TestEncryptAfterInitOnly(t *testing.T) {
 	same(t, "encrypted", content(t, b), want)
 }
 
-// Killed anywhere before the key is proved, and before that is continued: on the same
-// running system, or after a power cycle.
+// The command is killed anywhere before the key is proved, then continued on the same
+// running system or after a power cycle.
 func TestEncryptKilledBeforeItsKeyIsProved(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -293,8 +293,8 @@ func TestEncryptKilledBeforeItsKeyIsProved(t *testing.T) {
 	}
 }
 
-// The header is the only copy of the key: it does not go where a power cut takes it. An
-// overlay may be on storage, which somebody who watches knows.
+// The header is the only copy of the key: it is not written where a power cut removes it.
+// An overlay may be on storage, which the person in an attended run knows.
 func TestEncryptNeedsAPlaceThatLasts(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

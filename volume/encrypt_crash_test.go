@@ -21,7 +21,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// inPlaceRun is an encryption, or decryption, to be cut off.
+// inPlaceRun is an encryption or decryption to be interrupted.
 type inPlaceRun struct {
 	spec spec.Volume
 	back bool
@@ -49,9 +49,9 @@ func toBeMoved(t *testing.T, s spec.Volume, back bool) inPlaceRun {
 	return r
 }
 
-// Wherever the power goes while a device is encrypted or decrypted in place, and once
-// more while that is continued: the device is the plain filesystem, bit for bit, or the
-// volume opens at once with all its data, and the same command ends what was begun.
+// Wherever the power is cut while a device is encrypted or decrypted in place, and again
+// while that is continued, either the device is the plain filesystem, bit for bit, or the
+// volume opens at once with all its data; and the same command finishes what was begun.
 func TestEveryPowerCutInPlace(t *testing.T) {
 	t.Parallel()
 	var cuts cutCount
@@ -96,7 +96,7 @@ func (r inPlaceRun) resume(t *testing.T, run *recording, what string) {
 		t.Fatalf("%s: %v", what, err)
 	}
 	if r.back {
-		// In use the header stays.
+		// While the volume is in use, the header stays.
 		if _, err := r.command(run.board, volume.RotateOptions{}); err != nil {
 			t.Fatalf("%s: not ended: %v", what, err)
 		}
@@ -105,7 +105,8 @@ func (r inPlaceRun) resume(t *testing.T, run *recording, what string) {
 	last.Chip.PowerCycle()
 	if r.back {
 		same(t, what+", then decrypted", run.disk.Live().Bytes()[:len(r.plain)], r.plain)
-		// A cut behind the header may leave the key file of source dev, to nobody's use.
+		// A cut after the header is removed may leave the key file of source dev, which
+		// no longer opens anything.
 		names := slices.DeleteFunc(last.Files.Names(), func(name string) bool { return strings.HasPrefix(name, r.spec.StateDir+"/dev/") })
 		if len(names) != 0 {
 			t.Fatalf("%s: left: %q", what, names)
@@ -122,9 +123,9 @@ func (r inPlaceRun) resume(t *testing.T, run *recording, what string) {
 	}
 }
 
-// plainOrOpens fails unless the volume opens with its data, or nothing opens it and the
-// device is in plain text, and status knows which before anything is repaired. At the end of
-// a decryption the first bytes may still be where they were kept.
+// plainOrOpens fails unless either the volume opens with its data, or nothing opens it
+// and the device is in plaintext, and status knows which before anything is repaired. At
+// the end of a decryption the first bytes may still be where they were kept.
 func (r inPlaceRun) plainOrOpens(t *testing.T, run *recording, what string) {
 	t.Helper()
 	st := run.board.Manager().Status(context.Background(), r.spec)
@@ -160,9 +161,9 @@ func (r inPlaceRun) plainOrOpens(t *testing.T, run *recording, what string) {
 	}
 }
 
-// Killed before any of its steps under a volume in use, also with a zone held whose
-// readers wait: the next command, whichever it is, releases them, and the next run
-// ends it.
+// The command is killed before any of its steps with the volume in use, including while
+// readers wait for a held zone: the next command, whichever it is, releases them, and the
+// next run finishes.
 func TestInPlaceKilledInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -235,8 +236,8 @@ func (r inPlaceRun) usedAfterKill(t *testing.T, b *volumetest.Board, what string
 }
 
 // The system is suspended before each change that an encryption or decryption makes in
-// the kernel or on storage: the device is in plain text, or all of the volume is there
-// with new keys in the kernel.
+// the kernel or on storage: either the device is in plaintext, or the whole volume is
+// there with new keys in the kernel.
 func TestASuspendAnywhereInPlace(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

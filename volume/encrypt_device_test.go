@@ -21,8 +21,9 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// Encrypted with its header on the device, a volume is an ordinary one: of what was in
-// plain text nothing is left on it, it rotates, and grows into the room that is left.
+// A volume that was encrypted with its header on the device is an ordinary one: none of
+// the plaintext is left on the device, and the volume rotates, and grows into the free
+// space.
 func TestEncryptOnTheDevice(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -83,7 +84,7 @@ func TestEncryptOnTheDevice(t *testing.T) {
 	}
 }
 
-// started is a device in the middle of having its header written.
+// started returns a device whose header is only partly written.
 func started(t *testing.T, chip *caamtest.Chip) (state *crashtest.Image, files *crashtest.Image, plain []byte) {
 	t.Helper()
 	s := rotationSpec(rotationGap)
@@ -98,7 +99,7 @@ func started(t *testing.T, chip *caamtest.Chip) (state *crashtest.Image, files *
 	return run.disk.Live(), run.files.Live(), plain
 }
 
-// startedAt is the step of an encryption at which the header is half on the device.
+// startedAt returns the step of an encryption at which the header is half on the device.
 func startedAt(t *testing.T) int {
 	t.Helper()
 	s := rotationSpec(rotationGap)
@@ -112,13 +113,14 @@ func startedAt(t *testing.T) int {
 	}
 	r, err := b.Manager().Encrypt(context.Background(), s, volume.RotateOptions{InitOnly: true})
 	must(t, r.Result, err)
-	// The last are: the first copy, what lies behind both, the second copy, no record.
+	// The last writes are: the first copy, what follows both copies, the second copy, no
+	// record.
 	return writes[len(writes)-3]
 }
 
-// Between the sector that says so and the header's last byte the device is the volume:
-// nothing else takes it for empty, for plain text or for damaged, whoever reads only
-// says so and changes nothing, and unlock and encrypt write the header.
+// From the sector that says so until the header's last byte is written, the device is the
+// volume: nothing takes it for empty, for plaintext or for damaged; commands that only
+// read report it and change nothing; and unlock and encrypt write the header.
 func TestAHeaderHalfWritten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -171,9 +173,9 @@ func TestAHeaderHalfWritten(t *testing.T) {
 	}
 }
 
-// Every cut until the header is on the device, and every one of what the next run then
-// writes: exactly one of the plain filesystem and the volume is there, and status says
-// which before anything is written.
+// At every power cut until the header is on the device, and at every cut of what the next
+// run then writes, exactly one of the plain filesystem and the volume is there, and
+// status says which before anything is written.
 func TestEveryPowerCutOfTheStartOnTheDevice(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -219,8 +221,8 @@ func TestEveryPowerCutOfTheStartOnTheDevice(t *testing.T) {
 	}
 }
 
-// Another volume's configuration that leads to a device with half a header leaves it as it
-// is.
+// If the configuration of another volume leads to a device with half a header, the device
+// is left as it is.
 func TestAHeaderHalfWrittenIsNotFinishedByAnother(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -239,8 +241,8 @@ func TestAHeaderHalfWrittenIsNotFinishedByAnother(t *testing.T) {
 	}
 }
 
-// Between the look at a device and the first write to it, somebody mounts its filesystem,
-// and it grows over the room that the header takes: nothing is written.
+// Between the look at a device and the first write to it, its filesystem is mounted and
+// grows into the room that the header takes: nothing is written.
 func TestAFilesystemThatGrowsIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)
@@ -266,7 +268,7 @@ func TestAFilesystemThatGrowsIsNotOverwritten(t *testing.T) {
 	}
 }
 
-// What somebody else has written to the device's start since is not overwritten.
+// What others have written to the device's start since is not overwritten.
 func TestAHeaderHalfWrittenAndSomethingElse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -301,10 +303,10 @@ func TestAHeaderHalfWrittenAndSomethingElse(t *testing.T) {
 	}
 }
 
-// In no state of a cut is there a filesystem that could be mounted over parts of the
-// header: as soon as one sector behind its superblock is the header's, the first copy is
-// there. And once the header is there, no record of it is left that would speak of what
-// somebody makes of the device later.
+// No power cut leaves a filesystem that could be mounted over parts of the header: as
+// soon as one sector after its superblock is the header's, the first copy is there. And
+// once the header is there, it leaves no record that would affect later uses of the
+// device.
 func TestTheStartOnTheDeviceGoesOver(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)
@@ -322,7 +324,7 @@ func TestTheStartOnTheDeviceGoesOver(t *testing.T) {
 		}
 	}
 
-	// Given up, and in use as a plain filesystem again.
+	// The volume is given up, and the device is a plain filesystem again.
 	fresh := run.disk.Live()
 	write(fresh, make([]byte, s.HeaderSize), 0)
 	plainExt4(fresh)
@@ -330,8 +332,8 @@ func TestTheStartOnTheDeviceGoesOver(t *testing.T) {
 	refused(t, err, fault.PlaintextFound)
 }
 
-// The partition changes its size before all is encrypted: what it has grown by is not
-// overwritten, and where it has lost what is needed, that is said with the right number.
+// The partition changes its size before all is encrypted. What it has grown by is not
+// overwritten; if it has lost what is needed, the error says so with the right number.
 func TestEncryptOnADeviceOfAnotherSize(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -386,8 +388,8 @@ func TestEncryptByTheFilesystemsName(t *testing.T) {
 	}
 }
 
-// A key that does not open any more, before any data is under it, is given up for
-// another; cut anywhere, too.
+// A key that no longer opens, before any data is under it, is replaced by another one,
+// even after a power cut anywhere.
 func TestTheFirstKeyAgainOnTheDevice(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -418,8 +420,8 @@ func TestTheFirstKeyAgainOnTheDevice(t *testing.T) {
 	t.Logf("%d states tried", n)
 }
 
-// Whoever can write the device, and has no key, cannot make it say that other bytes are the
-// filesystem's first.
+// An attacker who can write the device, but has no key, cannot make it say that other
+// bytes are the filesystem's first.
 func TestWhereThePlainTextLiesIsBoundToTheKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -30,7 +30,8 @@ import (
 // fullFiles is how many files are written before some are removed.
 const fullFiles = 128
 
-// fullSize is a disk that an ext4 filesystem takes all of, with files up to its end.
+// fullSize returns a disk with an ext4 filesystem that takes all of it, with files up to
+// its end.
 func fullSize(t *testing.T) *crashtest.Image {
 	t.Helper()
 	const size = 12 * mib
@@ -70,7 +71,7 @@ func fullSize(t *testing.T) *crashtest.Image {
 	return disk
 }
 
-// smallerThan is the largest filesystem that a device has room for.
+// smallerThan returns the size of the largest filesystem that a device has room for.
 func smallerThan(t *testing.T, s spec.Volume, disk *crashtest.Image) int64 {
 	t.Helper()
 	_, start, err := header.PlanOver(s, header.DeviceFacts{Path: s.Device, Size: disk.Size()})
@@ -112,7 +113,7 @@ func TestEncryptMakesRoom(t *testing.T) {
 	sound(t, content(t, b))
 }
 
-// sound enforces that a filesystem is that of [fullSize], made smaller.
+// sound checks that a filesystem is that of [fullSize], made smaller.
 func sound(t *testing.T, b []byte) {
 	t.Helper()
 	dir := t.TempDir()
@@ -146,7 +147,7 @@ func sound(t *testing.T, b []byte) {
 	}
 }
 
-// stopAfterShrink encrypts as far as the filesystem is smaller.
+// stopAfterShrink encrypts until the filesystem is smaller.
 func stopAfterShrink(t *testing.T, b *volumetest.Board, s spec.Volume) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -161,10 +162,10 @@ func stopAfterShrink(t *testing.T, b *volumetest.Board, s spec.Volume) {
 	}
 }
 
-// Wherever the power goes while a filesystem is made smaller, and once more while that
-// is finished: the device is the filesystem as it was, or status, unlock and everything
-// else says that it is being made smaller and changes nothing, or it is the smaller one;
-// and encrypt finishes it, bit for bit.
+// Wherever the power is cut while a filesystem is made smaller, and again while that is
+// finished: the device is the filesystem as it was, or status, unlock and everything else
+// report that it is being made smaller and change nothing, or it is the smaller
+// filesystem. Encrypt finishes it, bit for bit.
 func TestEveryPowerCutOfMakingRoom(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -226,7 +227,7 @@ func TestEveryPowerCutOfMakingRoom(t *testing.T) {
 			nothingLeft(t, state.String()+"; then "+cut.String(), third.board, s)
 		}
 		if half == 1 {
-			// It is encrypted after that as any other.
+			// After that it is encrypted like any other.
 			rr, err := next.board.Manager().Encrypt(ctx, s, volume.RotateOptions{Mount: true})
 			must(t, rr.Result, err)
 			sound(t, content(t, next.board))
@@ -238,7 +239,7 @@ func TestEveryPowerCutOfMakingRoom(t *testing.T) {
 	t.Logf("%d states tried, %d of them in the middle, and %d after a second cut, 0 lost", first, half, second)
 }
 
-// nothingLeft fails if a log is left: it has files in plain text.
+// nothingLeft fails if a log is left: it contains files in plaintext.
 func nothingLeft(t *testing.T, what string, b *volumetest.Board, s spec.Volume) {
 	t.Helper()
 	names, err := b.Files.List(s.StateDir)
@@ -247,7 +248,7 @@ func nothingLeft(t *testing.T, what string, b *volumetest.Board, s spec.Volume) 
 	}
 }
 
-// A log that is another filesystem's stays, and is named: that may need it.
+// The log of another filesystem stays, and is named: that filesystem may need it.
 func TestTheLogOfAnotherFilesystemStays(t *testing.T) {
 	t.Parallel()
 	s, disk := rotationSpec(rotationGap), fullSize(t)
@@ -263,7 +264,8 @@ func TestTheLogOfAnotherFilesystemStays(t *testing.T) {
 	}
 }
 
-// Nor is that of a volume whose name begins alike, over a copy of the same filesystem.
+// So does the log of a volume whose name begins the same, over a copy of the same
+// filesystem.
 func TestTheLogOfAnotherVolumeStays(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)
@@ -279,7 +281,7 @@ func TestTheLogOfAnotherVolumeStays(t *testing.T) {
 	}
 }
 
-// bytesOf is what a disk holds, which is written to afterwards.
+// bytesOf returns a copy of what a disk holds, for a disk that is written to afterwards.
 func bytesOf(t *testing.T, d *crashtest.Disk) []byte {
 	t.Helper()
 	b := make([]byte, d.Size())
@@ -289,7 +291,7 @@ func bytesOf(t *testing.T, d *crashtest.Disk) []byte {
 	return b
 }
 
-// halfShrunk is a device in the middle of having its filesystem made smaller.
+// halfShrunk returns a device whose filesystem is only partly made smaller.
 func halfShrunk(t *testing.T, s spec.Volume) (chip *caamtest.Chip, disk, files *crashtest.Image) {
 	t.Helper()
 	chip = caamtest.RandomChip()
@@ -305,7 +307,7 @@ func halfShrunk(t *testing.T, s spec.Volume) (chip *caamtest.Chip, disk, files *
 	return nil, nil, nil
 }
 
-// shrinkLog is the file of a log; empty if there is none.
+// shrinkLog returns the file of a log; empty if there is none.
 func shrinkLog(b *volumetest.Board) string {
 	for _, name := range b.Files.Names() {
 		if filepath.Ext(name) == ".shrink" {
@@ -315,7 +317,8 @@ func shrinkLog(b *volumetest.Board) string {
 	return ""
 }
 
-// In the middle no other command writes, and none takes the device for empty.
+// While the filesystem is half made smaller, no other command writes, and none takes the
+// device for empty.
 func TestAFilesystemHalfMadeSmaller(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -356,7 +359,7 @@ func TestAFilesystemHalfMadeSmaller(t *testing.T) {
 		t.Fatalf("changed: %q", names)
 	}
 
-	// Another log is not written, and the right one is found in another folder.
+	// A different log is not written, and the right one is found in another directory.
 	file := shrinkLog(b)
 	log, err := b.Files.Read(file, atomicfile.ReadOptions{})
 	if err != nil {

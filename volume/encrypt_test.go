@@ -36,7 +36,7 @@ func encryptCases() map[string]spec.Volume {
 	return map[string]spec.Volume{"auto": auto(encryptSpec()), "ccm": encryptSpec(), "ecb, sectors of 512": ecb, "dev": dev, "trusted": trustedFrom(encryptSpec())}
 }
 
-// deviceCases are volumes whose header goes onto the device.
+// deviceCases are volumes whose header goes on the device.
 func deviceCases() map[string]spec.Volume {
 	s, ecb, dev := rotationSpec(rotationGap), rotationSpec(0), rotationSpec(rotationGap)
 	ecb.Wrap, ecb.SectorSize = "ecb", 512
@@ -51,8 +51,8 @@ func allPlainCases() map[string]spec.Volume {
 	return all
 }
 
-// plainDiskFor is the disk that a volume is made of: with plainDisk's data and, where the
-// header goes onto it, behind that just the room that it takes.
+// plainDiskFor returns the disk that a volume is made of: plainDisk's data and, if the
+// header goes on the device, just enough room for it at the end.
 func plainDiskFor(s spec.Volume) *crashtest.Image {
 	if s.Detached() {
 		return plainDisk()
@@ -63,8 +63,8 @@ func plainDiskFor(s spec.Volume) *crashtest.Image {
 	return disk
 }
 
-// Encrypted in place a device is a volume with the same data, which opens after a
-// power cycle and rotates; decrypted it is bit for bit what it was.
+// A device that was encrypted in place is a volume with the same data, which opens after
+// a power cycle and rotates. Decrypted again, it is bit for bit what it was.
 func TestEncryptAndDecrypt(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -122,8 +122,8 @@ func TestEncryptAndDecrypt(t *testing.T) {
 	}
 }
 
-// nowhereInPlain fails if a block of the plain text is left on the device or in the
-// header's file.
+// nowhereInPlain fails if a block of the plaintext is left on the device or in the header
+// file.
 func nowhereInPlain(t *testing.T, b *volumetest.Board, s spec.Volume, disk *crashtest.Image, plain []byte) {
 	t.Helper()
 	var file []byte
@@ -133,7 +133,7 @@ func nowhereInPlain(t *testing.T, b *volumetest.Board, s spec.Volume, disk *cras
 			t.Fatal(err)
 		}
 	}
-	// Wherever a block begins, every stride bytes there is some of it.
+	// Wherever a block begins, a position that is a multiple of stride is in it.
 	const stride, known = 64, 8
 	places := map[[known]byte][]int{}
 	for at := rotationText; at < len(plain); at += header.BlockAlign {
@@ -155,8 +155,8 @@ func nowhereInPlain(t *testing.T, b *volumetest.Board, s spec.Volume, disk *cras
 	}
 }
 
-// A volume that was made on an open chip, without a recovery copy, is taken over its
-// closing in plain text: decrypted before, encrypted after.
+// A volume that was made on an open chip, without a recovery copy, survives the closing
+// of the chip in plaintext: it is decrypted before and encrypted after.
 func TestDecryptedOverTheClosingOfTheChip(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -185,8 +185,8 @@ func TestDecryptedOverTheClosingOfTheChip(t *testing.T) {
 	nowhereInPlain(t, b, s, disk, want)
 }
 
-// Half-way the volume opens and is used, says how far it is, sleeps and wakes, and
-// whichever command continues ends it, locked or in use.
+// A half-encrypted volume opens and is used, says how far it is, sleeps and wakes.
+// Whichever command continues finishes it, locked or in use.
 func TestHalfEncryptedVolumeIsUsed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -278,8 +278,8 @@ func refusedOf(t *testing.T, code fault.Code, do func() error) {
 	refused(t, do(), code)
 }
 
-// Whoever can write the file of a header, and has no key, cannot make it say that the data
-// is in plain text, or is to become it.
+// An attacker who can write the header file, but has no key, cannot make it say that the
+// data is in plaintext or is being decrypted.
 func TestPlaintextIsBoundToTheKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -334,7 +334,7 @@ func openedStorage(t *testing.T, b *volumetest.Board, s spec.Volume) *header.Sto
 	return &header.Storage{Data: data, Header: file}
 }
 
-// Erasing the key of a volume of which a part is in plain text would protect nothing.
+// If a part of a volume is in plaintext, erasing the key would protect nothing.
 func TestEraseRefusesHalfEncryptedVolumes(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -352,8 +352,8 @@ func TestEraseRefusesHalfEncryptedVolumes(t *testing.T) {
 	}
 }
 
-// While the filesystem is seen in plain text it does not show that a suspend has killed
-// the key: nothing is encrypted with a dead one, whether the suspend is known of or not.
+// While the filesystem is seen in plaintext, it does not show that a suspend has killed
+// the key: nothing is encrypted with a dead key, whether the suspend is known or not.
 func TestNothingIsEncryptedWithADeadKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -159,7 +159,7 @@ func TestADamagedHeaderIsErasedByWhatItShows(t *testing.T) {
 	must(t, r, err)
 }
 
-// Wherever the power goes, the volume is whole, or the next erase finishes.
+// Wherever the power is cut, either the volume is whole, or the next erase finishes.
 func TestEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 	t.Parallel()
 	for name, s := range bothPlacements() {
@@ -214,7 +214,7 @@ func TestEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 	}
 }
 
-// After the erase the power may go while the volume is made again.
+// After an erase the power may be cut while the volume is made again.
 func TestProvisioningAfterAnEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 	t.Parallel()
 	for name, s := range bothPlacements() {
@@ -252,8 +252,8 @@ func TestProvisioningAfterAnEraseSurvivesAPowerCutAnywhere(t *testing.T) {
 	}
 }
 
-// That nothing is left in flash is said only where the storage has securely
-// discarded everything.
+// Erase says that nothing is left in flash only if the storage has securely discarded
+// everything.
 func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
 	t.Parallel()
 	const nothing, some, none = "nothing of the header in flash pages", "did not take all of the header", "the storage has no secure discard"
@@ -289,8 +289,8 @@ func TestEraseClaimsASecureDiscardOnlyForTheWholeHeader(t *testing.T) {
 	}
 }
 
-// Where the header does not show the generation any more, every key file of the
-// volume goes, and none of another's.
+// If the header no longer shows the generation, every key file of the volume is removed,
+// and none of another volume.
 func TestEraseFindsTheKeyFilesOfEveryGeneration(t *testing.T) {
 	t.Parallel()
 	s := devSpec()
@@ -320,8 +320,8 @@ func TestEraseFindsTheKeyFilesOfEveryGeneration(t *testing.T) {
 	}
 }
 
-// What a restore by force has kept of another volume's header outlives an erase: the
-// other volume may have nothing else.
+// A kept header of another volume, from a forced restore, outlives an erase: the other
+// volume may have nothing else.
 func TestEraseSparesTheKeptHeaderOfAnotherVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -359,8 +359,8 @@ func TestEraseSparesTheKeptHeaderOfAnotherVolume(t *testing.T) {
 	must(t, r, err)
 }
 
-// A kept header of another name that cannot be read is not passed over in silence: it may
-// be this volume's, of before a rename.
+// A kept header of another name that cannot be read is not silently skipped: it may be
+// this volume's, from before a rename.
 func TestEraseNamesAKeptHeaderThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	s := newSpec()

@@ -13,8 +13,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// An error is an interruption if the end of the context is in it, not if it merely
-// happened when the context had ended.
+// An error is an interruption if it wraps the end of the context, not if it merely
+// occurred after the context had ended.
 func TestOnlyAnInterruptionIsOne(t *testing.T) {
 	t.Parallel()
 	stopped, stop := context.WithCancelCause(context.Background())

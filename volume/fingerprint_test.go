@@ -19,9 +19,9 @@ func known(fingerprint string) func() (string, error) {
 	return func() (string, error) { return fingerprint, nil }
 }
 
-// The recipient is public: whoever can write the storage can make a volume of the same
-// name and UUID, with a known key and a copy of it sealed to the recipient. All of it
-// fits together; what was noted when the volume was made reveals it.
+// The recipient is public: anyone who can write the storage can make a volume of the same
+// name and UUID, with a known key and a copy of it sealed to the recipient. All of it is
+// consistent; only the fingerprint that was noted when the volume was made reveals it.
 func TestAForgedRecoveryCopyGivesNoChipItsKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -57,7 +57,7 @@ func TestAForgedRecoveryCopyGivesNoChipItsKey(t *testing.T) {
 			_, err = next.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 			refused(t, err, fault.BlobRejected)
 
-			// The copy that was noted, as a person may write it.
+			// The fingerprint that was noted, as a person may write it.
 			own := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
 			own.Directories = b.Directories
 			r, err = own.Manager().Reseal(ctx, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}, Fingerprint: known(strings.ToUpper(strings.ReplaceAll(factory, "-", " ")) + "\n")})
@@ -68,8 +68,7 @@ func TestAForgedRecoveryCopyGivesNoChipItsKey(t *testing.T) {
 	}
 }
 
-// A backup that is restored has the copy that was noted; a rotation makes another
-// one, and says so.
+// A restored backup has the copy that was noted; a rotation makes a new one, and says so.
 func TestTheFingerprintIsThatOfTheCopy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -20,8 +20,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// damagedFilesystem is a provisioned volume after a power cycle, whose
-// superblock says that errors were found (s_state at 0x3a, EXT4_ERROR_FS).
+// damagedFilesystem returns a provisioned volume after a power cycle, whose superblock
+// says that errors were found (s_state at 0x3a, EXT4_ERROR_FS).
 func damagedFilesystem(t *testing.T) *volumetest.Board {
 	t.Helper()
 	b := newBoard(crashtest.NewImage(64 * mib))
@@ -90,7 +90,7 @@ func TestAFilesystemThatAsksIsCheckedBeforeItIsMounted(t *testing.T) {
 	}
 }
 
-// An unlocked volume that is mounted later is looked at then.
+// An unlocked volume that is mounted later is checked then.
 func TestAMountThatComesLaterChecksToo(t *testing.T) {
 	t.Parallel()
 	b := damagedFilesystem(t)
@@ -117,7 +117,7 @@ func TestASoundFilesystemIsNotChecked(t *testing.T) {
 	must(t, r, err)
 }
 
-// What is mounted read-only must not be written to by a checker.
+// A checker must not write to a filesystem that is mounted read-only.
 func TestAReadOnlyMountIsNotChecked(t *testing.T) {
 	t.Parallel()
 	b := damagedFilesystem(t)
@@ -128,7 +128,7 @@ func TestAReadOnlyMountIsNotChecked(t *testing.T) {
 	must(t, r, err)
 }
 
-// A checker may take a filesystem apart that somebody has mounted by hand elsewhere.
+// A checker may destroy a filesystem that was mounted by hand elsewhere.
 func TestAFilesystemThatIsMountedElsewhereIsNotChecked(t *testing.T) {
 	t.Parallel()
 	b := damagedFilesystem(t)
@@ -146,8 +146,8 @@ func TestAFilesystemThatIsMountedElsewhereIsNotChecked(t *testing.T) {
 	}
 }
 
-// An updater wrote an image through the mapping that was made for smaller sectors: the
-// kernel would say no more than EINVAL.
+// An updater wrote, through the mapping, an image that was made for smaller sectors: the
+// kernel would report only EINVAL.
 func TestAnImageForSmallerSectorsIsRefusedByName(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -176,8 +176,8 @@ func TestAnImageForSmallerSectorsIsRefusedByName(t *testing.T) {
 	}
 }
 
-// writeSample writes what is not zero of a filesystem that package fsprobe has
-// recorded: whole sectors.
+// writeSample writes the sectors that are not zero of a filesystem that package fsprobe
+// has recorded.
 func writeSample(t *testing.T, f interface {
 	ReadAt([]byte, int64) (int, error)
 	WriteAt([]byte, int64) (int, error)

@@ -25,7 +25,7 @@ const backupFile = "/media/data.header"
 // confirmed is a person who types the volume's name.
 func confirmed(string) error { return nil }
 
-// provisioned is a board with a volume that holds data, locked.
+// provisioned returns a board with a locked volume that holds data.
 func provisioned(t *testing.T, s spec.Volume, disk volumetest.Store) *volumetest.Board {
 	t.Helper()
 	ctx := context.Background()
@@ -114,7 +114,7 @@ func TestABackupOpensAVolumeAfterItWasErased(t *testing.T) {
 			r, err = b.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{})
 			must(t, r, err)
 			hasItsData(t, b, s)
-			// Nothing of the erase is left that would permit to overwrite it.
+			// Nothing of the erase is left that would permit overwriting it.
 			r, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
 			if must(t, r, err); !r.Already {
 				t.Fatal("provisioned over a restored volume")
@@ -168,7 +168,7 @@ func TestRestoreRefusesWhatIsNotTheVolumes(t *testing.T) {
 		t.Fatal("a refused restore wrote something")
 	}
 
-	// A file that was cut, and one that holds no backup.
+	// A truncated file, and one that is not a backup.
 	for name, content := range map[string][]byte{"/cut": data[:len(data)/2], "/text": []byte("hello")} {
 		if err := b.Files.Create(name, content, 0o600); err != nil {
 			t.Fatal(err)
@@ -201,7 +201,7 @@ func TestRestoreAsksBeforeItReplacesAHeader(t *testing.T) {
 	must(t, r, err)
 	hasItsData(t, b, s)
 
-	// In use, it is not replaced.
+	// The header of a volume in use is not replaced.
 	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 	must(t, r, err)
 	if _, err := disk.WriteAt([]byte("x"), 5000); err != nil {
@@ -224,7 +224,7 @@ func TestHeaderCheckNamesWhatIsWrong(t *testing.T) {
 	if r, err = b.Manager().CheckHeader(backupFile); err != nil || !r.Valid || r.Volume == nil {
 		t.Fatalf("a backup: %+v, %v", r, err)
 	}
-	// One copy damaged: valid, and said.
+	// With one copy damaged it is valid, but the damage is reported.
 	write := func(at int64) {
 		if _, err := disk.WriteAt([]byte{0xff, 0xfe}, at); err != nil {
 			t.Fatal(err)

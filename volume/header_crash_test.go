@@ -17,10 +17,10 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// cut records what do does to the disk and the files of a board. For the states
-// that a loss of power leaves of it, limit of each kind at most, do must finish on
-// a board of the same chip, and the volume must be as it should by holds. Some
-// states lose the power again, while that run finishes.
+// cut records what do does to the disk and the files of a board. For the states that a
+// power cut may leave, at most limit of each kind, do must finish on a board with the
+// same chip, and holds must succeed. In some states the power is cut again while that run
+// finishes.
 func cut(t *testing.T, limit int, chip *caamtest.Chip, disk, files *crashtest.Image, do, holds func(*volumetest.Board) error) {
 	t.Helper()
 	rec, recorded := crashtest.Record(disk)
@@ -61,7 +61,7 @@ func cut(t *testing.T, limit int, chip *caamtest.Chip, disk, files *crashtest.Im
 	t.Logf("%d states, and %d after a second cut", states, second)
 }
 
-// verified holds of a volume that the board's chip opens.
+// verified returns a function that succeeds if the board's chip opens the volume.
 func verified(s spec.Volume) func(*volumetest.Board) error {
 	return func(b *volumetest.Board) error {
 		_, err := b.Manager().Verify(context.Background(), s)
@@ -104,7 +104,7 @@ func TestRestoringAHeaderSurvivesAPowerCutAnywhere(t *testing.T) {
 	}
 }
 
-// What was kept of a header is removed, or still there and removed by the next run.
+// A kept header is removed, or is still there and removed by the next run.
 func TestRemovingAKeptHeaderSurvivesAPowerCutAnywhere(t *testing.T) {
 	t.Parallel()
 	for name, s := range bothPlacements() {
@@ -161,8 +161,8 @@ func TestResealingSurvivesAPowerCutAnywhere(t *testing.T) {
 	}
 }
 
-// Until it is ready, a volume with a recovery copy may get another key at each
-// run; when it is, the copy opens it.
+// Until it is ready, a volume with a recovery copy may get a new key at each run; once it
+// is ready, the copy opens it.
 func TestProvisioningWithRecoverySurvivesAPowerCutAnywhere(t *testing.T) {
 	t.Parallel()
 	for name, s := range bothPlacements() {

@@ -21,14 +21,14 @@ type replaced struct {
 	s           spec.Volume
 	chip        *caamtest.Chip
 	disk, files *crashtest.Image
-	there       []byte // what lies in the header's place
+	there       []byte // what is in the header's place
 	want        []byte
 	do          func(*volumetest.Board) (volume.Result, error)
-	// keeps: what is there is kept before anything is written.
+	// keeps is set if what is there is kept before anything is written.
 	keeps bool
 }
 
-// header is what lies in the header's place now.
+// header returns what is in the header's place now.
 func (r *replaced) header(t *testing.T, b *volumetest.Board, disk interface {
 	ReadAt(p []byte, off int64) (int, error)
 }) []byte {
@@ -47,7 +47,8 @@ func (r *replaced) header(t *testing.T, b *volumetest.Board, disk interface {
 	return now
 }
 
-// nothingLost: what was there is there still, or whole in the file that keeps it.
+// nothingLost checks that what was there is still there, or whole in the file that keeps
+// it.
 func (r *replaced) nothingLost(t *testing.T, what string, b *volumetest.Board, disk interface {
 	ReadAt(p []byte, off int64) (int, error)
 }) {
@@ -66,8 +67,7 @@ func (r *replaced) nothingLost(t *testing.T, what string, b *volumetest.Board, d
 	t.Fatalf("%s: what was replaced is nowhere", what)
 }
 
-// finish runs the command to its end on what an interruption left, and opens the
-// volume.
+// finish runs the command to the end on what an interruption left, and opens the volume.
 func (r *replaced) finish(t *testing.T, what string, run *recording) {
 	t.Helper()
 	run.board.Chip.PowerCycle()
@@ -125,10 +125,10 @@ func (r *replaced) enumerate(t *testing.T) (states, second, kills int) {
 	}
 }
 
-// Wherever the power goes while a header is restored or repaired, while what is
-// there is kept, and once more while the next run finishes that, and wherever the
-// command is killed: what was there is there still or kept, the same command ends
-// well, and the volume opens with its data.
+// Wherever the power is cut while a header is restored or repaired, while what is there
+// is kept, and again while the next run finishes, and wherever the command is killed:
+// what was there is still there or kept, the same command succeeds, and the volume opens
+// with its data.
 func TestEveryCutOfReplacingAHeader(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -14,8 +14,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// A backup in which somebody has replaced key and filesystem by those of another
-// volume, and whose check he took out, is not restored.
+// A backup in which an attacker has replaced the key and the filesystem with those of
+// another volume, and removed the check, is not restored.
 func TestABackupWithoutACheckRestoresNoOtherVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -47,9 +47,9 @@ func TestABackupWithoutACheckRestoresNoOtherVolume(t *testing.T) {
 	}
 }
 
-// A backup of before an erase is refused once the device was provisioned again, also
-// when the new volume's header is damaged and somebody insists: its key would be
-// gone, and a repair through the old one would write noise.
+// A backup from before an erase is refused once the device was provisioned again, even
+// with Force when the new volume's header is damaged: the new key would be gone, and a
+// repair through the old one would write noise.
 func TestABackupOfBeforeAnEraseAfterProvisioning(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -89,7 +89,7 @@ func TestABackupOfBeforeAnEraseAfterProvisioning(t *testing.T) {
 	}
 }
 
-// What a hint says first for each thing that happens to a header leads to the data.
+// Whatever happens to a header, the first advice of the hint leads to the data.
 func TestTheFirstAdviceOfADamagedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

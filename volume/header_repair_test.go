@@ -18,7 +18,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// headerDamage is what can be repaired; both reports whether neither copy is good.
+// headerDamage returns what can be repaired; both reports whether neither copy is good.
 func headerDamage() map[string]struct {
 	do   func(t *testing.T, im volumetest.Store)
 	both bool
@@ -54,9 +54,9 @@ func headerDamage() map[string]struct {
 	}
 }
 
-// A damaged header is repaired from what is there, on the device or detached, also
-// half-way through a rotation and while the volume is in use; what neither copy had
-// is written only after what lies there is kept.
+// A damaged header is repaired from what is there, on the device or detached, even
+// half-way through a rotation and while the volume is in use. What neither copy had is
+// written only after what is there is kept.
 func TestADamagedHeaderIsRepaired(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -170,8 +170,8 @@ func TestRepairingRefuses(t *testing.T) {
 	}
 }
 
-// Unlock and provision repair what one good copy can repair, and leave to the
-// command what only both copies together can.
+// Unlock and provision repair what one good copy can repair, and leave to header repair
+// what takes both copies together.
 func TestUnlockLeavesTwoDamagedCopiesToRepair(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -194,7 +194,7 @@ func TestUnlockLeavesTwoDamagedCopiesToRepair(t *testing.T) {
 			r, err := b.Manager().RepairHeader(ctx, s, volume.RepairOptions{})
 			must(t, r, err)
 			hasItsData(t, b, s)
-			// One damaged copy of a detached header: unlock says who repairs it.
+			// With one damaged copy of a detached header, unlock says what repairs it.
 			changeHeader(t, b, s, disk, func(im volumetest.Store) { turn(t, im, firstText+100) })
 			r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 			if must(t, r, err); s.Detached() && !strings.Contains(strings.Join(r.Warnings, " "), "header repair data") {
@@ -208,7 +208,7 @@ func TestUnlockLeavesTwoDamagedCopiesToRepair(t *testing.T) {
 	}
 }
 
-// A backup that somebody has put beside the kept headers is his, and stays.
+// A backup that a person has put beside the kept headers stays.
 func TestABackupBesideTheKeptHeadersStays(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

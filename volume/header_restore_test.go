@@ -21,15 +21,15 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// The copies of a header, 16 KiB each; the text begins at 4096 of each.
+// The two copies of a header have 16 KiB each; the text begins at byte 4096 of each.
 const (
 	firstText  = 4096
 	secondText = 16<<10 + 4096
-	// recordsAt is where the records of a rotation lie.
+	// recordsAt is where the records of a rotation are.
 	recordsAt = 44 << 10
 )
 
-// turn changes a byte.
+// turn flips a bit of the byte at at.
 func turn(t *testing.T, im volumetest.Store, at int64) {
 	t.Helper()
 	b := make([]byte, 1)
@@ -73,7 +73,7 @@ func halfRotated(t *testing.T, b *volumetest.Board, s spec.Volume) {
 	refused(t, err, fault.Interrupted)
 }
 
-// everything is all that a board has stored.
+// everything returns all that a board has stored.
 func everything(t *testing.T, b *volumetest.Board, disk *crashtest.Image) string {
 	t.Helper()
 	var all strings.Builder
@@ -97,9 +97,9 @@ func restoreCases() map[string]spec.Volume {
 	return all
 }
 
-// A backup of before a rotation is refused, whatever became of the header on the
-// device, as long as anything there shows the rotation: its header, its records
-// behind a damaged or absent header, what can be read in the copies, or the data.
+// A backup from before a rotation is refused, whatever has become of the header on the
+// device, as long as anything there shows the rotation: its header, its records behind a
+// damaged or absent header, what can be read in the copies, or the data.
 func TestABackupOfBeforeARotationIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -166,7 +166,7 @@ func TestABackupOfBeforeARotationIsRefused(t *testing.T) {
 	}
 }
 
-// A rotation that has moved nothing has not made a backup old.
+// A rotation that has moved nothing does not make a backup obsolete.
 func TestABackupOfBeforeARotationThatMovedNothing(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -179,7 +179,7 @@ func TestABackupOfBeforeARotationThatMovedNothing(t *testing.T) {
 			must(t, r, err)
 			rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{InitOnly: true})
 			must(t, rr.Result, err)
-			// The header that knows of the rotation can be read: it knows better.
+			// The header that knows of the rotation can be read, and takes precedence.
 			_, err = b.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Confirm: confirmed})
 			refused(t, err, fault.RollbackRefused)
 			changeHeader(t, b, s, run.disk, func(im volumetest.Store) {
@@ -200,8 +200,8 @@ func TestABackupOfBeforeARotationThatMovedNothing(t *testing.T) {
 	}
 }
 
-// What is replaced is in a file before anything is written, and stays there until the
-// volume is in use and proved.
+// What is replaced is kept in a file before anything is written, and stays there until
+// the volume is in use and proved.
 func TestWhatARestoreReplacesIsKept(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -233,7 +233,7 @@ func TestWhatARestoreReplacesIsKept(t *testing.T) {
 				}
 			}
 			b.Files.Err = nil
-			// A file that is there is not written over.
+			// An existing file is not overwritten.
 			_, err = b.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Confirm: confirmed, Keep: backupFile})
 			if refused(t, err, fault.FileExists); everything(t, b, disk) != was {
 				t.Fatal("something was written")
@@ -267,8 +267,8 @@ func TestWhatARestoreReplacesIsKept(t *testing.T) {
 	}
 }
 
-// outlives shows that a kept header stays until the volume is in use and its
-// filesystem is seen, and goes then; it is there again at the end.
+// outlives checks that a kept header stays until the volume is in use and its filesystem
+// is seen, and is then removed. At the end it is put back.
 func outlives(t *testing.T, b *volumetest.Board, s spec.Volume, kept string) {
 	t.Helper()
 	ctx := context.Background()
@@ -310,7 +310,7 @@ func outlives(t *testing.T, b *volumetest.Board, s spec.Volume, kept string) {
 	}
 }
 
-// A full disk: the header that is there stays, whatever its length.
+// On a full disk the existing header stays, whatever its length.
 func TestARestoreOnAFullDiskLosesNothing(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -326,7 +326,7 @@ func TestARestoreOnAFullDiskLosesNothing(t *testing.T) {
 		}
 		there := make([]byte, length)
 		copy(there, content)
-		if length >= mib { // else it is the backup already
+		if length >= mib { // otherwise it is the backup already
 			there[firstText+9] ^= 1
 		}
 		if err := b.Files.Replace(s.Header, there, 0o600); err != nil {
@@ -350,8 +350,8 @@ func TestARestoreOnAFullDiskLosesNothing(t *testing.T) {
 	}
 }
 
-// Without a filesystem the check on the device proves the key, if it can be known
-// that it is the newest one; else nothing does, and somebody must want it.
+// Without a filesystem the check on the device proves the key, if the key is known to be
+// the newest one. Otherwise nothing does, and a restore takes Force.
 func TestARestoreThatNothingProves(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -373,8 +373,8 @@ func TestARestoreThatNothingProves(t *testing.T) {
 	if refused(t, err, fault.KeyWrong); everything(t, b, disk) != was {
 		t.Fatal("something was written")
 	}
-	// Neither does insisting help where the data is noise through the key: over another
-	// key, or where a rotation may have begun.
+	// Force does not help either if the data is noise through the key: if it is under
+	// another key, or a rotation may have begun.
 	data := bytes.Clone(disk.Bytes()[mib:])
 	for at, code := range map[int64]fault.Code{mib: fault.RollbackRefused, 2 * mib: fault.KeyWrong} {
 		noise := make([]byte, disk.Size()-at)
@@ -399,8 +399,8 @@ func TestARestoreThatNothingProves(t *testing.T) {
 	}
 }
 
-// A backup whose filesystem is damaged, of a volume whose header is lost: nothing but
-// blocks of the data prove its key, and where a rotation may have moved some, none.
+// With the volume's header lost and its filesystem damaged, only blocks of the data prove
+// the backup's key, and no blocks if a rotation may have moved some.
 func TestARestoreOverADamagedFilesystem(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -418,7 +418,7 @@ func TestARestoreOverADamagedFilesystem(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// The superblock is no more, nor is the header.
+			// The superblock and the header are gone.
 			damage := func() {
 				turn(t, run.disk, h.Volume.DataOffset+1024+56)
 				changeHeader(t, b, s, run.disk, func(im volumetest.Store) { write(im, bytes.Repeat([]byte{0x5a}, rotationHeader), 0) })
@@ -442,7 +442,7 @@ func TestARestoreOverADamagedFilesystem(t *testing.T) {
 			r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{ForRepair: true})
 			must(t, r, err)
 
-			// A rotation has moved a part.
+			// A rotation has moved a part of the data.
 			run.disk, run.files = whole.Overlay(), files.Overlay()
 			b = boardOver(run.chip, run.disk, run.files)
 			b.Chip.PowerCycle()
@@ -459,7 +459,7 @@ func TestARestoreOverADamagedFilesystem(t *testing.T) {
 	}
 }
 
-// Every other user of the device is seen before anything is written.
+// Every other user of the device is noticed before anything is written.
 func TestARestoreOnADeviceInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -485,8 +485,8 @@ func TestARestoreOnADeviceInUse(t *testing.T) {
 	}
 }
 
-// A file that is no backup, or another volume's, is refused before the device is waited
-// for.
+// A file that is not a backup, or is another volume's, is refused before waiting for the
+// device.
 func TestTheBackupIsLookedAtBeforeTheDeviceIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

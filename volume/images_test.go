@@ -29,7 +29,7 @@ func imageSpecs() map[string]spec.Volume {
 	return all
 }
 
-// imageBoard is a board with a file of zeros.
+// imageBoard returns a board with a file of zeros.
 func imageBoard() (*volumetest.Board, *volumetest.Disk) {
 	file := &volumetest.Disk{Path: imagePath, Image: true, Store: crashtest.NewImage(16 * mib)}
 	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(), file)
@@ -37,7 +37,7 @@ func imageBoard() (*volumetest.Board, *volumetest.Disk) {
 	return b, file
 }
 
-// process runs one command, and ends with it.
+// process runs one command as a process that exits after it.
 func process(t *testing.T, b *volumetest.Board, run func(*volume.Manager) error) {
 	t.Helper()
 	if err := errors.Join(run(b.Manager()), b.Exit()); err != nil {
@@ -52,8 +52,8 @@ func loops(t *testing.T, b *volumetest.Board, what string, want ...string) {
 	}
 }
 
-// Every command works on a volume in a file, and while it is locked no loop device is
-// there between two of them.
+// Every command works on a volume in a file. While the volume is locked, no loop device
+// is left between two commands.
 func TestAVolumeInAFile(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -153,8 +153,8 @@ func TestAVolumeInAFile(t *testing.T) {
 	}
 }
 
-// Killed anywhere, a command leaves no loop device but under a mapping, and the next
-// one finds its way.
+// Killed anywhere, a command leaves a loop device only under a mapping, and the next
+// command copes with that.
 func TestKilledOnAVolumeInAFile(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -211,8 +211,8 @@ func TestKilledOnAVolumeInAFile(t *testing.T) {
 	}
 }
 
-// What lies over the image already, or whoever can write it, keeps a volume from being
-// opened, and nothing is written.
+// If something is already over the image, or others can write it, the volume does not
+// open and nothing is written.
 func TestRefusedImages(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -245,7 +245,7 @@ func TestRefusedImages(t *testing.T) {
 	refused(t, err, fault.DeviceUnsuitable)
 }
 
-// The file has grown under a volume in use: the loop device has its old size until
+// When the file grows under a volume in use, the loop device keeps its old size until
 // resize asks for the new one.
 func TestAnImageGrows(t *testing.T) {
 	t.Parallel()
@@ -271,7 +271,7 @@ func TestAnImageGrows(t *testing.T) {
 	}
 }
 
-// grownStore is a store with zeros behind it.
+// grownStore is a store followed by zeros.
 type grownStore struct {
 	volumetest.Store
 	by   int64
@@ -296,7 +296,7 @@ func (g *grownStore) WriteAt(p []byte, off int64) (int, error) {
 	return g.Store.WriteAt(p, off)
 }
 
-// sizedBoard is a board without the file, and a volume that is to have one.
+// sizedBoard returns a board without the file, and a volume that is to have one.
 func sizedBoard(s spec.Volume) (*volumetest.Board, spec.Volume) {
 	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles())
 	b.Directories = []string{"/data", "/srv"}
@@ -305,8 +305,8 @@ func sizedBoard(s spec.Volume) (*volumetest.Board, spec.Volume) {
 	return b, s
 }
 
-// Provisioning makes the file that the configuration gives a size, once, and is cut off
-// anywhere without harm.
+// Provisioning makes the file, if the configuration gives its size, once, and may be
+// interrupted anywhere without harm.
 func TestProvisioningMakesTheFile(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -346,7 +346,7 @@ func TestProvisioningMakesTheFile(t *testing.T) {
 	}
 }
 
-// A dry run says that it would make the file; what is refused makes none.
+// A dry run says that it would make the file; a refused run makes none.
 func TestNoFileIsMade(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -413,7 +413,7 @@ func TestNoFileIsMade(t *testing.T) {
 	}
 }
 
-// Where fstab's filesystem is mounted the file is made in it.
+// Once fstab's filesystem is mounted, the file is made in it.
 func TestAFileInAMountOfFstab(t *testing.T) {
 	t.Parallel()
 	b, s := sizedBoard(imageSpecs()["on the device"])
@@ -428,8 +428,8 @@ func TestAFileInAMountOfFstab(t *testing.T) {
 	}
 }
 
-// A file of another size is not what the configuration means, unless it is a volume
-// already, which may have grown.
+// A file of another size is not what the configuration means, unless it already is a
+// volume, which may have grown.
 func TestAFileOfAnotherSize(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -442,7 +442,7 @@ func TestAFileOfAnotherSize(t *testing.T) {
 			_, err := b.Manager().Provision(ctx, other, volume.ProvisionOptions{Wipe: true})
 			refused(t, err, fault.FileExists)
 			same(t, "refused", file.Store.(*crashtest.Image).Bytes(), make([]byte, 16*mib))
-			// Interrupted, with the right size.
+			// An interrupted run with the right size.
 			b.Mkfs = func(string, string) error { return errKilled }
 			_, err = b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
 			b.Mkfs = nil

@@ -20,7 +20,7 @@ func did(r volume.Result, what string) bool {
 	return slices.ContainsFunc(r.Steps, func(s volume.Step) bool { return strings.Contains(s.What, what) })
 }
 
-// A device specification that leads to the unlocked volume itself.
+// A device specification must not lead to the unlocked volume itself.
 func TestAVolumeIsNotItsOwnDevice(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -77,7 +77,8 @@ func TestLockLeavesVolumesThatAreNotOurs(t *testing.T) {
 	}
 }
 
-// A volume that somebody suspended: unmounting it would wait for ever.
+// Unmounting a suspended volume would wait forever, so lock refuses it and unlock resumes
+// it.
 func TestASuspendedVolumeIsResumedByUnlock(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -92,7 +93,7 @@ func TestASuspendedVolumeIsResumedByUnlock(t *testing.T) {
 				_, err := b.Manager().Lock(ctx, s, o)
 				refused(t, err, fault.Busy)
 			}
-			// The sleep took the key with it.
+			// The suspend has killed the key.
 			b.Chip.PowerCycle()
 			r, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
 			if must(t, r, err); !r.Already || !did(r, "suspended mapping resumed") {
@@ -110,7 +111,7 @@ func TestASuspendedVolumeIsResumedByUnlock(t *testing.T) {
 	}
 }
 
-// One whose key is not the right one any more stays suspended.
+// A suspended volume whose key is no longer the right one stays suspended.
 func TestASuspendedVolumeIsNotResumedWithAWrongKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -132,7 +133,7 @@ func TestASuspendedVolumeIsNotResumedWithAWrongKey(t *testing.T) {
 	}
 }
 
-// Somebody removed the node; the volume is in use, and gets its name back.
+// If the node of a volume in use was removed, the volume gets its name back.
 func TestAVolumeInUseGetsItsNameBack(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -155,8 +156,8 @@ func TestAVolumeInUseGetsItsNameBack(t *testing.T) {
 	}
 }
 
-// Only the mapping's number says whose a mount is, or where there is none its
-// source: a bind mount of a folder and a subvolume are of the volume too.
+// Only the mapping's number says which volume a mount belongs to, or its source if there
+// is no number: a bind mount of a directory and a subvolume belong to the volume too.
 func TestWhoseAMountIs(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -189,7 +190,7 @@ func TestWhoseAMountIs(t *testing.T) {
 	}
 }
 
-// What somebody mounted over a volume is not unmounted.
+// What is mounted over a volume is not unmounted.
 func TestLockLeavesWhatIsMountedOverTheVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -10,9 +10,9 @@ import (
 	"imxcrypt/volume"
 )
 
-// What a killed run left may be there only until the power goes. The next run
-// builds on it; so it makes it durable first, and the volume opens after a power
-// cut with what the user has flushed into it.
+// What a killed run left may not be durable. The next run builds on it, so it makes it
+// durable first: after a power cut the volume opens, with what the user has flushed to
+// it.
 func TestKilledThenFinishedThenAPowerCut(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -19,9 +19,9 @@ import (
 )
 
 // A rotation is killed while it holds a zone, the system sleeps, the keys are lost, and
-// `lock` lets what is held fail, since the chip does not answer. When it does again, the zone
-// is on the side that the record names, whatever the killed rotation had the hot mappings
-// lead to: what is read is right, and what is written then lasts.
+// `lock` lets what is held fail, since the chip does not answer. When the chip answers
+// again, the zone is on the side that the record names, wherever the hot mappings of the
+// killed rotation led: what is read is right, and what is written then lasts.
 func TestAZoneThatWasHeldWhenItsKeysWereLost(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -41,7 +41,7 @@ func TestAZoneThatWasHeldWhenItsKeysWereLost(t *testing.T) {
 					if !strings.HasPrefix(what, "resume data:rotate") {
 						return nil
 					}
-					if seen++; seen <= zone { // the first is that of the overlay itself
+					if seen++; seen <= zone { // the first is the overlay itself
 						return nil
 					}
 					if dead = true; !swapped {
@@ -82,7 +82,7 @@ func TestAZoneThatWasHeldWhenItsKeysWereLost(t *testing.T) {
 					if l, ok := part.(dmcrypt.Linear); !ok || l.Device != old.Number && l.Device != next.Number {
 						t.Errorf("%s: %v is left in the overlay", name, part)
 					}
-					// Whichever part has the zone.
+					// Write to every part, since any of them may have the zone.
 					start, length := part.Extent()
 					for at := int64(start) * 512; at < int64(start+length)*512; at += 64 << 10 {
 						text := fmt.Appendf(nil, "written after the unlock at %d", at)
@@ -106,8 +106,9 @@ func TestAZoneThatWasHeldWhenItsKeysWereLost(t *testing.T) {
 	}
 }
 
-// The overlay and a hot mapping are suspended at the same time. Killed with one of them
-// suspended and the other not, the next command, whichever it is, lets what waits continue.
+// The overlay and a hot mapping are suspended at the same time. If the rotation is killed
+// with only one of them suspended, the next command, whichever it is, lets what waits
+// continue.
 func TestKilledBetweenTwoSuspends(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -159,8 +160,8 @@ func TestKilledBetweenTwoSuspends(t *testing.T) {
 	t.Logf("%d kills, 0 lost", killed)
 }
 
-// One of the two suspends fails, or is cancelled, and something more in what takes it back:
-// the volume reads as before, and rotates.
+// One of the two suspends fails or is cancelled, and a step that undoes it may fail as
+// well: the volume reads as before, and rotates.
 func TestASuspendThatFails(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -20,9 +20,8 @@ import (
 
 var errKilled = errors.New("the process is dead")
 
-// kill ends the process before its n-th change: neither that one nor any of
-// those that would clean up afterwards is made. What is in the kernel stays.
-// dead reports whether it came to that.
+// kill ends the process before its n-th change: neither that change nor any later cleanup
+// is made. What is in the kernel stays. dead reports whether run got that far.
 func kill(b *volumetest.Board, n int, run func()) (dead bool) {
 	steps := 0
 	b.Step = func(string) error {
@@ -52,7 +51,7 @@ func onlyTheVolume(t *testing.T, b *volumetest.Board, what string, n int) {
 	}
 }
 
-// start is what a board is started from, again and again.
+// start is what a board is repeatedly started from.
 type start struct {
 	chip        *caamtest.Chip
 	disk, files *crashtest.Image
@@ -70,7 +69,7 @@ func (st start) board() *volumetest.Board {
 	return boardOver(st.chip, st.disk.Overlay(), st.files.Overlay())
 }
 
-// provisioned is the same with the volume on it, ready and locked.
+// provisioned returns a start with the volume on it, ready and locked.
 func (st start) provisioned(t *testing.T, s spec.Volume, wipe bool) start {
 	t.Helper()
 	disk, files := st.disk.Overlay(), st.files.Overlay()
@@ -80,8 +79,8 @@ func (st start) provisioned(t *testing.T, s spec.Volume, wipe bool) start {
 	return start{st.chip, disk, files}
 }
 
-// Killed between any two changes, the same command given again on the same
-// running system finishes.
+// If a command is killed between any two changes, the same command, run again on the same
+// running system, finishes.
 func TestKilledAnywhereTheNextRunFinishes(t *testing.T) {
 	t.Parallel()
 	total := 0
@@ -115,7 +114,7 @@ func TestKilledAnywhereTheNextRunFinishes(t *testing.T) {
 	t.Logf("%d kills, all finished by the next run", total)
 }
 
-// stride leaves some of the many alike changes of a wipe to the soak.
+// stride leaves some of the many similar changes of a wipe to the soak.
 func stride(what string) int {
 	switch {
 	case soak:
@@ -130,8 +129,8 @@ func stride(what string) int {
 	return 1
 }
 
-// killEverywhere kills run before its first change, its second, and so on, and
-// gives it again each time. before brings a board there.
+// killEverywhere kills run before its first change, its second, and so on, and runs it
+// again each time. before, unless nil, prepares the board.
 func killEverywhere(t *testing.T, what string, s spec.Volume, from start, before, run func(*volume.Manager) error) (kills int) {
 	t.Helper()
 	for n := 1; ; n += stride(what) {
@@ -168,8 +167,8 @@ func killEverywhere(t *testing.T, what string, s spec.Volume, from start, before
 	}
 }
 
-// Asked to stop between any two changes, a run says that it was interrupted,
-// or is through; the next one finishes.
+// A run that is asked to stop between any two changes says that it was interrupted, or
+// completes; the next run finishes.
 func TestStoppedAnywhereTheNextRunFinishes(t *testing.T) {
 	t.Parallel()
 	total := 0
@@ -216,8 +215,8 @@ func TestStoppedAnywhereTheNextRunFinishes(t *testing.T) {
 	t.Logf("%d stops, all finished by the next run", total)
 }
 
-// mkfs outlives the run that started it: the next one waits its turn instead of
-// formatting under its hands.
+// If mkfs outlives the run that started it, the next run waits for it instead of
+// formatting at the same time.
 func TestAnOrphanedMkfsIsNotDisturbed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -12,8 +12,8 @@ import (
 	"imxcrypt/volume/mapping"
 )
 
-// openedTwice is a mapping that its mount has open, and something else: until a look
-// of our own has ended.
+// openedTwice is a mapping that is open by its mount and, until a read of our own ends,
+// once more.
 type openedTwice struct {
 	mapping.Mapper
 	m     *Manager
@@ -24,14 +24,14 @@ func (o *openedTwice) Info(name string) (dmcrypt.Info, error) {
 	if o.asked++; o.m.looks.Load() == 0 {
 		return dmcrypt.Info{Name: name, Opens: 1}, nil
 	}
-	if o.asked == 15 { // later than a program would be waited for
+	if o.asked == 15 { // longer than openedByNobody waits for a program
 		o.m.looks.Store(0)
 	}
 	return dmcrypt.Info{Name: name, Opens: 2}, nil
 }
 
-// A look through a mapping waits behind what is being written to it, and is given up:
-// the program that has the mapping open then is this one.
+// A read of our own through a mapping waits behind writes, and is given up: the program
+// that has the mapping open is then this one.
 func TestALookOfOurOwnIsNoUser(t *testing.T) {
 	t.Parallel()
 	m := &Manager{sys: System{Patience: 100 * time.Millisecond}}

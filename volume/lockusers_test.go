@@ -19,8 +19,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// A lock that cannot end is refused while the volume is still mounted, and names who
-// holds it.
+// A lock that could not finish is refused while the volume is still mounted, and the
+// error names the users.
 func TestALockThatCannotEndUnmountsNothing(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -83,7 +83,7 @@ func TestALockThatCannotEndUnmountsNothing(t *testing.T) {
 	}
 }
 
-// What could not be foreseen leaves the volume as it was: unlocked, and mounted.
+// A failure that could not be foreseen leaves the volume as it was, unlocked and mounted.
 func TestALockThatFailedMountsAgain(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -110,8 +110,8 @@ func TestALockThatFailedMountsAgain(t *testing.T) {
 	must(t, r, err)
 }
 
-// Two configurations have a volume of one name: lock takes its own only, by what the
-// mapping lies on; a mapping whose device came back under another number is its own,
+// If two configurations have a volume of the same name, lock takes only its own, by what
+// the mapping is on. A mapping whose device came back under another number is its own,
 // and so is one whose device is gone.
 func TestLockRefusesTheVolumeOfAnotherConfiguration(t *testing.T) {
 	t.Parallel()
