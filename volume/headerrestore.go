@@ -466,8 +466,8 @@ func (t *restoring) sameAs(h *header.Header, dev header.Device) (bool, error) {
 		h.LUKS.UUID == t.backup.LUKS.UUID && reflect.DeepEqual(h.LUKS.Metadata, t.backup.LUKS.Metadata), nil
 }
 
-// forgetErase removes the erase record beside a detached header that has been restored:
-// it would permit overwriting the volume.
+// forgetErase records the restored volume, and removes the erase record beside a detached
+// header, which would permit overwriting the volume.
 func (t *restoring) forgetErase() error {
 	if t.o.DryRun {
 		return nil
