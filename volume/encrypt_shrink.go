@@ -78,7 +78,7 @@ func (x *rotating) mayShrink(path string) (err error) {
 	switch {
 	case err != nil:
 		return fault.New(fault.ShrinkRefused, fmt.Sprintf("the ext4 filesystem on %s has %d bytes, and a header on the device needs it to have %d at most; it is not made smaller: %s", path, super.Size(), x.shrinkTo, waysOut), err)
-	case !x.unclean && super.Used() > x.shrinkTo: // otherwise the checker counts
+	case !x.unclean && super.Used() > x.shrinkTo: // of an unclean one the checker counts
 		return fault.Newf(fault.ShrinkRefused, "the ext4 filesystem on %s has %d bytes in use, and a header on the device needs it to have %d at most: delete files, %s", path, super.Used(), x.shrinkTo, waysOut)
 	case super.Block < int64(dev.LogicalBlockSize()):
 		return fault.Newf(fault.DeviceUnsuitable, "the ext4 filesystem on %s has blocks of %d bytes, and the device sectors of %d", path, super.Block, dev.LogicalBlockSize())
