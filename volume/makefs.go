@@ -19,8 +19,8 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// complete makes the filesystem and sets phase ready. It is called only in
-// phase provisioning, which is what permits it to format.
+// complete makes the filesystem and sets phase ready. It runs only in phase provisioning,
+// which is what permits formatting.
 func (p *provisioning) complete(ctx context.Context, key source.Key) error {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {
@@ -79,7 +79,7 @@ func (p *provisioning) makeFilesystemOn(ctx context.Context, h *header.Header, a
 			return err
 		}
 		if !sb.Verified && !h.Check.InHeader() {
-			// No later unlock could prove the key by it.
+			// Otherwise no later unlock could prove the key by it.
 			return fmt.Errorf("its superblock does not prove itself (%s), and a detached header has no other check", sb.Proof)
 		}
 		id = header.FilesystemID{Type: sb.Type, UUID: sb.UUID}
@@ -96,7 +96,7 @@ func (p *provisioning) makeFilesystemOn(ctx context.Context, h *header.Header, a
 	return id, nil
 }
 
-// finish unlocks and mounts what is ready now.
+// finish unlocks and mounts the volume, which is ready now.
 func (p *provisioning) finish(ctx context.Context) error {
 	p.remember(p.s, p.j.result.UUID)
 	if p.o.NoMount {
@@ -104,7 +104,7 @@ func (p *provisioning) finish(ctx context.Context) error {
 	}
 	_, err := p.unlockLocked(ctx, p.s, p.path, UnlockOptions{Mount: p.s.Mount.Path != ""}, p.j)
 	if !p.s.Filesystem.ProvesKey() && fault.Is(err, fault.FilesystemMissing) {
-		p.j.warn(err.Error()) // the volume is unlocked, so that one can be written
+		p.j.warn(err.Error()) // the volume is unlocked, so that a filesystem can be written
 		return nil
 	}
 	if err != nil {

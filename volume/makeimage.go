@@ -14,9 +14,9 @@ import (
 	"imxcrypt/volume/header"
 )
 
-// makeImage makes the file of a volume's image where there is none and the configuration
-// says how large it is. Everything that could refuse the volume later is asked before. In
-// a dry run planned is true: what would follow was said.
+// makeImage makes the file of a volume's image if there is none and the configuration
+// gives its size. Every check that could refuse the volume later runs first. planned
+// reports that a dry run has announced all the steps.
 func (p *provisioning) makeImage(ctx context.Context) (planned bool, err error) {
 	if p.s.Size == 0 || p.sys.Images == nil {
 		return false, nil
@@ -47,12 +47,13 @@ func (p *provisioning) makeImage(ctx context.Context) (planned bool, err error) 
 		return false, err
 	}
 	p.j.did(fmt.Sprintf("file of %d bytes made", p.s.Size))
-	p.j.result.Warnings = nil // said when the volume is made
+	p.j.result.Warnings = nil // they are given when the volume is made
 	return false, nil
 }
 
-// imageNew enforces that a file that is not there never was: its filesystem may not be
-// mounted yet, and another file would be hidden by it, or hide that the data is gone.
+// imageNew enforces that a missing file never existed: its filesystem may not be mounted
+// yet. Another file would be hidden by that filesystem, or would hide that the data is
+// gone.
 func (p *provisioning) imageNew() error {
 	planned, err := p.sys.Mounts.InFstab(p.s.Device)
 	if err != nil {

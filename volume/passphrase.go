@@ -15,18 +15,18 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// A recovery passphrase is 128 random bits as eight words of five letters, consonant,
-// vowel, consonant, vowel, consonant: 16 × 4 × 16 × 4 × 16 = 2¹⁶ words (proquints,
-// arXiv:0901.4016). They can be read out and need no list of words.
+// A recovery passphrase is 128 random bits as eight words of five letters: consonant,
+// vowel, consonant, vowel, consonant. That makes 16 × 4 × 16 × 4 × 16 = 2¹⁶ words
+// (proquints, arXiv:0901.4016). They can be read aloud and need no word list.
 const (
 	passphraseWords = 8
 	consonants      = "bdfghjklmnprstvz"
 	vowels          = "aiou"
 )
 
-// With 128 random bits nobody guesses, however fast: scrypt's work has no purpose
-// here, and its memory, 128·8·2ⁿ bytes, must be there on a board: 16 MiB. Reading
-// accepts what age makes by itself, and no header can ask for more memory.
+// No one guesses 128 random bits, however fast, so scrypt's work has no purpose here. Its
+// memory, 128·8·2ⁿ bytes, must fit on a board: 16 MiB. Reading accepts age's own default,
+// and no header can ask for more memory.
 const (
 	passphraseWork    = 14
 	maxPassphraseWork = 18
@@ -52,8 +52,8 @@ func drawPassphrase(random io.Reader) (string, error) {
 	return b.String(), nil
 }
 
-// parsePassphrase takes a recovery passphrase as people write it. Its errors say
-// which word is wrong, not what it is.
+// parsePassphrase accepts a recovery passphrase as people write it. Its errors say which
+// word is wrong, not what it is.
 func parsePassphrase(text string) (string, error) {
 	words := strings.FieldsFunc(strings.ToLower(text), func(r rune) bool { return strings.ContainsRune("- \t\r\n", r) })
 	if len(words) != passphraseWords {

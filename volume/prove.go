@@ -10,9 +10,9 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// openProved opens the key that a header names and proves it: the one way to a key
-// that a volume in use, or its header, is trusted to. j, which may be nil, records
-// the steps. The caller wipes the key.
+// openProved opens the key that a header names and proves it. A volume in use, or its
+// header, is trusted only to a key from here. j, which may be nil, records the steps. The
+// caller wipes the key.
 func (m *Manager) openProved(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, j *runLog) (source.Key, error) {
 	key, err := m.openKey(ctx, s, h)
 	if err != nil {
@@ -31,7 +31,7 @@ func (m *Manager) openProved(ctx context.Context, s spec.Volume, h *header.Heade
 	return key, nil
 }
 
-// proveOpens is openProved for a caller that has no use for the key.
+// proveOpens is openProved for a caller that does not need the key.
 func (m *Manager) proveOpens(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage) error {
 	key, err := m.openProved(ctx, s, h, c, nil)
 	if err == nil {
@@ -61,17 +61,17 @@ func (m *Manager) openFrom(ctx context.Context, src source.Source, s spec.Volume
 	return key, m.explainRejection(s, h, err)
 }
 
-// requestOf asks a source for the key of a header.
+// requestOf makes the request for the key of a header.
 func requestOf(h *header.Header) source.Request {
 	return source.Request{UUID: h.LUKS.UUID, Generation: h.Token.Generation, Wrap: h.Token.Wrap, KeySize: h.Token.KeySize}
 }
 
-// proveKey reports whether a key is the volume's, by its check and, with a detached
-// header, by the filesystem, which shows that the device is the volume's. Nothing is
-// written.
+// proveKey reports whether a key is the volume's: by its check and, with a detached
+// header, by the filesystem, which shows that the device is the volume's. It writes
+// nothing.
 func (m *Manager) proveKey(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) error {
 	if h.InPlaintext() {
-		return nil // what it shows is looked at where it is put together with the key's
+		return nil // its filesystem is checked on the mapping over both sides
 	}
 	if h.Check.Exists() {
 		err := m.explainRejection(s, h, m.kernel.ProveByCheckArea(ctx, s, h, c, key))

@@ -22,31 +22,30 @@ import (
 
 // ProvisionOptions change how a volume is provisioned.
 type ProvisionOptions struct {
-	// Wipe permits to overwrite what is on the device, provided it is no volume
-	// of ours: the caller has asked a person for the volume's name. Volumes of
-	// ours are destroyed by erase only.
+	// Wipe permits overwriting what is on the device, unless that is a volume of ours:
+	// the caller has asked a person for the volume's name. Only erase destroys our
+	// volumes.
 	Wipe bool
-	// RequireClosed refuses every volume whose key was not, or would not be, made
-	// on a chip that is known to be closed; ready ones too.
+	// RequireClosed refuses every volume whose key was not, or would not be, made on a
+	// chip that is known to be closed, including ready ones.
 	RequireClosed bool
 	// NoMount leaves the volume locked.
 	NoMount bool
-	// Recipients are age recipients (age1…) that a copy of the key is sealed to;
-	// by default there is none. Only a rotation, which makes another key, adds one.
+	// Recipients are age recipients (age1…) that a copy of the key is sealed to. By
+	// default there is none. Only a rotation, which makes another key, adds one later.
 	Recipients []string
-	// Passphrase has another copy made, which opens with a passphrase, and is given
-	// that before anything is written; its error ends the run.
+	// Passphrase, if not nil, asks for another copy, which opens with a passphrase, and
+	// receives that passphrase before anything is written. Its error ends the run.
 	Passphrase func(words string) error
-	// DryRun looks at everything and changes nothing.
+	// DryRun examines everything and changes nothing.
 	DryRun bool
-	// Progress is called for each step when it is done.
+	// Progress is called after each step.
 	Progress func(Step)
 }
 
-// Provision makes the key, the header and the filesystem of a volume, and
-// mounts it. Run again, it finishes what was interrupted, or finds that there is
-// nothing to do; it never makes a second key for a volume that is ready and never
-// formats one.
+// Provision makes the key, the header and the filesystem of a volume, and mounts it. Run
+// again, it finishes what was interrupted or finds nothing to do. It never makes a second
+// key for a ready volume and never formats one.
 func (m *Manager) Provision(ctx context.Context, s spec.Volume, o ProvisionOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
 	err := m.provision(ctx, s, o, j)
@@ -91,7 +90,7 @@ func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 	})
 }
 
-// finishReady does what is left to do for a volume that is ready.
+// finishReady does what is left to do for a ready volume.
 func (p *provisioning) finishReady(ctx context.Context, h *header.Header) error {
 	if err := h.Begun(); err != nil {
 		return err
@@ -131,8 +130,8 @@ func (p *provisioning) finishReady(ctx context.Context, h *header.Header) error 
 	return p.finish(ctx)
 }
 
-// opensHere proves the key of a volume that is ready and locked, as verify does: the
-// device may be another board's, or a copy of it.
+// opensHere proves the key of a ready, locked volume as verify does: the device may be
+// another board's, or a copy of it.
 func (p *provisioning) opensHere(ctx context.Context, h *header.Header) error {
 	if _, err := p.sys.Mapper.Info(p.s.Mapping); !errors.Is(err, dmcrypt.ErrNotFound) {
 		return err
@@ -149,7 +148,7 @@ func (p *provisioning) opensHere(ctx context.Context, h *header.Header) error {
 	return errors.Join(err, c.Close())
 }
 
-// makeVolume makes the volume, or continues where an earlier run was cut off.
+// makeVolume makes the volume, or continues an interrupted run.
 func (p *provisioning) makeVolume(ctx context.Context, found survey) error {
 	if err := p.permitted(ctx, found); err != nil {
 		return err
@@ -171,33 +170,33 @@ type provisioning struct {
 	o   ProvisionOptions
 	j   *runLog
 	src source.Source
-	// why is the reason for the source where that is auto; instead: it could be another.
+	// why is the reason for the source if that is auto; instead reports whether it could
+	// be another.
 	why     string
 	instead bool
 	path    string
-	// red is the plain key of a volume with a recovery copy, until that copy is
-	// proved.
+	// red is the plain key of a volume with a recovery copy, until the copy is proved.
 	red *secret.Buffer
-	// uuid is that of the header that this run works on.
+	// uuid is the UUID of the header that this run works on.
 	uuid string
-	// proved: the check proves the key that an interrupted run stored.
+	// proved reports whether the check proves the key that an interrupted run stored.
 	proved bool
-	// replaces: what the interrupted run wrote under a detached header is on the
-	// device.
+	// replaces reports whether the device holds what the interrupted run wrote under a
+	// detached header.
 	replaces bool
-	// wipeAgain: provisioning continues with an earlier detached header on a device
-	// that holds something else, which may be overwritten.
+	// wipeAgain reports that provisioning continues with an earlier detached header on a
+	// device that holds something else, which may be overwritten.
 	wipeAgain bool
 }
 
 // survey is what was found on the device.
 type survey struct {
-	// header is set if there is one of ours.
+	// header is nil unless there is one of ours.
 	header *header.Header
 	layout header.Layout
 }
 
-// survey looks at the device without changing it.
+// survey examines the device without changing it.
 func (p *provisioning) survey(ctx context.Context) (found survey, err error) {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Direct: true})
 	if err == nil {
@@ -218,8 +217,8 @@ func (p *provisioning) survey(ctx context.Context) (found survey, err error) {
 	return found, err
 }
 
-// surveyUnknown looks at a device without a header of ours. what is the error
-// that says what is there instead, if something recognisable is.
+// surveyUnknown examines a device without a header of ours. what is the error that names
+// what is there instead, if that is recognisable.
 func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 	if what != nil && !p.o.Wipe {
 		return found, what
@@ -241,9 +240,9 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 	})
 }
 
-// empty enforces that nothing lies on a device but, perhaps, the torn first
-// header of an interrupted run: nothing was encrypted then. Free of known
-// signatures is not empty: a plain dm-crypt volume shows none.
+// empty enforces that the device is empty, was erased, or holds only the torn first
+// header of an interrupted run, with whose key nothing was encrypted. A device without
+// known signatures is not necessarily empty: a plain dm-crypt volume shows none.
 func (p *provisioning) empty(dev header.Device) error {
 	if erased, err := p.erasedBefore(p.s, dev); erased || err != nil {
 		return err
@@ -268,8 +267,8 @@ func (p *provisioning) empty(dev header.Device) error {
 	return nil
 }
 
-// noise is what an error adds where a device is not empty because it is the mapping of
-// another volume: zeros below it, decrypted, are noise.
+// noise returns what an error adds if a device is not empty because it is the mapping of
+// another volume, where zeros on the device below decrypt to noise.
 func (p *provisioning) noise() string {
 	name, ok := strings.CutPrefix(p.s.Device, "/dev/mapper/")
 	if !ok {
@@ -295,7 +294,7 @@ func (p *provisioning) notOurs(dev header.Device) error {
 	return err
 }
 
-// madeHere is what an error adds about the volume whose data that may be.
+// madeHere returns what an error adds about the volume that the data may belong to.
 func (p *provisioning) madeHere() string {
 	r, ok := p.recall(p.s)
 	if !ok {
@@ -308,7 +307,7 @@ func facts(dev header.Device) header.DeviceFacts {
 	return header.DeviceFacts{Path: dev.Path(), Size: dev.Size(), EraseSize: dev.PreferredEraseSize()}
 }
 
-// exclusively opens the device for writing and for ourselves alone.
+// exclusively opens the device for writing, exclusively, and calls use.
 func (p *provisioning) exclusively(use func(header.Device) error) (err error) {
 	dev, err := p.sys.Devices.Open(p.path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {
@@ -318,7 +317,7 @@ func (p *provisioning) exclusively(use func(header.Device) error) (err error) {
 	return use(dev)
 }
 
-// permitted applies what must hold before a key is made.
+// permitted checks what must hold before a key is made.
 func (p *provisioning) permitted(ctx context.Context, found survey) error {
 	if p.s.Mount.Path != "" && !p.o.NoMount {
 		target, err := p.sys.Mounts.Look(p.s.Mount.Path)
@@ -345,15 +344,16 @@ func (p *provisioning) permitted(ctx context.Context, found survey) error {
 	if err := p.tryChosen(ctx, p.s, p.instead); err != nil {
 		return err
 	}
-	// Where no fuse can be read, a key shows it: the kernel says that an open chip made it.
+	// If no fuse can be read, a key may show it: the kernel says that an open chip made
+	// it.
 	if now := p.securityState(); now != state {
 		return p.stateAllowed(now)
 	}
 	return nil
 }
 
-// nameFree refuses to begin what could not be unlocked at the end, since a
-// mapping of the volume's name is somebody else's.
+// nameFree refuses a run that could not unlock the volume at the end, because its
+// mapping's name is taken.
 func (p *provisioning) nameFree(h *header.Header) error {
 	info, err := p.sys.Mapper.Info(p.s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
@@ -363,12 +363,12 @@ func (p *provisioning) nameFree(h *header.Header) error {
 		return err
 	}
 	if h != nil && info.UUID == dmcrypt.VolumeUUID(h.LUKS.UUID, p.s.Mapping) {
-		return nil // an interrupted run's
+		return nil // of an interrupted run
 	}
 	return fault.Newf(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q", p.s.Mapping, info.UUID)
 }
 
-// securityState is the chip's, for sources that depend on it.
+// securityState returns the chip's state, for sources that depend on it.
 func (p *provisioning) securityState() caam.SecurityState {
 	if !spec.Sealed(p.s.Source) {
 		return caam.Unknown
@@ -498,8 +498,8 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 	return p.complete(ctx, key)
 }
 
-// createHeader makes the key and writes the first header. From here on the blob
-// is on storage, and nothing has been encrypted with it.
+// createHeader makes the key and writes the first header. After it the blob is on
+// storage, and nothing has been encrypted with its key.
 func (p *provisioning) createHeader(ctx context.Context, found survey) (*header.Header, source.Key, error) {
 	uuid, err := p.newUUID()
 	if err != nil {
@@ -545,9 +545,9 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header.
 	return h, key, nil
 }
 
-// replaceContent writes the first header, and with --wipe over what is there. A
-// header's file comes first: there may be no room for it, and from then on an
-// interrupted run is known to have begun.
+// replaceContent writes the first header and, with --wipe, overwrites what is there. The
+// file of a detached header comes first: there may be no room for it, and once it exists
+// an interrupted run is known to have begun.
 func (p *provisioning) replaceContent(ctx context.Context, dev header.Device, h *header.Header) error {
 	steps := []func() error{
 		func() error { return p.overwrite(ctx, dev) },
@@ -567,8 +567,8 @@ func (p *provisioning) replaceContent(ctx context.Context, dev header.Device, h 
 	return nil
 }
 
-// writeFirst puts the first header where there is none: on the device, or in a
-// new file, which appears whole or not at all.
+// writeFirst writes the first header: to the device, or to a new file, which appears
+// whole or not at all.
 func (p *provisioning) writeFirst(dev header.Device, h *header.Header) error {
 	if !p.s.Detached() {
 		if err := h.LUKS.Format(dev); err != nil {

@@ -16,18 +16,17 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// The key of a run that was interrupted is kept only if the check proves it. The
-// header is not authenticated: a writer of the storage can put the blob of
-// another volume of this chip into it, and a check that was then made for that
-// blob would turn the other volume's ciphertext into this one's data. Only a
-// holder of the key can make the check, and only with this volume's identity in
-// it. Where there is no such check yet nothing was encrypted with the stored key,
-// so another one is made and nothing is lost. (The key of source dev, which protects
-// nothing, has the UUID for its name, and is kept: a disk that lies in a drawer may
-// still need the file.)
+// The key of an interrupted run is kept only if the check proves it. The header is not
+// authenticated: anyone who can write to the storage can put the blob of another volume
+// of this chip into it, and a check that was then made for that blob would turn the other
+// volume's ciphertext into this one's data. Only a holder of the key can make the check,
+// and only with this volume's identity in it. If there is no such check yet, nothing was
+// encrypted with the stored key, so another key is made and nothing is lost. (The key of
+// source dev, which protects nothing, is named after the UUID and is kept: a disk in a
+// drawer may still need the file.)
 
-// provedBefore reports whether the check proves the stored key. A blob that this
-// chip does not open is an error: that may be the header of another board.
+// provedBefore reports whether the check proves the stored key. A blob that this chip
+// does not open is an error: the header may be another board's.
 func (p *provisioning) provedBefore(ctx context.Context, h *header.Header, c *header.Storage) (bool, error) {
 	key, err := p.openFrom(ctx, p.src, p.s, h)
 	if err != nil {
@@ -44,17 +43,17 @@ func (p *provisioning) provedBefore(ctx context.Context, h *header.Header, c *he
 	return err == nil, err
 }
 
-// renews reports whether this run makes a key in place of the stored one. One with
-// a recovery copy cannot be compared with that copy any more.
+// renews reports whether this run makes a key in place of the stored one. A stored key
+// with a recovery copy can no longer be compared with that copy.
 func (p *provisioning) renews(h *header.Header) bool {
 	return !p.proved || p.copies().any() || h.Token.Recovery.Made()
 }
 
-// renewKey gives a volume whose provisioning was interrupted another key. Nothing
-// but an empty filesystem can have been encrypted with the one that is stored.
+// renewKey gives a volume whose provisioning was interrupted another key. At most an
+// empty filesystem can have been encrypted with the stored one.
 //
-// The recipients of a recovery copy must be given in this run: a writer of
-// to the device could have put one of their own into the header.
+// The recipients of a recovery copy must be given in this run: anyone who can write to
+// the device could have put a recipient into the header.
 func (p *provisioning) renewKey(ctx context.Context) (_ *header.Header, key source.Key, err error) {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {
@@ -83,9 +82,9 @@ func (p *provisioning) renewKey(ctx context.Context) (_ *header.Header, key sour
 	return h, key, nil
 }
 
-// recordReplaced leaves a record that the device may be written over: what is on it
-// shows nothing through the next key, by which a run after a power cut would
-// recognise it. It is taken away when the next key has written there.
+// recordReplaced leaves a record that the device may be overwritten: the next key shows
+// nothing of what is on it, so a run after a power cut would not recognise it. The record
+// is removed when the next key has written to the device.
 func (p *provisioning) recordReplaced(h *header.Header) error {
 	path := p.s.Header + header.EraseRecordSuffix
 	return p.exclusively(func(dev header.Device) error {
@@ -96,7 +95,7 @@ func (p *provisioning) recordReplaced(h *header.Header) error {
 		if err != nil {
 			return err
 		}
-		// One that does not fit the device says nothing any more.
+		// A record that does not fit the device has no meaning any more.
 		if err := p.sys.Files.Remove(path); err != nil {
 			return err
 		}
@@ -105,9 +104,9 @@ func (p *provisioning) recordReplaced(h *header.Header) error {
 	})
 }
 
-// proveStored reads the header back from storage, opens its blob through the
-// hardware and proves that this is the key that was created. created is nil where
-// the check of an earlier run proved it; a check is made for a new key only.
+// proveStored reads the header back from storage, opens its blob through the hardware and
+// proves that this is the key that was created. created is nil if the check of an earlier
+// run proved the key; only a new key gets a check.
 func (p *provisioning) proveStored(ctx context.Context, created source.Key) (_ source.Key, err error) {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {
@@ -118,8 +117,8 @@ func (p *provisioning) proveStored(ctx context.Context, created source.Key) (_ s
 	if err != nil {
 		return nil, err
 	}
-	// On the device the record lies where the check goes; in a file it says, until
-	// the new key has written to the device, why that may be written.
+	// On the device the record is where the check goes. In a file it says, until the new
+	// key has written to the device, why the device may be overwritten.
 	if !p.s.Detached() {
 		if err := p.dropEraseRecord(p.s, c); err != nil {
 			return nil, err
@@ -152,7 +151,7 @@ func (p *provisioning) proveStored(ctx context.Context, created source.Key) (_ s
 	return key, nil
 }
 
-// writeCheck makes the check of a key that was created.
+// writeCheck makes the check of a newly created key.
 func (p *provisioning) writeCheck(ctx context.Context, h *header.Header, c *header.Storage, created source.Key) error {
 	if p.s.Detached() {
 		if err := p.kernel.DeriveCheck(ctx, p.s, h, c, created); err != nil {
@@ -177,8 +176,8 @@ func (p *provisioning) writeCheck(ctx context.Context, h *header.Header, c *head
 	return nil
 }
 
-// markData writes what a later run recognises the device of a detached header by.
-// The data area serves: it holds nothing yet.
+// markData writes the mark by which a later run recognises the device of a detached
+// header. It uses the data area, which holds nothing yet.
 func (p *provisioning) markData(ctx context.Context, h *header.Header, c *header.Storage, key source.Key) error {
 	block, err := newDataCheck(p.sys.Rand, h.Binding())
 	if err != nil {

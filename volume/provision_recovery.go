@@ -24,11 +24,11 @@ func (p *provisioning) forgetRed() {
 	p.red = nil
 }
 
-// copies are the recovery copies that were asked for.
+// copies returns the recovery copies that were asked for.
 func (p *provisioning) copies() copies { return copies{p.o.Recipients, p.o.Passphrase} }
 
-// requireRecovery refuses a volume that is ready without the recovery copies
-// that were asked for: its key is in the chip, and cannot be had any more.
+// requireRecovery refuses a ready volume without the recovery copies that were asked for:
+// its key is in the chip and can no longer be had.
 func (p *provisioning) requireRecovery(h *header.Header) error {
 	for _, recipient := range p.o.Recipients {
 		if !slices.Contains(h.Token.Recovery.Recipients, recipient) {
@@ -41,8 +41,9 @@ func (p *provisioning) requireRecovery(h *header.Header) error {
 	return nil
 }
 
-// proveRecovery reads the check, which the black key wrote, with the plain key
-// and the plain cipher: what is sealed in the header is what the chip uses.
+// proveRecovery reads the check, which the black key wrote, with the plain key and the
+// plain cipher. That proves that the key sealed in the header is the one that the chip
+// uses.
 func (p *provisioning) proveRecovery(ctx context.Context, black source.Key) error {
 	if p.red == nil {
 		return nil
@@ -75,8 +76,8 @@ func (p *provisioning) proveRecovery(ctx context.Context, black source.Key) erro
 }
 
 // proveCopy proves the recovery copy of a rotation's new key before its header is
-// written: a block that the plain key wrote is read with the black one. The new
-// check's place serves, which holds nothing yet.
+// written: it writes a block with the plain key and reads it with the black one. It uses
+// the place of the new check, which holds nothing yet.
 func (x *rotating) proveCopy(ctx context.Context, next *header.Header, black source.Key, red *secret.Buffer) error {
 	if red == nil {
 		return nil
@@ -104,7 +105,7 @@ func (x *rotating) proveCopy(ctx context.Context, next *header.Header, black sou
 }
 
 // proveDetachedCopy is proveCopy for a detached header, whose check is what a key makes
-// of zeros: both make the same of them.
+// of zeros: both keys must make the same of them.
 func (x *rotating) proveDetachedCopy(ctx context.Context, next *header.Header, black source.Key, red *secret.Buffer) error {
 	want, err := x.kernel.ReadCheck(ctx, x.s, next.Plain(), x.c, source.NewLogonKey(red, x.sys.Keyring))
 	if err != nil {
@@ -121,7 +122,7 @@ func (x *rotating) proveDetachedCopy(ctx context.Context, next *header.Header, b
 	return nil
 }
 
-// warnOfRecovery says who reads the volume without its board.
+// warnOfRecovery warns who can read the volume without its board.
 func (j *runLog) warnOfRecovery(r header.Recovery) {
 	if len(r.Recipients) > 0 {
 		j.warn("RECOVERY COPY: the identity of " + strings.Join(r.Recipients, ", ") + " opens this volume without the board")

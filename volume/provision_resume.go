@@ -19,13 +19,13 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// A detached header knows its device only by what was written there with its
-// key: provisioning that was interrupted may be asked to continue on another device,
-// which it would format. So the device is empty, or shows through the key
-// something that this volume wrote.
+// A detached header recognises its device only by what was written there with its key.
+// Interrupted provisioning may be asked to continue on another device, which it would
+// format. So the device must be empty, or show through the key something that this volume
+// wrote.
 
-// resumable enforces that an interrupted run can be continued, before anything is
-// changed, and finds out whether its key can be kept.
+// resumable enforces, before anything is changed, that an interrupted run can be
+// continued, and finds out whether its key can be kept.
 func (p *provisioning) resumable(ctx context.Context, h *header.Header) error {
 	if err := h.FirstKey(); err != nil {
 		return err
@@ -49,8 +49,8 @@ func (p *provisioning) resumable(ctx context.Context, h *header.Header) error {
 	return p.neverUsed(ctx, h)
 }
 
-// untouchedDevice enforces that nobody else took the device since provisioning was
-// interrupted, and that it is that device.
+// untouchedDevice enforces that no one else has taken the device since provisioning was
+// interrupted, and that it is the same device.
 func (p *provisioning) untouchedDevice(ctx context.Context, h *header.Header, c *header.Storage) error {
 	if _, err := p.kernel.UsedByUs(p.s, h, c.Data); err != nil || !p.s.Detached() {
 		return err
@@ -70,7 +70,7 @@ func (p *provisioning) untouchedDevice(ctx context.Context, h *header.Header, c 
 			return err
 		}
 	}
-	// Only with a key that is proved: what another volume wrote is as orderly.
+	// Only with a proved key: what another volume wrote is just as orderly.
 	ours := false
 	if p.proved {
 		ours, err = p.writtenByUs(ctx, h, c, e.Offset)
@@ -87,7 +87,7 @@ func (p *provisioning) untouchedDevice(ctx context.Context, h *header.Header, c 
 		c.Data.Path(), e.Offset, p.s.Header)
 }
 
-// claimAgain is claim for a run that continues an interrupted one.
+// claimAgain claims the device for a run that continues an interrupted one.
 func (p *provisioning) claimAgain(ctx context.Context, h *header.Header) error {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -100,7 +100,7 @@ func (p *provisioning) claimAgain(ctx context.Context, h *header.Header) error {
 	return p.kernel.Claim(ctx, p.s, h, c.Data, true)
 }
 
-// unclaimed enforces that nobody else uses a volume that is ready.
+// unclaimed enforces that no one else uses a ready volume.
 func (p *provisioning) unclaimed(ctx context.Context, h *header.Header) error {
 	_, err := p.sys.Mapper.Info(p.s.Mapping)
 	if err == nil || p.o.DryRun {
@@ -116,10 +116,10 @@ func (p *provisioning) unclaimed(ctx context.Context, h *header.Header) error {
 	return errors.Join(p.kernel.Claim(ctx, p.s, h, c.Data, false), c.Close())
 }
 
-// neverUsed enforces that nobody used the filesystem of a volume whose header
-// says that it is being provisioned: somebody changed that header, or restored an
-// old copy of it. Only an ext4 filesystem shows it, and only through a key that
-// opens; then there is data, which making a filesystem again would destroy.
+// neverUsed enforces that the filesystem of a volume whose header says that it is being
+// provisioned was never used. If it was, the header was changed or an old copy of it was
+// restored, and making a filesystem again would destroy data. Only an ext4 filesystem
+// shows this, and only through a key that opens.
 func (p *provisioning) neverUsed(ctx context.Context, h *header.Header) error {
 	if !p.s.Filesystem.Made() {
 		return nil
@@ -131,7 +131,7 @@ func (p *provisioning) neverUsed(ctx context.Context, h *header.Header) error {
 	defer c.Close()
 	key, err := p.openFrom(ctx, p.src, p.s, h)
 	if err != nil {
-		return nil // what follows says it better, or makes another key
+		return nil // a later step reports it better, or makes another key
 	}
 	defer key.Wipe()
 	var sb *fsprobe.Superblock
@@ -139,7 +139,7 @@ func (p *provisioning) neverUsed(ctx context.Context, h *header.Header) error {
 		if there, err := fsprobe.ReadType(view, view.Size(), p.s.Filesystem.Type); err == nil {
 			sb = there
 		}
-		return nil // to see none is as it should be
+		return nil // seeing none is the expected case
 	})
 	if err != nil {
 		return err
@@ -157,16 +157,15 @@ func (p *provisioning) neverUsed(ctx context.Context, h *header.Header) error {
 	return nil
 }
 
-// lookThrough uses a volume's data through a key, read-only and under a private
-// name.
+// lookThrough calls use with a read-only private view of the data under a key.
 func (p *provisioning) lookThrough(ctx context.Context, h *header.Header, c *header.Storage, key source.Key, use func(view header.Device) error) error {
 	return p.kernel.WithData(ctx, p.s, h, c.Data.Number(), key, func(a *mapping.Private) error {
 		return mapping.WithDevice(a, false, use)
 	})
 }
 
-// writtenByUs looks through the volume's key at the first MiB of the data and at
-// the block with the byte other, for what this volume wrote.
+// writtenByUs looks, through the volume's key, for something that this volume wrote: in
+// the first MiB of the data and in the MiB that contains the device's byte other.
 func (p *provisioning) writtenByUs(ctx context.Context, h *header.Header, c *header.Storage, other int64) (ours bool, err error) {
 	key, err := p.openFrom(ctx, p.src, p.s, h)
 	if err != nil {
@@ -188,15 +187,15 @@ func (p *provisioning) writtenByUs(ctx context.Context, h *header.Header, c *hea
 	return ours, err
 }
 
-// shown reports whether a sector of a range was written with the volume's key: it
-// is one of the check's, or not as random as what a wrong key shows.
+// shown reports whether a sector of a range was written with the volume's key: it belongs
+// to the check, or it is less random than what a wrong key shows.
 func shown(h *header.Header, view, raw io.ReaderAt, from, length int64) (bool, error) {
 	cipher, plain := make([]byte, length), make([]byte, length)
 	if _, err := raw.ReadAt(cipher, h.Segment.Offset+from); err != nil {
 		return false, fault.New(fault.IOFailed, "read the device", err)
 	}
 	if _, err := view.ReadAt(plain, from); mapping.IsDecryptError(err) {
-		// The ciphertext was read a moment ago.
+		// The device is not at fault: it gave the ciphertext a moment ago.
 		return false, fault.New(fault.KeyWrong, "the hardware does not decrypt with this key", err)
 	} else if err != nil {
 		return false, err
@@ -211,9 +210,9 @@ func shown(h *header.Header, view, raw io.ReaderAt, from, length int64) (bool, e
 	return false, nil
 }
 
-// orderly reports whether one byte value makes up more of a sector than it ever
-// does of noise: 192 of 512, where 2 are to be expected. Every structure that
-// mkfs writes is mostly zeros.
+// orderly reports whether one byte value fills more of a sector than it ever does in
+// noise: 192 of 512 bytes, where 2 are expected. Every structure that mkfs writes is
+// mostly zeros.
 func orderly(sector []byte) bool {
 	var count [256]int
 	for _, b := range sector {
@@ -224,16 +223,16 @@ func orderly(sector []byte) bool {
 	return false
 }
 
-// periodic reports whether a sector repeats the same cipher block: what that
-// decrypts to repeats too, and is no proof of any key.
+// periodic reports whether a sector is one repeated cipher block. Its decryption repeats,
+// too, and proves no key.
 func periodic(sector []byte) bool {
 	const block = 16
 	return bytes.Equal(sector[block:], sector[:len(sector)-block])
 }
 
-// newDataCheck makes the plaintext of the check that stands, until mkfs runs, in
-// the data of a volume with a detached header. Each of its sectors says
-// whose it is, since a write that is cut off leaves some of them.
+// newDataCheck makes the plaintext of the check that is, until mkfs runs, in the data of
+// a volume with a detached header. Each of its sectors names the volume, since a write
+// that is cut off leaves only some of them.
 func newDataCheck(random io.Reader, b header.Binding) ([]byte, error) {
 	block, err := header.NewCheckBlock(random, b)
 	if err != nil {
@@ -246,9 +245,8 @@ func newDataCheck(random io.Reader, b header.Binding) ([]byte, error) {
 	return block, nil
 }
 
-// vacant enforces, in the very open that the first header is written by, what
-// the survey found: that no header is there, and nothing else unless it may be
-// overwritten.
+// vacant enforces what the survey found, on the same open device that the first header is
+// written to: that no header is there, and nothing else unless it may be overwritten.
 func (p *provisioning) vacant(dev header.Device) error {
 	if !p.o.Wipe {
 		if err := p.empty(dev); err != nil {
@@ -258,7 +256,7 @@ func (p *provisioning) vacant(dev header.Device) error {
 	return p.notOurs(dev)
 }
 
-// own reads the header again and enforces that it is the one this run works on.
+// own reads the header again and enforces that it is the one that this run works on.
 func (p *provisioning) own(c *header.Storage) (*header.Header, error) {
 	h, err := header.Read(c)
 	switch {

@@ -19,16 +19,16 @@ func (p *provisioning) overwrite(ctx context.Context, dev header.Device) error {
 	return nil
 }
 
-// wipe overwrites every place where an old header, partition table or superblock
-// copy could be taken for valid later. Cut off, the device is still not empty,
-// and the same command continues: the magic numbers of a LUKS2 header go first,
-// a sector each, which is never torn. Half of one that is overwritten would
-// count as a damaged header, which might be a volume of ours.
+// wipe overwrites every place where an old header, partition table or superblock copy
+// could later be taken for valid. If it is cut off, the device is still not empty, and
+// the same command continues. The magic numbers of a LUKS2 header go first, each in one
+// sector, which is never torn: a half-overwritten header would count as a damaged one,
+// which might be a volume of ours.
 func (p *provisioning) wipe(ctx context.Context, dev header.Device) error {
 	if err := blockdev.Zero(ctx, dev, 0, header.SectorBytes); err != nil {
 		return err
 	}
-	// Where second copies may lie (LUKS2 On-Disk Format 1.1, section 2.1).
+	// Where second copies may be (LUKS2 On-Disk Format 1.1, section 2.1).
 	for at := 16 * header.KiB; at <= min(4*header.MiB, dev.Size()-header.SectorBytes); at *= 2 {
 		if err := blockdev.Zero(ctx, dev, at, at+header.SectorBytes); err != nil {
 			return err

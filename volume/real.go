@@ -32,8 +32,8 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// RunDir is the only place outside the devices that unlocking, verifying and
-// looking at volumes write to.
+// RunDir is the only place outside the devices that unlocking, verifying and inspecting
+// volumes write to.
 const RunDir = "/run/imxcrypt"
 
 // RealOptions say where the running system keeps things.
@@ -76,7 +76,7 @@ func Real(o RealOptions) System {
 	}
 }
 
-// RealFiles is a System with nothing but files: for commands that look at one.
+// RealFiles is a System with nothing but files, for commands that only look at a file.
 func RealFiles(log *slog.Logger) System {
 	return System{Files: realFiles{atomicfile.Kernel()}, Log: log}
 }
@@ -92,12 +92,12 @@ func (o RealOptions) chip() (source.Chip, error) {
 	return awaitChip(o.CAAMDevice, err)
 }
 
-// driverPatience is how long the CAAM's node is waited for. The chip is there or
-// it is not; only its driver may be a moment later than the storage's.
+// driverPatience is how long to wait for the CAAM's node. The chip is there or not; only
+// its driver may be a moment later than the storage's.
 const driverPatience = 2 * time.Second
 
-// awaitChip opens the node as soon as the driver is loaded; missing is the error
-// if it is not in time.
+// awaitChip opens the node as soon as the driver is loaded. missing is the error if that
+// takes too long.
 func awaitChip(path string, missing error) (source.Chip, error) {
 	l, err := uevent.Listen()
 	if err != nil {
@@ -140,7 +140,7 @@ func (realWaiter) Watch() (Watch, error) {
 
 type realFiles struct{ atomicfile.Writer }
 
-// Create makes the directories above the file too, readable to root only.
+// Create also makes the directories above the file, readable to root only.
 func (f realFiles) Create(path string, data []byte, perm fs.FileMode) error {
 	if err := f.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -202,17 +202,17 @@ func requests(n dmcrypt.Number) string {
 	return text
 }
 
-// slept is System.Slept of the running kernel. CLOCK_BOOTTIME continues while the
-// system is suspended, CLOCK_MONOTONIC does not (clock_gettime(2)); where no clock
-// outlasts the suspend it is not counted by the time, so that the kernel's own count
-// is looked at, too (Linux 5.4 and later, Documentation/ABI/testing/sysfs-power).
+// slept is System.Slept for the running kernel. CLOCK_BOOTTIME continues while the system
+// is suspended, CLOCK_MONOTONIC does not (clock_gettime(2)). If no clock runs through the
+// suspend, the clocks do not show it, so the kernel's own count is read, too (Linux 5.4
+// and later, Documentation/ABI/testing/sysfs-power).
 func slept() Slept {
 	var s Slept
 	if text, err := plainfile.Attribute("/sys/power/suspend_stats/success"); err == nil {
 		s.Times, _ = strconv.Atoi(text)
 	}
-	// The clocks are not read at once: what lies between is small in one of a few
-	// tries, however busy the system is.
+	// The clocks cannot be read at the same time. The time between the reads is small in
+	// one of a few tries, however busy the system is.
 	for range 100 {
 		var before, boot, after unix.Timespec
 		if unix.ClockGettime(unix.CLOCK_MONOTONIC, &before) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil ||

@@ -15,11 +15,11 @@ import (
 )
 
 // rebind replaces the header h by next, which differs in something that the check is
-// bound to, and returns it as it is read back. So there is another check: it goes where
-// no header has its own now, and is proved with the key as it is stored before the
-// header that needs it is written. Wherever it is cut off, one of the two headers is
-// there and its check opens. The caller has claimed the device. A detached header's
-// file is held meanwhile.
+// bound to, and returns it as read back. So next needs another check. It goes into the
+// check area that h does not use, and is proved with the stored key before the header
+// that needs it is written. If rebind is cut off at any point, one of the two headers is
+// there and its check opens. The caller has claimed the device. rebind locks a detached
+// header's file meanwhile.
 func (m *Manager) rebind(ctx context.Context, s spec.Volume, c *header.Storage, h *header.Header, next header.Header) (_ *header.Header, err error) {
 	release, err := m.kernel.LockHeader(ctx, s, h.LUKS.UUID)
 	if err != nil {
@@ -39,7 +39,7 @@ func (m *Manager) rebind(ctx context.Context, s spec.Volume, c *header.Storage, 
 	} else if err := m.kernel.DeriveCheck(ctx, s, &next, c, key); err != nil {
 		return nil, err
 	}
-	// With the key opened once more: one that died in a suspend proves what it wrote.
+	// With the key opened again: one that died in a suspend would prove what it wrote.
 	if err := m.proveOpens(ctx, s, &next, c); err != nil {
 		return nil, fmt.Errorf("nothing was changed: %w", err)
 	}
@@ -56,7 +56,7 @@ func (m *Manager) rebind(ctx context.Context, s spec.Volume, c *header.Storage, 
 	return written, m.proveOpens(ctx, s, written, c)
 }
 
-// writeCheck writes a check of a key, durably, into the area that the header in memory
+// writeCheck durably writes a check of a key into the area that the header in memory
 // names, and its digest into that header.
 func (m *Manager) writeCheck(ctx context.Context, s spec.Volume, k *header.Header, on header.Device, key source.Key) error {
 	block, err := header.NewCheckBlock(m.sys.Rand, k.Binding())

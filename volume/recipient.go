@@ -20,23 +20,22 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// copies are the recovery copies that a new key is to have.
+// copies are the recovery copies that a new key gets.
 type copies struct {
 	recipients []string
-	// passphrase is given the words of a copy that opens with a passphrase, before
-	// anything is written; nil: there is no such copy.
+	// passphrase, if not nil, asks for a copy that opens with a passphrase, and receives
+	// its words before anything is written.
 	passphrase func(words string) error
 }
 
 func (c copies) any() bool { return len(c.recipients) > 0 || c.passphrase != nil }
 
-// asIn reports whether these are copies of the same kind, for the same recipients, as
-// were made.
+// asIn reports whether r has copies of the same kinds, for the same recipients.
 func (c copies) asIn(r header.Recovery) bool {
 	return slices.Equal(c.recipients, r.Recipients) && (c.passphrase != nil) == r.ByPassphrase()
 }
 
-// String names whom the copies are for.
+// String says whom the copies are for.
 func (c copies) String() string {
 	r := header.Recovery{Recipients: c.recipients}
 	if c.passphrase != nil {
@@ -73,14 +72,14 @@ func (c copies) permitted(s spec.Volume) error {
 	return nil
 }
 
-// recoveryPrefix binds a sealed key to its volume, so that one that was moved
-// to another header is recognised.
+// recoveryPrefix binds a sealed key to its volume, so that one moved to another header is
+// recognised.
 func recoveryPrefix(uuid string, generation int) string {
 	return fmt.Sprintf("imxcrypt-recovery-v1 %s %d\n", uuid, generation)
 }
 
 // seal makes the recovery copies of a red key, which stays the caller's. words is the
-// passphrase of the one that has one.
+// passphrase if one of the copies opens with one.
 func (c copies) seal(red *secret.Buffer, random io.Reader, uuid string, generation int) (r header.Recovery, words string, err error) {
 	if len(c.recipients) > 0 {
 		var to []age.Recipient
@@ -109,9 +108,9 @@ func (c copies) seal(red *secret.Buffer, random io.Reader, uuid string, generati
 // maxIdentities bounds an identity file, in bytes.
 const maxIdentities = 1 << 20
 
-// parseIdentities reads an identity file as age.ParseIdentities does, of the one
-// kind that recipients here can be of: the library's function would bring all
-// other kinds along, half a megabyte of them.
+// parseIdentities reads an identity file as age.ParseIdentities does, but only the one
+// kind that recipients here can have: the library's function would add half a megabyte
+// for all other kinds.
 func parseIdentities(r io.Reader) (ids []age.Identity, err error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxIdentities+1))
 	defer clear(text)
@@ -137,15 +136,16 @@ func parseIdentities(r io.Reader) (ids []age.Identity, err error) {
 	return ids, nil
 }
 
-// Opener opens a recovery copy, off the board that the volume was made on.
+// Opener opens a recovery copy without the board that the volume was made on.
 type Opener struct {
-	// Identities is an identity file of age. It is read once, if at all.
+	// Identities is an age identity file. It is read at most once.
 	Identities io.Reader
-	// Passphrase asks for the recovery passphrase, if at all; nil: Identities is used.
+	// Passphrase, if not nil, asks for the recovery passphrase. Otherwise Identities is
+	// used.
 	Passphrase func() (string, error)
 }
 
-// identities are those for the copy that they are to open, sealed.
+// identities returns the identities to use and the sealed copy that they are to open.
 func (o Opener) identities(h *header.Header) (ids []age.Identity, sealed []byte, err error) {
 	r := h.Token.Recovery
 	if o.Passphrase == nil {
@@ -169,9 +169,9 @@ func (o Opener) identities(h *header.Header) (ids []age.Identity, sealed []byte,
 	return []age.Identity{id}, r.WithPassphrase, err
 }
 
-// unseal opens a recovery copy of a header. The caller wipes the key. The library's
-// own buffers cannot be locked or wiped: the process ends soon after, and nothing
-// else continues in it.
+// unseal opens a recovery copy of a header. The caller wipes the key. The library's own
+// buffers cannot be locked or wiped, but the process ends soon after and does nothing
+// else.
 func (o Opener) unseal(h *header.Header) (_ *secret.Buffer, err error) {
 	if h.Next != nil {
 		return nil, fault.Newf(fault.RotationUnderWay, "a rotation is under way: the data is under two keys, and one alone would read noise; finish it on its board")
@@ -220,9 +220,9 @@ func (o Opener) unseal(h *header.Header) (_ *secret.Buffer, err error) {
 	return red, nil
 }
 
-// drawRed draws a key without a zero byte: drivers up to Linux 5.10 take a key
-// that is given to them for a C string, and cut it there. What that costs is
-// 0.006 bits of each byte, less than two bits of 256.
+// drawRed draws a key without a zero byte: drivers up to Linux 5.10 treat a key that is
+// given to them as a C string and cut it there. This costs 0.006 bits of each byte, less
+// than two bits of 256.
 func drawRed(random io.Reader, size int) (*secret.Buffer, error) {
 	red, err := secret.New(size)
 	if err != nil {
@@ -240,9 +240,10 @@ func drawRed(random io.Reader, size int) (*secret.Buffer, error) {
 	return red, nil
 }
 
-// newKey makes a key of a generation: in the chip alone or with recovery copies. red
-// is the plain key then, nil otherwise; the caller wipes both. A passphrase is shown
-// here, before any header has the copy: where no later one is seen it is the right one.
+// newKey makes a key of a generation, in the chip alone or with recovery copies. With
+// copies red is the plain key, otherwise nil. The caller wipes both. A passphrase is
+// shown here, before any header has the copy: the last one that was shown is the right
+// one.
 func (m *Manager) newKey(ctx context.Context, src source.Source, r source.Request, want copies) (key source.Key, blob []byte, copied header.Recovery, red *secret.Buffer, err error) {
 	if err := m.sys.Harden(); err != nil {
 		return nil, nil, copied, nil, err

@@ -17,26 +17,26 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// RecoverOptions say what is opened off its board, and with what.
+// RecoverOptions say what is opened without its board, and with what.
 type RecoverOptions struct {
 	// Path is a block device or an image in a file.
 	Path string
-	// Header is the file of a detached header; empty: it is on the device.
+	// Header is the file of a detached header; empty if the header is on the device.
 	Header string
-	// Name is the mapping's; empty: "recovered-" and the volume's name.
+	// Name is the name of the mapping; empty means "recovered-" and the volume's name.
 	Name string
-	// Opener is used when the header has been found to have a recovery copy.
+	// Opener is used once the header is known to have a recovery copy.
 	Opener
-	// Progress is called for each step when it is done.
+	// Progress is called after each step.
 	Progress func(Step)
 }
 
-// recoveredPrefix keeps the default mapping apart from the volume's own.
+// recoveredPrefix distinguishes the default mapping from the volume's own.
 const recoveredPrefix = "recovered-"
 
-// Recover opens a volume read-only with its recovery copy, on any Linux machine:
-// plain AES, no CAAM, no configuration. The plain key is in this process, and in
-// the kernel while the mapping lives; the process is to end right after.
+// Recover opens a volume read-only with its recovery copy, on any Linux machine: plain
+// AES, no CAAM, no configuration. The plain key is in this process, and in the kernel
+// while the mapping exists. The process should end right after.
 func (m *Manager) Recover(ctx context.Context, o RecoverOptions) (_ Result, err error) {
 	s := spec.Volume{Name: o.Path, Header: spec.HeaderOnDevice}
 	if o.Header != "" {
@@ -73,7 +73,7 @@ func (m *Manager) Recover(ctx context.Context, o RecoverOptions) (_ Result, err 
 	return j.result, m.recoverHeader(ctx, s, h, c, o, j)
 }
 
-// attach gives an image in a file a device; closer is nil for what is one.
+// attach gives an image file a device. closer is nil if path is a device already.
 func (m *Manager) attach(path string) (string, io.Closer, error) {
 	dev, err := m.sys.Devices.Open(path, blockdev.Flags{})
 	if err != nil {
@@ -132,7 +132,7 @@ func (m *Manager) recoverHeader(ctx context.Context, s spec.Volume, h *header.He
 	return nil
 }
 
-// provePlain proves the plain key by the check, where there is one.
+// provePlain proves the plain key by the check, if there is one.
 func (m *Manager) provePlain(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) error {
 	if !h.Check.Exists() {
 		return nil
@@ -147,8 +147,8 @@ func (m *Manager) provePlain(ctx context.Context, s spec.Volume, h *header.Heade
 	return nil
 }
 
-// provedByFilesystem is the proof that the device is a detached header's, and of
-// its key where it has no check.
+// provedByFilesystem proves that the device belongs to a detached header, and the
+// header's key if it has no check.
 func provedByFilesystem(s spec.Volume, h *header.Header, a *mapping.Private) error {
 	_, err := mapping.ProveByFilesystem(s, h, a)
 	if h.Shows() {

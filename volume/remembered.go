@@ -20,18 +20,18 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// remembered is what the board keeps of a volume apart from its device: that it was
-// made here. It distinguishes a header that is gone from one that never was, and an
-// encryption that has ended from one that was not begun. Nothing is opened or overwritten
+// remembered is what the board keeps about a volume apart from its device: that it was
+// made here. It distinguishes a header that is gone from one that never existed, and an
+// encryption that has ended from one that never began. Nothing is opened or overwritten
 // because of it.
 type remembered struct {
 	UUID string `json:"uuid"`
-	// Device and Header are as configured: where the volume was.
+	// Device and Header are where the volume was, as configured.
 	Device string    `json:"device"`
 	Header string    `json:"header"`
 	At     time.Time `json:"at"`
-	// Began is the mark of the encryption in place that made the volume, where it was seen
-	// under way, and Ended the same once all of the volume is encrypted.
+	// Began is the mark of the encryption in place that made the volume, if it was seen
+	// under way. Ended is the same mark once all of the volume is encrypted.
 	Began string `json:"began,omitempty"`
 	Ended string `json:"ended,omitempty"`
 	// Decrypts is the mark of the decryption that was begun here.
@@ -42,8 +42,8 @@ func rememberedPath(s spec.Volume) string {
 	return filepath.Join(s.StateDir, "volumes", s.Name+".json")
 }
 
-// remember records a volume where the state directory can be written. Elsewhere the
-// device alone has to show it. It reports whether there is a record.
+// remember records a volume if the state directory can be written, and reports whether
+// there is a record. Without one only the device can show it.
 func (m *Manager) remember(s spec.Volume, uuid string) bool {
 	if r, ok := m.recall(s); ok && r.UUID == uuid {
 		return true
@@ -63,7 +63,8 @@ func (m *Manager) record(s spec.Volume, r remembered) bool {
 	return err == nil
 }
 
-// recall is the record of a volume in the place that the configuration names.
+// recall returns the record of a volume if it is for the place that the configuration
+// names.
 func (m *Manager) recall(s spec.Volume) (r remembered, ok bool) {
 	data, err := m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
 	if err == nil {
@@ -75,7 +76,7 @@ func (m *Manager) recall(s spec.Volume) (r remembered, ok bool) {
 	return r, err == nil && r.UUID != "" && r.Device == s.Device && r.Header == s.Header
 }
 
-// rememberedNow is the record as it is stored; nil where there is none.
+// rememberedNow returns the record as stored, or nil.
 func (m *Manager) rememberedNow(s spec.Volume) []byte {
 	data, err := m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
 	if err != nil {
@@ -84,7 +85,7 @@ func (m *Manager) rememberedNow(s spec.Volume) []byte {
 	return data
 }
 
-// rememberAs puts back what rememberedNow was.
+// rememberAs restores what rememberedNow returned.
 func (m *Manager) rememberAs(s spec.Volume, before []byte) {
 	if before == nil {
 		m.forget(s)
@@ -93,15 +94,14 @@ func (m *Manager) rememberAs(s spec.Volume, before []byte) {
 	}
 }
 
-// forget removes the record of a volume that is no more.
+// forget removes the record of a volume that no longer exists.
 func (m *Manager) forget(s spec.Volume) {
 	if err := m.sys.Files.Remove(rememberedPath(s)); err != nil {
 		m.sys.Log.Debug("the record that the volume was made here stays", "volume", s.Name, "error", err)
 	}
 }
 
-// explainNoHeader adds to the error of a header that cannot be used what there is to
-// know about it.
+// explainNoHeader adds what is known about a header that cannot be used to its error.
 func (m *Manager) explainNoHeader(s spec.Volume, path string, err error) error {
 	err = m.explainMissing(s, path, err)
 	switch fault.CodeOf(err) {
@@ -115,9 +115,9 @@ func (m *Manager) explainNoHeader(s spec.Volume, path string, err error) error {
 	return err
 }
 
-// explainMissing distinguishes a header that is gone from one that never was. err says that
-// there is none, or what lies in its place. Where the device is empty now, nothing is
-// left to lose.
+// explainMissing distinguishes a header that is gone from one that never existed. err
+// says that there is none, or what is in its place. If the device is empty now, nothing
+// is left to lose.
 func (m *Manager) explainMissing(s spec.Volume, path string, err error) error {
 	switch fault.CodeOf(err) {
 	case fault.NotProvisioned, fault.PlaintextFound, fault.ForeignHeader:
@@ -137,7 +137,7 @@ func (m *Manager) explainMissing(s spec.Volume, path string, err error) error {
 		if made {
 			err = fmt.Errorf("%s: %w", r.text(s), err)
 		}
-		return err // what lies there is named
+		return err // err names what is there
 	}
 	if s.Detached() {
 		switch plain := header.Plaintext(data); fault.CodeOf(plain) {
@@ -168,12 +168,12 @@ func (r remembered) text(s spec.Volume) string {
 	return fmt.Sprintf("volume %q (uuid %q) was made on %s on %s", s.Name, r.UUID, s.Device, r.At.Format(time.DateOnly))
 }
 
-// searchedForNoise is how much of the data is searched for ciphertext, in bytes: every
+// searchedForNoise is how many bytes of the data are searched for ciphertext: every
 // filesystem writes to the first MiB.
 const searchedForNoise = 16 * header.MiB
 
-// findNoise looks for a block that cannot be distinguished from ciphertext; -1 where there is
-// none.
+// findNoise returns where the first block is that cannot be distinguished from
+// ciphertext, or -1.
 func findNoise(data header.Device, from int64) (int64, error) {
 	buf := make([]byte, header.MiB)
 	for end := min(from+searchedForNoise, data.Size()); from < end; {
@@ -191,8 +191,8 @@ func findNoise(data header.Device, from int64) (int64, error) {
 	return -1, nil
 }
 
-// noisy reports whether the bytes of a block are spread as evenly as chance spreads
-// them: chi-squared, with 255 degrees of freedom, within seven deviations.
+// noisy reports whether the bytes of a block are spread as evenly as random ones:
+// chi-squared with 255 degrees of freedom, within seven deviations.
 func noisy(block []byte) bool {
 	var count [256]int
 	for _, b := range block {

@@ -13,20 +13,20 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// RenameOptions change how a volume gets another name.
+// RenameOptions change how a volume is renamed.
 type RenameOptions struct {
 	// DryRun looks and changes nothing.
 	DryRun bool
-	// Progress is called for each step when it is done.
+	// Progress is called after each step.
 	Progress func(Step)
 }
 
 // Rename gives the volume that was made as old the name that the configuration has for
-// it: the header's label, and the check of the key, which is bound to the name. The
+// it: in the header's label and in the check of the key, which is bound to the name. The
 // key, its recovery copy, the data and the filesystem with its UUID stay as they are.
-// Only a locked volume is renamed: the name of a mapping in use, its units and its
-// place in the table of mounts are the old one's. Wherever it is cut off the volume has
-// one of the two names, and the same command finishes it.
+// Only a locked volume is renamed: a mapping in use, its units and its entry in the mount
+// table have the old name. If it is cut off at any point, the volume has one of the two
+// names, and the same command finishes it.
 func (m *Manager) Rename(ctx context.Context, s spec.Volume, old string, o RenameOptions) (Result, error) {
 	n := &renaming{Manager: m, s: s, was: s, o: o, j: m.begin(s, o.Progress)}
 	n.was.Name, n.was.Mapping = old, strings.TrimSuffix(s.Mapping, s.Name)+old
@@ -36,7 +36,7 @@ func (m *Manager) Rename(ctx context.Context, s spec.Volume, old string, o Renam
 // renaming is one run over one volume.
 type renaming struct {
 	*Manager
-	// was is the configuration with the name that the volume had.
+	// was is the configuration with the volume's old name.
 	s, was spec.Volume
 	o      RenameOptions
 	j      *runLog
@@ -44,7 +44,7 @@ type renaming struct {
 	h      *header.Header
 }
 
-// locked takes the lock of the old name, too.
+// locked also takes the lock of the old name.
 func (n *renaming) locked(ctx context.Context) (err error) {
 	release, err := n.sys.Locks.Acquire(ctx, n.was.Name)
 	if err != nil {
@@ -79,7 +79,7 @@ func (n *renaming) onPath(ctx context.Context, path string) (err error) {
 // renamed reports whether the header has the new name already.
 func (n *renaming) renamed() bool { return n.h.LUKS.Label == n.s.Name }
 
-// mayRename applies the rules that stand before anything is written.
+// mayRename applies the rules that must hold before anything is written.
 func (n *renaming) mayRename(ctx context.Context) error {
 	as := n.was
 	if n.renamed() {
@@ -105,7 +105,8 @@ func (n *renaming) mayRename(ctx context.Context) error {
 		_, err := n.kernel.UsedByUs(n.s, n.h, n.c.Data)
 		return err
 	}
-	// What a run under the old name has left would be somebody else's under the new one.
+	// What a run under the old name left behind would be someone else's under the new
+	// one.
 	if _, err := n.kernel.RemovePrivate(ctx, n.was); err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (n *renaming) mayRename(ctx context.Context) error {
 
 func (n *renaming) run(ctx context.Context) (err error) {
 	if n.renamed() {
-		// Once more with the key, since a run that was cut off did not come to it.
+		// Prove the key again: a run that was cut off did not get that far.
 		n.j.result.Already = true
 		err = n.proveOpens(ctx, n.s, n.h, n.c)
 	} else {
@@ -132,7 +133,7 @@ func (n *renaming) run(ctx context.Context) (err error) {
 	return err
 }
 
-// moveRecord has the board know the volume by its new name, and no longer by the old.
+// moveRecord moves the board's record of the volume to its new name.
 func (n *renaming) moveRecord() {
 	r, ok := n.recall(n.was)
 	if !ok || r.UUID != n.h.LUKS.UUID {

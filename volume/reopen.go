@@ -13,7 +13,7 @@ import (
 	"imxcrypt/volume/mapping"
 )
 
-// compareLive enforces that a live mapping is the one wanted.
+// compareLive enforces that a live mapping is as wanted.
 func (u *unlocking) compareLive(info dmcrypt.Info, live dmcrypt.Table) error {
 	wanted, err := u.wantedTable(live)
 	if err != nil {
@@ -23,13 +23,13 @@ func (u *unlocking) compareLive(info dmcrypt.Info, live dmcrypt.Table) error {
 		live = mapping.WithoutWipedKey(live, wanted)
 	}
 	if shorter(live, wanted) {
-		// A resize was interrupted between header and mapping: it, or opening the
-		// volume again, makes it whole.
+		// A resize was interrupted between header and mapping. Another resize, or opening
+		// the volume again, completes it.
 		u.j.warn("the mapping is smaller than the header says: `imxcrypt resize " + u.s.Name + "` finishes what was interrupted")
 		live = resized(live, wanted)
 	}
 	if live.IsCut() && sameExtent(live, wanted) {
-		return nil // it gets its table again, or is of no use
+		return nil // a cut table is replaced later, or the mapping is of no use
 	}
 	readOnly := u.c.Data.ReadOnly() || u.o.ForRepair && info.ReadOnly
 	if differences := dmcrypt.Compare(info, live, info.UUID, wanted, readOnly); len(differences) > 0 {
@@ -38,12 +38,13 @@ func (u *unlocking) compareLive(info dmcrypt.Info, live dmcrypt.Table) error {
 	return nil
 }
 
-// shorter reports whether a live table has the wanted one's only target, but less of it.
+// shorter reports whether a live table has the wanted one's only target, but fewer
+// sectors.
 func shorter(live, wanted dmcrypt.Table) bool {
 	return len(live) == 1 && len(wanted) == 1 && live[0].Kind() == wanted[0].Kind() && live.Sectors() < wanted.Sectors()
 }
 
-// resized is a table of one crypt target as long as another.
+// resized returns the live table, of one crypt target, with the length of another.
 func resized(live, as dmcrypt.Table) dmcrypt.Table {
 	is, ok := live[0].(dmcrypt.Crypt)
 	if !ok {
@@ -55,7 +56,7 @@ func resized(live, as dmcrypt.Table) dmcrypt.Table {
 
 func sameExtent(a, b dmcrypt.Table) bool { return a.Sectors() == b.Sectors() }
 
-// loadProved loads a suspended mapping's table with a key that was proved now.
+// loadProved loads a suspended mapping's table with a key that it proves first.
 func (u *unlocking) loadProved(ctx context.Context, name string, h *header.Header, j *runLog) error {
 	key, err := u.openProved(ctx, u.s, h, u.c, j)
 	if err != nil {
@@ -71,9 +72,9 @@ func (u *unlocking) loadProved(ctx context.Context, name string, h *header.Heade
 	})
 }
 
-// resumeProved resumes a mapping of this volume that somebody suspended, over a table
-// with a key that was proved now: suspending may have wiped the one it had, and a
-// black key does not outlive the sleep of most chips.
+// resumeProved resumes a suspended mapping of this volume with a table whose key is
+// proved first: suspending may have wiped the key that it had, and on most chips a black
+// key does not survive a sleep.
 func (u *unlocking) resumeProved(ctx context.Context) error {
 	if err := u.loadProved(ctx, u.s.Mapping, u.h, u.j); err != nil {
 		return err

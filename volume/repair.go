@@ -12,9 +12,10 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// openForRepair maps a volume whose filesystem may be damaged. Where neither it nor
-// the data proves the key, that may be a wrong one, and what is written through a
-// wrong key is lost: the mapping is read-only then, for a copy to repair.
+// openForRepair maps a volume whose filesystem may be damaged. If neither the filesystem
+// nor a check on the device proves the key, it may be a wrong one, and what is written
+// through a wrong key is lost. The mapping is read-only then: a copy of it can be
+// repaired.
 func (u *unlocking) openForRepair(ctx context.Context, key source.Key) error {
 	readOnly := u.c.Data.ReadOnly()
 	if u.h.Check.Exists() {

@@ -15,29 +15,29 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// ResealOptions change how a volume is given to this chip.
+// ResealOptions change how a volume's key is given to this chip.
 type ResealOptions struct {
 	Opener
-	// Fingerprint is asked for the fingerprint of the recovery copy, as it was noted
-	// when the copy was made, and only if a key is to be given. nil refuses.
+	// Fingerprint asks for the fingerprint of the recovery copy as it was noted when the
+	// copy was made. It is called only if a key is to be given. nil refuses.
 	Fingerprint func() (string, error)
-	// DryRun looks and changes nothing. It compares the fingerprint if it can ask.
+	// DryRun looks and changes nothing. It compares the fingerprint if it can ask for it.
 	DryRun bool
-	// Progress is called for each step when it is done.
+	// Progress is called after each step.
 	Progress func(Step)
 }
 
-// Reseal gives the key of a volume to this chip, out of its recovery copy: a new
-// blob for the same key. The data and the check are not touched. It is the way
-// to a replacement board, and over closing a chip whose volume was made while it
-// was open. The blob in the header is replaced only after the new one is proved.
+// Reseal gives a volume's key to this chip, from its recovery copy: a new blob of the
+// same key. The data and the check are not touched. It serves to move a volume to a
+// replacement board, and to close a chip whose volume was made while it was open. The
+// blob in the header is replaced only after the new one is proved.
 func (m *Manager) Reseal(ctx context.Context, s spec.Volume, o ResealOptions) (Result, error) {
 	j := m.begin(s, o.Progress)
 	return j.result, Failed(ctx, "reseal", s, m.reseal(ctx, s, o, j))
 }
 
 func (m *Manager) reseal(ctx context.Context, s spec.Volume, o ResealOptions, j *runLog) error {
-	s = s.For(spec.SourceCAAM, "") // no other has recovery copies
+	s = s.For(spec.SourceCAAM, "") // no other source has recovery copies
 	src, err := m.sources.Of(s)
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (t *resealing) opensHere(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
-// mayWrite enforces that nobody uses the volume, and that its header can be written.
+// mayWrite enforces that no one uses the volume and that its header can be written.
 func (t *resealing) mayWrite(ctx context.Context) error {
 	if err := headerWritable(t.h, t.c); err != nil {
 		return err
@@ -111,7 +111,7 @@ func (t *resealing) mayWrite(ctx context.Context) error {
 	return t.kernel.Claim(ctx, t.s, t.h, t.c.Data, true)
 }
 
-// write writes the header, with the device and the header's file for ourselves.
+// write writes the header, with the device and the header's file open exclusively.
 func (t *resealing) write() error {
 	c, err := t.openContainer(t.s, t.path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {
@@ -147,7 +147,7 @@ func (t *resealing) run(ctx context.Context) error {
 	}
 	key.Wipe()
 	t.j.did("key sealed by this chip")
-	// The blob is what will be stored, so the blob is what is proved.
+	// The blob is what is stored, so the blob is what is proved.
 	sealed := *t.h
 	sealed.Token.Blob, sealed.Token.State = blob, state
 	if err := t.proveOpens(ctx, t.s, &sealed, t.c); err != nil {
@@ -165,8 +165,8 @@ func (t *resealing) run(ctx context.Context) error {
 	return t.readBack(ctx, blob)
 }
 
-// trusted enforces that the copy is the one that was made with the volume, before
-// anything is opened with it.
+// trusted enforces that the copy is the one made with the volume, before anything is
+// opened with it.
 func (t *resealing) trusted() error {
 	if t.o.Fingerprint == nil {
 		if t.o.DryRun {

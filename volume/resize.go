@@ -16,28 +16,28 @@ import (
 
 // ResizeOptions change how a volume takes the space that its device has.
 type ResizeOptions struct {
-	// Size is how many bytes the data is to have; 0: all that there is room for.
+	// Size is how many bytes the data should have; 0 means all that there is room for.
 	Size int64
 	// DryRun looks and changes nothing.
 	DryRun bool
-	// Progress is called for each step when it is done.
+	// Progress is called after each step.
 	Progress func(Step)
 }
 
-// ResizeResult is what resizing came to.
+// ResizeResult is the result of a resize.
 type ResizeResult struct {
 	Result
 	// From and To are the bytes of data before and now, or after a dry run.
 	From int64 `json:"from_bytes"`
 	To   int64 `json:"to_bytes"`
-	// Pending: the filesystem has not grown yet, since it is not mounted.
+	// Pending reports that the filesystem has not grown yet because it is not mounted.
 	Pending bool `json:"filesystem_pending"`
 }
 
 // Resize gives a volume the space that its device has now: in the header, in the live
-// mapping, in the mounted filesystem, in this order. It only grows. Wherever it is cut
-// off the volume opens, with the old size or the new one, and the next run finishes
-// what is missing.
+// mapping and in the mounted filesystem, in this order. It only grows. If it is cut off
+// at any point, the volume opens with the old size or the new one, and the next run
+// finishes what is missing.
 func (m *Manager) Resize(ctx context.Context, s spec.Volume, o ResizeOptions) (ResizeResult, error) {
 	z := &resizing{Manager: m, s: s, o: o, j: m.begin(s, o.Progress)}
 	err := m.onDevice(ctx, s, func(path string) error { return z.onPath(ctx, path) })
@@ -103,7 +103,7 @@ func (z *resizing) run(ctx context.Context) error {
 		}
 	}
 	if z.c.Detached() {
-		if err := z.c.Header.Flush(); err != nil { // of a killed run, it may be in a cache only
+		if err := z.c.Header.Flush(); err != nil { // a killed run may have left it in the page cache only
 			return err
 		}
 	}
@@ -116,7 +116,7 @@ func (z *resizing) run(ctx context.Context) error {
 	return err
 }
 
-// mayResize applies the rules that stand before anything is written, and finds the
+// mayResize applies the rules that must hold before anything is written, and finds the
 // new size.
 func (z *resizing) mayResize() error {
 	if err := z.mayOpen(z.s, z.h, z.j); err != nil {
@@ -140,8 +140,8 @@ func (z *resizing) mayResize() error {
 	return err
 }
 
-// wantedSize is the data's new size. Shrinking would cut off what the filesystem has
-// at its end.
+// wantedSize returns the data's new size. Shrinking would cut off the end of the
+// filesystem.
 func wantedSize(asked, from, room int64) (int64, error) {
 	to := asked / header.BlockAlign * header.BlockAlign
 	switch {
@@ -155,8 +155,7 @@ func wantedSize(asked, from, room int64) (int64, error) {
 	return to, nil
 }
 
-// mayWrite enforces that nobody else uses the device, and that the header can be
-// written.
+// mayWrite enforces that no one else uses the device and that the header can be written.
 func (z *resizing) mayWrite(ctx context.Context, live bool) error {
 	if err := headerWritable(z.h, z.c); err != nil {
 		return err
@@ -182,7 +181,7 @@ func (z *resizing) announceSteps(live bool) {
 	}
 }
 
-// growHeader makes the header that has the new size, to which its check is bound.
+// growHeader writes a header with the new size, to which its check is bound.
 func (z *resizing) growHeader(ctx context.Context) (err error) {
 	next := *z.h
 	next.Segment.Size = z.to
@@ -193,7 +192,7 @@ func (z *resizing) growHeader(ctx context.Context) (err error) {
 	return nil
 }
 
-// growLive gives a live mapping the size that the header has.
+// growLive gives a live mapping the size in the header.
 func (z *resizing) growLive(ctx context.Context) error {
 	info, err := z.sys.Mapper.Info(z.s.Mapping)
 	if err != nil {
@@ -221,8 +220,9 @@ func (z *resizing) growLive(ctx context.Context) error {
 	return err
 }
 
-// growFilesystem has a mounted filesystem take what its device has. The kernel does
-// that, with its journal; one that is not mounted grows when it is.
+// growFilesystem has a mounted filesystem take the space of its device. The kernel does
+// that, with the filesystem's journal. A filesystem that is not mounted can grow only
+// once it is.
 func (z *resizing) growFilesystem(live bool) error {
 	if !z.s.Filesystem.Made() {
 		return nil

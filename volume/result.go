@@ -21,28 +21,28 @@ type Result struct {
 	Device     string `json:"device,omitempty"`
 	UUID       string `json:"uuid,omitempty"`
 	Generation int    `json:"generation,omitempty"`
-	// SecurityState is the chip's when the key was made.
+	// SecurityState is the chip's state when the key was made.
 	SecurityState string `json:"security_state,omitempty"`
-	// RecoveryFingerprint is that of the recovery copy of the key, to be noted;
+	// RecoveryFingerprint is the fingerprint of the key's recovery copy, to be noted;
 	// empty if there is no copy.
 	RecoveryFingerprint string `json:"recovery_fingerprint,omitempty"`
-	// Mapping is the device that is there now, /dev/mapper/…; empty if none is.
+	// Mapping is the device that exists now, /dev/mapper/…; empty if none does.
 	Mapping string `json:"mapping,omitempty"`
 	// Mounted is the mount point in use now.
 	Mounted string `json:"mounted,omitempty"`
 	// Already is true when there was nothing left to do.
 	Already bool `json:"already"`
-	// Rotating: the volume was opened, or given its key again, half-way through a
-	// rotation, which continues when somebody asks for it.
+	// Rotating reports that the volume was opened, or given its key again, half-way
+	// through a rotation, which continues only on request.
 	Rotating bool `json:"rotating,omitempty"`
-	// Kept is the file with what was replaced of a header.
+	// Kept is the file that keeps what was replaced in a header.
 	Kept string `json:"kept,omitempty"`
-	// Steps are what was done, or would be by a dry run, in order.
+	// Steps are what was done, or what a dry run would do, in order.
 	Steps []Step `json:"steps,omitempty"`
 	// Warnings are for a person.
 	Warnings []string `json:"warnings,omitempty"`
 
-	// opened: this operation made the volume's mapping.
+	// opened reports that this operation made the volume's mapping.
 	opened bool
 }
 
@@ -53,10 +53,10 @@ type Step struct {
 	Took Duration `json:"took_ms,omitempty"`
 }
 
-// Duration is a time.Duration that JSON has in milliseconds.
+// Duration is a time.Duration that is milliseconds in JSON.
 type Duration time.Duration
 
-// MarshalJSON is a number of milliseconds.
+// MarshalJSON writes a number of milliseconds.
 func (d Duration) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float64(d) / float64(time.Millisecond))
 }
@@ -75,7 +75,7 @@ type runLog struct {
 	now      func() time.Time
 	last     time.Time
 	progress func(Step)
-	// dry: the steps are those that would be done.
+	// dry reports that the steps are those that would be done.
 	dry bool
 }
 
@@ -83,14 +83,14 @@ func (m *Manager) begin(s spec.Volume, progress func(Step)) *runLog {
 	return &runLog{result: Result{Volume: s.Name}, now: m.sys.Now, last: m.sys.Now(), progress: progress}
 }
 
-// did notes that what has just been finished.
+// did records a step that has just been finished.
 func (j *runLog) did(what string) {
 	t := j.now()
 	j.add(Step{What: what, Took: Duration(t.Sub(j.last))})
 	j.last = t
 }
 
-// would notes a step of a dry run. What was done to find it out is not one.
+// would records a step of a dry run. The steps taken to find it out are dropped.
 func (j *runLog) would(what string) {
 	if !j.dry {
 		j.dry, j.result.Steps = true, nil
@@ -114,8 +114,7 @@ func (j *runLog) of(h *header.Header, device string) {
 
 func (j *runLog) warn(text string) { j.result.Warnings = append(j.result.Warnings, text) }
 
-// Error says which operation on which volume failed. Its code is that of the
-// error it wraps.
+// Error says which operation on which volume failed. Its code is the wrapped error's.
 type Error struct {
 	Op     string
 	Volume string
@@ -126,8 +125,8 @@ func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Volume,
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Failed wraps err for volume s, once. What ended because ctx was cancelled is an
-// interruption; what failed at the same moment stays what it is.
+// Failed wraps err for volume s, once. An error caused by cancelling ctx becomes an
+// interruption; one that merely happened at the same moment stays what it is.
 func Failed(ctx context.Context, op string, s spec.Volume, err error) error {
 	if err == nil {
 		return nil
@@ -138,7 +137,7 @@ func Failed(ctx context.Context, op string, s spec.Volume, err error) error {
 	return &Error{Op: op, Volume: s.Name, Err: err}
 }
 
-// interrupted reports whether err is how the cancelling of ctx came out.
+// interrupted reports whether err comes from cancelling ctx.
 func interrupted(ctx context.Context, err error) bool {
 	return errors.Is(ctx.Err(), context.Canceled) && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx)) ||
 		errors.Is(err, reencrypt.ErrPaused) || fault.Is(err, fault.Interrupted))
