@@ -86,9 +86,9 @@ func (u *unlocking) resumeProved(ctx context.Context) error {
 	return nil
 }
 
-// announceAgain announces a mapping whose node is gone while it is in use: it is not
-// left by a run that was killed before the key was proved, or that cannot be distinguished
-// any more, so the key is proved again.
+// announceAgain announces a mapping that is in use and whose node is gone. It can no
+// longer be determined whether a run that was killed before the key was proved has left
+// it, so the key is proved again.
 func (u *unlocking) announceAgain(ctx context.Context) error {
 	key, err := u.openProved(ctx, u.s, u.h, u.c, u.j)
 	if err != nil {

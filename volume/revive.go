@@ -24,9 +24,9 @@ type ReviveOptions struct {
 	DryRun bool
 }
 
-// Revive gives an unlocked volume its key again if it was lost in a suspend, or may
-// have been, and does nothing to any other: a locked volume stays locked, a
-// suspended one suspended.
+// Revive gives an unlocked volume its key again if that was, or may have been, lost in a
+// suspend. It does nothing to any other volume: a locked one stays locked, a suspended
+// one suspended.
 func (m *Manager) Revive(ctx context.Context, s spec.Volume, o ReviveOptions) (Result, error) {
 	j := m.begin(s, nil)
 	release, err := func() error { return nil }, error(nil)
@@ -43,7 +43,7 @@ func (m *Manager) Revive(ctx context.Context, s spec.Volume, o ReviveOptions) (R
 func (m *Manager) revive(ctx context.Context, s spec.Volume, o ReviveOptions, j *runLog) error {
 	j.result.Already = true
 	if s.Ephemeral() {
-		return nil // nobody has its key but the kernel
+		return nil // only the kernel has its key
 	}
 	info, err := m.sys.Mapper.Info(s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
@@ -79,16 +79,16 @@ func (m *Manager) revive(ctx context.Context, s spec.Volume, o ReviveOptions, j 
 			j.would("open the key again, prove it, and give it to /dev/mapper/" + s.Mapping)
 		}
 		j.result.Already = false
-		// Its rotation has ended with the key.
+		// Its rotation ended with the key.
 		j.result.Rotating = h.Next != nil && !o.DryRun
 		j.result.Mapping = "/dev/mapper/" + s.Mapping
 	}
 	return err
 }
 
-// proveLive looks at the key under a live mapping that is as it should be. One that
-// is lost is given again, or is an error of code keys-lost. under are the mappings
-// with the keys.
+// proveLive checks the key under a live mapping that is otherwise as it should be. A lost
+// key is given again, or is an error of code keys-lost. under are the mappings with the
+// keys.
 func (u *unlocking) proveLive(ctx context.Context, info dmcrypt.Info, v dmcrypt.Visibility, under ...side) error {
 	slept := u.sys.Slept()
 	is, why := u.condition(u.s, info)
@@ -115,9 +115,9 @@ func (u *unlocking) proveLive(ctx context.Context, info dmcrypt.Info, v dmcrypt.
 	return nil
 }
 
-// reloadKeys puts keys that were proved now under mappings in use, without freezing
-// a filesystem, which would write. Where a key is dead nothing passes any more until
-// it is proved, and if it is not, the mappings stay suspended.
+// reloadKeys puts keys under mappings in use, after proving them. It does not freeze a
+// filesystem, which would write. If a key is dead, nothing passes until the reloaded one
+// is proved; if that fails, the mappings stay suspended.
 func (u *unlocking) reloadKeys(ctx context.Context, is condition, v dmcrypt.Visibility, under []side) (err error) {
 	ctx = context.WithoutCancel(ctx)
 	resume := func(list []side) (err error) {
@@ -148,8 +148,8 @@ func (u *unlocking) reloadKeys(ctx context.Context, is condition, v dmcrypt.Visi
 	return fault.New(fault.StaysSuspended, fmt.Sprintf("mapping %s stays suspended, and its users wait", u.s.Mapping), err)
 }
 
-// forgetNoise has the kernel drop what it may have read through a dead key. What it
-// has still to write stays, and is written with the right one.
+// forgetNoise has the kernel drop what it may have read through a dead key. What it still
+// has to write stays, and is written with the right one.
 func (u *unlocking) forgetNoise(info dmcrypt.Info) {
 	targets, err := u.mountPoints(info)
 	if err == nil && len(targets) == 0 {
@@ -164,8 +164,8 @@ func (u *unlocking) forgetNoise(info dmcrypt.Info) {
 	u.j.warn("what programs read from the volume, or changed in it, while its key was lost is not to be trusted; what was written back before is there. If the kernel made the filesystem read-only meanwhile: imxcrypt lock " + u.s.Name + ", then imxcrypt unlock --mount " + u.s.Name)
 }
 
-// verifyLive proves the key under the volume's mapping, if it is unlocked, with the
-// help of a key that was proved now. Nothing is written.
+// verifyLive proves the key under the volume's mapping, if it is unlocked, with the help
+// of a key that was just proved. It writes nothing.
 func (u *unlocking) verifyLive(ctx context.Context, key source.Key) error {
 	info, err := u.sys.Mapper.Info(u.s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
@@ -194,12 +194,12 @@ func (u *unlocking) verifyLive(ctx context.Context, key source.Key) error {
 	return nil
 }
 
-// comparedBlocks are how many blocks are looked at before two keys count as
-// different: what is in use changes.
+// comparedBlocks is how many blocks are compared before two keys count as different: the
+// data of a volume in use changes.
 const comparedBlocks = 16
 
-// sameData compares what a live mapping shows with what a key makes of the same
-// blocks, whatever is in them.
+// sameData compares what a live mapping shows with what a key makes of the same blocks,
+// whatever they contain.
 func (u *unlocking) sameData(ctx context.Context, info dmcrypt.Info, key source.Key) (same bool, err error) {
 	return u.sameThrough(ctx, u.s, u.h, u.c, &mapping.Private{K: u.kernel, Name: u.s.Mapping, Num: info.Number}, key)
 }

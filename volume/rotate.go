@@ -18,64 +18,63 @@ import (
 type RotateOptions struct {
 	// InitOnly makes and proves the new key and moves no data.
 	InitOnly bool
-	// ResumeOnly continues a rotation that is under way, and begins none.
+	// ResumeOnly continues a rotation that is under way and does not begin one.
 	ResumeOnly bool
-	// RateLimit is how many bytes are moved in a second at most; 0: no limit.
+	// RateLimit is how many bytes are moved per second at most; 0 means no limit.
 	RateLimit int64
-	// MaxHold is how long a zone of a volume in use should be held; 0: 100 ms, or 40 where the kernel has no dm-delay.
+	// MaxHold is how long a zone of a volume in use should be held; 0 means 100 ms, or 40
+	// ms if the kernel has no dm-delay.
 	MaxHold time.Duration
-	// Recipients and Passphrase are the recovery copies of the new key, as those of
-	// [ProvisionOptions]; NoRecovery: it has none. Without any of the three it has
-	// copies for the recipients that the old key has some for.
+	// Recipients and Passphrase ask for recovery copies of the new key, as in
+	// [ProvisionOptions]. With NoRecovery it has none. Without any of the three it has
+	// copies for the recipients of the old key's copies.
 	Recipients []string
 	Passphrase func(words string) error
 	NoRecovery bool
-	// Mount has Encrypt unlock the volume, and mount it where the configuration says,
+	// Mount makes Encrypt unlock the volume, and mount it where the configuration says,
 	// before data is moved.
 	Mount bool
-	// Force has Encrypt begin also where a record says that the volume was made before: what
-	// the backup of that one's header would still open is overwritten.
+	// Force makes Encrypt begin even if a record says that the volume was made before.
+	// That overwrites what a backup of that volume's header would still open.
 	Force bool
-	// Workspace is the folder in which Encrypt keeps what it needs to make a filesystem
-	// smaller; "": the configuration's state_dir.
+	// Workspace is the directory in which Encrypt keeps what it needs to make a
+	// filesystem smaller; empty means the configuration's state_dir.
 	Workspace string
 	// DryRun looks and changes nothing.
 	DryRun bool
-	// Progress is called for each step, Moved for each zone, when it is done.
+	// Progress is called after each step, Moved after each zone.
 	Progress func(Step)
 	Moved    func(Rotation)
 }
 
-// Rotation is how far a rotation is.
+// Rotation is the progress of a rotation.
 type Rotation struct {
-	// Done and Total are bytes under the new key, and all.
+	// Done is the bytes under the new key, Total all bytes.
 	Done  int64 `json:"done"`
 	Total int64 `json:"total"`
-	// Generation is the new key's.
+	// Generation is the new key's generation.
 	Generation int `json:"generation"`
 	// Held is how long the last zone was held.
 	Held time.Duration `json:"-"`
 }
 
-// RotateResult is what a rotation came to.
+// RotateResult is the result of a rotation.
 type RotateResult struct {
 	Result
-	// Rotation is nil where none was begun.
+	// Rotation is nil if none was begun.
 	Rotation *Rotation `json:"rotation"`
 }
 
-// Rotate gives a volume a new key and encrypts its data again, in place: locked,
-// unlocked or mounted and in use. It continues a rotation that is under way,
-// and stops cleanly at the next zone when ctx is cancelled, with an error of
-// code interrupted.
+// Rotate gives a volume a new key and encrypts its data again, in place: locked, unlocked
+// or mounted and in use. It continues a rotation that is under way. When ctx is cancelled
+// it stops cleanly at the next zone, with an error of code interrupted.
 //
-// Wherever it is cut off, the volume opens, and the next Rotate continues:
+// If it is cut off at any point, the volume opens, and the next Rotate continues:
 //
-//  1. the first records are written, then the header with both keys; the new
-//     key is proved by its check area. All data is on the old side
-//  2. zone after zone is moved; the record says which (package reencrypt)
-//  3. the new key is proved once more, then the header is written without the
-//     old one
+//  1. The first records are written, then the header with both keys. The new key is
+//     proved by its check area. All data is on the old side.
+//  2. Zone after zone is moved. The record says which (package reencrypt).
+//  3. The new key is proved once more, then the header is written without the old one.
 func (m *Manager) Rotate(ctx context.Context, s spec.Volume, o RotateOptions) (RotateResult, error) {
 	r, err := m.rotate(ctx, s, o)
 	return r, Failed(ctx, "rotate", s, err)
@@ -128,28 +127,30 @@ type rotating struct {
 	j *runLog
 	c *header.Storage
 	h *header.Header
-	// decrypts: the data becomes plain text instead of being given a new key. plainAt is
-	// where the bytes go meanwhile that a header on the device has the place of.
+	// decrypts reports that the data becomes plain text instead of getting a new key.
+	// plainAt is where the bytes are kept meanwhile whose place a header on the device
+	// takes.
 	decrypts bool
 	plainAt  int64
-	// started: the header of an encryption is not whole on the device yet. ending: nor is
-	// the filesystem's start, of a decryption.
+	// started reports that the header of an encryption is not whole on the device yet.
+	// ending is the error if the filesystem's start, in a decryption, is not.
 	started bool
 	ending  error
-	// unattended: a device in plain text was found when the volume was to be opened. lenient: its
-	// filesystem may be unclean, and whether it was is noted in unclean.
+	// unattended reports that a device in plain text was found when the volume was to be
+	// opened. With lenient its filesystem may be unclean; unclean notes whether it was.
 	unattended, lenient, unclean bool
-	// shrinkTo is how many bytes the filesystem may have that is to be encrypted, where it
-	// has more, which is shrinkFrom; shrinkNeed is what the workspace must have room for.
+	// shrinkTo is the size to which the filesystem to be encrypted must be made smaller,
+	// 0 if it need not; shrinkFrom is its size. shrinkNeed is how much room the workspace
+	// must have. All are in bytes.
 	shrinkFrom, shrinkTo, shrinkNeed int64
-	// live: the volume is unlocked, and perhaps in use.
+	// live reports that the volume is unlocked, and perhaps in use.
 	live     bool
 	progress *Rotation
 	// trusted fails once the keys that the data is moved with may be dead.
 	trusted func() error
 }
 
-// newest is the header of the newest key.
+// newest returns the header of the newest key.
 func (x *rotating) newest() *header.Header {
 	if x.h.Next != nil && !x.h.Decrypting() {
 		return x.h.Next
@@ -157,8 +158,7 @@ func (x *rotating) newest() *header.Header {
 	return x.h
 }
 
-// mayRotate is mayOpen, but that a volume which is not yet as configured can be
-// made so.
+// mayRotate is mayOpen, but also permits a volume that a rotation can make as configured.
 func (x *rotating) mayRotate() error {
 	if plain := x.h.Encrypting() || x.h.Decrypting(); plain && !x.o.ResumeOnly {
 		return fault.Newf(fault.RotationUnderWay, "a part of the volume's data is in plain text: %s", inPlaceEnd(x.h, x.s))
@@ -185,7 +185,7 @@ func (x *rotating) mayRotate() error {
 	return x.mayUse(x.s, x.h, x.j)
 }
 
-// inPlaceEnd says how an encryption or decryption is ended.
+// inPlaceEnd says how to finish an encryption or decryption.
 func inPlaceEnd(h *header.Header, s spec.Volume) string {
 	if h.Encrypting() {
 		return fmt.Sprintf("`imxcrypt encrypt %s` continues to encrypt it", s.Name)
@@ -231,8 +231,8 @@ func (x *rotating) run(ctx context.Context) (err error) {
 	return x.moveRest(ctx)
 }
 
-// mayWrite enforces that nobody else uses the device, and that the header can be
-// written as often as it takes.
+// mayWrite enforces that no one else uses the device and that the header can be written
+// as often as needed.
 func (x *rotating) mayWrite(ctx context.Context) error {
 	if err := headerWritable(x.h, x.c); err != nil {
 		return err
@@ -244,8 +244,7 @@ func (x *rotating) mayWrite(ctx context.Context) error {
 	return err
 }
 
-// tidy takes away what a killed run left beside a live volume that needs none of
-// it.
+// tidy removes what a killed run left beside a live volume that needs none of it.
 func (x *rotating) tidy(ctx context.Context) error {
 	live, err := x.sys.Mapper.Table(x.s.Mapping)
 	if err != nil || x.o.DryRun || len(live) != 1 || live[0].Kind() != (dmcrypt.Crypt{}).Kind() {

@@ -16,7 +16,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// finish ends a rotation all of whose data has moved.
+// finish ends a rotation whose data has all moved.
 func (x *rotating) finish(ctx context.Context, k *mapping.Stack, next source.Key) error {
 	if x.h.Decrypting() {
 		return x.endDecryption(ctx, k)
@@ -29,7 +29,7 @@ func (x *rotating) finish(ctx context.Context, k *mapping.Stack, next source.Key
 	if err := k.Remove(ctx); err != nil {
 		return err
 	}
-	// The blob as it is stored, once more: it is about to be the only one.
+	// Prove the stored blob once more: it is about to be the only one.
 	h, err := header.Read(x.c)
 	if err != nil {
 		return err
@@ -83,7 +83,7 @@ func (x *rotating) putBack(ctx context.Context, next source.Key) error {
 		if err != nil || t.Equal(live) {
 			return err
 		}
-		if err := x.trusted(); err != nil { // it was opened before the first zone
+		if err := x.trusted(); err != nil { // next was opened before the first zone
 			return err
 		}
 		if err := x.sys.Mapper.Swap(ctx, x.s.Mapping, t, false, dmcrypt.Public, mapping.Quietly); err != nil {
@@ -94,23 +94,22 @@ func (x *rotating) putBack(ctx context.Context, next source.Key) error {
 	})
 }
 
-// clearFreed overwrites the space that the data has left: the superblock in it
-// would still be right under the old key, and an old copy of the header taken for
-// a good one by it. At most a zone of where the data was: behind it no superblock
-// proves a key.
+// clearFreed overwrites the space that the data has left. The superblock there would
+// still be right under the old key, and would make an old copy of the header look good.
+// At most one zone of the old place is overwritten: behind it no superblock proves a key.
 func (x *rotating) clearFreed(ctx context.Context) error {
 	old, moved, size := x.h.Segment.Offset, x.h.Next.Segment.Offset, x.h.Segment.Size
-	from, to := old, moved // it went up
+	from, to := old, moved // the data moved up
 	if moved < old {
 		from, to = max(moved+size, old), old+size
 	}
 	if to <= from {
 		return nil
 	}
-	// The last block, too: a rotation back begins there, or with the first, and what is
-	// restored later asks whether one has.
+	// The last block, too: a rotation back begins there or with the first, and a later
+	// restore checks whether one has begun.
 	last := to - header.BlockAlign
-	// Durable before the header that forgets it.
+	// This must be durable before the header that forgets it.
 	if err := errors.Join(blockdev.Zero(ctx, x.c.Data, from, min(to, from+header.MaxZone)), blockdev.Zero(ctx, x.c.Data, last, to), x.c.Data.Flush()); err != nil {
 		return fault.New(fault.IOFailed, "clear what the data has left on "+x.c.Data.Path(), err)
 	}

@@ -9,7 +9,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// requestAfter asks a source for the key that follows a header's.
+// requestAfter makes the request for the key that follows a header's.
 func requestAfter(h *header.Header, s spec.Volume) source.Request {
 	return source.Request{UUID: h.LUKS.UUID, Generation: h.Token.Generation + 1, Wrap: caam.Wrap(s.KeyWrap()), KeySize: s.KeySize}
 }

@@ -16,15 +16,15 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// defaultMaxHold is how long a zone should be held: what is read and written in it
-// waits, and some programs notice more. Where the kernel has no dm-delay every fsync waits
-// for the zone, and it is shortMaxHold.
+// defaultMaxHold is how long a zone should be held: reads and writes in it wait, and some
+// programs notice longer waits. If the kernel has no dm-delay, every fsync waits for the
+// zone, and shortMaxHold applies.
 const (
 	defaultMaxHold = 100 * time.Millisecond
 	shortMaxHold   = 40 * time.Millisecond
 )
 
-// moveRest moves what is not moved yet, and ends the rotation.
+// moveRest moves what has not moved yet and ends the rotation.
 func (x *rotating) moveRest(ctx context.Context) error {
 	r, err := x.h.RotationRecord(x.c)
 	if err != nil {
@@ -39,10 +39,10 @@ func (x *rotating) moveRest(ctx context.Context) error {
 			return err
 		}
 	}
-	// Before the first key that the data is moved with is opened.
+	// Before the first key is opened that the data is moved with.
 	x.trusted = x.awake()
 	var next source.Key
-	// A first key without a check is no key to prove.
+	// A first key without a check cannot be proved.
 	if err = x.h.Begun(); err == nil {
 		next, err = x.openProved(ctx, x.s, x.h.Next, x.c, nil)
 	}
@@ -56,8 +56,9 @@ func (x *rotating) moveRest(ctx context.Context) error {
 	if x.o.InitOnly {
 		return nil
 	}
-	// A file is read from the page cache, which shows a copy of the header whose flush has
-	// failed, too: it is written once more before the new key is the only one of any data.
+	// A file is read from the page cache, which also shows a header copy whose flush
+	// failed. So the header is written once more before the new key is the only one of
+	// any data.
 	if x.c.Detached() && !x.h.Copies.Intact() {
 		if err := x.h.RepairOn(x.c); err != nil {
 			return fmt.Errorf("write both copies of the header: %w", err)
@@ -73,8 +74,8 @@ func (x *rotating) moveRest(ctx context.Context) error {
 		}
 		x.j.did("data moved")
 	} else if err := r.WriteAgain(x.c.Header, header.RotationRecordOffset); err != nil {
-		// A killed run need not have flushed it, and what follows overwrites what the
-		// record before it needs.
+		// A killed run may not have flushed the record, and the next step overwrites what
+		// the record before it needs.
 		return err
 	}
 	return x.finish(ctx, k, next)
@@ -91,7 +92,7 @@ func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) 
 		err := e.Run(ctx)
 		var unsettled *reencrypt.UnsettledError
 		if x.live && !errors.As(err, &unsettled) {
-			// Behind a zone that could not be released, suspending would wait for ever: the
+			// If a zone could not be released, suspending would wait for it forever. The
 			// next command settles it.
 			held, lookErr := k.HotSuspended()
 			if err = errors.Join(err, lookErr); !held {
@@ -109,8 +110,8 @@ func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) 
 	return err
 }
 
-// mapSides makes the mappings that the data moves between, or takes those that
-// are under a live volume already.
+// mapSides makes the mappings that the data moves between, or takes over those that are
+// already under a live volume.
 func (x *rotating) mapSides(ctx context.Context, k *mapping.Stack, next source.Key) error {
 	if x.live {
 		live, err := x.sys.Mapper.Table(x.s.Mapping)
@@ -153,8 +154,8 @@ func (x *rotating) mapSides(ctx context.Context, k *mapping.Stack, next source.K
 	return x.putOver(ctx, k)
 }
 
-// takeOver continues with the mappings under a live volume, without the hot ones
-// that an earlier run may have left.
+// takeOver continues with the mappings under a live volume, without the hot ones that an
+// earlier run may have left.
 func (x *rotating) takeOver(ctx context.Context, k *mapping.Stack) error {
 	if err := k.Attach(); err != nil {
 		return err
@@ -165,7 +166,7 @@ func (x *rotating) takeOver(ctx context.Context, k *mapping.Stack) error {
 	return x.withEngine(k, x.h, x.c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
 }
 
-// putOver slides the overlay under a live volume.
+// putOver puts a live volume over the overlay.
 func (x *rotating) putOver(ctx context.Context, k *mapping.Stack) error {
 	r, err := x.h.RotationRecord(x.c)
 	if err == nil {
@@ -184,7 +185,7 @@ func (x *rotating) putOver(ctx context.Context, k *mapping.Stack) error {
 	return nil
 }
 
-// hooks connects the engine with the mappings and with those who watch.
+// hooks connects the engine with the mappings and with the caller's callback.
 func (x *rotating) hooks(o *reencrypt.Options, k *mapping.Stack, e **reencrypt.Engine) {
 	o.Hooks.Progress = func(p reencrypt.Progress) {
 		x.progress.Done, x.progress.Total, x.progress.Held = p.Done, p.Total, p.Held
@@ -215,7 +216,7 @@ func (x *rotating) hooks(o *reencrypt.Options, k *mapping.Stack, e **reencrypt.E
 }
 
 // shared returns a function that reports whether programs read or wrote the volume since
-// the function's last call.
+// the function was last called.
 func (x *rotating) shared() func() bool {
 	if x.sys.Requests == nil {
 		return nil
@@ -232,8 +233,8 @@ func (x *rotating) shared() func() bool {
 	}
 }
 
-// throttle waits so that no more than rate bytes are moved in a second. Time
-// in which nothing was moved is not made up for.
+// throttle waits so that no more than rate bytes are moved per second. Idle time is not
+// made up for.
 func throttle(rate int64) func(context.Context, int64) error {
 	var next time.Time
 	return func(ctx context.Context, n int64) error {
@@ -254,9 +255,9 @@ func throttle(rate int64) func(context.Context, int64) error {
 	}
 }
 
-// awake returns a function that fails once the system has been suspended: on most
-// chips the black keys under the mappings are dead then, and an ECB key would have
-// all that is still to be moved copied as noise.
+// awake returns a function that fails once the system has been suspended. On most chips
+// the black keys under the mappings are dead then, and an ECB key would have the rest of
+// the data copied as noise.
 func (x *rotating) awake() func() error {
 	before := x.sys.Slept()
 	return func() error {
@@ -267,9 +268,9 @@ func (x *rotating) awake() func() error {
 	}
 }
 
-// stillOpen looks through the live volume. Its mappings were made by an earlier run,
-// and when the system was suspended since, their keys may be dead: an ECB key would
-// have the rest of the data copied as noise.
+// stillOpen checks the keys under the live volume. An earlier run made its mappings. If
+// the system was suspended since, their keys may be dead, and an ECB key would have the
+// rest of the data copied as noise.
 func (x *rotating) stillOpen() error {
 	info, err := x.sys.Mapper.Info(x.s.Mapping)
 	if err != nil {

@@ -24,7 +24,7 @@ type rotationPlan struct {
 	copies copies
 }
 
-// plan applies every rule that may refuse a rotation which is not under way yet.
+// plan applies every rule that may refuse a rotation that is not under way yet.
 func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 	if p.source, err = x.sources.Of(x.s); err != nil {
 		return p, err
@@ -41,7 +41,7 @@ func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 	if err := x.proveOld(ctx); err != nil {
 		return p, err
 	}
-	if x.h.Changes(x.s) != "" { // or the old key's table is like the new one's
+	if x.h.Changes(x.s) != "" { // otherwise the new key's table is like the old one's
 		if err := x.tryKernel(ctx, x.s); err != nil {
 			return p, err
 		}
@@ -51,8 +51,8 @@ func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 	return p, err
 }
 
-// planLocked is plan for a dry run, which holds the volume's lock only here: every
-// command makes the mappings that the old key is proved through.
+// planLocked is plan for a dry run, which holds the volume's lock only here: the old key
+// is proved through mappings that every command makes.
 func (x *rotating) planLocked(ctx context.Context) (p rotationPlan, err error) {
 	err = x.locked(ctx, func() error {
 		p, err = x.plan(ctx)
@@ -73,17 +73,17 @@ func (x *rotating) stateAllowed() (caam.SecurityState, error) {
 	return state, nil
 }
 
-// proveOld proves the key that the data is under, and that what lies in the volume can
-// be used afterwards. In a detached header of an earlier version the key gets a check.
+// proveOld proves the key that the data is under, and that the content of the volume can
+// be used afterwards. The key of a detached header of an earlier version gets a check.
 func (x *rotating) proveOld(ctx context.Context) error {
-	// The configuration may ask for another source by now.
+	// The configuration may ask for another source now.
 	old, err := x.openProved(ctx, x.h.Changeable(x.s), x.h, x.c, nil)
 	if err != nil {
 		return err
 	}
 	defer old.Wipe()
-	// Data that is noise through the key is another key's, however its check is: to
-	// encrypt the noise would destroy it. What is damaged may be rotated.
+	// Data that is noise through the key belongs to another key, whatever the check says,
+	// and encrypting the noise would destroy it. A damaged filesystem may be rotated.
 	err = x.verifyFilesystem(ctx, x.s, x.h, x.c, old, x.j)
 	if fault.Is(err, fault.KeyWrong) || ctx.Err() != nil {
 		return err
@@ -102,9 +102,9 @@ func (x *rotating) proveOld(ctx context.Context) error {
 	return x.kernel.DeriveCheck(ctx, x.s, x.h, x.c, old)
 }
 
-// allOfFilesystem refuses to rotate less than the filesystem: with the header of before
-// a resize its end would be left under a key that nothing has any more, or be
-// overwritten by the data that moves.
+// allOfFilesystem refuses to rotate less than the filesystem. With the header from before
+// a resize, the filesystem's end would be left under a key that nothing has any more, or
+// be overwritten by the data that moves.
 func (x *rotating) allOfFilesystem(ctx context.Context, old source.Key) error {
 	if x.c.Detached() || !x.s.Filesystem.Made() {
 		return nil
@@ -163,8 +163,8 @@ func (x *rotating) announceSteps(ctx context.Context) error {
 	return nil
 }
 
-// largerSectors refuses crypt sectors that the filesystem cannot stand on: it
-// writes in smaller pieces, which the device would not take any more.
+// largerSectors refuses crypt sectors that are too large for the filesystem: it writes in
+// smaller pieces, which the device would no longer accept.
 func (x *rotating) largerSectors(ctx context.Context, old source.Key) error {
 	to := x.s.SectorSize
 	if to <= x.h.Segment.SectorSize {
@@ -186,7 +186,7 @@ func (x *rotating) largerSectors(ctx context.Context, old source.Key) error {
 	return nil
 }
 
-// superblock reads the filesystem's through a mapping of its own.
+// superblock reads the filesystem's superblock through a mapping of its own.
 func (x *rotating) superblock(ctx context.Context, old source.Key) (sb *fsprobe.Superblock, err error) {
 	err = x.kernel.WithData(ctx, x.s, x.h, x.c.Data.Number(), old, func(a *mapping.Private) (err error) {
 		sb, err = mapping.Probe(a)

@@ -8,13 +8,13 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// A rotation makes another key, so it is where recovery copies are added, taken away
-// or made for others. What is not said stays as it is, as far as that is possible.
+// A rotation makes another key, so it can add and remove recovery copies or make them for
+// others. What it is not asked to change stays as it is, as far as possible.
 
-// asked are the recovery copies that this run was asked for.
+// asked returns the recovery copies that this run was asked for.
 func (x *rotating) asked() copies { return copies{x.o.Recipients, x.o.Passphrase} }
 
-// copies are those that the new key gets.
+// copies returns the recovery copies that the new key gets.
 func (x *rotating) copies() (copies, error) {
 	had := x.h.Token.Recovery
 	switch {
@@ -28,8 +28,8 @@ func (x *rotating) copies() (copies, error) {
 	return copies{recipients: had.Recipients}, nil
 }
 
-// askedBefore enforces that a rotation under way has the recovery copies that this
-// run was asked for, if it was: its key is made.
+// askedBefore enforces that a rotation under way has the recovery copies that this run
+// was asked for, if any: its key exists already.
 func (x *rotating) askedBefore() error {
 	if !x.o.NoRecovery && !x.asked().any() {
 		return nil
@@ -44,9 +44,8 @@ func (x *rotating) askedBefore() error {
 	return nil
 }
 
-// sameCopies enforces that the key which takes the place of one that is given up gets
-// the recovery copies which that was to have. Nothing proved them, so they are not
-// taken over.
+// sameCopies enforces that the key that replaces a dropped one gets the recovery copies
+// that the dropped key was to have. Nothing proved those, so they are not taken over.
 func (x *rotating) sameCopies(dropped header.Recovery) error {
 	want, err := x.copies()
 	if err == nil && !want.asIn(dropped) {

@@ -14,7 +14,7 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// start makes the new key and the header with both, and proves it.
+// start makes the new key and the header with both keys, and proves the new one.
 func (x *rotating) start(ctx context.Context) error {
 	x.trusted = x.awake()
 	p, err := x.plan(ctx)
@@ -43,8 +43,8 @@ func (x *rotating) start(ctx context.Context) error {
 	return nil
 }
 
-// putKey writes the first records, the check of the new key and the header with it;
-// then reads all of it back from storage and proves it.
+// putKey writes the first records, the check of the new key and the header with that key.
+// Then it reads all of it back from storage and proves it.
 func (x *rotating) putKey(ctx context.Context, next *header.Header, key source.Key, l reencrypt.Layout) error {
 	block, err := header.NewCheckBlock(x.sys.Rand, next.Binding())
 	if err != nil {
@@ -61,8 +61,8 @@ func (x *rotating) putKey(ctx context.Context, next *header.Header, key source.K
 		return err
 	}
 	if !x.h.Copies.Intact() {
-		// The first records forget those of the rotation before, which an older copy may
-		// speak of.
+		// The first records replace those of the previous rotation, to which an older
+		// copy of the header may refer.
 		if err := x.h.RepairOn(x.c); err != nil {
 			return fmt.Errorf("write both copies of the header: %w", err)
 		}
@@ -70,8 +70,8 @@ func (x *rotating) putKey(ctx context.Context, next *header.Header, key source.K
 	if err := x.firstRecords(ctx, next, l); err != nil {
 		return err
 	}
-	// Before the header: a key that the header has is proved then, with the recovery
-	// copies that this run was asked for.
+	// The check comes before the header: a key in the header has then been proved, with
+	// the recovery copies that this run was asked for.
 	if next.Check.InHeader() {
 		if err := x.kernel.WriteThrough(ctx, x.s, next, key, mapping.CheckArea(next, x.c.Header), block); err != nil {
 			return fmt.Errorf("write the check: %w", err)
@@ -94,8 +94,8 @@ func (x *rotating) putKey(ctx context.Context, next *header.Header, key source.K
 	return nil
 }
 
-// firstRecords writes the records before the header says that there are some.
-// No data is moved by that, so the mappings are not needed yet.
+// firstRecords writes the records before the header says that they exist. That moves no
+// data, so the mappings are not needed yet.
 func (x *rotating) firstRecords(ctx context.Context, next *header.Header, l reencrypt.Layout) error {
 	b, err := x.h.RotationBinding(next.Token.Generation)
 	if err != nil {
@@ -111,15 +111,15 @@ func (x *rotating) firstRecords(ctx context.Context, next *header.Header, l reen
 	return e.Begin(ctx)
 }
 
-// drop gives up a new key that does not open or was never proved, while no data
-// is under it, and starts again with another. dropped is false where that is not
-// so, or not the reason.
+// drop gives up a new key that does not open or was never proved, while no data is under
+// it, and starts again with another. dropped is false if data is under it, or cause is
+// something else.
 func (x *rotating) drop(ctx context.Context, r reencrypt.Record, cause error) (dropped bool, err error) {
 	if !r.Untouched() || ctx.Err() != nil {
 		return false, nil
 	}
 	if x.h.Moved > 0 && fault.Is(cause, fault.KeyWrong) {
-		return false, nil // it was proved before the header was there: somebody changed that
+		return false, nil // it was proved before the header was written: someone changed that
 	}
 	switch fault.CodeOf(cause) {
 	case fault.EncryptionStarted, fault.KeyWrong, fault.BlobRejected, fault.BlobDamaged, fault.BlobOpenState, fault.KeyFileDamaged:
@@ -142,7 +142,7 @@ func (x *rotating) drop(ctx context.Context, r reencrypt.Record, cause error) (d
 		}
 		return true, x.moveRest(ctx)
 	}
-	// On another board neither opens, and nothing is given up.
+	// On another board neither key opens, and nothing is given up.
 	if x.proveOpens(ctx, x.s, x.h, x.c) != nil {
 		return false, nil
 	}

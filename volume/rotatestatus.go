@@ -9,7 +9,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// rotationStatus adds how far a rotation is.
+// rotationStatus adds the progress of a rotation.
 func rotationStatus(h *header.Header, c *header.Storage, st *Status) error {
 	if h.Next == nil {
 		return nil

@@ -19,9 +19,9 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// rotationFlags open what a rotation works on. What must be durable it flushes
-// itself, records and headers, too: the kernel would after each write, and of the
-// data there are many.
+// rotationFlags returns the flags for what a rotation works on. The rotation flushes what
+// must be durable itself, including records and headers: the kernel would flush after
+// each write, and the data takes many.
 func rotationFlags(write bool) blockdev.Flags {
 	return blockdev.Flags{Write: write, Direct: true, Cached: write}
 }
@@ -57,9 +57,9 @@ func (m *Manager) withEngine(k *mapping.Stack, h *header.Header, c *header.Stora
 	return use(e)
 }
 
-// alreadyOpenRotating is alreadyOpen for a volume with two keys. It is one
-// crypt mapping still, or again, or lies over the overlay; then what a killed
-// rotation left suspended continues.
+// alreadyOpenRotating is alreadyOpen for a volume with two keys. The volume is still, or
+// again, one crypt mapping, or it is over the overlay. In the second case what a killed
+// rotation left suspended is resumed.
 func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, live dmcrypt.Table) (bool, error) {
 	k, err := u.kernel.NewStack(u.s, u.h, u.c)
 	if err != nil {
@@ -104,18 +104,18 @@ func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, 
 	if err := u.sys.Mapper.Clear(u.s.Mapping); err != nil || !info.Suspended {
 		return true, err
 	}
-	// Suspended in the middle of a swap, or for a sleep in which its key was lost.
+	// It was suspended in the middle of a swap, or for a sleep in which its key was lost.
 	switch {
 	case u.revives:
 	case !info.Inactive || u.sleptSince(u.s, info):
 		return true, nil
-	default: // in a swap: the key is as it was
+	default: // in a swap: the key is unchanged
 		return true, u.sys.Mapper.Resume(u.s.Mapping, dmcrypt.Public, mapping.Quietly)
 	}
 	return true, one.resumeProved(ctx)
 }
 
-// alreadyOpenOver is that of a volume that lies over the overlay.
+// alreadyOpenOver is alreadyOpenRotating for a volume over the overlay.
 func (u *unlocking) alreadyOpenOver(ctx context.Context, k *mapping.Stack, info dmcrypt.Info, live dmcrypt.Table) error {
 	woken, slept := false, u.sys.Slept()
 	if !u.o.DryRun {
@@ -141,9 +141,8 @@ func (u *unlocking) alreadyOpenOver(ctx context.Context, k *mapping.Stack, info 
 	return u.settle(ctx, k, info)
 }
 
-// resumeSides proves again the keys of a rotation whose mappings were suspended, as
-// they are by a sleep after which that did not work. woken reports whether both
-// were.
+// resumeSides proves again the keys of a rotation whose mappings are suspended, as they
+// are after a sleep if that failed then. woken reports whether both were suspended.
 func (u *unlocking) resumeSides(ctx context.Context) (woken bool, err error) {
 	woken = true
 	for _, x := range u.sides() {
@@ -156,7 +155,7 @@ func (u *unlocking) resumeSides(ctx context.Context) (woken bool, err error) {
 			continue
 		}
 		if !u.revives {
-			return true, nil // only with a key that is proved now
+			return true, nil // only with a key that is proved again
 		}
 		if err := u.loadProved(ctx, x.name, x.h, nil); err != nil {
 			return false, err
@@ -198,8 +197,9 @@ func (u *unlocking) settle(ctx context.Context, k *mapping.Stack, top dmcrypt.In
 	return nil
 }
 
-// settleAbandoned is settleLive for a caller without the lock. Its holder is a
-// rotation that holds its zone for a moment, or a command that settles it.
+// settleAbandoned is settleLive for a caller without the lock. If another process holds
+// the lock, it is a rotation that holds its zone for a moment, or a command that settles
+// the zone.
 func (m *Manager) settleAbandoned(ctx context.Context, s spec.Volume) (err error) {
 	if held, err := m.kernel.Holds(s); err != nil || !held {
 		return err
@@ -215,9 +215,9 @@ func (m *Manager) settleAbandoned(ctx context.Context, s spec.Volume) (err error
 	return m.settleLive(ctx, s, m.begin(s, nil))
 }
 
-// settleLive does that for commands that do not open the volume. It opens no key: what
-// a sleep has suspended stays so. Without a live rotation it does nothing. The
-// volume's lock is held.
+// settleLive settles a held zone for commands that do not open the volume. It opens no
+// key: what a sleep suspended stays suspended. Without a live rotation it does nothing.
+// The caller holds the volume's lock.
 func (m *Manager) settleLive(ctx context.Context, s spec.Volume, j *runLog) error {
 	if held, err := m.kernel.Holds(s); err != nil || !held {
 		return err
@@ -239,9 +239,9 @@ func (m *Manager) settleLive(ctx context.Context, s spec.Volume, j *runLog) erro
 	return err
 }
 
-// openRotating is open for a volume whose data is under two keys. done is false
-// if all of it is under one, which u.h then is: the ordinary way is the right
-// one.
+// openRotating is open for a volume whose data is under two keys. done is false if all of
+// it is under one key. Then u.h becomes the header of that key, and the ordinary way is
+// right.
 func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
 	r, err := u.h.RotationRecord(u.c)
 	switch {
@@ -278,7 +278,7 @@ func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
-// openOver makes the volume over the mappings of both sides.
+// openOver makes the volume's mapping over the mappings of both sides.
 func (u *unlocking) openOver(ctx context.Context, k *mapping.Stack, r reencrypt.Record) error {
 	r, err := u.recoverRecord(ctx, k, r)
 	if err != nil {
@@ -301,7 +301,8 @@ func (u *unlocking) openOver(ctx context.Context, k *mapping.Stack, r reencrypt.
 		proved, seen := mapping.ProveByFilesystem(u.s, u.h, a)
 		switch {
 		case (u.h.Encrypting() || u.h.Decrypting()) && !u.h.Shows():
-			// No key says whose the plain text is: the filesystem must be the one on record.
+			// No key shows whose the plain text is, so the filesystem must be the one on
+			// record.
 			err = u.seenInPlace(seen)
 		case !proved || want != u.s.Filesystem.Type:
 			err = u.otherFilesystem(ctx, a)
@@ -317,8 +318,8 @@ func (u *unlocking) openOver(ctx context.Context, k *mapping.Stack, r reencrypt.
 	return nil
 }
 
-// seenInPlace explains a volume, a part of which is in plain text, that does not show
-// the filesystem on record.
+// seenInPlace explains why a volume that is partly in plain text does not show the
+// filesystem on record.
 func (u *unlocking) seenInPlace(seen error) error {
 	if u.c.Detached() {
 		return u.seenDetached(seen)
@@ -327,8 +328,8 @@ func (u *unlocking) seenInPlace(seen error) error {
 	return fault.New(fault.FilesystemMissing, fmt.Sprintf("the volume does not show the %s filesystem %s that it is being made of", want.Type, want.UUID), seen)
 }
 
-// makeDurable makes the record durable that the volume is opened by: one in a file may
-// be in the page cache only, of a run that was killed.
+// makeDurable makes the record durable that the volume is opened by: a killed run may
+// have left a record in a file in the page cache only.
 func (u *unlocking) makeDurable(r reencrypt.Record) error {
 	if !u.c.Detached() || u.c.Data.ReadOnly() {
 		return nil
@@ -343,8 +344,8 @@ func (u *unlocking) makeDurable(r reencrypt.Record) error {
 	return errors.Join(r.WriteAgain(c.Header, header.RotationRecordOffset), c.Close())
 }
 
-// recoverRecord settles the zone that was interrupted. On a device that cannot
-// be written only a zone that needs no settling can be used.
+// recoverRecord settles the interrupted zone. On a read-only device only a zone that
+// needs no settling can be used.
 func (u *unlocking) recoverRecord(ctx context.Context, k *mapping.Stack, r reencrypt.Record) (reencrypt.Record, error) {
 	if u.c.Data.ReadOnly() {
 		if r.Phase == reencrypt.Journaled {

@@ -19,14 +19,14 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// A volume with key: ephemeral has another key whenever it is unlocked, and is formatted
-// then. What is on its device is lost each time, so the device is never guessed at: a person
-// provisions it once, on an empty device or with --wipe, and that leaves a mark on it.
-// Nothing but a device with this volume's mark, of the size that it had then and with
+// A volume with key: ephemeral gets another key whenever it is unlocked, and is then
+// formatted. What is on its device is lost each time, so the device is never guessed: a
+// person provisions it once, on an empty device or with --wipe, and that leaves a mark on
+// it. Only a device with this volume's mark, of the size that it had then and with
 // nothing else in front of the data, is ever formatted.
 
-// noHeader is why a volume with a throw-away key is refused what needs a header or a
-// stored key.
+// noHeader refuses what needs a header or a stored key for a volume with a throw-away
+// key.
 func noHeader() error {
 	return fault.Newf(fault.Usage, "the volume's key is thrown away whenever it is locked (key: ephemeral): it has no header, and nothing to keep, change or recover")
 }
@@ -93,8 +93,8 @@ func (p *provisioning) announceMark() {
 	}
 }
 
-// marked reports whether the device has the volume's mark. Something else that is
-// recognised is an error, but for --wipe.
+// marked reports whether the device has the volume's mark. Anything else that is
+// recognised is an error, unless --wipe is given.
 func (p *provisioning) marked(ctx context.Context) (bool, error) {
 	dev, err := p.sys.Devices.Open(p.path, blockdev.Flags{Direct: true})
 	if err != nil {
@@ -114,7 +114,7 @@ func (p *provisioning) marked(ctx context.Context) (bool, error) {
 	return false, err
 }
 
-// free enforces that nothing would be lost by the mark, or that --wipe permits it.
+// free enforces that the mark destroys nothing, or that --wipe permits it.
 func (p *provisioning) free(ctx context.Context, dev header.Device) error {
 	if err := p.sized(dev); err != nil {
 		return err
@@ -128,7 +128,8 @@ func (p *provisioning) free(ctx context.Context, dev header.Device) error {
 	return p.empty(dev)
 }
 
-// writeMark writes the first sector alone; what follows it is blank as it is, or made so.
+// writeMark writes the first sector alone. What follows it is blank already, or is made
+// so.
 func (p *provisioning) writeMark(ctx context.Context, dev header.Device) error {
 	uuid, err := p.newUUID()
 	if err != nil {
@@ -167,9 +168,9 @@ func (p *provisioning) finishMarked(ctx context.Context) error {
 	return nil
 }
 
-// openMarked opens the device of a volume with a throw-away key, and makes the header
-// that such a volume does not have. Without j nothing is chosen that the configuration
-// leaves open.
+// openMarked opens the device of a volume with a throw-away key and makes, in memory, the
+// header that such a volume does not have. Without j, nothing is chosen that the
+// configuration leaves open.
 func (m *Manager) openMarked(ctx context.Context, s spec.Volume, path string, f blockdev.Flags, j *runLog) (*unlocking, error) {
 	if err := s.Permitted(); err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func (m *Manager) openMarked(ctx context.Context, s spec.Volume, path string, f 
 }
 
 // unlockScratch gives a volume a new key and formats it, unless it is unlocked. The
-// volume's lock is held.
+// caller holds the volume's lock.
 func (m *Manager) unlockScratch(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) error {
 	if o.ForRepair {
 		return noHeader()
@@ -239,8 +240,8 @@ func (m *Manager) unlockScratch(ctx context.Context, s spec.Volume, path string,
 	return u.useScratch()
 }
 
-// scratchOpen compares a live mapping with the wanted one, and takes away what a killed
-// run left unannounced: nobody has used it.
+// scratchOpen compares a live mapping with the wanted one. It removes one that a killed
+// run left unannounced: no one has used it.
 func (u *unlocking) scratchOpen(ctx context.Context) (bool, error) {
 	info, err := u.sys.Mapper.Info(u.s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
@@ -271,7 +272,8 @@ func (u *unlocking) scratchOpen(ctx context.Context) (bool, error) {
 	return true, u.compareLive(info, live)
 }
 
-// makeScratch maps the data under a new key and formats it, before the system knows of it.
+// makeScratch maps the data under a new key and formats it before it announces the
+// mapping.
 func (u *unlocking) makeScratch(ctx context.Context) error {
 	if err := u.kernel.Claim(ctx, u.s, u.h, u.c.Data, true); err != nil {
 		return err
@@ -296,7 +298,7 @@ func (u *unlocking) makeScratch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// From here on the mapping keeps others from the device: what it is now it stays.
+	// From here on the mapping keeps others from the device: what is on it now stays.
 	if _, err = header.ReadScratchMark(u.s, u.c.Data); err == nil {
 		err = u.format(ctx, a)
 	}
@@ -369,7 +371,7 @@ func (m *Manager) swapped(info dmcrypt.Info) (bool, error) {
 	return len(users.Swap) > 0, err
 }
 
-// swapOff is what locking does before the mapping is taken away.
+// swapOff stops swapping to the volume before its mapping is removed.
 func (m *Manager) swapOff(s spec.Volume, info dmcrypt.Info, o LockOptions, j *runLog) error {
 	used, err := m.swapped(info)
 	if err != nil || !used || m.sys.Swaps == nil {
@@ -386,7 +388,7 @@ func (m *Manager) swapOff(s spec.Volume, info dmcrypt.Info, o LockOptions, j *ru
 	return nil
 }
 
-// swapState is mountState of a volume that is swapped on.
+// swapState is mountState for a volume that is swapped on.
 func (m *Manager) swapState(info dmcrypt.Info, st *Status) (err error) {
 	if st.Mounted, err = m.swapped(info); err == nil && !st.Mounted {
 		st.misused = fault.Newf(fault.NotMounted, "unlocked, and not swapped on")
@@ -394,7 +396,7 @@ func (m *Manager) swapState(info dmcrypt.Info, st *Status) (err error) {
 	return err
 }
 
-// scratchState is storedState of a volume with a throw-away key.
+// scratchState is storedState for a volume with a throw-away key.
 func (m *Manager) scratchState(ctx context.Context, s spec.Volume, st *Status, path string, live *dmcrypt.Info) error {
 	u, err := m.openMarked(ctx, s, path, blockdev.Flags{}, nil)
 	if err != nil {
@@ -427,8 +429,8 @@ func (m *Manager) scratchState(ctx context.Context, s spec.Volume, st *Status, p
 	return err
 }
 
-// verifyScratch reports whether the volume could be unlocked now, or is as it should be.
-// The volume's lock is held.
+// verifyScratch reports whether the volume could be unlocked now, or is unlocked as it
+// should be. The caller holds the volume's lock.
 func (m *Manager) verifyScratch(ctx context.Context, s spec.Volume, path string, j *runLog) error {
 	u, err := m.openMarked(ctx, s, path, blockdev.Flags{Direct: true}, j)
 	if err != nil {
@@ -454,7 +456,7 @@ func (m *Manager) verifyScratch(ctx context.Context, s spec.Volume, path string,
 	return nil
 }
 
-// unmark erases a volume with a throw-away key: locked, its key is gone already, and
+// unmark erases a volume with a throw-away key. When it is locked, its key is gone;
 // without the mark nothing is formatted any more.
 func (m *Manager) unmark(ctx context.Context, s spec.Volume, path string, o EraseOptions, j *runLog) (err error) {
 	if o.DryRun {
@@ -488,8 +490,9 @@ func (m *Manager) unmark(ctx context.Context, s spec.Volume, path string, o Eras
 	return nil
 }
 
-// notHibernated refuses a device that a suspend-to-disk would write to, or has: the image
-// would be formatted away, or written under a key that nobody has after the sleep.
+// notHibernated refuses a device that a suspend-to-disk would write to, or has written
+// to: formatting would destroy the image, or it would be written under a key that no one
+// has after the sleep.
 func (m *Manager) notHibernated(ctx context.Context, s spec.Volume, dev header.Device) error {
 	list, err := m.sys.Hibernates()
 	if err != nil {

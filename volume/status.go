@@ -17,7 +17,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// State is where a volume stands.
+// State is the state of a volume.
 type State string
 
 // The states of a volume.
@@ -32,20 +32,19 @@ const (
 	HeaderMissing State = "header-missing"
 	// Erasing: erase was interrupted, and the next one finishes it.
 	Erasing State = "erasing"
-	// Keyless: unlocked, and perhaps mounted, and the key in the kernel is lost.
-	// Nothing can be read or written.
+	// Keyless: unlocked, perhaps mounted, but the key in the kernel is lost. Nothing can
+	// be read or written.
 	Keyless State = "keyless"
-	// Unknown: the device is there, and it, or the kernel's mappings, cannot be
-	// looked at.
+	// Unknown: the device is there, but it or the kernel's mappings cannot be examined.
 	Unknown State = "unknown"
 )
 
-// States are all of them.
+// States returns all states.
 func States() []State {
 	return []State{Unprovisioned, Locked, Unlocked, Mounted, Damaged, HeaderMissing, Absent, Erasing, Keyless, Unknown}
 }
 
-// Status is what can be said of a volume without its key.
+// Status is what is known of a volume without its key.
 type Status struct {
 	Name   string
 	Device string // as configured
@@ -66,44 +65,45 @@ type Status struct {
 	SecurityState string
 	Mapping       string // the node's path; empty while locked
 	MountPath     string // as configured
-	// Mounted: where the configuration says, or anywhere if it names no place.
+	// Mounted reports whether it is mounted where the configuration says, or anywhere if
+	// that names no place.
 	Mounted bool
 	Size    int64 // bytes of data
-	// Recipients are whom a recovery copy of the key is sealed to; none if there
-	// is no such copy.
+	// Recipients are the recipients of a recovery copy of the key; none if there is no
+	// such copy.
 	Recipients []string
-	// RecoveryPassphrase: a copy opens with a passphrase.
+	// RecoveryPassphrase reports whether a copy opens with a passphrase.
 	RecoveryPassphrase bool
-	// RecoveryFingerprint is that of the copies.
+	// RecoveryFingerprint is the fingerprint of the copies.
 	RecoveryFingerprint string
-	// Rotation is how far a rotation is; nil where none is under way.
+	// Rotation is the progress of a rotation; nil if none is under way.
 	Rotation *Rotation
-	// Created is when the key was made, by the clock of then; zero if unknown.
+	// Created is when the key was made, by the clock at that time; zero if unknown.
 	Created time.Time
-	// LastUnlock is the latest unlocking since the system started; nil if there
-	// was none or nothing is known of it.
+	// LastUnlock is the latest unlock since the system started; nil if there was none or
+	// none is known.
 	LastUnlock *LastUnlock
-	// LastFailure is why the latest unlocking since the start failed; nil if the
-	// volume is up or nothing is known of it.
+	// LastFailure is why the latest unlock since the start failed; nil if the volume is
+	// up or no failure is known.
 	LastFailure *UnlockFailure
-	// IntactHeader: both copies were read, and are good.
+	// IntactHeader reports whether both copies were read and are good.
 	IntactHeader bool
-	// Warnings are what should be seen to, and keeps nobody from the data. Each has
-	// a code.
+	// Warnings need attention but keep no one from the data. Each has a code.
 	Warnings []error
 	// Err is what is wrong with the volume, nil if nothing is.
 	Err error
-	// misused is how an open volume is not used as configured.
+	// misused says how the use of an open volume differs from the configuration.
 	misused error
 }
 
-// Up reports whether the volume can be used as configured: it is mounted where it has
-// a mount point, else unlocked.
+// Up reports whether the volume can be used as configured: it is mounted if it has a
+// mount point, otherwise unlocked.
 func (st Status) Up() bool {
 	return st.State == Mounted || st.State == Unlocked && st.MountPath == ""
 }
 
-// Problem is what is wrong with the volume, or with how it is used; nil if nothing is.
+// Problem returns what is wrong with the volume, or with how it is used; nil if nothing
+// is.
 func (st Status) Problem() error {
 	if st.Err != nil {
 		return st.Err
@@ -111,14 +111,14 @@ func (st Status) Problem() error {
 	return st.misused
 }
 
-// Status looks at a volume. It waits for nothing and changes nothing, except
-// that a zone which a killed rotation holds is released, if nobody works on the
-// volume. What is wrong is in the result.
+// Status examines a volume. It waits for no device and changes nothing, except that it
+// releases a zone that a killed rotation holds, if no one works on the volume. What is
+// wrong is in the result.
 func (m *Manager) Status(ctx context.Context, s spec.Volume) Status {
 	st := m.look(ctx, s)
 	if fault.Is(st.Err, fault.MappingMismatch) {
-		// Header and mapping are not read in one moment: a rotation may have
-		// begun or ended in between.
+		// Header and mapping are not read at the same time: a rotation may have begun or
+		// ended in between.
 		st = m.look(ctx, s)
 	}
 	if st.Rotation != nil && st.Mapping != "" {
@@ -132,11 +132,11 @@ func (m *Manager) Status(ctx context.Context, s spec.Volume) Status {
 	return st
 }
 
-// momentSuspended is longer than a mapping is suspended to have its table changed.
+// momentSuspended is longer than a mapping stays suspended while its table is changed.
 const momentSuspended = 50 * time.Millisecond
 
-// staysSuspended reports whether a mapping is suspended for longer than a moment.
-// One that was never announced is what a killed unlock left: nobody uses it.
+// staysSuspended reports whether a mapping is suspended for longer than a moment. One
+// that was never announced was left by a killed unlock: no one uses it.
 func (m *Manager) staysSuspended(s spec.Volume) bool {
 	if info, err := m.sys.Mapper.Info(s.Mapping); err != nil || !info.Suspended {
 		return false
@@ -155,7 +155,7 @@ func (m *Manager) look(ctx context.Context, s spec.Volume) Status {
 		SectorSize: s.SectorSize, Header: s.Header, MountPath: s.Mount.Path, State: Absent,
 	}
 	if s.Swap() {
-		st.MountPath = spec.FilesystemSwap // by which it is up only while it is used
+		st.MountPath = spec.FilesystemSwap // so that it is up only while it is swapped on
 	}
 	live, err := m.liveState(s, &st)
 	if storedErr := m.storedState(ctx, s, &st, live); err == nil {
@@ -172,7 +172,7 @@ func (m *Manager) look(ctx context.Context, s spec.Volume) Status {
 	return st
 }
 
-// liveState asks device-mapper and the mount table; nil where no mapping of the
+// liveState asks device-mapper and the mount table. It returns nil if no mapping of the
 // volume's name can be the volume's.
 func (m *Manager) liveState(s spec.Volume, st *Status) (*dmcrypt.Info, error) {
 	info, err := m.sys.Mapper.Info(s.Mapping)
@@ -187,7 +187,7 @@ func (m *Manager) liveState(s spec.Volume, st *Status) (*dmcrypt.Info, error) {
 	}
 	err = m.mountState(s, info, st)
 	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && unannounced(info, announced) {
-		// With the key in it, but of use to nobody.
+		// It has the key, but is of no use to anyone.
 		m.sys.Log.Warn("unannounced mapping: an unlock is at work, or was interrupted; the next unlock makes it again, and `imxcrypt lock` removes it", "mapping", s.Mapping)
 		st.misused = nil
 	} else {
@@ -225,8 +225,8 @@ func (m *Manager) mountState(s spec.Volume, info dmcrypt.Info, st *Status) error
 	return nil
 }
 
-// storedState reads the header. live is the mapping of the volume's name, which
-// turns out to be another volume's only when the header is read.
+// storedState reads the header. live is the mapping of the volume's name; only the header
+// shows whether it is another volume's.
 func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, live *dmcrypt.Info) error {
 	path, err := m.seen(ctx, s)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// swapHeader is the first page of a swap area, as mkswap(8) makes it (Linux,
-// include/linux/swap.h, union swap_header). What is behind it need not be written.
+// swapHeader returns the first page of a swap area, as mkswap(8) makes it (Linux,
+// include/linux/swap.h, union swap_header). The rest need not be written.
 func swapHeader(size int64, page int, uuid, label string) ([]byte, error) {
 	pages := size / int64(page)
 	if pages < 10 {
@@ -72,8 +72,8 @@ func swapCall(what string, trap uintptr, device string, flags uintptr) error {
 	return fault.New(fault.Failed, what+" "+device, errno)
 }
 
-// hibernates is System.Hibernates of the running kernel: resume= of its command line, and
-// what that, or a program since, has made of it.
+// hibernates is System.Hibernates for the running kernel: resume= on its command line,
+// and the device in /sys/power/resume, which that option or a program since has set.
 func hibernates() ([]string, error) {
 	var list []string
 	text, err := plainfile.Read("/proc/cmdline")

@@ -34,19 +34,19 @@ type Watch interface {
 // Filesystems runs mkfs and fsck.
 type Filesystems interface {
 	Make(ctx context.Context, fstype, device string, o mkfs.Options) error
-	// Check repairs what can be repaired without asking. A program that is not
-	// there is an error of code [fault.ProgramMissing].
+	// Check repairs what can be repaired without asking. A missing program is an error of
+	// code [fault.ProgramMissing].
 	Check(ctx context.Context, fstype, device string) (repaired bool, err error)
-	// Grow has the filesystem that is mounted on target take the size bytes of its
-	// device.
+	// Grow grows the filesystem mounted on target to the size of its device, in bytes.
 	Grow(fstype, target string, size int64) (grown bool, err error)
-	// Room enforces that a folder is on storage that outlives the power, with room for
-	// need bytes.
+	// Room enforces that a directory is on storage that survives a power cut, with room
+	// for need bytes.
 	Room(dir string, need int64) error
-	// Sound enforces that the checker of ext4 finds nothing wrong; it writes nothing.
+	// Sound enforces that the checker of ext4 finds nothing wrong. It writes nothing.
 	Sound(ctx context.Context, device string) error
-	// Shrink finds out how an ext4 filesystem fits into size bytes, with work as a folder
-	// of its own, and writes nothing to the device. log is package ext4shrink's.
+	// Shrink finds out how an ext4 filesystem fits into size bytes, with work as a
+	// directory of its own. It writes nothing to the device. log is in the format of
+	// package ext4shrink.
 	Shrink(ctx context.Context, device, work string, size int64) (log []byte, err error)
 }
 
@@ -56,14 +56,14 @@ type Mounts interface {
 	Unmount(target string) error
 	// Idle enforces that what is mounted on target could be unmounted now.
 	Idle(target string) error
-	// Elsewhere enforces that no mount that is chosen stays in another mount namespace
-	// when those in this one are unmounted.
+	// Elsewhere enforces that no chosen mount stays in another mount namespace when those
+	// in this one are unmounted.
 	Elsewhere(chosen func(*mount.Entry) bool) error
 	List() ([]mount.Entry, error)
 	// Look reports what is at a mount point; Target.Usable says why it cannot be
 	// mounted on.
 	Look(target string) (mount.Target, error)
-	// InFstab is the mount point of /etc/fstab that a file would be made in; empty
+	// InFstab returns the mount point in /etc/fstab below which file would be made; empty
 	// for the root.
 	InFstab(file string) (target string, err error)
 }
@@ -74,14 +74,14 @@ type Swaps interface {
 	SwapOff(device string) error
 }
 
-// Locks keeps two runs from working on one volume.
+// Locks keeps two runs from working on the same volume.
 type Locks interface {
 	Acquire(ctx context.Context, name string) (release func() error, err error)
 }
 
-// System is everything outside this package that a volume's life needs. All
-// fields must be set, except Chip, which is asked for only by volumes of the
-// caam source, and those with a default named here.
+// System is everything outside this package that the life of a volume needs. All fields
+// must be set, except Chip, which only volumes of the caam source ask for, and those with
+// a default named here.
 type System struct {
 	Devices     mapping.Devices
 	Waiter      Waiter
@@ -92,37 +92,37 @@ type System struct {
 	Filesystems Filesystems
 	Mounts      Mounts
 	Locks       Locks
-	// Swaps swaps on volumes of filesystem swap; nil where there are none.
+	// Swaps swaps on volumes of filesystem swap; nil if there are none.
 	Swaps Swaps
-	// Hibernates are the devices that a suspend-to-disk writes to, as the kernel has them:
-	// specifications, or numbers as in "179:3".
+	// Hibernates returns the devices that a suspend-to-disk writes to, as the kernel
+	// names them: specifications, or numbers as in "179:3".
 	Hibernates func() ([]string, error) // none
-	// Attach makes a read-only device of an image in a file; nil where there are
-	// no images. The device goes when it is closed and nothing lies on it.
+	// Attach makes a read-only device of an image file; nil if there are no images. The
+	// device is removed when it is closed and no mapping is on it.
 	Attach func(path string) (device string, closer io.Closer, err error)
-	// Images makes devices of volumes in files; nil where a volume's device is never a
-	// file.
+	// Images makes devices of volumes in files; nil if a volume's device is never a file.
 	Images Images
-	// SecurityState reads the chip's state; never fails, may be unknown.
+	// SecurityState reads the chip's state. It never fails; the state may be unknown.
 	SecurityState func() caam.SecurityState
 	// Harden prepares the process to hold keys; it is called before one is opened.
 	Harden func() error // nothing
-	// KeepsKeys reports whether the chip's black keys outlive a suspend.
+	// KeepsKeys reports whether the chip's black keys survive a suspend.
 	KeepsKeys func() bool // they do not
-	// HasAES reports whether the processor has instructions for AES.
+	// HasAES reports whether the processor has AES instructions.
 	HasAES func() bool // this processor's
-	// DropCaches has the kernel forget what it has read and not changed.
-	DropCaches func() error // it is not
-	// Fleeting says why what is written below a path is gone after a power cut, or may be.
-	Fleeting func(path string) string // it is not
+	// DropCaches has the kernel drop what it has read and not changed.
+	DropCaches func() error // nothing is dropped
+	// Fleeting says why what is written below a path is gone after a power cut, or may
+	// be.
+	Fleeting func(path string) string // it is kept
 	Unlocks  UnlockRecords            // keeps none
 	Now      func() time.Time         // time.Now
-	// Requests is a text that differs once somebody has read or written a mapping.
+	// Requests returns a text that changes once a mapping has been read or written.
 	Requests func(dmcrypt.Number) string // not known
-	// Patience bounds what is soon over: a program of udev's that has a mapping open, a look
-	// through a mapping that somebody may suspend meanwhile.
+	// Patience bounds what is soon over: a program of udev's that has a mapping open, a
+	// look through a mapping that may be suspended meanwhile.
 	Patience time.Duration // 2 s
-	// Slept reports the suspends since the system started. What lies in the kernel's
+	// Slept reports the suspends since the system started. The content of the kernel's
 	// memory survives one, the meaning of a black key may not.
 	Slept func() Slept // the running kernel's
 	Rand  io.Reader    // crypto/rand
@@ -131,15 +131,15 @@ type System struct {
 
 // Slept is how often and how long the system has been suspended.
 type Slept struct {
-	Times int           `json:"times"` // 0 where the kernel does not count
+	Times int           `json:"times"` // 0 if the kernel does not count
 	For   time.Duration `json:"for_ns"`
 }
 
-// shortestSleep is more than the clocks differ by chance, and less than any suspend
-// to RAM takes.
+// shortestSleep is more than the clocks differ by chance and less than any suspend to RAM
+// takes.
 const shortestSleep = 50 * time.Millisecond
 
-// Since reports whether the system was suspended between two looks.
+// Since reports whether the system was suspended between before and s.
 func (s Slept) Since(before Slept) bool {
 	return s.Times != before.Times || s.For-before.For >= shortestSleep
 }
@@ -149,14 +149,14 @@ type Manager struct {
 	sys     System
 	kernel  mapping.Kernel
 	sources source.Sources
-	// looks counts the looks through live mappings that have these open, also those
-	// that were given up and still wait for storage.
+	// looks counts the looks through live mappings that have these open, including
+	// abandoned ones that still wait for storage.
 	looks atomic.Int32
-	// images are the devices of images that are in use.
+	// images are the devices of images in use.
 	images held
 }
 
-// WithDefaults is the system with the fields set that have a default.
+// WithDefaults returns the system with the default of each field that is not set.
 func (s System) WithDefaults() System {
 	if s.Now == nil {
 		s.Now = time.Now

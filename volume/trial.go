@@ -15,9 +15,9 @@ import (
 )
 
 // tryKernel has the kernel load a table like the volume's, with a key like the one that
-// will be made, before anything is written: a cipher that /proc/crypto lists may be one
-// that dm-crypt does not get (NXP's tk() and a dm-crypt without NXP's patches). The key
-// is kept nowhere, and no device is touched.
+// will be made, before anything is written: dm-crypt may not get a cipher that
+// /proc/crypto lists (NXP's tk() and a dm-crypt without NXP's patches). The key is kept
+// nowhere, and no device is touched.
 func (m *Manager) tryKernel(ctx context.Context, s spec.Volume) error {
 	if s.Source == spec.SourceTrusted && s.Cipher == keysource.CBC {
 		return fault.Newf(fault.CipherNotAllowed, "cipher aes-cbc-plain64 is for volumes that adopt takes over: its IVs can be predicted")
@@ -40,14 +40,15 @@ func (m *Manager) tryKernel(ctx context.Context, s spec.Volume) error {
 	return nil
 }
 
-// openSource reports whether nothing in the configuration speaks for one source.
+// openSource reports whether nothing in the configuration asks for a particular source.
 func openSource(s *spec.Volume) bool {
 	return s.Source == spec.SourceAuto && s.Wrap == "" && s.Cipher == "" && s.KeySize == 0
 }
 
-// tryChosen is [Manager.tryKernel] for what was chosen; instead: among all sources. The
-// CAAM is chosen because its device opens; where more does not work, the error names
-// trusted keys, if these do. They are a person's to take, since they protect less.
+// tryChosen is [Manager.tryKernel] for the chosen source. instead reports whether it
+// could be another. The CAAM is chosen because its device opens. If the rest does not
+// work, the error names trusted keys, if those work. Only a person may choose them, since
+// they protect less.
 func (m *Manager) tryChosen(ctx context.Context, s spec.Volume, instead bool) error {
 	err := m.tryKernel(ctx, s)
 	if err == nil || !instead || s.Source != spec.SourceCAAM {
@@ -60,8 +61,8 @@ func (m *Manager) tryChosen(ctx context.Context, s spec.Volume, instead bool) er
 	return err
 }
 
-// Try reports whether this kernel could provision the volume, as far as a table that is
-// loaded and taken away again shows. Nothing is written or kept.
+// Try reports whether this kernel could provision the volume, as far as loading and
+// removing a table shows. It writes and keeps nothing.
 func (m *Manager) Try(ctx context.Context, s spec.Volume) error {
 	release, err := m.sys.Locks.Acquire(ctx, s.Name)
 	if err != nil {

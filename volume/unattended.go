@@ -18,8 +18,8 @@ import (
 )
 
 // mayEncrypt reports whether an unlock that failed with err found a device that
-// on_plaintext: encrypt may be meant for: in plain text, made smaller as far as a power
-// cut allowed, or with the file of a header whose key was never proved.
+// on_plaintext: encrypt may be meant for: one in plain text, one that a power cut left
+// partly made smaller, or one with the file of a header whose key was never proved.
 func (m *Manager) mayEncrypt(s spec.Volume, path string, err error) bool {
 	switch {
 	case !s.EncryptPlain || s.Ephemeral():
@@ -40,13 +40,13 @@ func (m *Manager) mayEncrypt(s spec.Volume, path string, err error) bool {
 	return dev.Close() == nil && fault.Is(err, fault.PlaintextFound)
 }
 
-// encryptFound makes a device in plain text the volume, with nobody watching: it does
-// what Encrypt does until the volume can be opened, and no more. Whatever speaks against
-// it leaves the device as it is, and the volume closed.
+// encryptFound makes a device in plain text the volume, unattended. It does what Encrypt
+// does until the volume can be opened, and no more. Any objection leaves the device as it
+// is, and the volume closed.
 //
-// Whoever puts another filesystem in the volume's place must not have it taken for the
-// volume later. So it is done once: a record that the volume was made, of whatever kind
-// and however long ago, refuses it, and so does a state directory that cannot keep one.
+// A filesystem that someone puts in the volume's place must not be taken for the volume
+// later. So this is done once: a record that the volume was made, of whatever kind and
+// however old, refuses it, and so does a state directory that cannot keep one.
 func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) error {
 	heedSignals(ctx)
 	err := inPlaceable(s)
@@ -66,8 +66,8 @@ func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, 
 	return nil
 }
 
-// notMadeBefore enforces that nothing says of the volume that it was there. Somebody may
-// have made a filesystem over it, and then a backup of its header still opens what is left.
+// notMadeBefore enforces that no record says that the volume existed. Someone may have
+// made a filesystem over it, and then a backup of its header still opens what is left.
 func (m *Manager) notMadeBefore(s spec.Volume, path string) error {
 	made, err := m.madeBefore(s)
 	if !made {
@@ -76,8 +76,8 @@ func (m *Manager) notMadeBefore(s spec.Volume, path string) error {
 	return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, and that is encrypted the first time only: volume %q was made before, as %s says", path, s.Name, rememberedPath(s)), err)
 }
 
-// madeBefore reports whether there is a record under the volume's name, of whatever
-// device. One that cannot be read may say that the volume was there; err is why.
+// madeBefore reports whether there is a record under the volume's name, for any device. A
+// record that cannot be read may say that the volume existed; err is the reason.
 func (m *Manager) madeBefore(s spec.Volume) (made bool, err error) {
 	_, err = m.sys.Files.Read(rememberedPath(s), atomicfile.ReadOptions{MaxSize: header.BlockAlign})
 	return !errors.Is(err, fs.ErrNotExist), err
@@ -100,9 +100,9 @@ func (x *rotating) recordable(path string) error {
 	return nil
 }
 
-// beforeUnattended is the last that may refuse before a key is made. A filesystem whose
-// power was cut, as just before the update's restart, is given to its checker, as it is
-// at every start.
+// beforeUnattended is the last check that may refuse before a key is made. A filesystem
+// that was not unmounted because power was cut, as just before the update's restart, goes
+// to its checker, as at every start.
 func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path string, state caam.SecurityState) (*header.Header, error) {
 	x.lenient = false
 	if err := x.recordable(path); err != nil || !x.unclean {
@@ -127,8 +127,9 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 	return h, err
 }
 
-// rememberPlain keeps the record by which plain text is refused from now on, and the
-// header of an encryption once that has ended, wherever an earlier run did not come to it.
+// rememberPlain keeps the record by which plain text is refused from now on, as is the
+// header of an encryption that has ended. It makes up for an earlier run that did not get
+// that far.
 func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
 	ok := m.remember(s, h.LUKS.UUID)
 	r, _ := m.recall(s)
@@ -146,10 +147,10 @@ func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
 	}
 }
 
-// encryptionMark is what distinguishes one encryption of a device from all others.
+// encryptionMark distinguishes one encryption of a device from all others.
 func encryptionMark(h *header.Header) string { return hex.EncodeToString(h.Next.Check.Digest[:]) }
 
-// rememberEnd records that all of the volume is encrypted. h is the header of before.
+// rememberEnd records that all of the volume is encrypted. h is the header before that.
 func (m *Manager) rememberEnd(s spec.Volume, h *header.Header, j *runLog) {
 	ok := m.remember(s, h.LUKS.UUID)
 	if r, known := m.recall(s); ok && known {
@@ -161,8 +162,8 @@ func (m *Manager) rememberEnd(s spec.Volume, h *header.Header, j *runLog) {
 	}
 }
 
-// notEnded refuses a header of the middle of an encryption that has ended: it was put
-// back, and what it calls the rest in plain text is somebody's.
+// notEnded refuses a header from the middle of an encryption that has ended. Someone put
+// it back, and what it calls the rest in plain text may be anyone's.
 func (m *Manager) notEnded(s spec.Volume, h *header.Header) error {
 	if r, ok := m.recall(s); ok && r.Ended == encryptionMark(h) {
 		return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being encrypted, and that has ended, as %s says: it is an old copy", rememberedPath(s))

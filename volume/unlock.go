@@ -23,21 +23,20 @@ import (
 type UnlockOptions struct {
 	// Mount mounts the volume where the configuration says.
 	Mount bool
-	// ForRepair accepts a missing or damaged filesystem: for fsck. Such a volume is
-	// never mounted. Where nothing that is stored makes sense through the key, it is
-	// read-only; with a detached header wherever its filesystem is not seen.
+	// ForRepair accepts a missing or damaged filesystem, for fsck. Such a volume is never
+	// mounted. It is read-only if nothing that is stored makes sense through the key, and
+	// with a detached header whenever its filesystem is not seen.
 	ForRepair bool
 	// NoWait looks for the device once instead of up to the volume's timeout.
 	NoWait bool
 	// DryRun looks and changes nothing.
 	DryRun bool
-	// Progress is called for each step when it is done.
+	// Progress is called after each step.
 	Progress func(Step)
 }
 
-// Unlock opens a volume, and mounts it if asked. What is open already is
-// compared with what is wanted and left as it is, but that a key which was lost in
-// a suspend is given again.
+// Unlock opens a volume, and mounts it if asked. What is open already is compared with
+// what is wanted and left as it is, except that a key lost in a suspend is given again.
 func (m *Manager) Unlock(ctx context.Context, s spec.Volume, o UnlockOptions) (Result, error) {
 	began, slept := m.sys.Now(), m.sys.Slept()
 	r, err := m.unlock(ctx, s, o)
@@ -78,8 +77,8 @@ func (m *Manager) unlock(ctx context.Context, s spec.Volume, o UnlockOptions) (_
 	return m.unlockLocked(ctx, s, path, o, j)
 }
 
-// unlockLocked unlocks the volume on the device at path. The volume's lock is
-// held.
+// unlockLocked unlocks the volume on the device at path. The caller holds the volume's
+// lock.
 func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, o UnlockOptions, j *runLog) (Result, error) {
 	if s.Ephemeral() {
 		return j.result, m.unlockScratch(ctx, s, path, o, j)
@@ -115,7 +114,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	}
 	if open {
 		j.result.Already = !u.revived
-		j.result.Rotating = (u.revived || u.woken) && rotating // which had ended
+		j.result.Rotating = (u.revived || u.woken) && rotating // its rotation had ended
 	} else if err := u.open(ctx); err != nil {
 		return j.result, err
 	} else {
@@ -140,14 +139,14 @@ type unlocking struct {
 	j *runLog
 	c *header.Storage
 	h *header.Header
-	// revives: keys may be opened, and one that was lost in a suspend is given again;
-	// revived: it was, or would be by a dry run.
+	// revives permits opening keys: a key lost in a suspend is given again. revived
+	// reports that it was, or would be by a dry run.
 	revives, revived bool
-	// woken: a rotation that a sleep had left suspended was resumed.
+	// woken reports that a rotation that a sleep had left suspended was resumed.
 	woken bool
 }
 
-// mayOpen applies the rules that stand before any key is touched.
+// mayOpen applies the rules that must hold before any key is touched.
 func (m *Manager) mayOpen(s spec.Volume, h *header.Header, j *runLog) error {
 	if err := h.MatchesRotating(s); err != nil {
 		return err
@@ -170,7 +169,7 @@ func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
 		if err := errors.Join(h.Begun(), m.notEnded(s, h)); err != nil {
 			return err
 		}
-		h = h.Next // has the key
+		h = h.Next // it has the key
 	}
 	if h.Decrypting() && !m.begunHere(s, h) {
 		return notBegunHere(s)
@@ -184,9 +183,9 @@ func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
 	return nil
 }
 
-// alreadyOpen compares a live mapping of the volume's name with the wanted one.
-// One that was never announced belongs to a run that was killed before the key
-// was proved: it is taken away.
+// alreadyOpen compares a live mapping of the volume's name with the wanted one. One that
+// was never announced was left by a run that was killed before the key was proved: it is
+// removed.
 func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	info, err := u.sys.Mapper.Info(u.s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
@@ -195,8 +194,8 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	// From here on a signal must not kill: what is in use may be suspended for a
-	// moment.
+	// From here on a signal must not kill the process: a mapping in use may be suspended
+	// for a moment.
 	heedSignals(ctx)
 	if want := dmcrypt.VolumeUUID(u.h.LUKS.UUID, u.s.Mapping); info.UUID != want {
 		return false, fault.Newf(fault.MappingMismatch, "mapping %s exists and is not this volume: its uuid is %q, not %q", u.s.Mapping, info.UUID, want)
@@ -219,7 +218,7 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	if u.h.Next != nil {
 		open, err := u.alreadyOpenRotating(ctx, info, live)
 		if err == nil && open && !announced && !u.o.DryRun {
-			// Its keys were proved before anything was made over them.
+			// Its keys were proved before any mapping was made over them.
 			err = u.sys.Mapper.Announce(ctx, u.s.Mapping)
 		}
 		return open, err
@@ -242,17 +241,17 @@ func (u *unlocking) alreadyOpen(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
-// heedSignals has a signal end ctx from now on, where it would have ended the process:
-// a command may install its handlers when it is first asked for the end of its context.
+// heedSignals makes a signal end ctx from now on, instead of the process: a command may
+// install its handlers when it first asks for its context's end.
 func heedSignals(ctx context.Context) { ctx.Done() }
 
 // unannounced reports whether a mapping is not announced and not in use: an unlock is
 // at work on it, or was killed.
 func unannounced(info dmcrypt.Info, announced bool) bool { return !announced && info.Opens == 0 }
 
-// wantedTable is the table that the header and the configuration ask for. The
-// length of the payload is not known without importing the blob, so it is
-// taken from the live table; the description names UUID and generation.
+// wantedTable returns the table that the header and the configuration ask for. The length
+// of the payload is not known without opening the blob, so it is taken from the live
+// table. The description names UUID and generation.
 func (u *unlocking) wantedTable(live dmcrypt.Table) (dmcrypt.Table, error) {
 	ref := dmcrypt.KeyRef{Type: mapping.KeyType(u.h), Description: mapping.Description(u.h)}
 	if len(live) == 1 {
@@ -263,7 +262,7 @@ func (u *unlocking) wantedTable(live dmcrypt.Table) (dmcrypt.Table, error) {
 	return mapping.DataTable(u.h, u.s, u.c.Data.Number(), ref)
 }
 
-// announceSteps says what would be done, after all that can be looked at.
+// announceSteps says what would be done, after everything that can be checked.
 func (u *unlocking) announceSteps(open bool) error {
 	if open && u.revived {
 		u.j.would("open the key again, prove it, and give it to /dev/mapper/" + u.s.Mapping)
@@ -294,8 +293,8 @@ func (u *unlocking) open(ctx context.Context) error {
 		return err
 	}
 	if u.c.Detached() {
-		// What is written to the volume next must not outlive a header that a killed run
-		// had not flushed.
+		// A header that a killed run had not flushed must be durable before anything is
+		// written to the volume.
 		if err := u.c.Header.Flush(); err != nil {
 			return err
 		}
@@ -320,7 +319,7 @@ func (u *unlocking) open(ctx context.Context) error {
 	case needsCheck:
 		err = u.proveWithoutFilesystem(ctx, key)
 	case u.h.Token.Protected() && u.h.Check.Exists():
-		// The CAAM was not asked yet.
+		// The CAAM has not been asked yet.
 		err = u.proveByCheck(ctx, key)
 	}
 	if err != nil {
@@ -361,8 +360,8 @@ func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key source.Key) 
 	return nil
 }
 
-// proveFast reads the superblock through the mapping. What it does not prove,
-// the check area decides.
+// proveFast reads the superblock through the mapping. If that proves nothing, the check
+// decides.
 func (u *unlocking) proveFast(ctx context.Context, a *mapping.Private, key source.Key) error {
 	proved, seen := mapping.ProveByFilesystem(u.s, u.h, a)
 	if proved && u.h.Token.Filesystem.Type == u.s.Filesystem.Type {
@@ -384,8 +383,8 @@ func (u *unlocking) proveFast(ctx context.Context, a *mapping.Private, key sourc
 	return u.otherFilesystem(ctx, a)
 }
 
-// seenDetached enforces that the device showed the filesystem on record: it is how a
-// detached header knows its device. seen is the error of the look.
+// seenDetached enforces that the device showed the filesystem on record, by which a
+// detached header recognises its device. seen is the error of looking for it.
 func (u *unlocking) seenDetached(seen error) error {
 	// With another filesystem in the configuration the key may be right.
 	if want := u.h.Token.Filesystem.Type; want != u.s.Filesystem.Type {
@@ -400,8 +399,8 @@ func (u *unlocking) seenDetached(seen error) error {
 	return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen: the key is not the volume's, or the filesystem is damaged (imxcrypt unlock --for-repair shows the data read-only)", u.h.Token.Filesystem.Type, u.h.Token.Filesystem.UUID), seen))
 }
 
-// proveByCheck proves the key of a filesystem that was not made with this volume's
-// identity, as of one that was adopted, and one that the hardware was not asked for.
+// proveByCheck proves a key by its check: if the filesystem was not made with this
+// volume's identity, as on an adopted volume, or if the hardware has not been asked yet.
 func (u *unlocking) proveByCheck(ctx context.Context, key source.Key) error {
 	if err := u.kernel.ProveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
 		return u.explain(err)
@@ -410,13 +409,13 @@ func (u *unlocking) proveByCheck(ctx context.Context, key source.Key) error {
 	return nil
 }
 
-// lookedAt is how much of a volume's data is looked at where its filesystem is not
-// seen, in bytes.
+// lookedAt is how many bytes of a volume's data are examined if its filesystem is not
+// seen.
 const lookedAt = 16 * header.MiB
 
 // otherFilesystem decides about a volume whose key opens the check in its header and
-// whose filesystem is not the one that provisioning made: somebody with the key put
-// it there, or it is damaged, or the header is an older one than that of the data.
+// whose filesystem is not the one that provisioning made: someone with the key put it
+// there, or it is damaged, or the header is older than the data.
 func (u *unlocking) otherFilesystem(ctx context.Context, a *mapping.Private) error {
 	sb, err := mapping.Probe(a)
 	want := u.s.Filesystem.Type
@@ -435,9 +434,8 @@ func (u *unlocking) otherFilesystem(ctx context.Context, a *mapping.Private) err
 	return nil
 }
 
-// noFilesystem distinguishes a damaged filesystem from data under another key than
-// the header's. The check in the header does not know: it may be as old as
-// the header is.
+// noFilesystem distinguishes a damaged filesystem from data under another key than the
+// header's. The check in the header cannot: it may be as old as the header.
 func (u *unlocking) noFilesystem(ctx context.Context, a *mapping.Private, why error) error {
 	want := u.s.Filesystem.Type
 	switch seen, err := mapping.SeeData(ctx, u.h, u.c, a, lookedAt); {
@@ -457,8 +455,8 @@ func noiseError(want string, why error) error {
 
 func (u *unlocking) explain(err error) error { return u.explainRejection(u.s, u.h, err) }
 
-// explainRejection says what a rejected key means when the chip's security
-// state is no longer the one the key was made in.
+// explainRejection explains a rejected key if the chip's security state is no longer the
+// one that the key was made in.
 func (m *Manager) explainRejection(s spec.Volume, h *header.Header, err error) error {
 	if err == nil || !spec.Sealed(h.Token.Source) || !fault.Is(err, fault.BlobRejected) {
 		return err
@@ -473,8 +471,8 @@ func (m *Manager) explainRejection(s spec.Volume, h *header.Header, err error) e
 	return err
 }
 
-// repairOnDevice repairs a header on the device. The file of a detached one is left
-// alone: unlocking writes no files, its filesystem may well be read-only.
+// repairOnDevice repairs a header on the device. It leaves the file of a detached header
+// alone: unlocking writes no files, and the file's filesystem may be read-only.
 func (u *unlocking) repairOnDevice(ctx context.Context) {
 	switch {
 	case u.h.Copies.Intact() || u.c.Data.ReadOnly():
@@ -485,8 +483,8 @@ func (u *unlocking) repairOnDevice(ctx context.Context) {
 	}
 }
 
-// repairCopy rewrites a damaged or older header copy from the good one, if it is
-// still this volume's. The volume works without, so a failure is a warning.
+// repairCopy rewrites a damaged or older header copy from the good one, if it is still
+// this volume's. The volume works without that, so a failure is a warning.
 func (m *Manager) repairCopy(ctx context.Context, s spec.Volume, h *header.Header, j *runLog) {
 	if h.Copies.Intact() {
 		return
@@ -515,7 +513,7 @@ func (m *Manager) repairCopyAt(ctx context.Context, s spec.Volume, h *header.Hea
 	return errors.Join(err, release())
 }
 
-// mount puts the volume where the configuration says.
+// mount mounts the volume where the configuration says.
 func (u *unlocking) mount(ctx context.Context) error {
 	done, err := u.mountedAlready()
 	if err != nil {
@@ -550,8 +548,8 @@ func (u *unlocking) mount(ctx context.Context) error {
 	return nil
 }
 
-// mountedAlready reports whether the volume is mounted where the configuration
-// says; anything else that stands there, and cannot be mounted on, is an error.
+// mountedAlready reports whether the volume is mounted where the configuration says.
+// Anything else there that cannot be mounted on is an error.
 func (u *unlocking) mountedAlready() (bool, error) {
 	if u.s.Mount.Path == "" {
 		return false, fault.Newf(fault.ConfigInvalid, "the configuration has no mount point for this volume")

@@ -17,18 +17,17 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Verify reports whether this chip, now, opens this volume: header and
-// configuration agree, the blob opens, the key is the right one, and the one in the
-// kernel, if the volume is unlocked, is not lost. Nothing is written, and a volume
-// in use stays in use.
+// Verify reports whether this chip now opens this volume: header and configuration agree,
+// the blob opens, the key is the right one and, if the volume is unlocked, the key in the
+// kernel is not lost. It writes nothing, and a volume in use stays in use.
 func (m *Manager) Verify(ctx context.Context, s spec.Volume) (Result, error) {
 	j := m.begin(s, nil)
 	err := m.verify(ctx, s, j, nil)
 	return j.result, Failed(ctx, "verify", s, err)
 }
 
-// Diagnose is Verify of a locked volume that also looks for its filesystem, and waits
-// for no device: it finds why a volume does not open.
+// Diagnose is Verify for a locked volume that also looks for its filesystem and does not
+// wait for the device. It finds why a volume does not open.
 func (m *Manager) Diagnose(ctx context.Context, s spec.Volume) error {
 	s.Timeout = 0
 	err := m.verify(ctx, s, m.begin(s, nil), func(h *header.Header, c *header.Storage, key source.Key) error {
@@ -45,8 +44,8 @@ func (m *Manager) Diagnose(ctx context.Context, s spec.Volume) error {
 	return Failed(ctx, "doctor", s, err)
 }
 
-// MountPoint reports why a locked volume could not be mounted where it is configured; nil
-// where nothing keeps it from that.
+// MountPoint returns why a locked volume could not be mounted where it is configured; nil
+// if nothing prevents it.
 func (m *Manager) MountPoint(s spec.Volume) error {
 	at, err := m.sys.Mounts.Look(s.Mount.Path)
 	if err == nil {
@@ -117,8 +116,8 @@ func (m *Manager) verifyByFilesystem(ctx context.Context, s spec.Volume, h *head
 	})
 }
 
-// lookThrough looks for the filesystem through a private mapping, read-only; otherwise
-// decides about what is not seen to be it.
+// lookThrough looks for the filesystem through a read-only private mapping. otherwise
+// decides if it is not seen.
 func (m *Manager) lookThrough(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key, otherwise func(u *unlocking, a *mapping.Private, seen error) error) error {
 	u := &unlocking{Manager: m, s: s, j: m.begin(s, nil), c: c, h: h}
 	return m.kernel.WithData(ctx, s, h, c.Data.Number(), key, func(a *mapping.Private) error {
@@ -130,8 +129,8 @@ func (m *Manager) lookThrough(ctx context.Context, s spec.Volume, h *header.Head
 	})
 }
 
-// verifyFilesystem looks for the filesystem of a volume that is not mounted: its
-// check may be as old as its header, which somebody may have put back.
+// verifyFilesystem looks for the filesystem of a volume that is not mounted: the check
+// may be as old as the header, which someone may have put back.
 func (m *Manager) verifyFilesystem(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key, j *runLog) error {
 	if !h.Check.InHeader() || h.UnderRotation() || !s.Filesystem.Made() {
 		return nil
@@ -146,13 +145,14 @@ func (m *Manager) verifyFilesystem(ctx context.Context, s spec.Volume, h *header
 		j.did("filesystem seen")
 	}
 	if !s.Filesystem.ProvesKey() && (fault.Is(err, fault.FilesystemMissing) || fault.Is(err, fault.FilesystemWrong)) {
-		return nil // an updater may be at it; noise would be another matter
+		return nil // an updater may be writing it; noise would be another matter
 	}
 	return err
 }
 
-// seeFilesystem is for a key that the check has proved: on the device it also accepts
-// another filesystem than provisioning made, of the type that is configured.
+// seeFilesystem looks for the filesystem with a key that the check has proved. With a
+// header on the device it also accepts another filesystem than provisioning made, of the
+// configured type.
 func (m *Manager) seeFilesystem(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) error {
 	if !h.Check.InHeader() {
 		return m.verifyByFilesystem(ctx, s, h, c, key)
