@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package spec is what the configuration says of a volume. It is authoritative: where
-// the header on the disk says otherwise, the volume is refused.
+// Package spec is what the configuration says about a volume. It is authoritative: if the
+// header on the disk says otherwise, the volume is refused.
 package spec
 
 import (
@@ -13,8 +13,8 @@ import (
 	"imxcrypt/internal/keysource"
 )
 
-// HeaderOnDevice is the value of [Spec.Header] for a header at the start of
-// the device itself.
+// HeaderOnDevice is the value of [Volume.Header] for a header at the start of the device
+// itself.
 const HeaderOnDevice = "device"
 
 // Names of key sources.
@@ -29,32 +29,33 @@ const (
 // read and write the mapping itself.
 const FilesystemNone = "none"
 
-// Volume is what the configuration says of one volume. It is the authority:
-// where the header on the device says otherwise, the volume is refused.
+// Volume is what the configuration says about one volume. It is the authority: if the
+// header on the device says otherwise, the volume is refused.
 type Volume struct {
 	// Name is the volume's name and the header's label.
 	Name string
 	// Mapping is the device-mapper name, /dev/mapper/Mapping.
 	Mapping string
-	// Device is a path or a tag (PARTLABEL=, PARTUUID=, LABEL=, UUID=), behind the
-	// controller that it is looked for on, if it is.
+	// Device is a path or a tag (PARTLABEL=, PARTUUID=, LABEL=, UUID=), after the
+	// controller to look for it on, if any.
 	Device string
-	// Size is that of the image's file in bytes, which provisioning makes; 0: it must be
-	// there. Under is the mount point of another volume that the file lies in; empty for none.
+	// Size is the size in bytes of the image file that provisioning makes; 0 if the file
+	// must exist. Under is the mount point of another volume that the file is in; empty
+	// for none.
 	Size  int64
 	Under string
 	// Source is where the key comes from.
 	Source  string
 	Trusted Trusted
-	// Key is KeyEphemeral for one that is never stored.
+	// Key is KeyEphemeral for a key that is never stored.
 	Key string
-	// Protected is for trusted keys that only the CAAM sees.
+	// Protected asks for trusted keys that only the CAAM sees.
 	Protected bool
 	// Wrap is how the black or protected key is encrypted: "ecb" or "ccm".
 	Wrap string
 	// KeySize is the red key's size in bytes.
 	KeySize int
-	// Cipher in dm-crypt's notation, IV mode included.
+	// Cipher is in dm-crypt's notation, IV mode included.
 	Cipher string
 	// SectorSize is the encryption sector in bytes.
 	SectorSize int
@@ -67,23 +68,24 @@ type Volume struct {
 	// AllowDiscards and CryptFlags become optional parameters of the table.
 	AllowDiscards bool
 	CryptFlags    []string
-	// Grow: opening the volume takes the space that the device has by now.
+	// Grow makes opening the volume take the space that the device has by then.
 	Grow bool
 	// AllowOpenState permits keys sealed by the test master key of an open chip.
 	AllowOpenState bool
-	// AllowUnboundHeader permits a detached header without a check of its key, as
-	// earlier versions adopted volumes with, whatever filesystem it names.
+	// AllowUnboundHeader permits a detached header without a check of its key, as earlier
+	// versions made when they adopted a volume, whatever filesystem it names.
 	AllowUnboundHeader bool
 	// AllowInsecure permits the dev source.
 	AllowInsecure bool
-	// EncryptPlain: opening the volume makes it of a filesystem in plain text that the
-	// device holds, if it was not made before.
+	// EncryptPlain makes opening turn a filesystem in plain text on the device into the
+	// volume, if the volume was not made before.
 	EncryptPlain bool
 	// UUID pins the header's UUID; empty pins nothing.
 	UUID       string
 	Filesystem Filesystem
 	Mount      Mount
-	// StateDir is where the dev source keeps its keys.
+	// StateDir is where the dev source keeps its keys and where the record is kept that
+	// the volume was made.
 	StateDir string
 	// Timeout is how long to wait for the device to appear.
 	Timeout time.Duration
@@ -93,7 +95,7 @@ type Volume struct {
 type Filesystem struct {
 	Type  string
 	Label string
-	// UUID is AnyUUID where an updater writes other filesystems of the type over the one
+	// UUID is AnyUUID if an updater writes other filesystems of the type over the one
 	// that was made; otherwise empty.
 	UUID    string
 	Options []string // handed to mkfs
@@ -106,11 +108,11 @@ const AnyUUID = "any"
 // it is an image that an updater writes.
 func (f Filesystem) Made() bool { return f.Type != FilesystemNone && !fsprobe.IsReadOnly(f.Type) }
 
-// ProvesKey reports whether the filesystem is the one that provisioning made, and stays
-// it. Otherwise the key is proved by its check alone.
+// ProvesKey reports whether the filesystem is, and stays, the one that provisioning made.
+// Otherwise the key is proved by its check alone.
 func (f Filesystem) ProvesKey() bool { return f.Made() && f.UUID != AnyUUID }
 
-// String is the filesystem as the configuration has it.
+// String returns the filesystem as the configuration writes it.
 func (f Filesystem) String() string {
 	if f.UUID == "" {
 		return f.Type
@@ -124,12 +126,12 @@ type Mount struct {
 	Options []string
 }
 
-// Trusted is what is expected of a trusted key. Source pins its trust source; empty pins
-// nothing.
+// Trusted is what the configuration expects of a trusted key. Source pins its trust
+// source; empty pins nothing.
 type Trusted struct{ Source string }
 
-// KeyEphemeral is [Volume.Key] of a volume whose key is never stored: it has another one,
-// and is formatted, whenever it is unlocked.
+// KeyEphemeral is the [Volume.Key] of a volume whose key is never stored: the volume gets
+// another one, and is formatted, whenever it is unlocked.
 const KeyEphemeral = "ephemeral"
 
 // FilesystemSwap is the filesystem type of a volume that is swapped on.
@@ -138,19 +140,20 @@ const FilesystemSwap = "swap"
 // Ephemeral reports whether the volume's key is thrown away.
 func (s Volume) Ephemeral() bool { return s.Key == KeyEphemeral }
 
-// Swap reports whether the volume is swapped on, where others are mounted.
+// Swap reports whether the volume is swapped on instead of mounted.
 func (s Volume) Swap() bool { return s.Filesystem.Type == FilesystemSwap }
 
-// Mountable reports whether the volume has a place where it is used: a mount point, or swap.
+// Mountable reports whether there is a place where the volume is used: a mount point, or
+// swap.
 func (s Volume) Mountable() bool { return s.Mount.Path != "" || s.Swap() }
 
-// Detached reports whether the header lies in a file of its own.
+// Detached reports whether the header is in a file of its own.
 func (s Volume) Detached() bool { return s.Header != HeaderOnDevice }
 
-// Keys is the name that package keysource has for the volume's keys.
+// Keys returns package keysource's name for the volume's keys.
 func (s Volume) Keys() string { return keysource.Kind(s.Source, s.Protected) }
 
-// KeyWrap is what a token says of how the key is encrypted; empty where it is not.
+// KeyWrap returns what a token says about how the key is encrypted; empty if it is not.
 func (s Volume) KeyWrap() string {
 	if !keysource.Wraps(s.Keys()) {
 		return ""
@@ -158,15 +161,16 @@ func (s Volume) KeyWrap() string {
 	return s.Wrap
 }
 
-// Chosen is what is said of the key, for [SourceAuto].
+// Chosen returns what the configuration says about the key, for [SourceAuto].
 func (s Volume) Chosen() keysource.Chosen {
 	return keysource.Chosen{Wrap: s.Wrap, Trust: s.Trusted.Source, Cipher: s.Cipher, KeySize: s.KeySize}
 }
 
-// For is the configuration for keys of a source that [SourceAuto] may stand for, and for
-// a header's cipher where it names none and has no key size against it. Any other source
-// changes nothing: what is bound to hardware is never exchanged for what is not. Any other
-// cipher is the default, which the header then differs from.
+// For returns the configuration for keys of a source that [SourceAuto] may stand for, and
+// for a header's cipher if the configuration names none and its key size does not exclude
+// it. Any other source changes nothing: what is bound to hardware is never exchanged for
+// what is not. With any other cipher the result has the default, from which the header
+// then differs.
 func (s Volume) For(source, cipher string) Volume {
 	if s.Source == SourceAuto {
 		if !slices.Contains(s.Chosen().Fitting(), source) {
@@ -183,17 +187,18 @@ func (s Volume) For(source, cipher string) Volume {
 	return s
 }
 
-// CipherOpen reports whether provisioning chooses the cipher: the configuration does not.
+// CipherOpen reports whether provisioning chooses the cipher because the configuration
+// does not.
 func (s Volume) CipherOpen() bool { return s.Cipher == "" && len(keysource.Defaults(s.Keys())) > 1 }
 
-// Sealed reports whether a source's keys are sealed by the chip, whose security state
-// they depend on.
+// Sealed reports whether the chip seals a source's keys, which then depend on its
+// security state.
 func Sealed(source string) bool {
 	return source == SourceCAAM || source == SourceTrusted || source == SourceAuto
 }
 
-// Permitted reports whether a volume may use its source at all: known before any
-// device is waited for.
+// Permitted returns an error if a volume may not use its source at all. That is known
+// before any device is waited for.
 func (s Volume) Permitted() error {
 	if s.Swap() && !s.Ephemeral() {
 		return fault.Newf(fault.ConfigInvalid, "filesystem: swap is for volumes with key: ephemeral")
