@@ -22,8 +22,8 @@ type Choice struct {
 }
 
 // Choose finds the source for a volume with source auto that has no header yet: the CAAM
-// where its driver answers, else trusted keys where the kernel has a trust source. It
-// makes no key and leaves nothing behind. Without any, the error is of code
+// if its driver answers, otherwise trusted keys if the kernel has a trust source. It
+// makes no key and leaves nothing behind. If there is neither, the error is of code
 // source-missing.
 func (from Sources) Choose(s spec.Volume) (Choice, error) {
 	var missing []error
@@ -36,11 +36,11 @@ func (from Sources) Choose(s spec.Volume) (Choice, error) {
 		missing = append(missing, fmt.Errorf("%s: %w", source, err))
 		reasons = append(reasons, "source "+source+" does not work here ("+err.Error()+")")
 	}
-	// Not wrapped: the code of the first would hide that there is another way.
+	// Not wrapped: the code of the first error would hide that there is another way.
 	return Choice{}, fault.Newf(fault.SourceMissing, "nothing here seals keys: %s", strings.ReplaceAll(errors.Join(missing...).Error(), "\n", "; "))
 }
 
-// works reports what shows that a source works, without making a key.
+// works returns the evidence that a source works, without making a key.
 func (from Sources) works(source string) (string, error) {
 	if source == spec.SourceCAAM {
 		if _, err := from.Chip(); err != nil {
@@ -60,8 +60,8 @@ func (from Sources) works(source string) (string, error) {
 // TrustSource reports whether the running kernel has a trust source. It makes no key.
 func TrustSource() (bool, error) { return trustSource(keyring.Ring{}) }
 
-// trustSource asks with a command that no trust source knows: EINVAL is the word of one,
-// ENODEV that there is none (Linux 6.12, security/keys/trusted-keys).
+// trustSource asks with a command that no trust source knows. A trust source answers
+// EINVAL; ENODEV means that there is none (Linux 6.12, security/keys/trusted-keys).
 func trustSource(ring Keyring) (bool, error) {
 	err := ring.WithTrustedKey(makingDescription, "probe", func(func() ([]byte, error)) error { return nil })
 	switch {

@@ -67,11 +67,12 @@ type Sources struct {
 	Files   Files
 	Rand    io.Reader
 	Log     *slog.Logger
-	// Warned remembers whose source was warned of; nil: nobody does.
+	// Warned remembers which volumes' sources were warned of. If it is nil, every call
+	// warns.
 	Warned *Warned
 }
 
-// Warned are the volumes whose source was warned of: once is enough.
+// Warned is the set of volumes whose source was warned of: once is enough.
 type Warned struct{ volumes sync.Map }
 
 func (w *Warned) already(volume string) bool {
@@ -142,12 +143,12 @@ func (k *logonKey) Wipe() {
 	k.release()
 }
 
-// Keyring adds a logon key to the keyring of one thread, runs use on that thread and
-// removes the key.
+// Keyring adds a key to the keyring of one thread, runs use on that thread and removes
+// the key.
 type Keyring interface {
 	WithLogonKey(description string, payload []byte, use func() error) error
-	// WithTrustedKey has the kernel make or open a trusted key; sealed reads its blob
-	// as hexadecimal digits.
+	// WithTrustedKey has the kernel make or open a trusted key. sealed reads its blob as
+	// hexadecimal digits.
 	WithTrustedKey(description, command string, use func(sealed func() ([]byte, error)) error) error
 }
 

@@ -17,8 +17,8 @@ import (
 )
 
 // trusted makes the kernel's trusted keys: a trust source (CAAM, DCP, TEE or TPM) seals
-// them, and only the kernel sees them. It has them in clear as long as a table is live,
-// but for protected keys ([Request.Wrap]), which only the CAAM sees.
+// them, and only the kernel sees them. The kernel has them in clear while a table is
+// live, except for protected keys ([Request.Wrap]), which only the CAAM sees.
 type trusted struct {
 	ring Keyring
 	// want is the trust source that the configuration asks for; empty for any.
@@ -28,7 +28,7 @@ type trusted struct {
 // makingDescription names a key while it is made, before a table needs it.
 const makingDescription = "imxcrypt:new"
 
-// makeCommand is what the kernel is asked to make. A TPM needs a parent: the persistent
+// makeCommand returns the command that makes a key. A TPM needs a parent: the persistent
 // primary key that the kernel's documentation uses.
 func makeCommand(size int, tpm bool, wrap caam.Wrap) string {
 	if tpm {
@@ -37,8 +37,8 @@ func makeCommand(size int, tpm bool, wrap caam.Wrap) string {
 	return fmt.Sprintf("new %d%s", size, protectedOptions(wrap))
 }
 
-// protectedOptions are those of a protected key, behind a command of mainline's CAAM
-// (Linux 6.19, security/keys/trusted-keys/trusted_caam.c); empty for any other key.
+// protectedOptions returns the options of a protected key, for a command to mainline's
+// CAAM (Linux 6.19, security/keys/trusted-keys/trusted_caam.c); empty for any other key.
 func protectedOptions(wrap caam.Wrap) string {
 	switch wrap {
 	case caam.CCM:
@@ -53,9 +53,9 @@ func (t trusted) Create(_ context.Context, r Request) (Key, []byte, error) {
 	return t.create(r, r.Wrap)
 }
 
-// Sample has an ordinary key sealed where a protected one is to be tried: the kernel loads
-// any blob as protected, and harms itself when it makes one, unless its CAAM driver was
-// changed. It writes past a buffer (6.19 to 7.3 at least, caam_process_blob).
+// Sample seals an ordinary key for a trial of a protected one: the kernel loads any blob
+// as a protected key. When it makes a protected key, it writes past a buffer unless its
+// CAAM driver was changed (6.19 to 7.3 at least, caam_process_blob).
 func (t trusted) Sample(_ context.Context, r Request) (Key, error) {
 	wrap := r.Wrap
 	if r.Trial {
@@ -65,7 +65,7 @@ func (t trusted) Sample(_ context.Context, r Request) (Key, error) {
 	return key, err
 }
 
-// create makes a key for a request, with another wrap perhaps.
+// create makes a key for a request, perhaps with another wrap.
 func (t trusted) create(r Request, wrap caam.Wrap) (Key, []byte, error) {
 	blob, err := t.make(r.KeySize, wrap)
 	if err != nil {
@@ -100,7 +100,7 @@ func (t trusted) make(size int, wrap caam.Wrap) (blob []byte, err error) {
 	return blob, err
 }
 
-// key is the key of a blob.
+// key returns the key of a blob.
 func (t trusted) key(r Request, blob []byte) Key {
 	k := &trustedKey{blob: blob, size: r.KeySize, options: protectedOptions(r.Wrap), ring: t.ring}
 	if k.options != "" {
@@ -109,9 +109,10 @@ func (t trusted) key(r Request, blob []byte) Key {
 	return k
 }
 
-// Open has the hardware open the blob once: what it refuses it refuses here. Nothing of
-// the key is kept. For a protected key the hardware is not asked before something is
-// read with it: that the blob is another chip's, or no blob, shows only then.
+// Open has the hardware open the blob once, so that what it refuses is refused here.
+// Nothing of the key is kept. For a protected key the hardware is not asked until
+// something is read with it: only then does it show that the blob is another chip's, or
+// no blob.
 func (t trusted) Open(_ context.Context, r Request, stored []byte) (Key, error) {
 	is := keysource.TrustOf(stored, r.KeySize)
 	if is == "" || r.Wrap != "" && (is != keysource.TrustCAAM || r.KeySize != 32) {
@@ -141,9 +142,9 @@ func explainMake(err error) error {
 	return err
 }
 
-// explainOpen says why the kernel did not open a blob. Every trust source refuses in a
-// way of its own, and the same errno means a blob of another one: which one is at work
-// shows in a key that is made and thrown away.
+// explainOpen says why the kernel did not open a blob. Every trust source refuses in its
+// own way, and the same errno may mean a blob of another source. Making a key and
+// throwing it away shows which source the kernel has.
 func (t trusted) explainOpen(err error, sealedBy string) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
@@ -169,15 +170,15 @@ func (t trusted) explainOpen(err error, sealedBy string) error {
 	return fault.New(fault.BlobRejected, "the trust source "+sealedBy+" rejected the sealed key: made by another chip or in another security state, or damaged", err)
 }
 
-// malformed is the kernel's answer to a blob that it cannot read; for a TPM's, also to one
-// with a length in it that is larger than the blob.
+// malformed reports whether err is the kernel's answer to a blob that it cannot read, or,
+// from a TPM, to one with a length in it that is larger than the blob.
 func malformed(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.E2BIG) }
 
-// trustedKey is a sealed key that the kernel opens where a table needs it. It holds no
+// trustedKey is a sealed key that the kernel opens when a table needs it. It holds no
 // secret.
 type trustedKey struct {
 	blob []byte
-	// size is that of what the kernel gives the cipher, in bytes.
+	// size is the size in bytes of what the kernel gives the cipher.
 	size    int
 	options string
 	ring    Keyring
