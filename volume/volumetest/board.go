@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package volumetest is a board without hardware, for tests of packages that
-// use volume: a simulated CAAM, a device-mapper that really encrypts, keyrings
-// that belong to threads, disks that lose what was not flushed, and files.
+// Package volumetest is a board without hardware, for tests of packages that use volume:
+// a simulated CAAM, a device-mapper that really encrypts, keyrings that belong to
+// threads, disks that lose what was not flushed, and files.
 //
-// It has the real system's hard edges: a key is found by the thread that has it
-// only, a black key does not outlive the power, a device that is mapped cannot
-// be opened exclusively, one that is not there yet is not there.
+// It has the real system's hard edges: only the thread that has a key finds it, a black
+// key does not survive a power cut, a device that is mapped cannot be opened exclusively,
+// and one that is not there yet is not found.
 package volumetest
 
 import (
@@ -35,8 +35,7 @@ import (
 	"imxcrypt/volume/source"
 )
 
-// Store is what a disk keeps its bytes in: an image or a recorded disk of
-// package crashtest.
+// Store holds the bytes of a disk: an image or a recorded disk of package crashtest.
 type Store interface {
 	dmtest.Backing
 	Flush() error
@@ -51,19 +50,19 @@ type Disk struct {
 	ReadOnly  bool
 	// Absent disks are not found until they are plugged in.
 	Absent bool
-	// Image: it is a regular file, of which a loop device can be made.
+	// Image reports that the disk is a regular file, of which a loop device can be made.
 	Image bool
-	// Users are who else uses the disk.
+	// Users are the other users of the disk.
 	Users blockdev.Users
 	// Err is returned by reads, instead of data.
 	Err error
-	// Secure is asked before a range in bytes is securely discarded; its error is
-	// the discard's. nil: the disk has no secure discard.
+	// Secure is asked before a range in bytes is securely discarded; its error is the
+	// discard's. If it is nil, the disk has no secure discard.
 	Secure func(off, length int64) error
 
 	number blockdev.Number
-	// A loop device over an image has its path, and is gone when nobody has it open and
-	// no mapping lies on it.
+	// image is the path of the image under a loop device. The device is removed when no
+	// one has it open and no mapping is on it.
 	image   string
 	openers int
 }
@@ -73,7 +72,7 @@ type Board struct {
 	Chip  *caamtest.Chip
 	State caam.SecurityState
 	Disks []*Disk
-	// FilesOn are the mappings that files are on, by their path.
+	// FilesOn are the mappings that files are on, by the files' paths.
 	FilesOn map[string]blockdev.Number
 	Files   *Files
 	DM      *dmtest.Kernel
@@ -91,29 +90,30 @@ type Board struct {
 	Mkfs func(fstype, device string) error
 	// Fsck is the outcome of the filesystem's checker; nil finds nothing.
 	Fsck func(fstype, device string) (repaired bool, err error)
-	// NoRoom is why a folder cannot be a workspace.
+	// NoRoom says why a directory cannot be a workspace.
 	NoRoom func(dir string, need int64) error
-	// NoCiphers are algorithms that dm-crypt does not get, whatever /proc/crypto lists.
+	// NoCiphers are algorithms that dm-crypt does not get, even if /proc/crypto lists
+	// them.
 	NoCiphers []string
 	// NoTargets are device-mapper targets that the kernel does not have.
 	NoTargets []string
-	// Step is called before everything that changes something durable or in the
-	// kernel, with what it is; one call at a time, for a rotation copies on
-	// several threads. An error is the step's result, and nothing is done.
+	// Step is called with a description before everything that changes something durable
+	// or in the kernel. There is one call at a time, since a rotation copies on several
+	// threads. An error is the step's result, and nothing is done.
 	Step func(what string) error
 	Log  *slog.Logger
 	Now  func() time.Time
-	// Patience is System's. A short one is for tests in which something stays busy.
+	// Patience is System's. Tests in which something stays busy set a short one.
 	Patience time.Duration
 
 	// LoopErr is why no loop device can be made or looked up.
 	LoopErr error
 	// ImageRoom is how many bytes a new image may have.
 	ImageRoom int64
-	// Grown is how far mounted filesystems were made to grow, by their mount points.
+	// Grown is the size that mounted filesystems were grown to, by their mount points.
 	Grown map[string]int64
 
-	// Hibernates are where a suspend-to-disk is written to.
+	// Hibernates are the devices that a suspend-to-disk is written to.
 	Hibernates []string
 
 	stepping sync.Mutex
@@ -170,7 +170,7 @@ func (b *Board) step(what string) error {
 	return b.Step(what)
 }
 
-// System is the board as package volume sees it.
+// System returns the board as package volume sees it.
 func (b *Board) System() volume.System {
 	return volume.System{
 		Devices: devices{b}, Waiter: waiter{b}, Mapper: mapper{b.DM, b}, Keyring: b.Ring,
@@ -186,7 +186,7 @@ func (b *Board) System() volume.System {
 	}
 }
 
-// attach makes a read-only disk of a file, as a loop device is.
+// attach makes a read-only disk of a file, like a loop device.
 func (b *Board) attach(path string) (string, io.Closer, error) {
 	store, err := b.Files.open(path)
 	if err != nil {
@@ -200,7 +200,7 @@ func (b *Board) attach(path string) (string, io.Closer, error) {
 	return d.Path, detach{b, d}, nil
 }
 
-// detach gives a loop device up.
+// detach gives up a loop device.
 type detach struct {
 	*Board
 	disk *Disk
@@ -213,17 +213,17 @@ func (d detach) Close() error {
 	return nil
 }
 
-// Sleep suspends the system for a while and wakes it up: what is in the kernel
-// stays, and the chip has lost the key that its black keys are encrypted with.
+// Sleep suspends the system for a while and wakes it up. What is in the kernel stays, and
+// the chip loses the key that its black keys are encrypted with.
 func (b *Board) Sleep(d time.Duration) {
 	b.Chip.PowerCycle()
 	b.Doze(d)
 }
 
-// Doze is Sleep on a chip that keeps its keys.
+// Doze is Sleep for a chip that keeps its keys.
 func (b *Board) Doze(d time.Duration) { b.asleep.Add(int64(d)) }
 
-// Manager is a volume.Manager on the board.
+// Manager returns a volume.Manager for the board.
 func (b *Board) Manager() *volume.Manager { return volume.New(b.System()) }
 
 // Plug makes an absent disk appear.
@@ -267,7 +267,7 @@ func (b *Board) backing(n dmcrypt.Number) (dmtest.Backing, error) {
 	return nil, unix.ENODEV
 }
 
-// users are who else uses a disk, the mappings that lie on it among them.
+// users returns the other users of a disk, including the mappings on it.
 func (b *Board) users(d *Disk) (blockdev.Users, error) {
 	u := d.Users
 	holders, err := b.holders(d.number)
@@ -275,7 +275,7 @@ func (b *Board) users(d *Disk) (blockdev.Users, error) {
 	return u, err
 }
 
-// holders are the mappings that lie on a device.
+// holders returns the mappings on a device.
 func (b *Board) holders(under blockdev.Number) (list []blockdev.Holder, err error) {
 	infos, err := b.DM.List()
 	if err != nil {
@@ -293,7 +293,7 @@ func (b *Board) holders(under blockdev.Number) (list []blockdev.Holder, err erro
 	return list, nil
 }
 
-// mapper adds to the fake device-mapper what the real one's wrapper does.
+// mapper adds to the fake device-mapper what the wrapper of the real one does.
 type mapper struct {
 	*dmtest.Kernel
 	board *Board
@@ -378,7 +378,7 @@ func (d devices) Users(n blockdev.Number) (blockdev.Users, error) {
 	return u, err
 }
 
-// Below is what lies under a mapping, and under that.
+// Below returns the devices under a mapping, and those under them.
 func (d devices) Below(n blockdev.Number) []blockdev.Number {
 	info, err := d.DM.ByNumber(n)
 	if err != nil {
@@ -429,7 +429,7 @@ func (d devices) Open(path string, f blockdev.Flags) (header.Device, error) {
 	if err != nil {
 		return nil, &blockdev.Error{Op: "open", Path: path, Code: fault.DeviceMissing, Err: err}
 	}
-	// As of a real file: read-only unless opened for writing.
+	// As with a real file: read-only unless opened for writing.
 	return d.claim(&openDisk{Disk: &Disk{Path: path, Store: store, ReadOnly: !f.Write}, board: d.Board, write: f.Write}, f.Exclusive)
 }
 
@@ -448,12 +448,12 @@ func (b *Board) claim(o *openDisk, exclusive bool) (header.Device, error) {
 	return o, nil
 }
 
-// openDisk is a disk or a file, opened.
+// openDisk is an open disk or file.
 type openDisk struct {
 	*Disk
 	board *Board
 	write bool
-	// claims: it is open exclusively.
+	// claims reports that it is open exclusively.
 	claims, closed bool
 }
 
@@ -481,8 +481,8 @@ func (o *openDisk) Flush() error {
 	return o.Store.Flush()
 }
 
-// Discard forgets a range where the disk's store can, as [crashtest.Disk] does,
-// and securely, to zeros, where [Disk.Secure] lets it.
+// Discard forgets a range if the disk's store can, as [crashtest.Disk] does. A secure
+// discard writes zeros, if [Disk.Secure] permits it.
 func (o *openDisk) Discard(off, length int64, secure bool) error {
 	if secure && o.Secure != nil {
 		if err := o.Secure(off, length); err != nil {
@@ -537,7 +537,7 @@ func (o *openDisk) LogicalBlockSize() int {
 	return o.BlockSize
 }
 
-// openMapping is a mapping, opened.
+// openMapping is an open mapping.
 type openMapping struct {
 	*dmtest.File
 	board *Board

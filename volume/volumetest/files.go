@@ -16,17 +16,16 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Files is a filesystem on a store of its own, so that what a power cut leaves
-// of it can be enumerated together with the disks. It is written as the real one
-// is, by package atomicfile, over a [crashtest.Tree]. Folders are not modelled:
-// all there could be exist.
+// Files is a filesystem on a store of its own, so that what a power cut leaves of it can
+// be enumerated together with the disks. Like the real one it is written by package
+// atomicfile, over a [crashtest.Tree]. Directories are not modelled: every one exists.
 type Files struct {
 	tree *crashtest.Tree
-	// Err is what Create and Replace fail with, instead of writing: a full disk.
+	// Err is the error of Create and Replace, which then write nothing: a full disk.
 	Err error
-	// Unreadable is a path that Read fails for with EIO: a bad block.
+	// Unreadable is a path for which Read fails with EIO: a bad block.
 	Unreadable string
-	// Distrust is what Trusted says of every file.
+	// Distrust is what Trusted returns for every file.
 	Distrust error
 
 	mu sync.Mutex
@@ -34,10 +33,10 @@ type Files struct {
 	before func(what string) error
 }
 
-// FilesSize is what a store for Files needs, in bytes.
+// FilesSize is the size in bytes of a store for Files.
 const FilesSize = crashtest.TreeSize
 
-// NewFiles is the filesystem on a store, empty if the store is all zeros.
+// NewFiles returns the filesystem on a store, empty if the store is all zeros.
 func NewFiles(store crashtest.Store) *Files {
 	f := &Files{tree: crashtest.NewTree(store)}
 	f.tree.Step = func(what string) error {
@@ -55,17 +54,17 @@ func NewFiles(store crashtest.Store) *Files {
 	return f
 }
 
-// NoFiles is an empty filesystem.
+// NoFiles returns an empty filesystem.
 func NoFiles() *Files { return NewFiles(crashtest.NewImage(FilesSize)) }
 
-// flat is a path as a name in the root folder.
+// flat turns a path into a name in the root directory.
 func flat(path string) string { return "/" + strings.ReplaceAll(strings.Trim(path, "/"), "/", `\`) }
 
 func unflat(name string) string { return strings.ReplaceAll(name, `\`, "/") }
 
 func (f *Files) writer() atomicfile.Writer { return atomicfile.Writer{FS: f.tree} }
 
-// named gives an error the path that was asked for.
+// named gives an error the path that the caller asked for.
 func named(path string, err error) error {
 	var of *atomicfile.Error
 	if errors.As(err, &of) {
@@ -131,7 +130,7 @@ func (f *Files) Read(path string, o atomicfile.ReadOptions) ([]byte, error) {
 // Trusted implements volume.Files.
 func (f *Files) Trusted(string) error { return f.Distrust }
 
-// failed is an error as the real package has it.
+// failed returns an error like the real package's.
 func failed(op, path string, err error) error {
 	code := fault.Failed
 	switch {
@@ -169,7 +168,7 @@ func (f *Files) Names() []string {
 	return names
 }
 
-// open gives a file as a store of its own, for a detached header.
+// open opens a file as a store of its own, for a detached header.
 func (f *Files) open(path string) (Store, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

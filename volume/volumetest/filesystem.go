@@ -82,7 +82,7 @@ func (f filesystems) Check(_ context.Context, fstype, device string) (bool, erro
 	return f.Fsck(fstype, device)
 }
 
-// Grow implements volume.Filesystems: the filesystem's size is only noted.
+// Grow implements volume.Filesystems. It only notes the filesystem's size.
 func (f filesystems) Grow(fstype, target string, size int64) (bool, error) {
 	if err := f.step("grow " + target); err != nil {
 		return false, err
@@ -114,7 +114,7 @@ const ext4Block = 4096
 //go:embed ext4.img.gz
 var ext4Packed []byte
 
-// unpacked is what is in it.
+// unpacked returns the unpacked image.
 var unpacked = sync.OnceValues(func() ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(ext4Packed))
 	if err != nil {
@@ -123,8 +123,8 @@ var unpacked = sync.OnceValues(func() ([]byte, error) {
 	return io.ReadAll(z)
 })
 
-// ext4Image is that filesystem with a label and a UUID, a random one if it is
-// empty. Offsets are those of struct ext4_super_block (kernel, fs/ext4/ext4.h).
+// ext4Image returns that filesystem with a label and a UUID, a random one if uuid is
+// empty. The offsets are those of struct ext4_super_block (kernel, fs/ext4/ext4.h).
 func ext4Image(label, uuid string) ([]byte, error) {
 	empty, err := unpacked()
 	if err != nil {
@@ -151,7 +151,7 @@ func ext4Image(label, uuid string) ([]byte, error) {
 type Mounts struct {
 	// Copies are mounts in other mount namespaces, which unmounting here does not reach.
 	Copies []mount.Entry
-	// Uses are what keeps mount points busy, by their path.
+	// Uses says what keeps mount points busy, by their paths.
 	Uses map[string]string
 	// Fstab is the mount point of the only line of /etc/fstab.
 	Fstab string
@@ -162,7 +162,7 @@ type Mounts struct {
 	open    map[string]*dmtest.File
 }
 
-// Mount implements volume.Mounts: it fails where the superblock does not fit.
+// Mount implements volume.Mounts. It fails if the superblock does not fit.
 func (m *Mounts) Mount(source, target, fstype string, options []string) error {
 	if err := m.board.step("mount " + target); err != nil {
 		return err
@@ -192,7 +192,7 @@ func (m *Mounts) Mount(source, target, fstype string, options []string) error {
 		m.open = map[string]*dmtest.File{}
 	}
 	n := f.Number()
-	for _, other := range m.open { // one filesystem, mounted twice, opens its device once
+	for _, other := range m.open { // a filesystem that is mounted twice opens its device once
 		if other.Number() == n {
 			if err := f.Close(); err != nil {
 				return err
@@ -265,22 +265,22 @@ func (m *Mounts) Elsewhere(chosen func(*mount.Entry) bool) error {
 	return nil
 }
 
-// Cover mounts something that is not on the board's disks, over whatever is
-// mounted on a target.
+// Cover mounts something that is not on the board's disks over whatever is mounted on
+// target.
 func (m *Mounts) Cover(target string) {
 	m.mountMu.Lock()
 	defer m.mountMu.Unlock()
 	m.entries = append(m.entries, mount.Entry{Minor: 77, Root: "/", Target: target, Source: "tmpfs", Type: "tmpfs"})
 }
 
-// Uncover takes that away.
+// Uncover removes that mount.
 func (m *Mounts) Uncover(target string) {
 	m.mountMu.Lock()
 	defer m.mountMu.Unlock()
 	m.entries = slices.DeleteFunc(m.entries, func(e mount.Entry) bool { return e.Target == target && e.Source == "tmpfs" })
 }
 
-// Change changes how a mount stands in the table.
+// Change changes the entry of a mount in the table.
 func (m *Mounts) Change(target string, change func(*mount.Entry)) {
 	m.mountMu.Lock()
 	defer m.mountMu.Unlock()
@@ -338,7 +338,7 @@ func (b *Board) Mapping(name string, write bool) (*dmtest.File, error) {
 	return b.DM.Open(b.DM.Node(name), write)
 }
 
-// KeyOf is the key reference of a live crypt table.
+// KeyOf returns the key reference of a live crypt table.
 func (b *Board) KeyOf(name string) (dmcrypt.KeyRef, error) {
 	t, err := b.DM.Table(name)
 	if err != nil {
@@ -377,8 +377,8 @@ func (f filesystems) Shrink(ctx context.Context, device, _ string, size int64) (
 	return log, err
 }
 
-// inFile has do look at what a disk holds, in a file of this system; work is a folder
-// that it may make.
+// inFile copies the content of a disk to a file of this system and calls do with it. work
+// is a directory that do may make.
 func (f filesystems) inFile(device string, do func(path, work string) error) (err error) {
 	dir, err := os.MkdirTemp("", "volumetest")
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// images make loop devices of the board's images. As in the kernel a device is there
-// while somebody has it open or a mapping lies on it, its number is taken again by the next one, and
-// two of one image do not see what the other writes: there is never a second.
+// images make loop devices of the board's images. As in the kernel, a device exists while
+// it is open or a mapping is on it, and the next device takes its number again. Two
+// devices of one image would not see each other's writes, so there is never a second one.
 type images struct{ *Board }
 
 func (i images) Attach(path string, sector int) (string, io.Closer, error) {
@@ -81,7 +81,7 @@ func (i images) Room(path string, size int64) error {
 	return nil
 }
 
-// Make implements volume.Images: the file appears whole, or not at all.
+// Make implements volume.Images. The file appears whole, or not at all.
 func (i images) Make(path string, size int64) error {
 	if i.disk(path) != nil {
 		return fault.Newf(fault.FileExists, "%s exists already", path)
@@ -114,7 +114,8 @@ func (i images) Resized(device string) error {
 	return nil
 }
 
-// freeLoop is the lowest number of a loop device that is not in use. b.mu is held.
+// freeLoop returns the lowest number of a loop device that is not in use. The caller
+// holds b.mu.
 func (b *Board) freeLoop() uint32 {
 	for n := uint32(0); ; n++ {
 		if !slices.ContainsFunc(b.loops, func(d *Disk) bool { return !d.Absent && d.number.Minor == n }) {
@@ -136,7 +137,7 @@ func (o opener) Close() error {
 	return o.board.clearLoops()
 }
 
-// clearLoops takes away the loop devices that nobody uses any more.
+// clearLoops removes the loop devices that no one uses any more.
 func (b *Board) clearLoops() error {
 	b.mu.Lock()
 	loops := slices.Clone(b.loops)
@@ -168,7 +169,7 @@ func (b *Board) Exit() error {
 	return b.clearLoops()
 }
 
-// Loops are the loop devices over images.
+// Loops returns the loop devices over images.
 func (b *Board) Loops() (paths []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -180,7 +181,7 @@ func (b *Board) Loops() (paths []string) {
 	return paths
 }
 
-// Remove also takes away a loop device that only the mapping held.
+// Remove also removes a loop device that only the mapping held.
 func (m mapper) Remove(ctx context.Context, name string) error {
 	if err := m.Kernel.Remove(ctx, name); err != nil {
 		return err

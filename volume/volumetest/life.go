@@ -32,7 +32,7 @@ const (
 	UserText = "what the user wrote and flushed"
 )
 
-// Every is the step of a loop over all places to fail at: n where the tests are slow.
+// Every returns the step of a loop over all places to fail at: n if the tests are slow.
 func Every(n int) int {
 	if crashtest.Slow() {
 		return n
@@ -40,7 +40,7 @@ func Every(n int) int {
 	return 1
 }
 
-// Spec is the volume of most tests, as the configuration's defaults have it.
+// Spec returns the volume of most tests, with the configuration's defaults.
 func Spec() spec.Volume {
 	return spec.Volume{
 		Name: "data", Mapping: "data", Device: "/dev/mmcblk2p3", Source: spec.SourceCAAM, Wrap: "ccm", KeySize: 32,
@@ -50,14 +50,14 @@ func Spec() spec.Volume {
 	}
 }
 
-// BoardOf is a board with a random chip and one disk.
+// BoardOf returns a board with a random chip and one disk.
 func BoardOf(disk Store) *Board {
 	b := New(caamtest.RandomChip(), NoFiles(), &Disk{Path: "/dev/mmcblk2p3", Store: disk})
 	b.Directories = []string{"/data"}
 	return b
 }
 
-// PowerCycle is the same board, off and on again.
+// PowerCycle returns the same board, off and on again.
 func PowerCycle(b *Board) *Board {
 	b.Chip.PowerCycle()
 	n := New(b.Chip, b.Files, b.Disks...)
@@ -74,7 +74,7 @@ func Must(t *testing.T, r volume.Result, err error) volume.Result {
 	return r
 }
 
-// Refused fails the test unless a command was refused with that code.
+// Refused fails the test unless err has the given code.
 func Refused(t *testing.T, err error, code fault.Code) {
 	t.Helper()
 	if fault.CodeOf(err) != code {
@@ -82,7 +82,7 @@ func Refused(t *testing.T, err error, code fault.Code) {
 	}
 }
 
-// Put writes a text into the open volume, and flushes it.
+// Put writes a text into the open volume and flushes it.
 func Put(t *testing.T, b *Board, text string) {
 	t.Helper()
 	PutIn(t, b, "data", text)
@@ -119,15 +119,15 @@ func Get(t *testing.T, b *Board, n int) string {
 	return string(buf)
 }
 
-// Small is a small volume of six zones. Without a gap zones are kept in
-// the journal, which is smaller.
+// Small returns a small volume of six zones. Without a gap, zones are kept in the
+// journal, which is smaller.
 func Small(gap int64) spec.Volume {
 	s := Spec()
 	s.HeaderSize, s.Gap = smallHeader, gap
 	return s
 }
 
-// SmallDisk has just the room that a [Small] volume takes.
+// SmallDisk returns a disk with just the room that a [Small] volume takes.
 func SmallDisk(s spec.Volume) *crashtest.Image {
 	if s.Detached() {
 		return crashtest.NewImage(SmallData)
@@ -135,14 +135,14 @@ func SmallDisk(s spec.Volume) *crashtest.Image {
 	return crashtest.NewImage(s.HeaderSize + s.Gap + SmallData)
 }
 
-// Filled is a board with a mounted volume, and what is in it.
+// Filled returns a board with a mounted volume, and the content of that.
 func Filled(t *testing.T, s spec.Volume, disk Store) (*Board, []byte) {
 	t.Helper()
 	b := BoardOf(disk)
 	return b, Fill(t, s, b)
 }
 
-// Fill makes and mounts a board's volume, and returns what is in it.
+// Fill makes and mounts a board's volume, and returns its content.
 func Fill(t *testing.T, s spec.Volume, b *Board) []byte {
 	t.Helper()
 	r, err := b.Manager().Provision(context.Background(), s, volume.ProvisionOptions{})
@@ -153,7 +153,7 @@ func Fill(t *testing.T, s spec.Volume, b *Board) []byte {
 	return Content(t, b)
 }
 
-// Write writes to the open volume, and flushes it.
+// Write writes to the open volume and flushes it.
 func Write(t *testing.T, b *Board, text []byte, at int64) {
 	t.Helper()
 	f, err := b.Mapping("data", true)
@@ -169,13 +169,13 @@ func Write(t *testing.T, b *Board, text []byte, at int64) {
 	}
 }
 
-// Content is all that a user of the volume reads.
+// Content returns all that a user of the volume reads.
 func Content(t *testing.T, b *Board) []byte {
 	t.Helper()
 	return ContentOf(t, b, "data")
 }
 
-// ContentOf is Content of a volume whose mapping has another name.
+// ContentOf is Content for a volume whose mapping has another name.
 func ContentOf(t *testing.T, b *Board, mapping string) []byte {
 	t.Helper()
 	f, err := b.Mapping(mapping, false)
@@ -190,7 +190,7 @@ func ContentOf(t *testing.T, b *Board, mapping string) []byte {
 	return all
 }
 
-// Same fails the test unless what was read is what is wanted.
+// Same fails the test unless got equals want.
 func Same(t *testing.T, what string, got, want []byte) {
 	t.Helper()
 	if bytes.Equal(got, want) {
@@ -220,12 +220,12 @@ func RotateUntil(t *testing.T, b *Board, s spec.Volume, zones int) {
 // Detached puts the header into a file.
 func Detached(s *spec.Volume) { s.Header = "/var/lib/imxcrypt/data.luks" }
 
-// DevSource makes the source dev.
+// DevSource sets the source to dev.
 func DevSource(s *spec.Volume) {
 	s.Source, s.Wrap, s.Cipher, s.KeySize, s.AllowInsecure = spec.SourceDev, "", "aes-xts-plain64", 64, true
 }
 
-// Changed is the usual volume with changes.
+// Changed returns the usual volume with changes.
 func Changed(changes ...func(*spec.Volume)) spec.Volume {
 	s := Spec()
 	for _, c := range changes {
@@ -234,7 +234,7 @@ func Changed(changes ...func(*spec.Volume)) spec.Volume {
 	return s
 }
 
-// Ready is a board with a volume of that spec, locked, after a power cycle.
+// Ready returns a board with a locked volume of that spec, after a power cycle.
 func Ready(t *testing.T, s spec.Volume) (*Board, *crashtest.Image) {
 	t.Helper()
 	im := crashtest.NewImage(16 * mib)
@@ -245,7 +245,7 @@ func Ready(t *testing.T, s spec.Volume) (*Board, *crashtest.Image) {
 	return PowerCycle(b), im
 }
 
-// Mounted is a volume in use.
+// Mounted returns a board with a volume in use.
 func Mounted(t *testing.T, s spec.Volume) *Board {
 	t.Helper()
 	b, _ := Ready(t, s)
@@ -254,7 +254,7 @@ func Mounted(t *testing.T, s spec.Volume) *Board {
 	return b
 }
 
-// PlainExt4 writes an unencrypted filesystem to a disk: that of a volume, taken out of it.
+// PlainExt4 writes an unencrypted filesystem to a disk, as if taken out of a volume.
 func PlainExt4(im *crashtest.Image) {
 	image, err := ext4Image("", "")
 	if err != nil {
@@ -263,7 +263,7 @@ func PlainExt4(im *crashtest.Image) {
 	write(im, image, 0)
 }
 
-// PlainDisk is a disk with an ext4 filesystem in plain text, full of data.
+// PlainDisk returns a disk with an ext4 filesystem in plain text, full of data.
 func PlainDisk() *crashtest.Image {
 	disk := crashtest.NewImage(SmallData)
 	PlainExt4(disk)

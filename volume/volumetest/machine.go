@@ -4,13 +4,13 @@ package volumetest
 
 import "context"
 
-// Machine is what package sleep puts to sleep; the chip loses its keys in it.
+// Machine is what package sleep puts to sleep. The chip loses its keys in a sleep.
 type Machine struct {
 	Board *Board
 	// Frozen, Thawed and Slept count.
 	Frozen, Thawed, Slept int
 	Alarms                []string
-	// During is what happens while the system sleeps.
+	// During runs while the system sleeps.
 	During    func() error
 	FreezeErr error
 }

@@ -11,28 +11,28 @@ import (
 	"imxcrypt/volume/header"
 )
 
-// Model is what must be true of a volume in the hands of somebody who gives
-// commands in any order. The same one checks the fake board and real kernels.
+// Model is what must be true of a volume when commands are given in any order. The same
+// model checks the fake board and real kernels.
 type Model struct {
-	// Mounts: the configuration has a mount point.
+	// Mounts reports whether the configuration has a mount point.
 	Mounts bool
-	// Recipe: there is a volume made by hand, and with Phase empty adopt has not
-	// taken it over yet.
+	// Recipe reports whether there is a volume made by hand. With an empty Phase, adopt
+	// has not taken it over yet.
 	Recipe bool
 
-	// Phase is empty where there is no volume.
+	// Phase is empty if there is no volume.
 	Phase header.Phase
-	// Live: unlocked.
+	// Live reports whether it is unlocked.
 	Live, Mounted bool
 	// UUID and Generation are as last seen.
 	UUID       string
 	Generation int
-	// Rotating: a rotation is under way.
+	// Rotating reports whether a rotation is under way.
 	Rotating bool
 }
 
-// Commands of the model. Those that rotate are long, and those that erase end
-// what was interesting; callers choose them less often.
+// Commands of the model. Those that rotate take long, and those that erase end what was
+// interesting, so callers choose them less often.
 const (
 	Provision        = "provision"
 	ProvisionNoMount = "provision without mounting"
@@ -47,16 +47,16 @@ const (
 	Erase            = "erase"
 )
 
-// Command is one of them, and what the model says of it.
+// Command is a command and what the model says about it.
 type Command struct {
 	Name string
-	// Want are the codes that it may end with, the empty one being success.
+	// Want are the codes that it may end with; the empty one is success.
 	Want []fault.Code
 	// Done changes the model after success.
 	Done func()
 }
 
-// Commands are those that make sense now, always in the same order.
+// Commands returns those that make sense now, always in the same order.
 func (m *Model) Commands() []Command {
 	absent := []fault.Code{fault.NotProvisioned, fault.ProvisioningStarted}
 	whole := absent
@@ -88,7 +88,7 @@ func (m *Model) Commands() []Command {
 	if m.Recipe {
 		want := []fault.Code{""}
 		if m.Generation > 1 || m.Rotating {
-			want = append(want, fault.FileExists) // the blob is not the volume's any more
+			want = append(want, fault.FileExists) // the blob is no longer the volume's
 		}
 		list = append(list, Command{Adopt, want, func() { m.Phase = header.PhaseReady }})
 	}
@@ -102,7 +102,7 @@ func (m *Model) Commands() []Command {
 	return list
 }
 
-// Untouched reports whether there is a volume made by hand, which is not ours yet.
+// Untouched reports whether there is a volume made by hand that is not ours yet.
 func (m *Model) Untouched() bool { return m.Recipe && m.Phase == "" }
 
 // Precious reports whether nothing may make a filesystem there.
@@ -111,8 +111,8 @@ func (m *Model) Precious() bool { return m.Recipe || m.Phase == header.PhaseRead
 // Gone forgets the volume.
 func (m *Model) Gone() { m.Phase, m.UUID, m.Generation, m.Recipe, m.Rotating = "", "", 0, false, false }
 
-// Interrupted takes over the phase that is found after a command was killed or
-// lost its power; an error says that it must not be that.
+// Interrupted takes over the phase found after a command was killed or its power was cut.
+// It returns an error if the phase is not a possible one.
 func (m *Model) Interrupted(name string, now header.Phase) error {
 	was := m.Phase
 	possible := []header.Phase{was}

@@ -15,13 +15,13 @@ import (
 	"imxcrypt/volume"
 )
 
-// cacheBlock is the unit in bytes that is cached.
+// cacheBlock is the unit of caching in bytes.
 const cacheBlock = 4096
 
-// pages are what the kernel has of mapped devices in memory. What is dirty is
-// written through the mapping, with whatever key that has then: when the filesystem
-// is unmounted, synced or frozen, and before anybody reads the same place past the
-// cache. What is clean is believed until it is dropped.
+// pages are the blocks of mapped devices in the kernel's memory. A dirty block is written
+// through the mapping, with whatever key that has then: when the filesystem is unmounted,
+// synced or frozen, and before the same place is read past the cache. A clean block is
+// believed until it is dropped.
 type pages struct {
 	mu     sync.Mutex
 	blocks map[page]*cached
@@ -37,8 +37,8 @@ type cached struct {
 	dirty bool
 }
 
-// Cached reads a block of a public mapping as its filesystem does: from memory if
-// it is there.
+// Cached reads a block of a public mapping as its filesystem does: from memory if it is
+// there.
 func (b *Board) Cached(name string, at int64) ([]byte, error) {
 	f, err := b.Mapping(name, false)
 	if err != nil {
@@ -89,8 +89,8 @@ func (b *Board) Sync() {
 	}
 }
 
-// writeBack writes what is dirty in a range. Nobody learns whether that works, as
-// by umount(2).
+// writeBack writes the dirty blocks of a range. As with umount(2), no one learns whether
+// that works.
 func (b *Board) writeBack(minor uint32, from, to int64) {
 	for at, c := range b.pages.dirtyIn(minor, from, to) {
 		f, err := b.DM.Open(fmt.Sprintf("/dev/dm-%d", minor), true)
@@ -126,8 +126,7 @@ func (c *pages) isDirty(minor uint32, from, to int64) bool {
 	return false
 }
 
-// forget drops the blocks of a mapping that nobody uses any more, or the clean ones
-// of all.
+// forget drops the blocks of a mapping that no one uses any more, or all clean ones.
 func (c *pages) forget(which func(page, *cached) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,7 +142,7 @@ func (b *Board) dropCaches() error {
 	return nil
 }
 
-// ReadAt is a read with O_DIRECT: what is dirty there is written first.
+// ReadAt is a read with O_DIRECT: dirty blocks there are written first.
 func (o openMapping) ReadAt(p []byte, off int64) (int, error) {
 	o.board.writeBack(o.File.Number().Minor, off, off+int64(len(p)))
 	return o.File.ReadAt(p, off)
@@ -157,7 +156,7 @@ func (o openMapping) ReadClean(p []byte, off int64) (int, error) {
 	return o.File.ReadAt(p, off)
 }
 
-// Suspend freezes the filesystem, unless it is not to: what is dirty is written.
+// Suspend freezes the filesystem, unless flags say otherwise: dirty blocks are written.
 func (m mapper) Suspend(ctx context.Context, name string, flags dmcrypt.SuspendFlag) error {
 	if info, err := m.Info(name); err == nil && flags&dmcrypt.SkipLockFS == 0 && !info.Suspended {
 		m.board.writeBack(info.Number.Minor, 0, 1<<62)
@@ -178,11 +177,11 @@ func (b *Board) WipeTable(ctx context.Context, name string, flags dmcrypt.Suspen
 	return errors.Join(m.Suspend(ctx, name, flags), m.Resume(name, dmcrypt.Public, flags))
 }
 
-// records are kept until the power goes.
+// records are kept until power is cut.
 type records struct {
 	mu   sync.Mutex
 	last map[string]volume.LastUnlock
-	// failed are those that failed.
+	// failed has the unlocks that failed.
 	failed map[string]volume.UnlockFailure
 }
 

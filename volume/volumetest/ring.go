@@ -21,17 +21,18 @@ type TrustSource interface {
 	NewProtected(n int, wrap byte) (payload, blob []byte, err error)
 }
 
-// Ring is the keyrings of all threads.
+// Ring holds the keyrings of all threads.
 type Ring struct {
 	// Trust is the kernel's trust source; nil for a kernel that has none.
 	Trust TrustSource
-	// NoProtected is a kernel before 6.19, which ignores the options of protected keys.
+	// NoProtected makes the kernel one before 6.19, which ignores the options of
+	// protected keys.
 	NoProtected bool
 
 	// ProtectedMade counts the protected keys that were made.
 	ProtectedMade int
 
-	// Err is what adding a key fails with.
+	// Err is the error of adding a key.
 	Err error
 
 	mu   sync.Mutex
@@ -86,8 +87,8 @@ func (r *Ring) WithTrustedKey(description, command string, use func(sealed func(
 	})
 }
 
-// protected cuts the options of a protected key off a command. Those that are not known
-// are ignored, as mainline's CAAM does: the wrap is 0 then, and the key an ordinary one.
+// protected cuts the options of a protected key off a command. Unknown ones are ignored,
+// as by mainline's CAAM: the wrap is 0 then, and the key an ordinary one.
 func (r *Ring) protected(command string) (string, byte) {
 	rest, options, found := strings.Cut(command, " pk key_enc_algo=")
 	if !found || r.NoProtected || len(options) != 1 {

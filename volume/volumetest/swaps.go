@@ -12,7 +12,7 @@ import (
 	"imxcrypt/dmcrypt/dmtest"
 )
 
-// swaps swap on what has a swap header, and keep it busy.
+// swaps swaps on what has a swap header, and keeps it busy.
 type swaps struct{ *Board }
 
 func (s swaps) SwapOn(device string, _ bool) error {
