@@ -23,25 +23,25 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// life is a volume in the hands of somebody who gives commands in any order,
-// kills them and cuts the power, and a model of what must be true of it.
+// life is a volume to which commands are given in any order, which are killed and lose
+// power, and a model of what must be true of it.
 type life struct {
 	t    *testing.T
 	s    spec.Volume
 	rng  *rand.Rand
 	chip *caamtest.Chip
 	now  *recording
-	// history is for the message of a failure.
+	// history is printed when the test fails.
 	history []string
 
 	volumetest.Model
 	text  string // what the user last wrote and flushed
-	maybe string // what the user was writing when the power went
-	// killed: the last command that changes something was, and may have left a
-	// mapping suspended until the next one.
+	maybe string // what the user was writing when power was cut
+	// killed reports that the last command that changes something was killed. It may have
+	// left a mapping suspended until the next one.
 	killed bool
 
-	// identity is of the recovery copy; nil for a volume without.
+	// identity opens the recovery copy; nil for a volume without one.
 	identity *age.X25519Identity
 
 	formats, cuts, kills, rotations, boards int
@@ -52,7 +52,7 @@ const (
 	textBytes = 32
 )
 
-// fail ends the test with everything that led there.
+// fail ends the test and shows everything that led there.
 func (l *life) fail(format string, args ...any) {
 	l.t.Helper()
 	last := l.history[max(0, len(l.history)-25):]
@@ -69,7 +69,7 @@ func (l *life) start(disk, files *crashtest.Image) {
 	l.Live, l.Mounted = false, false
 }
 
-// operation is one command, how it is given, and what the model says of it.
+// operation is one command, how it is given, and what the model says about it.
 type operation struct {
 	volumetest.Command
 	run func() error
@@ -96,7 +96,7 @@ func (l *life) operations() []operation {
 	return ops
 }
 
-// command is how one of the model's commands is given.
+// command returns how one of the model's commands is given.
 func (l *life) command(name string) func() error {
 	ctx := context.Background()
 	provision := func(o volume.ProvisionOptions) error {
@@ -165,8 +165,8 @@ func (l *life) recipients() []string {
 	return []string{l.identity.Recipient().String()}
 }
 
-// otherBoard puts the disk into another board, which opens it once it was given
-// the key.
+// otherBoard puts the disk into another board, which opens it once it has been given the
+// key.
 func (l *life) otherBoard() {
 	l.t.Helper()
 	ctx := context.Background()
@@ -225,7 +225,7 @@ func (l *life) done(op operation) {
 	}
 }
 
-// formatted counts filesystems made, and holds the rule: none on what was ready.
+// formatted counts the filesystems made and enforces the rule: none on a ready volume.
 func (l *life) formatted(what string, before int, untouchable bool) {
 	l.t.Helper()
 	made := len(l.now.board.Made()) - before
@@ -263,12 +263,12 @@ func (l *life) killDuring(op operation) {
 	l.Mounted = l.manager().Status(context.Background(), l.s).Mounted
 }
 
-// cutDuring powers the board on again and loses the power during a command.
+// cutDuring powers the board on again and cuts power during a command.
 func (l *life) cutDuring(op operation) {
 	l.t.Helper()
 	l.start(l.now.disk.Live(), l.now.files.Live())
 	if op.Name == "write" {
-		// The volume must be open for that, which is not what is cut.
+		// The volume must be open to be written. That is not what is cut.
 		if _, err := l.manager().Unlock(context.Background(), l.s, volume.UnlockOptions{}); err != nil {
 			l.fail("unlock: %v", err)
 		}
@@ -300,8 +300,8 @@ func (l *life) cutDuring(op operation) {
 	l.settle(op.Name)
 }
 
-// settle finds out which of the states that an interrupted command may leave it
-// left.
+// settle finds out in which of the possible states an interrupted command left the
+// volume.
 func (l *life) settle(op string) {
 	l.t.Helper()
 	st := l.manager().Status(context.Background(), l.s)
@@ -363,8 +363,8 @@ func (l *life) check() {
 	l.text, l.maybe = got, ""
 }
 
-// Commands in any order, each of which may be killed or lose its power: the
-// model says what each may answer, and nothing is lost on the way.
+// Commands in any order, each of which may be killed or lose power: the model says what
+// each may answer, and nothing is lost.
 func TestAnyOrderOfCommands(t *testing.T) {
 	t.Parallel()
 	lives, steps := 5, 120
@@ -418,7 +418,7 @@ func TestAnyOrderOfCommands(t *testing.T) {
 	})
 }
 
-// byHand makes a volume with the recipe, for adopt.
+// byHand makes a volume by the recipe, for adopt.
 func (l *life) byHand() (disk, files *crashtest.Image) {
 	disk, files = crashtest.NewImage(16*mib), crashtest.NewImage(volumetest.FilesSize)
 	h := byHand{cipher: "capi:tk(cbc(aes))-plain64", sectorSize: 4096, wrap: caam.CCM}

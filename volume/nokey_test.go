@@ -45,8 +45,8 @@ func TestStatusAndLockOpenNoKey(t *testing.T) {
 	}
 }
 
-// Where the process cannot be hardened, no key is made or opened, and nothing is
-// written. What opens no key does not ask.
+// If the process cannot be hardened, no key is made or opened, and nothing is written. A
+// command that opens no key does not need it.
 func TestKeysAreOpenedInAHardenedProcessOnly(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -86,7 +86,7 @@ func TestKeysAreOpenedInAHardenedProcessOnly(t *testing.T) {
 	}
 }
 
-// Rotations stay within data and gap, whatever the partition has grown by.
+// Rotations stay within data and gap, however much the partition has grown.
 func TestARotationOnAGrownPartition(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

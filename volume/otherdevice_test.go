@@ -18,7 +18,7 @@ import (
 
 const otherPath = "/dev/mmcblk2p4"
 
-// twoDisks is a board with the disk of the tests' volume and another one.
+// twoDisks returns a board with the disk of the tests' volume and another one.
 func twoDisks(one, other volumetest.Store) *volumetest.Board {
 	b := volumetest.New(caamtest.RandomChip(), volumetest.NoFiles(),
 		&volumetest.Disk{Path: "/dev/mmcblk2p3", Store: one}, &volumetest.Disk{Path: otherPath, Store: other})
@@ -39,8 +39,8 @@ func stopAfter(t *testing.T, b *volumetest.Board, s spec.Volume, step string) {
 	refused(t, err, fault.Interrupted)
 }
 
-// A detached header whose provisioning was interrupted continues on the device that
-// it was begun on, and formats no other.
+// A detached header whose provisioning was interrupted continues on the device where it
+// began, and formats no other.
 func TestADetachedHeaderIsResumedOnItsOwnDeviceOnly(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -81,8 +81,8 @@ func TestAResumedDetachedHeaderMayWipeWithWipe(t *testing.T) {
 	}
 }
 
-// A volume with its header on the device is not overwritten by a detached header
-// that is resumed, even if overwriting is permitted.
+// A resumed detached header does not overwrite a volume with its header on the device,
+// even if overwriting is permitted.
 func TestAResumedDetachedHeaderSparesOtherVolumes(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -103,8 +103,7 @@ func TestAResumedDetachedHeaderSparesOtherVolumes(t *testing.T) {
 	}
 }
 
-// What appears on the device after it was looked at is seen before anything is
-// written.
+// What appears on the device after it was examined is noticed before anything is written.
 func TestTheDeviceIsLookedAtAgainBeforeItIsWritten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -127,7 +126,7 @@ func TestTheDeviceIsLookedAtAgainBeforeItIsWritten(t *testing.T) {
 			b := newBoard(im)
 			sys := b.System()
 			var after []byte
-			// The chip's state is read when everything else was looked at.
+			// The chip's state is read after everything else was examined.
 			sys.SecurityState = func() caam.SecurityState {
 				if after == nil {
 					c.put(t, b, im)
@@ -144,7 +143,7 @@ func TestTheDeviceIsLookedAtAgainBeforeItIsWritten(t *testing.T) {
 	}
 }
 
-// A header that is exchanged while its volume is provisioned is noticed.
+// A header that is replaced while its volume is provisioned is noticed.
 func TestAHeaderThatIsExchangedWhileProvisioningIsNoticed(t *testing.T) {
 	t.Parallel()
 	for _, step := range []string{"header written", "stored key proved"} {
@@ -166,8 +165,8 @@ func TestAHeaderThatIsExchangedWhileProvisioningIsNoticed(t *testing.T) {
 	}
 }
 
-// Two disks answer to one name, as copies of one image and foreign cards do: the
-// volume is on the one whose header has the UUID that the configuration pins.
+// Two disks answer to one name, as copies of one image and foreign cards do. The volume
+// is on the one whose header has the UUID that the configuration pins.
 func TestThePinnedUUIDChoosesAmongSeveralDevices(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

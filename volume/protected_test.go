@@ -21,14 +21,14 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// protectedFrom is a configuration with protected keys instead of its own.
+// protectedFrom returns a configuration with protected keys instead of its own.
 func protectedFrom(s spec.Volume) spec.Volume {
 	s.Source, s.Protected, s.Wrap, s.Cipher, s.KeySize = spec.SourceTrusted, true, "ccm", "capi:cbc(paes)-plain64", 32
 	return s
 }
 
-// The life of a volume whose key only the CAAM sees. The hardware is asked when something
-// is read, so the check is always read, and another chip shows there.
+// The life of a volume whose key only the CAAM sees. The hardware is not asked until
+// something is read, so the check is always read, and another chip shows there.
 func TestTheLifeOfAProtectedKey(t *testing.T) {
 	t.Parallel()
 	for _, wrap := range []string{"ccm", "ecb"} {
@@ -89,7 +89,7 @@ func TestTheLifeOfAProtectedKey(t *testing.T) {
 	}
 }
 
-// withoutProtected are the kernels that do not have protected keys.
+// withoutProtected returns the kernels without protected keys.
 func withoutProtected() map[string]func(*volumetest.Board) {
 	return map[string]func(*volumetest.Board){
 		"mainline's dm-crypt": func(b *volumetest.Board) { b.NoCiphers = []string{"cbc(paes)"} },
@@ -100,8 +100,8 @@ func withoutProtected() map[string]func(*volumetest.Board) {
 	}
 }
 
-// A kernel without them is found out before the first byte is written, by a dry run too,
-// and whoever comes with another key to it.
+// A kernel without them is noticed before the first byte is written, also in a dry run,
+// and also when a rotation brings another key to it.
 func TestProtectedKeysAreRefusedBeforeAnythingIsWritten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -141,8 +141,8 @@ func TestProtectedKeysAreRefusedBeforeAnythingIsWritten(t *testing.T) {
 	}
 }
 
-// Mainline writes past a buffer whenever it makes a protected key. So none is made for a
-// trial, whatever comes of it, and one for a volume.
+// Mainline writes past a buffer whenever it makes a protected key. So a trial makes none,
+// whatever its outcome, and a volume makes one.
 func TestATrialMakesNoProtectedKey(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), protectedFrom(newSpec())
@@ -197,7 +197,7 @@ func TestAProtectedKeyOnAKernelWithout(t *testing.T) {
 }
 
 // The configuration says which keys are wanted, and auto never stands for protected ones:
-// neither is taken for the other because a header says so.
+// a header cannot make one kind pass for the other.
 func TestProtectedOrNotIsAsConfigured(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -232,7 +232,8 @@ func TestProtectedOrNotIsAsConfigured(t *testing.T) {
 	}
 }
 
-// A provisioning that was cut off before its key was proved is another board's affair.
+// If provisioning is cut off before its key is proved, another board does not continue
+// it.
 func TestAnotherBoardsUnfinishedProtectedVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -257,8 +258,8 @@ func TestAnotherBoardsUnfinishedProtectedVolume(t *testing.T) {
 	}
 }
 
-// A volume that was made by hand with a protected key is taken over as one with an
-// ordinary trusted key is.
+// A volume that was made by hand with a protected key is adopted like one with an
+// ordinary trusted key.
 func TestAVolumeWithAProtectedKeyIsAdopted(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -300,8 +301,8 @@ func TestAVolumeWithAProtectedKeyIsAdopted(t *testing.T) {
 	}
 }
 
-// The header of a volume with a protected key comes back from its backup: the key in it is
-// asked for by the read that proves it, on this chip only.
+// The header of a volume with a protected key comes back from its backup: the read that
+// proves the key asks the hardware, and only this chip answers.
 func TestALostHeaderWithAProtectedKeyIsRestored(t *testing.T) {
 	t.Parallel()
 	for placement, s := range bothPlacements() {

@@ -10,7 +10,7 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// changing is a chip that seals another key than the one it is given.
+// changing is a chip that seals another key than the one that it is given.
 type changing struct{ *caamtest.Chip }
 
 func (c changing) CreateFrom(ctx context.Context, w caam.Wrap, red *secret.Buffer) (*caam.BlackKey, caam.Blob, error) {

@@ -37,7 +37,7 @@ func identityFile(id *age.X25519Identity) *strings.Reader {
 	return strings.NewReader("# public key: " + id.Recipient().String() + "\n" + id.String() + "\n")
 }
 
-// withRecovery is a locked volume with data and a recovery copy.
+// withRecovery makes a locked volume with data and a recovery copy.
 func withRecovery(t *testing.T, s spec.Volume, disk volumetest.Store, id *age.X25519Identity) *volumetest.Board {
 	t.Helper()
 	ctx := context.Background()
@@ -64,7 +64,7 @@ func withRecovery(t *testing.T, s spec.Volume, disk volumetest.Store, id *age.X2
 	return b
 }
 
-// noted adds the fingerprint that the recovery copy has now: as it was noted.
+// noted adds the fingerprint that the recovery copy has now, as if noted earlier.
 func noted(b *volumetest.Board, s spec.Volume, o volume.ResealOptions) volume.ResealOptions {
 	fingerprint := b.Manager().Status(context.Background(), s).RecoveryFingerprint
 	o.Fingerprint = func() (string, error) { return fingerprint, nil }
@@ -85,7 +85,7 @@ func TestADeadBoardsDataIsReadOnAnotherMachine(t *testing.T) {
 				b := withRecovery(t, s, disk, id)
 				before := disk.Bytes()
 
-				// A machine without a CAAM, and the disk cannot be written.
+				// A machine without a CAAM, on which the disk cannot be written.
 				pc := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
 				pc.Disks[0].ReadOnly = true
 				sys := pc.System()
@@ -140,7 +140,7 @@ func TestAVolumeIsGivenToAReplacementBoard(t *testing.T) {
 			b := withRecovery(t, s, disk, id)
 			old := disk.Bytes()
 
-			// On the board that opens it there is nothing to do.
+			// The board that opens it has nothing to do.
 			r, err := b.Manager().Reseal(ctx, s, noted(b, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}}))
 			if must(t, r, err); !r.Already {
 				t.Fatal("resealed without need")
@@ -162,7 +162,7 @@ func TestAVolumeIsGivenToAReplacementBoard(t *testing.T) {
 				t.Fatal("the data or the check was changed")
 			}
 			hasItsData(t, powerCycle(next), s)
-			// The recovery copy is still good, for the board after that.
+			// The recovery copy is still good for the next board.
 			third := volumetest.New(caamtest.RandomChip(), b.Files, b.Disks...)
 			third.Directories = b.Directories
 			r, err = third.Manager().Reseal(ctx, s, noted(third, s, volume.ResealOptions{Opener: volume.Opener{Identities: identityFile(id)}}))
@@ -172,7 +172,7 @@ func TestAVolumeIsGivenToAReplacementBoard(t *testing.T) {
 	}
 }
 
-// The only way over closing a chip.
+// Reseal is the only way to keep a volume when its chip is closed.
 func TestResealingAfterTheChipWasClosed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -221,8 +221,8 @@ func TestRecoveryIsNotForEverything(t *testing.T) {
 	refused(t, err, fault.Usage)
 }
 
-// A driver that cuts or changes the key it is given is found out before the
-// first byte of data.
+// A driver that cuts or changes the key that it is given is noticed before the first byte
+// of data.
 func TestAChipThatChangesTheKeyIsFoundOut(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -236,7 +236,7 @@ func TestAChipThatChangesTheKeyIsFoundOut(t *testing.T) {
 		t.Fatal("a filesystem was made")
 	}
 	// With a chip that does not, the next run finishes, and the copy is good. The
-	// recipient in the header alone is not believed.
+	// recipient in the header alone is not trusted.
 	_, err = b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{NoMount: true})
 	refused(t, err, fault.Usage)
 	r, err := b.Manager().Provision(ctx, newSpec(), volume.ProvisionOptions{NoMount: true, Recipients: []string{id.Recipient().String()}})
@@ -245,8 +245,8 @@ func TestAChipThatChangesTheKeyIsFoundOut(t *testing.T) {
 	must(t, r, err)
 }
 
-// A rotation seals the new key to the recipients of the old one, and not to
-// anybody who can merely write to the disk.
+// A rotation seals the new key to the recipients of the old one, and not to anyone who
+// can merely write to the disk.
 func TestARotatedVolumesRecoveryCopy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

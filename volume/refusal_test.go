@@ -27,19 +27,20 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// state is a board before a command, and the command.
+// state is a board before a command, with the command.
 type state struct {
 	board *volumetest.Board
 	disk  *crashtest.Image
 	run   func(*volume.Manager) error
-	// dry is its dry run; nil where it has none.
+	// dry is its dry run; nil if it has none.
 	dry func(*volume.Manager) error
-	// shares: the command may succeed beside others, since it only reads the device.
+	// shares reports that the command may succeed beside other users, since it only reads
+	// the device.
 	shares bool
 }
 
-// commands are all that write to a device or to the file of a header, each on a
-// board on which it would succeed.
+// commands are all that write to a device or to a header's file, each on a board on which
+// it would succeed.
 func commands(s spec.Volume) map[string]func(*testing.T) state {
 	ctx := context.Background()
 	provision := func(o volume.ProvisionOptions) func(*volume.Manager) error {
@@ -263,7 +264,7 @@ func damageFile(t *testing.T, b *volumetest.Board, path string, at int64) {
 	}
 }
 
-// holders are those who may use a volume's device, and come back as a function
+// holders make each possible user of a volume's device hold it, and return a function
 // that lets it go. Only an exclusive open by a program cannot be seen.
 func holders(s spec.Volume) map[string]func(*testing.T, *volumetest.Board) (release func()) {
 	ctx := context.Background()
@@ -300,7 +301,7 @@ func holders(s spec.Volume) map[string]func(*testing.T, *volumetest.Board) (rele
 
 const unseen = "an exclusive open elsewhere"
 
-// snapshot is all that is stored.
+// snapshot returns all that is stored.
 func snapshot(t *testing.T, b *volumetest.Board, disk *crashtest.Image) map[string]string {
 	t.Helper()
 	all := map[string]string{"the device": string(disk.Bytes())}
@@ -371,8 +372,8 @@ func busy(t *testing.T, what string, err error) {
 	}
 }
 
-// A volume that is open by another configuration's name is in use, whatever its
-// UUID: every command that writes leaves it alone.
+// A volume that is open under another configuration's name is in use, whatever its UUID:
+// every command that writes leaves it alone.
 func TestAnotherConfigurationsMappingIsAHolder(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -409,7 +410,7 @@ func TestAnotherConfigurationsMappingIsAHolder(t *testing.T) {
 	}
 }
 
-// Beside a volume in use lies a mapping of somebody else.
+// Someone else's mapping is on the device beside a volume in use.
 func TestAVolumeInUseWithAnotherHolderIsLeftInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -439,7 +440,7 @@ func TestAVolumeInUseWithAnotherHolderIsLeftInUse(t *testing.T) {
 	}
 }
 
-// The file of a detached header that another process has locked.
+// Another process has locked the file of a detached header.
 func TestALockedHeaderFileIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	s := bothPlacements()["detached"]
@@ -463,8 +464,8 @@ func TestALockedHeaderFileIsLeftAlone(t *testing.T) {
 	}
 }
 
-// Erase needs a file beside a detached header: without room for it the volume is
-// as it was.
+// Erase needs a file beside a detached header. Without room for it the volume stays as it
+// was.
 func TestEraseWithoutRoomForItsRecordChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := bothPlacements()["detached"]

@@ -14,7 +14,8 @@ import (
 	"imxcrypt/volume"
 )
 
-// blobEnd is where the bytes end that the hardware uses of a blob with a key of 32.
+// blobEnd is the end of the bytes that the hardware uses of a blob with a key of 32
+// bytes.
 const blobEnd = 20 + 32 + 48
 
 func decodedBlob(t *testing.T, image []byte) []byte {
@@ -26,8 +27,8 @@ func decodedBlob(t *testing.T, image []byte) []byte {
 	return blob
 }
 
-// A driver's blob ends with what the kernel's memory held before: neither a header
-// nor a file gets any of it.
+// A driver's blob ends with whatever was in the kernel's memory. Neither a header nor a
+// file gets any of it.
 func TestNoRemnantOfKernelMemoryIsStored(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -51,8 +52,7 @@ func TestNoRemnantOfKernelMemoryIsStored(t *testing.T) {
 	}
 }
 
-// A file that caam-keygen made is adopted with its remnants left behind, and is
-// known again.
+// A file from caam-keygen is adopted without its remnants, and is recognised again.
 func TestAdoptLeavesTheRemnantsInTheFile(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

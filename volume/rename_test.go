@@ -19,13 +19,13 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// renamedSpec is a volume's configuration with another name.
+// renamedSpec returns a volume's configuration with another name.
 func renamedSpec(s spec.Volume, name string) spec.Volume {
 	s.Name, s.Mapping = name, name
 	return s
 }
 
-// has enforces that a volume opens under a name, and no other, with its data.
+// has enforces that a volume opens under its name, and not under other, with its data.
 func (r rotationRun) has(t *testing.T, b *volumetest.Board, s spec.Volume, other, what string) {
 	t.Helper()
 	ctx := context.Background()
@@ -39,8 +39,8 @@ func (r rotationRun) has(t *testing.T, b *volumetest.Board, s spec.Volume, other
 	same(t, what, contentOf(t, b, s.Mapping), r.want)
 }
 
-// A volume has another name, and everything else as it was: also through a rotation,
-// verify, and back again.
+// A volume gets another name, and everything else stays as it was, also through verify, a
+// rotation and renaming back.
 func TestRename(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -147,9 +147,9 @@ func TestRefusedRenames(t *testing.T) {
 	}
 }
 
-// Wherever the power goes while a volume is renamed, and once more while that is
-// finished: it opens under exactly one of the names with all its data, and the same
-// command gives it the new one.
+// Wherever power is cut while a volume is renamed, and once more while that is finished,
+// it opens under exactly one of the names with all its data, and the same command gives
+// it the new one.
 func TestEveryPowerCutOfARename(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -166,7 +166,7 @@ func TestEveryPowerCutOfARename(t *testing.T) {
 				}
 			}
 			rename(rec.board, "without a cut")
-			// opens is the volume after a cut, under the name that it has.
+			// opens opens the volume after a cut, under the name that it has.
 			opens := func(disk, files *crashtest.Image, what string) {
 				t.Helper()
 				b := boardOver(run.chip, disk, files)
@@ -205,9 +205,9 @@ func TestEveryPowerCutOfARename(t *testing.T) {
 	}
 }
 
-// Killed before any step: the volume has one of the names, nothing is left in the
-// kernel that keeps the same command from finishing, and nothing afterwards.
-// What a run under the old name has left does not stand in the way.
+// Killed before any step, the volume has one of the names, and nothing is left in the
+// kernel that keeps the same command from finishing; afterwards nothing is left at all.
+// What a run under the old name left behind does not stand in the way.
 func TestRenameAfterAKilledRun(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -255,7 +255,7 @@ func TestRenameKilled(t *testing.T) {
 				nothingPrivate(t, b, 0)
 				run.has(t, b, to, "data", fmt.Sprintf("killed at step %d", at))
 
-				// A suspend takes the key instead: what it would prove is not believed.
+				// Now a suspend takes the key: what it would prove is not believed.
 				b = boardOver(run.chip, run.disk.Overlay(), run.files.Overlay())
 				n := 0
 				b.Step = func(string) error {
@@ -282,9 +282,9 @@ func TestRenameKilled(t *testing.T) {
 	}
 }
 
-// What was kept of a header under the old name opens the volume on this chip: erase
-// destroys it under the new one. And the lost header of a renamed volume comes back from its
-// backup, whose own check binds the key to the name, without force.
+// What was kept of a header under the old name opens the volume on this chip, so erase
+// destroys it under the new one. The lost header of a renamed volume comes back from its
+// backup without force: the backup's own check binds the key to the name.
 func TestARenamedVolumesCopiesOfItsHeader(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -327,8 +327,7 @@ func TestARenamedVolumesCopiesOfItsHeader(t *testing.T) {
 }
 
 // A kernel without loop devices cannot map a part of the backup. The header of a renamed
-// volume comes back all the same: by the check that is left on the device, else with
-// force.
+// volume still comes back: by the check that is left on the device, otherwise with force.
 func TestARestoreOfARenamedVolumeWithoutLoopDevices(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

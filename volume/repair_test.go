@@ -16,8 +16,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// With a detached header a damaged filesystem leaves nothing to prove the key by:
-// the volume can be had read-only, and says so.
+// With a detached header and a damaged filesystem nothing proves the key: the volume can
+// be opened read-only, and says so.
 func TestADetachedVolumeWithADamagedFilesystemIsShownReadOnly(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -45,7 +45,7 @@ func TestADetachedVolumeWithADamagedFilesystemIsShownReadOnly(t *testing.T) {
 	must(t, r, err)
 }
 
-// A sound one is opened as ever.
+// A sound volume opens as always.
 func TestADetachedVolumeWithASoundFilesystemIsOpenedForRepair(t *testing.T) {
 	t.Parallel()
 	s := changed(detached)
@@ -81,7 +81,7 @@ func TestADryUnlockIsRefusedAsTheRealOne(t *testing.T) {
 	}
 }
 
-// A header that was exchanged since it was read is not repaired.
+// A header that was replaced since it was read is not repaired.
 func TestOnlyTheHeaderThatWasReadIsRepaired(t *testing.T) {
 	t.Parallel()
 	b, im := ready(t, newSpec())

@@ -22,7 +22,7 @@ import (
 // resizeBy is how much the partition grows.
 const resizeBy = 512 << 10
 
-// onLarger is a disk's content on one that has become larger, with noise behind it.
+// onLarger copies a disk's content to a larger one, with noise behind it.
 func onLarger(t *testing.T, disk *crashtest.Image) *crashtest.Image {
 	t.Helper()
 	large := crashtest.NewImage(disk.Size() + resizeBy)
@@ -36,8 +36,8 @@ func onLarger(t *testing.T, disk *crashtest.Image) *crashtest.Image {
 	return large
 }
 
-// resizeCases are volumes in every place that they can be in: the data behind the gap,
-// in front of it after a rotation, without one, and under a detached header.
+// resizeCases are volumes with their data in every possible place: behind the gap, in
+// front of it after a rotation, without one, and under a detached header.
 func resizeCases() map[string]struct {
 	spec   spec.Volume
 	before int
@@ -51,8 +51,8 @@ func resizeCases() map[string]struct {
 	}
 }
 
-// A volume takes what its device has, locked, unlocked or mounted, with its data; and
-// rotates afterwards as before.
+// A volume takes the space of its device, locked, unlocked or mounted, and keeps its
+// data. Afterwards it rotates as before.
 func TestResize(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -149,8 +149,8 @@ func TestRefusedResizes(t *testing.T) {
 	same(t, "during a rotation", disk.Bytes(), before)
 }
 
-// With `grow: true` opening a volume takes the space, and looks at nothing but the
-// device's size where there is none; what fails is a warning.
+// With `grow: true` opening a volume takes the space. If there is none, nothing but the
+// device's size is looked at. What fails is a warning.
 func TestGrowingWhenOpened(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -191,7 +191,8 @@ func TestGrowingWhenOpened(t *testing.T) {
 			if must(t, r, err); len(r.Warnings) != 1 || r.Mounted != "/data" {
 				t.Fatalf("%+v", r)
 			}
-			// Grown while it is mounted, all but the filesystem.
+			// The device grows while the volume is mounted, and only the filesystem does
+			// not.
 			small := crashtest.NewImage(run.disk.Size())
 			write(small, run.disk.Bytes(), 0)
 			b = boardOver(run.chip, small, base.Overlay())
@@ -212,8 +213,8 @@ func TestGrowingWhenOpened(t *testing.T) {
 	}
 }
 
-// Wherever the power goes while a volume grows, and once more while that is finished:
-// it opens with all its data, and grows.
+// Wherever power is cut while a volume grows, and once more while that is finished, it
+// opens with all its data, and grows.
 func TestEveryPowerCutOfAResize(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -261,7 +262,7 @@ func TestEveryPowerCutOfAResize(t *testing.T) {
 	}
 }
 
-// opens is a power cycle after which the volume has its data and its new size.
+// opens cuts power, after which the volume has its data and its new size.
 func (r rotationRun) opens(t *testing.T, run *recording, what string) {
 	t.Helper()
 	ctx := context.Background()
@@ -277,8 +278,8 @@ func (r rotationRun) opens(t *testing.T, run *recording, what string) {
 	same(t, what, all[:len(r.want)], r.want)
 }
 
-// Killed before any step: the volume in use stays usable, whatever command comes
-// next, and the next resize finishes.
+// Killed before any step, a volume in use stays usable, whatever command comes next, and
+// the next resize finishes.
 func TestResizeKilledInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -359,8 +360,8 @@ func TestResizeWithAKeyThatDied(t *testing.T) {
 	}
 }
 
-// backedUpAndResized backs up a volume's header in /old, has the volume and its filesystem
-// take the space of the device, and gives the content.
+// backedUpAndResized backs up a volume's header to /old, grows the volume and its
+// filesystem to the space of the device, and returns the content.
 func backedUpAndResized(t *testing.T, b *volumetest.Board, s spec.Volume) []byte {
 	t.Helper()
 	ctx, m := context.Background(), b.Manager()
@@ -377,8 +378,8 @@ func backedUpAndResized(t *testing.T, b *volumetest.Board, s spec.Volume) []byte
 	return want
 }
 
-// A header of before a resize that was put back knows of less than the filesystem has: a
-// rotation would lose the rest, so there is none until resize was run again.
+// A header from before a resize that was put back knows of less than the filesystem has.
+// A rotation would lose the rest, so it is refused until resize was run again.
 func TestAHeaderOfBeforeAResizeIsNotRotated(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -411,8 +412,8 @@ func TestAHeaderOfBeforeAResizeIsNotRotated(t *testing.T) {
 	}
 }
 
-// Where the only backup of a lost header is of before a resize, it is restored, since the
-// data is under its key; and resize gives the volume its size again.
+// If the only backup of a lost header is from before a resize, it is restored, since the
+// data is under its key. Then resize gives the volume its size again.
 func TestALostHeaderComesBackFromABackupOfBeforeAResize(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

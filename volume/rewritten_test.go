@@ -24,8 +24,8 @@ func slotSpec() spec.Volume {
 	})
 }
 
-// writeImage is an updater: it writes the beginning of another filesystem, or all of it,
-// through the mapping.
+// writeImage is an updater: it writes all or the beginning of another filesystem through
+// the mapping.
 func writeImage(t *testing.T, b *volumetest.Board, image []byte) {
 	t.Helper()
 	f, err := b.Mapping("data", true)
@@ -44,8 +44,8 @@ func anotherImage() []byte {
 	return im.Bytes()[:mib]
 }
 
-// A slot is opened with whatever an updater has written to it, without a word, and its key
-// is proved by the check alone: nothing but the check is looked at for it.
+// A slot is opened without a warning, whatever an updater has written to it. Its key is
+// proved by the check alone: nothing else is looked at.
 func TestASlotThatAnUpdaterRewrites(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), slotSpec()
@@ -91,7 +91,8 @@ func TestASlotThatAnUpdaterRewrites(t *testing.T) {
 		opens(what, true)
 	}
 
-	// Cut off half-way it opens, so that it can be written again, and is not mounted.
+	// If an update was cut off half-way, the slot opens, so that it can be written again,
+	// and is not mounted.
 	writeImage(t, b, make([]byte, 8192))
 	opens("half an update", false)
 	_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
@@ -104,18 +105,18 @@ func TestASlotThatAnUpdaterRewrites(t *testing.T) {
 	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
 	must(t, r, err)
 
-	// And rotated.
+	// It can be rotated, too.
 	rr, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{})
 	must(t, rr.Result, err)
 	opens("after a rotation", true)
 }
 
-// Half-written, and the system was suspended: nobody knows of the key, so nothing is
-// written through it, until it is given again.
+// The slot is half-written, and the system was suspended. Whether the key is alive cannot
+// be known, so nothing is written through it until it is given again.
 func TestAHalfWrittenSlotAfterASuspend(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), slotSpec()
-	s.Wrap, s.Mount.Path = "ecb", "" // through a dead key of wrap ecb noise is read
+	s.Wrap, s.Mount.Path = "ecb", "" // through a dead ECB key noise is read
 	b := newBoard(crashtest.NewImage(16 * mib))
 	r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{NoMount: true})
 	must(t, r, err)
@@ -135,7 +136,7 @@ func TestAHalfWrittenSlotAfterASuspend(t *testing.T) {
 	must(t, r, err)
 }
 
-// The check is asked even where the filesystem could prove the key.
+// The check is read even if the filesystem could prove the key.
 func TestASlotsCheckIsAlwaysAsked(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -149,12 +150,12 @@ func TestASlotsCheckIsAlwaysAsked(t *testing.T) {
 	if refused(t, err, fault.KeyWrong); b.DM.State() != "" {
 		t.Errorf("left:\n%s", b.DM.State())
 	}
-	// Known by its UUID, the filesystem stands for the check.
+	// A filesystem that is known by its UUID stands for the check.
 	r, err = b.Manager().Unlock(ctx, newSpec(), volume.UnlockOptions{})
 	must(t, r, err)
 }
 
-// An old header of the time of provisioning does not cost the image of an updater.
+// An old header from the time of provisioning does not destroy an updater's image.
 func TestAnOldHeaderOfProvisioningFormatsNoImage(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), slotSpec()
@@ -201,7 +202,7 @@ func TestASlotUnderAnOldHeader(t *testing.T) {
 	}
 }
 
-// Only its filesystem shows which device a detached header is of.
+// Only its filesystem shows which device a detached header belongs to.
 func TestASlotHasNoDetachedHeader(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), slotSpec()

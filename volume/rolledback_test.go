@@ -39,8 +39,8 @@ func mountedOnce(t *testing.T, b *volumetest.Board) {
 	}
 }
 
-// Somebody restores the header of the time when the volume was being
-// provisioned: provision does not format what has been in use since.
+// Someone restores the header from the time when the volume was being provisioned:
+// provision does not format what has been in use since.
 func TestAnOldHeaderOfProvisioningFormatsNothing(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -51,7 +51,7 @@ func TestAnOldHeaderOfProvisioningFormatsNothing(t *testing.T) {
 				disk, files := crashtest.NewImage(16*mib), crashtest.NewImage(volumetest.FilesSize)
 				b := newBoard(disk)
 				b = boardOver(b.Chip, disk, files)
-				// The image that has the header, as it is at a time.
+				// The image that holds the header.
 				holder := disk
 				if s.Detached() {
 					holder = files
@@ -91,8 +91,8 @@ func TestAnOldHeaderOfProvisioningFormatsNothing(t *testing.T) {
 	}
 }
 
-// The data was moved by more than its own length: the superblock that it has left is
-// overwritten all the same, and no older header is taken for a good one by it.
+// The data moves by more than its own length. The superblock that it left is overwritten
+// all the same, and does not make an older header look good.
 func TestAnOlderHeaderAfterALongMove(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -18,7 +18,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// someStates is one in how many states is tried where not all are: each takes a
+// someStates returns n if one in n states is tried because not all are: each takes a
 // whole rotation.
 func someStates() int {
 	switch {
@@ -32,18 +32,17 @@ func someStates() int {
 	return 12
 }
 
-// rotationRun is a rotation to be cut off: the volume before it, and what is in
-// it.
+// rotationRun is a rotation to be cut off: the volume before it, and its content.
 type rotationRun struct {
-	// spec is the configuration when the rotation begins, from that of before.
+	// spec is the configuration when the rotation begins, from the one before.
 	spec, from spec.Volume
 	chip       *caamtest.Chip
-	// disk and files are as before the rotation.
+	// disk and files are those before the rotation.
 	disk, files *crashtest.Image
 	want        []byte
 }
 
-// prepared is a locked volume that has had some rotations already.
+// prepared makes a locked volume that has had some rotations already.
 func prepared(t *testing.T, s spec.Volume, before int) rotationRun {
 	t.Helper()
 	ctx := context.Background()
@@ -64,9 +63,9 @@ func prepared(t *testing.T, s spec.Volume, before int) rotationRun {
 	return r
 }
 
-// Wherever the power goes while a volume is rotated, and once more while that
-// is repaired: the volume opens at once with all its data, the rotation continues,
-// and afterwards the data is all there, too.
+// Wherever power is cut while a volume is rotated, and once more while that is repaired,
+// the volume opens at once with all its data, and the rotation continues. Afterwards the
+// data is all there, too.
 func TestEveryPowerCutOfARotation(t *testing.T) {
 	t.Parallel()
 	dev := rotationCases()["dev"]
@@ -105,8 +104,8 @@ func (r rotationRun) enumerate(t *testing.T) (first, second int) {
 	return cutTwice(t, run, r.resume)
 }
 
-// resume is what happens after the power cycle: the volume is unlocked and read,
-// and what is left of the rotation is done, now and then in use.
+// resume is what happens after the power cycle: the volume is unlocked and read, and the
+// rest of the rotation is done, in some cases in use.
 func (r rotationRun) resume(t *testing.T, run *recording, what string) {
 	t.Helper()
 	ctx := context.Background()
@@ -114,7 +113,7 @@ func (r rotationRun) resume(t *testing.T, run *recording, what string) {
 	m := run.board.Manager()
 	st := m.Status(ctx, r.spec)
 	if r.spec.Keys() != r.from.Keys() && fault.Is(st.Err, fault.HeaderMismatch) {
-		// Not begun, so it is as it was.
+		// The rotation has not begun, so the configuration is the old one.
 		r.spec = r.from
 		if st = m.Status(ctx, r.spec); st.Generation != 1 || st.Rotation != nil {
 			t.Fatalf("%s: %+v", what, st)
@@ -152,9 +151,9 @@ func (r rotationRun) resume(t *testing.T, run *recording, what string) {
 	}
 }
 
-// A rotation under a volume in use is killed before any of its steps, also with
-// a zone held, whose readers wait: the next command, whichever it is, lets them
-// continue; and the next rotation ends it.
+// A rotation of a volume in use is killed before any of its steps, also while a zone is
+// held and its readers wait. The next command, whichever it is, lets them continue, and
+// the next rotation ends it.
 func TestRotationKilledInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -197,7 +196,7 @@ func TestRotationKilledInUse(t *testing.T) {
 					}
 					killed++
 					if name == "lock" {
-						b.Patience = 100 * time.Millisecond // the reader has the mapping open all the time
+						b.Patience = 100 * time.Millisecond // the reader always has the mapping open
 					}
 					what := fmt.Sprintf("killed at step %d, then %s", at, name)
 					if fault.Is(b.Manager().Status(ctx, s).Err, fault.HeaderMismatch) {

@@ -25,7 +25,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// nothingPrivate: after a rotation there is the volume, or nothing.
+// nothingPrivate enforces that want mappings are left, which are the volume or none.
 func nothingPrivate(t *testing.T, b *volumetest.Board, want int) {
 	t.Helper()
 	infos, err := b.DM.List()
@@ -53,8 +53,8 @@ func rotationCases() map[string]spec.Volume {
 	}
 }
 
-// Each rotation makes a new key, and the data is what it was; the data moves
-// down into the gap, and up again.
+// Each rotation makes a new key and keeps the data, which moves down into the gap and up
+// again.
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -103,7 +103,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// The key that a rotation replaced is not in the header any more.
+// The key that a rotation replaced is no longer in the header.
 func TestTheOldBlobIsGone(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -118,7 +118,7 @@ func TestTheOldBlobIsGone(t *testing.T) {
 	}
 }
 
-// storedBlob is the first blob in a header, in its base64.
+// storedBlob returns the first blob in a header, in base64.
 func storedBlob(t *testing.T, image []byte) []byte {
 	t.Helper()
 	_, rest, ok := bytes.Cut(image, []byte(`"blob":"`))
@@ -129,8 +129,8 @@ func storedBlob(t *testing.T, image []byte) []byte {
 	return bytes.Clone(blob)
 }
 
-// A rotation that was stopped: the volume opens, is used, says how far it is,
-// and the next run continues.
+// A rotation is stopped: the volume opens, is used and says how far it is, and the next
+// run continues.
 func TestStoppedRotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -186,7 +186,7 @@ func TestStoppedRotation(t *testing.T) {
 	}
 }
 
-// Half-rotated volumes can be locked, and looked at without being changed.
+// Half-rotated volumes can be locked, and examined without being changed.
 func TestHalfRotatedVolumeIsLocked(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -226,7 +226,7 @@ func TestHalfRotatedVolumeIsNotProvisionedAgain(t *testing.T) {
 	}
 }
 
-// What only prepares, or only reports, moves nothing.
+// A run that only prepares or only reports moves nothing.
 func TestRotationInSteps(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -290,8 +290,8 @@ func TestRefusedRotations(t *testing.T) {
 
 var errStep = errors.New("the step failed")
 
-// Whatever step fails, once: the volume stays usable without another command,
-// and the next run finishes.
+// Whichever step fails once, the volume stays usable without another command, and the
+// next run finishes.
 func TestRotationWithAFailingStep(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -353,8 +353,8 @@ func TestRotationWithAFailingStep(t *testing.T) {
 	}
 }
 
-// Half-rotated, one key alone would read noise: nothing opens the volume by a
-// recovery copy then. The new key gets a copy for the same recipients.
+// One key alone would read noise in a half-rotated volume, so no recovery copy opens it
+// then. The new key gets a copy for the same recipients.
 func TestRotationAndRecovery(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -393,8 +393,8 @@ func TestRotationAndRecovery(t *testing.T) {
 	same(t, "recovered", all, want)
 }
 
-// While data moves below them, users read what they wrote, anywhere, and
-// afterwards it is all there.
+// While data moves below them, users read what they wrote, anywhere, and afterwards all
+// of it is there.
 func TestRotationInUse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -434,8 +434,8 @@ func TestRotationInUse(t *testing.T) {
 	}
 }
 
-// asksUdevSeldom enforces that two rotations gave udev flags, for which it runs a program,
-// when they made their mappings, and not for each zone.
+// asksUdevSeldom enforces that two rotations gave udev flags, for which it runs a
+// program, only when they made their mappings, and not for each zone.
 func asksUdevSeldom(t *testing.T, b *volumetest.Board) {
 	t.Helper()
 	events := map[dmcrypt.Visibility]int{}
@@ -450,8 +450,7 @@ func asksUdevSeldom(t *testing.T, b *volumetest.Board) {
 	t.Logf("events of udev by flags: %v", events)
 }
 
-// use writes and reads single blocks, every hands-th one, and keeps want up to
-// date with them.
+// use writes and reads single blocks, every hands-th one, and updates want with them.
 func use(t *testing.T, b *volumetest.Board, want []byte, hand, hands int, stop <-chan struct{}) (requests int64) {
 	f, err := b.Mapping("data", true)
 	if err != nil {

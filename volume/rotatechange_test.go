@@ -16,7 +16,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// change is a configuration before and after it was changed.
+// change is a configuration before and after a change.
 type change struct{ from, to spec.Volume }
 
 func changes() map[string]change {
@@ -59,7 +59,7 @@ func changes() map[string]change {
 	}
 }
 
-// trustedFrom is a configuration with trusted keys instead of its own.
+// trustedFrom returns a configuration with trusted keys instead of its own.
 func trustedFrom(s spec.Volume) spec.Volume {
 	s.Source, s.Wrap, s.Cipher, s.KeySize = spec.SourceTrusted, "", "aes-xts-plain64", 64
 	return s
@@ -71,8 +71,8 @@ func ecb128() spec.Volume {
 	return s
 }
 
-// A rotation makes the volume as the configuration has it by now. Until it has
-// begun nothing else opens it; half-way it opens, and afterwards.
+// A rotation makes the volume as the configuration now says. Before it has begun nothing
+// else opens the volume with that configuration. Half-way and afterwards it opens.
 func TestRotationChangesTheVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -159,7 +159,7 @@ func TestChangesThatARotationRefuses(t *testing.T) {
 	}
 }
 
-// A filesystem of small blocks keeps its small sectors, and a dry run says so too.
+// A filesystem of small blocks keeps its small sectors, also in a dry run.
 func TestSmallBlocksKeepSmallSectors(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -195,7 +195,8 @@ func TestSmallBlocksKeepSmallSectors(t *testing.T) {
 	}
 }
 
-// recordedFilesystem is a disk with a filesystem that a mkfs program made: internal/fsprobe has the recordings.
+// recordedFilesystem returns a disk with a filesystem that a mkfs program made:
+// internal/fsprobe has the recordings.
 func recordedFilesystem(t *testing.T, name string) *crashtest.Image {
 	t.Helper()
 	text, err := os.ReadFile("../internal/fsprobe/testdata/" + name + ".hex")

@@ -16,10 +16,11 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// copiesSize is what the two copies of a header take up, in bytes.
+// copiesSize is the size of the two copies of a header, in bytes.
 const copiesSize = 32 << 10
 
-// notOpened: no command opens the volume, with that code, and nothing is left.
+// notOpened enforces that every command fails to open the volume, with that code, and
+// leaves nothing.
 func notOpened(t *testing.T, b *volumetest.Board, s spec.Volume, code fault.Code) {
 	t.Helper()
 	ctx := context.Background()
@@ -39,9 +40,9 @@ func notOpened(t *testing.T, b *volumetest.Board, s spec.Volume, code fault.Code
 	nothingPrivate(t, b, 0)
 }
 
-// A header of before a rotation is restored, alone or with all that lies in
-// its area: it opens nothing, whichever way the data has moved, for where it
-// moved up its old superblock would still be readable with the old key.
+// A header from before a rotation is restored, alone or with everything in its area. It
+// opens nothing, whichever way the data has moved. Where the data moved up, its old
+// superblock would otherwise still be readable with the old key.
 func TestAHeaderOfBeforeARotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -84,8 +85,8 @@ func TestAHeaderOfBeforeARotation(t *testing.T) {
 	}
 }
 
-// A backup of before a rotation is not restored, by force neither: it does not open
-// the data, and no byte of what is there is changed.
+// A backup from before a rotation is not restored, not even by force: it does not open
+// the data. No byte on the disk changes.
 func TestABackupOfBeforeARotationIsNotLeft(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -111,9 +112,9 @@ func TestABackupOfBeforeARotationIsNotLeft(t *testing.T) {
 	}
 }
 
-// The system is suspended in the middle of a rotation, not by imxcrypt sleep, and
-// the chip loses its keys: nothing is copied with the dead ones, which an ECB key
-// would make noise of.
+// The system is suspended in the middle of a rotation, not by imxcrypt sleep, and the
+// chip loses its keys. Nothing is copied with the dead keys: an ECB key would turn it
+// into noise.
 func TestASuspendInARotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -143,7 +144,8 @@ func TestASuspendInARotation(t *testing.T) {
 						t.Fatalf("%v (code %s)", err, code)
 					}
 					if live {
-						// Nor by the next run, which finds the dead mappings.
+						// Nor does the next run copy anything: it finds the dead
+						// mappings.
 						_, err := b.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
 						refused(t, err, fault.KeysLost)
 						r, err := b.Manager().Lock(ctx, s, volume.LockOptions{})
@@ -161,9 +163,9 @@ func TestASuspendInARotation(t *testing.T) {
 	}
 }
 
-// The system is suspended before each change that a rotation makes in the kernel
-// or on storage, its beginning and its end included: the volume is never taken
-// for rotated when it is not, and all of it is there with new keys in the kernel.
+// The system is suspended before each change that a rotation makes in the kernel or on
+// storage, its beginning and end included. The volume is never taken for rotated when it
+// is not, and all of it is there with new keys in the kernel.
 func TestASuspendAnywhereInARotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
