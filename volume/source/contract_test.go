@@ -28,7 +28,7 @@ import (
 
 const uuid = "5b5ae3a8-3c5a-4b7a-9d3a-2f6d7c1e0a11"
 
-// board is one machine with a key source: what a source stores outside of the blob
+// board is one machine with a key source. What a source stores outside of the blob
 // survives between calls of open.
 type board struct {
 	open func(t testing.TB) source.Source
@@ -50,9 +50,10 @@ type contract struct {
 	absent fault.Code // on another board
 	// damaged lists the codes of a damaged key.
 	damaged []fault.Code
-	// mismatch is the code of a key of another size; empty where the cipher refuses it.
+	// mismatch is the code of a key of another size; empty if the cipher refuses it.
 	mismatch fault.Code
-	// late: the hardware is not asked before the key is used, and refuses then.
+	// late reports that the hardware is not asked until the key is used, and refuses
+	// then.
 	late bool
 }
 
@@ -78,7 +79,7 @@ func contracts() []contract {
 			return fake(&volumetest.Ring{Trust: caamtest.RandomChip()}, source.Sources{}, spec.SourceTrusted, itself)
 		},
 		absent: fault.BlobRejected,
-		// A blob that was cut may have the form of another trust source's.
+		// A truncated blob may have the form of another trust source's.
 		damaged:  []fault.Code{fault.BlobDamaged, fault.BlobRejected, fault.TrustOther},
 		mismatch: fault.BlobDamaged,
 	}, {
@@ -118,7 +119,7 @@ func contracts() []contract {
 	}}
 }
 
-// fake is a board whose keyrings show what is in them.
+// fake returns a board whose keyrings show what is in them.
 func fake(ring *volumetest.Ring, from source.Sources, keys string, unwrap func([]byte) ([]byte, error)) board {
 	from.Keyring = ring
 	red := func(ref dmcrypt.KeyRef) ([]byte, error) {
@@ -134,12 +135,13 @@ func fake(ring *volumetest.Ring, from source.Sources, keys string, unwrap func([
 	return board{open: opener(from, keys), red: red, left: ring.Left}
 }
 
-// itself is the key of a payload that is no wrapped one.
+// itself returns the key of a payload that is not wrapped.
 func itself(payload []byte) ([]byte, error) { return payload, nil }
 
 const stateDir = "/var/lib/imxcrypt"
 
-// opener opens the source of keys that package keysource names so.
+// opener returns a function that opens the source of the keys that package keysource
+// names so.
 func opener(from source.Sources, keys string) func(testing.TB) source.Source {
 	return func(t testing.TB) source.Source {
 		s := spec.Volume{Name: "data", Source: keys, Cipher: keysource.CipherNames(keys)[0], AllowInsecure: true, StateDir: stateDir}
@@ -162,7 +164,7 @@ type subject struct {
 
 func (c contract) subject() subject { return subject{board: c.board(), contract: c} }
 
-// clauses are what the contract of [source.Source] and [source.Key] says, by its words.
+// clauses are the contract of [source.Source] and [source.Key], by its words.
 func clauses() map[string]func(*testing.T, subject, source.Request) {
 	return map[string]func(*testing.T, subject, source.Request){
 		"a blob opens to the key that was created":     opensToItsKey,
@@ -235,7 +237,7 @@ func (s subject) redKey(t testing.TB, key source.Key, size int) []byte {
 	return red
 }
 
-// refuses reports whether the hardware refuses a key that was opened, and wipes it.
+// refuses reports whether the hardware refuses an opened key, and wipes the key.
 func (s subject) refuses(key source.Key) bool {
 	defer key.Wipe()
 	return errors.Is(s.use(key), unix.EBADMSG)
@@ -318,9 +320,8 @@ func otherBoard(t *testing.T, s subject, r source.Request) {
 	}
 }
 
-// A source that keeps the key itself is damaged where it keeps it; a blob byte by
-// byte. A blob that opens all the same, since the hardware ignores the byte, must
-// open to the same key.
+// A source that keeps the key itself is damaged where it keeps it, a blob byte by byte. A
+// blob that still opens, since the hardware ignores the byte, must open to the same key.
 func damagedKey(t *testing.T, s subject, r source.Request) {
 	made, blob := s.create(t, r)
 	want := s.redKey(t, made, r.KeySize)

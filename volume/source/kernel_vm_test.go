@@ -25,9 +25,10 @@ import (
 )
 
 // The kernel's trusted keys keep the contract, whatever trust source it has. The key
-// itself is never seen: keys are told apart by what dm-crypt makes with them, so that a
-// blob has no key in the clear is not seen here, nor that a key has gone from memory.
-// Another board's key is: in test/mainline, which restarts with another chip.
+// itself is never seen: keys are distinguished by what dm-crypt makes with them. So the
+// test cannot see that a blob has no key in the clear, nor that a key has gone from
+// memory. Another board's key is tested in test/mainline, which restarts with another
+// chip.
 func TestKeySourceOverTheKernel(t *testing.T) {
 	trust := os.Getenv("IMXCRYPT_TRUST_SOURCE")
 	if trust == "" {
@@ -39,7 +40,7 @@ func TestKeySourceOverTheKernel(t *testing.T) {
 		return board{open: opener(source.Sources{Keyring: keyring.Ring{}}, c.name), red: deciphered(t), left: func() int { return left(t) }}
 	}
 	if trust == keysource.TrustTPM {
-		// The length of the key is inside of what the TPM has encrypted.
+		// The TPM encrypts the length of the key, too.
 		c.mismatch = ""
 	}
 	for name, test := range clauses() {
@@ -53,7 +54,7 @@ func TestKeySourceOverTheKernel(t *testing.T) {
 }
 
 // deciphered returns as many bytes as the key has of what the board's disk reads as under
-// the key. Nothing is written.
+// the key. It writes nothing.
 func deciphered(t *testing.T) func(dmcrypt.KeyRef) ([]byte, error) {
 	const name, disk = "imxcrypt-suite-vm", "/dev/vda"
 	var st unix.Stat_t
@@ -92,8 +93,8 @@ func deciphered(t *testing.T) func(dmcrypt.KeyRef) ([]byte, error) {
 	}
 }
 
-// left counts the keys in the kernel that have a name of ours. One that nothing refers to
-// is there for a moment more.
+// left counts the keys in the kernel with a name of ours. One that nothing refers to any
+// more stays for a moment.
 func left(t *testing.T) (n int) {
 	for range 100 {
 		text, err := os.ReadFile("/proc/keys")

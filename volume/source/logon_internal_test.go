@@ -26,8 +26,8 @@ func (k noKeyring) WithTrustedKey(string, string, func(func() ([]byte, error)) e
 	return nil
 }
 
-// A black key whose header does not fit its bytes overwrites kernel memory: it is
-// checked where it goes into the keyring, wherever it comes from.
+// A black key whose header does not fit its bytes overwrites kernel memory. So it is
+// checked when it goes into the keyring, wherever it comes from.
 func TestABlackKeyIsCheckedBeforeItGoesIntoAKeyring(t *testing.T) {
 	t.Parallel()
 	black, _, err := caamtest.RandomChip().Create(context.Background(), caam.CCM, 32)

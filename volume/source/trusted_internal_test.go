@@ -14,7 +14,8 @@ import (
 	"imxcrypt/internal/keysource"
 )
 
-// answers is a kernel by its errnos: of "new 32", of one with a parent, and of "load".
+// answers is a kernel that answers with these errnos: to "new 32", to one with a parent,
+// and to "load".
 type answers struct {
 	Keyring
 	makes, makesUnder, loads error
@@ -48,8 +49,8 @@ func blobOf(trust string) []byte {
 	return make([]byte, 32+48)
 }
 
-// Why a sealed key does not open is distinguished by what the kernel answers, also to a key
-// that is made and thrown away. The errnos are those of mainline's trust sources, as
+// The kernel's answers, also to making a key that is thrown away, distinguish why a
+// sealed key does not open. The errnos are those of mainline's trust sources, as
 // test/mainline has seen them.
 func TestWhyASealedKeyDoesNotOpen(t *testing.T) {
 	t.Parallel()
