@@ -34,7 +34,7 @@ func typed(text string) volume.Opener {
 	return volume.Opener{Passphrase: func() (string, error) { return text, nil }}
 }
 
-// recovered is what a volume shows when it is opened by its recovery copy.
+// recovered returns what a volume shows when it is opened by its recovery copy.
 func recovered(t *testing.T, b *volumetest.Board, s spec.Volume, o volume.Opener) []byte {
 	t.Helper()
 	ctx := context.Background()
@@ -56,8 +56,8 @@ func recovered(t *testing.T, b *volumetest.Board, s spec.Volume, o volume.Opener
 	return all
 }
 
-// A rotation gives recovery copies to a volume that has none, others to one that has
-// some, and takes them away; locked or in use, whatever the placement.
+// A rotation gives recovery copies to a volume that has none, changes those of one that
+// has some, and removes them; locked or in use, whatever the placement.
 func TestRotationChangesWhoRecovers(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -104,7 +104,7 @@ func TestRotationChangesWhoRecovers(t *testing.T) {
 	}
 }
 
-// With source auto it is the header's own source that decides.
+// With source auto the header's own source decides.
 func TestRecoveryCopiesWithSourceAuto(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -120,7 +120,7 @@ func TestRecoveryCopiesWithSourceAuto(t *testing.T) {
 	must(t, rr.Result, err)
 }
 
-// The way over closing for a volume that was made without a recovery copy.
+// How a volume that was made without a recovery copy survives the closing of its chip.
 func TestTheWayOverClosingOfAVolumeWithoutARecoveryCopy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -214,7 +214,7 @@ func TestARecoveryPassphrase(t *testing.T) {
 		t.Fatal("the passphrase is stored")
 	}
 
-	// The words are not there for the next key: what it gets must be said.
+	// The words are not available for the next key, so the command must say what it gets.
 	before := disk.Bytes()
 	for _, dry := range []bool{true, false} {
 		_, err = b.Manager().Rotate(ctx, s, volume.RotateOptions{DryRun: dry})
@@ -234,7 +234,7 @@ func TestARecoveryPassphrase(t *testing.T) {
 	refused(t, err, fault.RecoveryMissing)
 }
 
-// A rotation under way has its key: another run does not change who recovers.
+// The key of a rotation under way exists: another run does not change who recovers.
 func TestRecoveryCopiesOfARotationUnderWay(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -264,9 +264,9 @@ func TestRecoveryCopiesOfARotationUnderWay(t *testing.T) {
 	refused(t, err, fault.Usage)
 }
 
-// Wherever the power goes while a rotation adds recovery copies: the volume opens, the
-// rotation is finished without saying again who recovers, and those who were asked for
-// does; the words shown last are the right ones.
+// Wherever power is cut while a rotation adds recovery copies, the volume opens, the
+// rotation is finished without naming the recipients again, and those who were asked for
+// can recover. The words shown last are the right ones.
 func TestEveryPowerCutOfARotationThatAddsRecoveryCopies(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

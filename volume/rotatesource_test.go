@@ -19,8 +19,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// A key of another trust source is made where the kernel has both; a kernel with the new
-// one only is refused by name, before anything is written.
+// A key of another trust source is made if the kernel has both. A kernel with the new one
+// only is refused by name, before anything is written.
 func TestRotationToAnotherTrustSource(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -60,7 +60,7 @@ func TestRotationToAnotherTrustSource(t *testing.T) {
 	}
 }
 
-// fakeTEE seals keys in the form of a TEE's, and opens those of another one, too.
+// fakeTEE seals keys in the form of a TEE's. It also opens those of other.
 type fakeTEE struct {
 	keys  map[string][]byte
 	other volumetest.TrustSource
@@ -89,8 +89,8 @@ func (f *fakeTEE) LoadTrusted(blob []byte) ([]byte, error) {
 	return f.other.LoadTrusted(blob)
 }
 
-// A recovery copy is not lost by the way: the rotation is refused, and done where that
-// is asked for.
+// A recovery copy is not lost along the way: the rotation is refused, and done if that is
+// asked for.
 func TestRotationThatWouldLoseTheRecoveryCopy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -117,8 +117,8 @@ func TestRotationThatWouldLoseTheRecoveryCopy(t *testing.T) {
 	}
 }
 
-// During a rotation from the CAAM the data is under a black key still, whatever is
-// configured: a sleep gives it again.
+// During a rotation from the CAAM the data is still under a black key, whatever is
+// configured: sleep gives it again.
 func TestSleepDuringARotationToTrustedKeys(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -137,7 +137,7 @@ func TestSleepDuringARotationToTrustedKeys(t *testing.T) {
 	same(t, "afterwards", content(t, b), want)
 }
 
-// Erasing a volume that is on its way from source dev destroys the key files, too.
+// Erasing a volume during a rotation from source dev destroys the key files, too.
 func TestEraseDuringARotationFromSourceDev(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

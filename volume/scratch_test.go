@@ -37,8 +37,8 @@ func scratchState(t *testing.T, b *volumetest.Board, s spec.Volume, want volume.
 	}
 }
 
-// Provisioned once, the volume is there at each boot, with another key and nothing of what
-// was in it. Nothing of the key is stored.
+// Once provisioned, the volume is there at each boot, with another key and without its
+// earlier content. Nothing of the key is stored.
 func TestAThrowAwayKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -102,7 +102,7 @@ func TestAThrowAwayKey(t *testing.T) {
 	}
 }
 
-// What is not the volume's own device, beyond doubt, is never written to: by no command.
+// No command writes to a device that is not, beyond doubt, the volume's own.
 func TestNoDeviceButTheMarkedOneIsFormatted(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -120,7 +120,8 @@ func TestNoDeviceButTheMarkedOneIsFormatted(t *testing.T) {
 		for name, c := range map[string]struct {
 			prepare func(*testing.T, *volumetest.Board, *crashtest.Image)
 			code    fault.Code // of unlock
-			// accepted: provision may take it, with --wipe for provision --wipe.
+			// accepted reports that provision may take it, and wipe that provision --wipe
+			// may.
 			accepted, wipe bool
 		}{
 			"empty": {func(*testing.T, *volumetest.Board, *crashtest.Image) {}, fault.NotProvisioned, true, true},
@@ -200,8 +201,8 @@ func TestNoDeviceButTheMarkedOneIsFormatted(t *testing.T) {
 	}
 }
 
-// Killed anywhere, an unlock leaves a volume that the next one makes, and nothing else is
-// written to but the data.
+// Wherever a provisioning, an unlock or a lock is killed, the next command makes and
+// mounts the volume.
 func TestKilledWithAThrowAwayKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -241,7 +242,7 @@ func TestKilledWithAThrowAwayKey(t *testing.T) {
 	}
 }
 
-// What needs a header, or a key that is kept, says so and changes nothing.
+// What needs a header, or a key that is kept, is refused and changes nothing.
 func TestWhatAThrowAwayKeyCannot(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -295,7 +296,7 @@ func TestWhatAThrowAwayKeyCannot(t *testing.T) {
 	}
 }
 
-// A key of the chip that nobody can open a second time keeps the system awake.
+// A key of the chip that no one can open a second time prevents a sleep.
 func TestNoSleepWithAThrowAwayKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -315,7 +316,7 @@ func TestNoSleepWithAThrowAwayKey(t *testing.T) {
 	}
 }
 
-// Nothing is mounted, or swapped on, that was not made.
+// What was not made is neither mounted nor swapped on.
 func TestAFailedFormatLeavesNothing(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

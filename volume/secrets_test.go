@@ -53,15 +53,15 @@ func (w *watchedChip) Import(ctx context.Context, blob caam.Blob) (*caam.BlackKe
 
 // shapes are the forms that a secret may leak in.
 func shapes(secret []byte) [][]byte {
-	body := secret[20:] // behind the tag, which is no secret
+	body := secret[20:] // behind the tag, which is not secret
 	return [][]byte{
 		body, []byte(hex.EncodeToString(body)), []byte(base64.StdEncoding.EncodeToString(secret)),
 		[]byte(base64.StdEncoding.EncodeToString(body)), []byte(fmt.Sprint(body)),
 	}
 }
 
-// No black key is in anything that a run writes or says, whether it succeeds or
-// fails at whatever change; its memory is wiped, and no keyring has it.
+// No black key is in anything that a run writes or says, whether it succeeds or fails at
+// any change. Its memory is wiped, and no keyring has it.
 func TestNoBlackKeyIsLeftAnywhere(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

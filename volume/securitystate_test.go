@@ -16,7 +16,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// openBoard is a board whose chip is not closed.
+// openBoard returns a board whose chip is not closed.
 func openBoard() *volumetest.Board {
 	b := volumetest.New(caamtest.NewChip([32]byte{7}, false), volumetest.NoFiles(),
 		&volumetest.Disk{Path: "/dev/mmcblk2p3", Store: crashtest.NewImage(16 * mib)})
@@ -24,8 +24,8 @@ func openBoard() *volumetest.Board {
 	return b
 }
 
-// Closing the chip loses what was made while it was open, and the error says
-// that, not merely that a key was rejected.
+// Closing the chip loses what was made while it was open. The error says that, not merely
+// that a key was rejected.
 func TestClosingTheChipIsNamedAsTheCause(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -52,7 +52,7 @@ func TestClosingTheChipIsNamedAsTheCause(t *testing.T) {
 	_, err = b.Manager().Verify(ctx, s)
 	refused(t, err, fault.BlobOpenState)
 
-	// Where the state cannot be read, nothing is claimed about it.
+	// If the state cannot be read, nothing is claimed about it.
 	b.State = caam.Unknown
 	_, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
 	refused(t, err, fault.BlobRejected)
@@ -74,8 +74,8 @@ func TestAVolumeOfAClosedChipOnAnOpenOne(t *testing.T) {
 	}
 }
 
-// Where no fuse can be read, the kernel says that the chip is open when it makes the
-// first key, which is the trial's: nothing is written.
+// If no fuse can be read, the kernel says that the chip is open when it makes the first
+// key, which is the trial's. Nothing is written.
 func TestTheFirstKeyTellsThatTheChipIsOpen(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -96,7 +96,7 @@ func TestTheFirstKeyTellsThatTheChipIsOpen(t *testing.T) {
 	}
 }
 
-// As does the old key, before a rotation makes a new one.
+// The old key shows it, too, before a rotation makes a new one.
 func TestTheOldKeyTellsThatTheChipIsOpen(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -134,7 +134,7 @@ func TestRequireClosed(t *testing.T) {
 			if err != nil && len(b.Made()) > 0 {
 				t.Error("refused, and a filesystem was made")
 			}
-			// A volume that is there already is held to the same.
+			// The same holds for a volume that exists already.
 			r, err := b.Manager().Provision(ctx, s, volume.ProvisionOptions{})
 			must(t, r, err)
 			b.State = caam.Closed

@@ -14,7 +14,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// exhaust gives a header the last sequence number but left.
+// exhaust leaves a header only left sequence numbers.
 func exhaust(t *testing.T, st state, s spec.Volume, left uint64) {
 	t.Helper()
 	path := s.Device
@@ -39,8 +39,8 @@ func exhaust(t *testing.T, st state, s spec.Volume, left uint64) {
 	}
 }
 
-// A sequence number as high as it gets stops what has to
-// write the header, before it has begun; the volume opens, and can be erased.
+// A used up sequence number stops a command that writes the header before it begins. The
+// volume opens, and can be erased.
 func TestAHeaderWhoseSequenceNumberIsUsedUp(t *testing.T) {
 	t.Parallel()
 	for placement, s := range bothPlacements() {

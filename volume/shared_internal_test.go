@@ -9,15 +9,15 @@ import (
 	"imxcrypt/volume/mapping"
 )
 
-// numbered knows the number of a mapping, and nothing else.
+// numbered knows only the number of a mapping.
 type numbered struct{ mapping.Mapper }
 
 func (numbered) Info(string) (dmcrypt.Info, error) {
 	return dmcrypt.Info{Number: dmcrypt.Number{Major: 253, Minor: 7}}, nil
 }
 
-// Programs use a volume if the kernel's count has changed since the zone before. A count
-// that cannot be read says nothing.
+// Programs use a volume if the kernel's count has changed since the previous zone. A
+// count that cannot be read says nothing.
 func TestSharedIsACountThatChanged(t *testing.T) {
 	t.Parallel()
 	count := ""

@@ -7,7 +7,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// What these tests share with those of the packages that use volumes.
+// Shared with the tests of the packages that use volumes.
 var (
 	slow         = crashtest.Slow
 	every        = volumetest.Every

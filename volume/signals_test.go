@@ -10,8 +10,8 @@ import (
 	"imxcrypt/volume"
 )
 
-// waits is a context that notes whether anybody asked for notice of its end. The
-// command boot has no handler of signals before.
+// waits is a context that notes whether its end was asked for. The command boot installs
+// no signal handler before that.
 type waits struct {
 	context.Context
 	asked bool
@@ -22,8 +22,8 @@ func (w *waits) Done() <-chan struct{} {
 	return w.Context.Done()
 }
 
-// A boot that has to wait for nothing does not pay for notice of signals; one
-// that finds the volume open, and may suspend what is in use, gets notice of them.
+// A boot that need not wait does not pay for signal handling. One that finds the volume
+// open, and may suspend what is in use, handles signals.
 func TestSignalsAreHandledWhereSomethingIsInUse(t *testing.T) {
 	t.Parallel()
 	b := newBoard(crashtest.NewImage(64 * mib))

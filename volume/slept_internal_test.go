@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A busy system, on which there is time between reading one clock and the other, is
-// not taken for one that slept.
+// A busy system, on which time passes between reading the clocks, is not taken for one
+// that slept.
 func TestABusySystemHasNotSlept(t *testing.T) {
 	t.Parallel()
 	var stop atomic.Bool

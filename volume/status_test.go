@@ -16,7 +16,7 @@ import (
 	"imxcrypt/volume/mapping"
 )
 
-// A mapping of the volume's name is not the volume because of its name.
+// A mapping is not the volume's merely because it has its name.
 func TestStatusKnowsWhoseMappingItIs(t *testing.T) {
 	t.Parallel()
 	for name, uuid := range map[string]string{
@@ -35,7 +35,7 @@ func TestStatusKnowsWhoseMappingItIs(t *testing.T) {
 	}
 }
 
-// noAnswer is a kernel whose mappings cannot be asked for.
+// noAnswer is a kernel that does not answer questions about its mappings.
 type noAnswer struct {
 	mapping.Mapper
 	err error
@@ -50,7 +50,8 @@ func TestStatusWithoutDeviceMapper(t *testing.T) {
 		state volume.State
 		code  fault.Code
 	}{
-		// Without device-mapper nothing can be unlocked; what may not be asked can be.
+		// Without device-mapper nothing can be unlocked. Without permission to ask,
+		// something may be.
 		{&dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrNoDeviceMapper, Err: unix.ENOENT}, volume.Locked, fault.DMMissing},
 		{&dmcrypt.Error{Op: "open the device-mapper", Kind: dmcrypt.ErrPermission, Err: unix.EACCES}, volume.Unknown, fault.PermissionMissing},
 	} {
@@ -72,7 +73,7 @@ func (closed) Open(path string, _ blockdev.Flags) (header.Device, error) {
 	return nil, &blockdev.Error{Op: "open", Path: path, Code: fault.PermissionMissing, Err: unix.EACCES}
 }
 
-// A device that is there and cannot be read is not absent.
+// A device that cannot be read is not absent.
 func TestStatusOfADeviceThatMayNotBeRead(t *testing.T) {
 	t.Parallel()
 	b, _ := ready(t, newSpec())

@@ -19,8 +19,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// rewrite changes a volume's header as somebody with the storage can: the
-// checksums fit afterwards.
+// rewrite changes a volume's header as someone with access to the storage can: the
+// checksums are right afterwards.
 func rewrite(t *testing.T, im *crashtest.Image, change func(*luks2.Header)) {
 	t.Helper()
 	h, _, err := luks2.Read(im, im.Size())
@@ -49,8 +49,8 @@ func segment(h *luks2.Header, change func(*luks2.Segment)) {
 	h.Metadata.Segments["0"] = s
 }
 
-// What was put in the place of a volume, or made of its header, is refused, each
-// with its own reason; nothing is announced, mounted or written.
+// What was put in place of a volume, or made of its header, is refused, each with its own
+// reason. Nothing is announced, mounted or written.
 func TestSubstitutionIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -177,8 +177,8 @@ func TestSubstitutionIsRefused(t *testing.T) {
 				err := run()
 				// Without a key, status sees only what the header shows.
 				blind := what == "status" && (c.code == fault.KeyWrong || c.code == fault.BlobRejected || c.code == fault.KeyLengthMismatch || c.s.Detached())
-				// And verify does not touch the data of a detached header where
-				// it knows the key otherwise; that it refuses is enough.
+				// verify does not touch the data of a detached header if it knows the key
+				// otherwise. It is enough that it refuses.
 				if err == nil && blind {
 					continue
 				}
@@ -199,10 +199,10 @@ func TestSubstitutionIsRefused(t *testing.T) {
 	}
 }
 
-// A check that was rewritten, and nothing else: a filesystem that only this key
-// shows, with the UUID that only this volume has, proves the key all the same, so
-// that it opens and its data is right; verify, which asks the check, refuses it.
-// Where no filesystem proves the key, everything does.
+// Only a check was rewritten. A filesystem that only this key shows, with the UUID that
+// only this volume has, still proves the key, so the volume opens and its data is right.
+// verify reads the check and refuses it. If no filesystem proves the key, every command
+// refuses it.
 func TestARewrittenCheck(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -241,15 +241,15 @@ func TestARewrittenCheck(t *testing.T) {
 	}
 }
 
-// An older copy of the whole header is the same volume with the same key: it
-// opens, and cannot be distinguished from the newest. What a rollback cannot do is to
-// restore a key that the data is not encrypted with.
+// An older copy of the whole header describes the same volume with the same key: it
+// opens, and cannot be distinguished from the newest. But a rollback cannot restore a key
+// that the data is not encrypted with.
 func TestRollbackToAnotherKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	b, im := ready(t, newSpec())
 	old := im.Bytes()[:mib]
-	// The same device, provisioned again under the same uuid and name.
+	// The same device, provisioned again under the same UUID and name.
 	fresh := crashtest.NewImage(16 * mib)
 	b2 := volumetest.New(b.Chip, volumetest.NoFiles(), &volumetest.Disk{Path: "/dev/mmcblk2p3", Store: fresh})
 	b2.Directories = b.Directories
@@ -259,12 +259,12 @@ func TestRollbackToAnotherKey(t *testing.T) {
 	b2 = powerCycle(b2)
 	write(fresh, old, 0)
 	_, err = b2.Manager().Unlock(ctx, s, volume.UnlockOptions{})
-	// The old header is whole in itself, check and all: the key is right by its
-	// check, and the data is noise.
+	// The old header is consistent, including its check: the key is right by its check,
+	// and the data is noise.
 	refused(t, err, fault.KeyWrong)
 	_, err = b2.Manager().Verify(ctx, s)
 	refused(t, err, fault.KeyWrong)
-	// It can be looked at, and not written to.
+	// The volume can be examined, and not written to.
 	r, err = b2.Manager().Unlock(ctx, s, volume.UnlockOptions{ForRepair: true})
 	if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "NOT PROVED") {
 		t.Fatalf("%+v", r)
@@ -292,13 +292,13 @@ func headerChange(f func(*luks2.Header)) func(*testing.T, *volumetest.Board, *cr
 	}
 }
 
-// plainExt4fresh is a plaintext filesystem and nothing of what was there.
+// plainExt4fresh replaces everything by a plaintext filesystem.
 func plainExt4fresh(im *crashtest.Image) {
 	write(im, make([]byte, im.Size()), 0)
 	plainExt4(im)
 }
 
-// anotherVolume is the disk of a second volume, made by the same chip.
+// anotherVolume returns the disk of a second volume, made by the same chip.
 func anotherVolume(t *testing.T, b *volumetest.Board, name string) []byte {
 	t.Helper()
 	im := crashtest.NewImage(16 * mib)
@@ -309,7 +309,7 @@ func anotherVolume(t *testing.T, b *volumetest.Board, name string) []byte {
 	return im.Bytes()
 }
 
-// header reads the header of a disk.
+// headerOf reads the header of a disk.
 func headerOf(t *testing.T, disk []byte) *luks2.Header {
 	t.Helper()
 	h, _, err := luks2.Read(bytes.NewReader(disk), 16*mib)

@@ -18,10 +18,10 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Two volumes of one chip: a writer of the storage puts one in the place of
-// the other and makes its header say that it is the other. Its key opens, and its
-// filesystem is sound; the check, which takes a key to write, is not of this
-// header.
+// Two volumes of one chip: someone who can write to the storage puts one in place of the
+// other and makes its header say that it is the other. Its key opens, and its filesystem
+// is sound. But the check, which only a holder of the key can write, does not belong to
+// this header.
 func TestAVolumeInThePlaceOfAnotherIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -64,8 +64,8 @@ func TestAVolumeInThePlaceOfAnotherIsRefused(t *testing.T) {
 	}
 }
 
-// The filesystem that provisioning made proves the key without a look at the
-// check; one that its owner made again, or the header's word for it, does not.
+// The filesystem that provisioning made proves the key without the check being read. One
+// that the owner made later, or that only the header names, does not.
 func TestOnlyTheVolumesOwnFilesystemProvesItsKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -91,7 +91,7 @@ func TestOnlyTheVolumesOwnFilesystemProvesItsKey(t *testing.T) {
 	if got := steps(newSpec()); !slices.Contains(got, "key proved by its filesystem") {
 		t.Fatalf("after a rotation: %q", got)
 	}
-	// Another filesystem, and a header that knows it.
+	// Another filesystem, and a header that names it.
 	f, err := b.Mapping("data", true)
 	if err != nil {
 		t.Fatal(err)

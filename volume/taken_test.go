@@ -12,8 +12,8 @@ import (
 	"imxcrypt/volume"
 )
 
-// A mapping of the volume's name that is somebody else's is noticed before a key
-// is made, not when the volume is to be unlocked at the end.
+// A mapping of the volume's name that belongs to someone else is noticed before a key is
+// made, not when the volume is to be unlocked at the end.
 func TestATakenNameIsNoticedBeforeAnythingIsWritten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -14,8 +14,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// refusedUnchanged fails unless a command is refused for want of a cipher, with
-// everything as it was: device, files, kernel and keyrings.
+// refusedUnchanged fails unless a command is refused with the code and leaves device,
+// files, kernel and keyrings as they were.
 func refusedUnchanged(t *testing.T, b *volumetest.Board, disk *crashtest.Image, code fault.Code, run func() error) {
 	t.Helper()
 	before, kernel := snapshot(t, b, disk), b.DM.State()
@@ -39,8 +39,8 @@ func refusedUnchanged(t *testing.T, b *volumetest.Board, disk *crashtest.Image, 
 	}
 }
 
-// A kernel may list a cipher that its dm-crypt does not get. Provisioning finds it out,
-// also as a dry run, before the first byte is written, however it was going to begin.
+// A kernel may list a cipher that its dm-crypt does not get. Provisioning notices before
+// the first byte is written, also in a dry run and however it would begin.
 func TestACipherThatDmCryptDoesNotGetIsFoundBeforeAnythingIsWritten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -84,8 +84,8 @@ func TestACipherThatDmCryptDoesNotGetIsFoundBeforeAnythingIsWritten(t *testing.T
 	}
 }
 
-// A run that was cut off before its key was proved makes another one, and a kernel that
-// was replaced meanwhile may not have the cipher.
+// A run that was cut off before its key was proved makes another key. The kernel may have
+// been replaced meanwhile by one without the cipher.
 func TestAContinuedProvisioningTriesTheKernelToo(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -105,7 +105,7 @@ func TestAContinuedProvisioningTriesTheKernelToo(t *testing.T) {
 				t.Fatalf("not cut off: %v", err)
 			}
 			if s.Detached() {
-				noise(disk) // somebody used the device: what --wipe overwrites
+				noise(disk) // the device was used since: --wipe overwrites that
 			}
 			b = powerCycle(b)
 			b.NoCiphers = []string{"tk(cbc(aes))"}
@@ -153,7 +153,7 @@ func TestARotationToACipherThatDmCryptDoesNotGetNeverBegins(t *testing.T) {
 	}
 }
 
-// Nor does a filesystem in plain text begin to be encrypted.
+// Nor does the encryption of a filesystem in plain text.
 func TestEncryptingWithACipherThatDmCryptDoesNotGetNeverBegins(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), bothPlacements()["detached"]
@@ -171,7 +171,7 @@ func TestEncryptingWithACipherThatDmCryptDoesNotGetNeverBegins(t *testing.T) {
 	must(t, r.Result, err)
 }
 
-// Wherever a dry run is killed, the next command takes away what it left.
+// Wherever a dry run is killed, the next command removes what it left.
 func TestAKilledTrialIsTakenAwayByTheNextCommand(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), newSpec()

@@ -15,7 +15,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// opens reports whether unlock opens a board's volume with the data in it.
+// opens returns an error unless unlock opens a board's volume with the data in it.
 func (l *trouble) opens(b *volumetest.Board) error {
 	if _, err := b.Manager().Unlock(context.Background(), l.s, volume.UnlockOptions{}); err != nil {
 		return err
@@ -27,7 +27,7 @@ func (l *trouble) opens(b *volumetest.Board) error {
 	return err
 }
 
-// salvage is how what is stored can be opened with the data in it; empty if it
+// salvage returns how what is stored can be opened with the data in it; empty if it
 // cannot.
 func (l *trouble) salvage(stored map[string]string, backups bool) (how string, err error) {
 	l.t.Helper()
@@ -39,7 +39,7 @@ func (l *trouble) salvage(stored map[string]string, backups bool) (how string, e
 		if !strings.HasPrefix(name, "/kept-") && !strings.Contains(name, "/headers/") {
 			continue
 		}
-		// What was replaced, put where it lay.
+		// What was replaced is put back in its place.
 		back := maps.Clone(stored)
 		if l.s.Detached() {
 			back[l.s.Header] = area
@@ -65,7 +65,7 @@ func (l *trouble) salvage(stored map[string]string, backups bool) (how string, e
 	return "", err
 }
 
-// repairs is salvage without files beside the volume's own.
+// repairs is salvage without other files than the volume's own.
 func (l *trouble) repairs(stored map[string]string) (how string, err error) {
 	l.t.Helper()
 	ctx := context.Background()
@@ -82,7 +82,7 @@ func (l *trouble) repairs(stored map[string]string) (how string, err error) {
 	return "", err
 }
 
-// command gives a command and checks what it says, and what it did.
+// command runs a command and checks what it says and what it did.
 func (l *trouble) command(c move) {
 	l.t.Helper()
 	before, erased := l.stored(), l.erased
@@ -121,7 +121,7 @@ func (l *trouble) checkResult(c move, err error, before map[string]string, erase
 	}
 }
 
-// lost fails if what is stored cannot be opened with the data any more.
+// lost fails if what is stored can no longer be opened with the data.
 func (l *trouble) lost(what string) {
 	l.t.Helper()
 	if l.erased || l.text == "" {

@@ -14,16 +14,16 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// move is something that is done to the volume.
+// move is something done to the volume.
 type move struct {
 	name string
 	// run is a command; its error is checked.
 	run func(ctx context.Context, m *volume.Manager) error
 	// claims is what success of the command claims, looked up afterwards.
 	claims func(stored map[string]string)
-	// looks: the command changes nothing.
+	// looks reports that the command changes nothing.
 	looks bool
-	// world is something that is no command.
+	// world is something other than a command.
 	world func()
 }
 
@@ -38,7 +38,7 @@ func (l *trouble) opensNow(stored map[string]string) {
 	}
 }
 
-// readsNow is the claim of those that leave the volume open.
+// readsNow is the claim of commands that leave the volume open.
 func (l *trouble) readsNow(stored map[string]string) {
 	l.t.Helper()
 	if l.text != "" {
@@ -51,7 +51,7 @@ func (l *trouble) readsNow(stored map[string]string) {
 
 func nothingClaimed(map[string]string) {}
 
-// commands are what the program can be asked for.
+// commands returns what the program can be asked for.
 func (l *trouble) commands() []move {
 	s := l.s
 	mounts := s.Mount.Path != ""
@@ -133,7 +133,7 @@ func (l *trouble) commands() []move {
 	return append(list, append(l.headerCommands(), l.otherCommands()...)...)
 }
 
-// headerCommands are those of the header, and erase.
+// headerCommands returns those for the header, and erase.
 func (l *trouble) headerCommands() []move {
 	s := l.s
 	keep := ""
@@ -176,7 +176,7 @@ func (l *trouble) headerCommands() []move {
 		from := l.pick(l.backups...)
 		list = append(list,
 			move{name: "header restore --dry-run", looks: true, run: restore(from, volume.RestoreOptions{DryRun: true, Confirm: confirmed}), claims: nothingClaimed},
-			// Nobody is asked where nothing is overwritten.
+			// There is no question if nothing is overwritten.
 			move{name: "header restore, not confirmed", run: restore(from, volume.RestoreOptions{}), claims: restored},
 			move{name: "header restore", run: restore(from, volume.RestoreOptions{Keep: keep, Confirm: confirmed}), claims: restored},
 			move{name: "header restore --force", run: restore(from, volume.RestoreOptions{Keep: keep, Confirm: confirmed, Force: true}), claims: restored},
@@ -199,8 +199,8 @@ func (l *trouble) headerCommands() []move {
 	}, claims: nothingClaimed})
 }
 
-// otherCommands are those of other configurations over the same device: one under
-// which the mapping has another name, one of another volume, one of another cipher.
+// otherCommands returns commands of other configurations over the same device: one whose
+// mapping has another name, one of another volume, one with another sector size.
 func (l *trouble) otherCommands() (list []move) {
 	prefixed := l.s
 	prefixed.Mapping = "p2-data"
@@ -249,13 +249,13 @@ func (l *trouble) otherCommands() (list []move) {
 		}
 	}
 	slices.SortFunc(list, func(a, b move) int { return strings.Compare(a.name, b.name) })
-	// A few of them, or they would be most of all moves.
+	// Only a few of them: they would be most of all moves.
 	l.rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	return list[:3]
 }
 
-// provisioned is the claim of provision: a volume that was there is as it was, one
-// that is new has no data yet.
+// provisioned is the claim of provision: an existing volume is as it was, a new one has
+// no data yet.
 func (l *trouble) provisioned(stored map[string]string) {
 	l.t.Helper()
 	if !l.erased {

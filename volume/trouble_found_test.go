@@ -15,8 +15,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// What lies over the first copy of a header stops what has to write the header,
-// before it has begun.
+// Something over the first copy of a header stops a command that writes the header before
+// it begins.
 func TestAHeaderWithSomethingOverItsFirstCopy(t *testing.T) {
 	t.Parallel()
 	for placement, s := range bothPlacements() {
@@ -35,8 +35,8 @@ func TestAHeaderWithSomethingOverItsFirstCopy(t *testing.T) {
 	}
 }
 
-// On another chip no key opens: neither that of the volume, nor the new one of a
-// rotation that has moved nothing. It is not given up for that.
+// On another chip no key opens: neither the volume's, nor the new one of a rotation that
+// has moved nothing. That is no reason to give up the new key.
 func TestAnotherChipChangesNothing(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -73,8 +73,8 @@ func TestAnotherChipChangesNothing(t *testing.T) {
 	}
 }
 
-// A header of which one copy is blank and the other one damaged, or not for a device
-// of this size, is not one that provisioning had not finished: there is data behind it.
+// A header with one copy blank and the other damaged, or not for a device of this size,
+// is not one that provisioning left unfinished: there is data behind it.
 func TestADamagedHeaderIsNoUnfinishedOne(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -106,8 +106,8 @@ func TestADamagedHeaderIsNoUnfinishedOne(t *testing.T) {
 	}
 }
 
-// A rotation began to move the data up to the end of its device, and the device has
-// lost that end: nothing works on it, a repair neither, until it has its size again.
+// A rotation began to move the data up to the end of its device, and the device has lost
+// that end. Nothing works on it, not even a repair, until it has its size again.
 func TestADeviceTooSmallForItsRotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

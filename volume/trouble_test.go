@@ -22,11 +22,11 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// trouble is a volume with data in it, in the hands of somebody who gives commands
-// in any order, while its header and its key files are damaged, its device held, grown,
-// shrunk and cloned, its key lost, and its memory for messages full. What must be true is not
-// foreseen but looked up: a copy of all that is stored is opened, by unlock, by a
-// repair of the header or by a backup of it, and the data in it is read.
+// trouble is a volume with data in it, to which commands are given in any order while its
+// header and its key files are damaged, its device is held, grown, shrunk and cloned, its
+// key is lost, and its memory for messages is full. What must be true is not predicted
+// but looked up: a copy of all that is stored is opened, by unlock, by a repair of the
+// header or by a backup of it, and the data in it is read.
 type trouble struct {
 	t     *testing.T
 	s     spec.Volume
@@ -34,27 +34,27 @@ type trouble struct {
 	board *volumetest.Board
 	disk  *plate
 	moves map[string]*tally
-	// history is for the message of a failure.
+	// history is printed when the test fails.
 	history []string
 
 	// text is what the user wrote into the volume; empty while there is none.
 	text string
-	// erased: nothing but a backup opens the volume any more.
+	// erased reports that nothing but a backup opens the volume any more.
 	erased  bool
 	backups []string
-	// held lets go of what a holder holds; nil if nobody does.
+	// held makes a holder let go; nil if there is none.
 	held func()
-	// full: nothing can be written to /run.
+	// full reports that nothing can be written to /run.
 	full bool
 	// advised are the commands that the last error's hint names, in order.
 	advised []string
 	files   int
 }
 
-// tally counts how often a move was made, came to its end, and was refused.
+// tally counts how often a move was made, was completed and was refused.
 type tally struct{ given, done, refused int }
 
-// plate is a disk whose size can be changed while the power is off.
+// plate is a disk whose size can be changed while power is off.
 type plate struct {
 	*crashtest.Image
 	size int64
@@ -88,7 +88,7 @@ func (l *trouble) system() volume.System {
 	return sys
 }
 
-// fullRun is a /run without room.
+// fullRun is a full /run.
 type fullRun struct{}
 
 func (fullRun) Record(string, volume.LastUnlock) error { return unix.ENOSPC }
@@ -103,11 +103,11 @@ func (fullRun) LastUnlock(string) (volume.LastUnlock, error) {
 	return volume.LastUnlock{}, unix.EIO
 }
 
-// stored is all that is on the disk and in files.
+// stored returns all that is on the disk and in files.
 func (l *trouble) stored() map[string]string {
 	all := snapshot(l.t, l.board, l.disk.Image)
 	for name := range all {
-		// What a command that was killed had not finished has no name to go by.
+		// What a killed command did not finish writing has a name that no one looks for.
 		if strings.Contains(name, "/.") {
 			delete(all, name)
 		}
@@ -115,7 +115,7 @@ func (l *trouble) stored() map[string]string {
 	return all
 }
 
-// over is a board of a chip over a copy of what is stored.
+// over returns a board with a chip, over a copy of what is stored.
 func (l *trouble) over(chip *caamtest.Chip, stored map[string]string, size int64) (*volumetest.Board, *plate) {
 	l.t.Helper()
 	disk := &plate{crashtest.NewImage(plateSize), size}
@@ -132,7 +132,7 @@ func (l *trouble) over(chip *caamtest.Chip, stored map[string]string, size int64
 	return b, disk
 }
 
-// fork is the same board in the next power cycle, over a copy.
+// fork returns the same board in the next power cycle, over a copy.
 func (l *trouble) fork(stored map[string]string) *volumetest.Board {
 	l.t.Helper()
 	chip, err := caamtest.Load(l.board.Chip.Save())
@@ -144,7 +144,7 @@ func (l *trouble) fork(stored map[string]string) *volumetest.Board {
 	return b
 }
 
-// read is what is in the open volume.
+// read returns what is in the open volume.
 func (l *trouble) read(b *volumetest.Board, mapping string) (string, error) {
 	f, err := b.Mapping(mapping, false)
 	if err != nil {
@@ -169,7 +169,7 @@ func (l *trouble) pick(list ...string) string { return list[l.rng.IntN(len(list)
 
 func (l *trouble) some(n int) bool { return l.rng.IntN(n) == 0 }
 
-// begin writes into a volume that was just made, of which there is no backup.
+// begin writes to a new volume, of which there is no backup.
 func (l *trouble) begin() {
 	l.t.Helper()
 	for _, name := range l.board.Files.Names() {
@@ -234,8 +234,8 @@ func (l *trouble) step() {
 	}
 }
 
-// prune takes away what was kept of old headers: the files' disk is small. While the
-// volume is whole nobody needs it.
+// prune removes what was kept of old headers, since the files' disk is small. While the
+// volume is whole no one needs it.
 func (l *trouble) prune() {
 	l.t.Helper()
 	var kept []string
@@ -254,9 +254,9 @@ func (l *trouble) prune() {
 	}
 }
 
-// Commands in any order on a volume whose header is damaged, whose device is held,
-// whose key is lost: no success that is not true, no refusal that changed a byte, no
-// advice that loses what is there, and nothing is lost.
+// Commands in any order on a volume whose header is damaged, whose device is held, whose
+// key is lost: every reported success is true, no refused command changed a byte, no
+// advice loses what is there, and nothing is lost.
 func TestAnyOrderOfTroubles(t *testing.T) {
 	t.Parallel()
 	lives, steps := 5, 100

@@ -18,7 +18,7 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// worldly are what happens to the volume without the program.
+// worldly returns what happens to the volume without the program.
 func (l *trouble) worldly() []move {
 	list := []move{
 		{name: "power cycle", world: func() { l.powerCycle(l.disk.size) }},
@@ -38,7 +38,7 @@ func (l *trouble) worldly() []move {
 		hs := holders(l.s)
 		for _, name := range slices.Sorted(maps.Keys(hs)) {
 			if name == unseen && l.board.DM.State() != "" {
-				continue // a mapping has it already
+				continue // a mapping holds it already
 			}
 			list = append(list, move{name: "held by " + name, world: func() { l.held = hs[name](l.t, l.board) }})
 		}
@@ -70,7 +70,7 @@ func (l *trouble) worldly() []move {
 // whole is the size that the device was made with.
 func (l *trouble) whole() int64 { return rotationDisk(l.s).Size() }
 
-// powerCycle puts the same disk into the same board again.
+// powerCycle puts the same disk into the same board again, after a power cycle.
 func (l *trouble) powerCycle(size int64) {
 	l.t.Helper()
 	if l.held != nil {
@@ -83,8 +83,8 @@ func (l *trouble) powerCycle(size int64) {
 	l.full = false
 }
 
-// change changes the header on the device, unless nothing would open the volume any
-// more: that is no fault of the program.
+// change changes the header on the device, unless nothing would open the volume
+// afterwards: the program could not be blamed for that.
 func (l *trouble) change(do func(im volumetest.Store)) {
 	l.t.Helper()
 	if l.s.Detached() && l.stored()[l.s.Header] == "" {
@@ -105,8 +105,8 @@ func (l *trouble) change(do func(im volumetest.Store)) {
 	apply(l.board, l.disk.Image)
 }
 
-// suspend is an unannounced sleep of the system, with pages of
-// the mounted filesystem in memory that are not written back.
+// suspend is an unannounced sleep of the system, with pages of the mounted filesystem in
+// memory that have not been written back.
 func (l *trouble) suspend() {
 	l.t.Helper()
 	if info, err := l.board.DM.Info(l.s.Mapping); err == nil && !info.Suspended && l.some(2) {
@@ -182,8 +182,8 @@ func (l *trouble) keyFiles() {
 	l.refuseForeign(b, disk, l.foreignCommands(b))
 }
 
-// headerFile cuts the file of a detached header, or takes it away, unless nothing
-// would open the volume any more.
+// headerFile truncates the file of a detached header, or removes it, unless nothing would
+// open the volume afterwards.
 func (l *trouble) headerFile(size int64) {
 	l.t.Helper()
 	stored := l.stored()
@@ -209,7 +209,7 @@ func (l *trouble) headerFile(size int64) {
 	do(l.board)
 }
 
-// foreignCommands are those that fail on a board where no key of the volume opens.
+// foreignCommands returns those that fail on a board where no key of the volume opens.
 func (l *trouble) foreignCommands(b *volumetest.Board) map[string]func(*volume.Manager) error {
 	ctx := context.Background()
 	commands := map[string]func(*volume.Manager) error{
@@ -233,7 +233,7 @@ func (l *trouble) foreignCommands(b *volumetest.Board) map[string]func(*volume.M
 	for _, file := range l.backups {
 		r, err := b.Manager().RestoreHeader(ctx, l.s, file, volume.RestoreOptions{DryRun: true, Confirm: confirmed})
 		if err == nil && r.Already {
-			continue // the header that is there is that of the backup
+			continue // the header there is that of the backup
 		}
 		commands["header restore "+file] = func(m *volume.Manager) error {
 			_, err := m.RestoreHeader(ctx, l.s, file, volume.RestoreOptions{Confirm: confirmed, Force: true})
@@ -243,8 +243,8 @@ func (l *trouble) foreignCommands(b *volumetest.Board) map[string]func(*volume.M
 	return commands
 }
 
-// factory gives another board the disk and not the files, and provisions it as a
-// factory does, which overwrites what is no volume of ours where that is asked for.
+// factory gives another board the disk without the files and provisions it as a factory
+// does, which overwrites what is not a volume of ours if asked to.
 func (l *trouble) factory() {
 	l.t.Helper()
 	if l.erased {
@@ -255,7 +255,7 @@ func (l *trouble) factory() {
 	b, disk := l.over(caamtest.RandomChip(), stored, l.disk.size)
 	commands := map[string]func(*volume.Manager) error{}
 	if _, err := b.Manager().Provision(ctx, l.s, volume.ProvisionOptions{NoMount: true, DryRun: true}); err == nil && !l.s.Detached() {
-		// The header is one that is ready, which is all that provision asks for.
+		// The header is a ready one, and provision asks for no more.
 		st := b.Manager().Status(ctx, l.s)
 		l.note("  … phase %s", st.Phase)
 	}
@@ -272,7 +272,7 @@ func (l *trouble) factory() {
 	l.refuseForeign(b, disk, commands)
 }
 
-// noRoom gives the commands that need a file while there is no room for one.
+// noRoom runs the commands that need a file while there is no room for one.
 func (l *trouble) noRoom() {
 	l.t.Helper()
 	l.board.Files.Err = unix.ENOSPC
@@ -286,7 +286,7 @@ func (l *trouble) noRoom() {
 	}
 }
 
-// status checks what it says.
+// status checks what a status says.
 func (l *trouble) status(st volume.Status) error {
 	l.t.Helper()
 	if st.Err != nil {

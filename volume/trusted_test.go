@@ -22,8 +22,8 @@ func trustedSpec() spec.Volume {
 	return s
 }
 
-// The life of a volume whose key the kernel makes: it comes back after a power cycle,
-// with another key after a rotation, and not on another chip.
+// The life of a volume whose key the kernel makes: it opens after a power cycle, with
+// another key after a rotation, and not on another chip.
 func TestTheLifeOfATrustedKey(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), trustedSpec()
@@ -76,7 +76,7 @@ func TestTheLifeOfATrustedKey(t *testing.T) {
 	}
 }
 
-// A trusted key cannot be given to the kernel, so there is no recovery copy of it.
+// The kernel takes no trusted key from outside, so there is no recovery copy of one.
 func TestNoRecoveryCopyOfATrustedKey(t *testing.T) {
 	t.Parallel()
 	b := newBoard(crashtest.NewImage(16 * mib))

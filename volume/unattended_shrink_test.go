@@ -17,8 +17,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// A filesystem that takes all of its device, as in most boards in the field, is made
-// smaller by the start that encrypts it, unmounted in order or not.
+// A filesystem that takes all of its device, as on most boards in the field, is made
+// smaller by the start that encrypts it, whether it was unmounted in order or not.
 func TestAFullFilesystemIsEncryptedUnattended(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -61,7 +61,7 @@ func TestAFullFilesystemIsEncryptedUnattended(t *testing.T) {
 	}
 }
 
-// What a start needs for that is asked for before the checker may write.
+// The room that a start needs for that is checked before the checker may write.
 func TestNoRoomUnattended(t *testing.T) {
 	t.Parallel()
 	s, disk := unattended(rotationSpec(rotationGap)), fullSize(t)
@@ -77,9 +77,9 @@ func TestNoRoomUnattended(t *testing.T) {
 	}
 }
 
-// Wherever the power goes in such a start, and once more in the next one, which ends
-// what was begun: the device is the filesystem as it was, or says that it is being made
-// smaller, or opens; the next start mounts the volume with all its files.
+// Wherever power is cut in such a start, and once more in the next one, which ends what
+// was begun, the device is the filesystem as it was, or says that it is being made
+// smaller, or opens. The next start mounts the volume with all its files.
 func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -96,7 +96,7 @@ func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 		if _, err := r.board.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true}); err != nil {
 			t.Fatalf("%s: does not start: %v", what, err)
 		}
-		// One that was made smaller a second time has other times in it.
+		// One that was made smaller a second time has different times in it.
 		if got := content(t, r.board); !bytes.Equal(got, want) {
 			sound(t, got)
 		}
@@ -133,7 +133,8 @@ func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 	t.Logf("%d states tried (%v), and %d after a second cut, 0 lost", first, states, second)
 }
 
-// A checker that was cut off after the log was written runs before anything is encrypted.
+// If a checker was cut off after the log was written, it runs before anything is
+// encrypted.
 func TestWhatWasMadeSmallerIsCheckedFirst(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -163,7 +164,8 @@ func TestWhatWasMadeSmallerIsCheckedFirst(t *testing.T) {
 	}
 }
 
-// Which file has the log does not come from the device unattended: it is state_dir's.
+// The device does not say which file has the log of an unattended run: it is the one in
+// state_dir.
 func TestTheDeviceNamesNoFileUnattended(t *testing.T) {
 	t.Parallel()
 	s := rotationSpec(rotationGap)

@@ -39,9 +39,9 @@ func opened(t *testing.T, b *volumetest.Board, s spec.Volume) volume.Result {
 	return r
 }
 
-// A start of the system makes a device in plain text the volume and mounts it; what runs
-// in the background ends that. With the setting left in, the next start finds the volume,
-// and plain text in its place is refused from the first moment on.
+// A start of the system makes a device in plain text the volume and mounts it. A run in
+// the background finishes the encryption. With the setting left in, the next start finds
+// the volume, and plain text in its place is refused from the first moment on.
 func TestPlaintextIsEncryptedUnattended(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -120,8 +120,8 @@ func refusedPlain(t *testing.T, b *volumetest.Board, s spec.Volume, plain *crash
 	}
 }
 
-// What speaks against it leaves the device, and what is in plain text on it, as it is:
-// nothing is mounted, and status says why.
+// A reason against it leaves the device, and the plain text on it, as it is: nothing is
+// mounted, and status says why.
 func TestUnattendedRefusals(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -135,7 +135,7 @@ func TestUnattendedRefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(*volumetest.Board, *crashtest.Image, *spec.Volume)
 		code    fault.Code
-		// fleeting is what has no storage that outlives the power.
+		// fleeting says which paths are on storage that does not survive a power cut.
 		fleeting map[string]string
 	}{
 		"not asked for": {func(_ *volumetest.Board, _ *crashtest.Image, s *spec.Volume) { s.EncryptPlain = false }, fault.PlaintextFound, nil},
@@ -183,7 +183,7 @@ func TestUnattendedRefusals(t *testing.T) {
 				code := c.code
 				switch {
 				case code == fault.ForeignHeader && !s.Detached():
-					code = fault.HeaderDamaged // it is in the place of ours
+					code = fault.HeaderDamaged // it is where our header would be
 				case s.Detached() && code == fault.ForeignHeader:
 					code = fault.HeaderMissing
 				case s.Detached() && code == fault.PlaintextFound:
@@ -206,8 +206,8 @@ func TestUnattendedRefusals(t *testing.T) {
 	}
 }
 
-// The power was cut while the filesystem was mounted, just before the start that is to
-// encrypt it: its checker runs, as at every start, and it is encrypted.
+// Power was cut while the filesystem was mounted, just before the start that is to
+// encrypt it. Its checker runs, as at every start, and it is encrypted.
 func TestUnattendedAfterAPowerCut(t *testing.T) {
 	t.Parallel()
 	for kind, s := range map[string]spec.Volume{"in a file": unattended(encryptSpec()), "on the device": unattended(rotationSpec(rotationGap))} {
@@ -233,14 +233,15 @@ func TestUnattendedAfterAPowerCut(t *testing.T) {
 	}
 }
 
-// Wherever the power goes in a start that encrypts, and once more in the next one: until
-// then the device is the plain filesystem, bit for bit, or the volume opens; the next
-// start mounts the volume with all its data, whichever it was; what is in the background
-// ends it; and from then on plain text is refused.
+// Wherever power is cut in a start that encrypts, and once more in the next one: until
+// then the device is the plain filesystem, bit for bit, or the volume opens. In either
+// case the next start mounts the volume with all its data, and a run in the background
+// finishes the encryption. From then on plain text is refused.
 func TestEveryPowerCutUnattended(t *testing.T) {
 	t.Parallel()
 	var cuts cutCount
-	// Each state is encrypted to its end: all of them take half an hour (make soak).
+	// Each state is encrypted to the end: trying all of them takes half an hour (make
+	// soak).
 	limits, every := crashtest.Options{Exhaustive: 2, Limit: 1, Random: -1, Seed: 3}, 20
 	if soak {
 		limits, every = crashLimits(), 5
@@ -255,7 +256,7 @@ func TestEveryPowerCutUnattended(t *testing.T) {
 			first, second := 0, 0
 			for state := range run.rec.States(limits) {
 				first++
-				// As today: one of the two is there.
+				// Without the setting one of the two is there.
 				look := record(r.chip, state.Image(run.disk), state.Image(run.files))
 				look.board.Chip.PowerCycle()
 				r.plainOrOpens(t, look, state.String())
@@ -299,7 +300,7 @@ func (r inPlaceRun) startsAgain(t *testing.T, run *recording, what string, plain
 	same(t, what+", then ended", content(t, after), r.plain)
 }
 
-// The header of the middle of an encryption, put back with a filesystem in plain text
+// A header from the middle of an encryption, put back with a filesystem in plain text
 // behind it, is not opened once the encryption has ended.
 func TestAHeaderOfAnEndedEncryption(t *testing.T) {
 	t.Parallel()
@@ -346,8 +347,8 @@ func TestAHeaderOfAnEndedEncryption(t *testing.T) {
 			if names := differs(before, snapshot(t, other, middle)); len(names) > 0 {
 				t.Fatalf("changed: %q", names)
 			}
-			// Another encryption of the same volume, with the record still there, is not the one
-			// that has ended.
+			// Another encryption of the same volume, with the old record still there, is
+			// not the one that has ended.
 			s.UUID = rr.UUID
 			again := boardOver(caamtest.RandomChip(), plainDiskFor(s), crashtest.NewImage(volumetest.FilesSize))
 			data, err := b.Files.Read(recordOfData, atomicfile.ReadOptions{})
@@ -376,7 +377,7 @@ func TestDecryptWithOnPlaintext(t *testing.T) {
 	if names := differs(before, snapshot(t, b, r.disk)); len(names) > 0 {
 		t.Fatalf("changed: %q", names)
 	}
-	// Nor is the record lost by which somebody's plain text is refused.
+	// Nor is the record lost by which someone's plain text is refused.
 	if err := b.Files.Remove(r.spec.Header); err != nil {
 		t.Fatal(err)
 	}
@@ -387,8 +388,8 @@ func TestDecryptWithOnPlaintext(t *testing.T) {
 	refused(t, err, fault.PlaintextRefused)
 }
 
-// A volume that was made without a record gets one when it is opened with the setting,
-// and where that cannot be written, a warning.
+// A volume that was made without a record gets one when it is opened with the setting, or
+// a warning if the record cannot be written.
 func TestUnattendedRemembersAVolume(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -415,7 +416,7 @@ func TestUnattendedRemembersAVolume(t *testing.T) {
 	refusedPlain(t, b, unattended(s), plain)
 }
 
-// Where the record of the end was not written, the next start writes it.
+// If the record of the end was not written, the next start writes it.
 func TestTheEndOfAnEncryptionIsRecordedLater(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

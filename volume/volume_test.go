@@ -61,8 +61,8 @@ func TestAnotherChipIsRefused(t *testing.T) {
 	}
 }
 
-// The silent disaster: an ECB black key of another power cycle encrypts with
-// another key and nobody complains. The check does.
+// The silent disaster: an ECB black key of another power cycle encrypts with another key
+// without any error. The check notices.
 func TestAWrongKeyIsSeenBeforeAnythingIsAnnounced(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -12,8 +12,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// A wake that took too long is given up: the volume stays suspended, as was said, also
-// when the storage answers later.
+// A wake that took too long is given up. The volume then stays suspended, as reported,
+// even if the storage answers later.
 func TestAWakeThatWasGivenUpDoesNothingLater(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
