@@ -307,7 +307,7 @@ func facts(dev header.Device) header.DeviceFacts {
 	return header.DeviceFacts{Path: dev.Path(), Size: dev.Size(), EraseSize: dev.PreferredEraseSize()}
 }
 
-// exclusively opens the device for writing, exclusively, and calls use.
+// exclusively opens the device for writing, shared with no one, and calls use.
 func (p *provisioning) exclusively(use func(header.Device) error) (err error) {
 	dev, err := p.sys.Devices.Open(p.path, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {

@@ -53,7 +53,7 @@ func (p *provisioning) renews(h *header.Header) bool {
 // empty filesystem can have been encrypted with the stored one.
 //
 // The recipients of a recovery copy must be given in this run: anyone who can write to
-// the device could have put a recipient into the header.
+// the device could have put one of their own into the header.
 func (p *provisioning) renewKey(ctx context.Context) (_ *header.Header, key source.Key, err error) {
 	c, err := p.openContainer(p.s, p.path, blockdev.Flags{Write: true, Direct: true})
 	if err != nil {

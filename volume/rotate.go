@@ -128,12 +128,12 @@ type rotating struct {
 	c *header.Storage
 	h *header.Header
 	// decrypts reports that the data becomes plain text instead of getting a new key.
-	// plainAt is where the bytes are kept meanwhile whose place a header on the device
-	// takes.
+	// plainAt is where the filesystem's first bytes are kept while a header on the device
+	// takes their place.
 	decrypts bool
 	plainAt  int64
 	// started reports that the header of an encryption is not whole on the device yet.
-	// ending is the error if the filesystem's start, in a decryption, is not.
+	// ending is the error if a decryption has not yet put back the filesystem's start.
 	started bool
 	ending  error
 	// unattended reports that a device in plain text was found when the volume was to be

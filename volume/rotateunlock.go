@@ -58,8 +58,8 @@ func (m *Manager) withEngine(k *mapping.Stack, h *header.Header, c *header.Stora
 }
 
 // alreadyOpenRotating is alreadyOpen for a volume with two keys. The volume is still, or
-// again, one crypt mapping, or it is over the overlay. In the second case what a killed
-// rotation left suspended is resumed.
+// again, one crypt mapping, or it is over the overlay. What a killed rotation left
+// suspended is resumed.
 func (u *unlocking) alreadyOpenRotating(ctx context.Context, info dmcrypt.Info, live dmcrypt.Table) (bool, error) {
 	k, err := u.kernel.NewStack(u.s, u.h, u.c)
 	if err != nil {
@@ -142,7 +142,7 @@ func (u *unlocking) alreadyOpenOver(ctx context.Context, k *mapping.Stack, info 
 }
 
 // resumeSides proves again the keys of a rotation whose mappings are suspended, as they
-// are after a sleep if that failed then. woken reports whether both were suspended.
+// are if that failed after a sleep. woken reports whether both were suspended.
 func (u *unlocking) resumeSides(ctx context.Context) (woken bool, err error) {
 	woken = true
 	for _, x := range u.sides() {

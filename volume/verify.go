@@ -116,8 +116,8 @@ func (m *Manager) verifyByFilesystem(ctx context.Context, s spec.Volume, h *head
 	})
 }
 
-// lookThrough looks for the filesystem through a read-only private mapping. otherwise
-// decides if it is not seen.
+// lookThrough looks for the filesystem through a read-only private mapping. Unless it is
+// seen there under a header on the device, otherwise decides.
 func (m *Manager) lookThrough(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key, otherwise func(u *unlocking, a *mapping.Private, seen error) error) error {
 	u := &unlocking{Manager: m, s: s, j: m.begin(s, nil), c: c, h: h}
 	return m.kernel.WithData(ctx, s, h, c.Data.Number(), key, func(a *mapping.Private) error {
