@@ -83,6 +83,14 @@ func (m *Manager) openHeader(s spec.Volume, path string, f blockdev.Flags) (*hea
 	return c, h, nil
 }
 
+// acquire takes the volume's lock. A dry run needs none.
+func (m *Manager) acquire(ctx context.Context, s spec.Volume, dryRun bool) (release func() error, err error) {
+	if dryRun {
+		return func() error { return nil }, nil
+	}
+	return m.sys.Locks.Acquire(ctx, s.Name)
+}
+
 // onDevice runs an operation under the volume's lock, on the device found for it.
 func (m *Manager) onDevice(ctx context.Context, s spec.Volume, do func(path string) error) (err error) {
 	if s.Ephemeral() {

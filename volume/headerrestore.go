@@ -341,13 +341,13 @@ func (t *restoring) proveByBackup(ctx context.Context, key source.Key) (err erro
 	case t.checkIsThere():
 		return t.explainRejection(t.s, h, t.kernel.ProveByCheckArea(ctx, t.s, h, t.c, key))
 	default:
-		loop, closer, err := t.attachBackup()
-		if err != nil && t.o.Force {
-			t.j.warn(fmt.Sprintf("the check in the backup was not looked at (%v): the volume opens only if the key fits it", err))
+		loop, closer, attachErr := t.attachBackup()
+		if attachErr != nil && t.o.Force {
+			t.j.warn(fmt.Sprintf("the check in the backup was not looked at (%v): the volume opens only if the key fits it", attachErr))
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("%w (--force restores it without a look at its check)", err)
+		if attachErr != nil {
+			return fmt.Errorf("%w (--force restores it without a look at its check)", attachErr)
 		}
 		defer func() { err = errors.Join(err, closer.Close()) }()
 		path = loop

@@ -28,13 +28,11 @@ func (m *Manager) Lock(ctx context.Context, s spec.Volume, o LockOptions) (Resul
 
 func (m *Manager) lock(ctx context.Context, s spec.Volume, o LockOptions) (_ Result, err error) {
 	j := m.begin(s, o.Progress)
-	if !o.DryRun {
-		release, err := m.sys.Locks.Acquire(ctx, s.Name)
-		if err != nil {
-			return j.result, err
-		}
-		defer func() { err = errors.Join(err, release()) }()
+	release, err := m.acquire(ctx, s, o.DryRun)
+	if err != nil {
+		return j.result, err
 	}
+	defer func() { err = errors.Join(err, release()) }()
 	info, err := m.sys.Mapper.Info(s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
 		j.result.Already = true

@@ -29,10 +29,7 @@ type ReviveOptions struct {
 // one suspended.
 func (m *Manager) Revive(ctx context.Context, s spec.Volume, o ReviveOptions) (Result, error) {
 	j := m.begin(s, nil)
-	release, err := func() error { return nil }, error(nil)
-	if !o.DryRun {
-		release, err = m.sys.Locks.Acquire(ctx, s.Name)
-	}
+	release, err := m.acquire(ctx, s, o.DryRun)
 	if err == nil {
 		err = errors.Join(m.revive(ctx, s, o, j), release())
 	}

@@ -84,13 +84,11 @@ func (m *Manager) rotate(ctx context.Context, s spec.Volume, o RotateOptions) (r
 	j := m.begin(s, o.Progress)
 	x := &rotating{Manager: m, s: s, o: o, j: j}
 	defer func() { r.Result, r.Rotation = j.result, x.progress }()
-	if !o.DryRun {
-		release, err := m.sys.Locks.Acquire(ctx, s.Name)
-		if err != nil {
-			return r, err
-		}
-		defer func() { err = errors.Join(err, release()) }()
+	release, err := m.acquire(ctx, s, o.DryRun)
+	if err != nil {
+		return r, err
 	}
+	defer func() { err = errors.Join(err, release()) }()
 	path, err := m.find(ctx, s, true)
 	if err != nil {
 		return r, err

@@ -55,13 +55,11 @@ func (m *Manager) unlock(ctx context.Context, s spec.Volume, o UnlockOptions) (_
 	if err := s.Permitted(); err != nil {
 		return j.result, err
 	}
-	if !o.DryRun {
-		release, err := m.sys.Locks.Acquire(ctx, s.Name)
-		if err != nil {
-			return j.result, err
-		}
-		defer func() { err = errors.Join(err, release()) }()
+	release, err := m.acquire(ctx, s, o.DryRun)
+	if err != nil {
+		return j.result, err
 	}
+	defer func() { err = errors.Join(err, release()) }()
 	path, err := m.find(ctx, s, !o.NoWait)
 	if err != nil {
 		return j.result, err

@@ -110,9 +110,9 @@ func (k Kernel) ReadCheck(ctx context.Context, s spec.Volume, h *header.Header, 
 		if k.Attach == nil {
 			return nil, fault.Newf(fault.DeviceUnsuitable, "there are no loop devices here to map a part of %s with", s.Header)
 		}
-		path, closer, err := k.Attach(s.Header)
-		if err != nil {
-			return nil, err
+		path, closer, attachErr := k.Attach(s.Header)
+		if attachErr != nil {
+			return nil, attachErr
 		}
 		defer func() { err = errors.Join(err, closer.Close()) }()
 		if on, err = k.Devices.Open(path, blockdev.Flags{}); err != nil {
