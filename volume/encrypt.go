@@ -181,18 +181,28 @@ func (x *rotating) continueInPlace(ctx context.Context) error {
 	return x.moveInUse(ctx)
 }
 
-// encryptedAlready checks that the existing header is that of the device.
+// encryptedAlready checks that the existing header is that of the device. Like a run that
+// encrypts, it leaves the volume mounted if asked: power may have been cut right after an
+// earlier run had finished.
 func (x *rotating) encryptedAlready(ctx context.Context) error {
 	if err := header.Plaintext(x.c.Data); err != nil && x.c.Detached() {
 		return fault.New(fault.FileExists, fmt.Sprintf("%s exists already, with the header of the volume %q, uuid %q, and the device is in plain text", x.s.Header, x.h.LUKS.Label, x.h.LUKS.UUID), err)
 	}
+	mounts := x.o.Mount && !x.o.InitOnly && !x.o.ResumeOnly
+	if mounts && !x.o.DryRun {
+		_, err := x.unlockLocked(ctx, x.s, x.c.Data.Path(), UnlockOptions{Mount: x.s.Mount.Path != ""}, x.j)
+		return err
+	}
 	if err := x.mayOpen(x.s, x.h, x.j); err != nil {
 		return err
 	}
-	u := &unlocking{Manager: x.Manager, s: x.s, o: UnlockOptions{DryRun: true}, j: x.j, c: x.c, h: x.h}
+	u := &unlocking{Manager: x.Manager, s: x.s, o: UnlockOptions{DryRun: true, Mount: mounts && x.s.Mount.Path != ""}, j: x.j, c: x.c, h: x.h}
 	open, err := u.alreadyOpen(ctx)
 	if err == nil && !open {
 		err = x.locked(ctx, func() error { return x.proveOpens(ctx, x.s, x.h.Keyed(), x.c) })
+	}
+	if err == nil && mounts {
+		return u.announceSteps(open)
 	}
 	x.j.result.Already = err == nil
 	return err

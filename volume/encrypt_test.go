@@ -413,6 +413,22 @@ func TestEncryptMounts(t *testing.T) {
 	same(t, "in use", content(t, b), want)
 	nothingPrivate(t, b, 1)
 
+	// The power is cut after the end. The same command has the same outcome.
+	b = powerCycle(b)
+	for _, o := range []volume.RotateOptions{{}, {Mount: true, InitOnly: true}, {Mount: true, ResumeOnly: true}, {Mount: true, DryRun: true}} {
+		r, err = b.Manager().Encrypt(ctx, s, o)
+		if must(t, r.Result, err); r.Already == o.DryRun || r.Mounted != "" {
+			t.Fatalf("%+v: already %v, mounted %q", o, r.Already, r.Mounted)
+		}
+	}
+	for _, already := range []bool{false, true} {
+		r, err = b.Manager().Encrypt(ctx, s, volume.RotateOptions{Mount: true})
+		if must(t, r.Result, err); r.Already != already || r.Mounted != "/data" || r.Rotation != nil {
+			t.Fatalf("already %v, mounted on %q", r.Already, r.Mounted)
+		}
+		same(t, "mounted again", content(t, b), want)
+	}
+
 	s.Mount.Path = "/occupied"
 	b = newBoard(plainDisk())
 	b.Directories = nil

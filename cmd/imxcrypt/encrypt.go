@@ -87,6 +87,10 @@ func (a *app) encrypt(ctx context.Context, name string, f encryptFlags) (err err
 			return res.Volume + ": the filesystem is smaller; nothing is encrypted"
 		case res.Already:
 			return res.Volume + ": encrypted (already)"
+		case r.Rotation == nil && res.Mounted != "":
+			return res.Volume + ": encrypted before, mounted on " + res.Mounted
+		case r.Rotation == nil:
+			return res.Volume + ": encrypted before, unlocked"
 		case r.Rotation != nil && r.Rotation.Done < r.Rotation.Total:
 			return res.Volume + ": key ready; no data encrypted yet"
 		}
