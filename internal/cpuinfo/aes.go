@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cpuinfo reads what the kernel says of the processor.
+// Package cpuinfo reads what the kernel says about the processor.
 package cpuinfo
 
 import (
@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// Path is where the kernel says it.
+// Path is the kernel's file about the processor.
 const Path = "/proc/cpuinfo"
 
-// HasAES reports whether an ARM processor has instructions for AES, by the text of
-// [Path]. Any other processor is taken to have them.
+// HasAES reports whether an ARM processor has AES instructions, given the text of [Path].
+// Any other processor is assumed to have them.
 func HasAES(text string) bool {
 	for line := range strings.Lines(text) {
 		key, value, _ := strings.Cut(line, ":")
@@ -24,7 +24,7 @@ func HasAES(text string) bool {
 	return true
 }
 
-// ThisHasAES is HasAES of this processor.
+// ThisHasAES is HasAES for this processor.
 func ThisHasAES() bool {
 	text, err := os.ReadFile(Path)
 	return err != nil || HasAES(string(text))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package devnum is a device's number, as in device-mapper's tables, sysfs and
+// Package devnum handles device numbers as they appear in device-mapper tables, sysfs and
 // stat(2).
 package devnum
 
@@ -19,11 +19,11 @@ const (
 	MaxMinor = 1<<20 - 1
 )
 
-// Number is a block device's number. Tables name devices by number only: a
-// path may name another device the next time it is resolved.
+// Number is a block device's number. Tables name devices only by number, because a path
+// may name another device the next time it is resolved.
 type Number struct{ Major, Minor uint32 }
 
-// String is the kernel's notation, "8:1".
+// String returns the kernel's notation, "8:1".
 func (n Number) String() string {
 	return strconv.FormatUint(uint64(n.Major), 10) + ":" + strconv.FormatUint(uint64(n.Minor), 10)
 }
@@ -48,14 +48,14 @@ func Parse(s string) (Number, error) {
 	return Number{uint32(a), uint32(b)}, nil
 }
 
-// Of splits a dev_t of stat(2) or device-mapper.
+// Of splits a dev_t from stat(2) or device-mapper.
 func Of(dev uint64) Number { return Number{unix.Major(dev), unix.Minor(dev)} }
 
-// Dev is the dev_t that mknod(2) and device-mapper take.
+// Dev returns the dev_t that mknod(2) and device-mapper take.
 func (n Number) Dev() uint64 { return unix.Mkdev(n.Major, n.Minor) }
 
-// ParseDecimal reads an unsigned number as the kernel prints it: digits only,
-// at most limit. Being strict keeps one spelling for one table.
+// ParseDecimal reads an unsigned number as the kernel prints it: digits only, at most
+// limit. It is strict so that a table has only one spelling.
 func ParseDecimal(s string, limit uint64) (uint64, error) {
 	if s == "" {
 		return 0, fmt.Errorf("empty number")

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package earlystack grows the main goroutine's stack to what opening a volume needs,
-// before anything else is initialised. A program imports it for that alone.
+// Package earlystack grows the main goroutine's stack to the size that opening a volume
+// needs, before anything else is initialised. Programs import it only for this effect.
 //
-// The runtime grows a stack by doubling it: it copies the stack frame by frame and
-// looks each function up in tables that take a quarter of the program's file. The
-// initialisers of other packages, regular expressions among them, have it do so twice,
-// and opening a volume twice more, each time with other functions and so with other
-// pages of these tables. Here the stack is nearly empty.
+// The runtime grows a stack by doubling it: it copies the stack frame by frame and looks
+// up each function in tables that make up a quarter of the program's file. The
+// initialisers of other packages, regular expressions among them, would make it do so
+// twice, and opening a volume twice more, each time with other functions and therefore
+// other pages of these tables. Here the stack is nearly empty.
 //
-// Go initialises what is ready in the order of import paths: a package that imports
-// nothing, and whose path sorts before the standard library's internal packages, comes
-// before all that are deep.
+// Go initialises packages that are ready in the order of their import paths. This package
+// imports nothing, and its path sorts before the standard library's internal packages, so
+// it comes before all packages that need a deep stack.
 package earlystack
 
-// Nothing can see what this init does.
+// This init has no visible effect.
 func init() { grow(0) }
 
 const room = 24 << 10 // bytes; the stack becomes 32 KiB
 
-// grow has a frame with that room, which is not used. Call it with 0.
+// grow has a stack frame of that size, which it does not use. Call it with 0.
 //
 //go:noinline
 func grow(n int) int {

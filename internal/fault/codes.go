@@ -11,32 +11,32 @@ const (
 	ConfigInvalid     Code = "config-invalid"
 	ConfigMissing     Code = "config-missing"
 	ConfigUntrusted   Code = "config-untrusted" // owner or mode
-	GeneratorFailed   Code = "generator-failed" // said by the unit that stands for those that could not be made
+	GeneratorFailed   Code = "generator-failed" // reported by the unit that replaces those that could not be generated
 	VolumeUnknown     Code = "volume-unknown"
 	CipherNotAllowed  Code = "cipher-not-allowed"
-	FileMissing       Code = "file-missing" // named on the command line, and not there
+	FileMissing       Code = "file-missing" // named on the command line, but does not exist
 	ConfirmationNeeds Code = "confirmation-needed"
 )
 
 // The key was rejected.
 const (
 	BlobRejected      Code = "blob-rejected" // the hardware's integrity check failed
-	BlobDamaged       Code = "blob-damaged"  // not a blob, or a broken one, seen before the hardware
+	BlobDamaged       Code = "blob-damaged"  // not a blob, or a broken one; found before the hardware is asked
 	BlobOpenState     Code = "blob-open-state"
-	KeyWrong          Code = "key-wrong" // the key opened, the check says it is another one
+	KeyWrong          Code = "key-wrong" // the key opened, but the check shows that it is another one
 	KeyFileDamaged    Code = "key-file-damaged"
 	KeyLengthMismatch Code = "key-length-mismatch"
 	IdentityWrong     Code = "identity-wrong"         // does not open the recovery copy
-	KeysLost          Code = "keys-lost"              // in the kernel, by a suspend in the middle of a rotation
-	StaysSuspended    Code = "volume-stays-suspended" // after a sleep the key was not proved
+	KeysLost          Code = "keys-lost"              // lost in the kernel because of a suspend in the middle of a rotation
+	StaysSuspended    Code = "volume-stays-suspended" // the key was not proved after a sleep
 )
 
 // Something is missing in the device, the chip or the kernel.
 const (
 	DeviceMissing     Code = "device-missing"
 	DeviceAmbiguous   Code = "device-ambiguous"
-	DeviceUnsuitable  Code = "device-unsuitable" // too small, read-only, no multiple of the sector
-	PartitionShrunk   Code = "partition-shrunk"  // the volume ends behind it
+	DeviceUnsuitable  Code = "device-unsuitable" // too small, read-only, or not a multiple of the sector size
+	PartitionShrunk   Code = "partition-shrunk"  // the volume extends beyond its end
 	PartitionGrown    Code = "partition-grown"   // since the volume was made
 	DeviceNoMedium    Code = "device-no-medium"  // no size: a loop device without a file, a reader without a card
 	DeviceReadOnly    Code = "device-read-only"
@@ -46,12 +46,12 @@ const (
 	CAAMFailed        Code = "caam-failed"
 	CAAMBadArgument   Code = "caam-bad-argument"
 	TrustMissing      Code = "trust-source-missing"    // no trusted keys, or nothing that seals them
-	TrustOther        Code = "trust-source-other"      // another trust source than sealed the key
+	TrustOther        Code = "trust-source-other"      // not the trust source that sealed the key
 	TrustParent       Code = "trust-parent-missing"    // a TPM without its persistent primary key
 	TrustFailed       Code = "trust-source-failed"     // it makes no keys
-	ProtectedMissing  Code = "protected-keys-missing"  // or dm-crypt does not take their cipher
+	ProtectedMissing  Code = "protected-keys-missing"  // or dm-crypt does not accept their cipher
 	CipherMissing     Code = "cipher-missing"          // tk(cbc(aes)) is not in this kernel
-	SoftCipherMissing Code = "software-cipher-missing" // a cipher of the kernel's own
+	SoftCipherMissing Code = "software-cipher-missing" // one of the kernel's own ciphers
 	DMMissing         Code = "device-mapper-missing"
 	DMCryptMissing    Code = "dm-crypt-missing"
 	KeyringMissing    Code = "keyring-missing"
@@ -68,12 +68,12 @@ const (
 	LockHeld    Code = "lock-held" // another imxcrypt works on the volume
 	DeviceInUse Code = "device-in-use"
 	VolumeNotUp Code = "volume-not-up" // a required volume is locked or not provisioned
-	// NotMounted: unlocked, and not mounted where the configuration says.
+	// NotMounted means unlocked, but not mounted where the configuration says.
 	NotMounted      Code = "not-mounted"
-	MountedReadOnly Code = "mounted-read-only" // where the configuration asks for read-write
+	MountedReadOnly Code = "mounted-read-only" // although the configuration asks for read-write
 	MountBusy       Code = "mount-busy"
-	KeyQuota        Code = "key-quota" // of the kernel's keys
-	// RotationUnderWay: what was asked for must wait until the volume has one key.
+	KeyQuota        Code = "key-quota" // the kernel's quota of keys
+	// RotationUnderWay means that the request must wait until the volume has one key.
 	RotationUnderWay Code = "rotation-under-way"
 	NotFrozen        Code = "not-frozen" // a process did not stop for the sleep
 )
@@ -86,15 +86,16 @@ const (
 	HeaderMismatch   Code = "header-mismatch"  // header and configuration disagree
 	MappingMismatch  Code = "mapping-mismatch" // a live mapping differs from the wanted one
 	OpenStateRefused Code = "open-state-refused"
-	// SecurityStateUnknown: closed is required, and nothing readable says so.
+	// SecurityStateUnknown means that a closed chip is required, and nothing readable
+	// shows that it is closed.
 	SecurityStateUnknown Code = "security-state-unknown"
-	InsecureRefused      Code = "insecure-refused" // dev source without being allowed
+	InsecureRefused      Code = "insecure-refused" // source dev, which is not allowed
 	FilesystemMissing    Code = "filesystem-missing"
 	FilesystemWrong      Code = "filesystem-wrong"
 	FilesystemDamaged    Code = "filesystem-damaged"
-	FilesystemUnclean    Code = "filesystem-unclean" // to be encrypted, and not unmounted in order
-	// PlaintextRefused: on_plaintext: encrypt is not for a volume that was encrypted before,
-	// or of which nothing could be remembered.
+	FilesystemUnclean    Code = "filesystem-unclean" // to be encrypted, but was not cleanly unmounted
+	// PlaintextRefused means that on_plaintext: encrypt does not apply: the volume was
+	// encrypted before, or nothing could be remembered about it.
 	PlaintextRefused   Code = "plaintext-refused"
 	NotProvisioned     Code = "not-provisioned"
 	VolumeGone         Code = "volume-gone"
@@ -102,18 +103,18 @@ const (
 	MountPointMissing  Code = "mount-point-missing"
 	MountPointOccupied Code = "mount-point-occupied"
 	RollbackRefused    Code = "rollback-refused"
-	HeaderRolledBack   Code = "header-rolled-back"     // an old copy: of before the filesystem was used, or before a rotation
+	HeaderRolledBack   Code = "header-rolled-back"     // an old copy, from before the filesystem was used or before a rotation
 	AdoptMismatch      Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
-	VolumeReplaced     Code = "volume-replaced"        // by another of its name
+	VolumeReplaced     Code = "volume-replaced"        // by another volume of the same name
 	RecoveryMissing    Code = "recovery-missing"       // no recovery copy of the key in the header
-	RecoveryLost       Code = "recovery-lost"          // the new key could have no recovery copy
-	SectorsRefused     Code = "sectors-refused"        // larger ones than what the volume holds can use
-	BenchRefused       Code = "bench-device-refused"   // --device is used, or not empty
-	FingerprintWrong   Code = "fingerprint-wrong"      // the recovery copy is not the one that was noted
+	RecoveryLost       Code = "recovery-lost"          // the new key cannot have a recovery copy
+	SectorsRefused     Code = "sectors-refused"        // larger than what the volume holds can use
+	BenchRefused       Code = "bench-device-refused"   // --device is in use, or not empty
+	FingerprintWrong   Code = "fingerprint-wrong"      // the recovery copy is not the one that was recorded
 	ResizeRefused      Code = "resize-refused"         // smaller, or larger than there is room for
 	ShrinkRefused      Code = "shrink-refused"         // a filesystem that encrypt would have to make smaller
-	DecryptRefused     Code = "decrypt-refused"        // no room behind the data for the bytes that the header has the place of
-	RenameRefused      Code = "rename-refused"         // the configuration has the old name, or nothing binds the key to one
+	DecryptRefused     Code = "decrypt-refused"        // no room behind the data for the bytes whose place the header has
+	RenameRefused      Code = "rename-refused"         // the configuration has the old name, or nothing binds the key to a name
 	SleepRefused       Code = "sleep-refused"          // a key would not survive it
 )
 
@@ -123,14 +124,14 @@ const (
 	ProvisioningStarted Code = "provisioning-unfinished"
 	EraseStarted        Code = "erase-unfinished"
 	EncryptionStarted   Code = "encryption-unfinished" // before the key was proved, or while the header was written; no data has moved
-	DecryptionEnding    Code = "decryption-unfinished" // the filesystem's first bytes are not all where the header was
+	DecryptionEnding    Code = "decryption-unfinished" // not all of the filesystem's first bytes are back where the header was
 	ShrinkStarted       Code = "shrink-unfinished"     // a filesystem is being made smaller, and cannot be mounted meanwhile
 )
 
 // The header.
 const (
 	HeaderDamaged     Code = "header-damaged"
-	HeaderCopyDamaged Code = "header-copy-damaged" // the other one serves
+	HeaderCopyDamaged Code = "header-copy-damaged" // the other copy is used
 	HeaderMissing     Code = "header-missing"      // there was one
 	HeaderInvalid     Code = "header-invalid"
 	HeaderVersion     Code = "header-version"

@@ -41,7 +41,7 @@ func (e Exit) String() string {
 	return "failed"
 }
 
-// ExitOf is the exit code for err; errors without a code of the table fail with
+// ExitOf returns the exit code for err. An error without a code in the table gets
 // [ExitFailed].
 func ExitOf(err error) Exit {
 	if err == nil {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fault is the catalogue of what can go wrong: every error a person
-// may see carries one of its codes. A code is a stable identifier: programs
-// read it in `status --json`, the command line turns it into an exit code and
-// a remedy, and the troubleshooting page has an entry for each.
+// Package fault is the catalogue of what can go wrong: every error that a user may see
+// carries one of its codes. A code is a stable identifier: programs read it in `status
+// --json`, the command line turns it into an exit code and a hint, and the
+// troubleshooting page has an entry for each.
 package fault
 
 import (
@@ -22,12 +22,12 @@ type Coder interface {
 	FaultCode() Code
 }
 
-// Error gives an error that has no type of its own a code and a sentence.
+// Error adds a code and a sentence to an error that has no type of its own.
 type Error struct {
 	Code Code
 	// What says what failed and on which object: lower case, no full stop.
 	What string
-	// Err is the cause; nil where What says everything.
+	// Err is the cause; nil if What says everything.
 	Err error
 }
 
@@ -53,9 +53,9 @@ func (e *Error) Unwrap() error { return e.Err }
 // FaultCode makes Error a Coder.
 func (e *Error) FaultCode() Code { return e.Code }
 
-// CodeOf is the code of the outermost coded error in err's tree: the caller that wraps
-// an error with a code of their own knows better what it means. Without any code
-// it is [PermissionMissing] where the kernel said so, and else [Failed]; it is
+// CodeOf returns the code of the outermost coded error in err's tree, because a caller
+// that wraps an error with its own code knows better what it means. Without any code it
+// is [PermissionMissing] if the kernel refused permission, and otherwise [Failed]. It is
 // empty for nil.
 func CodeOf(err error) Code {
 	if err == nil {
@@ -71,5 +71,5 @@ func CodeOf(err error) Code {
 	return Failed
 }
 
-// Is reports whether err carries the code as its outermost one.
+// Is reports whether code is err's outermost code.
 func Is(err error, code Code) bool { return CodeOf(err) == code }

@@ -2,16 +2,16 @@
 
 package fault
 
-// Fault is what the program needs at run time of an entry in the table of faults,
-// which package manual has: `make docs` copies it from there into rows.go.
+// Fault is the part of an entry in the table of faults that the program needs at run
+// time. The whole table is in package manual; `make docs` copies this part into rows.go.
 type Fault struct {
 	Code Code
 	Exit Exit
-	// Hint is what to do next: at most two sentences, lower case, no full stop
-	// at the end. Advice that destroys data (erase, --wipe) never stands in the
-	// first one. It ends up in the program, so it is short. NAME stands for the volume,
-	// MAPPING for its mapping and COMMAND for the command that was called; a sentence
-	// with the first two is left out where no volume is known.
+	// Hint is what to do next: at most two sentences, lower case, no full stop at the
+	// end. Advice that destroys data (erase, --wipe) is never in the first sentence.
+	// Hints are part of the program, so they are short. NAME stands for the volume,
+	// MAPPING for its mapping and COMMAND for the command that was called. A sentence
+	// with NAME or MAPPING is left out if no volume is known.
 	Hint string
 }
 

@@ -14,7 +14,7 @@ import (
 type process struct {
 	pid    int
 	name   string
-	state  byte // of proc(5): D waits for a device
+	state  byte // as in proc(5): D waits for a device
 	kernel bool
 }
 
@@ -47,11 +47,11 @@ func parseProcess(pid int, text string) (process, error) {
 	return process{pid: pid, name: text[first+1 : last], state: fields[0][0], kernel: flags&kernelThread != 0}, nil
 }
 
-// maxCulprits is how many a message names.
+// maxCulprits is how many processes a message names.
 const maxCulprits = 5
 
-// culprits names the processes that keep cgroups from being frozen: if any wait for
-// a device, only those.
+// culprits names the processes that keep the cgroups from being frozen. If any of them
+// wait for a device, it names only those.
 func (f *Freezer) culprits(cgroups []string) string {
 	var waiting, all []string
 	for _, g := range cgroups {
@@ -78,7 +78,7 @@ func (f *Freezer) culprits(cgroups []string) string {
 // maxDepth bounds the walk through the cgroups.
 const maxDepth = 16
 
-// walk visits the processes of the cgroup and those below it that are not frozen.
+// walk visits the processes of the cgroup and of those below it, except frozen cgroups.
 func (f *Freezer) walk(cgroup string, depth int, visit func(string, process)) {
 	if depth > maxDepth || f.isFrozen(cgroup) {
 		return

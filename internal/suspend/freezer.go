@@ -22,38 +22,38 @@ import (
 	"imxcrypt/internal/mount"
 )
 
-// FreezerOptions are where a Freezer finds things; the zero value is right outside
+// FreezerOptions says where a Freezer finds things. The zero value is right outside
 // tests.
 type FreezerOptions struct {
 	// Proc is "/proc".
 	Proc string
-	// Hierarchy is where cgroup v2 is mounted; if empty, it is searched for, and
-	// mounted on Own if not found.
+	// Hierarchy is where cgroup v2 is mounted. If empty, OpenFreezer searches for it, and
+	// mounts it on Own if it finds none.
 	Hierarchy string
-	// Own is a folder to mount it on: "/run/imxcrypt/cgroup".
+	// Own is the directory to mount it on: "/run/imxcrypt/cgroup".
 	Own string
 	// Patience is how long the processes may take to stop; 20 s, as in the kernel.
 	Patience time.Duration
 }
 
 const (
-	// ownCgroup is where this process is while the others are frozen.
+	// ownCgroup holds this process while the others are frozen.
 	ownCgroup = "imxcrypt-sleep"
-	// strayCgroup holds the processes that were in the root of the hierarchy, which
-	// cannot be frozen: all of them on a system without systemd.
+	// strayCgroup holds the processes from the root of the hierarchy, which cannot be
+	// frozen. Without systemd, all processes are there.
 	strayCgroup     = "imxcrypt-frozen"
 	defaultPatience = 20 * time.Second
 )
 
-// Freezer stops all processes but this one, with the freezer of cgroup v2 (Linux
-// 5.2). It freezes the cgroups at the top of the hierarchy, and with them those
-// below: processes started meanwhile are born frozen.
+// Freezer stops all processes except this one with the freezer of cgroup v2 (Linux 5.2).
+// It freezes the cgroups at the top of the hierarchy, and with them all cgroups below.
+// Processes started meanwhile are frozen from the start.
 type Freezer struct {
 	o       FreezerOptions
 	mounted bool
 	// home is the cgroup that this process came from.
 	home string
-	// frozen are the cgroups that were frozen here.
+	// frozen lists the cgroups that this Freezer froze.
 	frozen []string
 }
 
@@ -103,7 +103,7 @@ func (f *Freezer) find() error {
 	return nil
 }
 
-// check checks that the hierarchy is complete and can freeze.
+// check verifies that the hierarchy is complete and can freeze.
 func (f *Freezer) check() error {
 	if _, err := os.Stat(f.path("cgroup.type")); err == nil {
 		// The root has no such file: this is a container's part of it.
@@ -135,9 +135,9 @@ func (f *Freezer) Close() error {
 	return err
 }
 
-// Freeze stops all other processes and returns when they have stopped. If one does
-// not stop, because it waits for a device, all are resumed, and the error, of code
-// not-frozen, names it.
+// Freeze stops all other processes and returns when they have stopped. If one does not
+// stop, for example because it waits for a device, Freeze resumes all of them and returns
+// an error of code not-frozen that names it.
 func (f *Freezer) Freeze(ctx context.Context) error {
 	err := f.freeze(ctx)
 	if err != nil {
@@ -206,8 +206,8 @@ func (f *Freezer) move(pid int, cgroup string) error {
 	return nil
 }
 
-// strayRounds bounds the search for processes in the root: each round finds those
-// forked during the one before.
+// strayRounds bounds the search for processes in the root. Each round finds those forked
+// during the previous one.
 const strayRounds = 100
 
 // gatherStrays moves the processes in the root of the hierarchy into a cgroup that
@@ -230,7 +230,7 @@ func (f *Freezer) gatherStrays() error {
 	return fault.New(fault.NotFrozen, "new processes appear faster than they can be stopped", nil)
 }
 
-// strays are the processes in the root, without kernel threads.
+// strays lists the processes in the root, except kernel threads and this process.
 func (f *Freezer) strays() ([]int, error) {
 	pids, err := f.processes("")
 	if err != nil {
@@ -256,7 +256,7 @@ func (f *Freezer) processes(cgroup string) ([]int, error) {
 	return pids, nil
 }
 
-// top lists the cgroups directly below the root, without our own.
+// top lists the cgroups directly below the root, except our own.
 func (f *Freezer) top() ([]string, error) {
 	groups, err := f.children("")
 	return slices.DeleteFunc(groups, func(g string) bool { return g == ownCgroup }), err
@@ -279,7 +279,7 @@ func (f *Freezer) children(cgroup string) ([]string, error) {
 // waitPause is short compared with freezing, which takes some milliseconds.
 const waitPause = 5 * time.Millisecond
 
-// wait returns when all are frozen, or names those that are not.
+// wait returns when all are frozen. Its error names the processes that are not.
 func (f *Freezer) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.o.Patience)
 	defer cancel()
@@ -301,8 +301,8 @@ func (f *Freezer) wait(ctx context.Context) error {
 	}
 }
 
-// gone reports whether an error is that of a cgroup that has been removed, as those of
-// services that end are: before its file was opened, or since.
+// gone reports whether err means that a cgroup was removed, before its file was opened or
+// since. The cgroups of services that end are removed.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) }
 
 // isFrozen reports whether a cgroup is frozen, or gone.
@@ -314,7 +314,7 @@ func (f *Freezer) isFrozen(cgroup string) bool {
 	return slices.Contains(strings.Split(string(text), "\n"), "frozen 1")
 }
 
-// Thaw resumes all that Freeze stopped, and moves the processes back to their
+// Thaw resumes everything that Freeze stopped, and moves the processes back to their
 // cgroups.
 func (f *Freezer) Thaw() error {
 	var errs []error

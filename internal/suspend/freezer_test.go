@@ -14,8 +14,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// hierarchy is a made-up one, whose cgroups are frozen or not for ever. The real
-// one is frozen in the scenarios.
+// hierarchy is a fake cgroup hierarchy. Each of its cgroups is always frozen or never
+// frozen. The scenarios freeze the real hierarchy.
 type hierarchy struct {
 	t    *testing.T
 	root string
@@ -75,8 +75,8 @@ func (h *hierarchy) open() *Freezer {
 	return f
 }
 
-// The cgroups at the top are frozen and let go again; this process is out of them
-// meanwhile, and one that somebody else froze stays frozen.
+// The cgroups at the top are frozen and thawed again. Meanwhile this process is outside
+// them, and a cgroup that another process froze stays frozen.
 func TestFreezeAndThaw(t *testing.T) {
 	h := newHierarchy(t)
 	h.group("system.slice", true)
@@ -128,7 +128,7 @@ func TestNotFrozen(t *testing.T) {
 	}
 }
 
-// Only the whole hierarchy will do, and only one that can freeze.
+// The hierarchy must be complete and able to freeze.
 func TestUnfitHierarchies(t *testing.T) {
 	for name, spoil := range map[string]func(*hierarchy){
 		"a container's part": func(h *hierarchy) { h.write("cgroup/cgroup.type", "domain\n") },
@@ -147,7 +147,7 @@ func TestUnfitHierarchies(t *testing.T) {
 	}
 }
 
-// The kernel is kept from writing back only for the time of the sleep.
+// The kernel's sync is off only during the sleep.
 func TestPower(t *testing.T) {
 	h := newHierarchy(t)
 	h.write("sys/power/state", "freeze mem disk\n")
@@ -187,8 +187,8 @@ func TestPower(t *testing.T) {
 	}
 }
 
-// A service ends while its cgroup is to be frozen, or is frozen: the rest is frozen
-// and thawed all the same, and nothing is reported.
+// A service ends while its cgroup is being frozen, or once it is frozen. The rest is
+// frozen and thawed all the same, and nothing is reported.
 func TestACgroupThatVanishesIsNoFailure(t *testing.T) {
 	t.Parallel()
 	h := newHierarchy(t)

@@ -13,18 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options configure a Machine; the zero value is right outside tests.
+// Options configures a Machine. The zero value is right outside tests.
 type Options struct {
 	Freezer FreezerOptions
 	// Sys is "/sys".
 	Sys string
-	// KernelLog is where alarms go: "/dev/kmsg". The kernel shows it on the
-	// console, and the journal reads it there.
+	// KernelLog is where alarms are written: "/dev/kmsg". The kernel shows them on the
+	// console, and the journal reads them from there.
 	KernelLog string
 }
 
-// Machine is the running system on its way to sleep. The process should be locked
-// in memory.
+// Machine is the running system on its way to sleep. The process should be locked in
+// memory.
 type Machine struct {
 	o       Options
 	power   *Power
@@ -52,8 +52,8 @@ func Open(o Options) (*Machine, error) {
 	return m, nil
 }
 
-// Freeze implements sleep.Machine. The error has the code suspend-missing if
-// the kernel lacks something, not-frozen if a process did not stop.
+// Freeze implements sleep.Machine. The error has the code suspend-missing if the kernel
+// lacks something, and not-frozen if a process did not stop.
 func (m *Machine) Freeze(ctx context.Context) (err error) {
 	if err := m.power.SyncNothing(); err != nil {
 		return err
@@ -67,9 +67,8 @@ func (m *Machine) Freeze(ctx context.Context) (err error) {
 	return m.freezer.Freeze(ctx)
 }
 
-// avoidIO keeps each thread, when memory is short, from waiting for a page to be
-// written to a device that this process has suspended. Kernels before 5.6 do not
-// have it.
+// avoidIO keeps every thread from waiting, when memory is short, for a page to be written
+// to a device that this process has suspended. Kernels before 5.6 do not support it.
 func avoidIO() error {
 	_, _, errno := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
 	if errno == 0 || errno == unix.EINVAL || errno == unix.ENOTSUP {
@@ -87,10 +86,10 @@ func (m *Machine) Sync() { unix.Sync() }
 // Sleep implements sleep.Machine.
 func (m *Machine) Sleep() error { return m.power.Sleep() }
 
-// Alarm implements sleep.Machine: priority 2, critical.
+// Alarm implements sleep.Machine. It logs with priority 2, critical.
 func (m *Machine) Alarm(text string) {
 	line := "<2>imxcrypt: " + strings.ReplaceAll(text, "\n", "; ")
-	// The kernel takes records of up to 1 KiB; an error could not be reported.
+	// The kernel takes records of up to 1 KiB. An error could not be reported.
 	_, _ = m.log.WriteString(line[:min(len(line), 900)] + "\n")
 }
 

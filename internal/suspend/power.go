@@ -34,9 +34,9 @@ func OpenPower(sys string) (*Power, error) {
 	return p, err
 }
 
-// SyncNothing makes Sleep keep the kernel from syncing filesystems, which would
-// never end for suspended ones. The error has the code suspend-missing if the
-// kernel cannot be kept from it.
+// SyncNothing makes Sleep turn off the kernel's sync of the filesystems, which would
+// never end for suspended ones. The error has the code suspend-missing if the kernel
+// cannot turn it off.
 func (p *Power) SyncNothing() (err error) {
 	p.sync, err = os.OpenFile(filepath.Join(p.dir, "sync_on_suspend"), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,8 +45,8 @@ func (p *Power) SyncNothing() (err error) {
 	return err
 }
 
-// Sleep suspends and returns when the machine is awake again, or with the
-// kernel's refusal.
+// Sleep suspends the machine. It returns when the machine is awake again, or with an
+// error if the kernel refuses.
 func (p *Power) Sleep() (err error) {
 	if p.sync != nil {
 		was := make([]byte, 8)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package uevent waits for devices by their uevents (NETLINK_KOBJECT_UEVENT): the
-// kernel's, and udevd's if it runs, which come when its links exist. There is no
-// polling.
+// Package uevent waits for devices by listening for uevents (NETLINK_KOBJECT_UEVENT):
+// those of the kernel and, if udevd runs, those of udevd, which arrive once its links
+// exist. It does not poll.
 package uevent
 
 import (
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Multicast groups: the kernel's own messages, and udevd's, which it sends on
-// when its rules have run.
+// Multicast groups: the kernel's own messages, and those that udevd sends once its rules
+// have run.
 const (
 	kernelGroup = 1 << 0
 	udevGroup   = 1 << 1
@@ -28,8 +28,8 @@ const maxMessage = 8192
 // Listener receives the uevents of block and character devices.
 type Listener struct{ fd int }
 
-// Listen starts to listen. The kernel queues uevents from now on, so a look at the
-// devices between Listen and Next misses nothing.
+// Listen starts to listen. The kernel queues uevents from then on, so a caller that looks
+// at the devices between Listen and Next misses nothing.
 func Listen() (*Listener, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
@@ -44,8 +44,8 @@ func Listen() (*Listener, error) {
 // Close stops listening.
 func (l *Listener) Close() error { return unix.Close(l.fd) }
 
-// Next returns when a device was announced, or with ctx's error. Announcements
-// that were lost because too many came at once count as one.
+// Next returns when a device is announced, or with ctx's error. Announcements that were
+// lost because too many came at once count as one.
 func (l *Listener) Next(ctx context.Context) error {
 	buf := make([]byte, maxMessage)
 	for {
@@ -65,8 +65,8 @@ func (l *Listener) Next(ctx context.Context) error {
 			return fmt.Errorf("listen for devices: %w", err)
 		default:
 			sender, ok := from.(*unix.SockaddrNetlink)
-			// udevd's messages are not parsed: only root can send them, and all that
-			// follows is a look at the devices.
+			// udevd's messages are not parsed: only root can send them, and all they
+			// cause is a look at the devices.
 			if ok && (sender.Pid != 0 || isDevice(buf[:n])) {
 				return nil
 			}
@@ -74,8 +74,7 @@ func (l *Listener) Next(ctx context.Context) error {
 	}
 }
 
-// wait waits for a message. Cancelling without a deadline is noticed within a
-// second.
+// wait waits for a message. It notices cancellation within a second.
 func (l *Listener) wait(ctx context.Context) error {
 	patience := time.Second
 	if deadline, ok := ctx.Deadline(); ok {
