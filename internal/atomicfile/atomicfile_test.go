@@ -27,7 +27,7 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
-// names are all entries of a folder, the hidden ones included.
+// names lists all entries of a folder, including hidden ones.
 func names(t *testing.T, dir string) string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -82,7 +82,7 @@ func TestCreateNeverOverwrites(t *testing.T) {
 	}
 }
 
-// Between the look and the rename, someone else may take the name.
+// Between the check and the rename, another process may take the name.
 func TestCreateRace(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "data.bb")
@@ -179,7 +179,7 @@ func TestReplaceIsAtomic(t *testing.T) {
 	}
 }
 
-// What a power cut left is used up by the next run, whatever it holds.
+// The next run reuses what a power cut left, whatever it contains.
 func TestLeftoverIsReused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -195,7 +195,7 @@ func TestLeftoverIsReused(t *testing.T) {
 	}
 }
 
-// A temporary file that someone planted would show him what is written.
+// A planted temporary file would show its owner what is written.
 func TestPlantedTemporary(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(dir, temp string) error{
@@ -324,7 +324,7 @@ func TestReadWantsRoot(t *testing.T) {
 	}
 	owner := os.Geteuid()
 	if owner == 0 {
-		// Only root can give files away, and only someone else's refuse.
+		// Root's own file would be accepted. Only root can give it to another user.
 		if err := os.Chown(file, 1234, -1); err != nil {
 			t.Fatal(err)
 		}

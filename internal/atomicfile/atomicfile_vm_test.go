@@ -30,7 +30,7 @@ func tmpfs(t *testing.T, options string) string {
 	return dir
 }
 
-// A full disk leaves the old file as it was, no new one, and no rest.
+// On a full disk the old file stays as it was, and no new or temporary file is left.
 func TestFullDisk(t *testing.T) {
 	dir := tmpfs(t, "size=64k")
 	old := filepath.Join(dir, "old")

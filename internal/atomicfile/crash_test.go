@@ -31,11 +31,11 @@ func over(base *crashtest.Image) *bench {
 
 func (b *bench) writer() atomicfile.Writer { return atomicfile.Writer{FS: b.tree} }
 
-// killed is what a step panics with.
+// killed is the value that a step panics with.
 type killed struct{}
 
-// killAt runs something that is killed before its n-th operation; what it had
-// done by then stays. It reports false where there are fewer operations.
+// killAt runs run and kills it before its n-th operation. What run did before that stays.
+// killAt reports whether run was killed: it may have fewer operations.
 func (b *bench) killAt(n int, run func()) (was bool) {
 	at := 0
 	b.tree.Step = func(string) error {
@@ -51,7 +51,7 @@ func (b *bench) killAt(n int, run func()) (was bool) {
 				panic(r)
 			}
 			was = true
-			// The locks of a process end with it; its memory is not the disk's.
+			// The locks of a process end with it, and its memory is not on the disk.
 			b.tree = crashtest.NewTree(b.disk)
 		}
 	}()
@@ -69,8 +69,8 @@ var (
 	newText = bytes.Repeat([]byte("new one. "), 400)
 )
 
-// is returns what has the name: "old", "new", "none" or something that must never
-// be.
+// is returns what has the target's name: "old", "new", "none" or something that must
+// never be there.
 func is(t *crashtest.Tree) string {
 	data, perm, err := t.Read(target)
 	switch {
@@ -86,8 +86,8 @@ func is(t *crashtest.Tree) string {
 	return fmt.Sprintf("%d bytes %.20q, mode %v", len(data), data, perm)
 }
 
-// writes are what this package does to a file: what is there before, what it may
-// find after a cut, what must be there once it has returned.
+// writes lists what this package does to a file: what is there before, the operation, and
+// what must be there once it has returned.
 var writes = map[string]struct {
 	before string
 	run    func(atomicfile.Writer) error
@@ -101,8 +101,8 @@ var writes = map[string]struct {
 	"remove nothing":  {"none", remove, "none"},
 }
 
-// create makes the folders too, as those who keep keys in files do. That the file
-// is there already is no failure here: an interrupted run made it.
+// create also makes the folders, as callers that keep keys in files do. An existing file
+// is not an error here: an interrupted run made it.
 func create(w atomicfile.Writer) error {
 	if err := w.MkdirAll("/var/lib", 0o700); err != nil {
 		return err
@@ -117,7 +117,7 @@ func create(w atomicfile.Writer) error {
 func replace(w atomicfile.Writer) error { return w.Replace(target, newText, mode) }
 func remove(w atomicfile.Writer) error  { return w.Remove(target) }
 
-// prepared is a disk with what is there before.
+// prepared returns a disk that holds what is there before the write.
 func prepared(t *testing.T, before string) *crashtest.Image {
 	t.Helper()
 	im := crashtest.NewImage(crashtest.TreeSize)
@@ -145,9 +145,9 @@ func limits() crashtest.Options {
 	return crashtest.Options{Exhaustive: 8, Limit: 64, Random: 32, Seed: 2}
 }
 
-// Wherever the power goes while a file is written or removed, and again while
-// the next run does it once more: the old contents are there or the new ones,
-// whole and with their mode; what was reported done stays done.
+// Power is cut at any point while a file is written or removed, and again while the next
+// run repeats this. The old contents or the new ones are there, complete and with their
+// mode. What was reported done stays done.
 func TestEveryPowerCutOfAFile(t *testing.T) {
 	t.Parallel()
 	states, seconds, twice := 0, 0, 0
@@ -177,7 +177,8 @@ func TestEveryPowerCutOfAFile(t *testing.T) {
 				if got := is(next.tree); got != c.after {
 					t.Fatalf("%v: the next run left %s", s, got)
 				}
-				// What is left besides does no harm to the next writer, and goes.
+				// Anything else that is left does not harm the next writer, which removes
+				// it.
 				if names := next.tree.Names("/var/lib"); len(names) > 1 {
 					twice++
 					then := over(next.disk.Live())
@@ -210,8 +211,8 @@ func TestEveryPowerCutOfAFile(t *testing.T) {
 	t.Logf("files: %d states tried, %d of them after a second cut, 0 lost", states+seconds, seconds)
 }
 
-// A process is killed, the next one finds what it left, which may not be durable,
-// and builds on it: what that one reported done must be there after a power cut.
+// A process is killed. The next one finds what the first left, which may not be durable,
+// and builds on it. What the next one reported done must be there after a power cut.
 func TestEveryKillOfAFileAndThenAPowerCut(t *testing.T) {
 	t.Parallel()
 	kills, states := 0, 0

@@ -34,7 +34,7 @@ var (
 	ErrTooLarge   = errors.New("too large")
 	ErrOwner      = errors.New("not owned by root")
 	ErrMode       = errors.New("permissions too wide")
-	// ErrWriter: another process is writing the same file at this moment.
+	// ErrWriter means that another process is writing the same file.
 	ErrWriter = errors.New("being written by another process")
 )
 

@@ -17,15 +17,15 @@ type FS interface {
 	OpenFolder(path string) (Folder, error)
 }
 
-// Folder is an opened folder. Names are of its entries.
+// Folder is an open folder. All names are names of its entries.
 type Folder interface {
-	// Stat describes what has the name. It does not follow a link.
+	// Stat describes the entry of that name. It does not follow a link.
 	Stat(name string) (Info, error)
 	// Open opens a file for writing, or creates it with mode 0600. It does not
 	// follow a link and does not wait for a fifo's other end.
 	Open(name string) (File, error)
-	// Rename replaces what has the new name; RenameNew fails with
-	// fs.ErrExist instead.
+	// Rename replaces an existing entry of the new name; RenameNew fails with fs.ErrExist
+	// instead.
 	Rename(from, to string) error
 	RenameNew(from, to string) error
 	Remove(name string) error
@@ -48,7 +48,7 @@ type File interface {
 	Close() error
 }
 
-// Info is what is asked about a file.
+// Info describes a file.
 type Info struct {
 	Mode  fs.FileMode // type and permissions
 	Links uint64      // names of the file
@@ -73,7 +73,7 @@ func (kernel) OpenFolder(path string) (Folder, error) {
 	return folder(fd), nil
 }
 
-// folder is a descriptor: operations are relative to it, and so in one folder
+// folder is a descriptor. Operations are relative to it, so they stay in one folder
 // whatever is renamed meanwhile.
 type folder int
 
@@ -112,8 +112,8 @@ func (d folder) Open(name string) (File, error) {
 
 func (d folder) Rename(from, to string) error { return unix.Renameat(int(d), from, int(d), to) }
 
-// RenameNew renames only to a free name. Filesystems that cannot (EINVAL, as old
-// network ones) can link instead.
+// RenameNew renames only to a free name. On filesystems that cannot do this (EINVAL, such
+// as old network ones) it links instead.
 func (d folder) RenameNew(from, to string) error {
 	err := unix.Renameat2(int(d), from, int(d), to, unix.RENAME_NOREPLACE)
 	if err != unix.EINVAL && err != unix.ENOSYS {

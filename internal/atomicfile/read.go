@@ -15,8 +15,8 @@ import (
 // DefaultMaxSize is Read's limit in bytes when its options set none.
 const DefaultMaxSize = 1 << 20
 
-// ReadOptions say how far a file is trusted. The zero value refuses anything but
-// regular files of up to DefaultMaxSize, links too.
+// ReadOptions says how far a file is trusted. The zero value accepts only regular files
+// of up to DefaultMaxSize, and no links.
 type ReadOptions struct {
 	// MaxSize in bytes; 0 is DefaultMaxSize.
 	MaxSize int64
@@ -24,14 +24,14 @@ type ReadOptions struct {
 	FollowLinks bool
 	// RootOwned requires the owner to be root.
 	RootOwned bool
-	// Forbid are permission bits that must not be set, 0o022 for a file
-	// that nobody else may write.
+	// Forbid holds permission bits that must not be set: 0o022 for a file that only its
+	// owner may write.
 	Forbid fs.FileMode
 }
 
-// Read returns the contents of a small regular file. Everything is checked on
-// the open descriptor, so that what was checked is what is read. Errors are
-// *Error; errors.Is finds fs.ErrNotExist and the reasons of this package.
+// Read returns the contents of a small regular file. All checks are made on the open
+// descriptor, so that what was checked is what is read. Errors are *Error; errors.Is
+// finds fs.ErrNotExist and the reasons of this package.
 func Read(path string, o ReadOptions) ([]byte, error) {
 	f, size, err := Open(path, o)
 	if err != nil {

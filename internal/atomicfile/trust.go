@@ -10,9 +10,9 @@ import (
 	"syscall"
 )
 
-// Trusted refuses a file that users other than root can change or replace. It
-// checks the file, the folder of its name and, if that is a link of root's, the
-// folder of its target.
+// Trusted refuses a file that users other than root can change or replace. It checks the
+// file, the folder of its name and, if the name is a link, the link and the folder of its
+// target.
 func Trusted(path string) error {
 	entry, err := os.Lstat(path)
 	if err != nil {
@@ -46,8 +46,7 @@ func Trusted(path string) error {
 	return nil
 }
 
-// TrustedFolder refuses a folder in which users other than root can replace a file of
-// root's.
+// TrustedFolder refuses a folder in which users other than root can replace root's files.
 func TrustedFolder(dir string) error {
 	if err := rootsFolder(dir); err != nil {
 		return failed("trust", dir, err)
@@ -67,7 +66,7 @@ func rootsFolder(dir string) error {
 	return rootsOnly("the folder "+dir, info, forbidden)
 }
 
-// rootsOnly refuses what is not root's, or has forbidden permissions.
+// rootsOnly refuses anything that root does not own or that has forbidden permissions.
 func rootsOnly(what string, info fs.FileInfo, forbidden fs.FileMode) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 {
 		return fmt.Errorf("%s: %w", what, ErrOwner)

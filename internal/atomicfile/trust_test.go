@@ -12,8 +12,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// A file is trusted as the configuration is: root's, and nobody else can write it
-// or put another in its place.
+// A file is trusted under the same rules as the configuration: root owns it, and no other
+// user can write or replace it.
 func TestTrusted(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
@@ -56,7 +56,7 @@ func TestTrusted(t *testing.T) {
 	}
 }
 
-// relink moves the file into a folder below and leaves a link.
+// relink moves the file into a subfolder and leaves a link.
 func relink(dir, file, below string) error {
 	to := filepath.Join(dir, below, "header")
 	return errors.Join(os.Mkdir(filepath.Join(dir, below), 0o700), os.Rename(file, to), os.Symlink(to, file))

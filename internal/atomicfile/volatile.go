@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Volatile writes a file below /run, replacing whatever has the name, and creates
-// its folder (0700) if that is missing. Readers find either the old contents or
-// the new ones, whole. Nothing is flushed, since the file is lost with the power
-// anyway: four system calls where [Replace] takes two dozen, for what each boot
+// Volatile writes a file below /run, replaces any file of that name, and creates the
+// folder (0700) if it is missing. Readers find either the old contents or the new ones,
+// complete. Nothing is flushed, since a power cut loses the file anyway. That is four
+// system calls instead of the two dozen of [Writer.Replace], for files that every boot
 // writes. perm is subject to the umask. Errors are *Error.
 func Volatile(path string, data []byte, perm fs.FileMode) error {
 	const op = "replace"
 	dir, name := filepath.Split(path)
-	// The PID keeps two processes from writing to one file. Within a process the
-	// caller must not write a name twice at a time.
+	// The PID keeps two processes from writing to the same file. Within a process, the
+	// caller must not write to one name concurrently.
 	temp := filepath.Join(dir, "."+name+"."+strconv.Itoa(os.Getpid()))
 	fd, err := create(temp, perm)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -48,8 +48,8 @@ func Volatile(path string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
-// create creates a file. An existing one was left by a killed process of the same
-// PID.
+// create creates a file. It replaces an existing one, which a killed process of the same
+// PID left.
 func create(path string, perm fs.FileMode) (int, error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Open(path, flags, uint32(perm.Perm()))

@@ -71,7 +71,7 @@ func TestVolatileIsWholeForReaders(t *testing.T) {
 	readers.Wait()
 }
 
-// A killed process of the same number left its file; a planted link leads nowhere.
+// A killed process of the same PID left its file. A planted link is not followed.
 func TestVolatileTakesTheTemporaryNameBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package atomicfile writes small regular files so that after a power cut at
-// any moment either the old contents are there or the new ones, whole. It reads
-// files with suspicion. [Volatile] is for files that a power cut may take.
+// Package atomicfile writes small regular files so that after a power cut at any moment a
+// file has either its old contents or its new ones, complete. It checks the files that it
+// reads. [Volatile] is for files that a power cut may destroy.
 package atomicfile
 
 import (
@@ -13,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Create writes a new file and returns when it is durable. A file, folder or
-// link that exists under the name is left alone: errors.Is(err, fs.ErrExist).
-// perm is set exactly, whatever the umask. Errors are *Error.
+// Create writes a new file and returns when it is durable. It leaves an existing file,
+// folder or link of that name alone, and fails with fs.ErrExist. perm is set exactly,
+// whatever the umask. Errors are *Error.
 func (w Writer) Create(path string, data []byte, perm fs.FileMode) error {
 	return w.write("create", path, data, perm)
 }
 
-// Replace writes a file over whatever regular file has the name, or creates
-// it, and returns when it is durable. A link or folder under the name is
-// refused. perm is set exactly. Errors are *Error.
+// Replace creates a file, or replaces a regular file of that name, and returns when it is
+// durable. It refuses a link or folder of that name. perm is set exactly. Errors are
+// *Error.
 func (w Writer) Replace(path string, data []byte, perm fs.FileMode) error {
 	return w.write("replace", path, data, perm)
 }
 
-// Remove removes a regular file or link and returns when that is durable. A
-// missing file is no error: an earlier, interrupted run may have removed it.
+// Remove removes a regular file or link and returns when that is durable. A missing file
+// is not an error: an earlier, interrupted run may have removed it.
 func (w Writer) Remove(path string) error {
 	return w.inFolder("remove", path, func(dir Folder, name string) error {
 		if err := dir.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -38,8 +38,8 @@ func (w Writer) Remove(path string) error {
 	})
 }
 
-// Settle returns when an existing file is durable, with its name: one left by an
-// interrupted run may not be, and whatever relies on it would be lost too.
+// Settle returns when an existing file and its name are durable. If an interrupted run
+// left the file, it may not be, and whatever relies on it would be lost too.
 func (w Writer) Settle(path string) error {
 	return w.inFolder("flush", path, func(dir Folder, name string) error {
 		at, err := dir.Stat(name)
@@ -83,7 +83,7 @@ func (w Writer) MkdirAll(path string, perm fs.FileMode) error {
 				return err
 			}
 		}
-		// Also if it exists: its creator may have been killed before it was durable.
+		// Sync even if it exists: its creator may have been killed before it was durable.
 		return dir.Sync()
 	})
 }
@@ -106,7 +106,7 @@ func (w Writer) inFolder(op, path string, do func(dir Folder, name string) error
 
 func (w Writer) write(op, path string, data []byte, perm fs.FileMode) error {
 	return w.inFolder(op, path, func(dir Folder, name string) error {
-		// Before any work: the common case of an existing file.
+		// Check before any work, for the common case of an existing file.
 		if err := checkTarget(dir, name, op == "create"); err != nil {
 			return err
 		}
@@ -128,13 +128,13 @@ func (w Writer) write(op, path string, data []byte, perm fs.FileMode) error {
 			_ = f.Close()
 			return err
 		}
-		// The lock on the file is held until here, so that nobody else takes the
-		// temporary name while it is renamed.
+		// The lock on the file is held until here, so that no other writer takes the
+		// temporary name during the rename.
 		return errors.Join(dir.Sync(), f.Close())
 	})
 }
 
-// checkTarget checks what already has the name.
+// checkTarget checks an existing entry of that name.
 func checkTarget(dir Folder, name string, mustBeFree bool) error {
 	at, err := dir.Stat(name)
 	switch {
@@ -152,9 +152,9 @@ func checkTarget(dir Folder, name string, mustBeFree bool) error {
 	return nil
 }
 
-// openTemp opens the temporary file, locked and empty. Its name is fixed, so that
-// one left behind by a power cut is reused instead of piling up; the lock keeps
-// two writers apart.
+// openTemp opens the temporary file, locked and empty. Its name is fixed, so that a file
+// left by a power cut is reused and such files do not pile up. The lock keeps two writers
+// apart.
 func openTemp(dir Folder, temp, name string) (File, error) {
 	const tries = 100
 	for range tries {
@@ -199,7 +199,7 @@ func claim(dir Folder, temp, name string, f File) (again bool, err error) {
 	if !open.Mode.IsRegular() || open.Links != 1 || !open.Mine {
 		return false, ErrNotRegular // planted: others would get the contents
 	}
-	// Where renaming is not atomic, a power cut leaves the file under both names.
+	// If renaming is not atomic, a power cut leaves the file under both names.
 	if at, err := dir.Stat(name); err == nil && at.ID == open.ID {
 		return true, dir.Remove(temp)
 	}

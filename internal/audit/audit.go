@@ -27,11 +27,11 @@ const MessageID = "b9a1c5f1d3d24c58a0a7f5f0b1f34e6c"
 // there.
 const maxDatagram = 8 << 10
 
-// Event is one operation on a key, done or tried.
+// Event is one operation on a key, completed or attempted.
 type Event struct {
 	// Operation is the command: "provision", "unlock", "key create".
 	Operation string
-	// Volume is its name, or that of the key's file.
+	// Volume is the volume's name, or the name of the key's file.
 	Volume        string
 	Device        string
 	UUID          string
@@ -47,9 +47,9 @@ type Event struct {
 // Journal sends events to the socket at its path. The empty Journal sends none.
 type Journal struct{ Path string }
 
-// Send sends the event to the journal. A system without a journal is no error. An
-// operation must not wait for its log, so a full socket is an error, and nothing
-// is retried.
+// Send sends the event to the journal. A system without a journal is not an error. An
+// operation must not wait long for its log, so a socket that stays full is an error, and
+// nothing is retried.
 func (j Journal) Send(e Event) error {
 	if j.Path == "" {
 		return nil

@@ -13,7 +13,7 @@ import (
 	"imxcrypt/internal/audit"
 )
 
-// listen is a journal's socket.
+// listen opens a socket in place of the journal's.
 func listen(t *testing.T) (path string, next func() string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "audit") // a socket's path must be short
@@ -67,7 +67,7 @@ IMXCRYPT_DURATION_USEC=1500
 		t.Errorf("%q", got)
 	}
 
-	// What contains a line feed cannot make up a field of its own.
+	// A value with a line feed cannot forge another field.
 	if err := j.Send(audit.Event{Operation: "unlock", Volume: "data", Result: "failed", Detail: "x\nIMXCRYPT_RESULT=done"}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package keysource is the table of what a volume may be encrypted with, by where
-// its key comes from. The configuration is checked against it, and so is a header
-// before it is opened.
+// Package keysource is the table of what a volume may be encrypted with, for each source
+// of its key. Configurations are checked against it, and so are headers before they are
+// opened.
 package keysource
 
 import (
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Names of key sources. Auto stands for one of those that are bound to hardware, in a
-// configuration only.
+// Names of key sources. Auto occurs only in a configuration, and stands for one of the
+// sources that are bound to hardware.
 const (
 	Auto    = "auto"
 	CAAM    = "caam"
@@ -19,11 +19,12 @@ const (
 	Dev     = "dev"
 )
 
-// Protected is the name in this package's tables of trusted keys that only the CAAM sees
-// (Linux 6.19, protected keys): of source trusted, and never what auto stands for.
+// Protected is the name that this package's tables use for trusted keys that only the
+// CAAM sees (Linux 6.19, protected keys). Their source is trusted, and auto never stands
+// for them.
 const Protected = "protected"
 
-// Kind is the name of a source's keys in the tables.
+// Kind returns the name of a source's keys in the tables.
 func Kind(source string, protected bool) string {
 	if source == Trusted && protected {
 		return Protected
@@ -31,15 +32,15 @@ func Kind(source string, protected bool) string {
 	return source
 }
 
-// Chosen is what a configuration with source auto says of the key. Empty members leave
-// it to the source.
+// Chosen is what a configuration with source auto says about the key. Empty members leave
+// the choice to the source.
 type Chosen struct {
 	Wrap, Trust, Cipher string
 	KeySize             int
 }
 
-// Fitting lists the sources that auto may stand for, the preferred one first: with
-// the CAAM's black keys, the kernel has no key in clear.
+// Fitting lists the sources that auto may stand for, the preferred one first. The CAAM is
+// preferred because with its black keys the kernel has no plaintext key.
 func (c Chosen) Fitting() []string {
 	var list []string
 	for _, source := range []string{CAAM, Trusted} {
@@ -54,7 +55,7 @@ func (c Chosen) Fitting() []string {
 	return list
 }
 
-// Complete is c with the defaults of a source.
+// Complete returns c with the defaults of a source filled in.
 func (c Chosen) Complete(source string) Chosen {
 	if c.Wrap == "" && Wraps(source) {
 		c.Wrap = "ccm"
@@ -68,54 +69,54 @@ func (c Chosen) Complete(source string) Chosen {
 	return c
 }
 
-// Wraps reports whether the kernel has a source's keys, or those of Protected, encrypted
-// in one of two ways, ccm and ecb.
+// Wraps reports whether the kernel has the keys of a source, or of Protected, encrypted
+// in one of two ways, ccm or ecb.
 func Wraps(source string) bool { return source == CAAM || source == Protected }
 
-// Cipher is one that a source's keys may be used with.
+// Cipher is a cipher that a source's keys may be used with.
 type Cipher struct {
 	// Name is the cipher in dm-crypt's notation.
 	Name string
-	// KeySizes are those of the plain key in bytes; the last is the default.
+	// KeySizes are the sizes of the plain key in bytes; the last is the default.
 	KeySizes []int
 }
 
-// Ciphers lists what a source's keys, or those of Protected, may be used with; the first
-// is the default. It is empty for a source that does not exist.
+// Ciphers lists the ciphers that the keys of a source, or of Protected, may be used with.
+// The first is the default. The list is empty for a source that does not exist.
 //
-// The IV modes that are left out for the CAAM hash or use the bytes that the kernel
-// is given as the key. A black key's differ at each boot, so data encrypted that way
-// would be lost at the next one.
+// The IV modes that are left out for the CAAM hash or use the bytes that the kernel is
+// given as the key. The bytes of a black key differ at every boot, so data encrypted that
+// way would be lost at the next boot.
 func Ciphers(source string) []Cipher {
-	aes := []int{16, 24, 32} // what the kernel's tk() takes, and cbc(aes)
+	aes := []int{16, 24, 32} // the sizes that the kernel's tk() and cbc(aes) accept
 	switch source {
 	case CAAM:
 		return []Cipher{{"capi:tk(cbc(aes))-plain64", aes}, {"capi:tk(cbc(aes))-plain", aes}, {"capi:tk(cbc(aes))-eboiv", aes}}
 	case Trusted:
 		// The kernel makes trusted keys of 32 to 128 bytes. Adiantum is for processors
-		// without instructions for AES.
+		// without AES instructions.
 		return []Cipher{{"aes-xts-plain64", []int{32, 64}}, {Adiantum, []int{32}}, {"aes-cbc-essiv:sha256", []int{32}}, {CBC, []int{32}}}
 	case Protected:
 		return []Cipher{{"capi:cbc(paes)-plain64", []int{32}}} // the kernel's only size
 	case Dev:
-		// XTS takes two AES keys: AES-128 and AES-256.
+		// XTS takes two AES keys, so these are for AES-128 and AES-256.
 		return []Cipher{{"aes-xts-plain64", []int{32, 64}}, {CBC, aes}}
 	}
 	return nil
 }
 
-// Adiantum is the cipher of trusted keys for processors without instructions for AES.
+// Adiantum is the cipher of trusted keys for processors without AES instructions.
 const Adiantum = "capi:adiantum(xchacha12,aes)-plain64"
 
-// CBC is the cipher of trusted keys in volumes that were made by hand, or by Toradex' layer.
-// Who takes it says which source: auto stands for none with it.
+// CBC is the cipher of trusted keys in volumes that were made by hand, or by Toradex's
+// layer. A configuration with it must name the source: auto stands for none.
 const CBC = "aes-cbc-plain64"
 
-// CBCPlain is the same up to 2 TiB, where its numbers begin again.
+// CBCPlain is the same up to 2 TiB, where its sector numbers wrap around.
 const CBCPlain = "aes-cbc-plain"
 
-// Defaults are the ciphers one of which a volume has where the configuration names none:
-// provisioning chooses, and the header says which it is.
+// Defaults lists the ciphers that a volume may have if the configuration names none.
+// Provisioning chooses one, and the header says which.
 func Defaults(source string) []string {
 	list := Ciphers(source)
 	switch {
@@ -136,10 +137,11 @@ func CipherNames(source string) []string {
 	return names
 }
 
-// Canonical is the name that [Ciphers] has for a cipher which dm-crypt takes in another
-// spelling too, with the same bytes on the disk; any other cipher is unchanged. (Linux
-// 6.12, drivers/md/dm-crypt.c: both of its notations end in the same name of the kernel's
-// crypto API. aes-xts-plain is none of them: it numbers sectors otherwise beyond 2 TiB.)
+// Canonical returns the name that this package uses for a cipher that dm-crypt also
+// accepts in another spelling, with the same bytes on the disk. Any other cipher is
+// returned unchanged. (Linux 6.12, drivers/md/dm-crypt.c: both of its notations end in
+// the same name of the kernel's crypto API. aes-xts-plain is not one of the spellings: it
+// numbers sectors differently beyond 2 TiB.)
 func Canonical(cipher string) string {
 	switch cipher {
 	case "capi:xts(aes)-plain64":
@@ -156,8 +158,8 @@ func Canonical(cipher string) string {
 	return cipher
 }
 
-// KeySizes are those that a source's keys may have with a cipher; with a cipher that
-// is not the source's, those of its default.
+// KeySizes lists the sizes that a source's keys may have with a cipher. For a cipher that
+// the source does not have, it lists those of the default cipher.
 func KeySizes(source, cipher string) []int {
 	list := Ciphers(source)
 	for _, c := range list {
@@ -171,24 +173,24 @@ func KeySizes(source, cipher string) []int {
 	return list[0].KeySizes
 }
 
-// SectorSizes are dm-crypt's, in bytes.
+// SectorSizes lists dm-crypt's sector sizes in bytes.
 func SectorSizes() []int { return []int{512, 1024, 2048, MaxSector} }
 
 // MaxSector is the largest of [SectorSizes].
 const MaxSector = 4096
 
-// An IV of eboiv is encrypted itself: with a key that only hardware knows that is
-// one more job of the hardware for each sector, which dm-crypt waits for.
+// The IV of eboiv is itself encrypted. With a key that only hardware knows, that is one
+// more hardware job for each sector, which dm-crypt waits for.
 
-// FitsSector reports whether a cipher for hardware keys may be used with sectors of
-// a size.
+// FitsSector reports whether a cipher for hardware keys may be used with sectors of that
+// size.
 func FitsSector(cipher string, size int) bool { return !isEboiv(cipher) || size == MaxSector }
 
-// FitsFlag reports whether a cipher for hardware keys may be used with a flag of
-// dm-crypt. Without the workqueue, reads complete where nothing may wait.
+// FitsFlag reports whether a cipher for hardware keys may be used with a dm-crypt flag.
+// Without the read workqueue, reads complete in a context that must not wait.
 func FitsFlag(cipher, flag string) bool { return !isEboiv(cipher) || flag != "no_read_workqueue" }
 
-// isEboiv takes a cipher or its IV mode alone.
+// isEboiv takes a cipher or only its IV mode.
 func isEboiv(cipher string) bool {
 	return cipher == "eboiv" || strings.HasSuffix(cipher, "-eboiv")
 }

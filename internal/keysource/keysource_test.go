@@ -11,8 +11,8 @@ import (
 	"imxcrypt/internal/keysource"
 )
 
-// What the table allows, dm-crypt's own rules allow too: a volume that the
-// configuration takes can be opened.
+// dm-crypt's own rules allow everything that the table allows: a volume that the
+// configuration accepts can be opened.
 func TestTheTableIsWithinDMCryptsRules(t *testing.T) {
 	t.Parallel()
 	for _, source := range []string{keysource.CAAM, keysource.Dev} {
@@ -44,7 +44,7 @@ func TestTheTableIsWithinDMCryptsRules(t *testing.T) {
 	}
 }
 
-// A spelling is another's only where dm-crypt makes the same of both.
+// Two spellings are the same cipher only if dm-crypt makes the same of both.
 func TestSpellingsOfACipher(t *testing.T) {
 	t.Parallel()
 	for spelled, want := range map[string]string{
@@ -60,7 +60,8 @@ func TestSpellingsOfACipher(t *testing.T) {
 			t.Errorf("%s is not the same as %s: %+v, %v, %+v, %v", spelled, want, one, err, other, err2)
 		}
 	}
-	// Not a cipher of ours: it depends on the size of the device whether it is the same as one.
+	// Not one of our ciphers: whether it is equivalent to one depends on the size of the
+	// device.
 	if got := keysource.Canonical("capi:cbc(aes)-plain"); got != keysource.CBCPlain || slices.Contains(keysource.CipherNames(keysource.Trusted), got) {
 		t.Errorf("capi:cbc(aes)-plain is taken for %s", got)
 	}
@@ -95,7 +96,7 @@ func TestHardwareKeysAreUsedWithPlainIVs(t *testing.T) {
 	}
 }
 
-// What sealed a blob shows in its form, and the forms do not meet.
+// The form of a blob shows what sealed it, and the forms do not overlap.
 func TestATrustSourceIsKnownByItsBlob(t *testing.T) {
 	t.Parallel()
 	blob := func(size int, first byte) []byte { return append([]byte{first}, make([]byte, size-1)...) }

@@ -10,20 +10,21 @@ const (
 	TrustTPM  = "tpm"
 )
 
-// Trusts lists them.
+// Trusts lists the trust sources.
 func Trusts() []string { return []string{TrustCAAM, TrustDCP, TrustTEE, TrustTPM} }
 
-// ProtectedSize is the length of what the kernel has as a protected key, in bytes: a
-// header of 4 and the blob of the key of 32, opened by the CAAM for each request.
+// ProtectedSize is the length in bytes of what the kernel has as a protected key: a
+// header of 4 bytes and the blob of the 32-byte key, which the CAAM opens for each
+// request.
 const ProtectedSize = 4 + 32 + 48
 
 // maxTrustedBlob is the kernel's MAX_BLOB_SIZE in bytes.
 const maxTrustedBlob = 512
 
-// TrustOf is the trust source that sealed a blob, by its form alone; empty for a blob
-// of none. keySize is the plain key's in bytes. (Linux 6.12, security/keys/trusted-keys:
-// blob of the CAAM n+48 bytes; of the DCP n+53, of version 1; of the TEE n+33, its
-// first byte 0; of the TPM a DER sequence.)
+// TrustOf returns the trust source that sealed a blob, from its form alone; it is empty
+// if none did. keySize is the size of the plain key in bytes. (Linux 6.12,
+// security/keys/trusted-keys: a CAAM blob has n+48 bytes; a DCP blob n+53, version 1; a
+// TEE blob n+33, first byte 0; a TPM blob is a DER sequence.)
 func TrustOf(blob []byte, keySize int) string {
 	switch {
 	case len(blob) == 0 || len(blob) > maxTrustedBlob:

@@ -24,8 +24,8 @@ const (
 
 // Mark is a position in the log. No record follows the zero Mark.
 //
-// A Mark costs an open and a seek; nothing is read until Since. It is for one
-// goroutine, which closes it.
+// A Mark costs an open and a seek; nothing is read until Since. Only one goroutine may
+// use it, and must close it.
 type Mark struct {
 	fd   int
 	open bool

@@ -55,8 +55,8 @@ func TestParseRecord(t *testing.T) {
 	}
 }
 
-// A file stands for the device here: a read returns what is there, of which
-// the parser takes the first record.
+// A file stands in for the device here: a read returns everything there is, and the
+// parser takes the first record.
 func TestSinceReturnsOnlyWhatCameAfterTheMark(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "kmsg")
@@ -89,7 +89,7 @@ func TestSinceReturnsOnlyWhatCameAfterTheMark(t *testing.T) {
 	}
 }
 
-// A file stands for the device: one read of it is the whole of it.
+// A file stands in for the device: one read returns all of it.
 func TestAllReadsWhatWasThereBefore(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "kmsg")

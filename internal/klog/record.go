@@ -19,7 +19,8 @@ type Record struct {
 	Facility int
 	// Sequence numbers all messages since boot.
 	Sequence uint64
-	// Time is when it was logged, since boot, by the kernel's own clock.
+	// Time is when the message was logged, as the time since boot by the kernel's own
+	// clock.
 	Time time.Duration
 	// Text is the message. The kernel has escaped unprintable characters (\x1b),
 	// so it can be shown as is.

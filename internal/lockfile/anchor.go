@@ -11,15 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// anchor is device-mapper's control node. It exists wherever there are volumes, is
-// in the kernel's own filesystem, which is never full for it, and is the same in
-// every mount namespace. Only root can open it, so nobody else can lock it and
-// keep us out.
+// anchor is device-mapper's control node. It exists wherever there are volumes. It is in
+// the kernel's own filesystem, so it needs no free space, and it is the same in every
+// mount namespace. Only root can open it, so no other user can lock it and keep us out.
 const anchor = "/dev/mapper/control"
 
-// lockAnchor locks one byte of the anchor, which has no content, for a lock file's
-// path, until the file is closed. busy: another process has the lock. Without
-// either there is no anchor, and the lock file alone must do.
+// lockAnchor locks one byte of the anchor, which has no content, for the path of a lock
+// file, until f is closed. busy means that another process has the lock. If f is nil and
+// busy is false, there is no usable anchor, and the lock file alone must do.
 //
 // The byte's offset is a hash of the path. Two paths that collide, one pair in
 // 2^62, would exclude each other needlessly.
@@ -35,7 +34,7 @@ func lockAnchor(anchor, path string) (f *os.File, busy bool) {
 		return nil, false // others could lock it
 	}
 	sum := sha256.Sum256([]byte(path))
-	// An open file description's lock excludes others in the same process, too, as
+	// A lock of an open file description also excludes others in the same process, as
 	// flock does.
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(binary.LittleEndian.Uint64(sum[:]) >> 2), Len: 1}
 	for {

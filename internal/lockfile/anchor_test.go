@@ -25,8 +25,8 @@ func newAnchor(t *testing.T, mode os.FileMode) string {
 	return path
 }
 
-// Where there is no room for the file, the lock is as exclusive as ever, also
-// against those that come when there is room again.
+// If there is no room for the file, the lock still excludes others, even those that come
+// when there is room again.
 func TestALockNeedsNoRoom(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
@@ -67,7 +67,7 @@ func TestALockNeedsNoRoom(t *testing.T) {
 	}
 }
 
-// Who the holder is cannot be written, and that is no reason to have no lock.
+// A lock is taken even if its holder cannot be recorded.
 func TestALockWithoutRoomForItsHolder(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
@@ -89,7 +89,7 @@ func TestALockWithoutRoomForItsHolder(t *testing.T) {
 	}
 }
 
-// A killed holder's name in the file is not reported as the anchor's holder.
+// A killed process that the file names is not reported as the holder of the anchor.
 func TestTheHolderOfTheAnchorIsNotTakenForTheFiles(t *testing.T) {
 	t.Parallel()
 	dir, anchor := folder(t), newAnchor(t, 0o600)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lockfile keeps two imxcrypt processes from working on one volume, and
-// names the first in the second's error.
+// Package lockfile keeps two imxcrypt processes from working on the same volume. The
+// error of the second names the first.
 package lockfile
 
 import (
@@ -28,15 +28,15 @@ type Lock struct {
 	anchored *os.File // nil if there is no anchor
 }
 
-// holder is what a lock file holds about the lock's holder; record writes it.
+// holder is what a lock file says about the lock's holder; record writes it.
 type holder struct {
 	PID     int       `json:"pid"`
 	Command string    `json:"command"`
 	Since   time.Time `json:"since"`
 }
 
-// HeldError is a lock that another process holds. PID is 0 if the holder has not
-// recorded itself yet.
+// HeldError means that another process holds the lock. PID is 0 if the holder is not
+// recorded.
 type HeldError struct {
 	Path    string
 	Name    string
@@ -58,7 +58,7 @@ func (e *HeldError) Is(target error) bool { return target == unix.EWOULDBLOCK }
 // FaultCode implements fault.Coder.
 func (e *HeldError) FaultCode() fault.Code { return fault.LockHeld }
 
-// Error is a lock that could not be tried.
+// Error means that the lock could not be tried.
 type Error struct {
 	Path string
 	Code fault.Code
@@ -80,18 +80,17 @@ const (
 	maxContent = 4096
 )
 
-// Acquire takes the lock of a name in dir, which it creates (0700) if it is
-// missing. It does not wait: *HeldError names the holder. Other errors are
-// *Error.
+// Acquire takes the lock of that name in dir, which it creates (0700) if it is missing.
+// It does not wait: a *HeldError names the holder. Other errors are *Error.
 //
-// The lock belongs to the open file (flock): a second Acquire in the same
-// process is refused like that of any other, and programs started meanwhile do
-// not inherit it. If the file cannot be created, because the filesystem is full or
-// read-only, the lock on the [anchor], which every process takes, is enough. The
-// file's contents are for messages, and may be missing.
+// The lock belongs to the open file (flock): a second Acquire in the same process is
+// refused too, and programs started meanwhile do not inherit the lock. If the file cannot
+// be created because the filesystem is full or read-only, the lock on the [anchor], which
+// every process takes, is enough. The file's contents are only for messages, and may be
+// missing.
 func Acquire(dir, name string) (*Lock, error) { return place{anchor, open}.acquire(dir, name) }
 
-// place is where locks are kept; tests have others.
+// place is where locks are kept; tests use others.
 type place struct {
 	anchor string
 	open   func(dir, file string) (*os.File, error)
@@ -120,7 +119,7 @@ func (p place) acquire(dir, name string) (*Lock, error) {
 	}
 	if busy || errors.Is(err, unix.EWOULDBLOCK) {
 		held := &HeldError{Path: path, Name: name}
-		// Without a lock on it, the file names a holder that was killed.
+		// If the file is not locked, it names a holder that was killed.
 		if h, ok := read(l.f); ok && err != nil {
 			held.PID, held.Command, held.Since = h.PID, h.Command, h.Since
 		}
@@ -137,8 +136,8 @@ func (p place) acquire(dir, name string) (*Lock, error) {
 	return l, nil
 }
 
-// roomless reports whether a file could not be created for lack of space: no reason
-// to do without a lock, nor to give up.
+// roomless reports whether a file could not be created because the filesystem is full or
+// read-only. That is no reason to work without a lock, or to give up.
 func roomless(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
 }
@@ -157,8 +156,8 @@ func (l *Lock) drop() {
 	}
 }
 
-// AcquireWait is Acquire, but waits until the lock is free or ctx ends; it then
-// returns the last *HeldError joined with the cause.
+// AcquireWait is Acquire, but waits until the lock is free. If ctx ends first, it returns
+// the last *HeldError joined with the cause.
 func AcquireWait(ctx context.Context, dir, name string) (*Lock, error) {
 	const first, most = 2 * time.Millisecond, 100 * time.Millisecond
 	for pause := first; ; pause = min(2*pause, most) {
@@ -177,22 +176,22 @@ func AcquireWait(ctx context.Context, dir, name string) (*Lock, error) {
 	}
 }
 
-// Release releases the lock; nil and released locks are fine. The file stays:
-// removing it would let two processes lock two different files of one name.
+// Release releases the lock. It may be nil or already released. The file stays: if it
+// were removed, two processes could lock two different files of the same name.
 func (l *Lock) Release() error {
 	if l == nil {
 		return nil
 	}
 	if l.f != nil {
-		_ = l.f.Truncate(0) // for messages alone
+		_ = l.f.Truncate(0) // its contents are only for messages
 	}
 	l.drop()
 	l.f, l.anchored = nil, nil
 	return nil
 }
 
-// open opens the lock file in a folder that only we can write to: elsewhere, anyone
-// could take the name first and keep us out.
+// open opens the lock file. It requires a folder that only we can write to: in another,
+// any user could take the name first and keep us out.
 func open(dir, file string) (*os.File, error) {
 	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -227,8 +226,8 @@ func flock(f *os.File) error {
 	}
 }
 
-// record writes the holder into the file. It is for messages only, and may fail for
-// lack of space: the lock is the kernel's.
+// record writes the holder into the file. This is only for messages, and may fail for
+// lack of space: the lock itself is in the kernel.
 func record(f *os.File) {
 	command := strings.Join(os.Args, " ")
 	if len(command) > maxCommand {

@@ -34,8 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// other starts a process that holds the lock until it is killed or its input
-// is closed.
+// other starts a process that holds the lock until it is killed or its input is closed.
 func other(t *testing.T, dir, name string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "hold", dir, name)
@@ -79,7 +78,7 @@ func TestTheErrorNamesTheHolder(t *testing.T) {
 	}
 }
 
-// A process that is killed leaves its file, not its lock.
+// A killed process leaves its file, but no lock.
 func TestKilledHolderLeavesNoLock(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
@@ -122,7 +121,7 @@ func TestSecondInTheSameProcess(t *testing.T) {
 	}
 }
 
-// A program that we start must not keep the lock when we are gone.
+// A program that we start must not inherit the lock.
 func TestChildDoesNotInherit(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
@@ -165,7 +164,7 @@ func TestWait(t *testing.T) {
 	_ = got.Release()
 }
 
-// Whatever the file says, only the kernel's lock counts.
+// Only the kernel's lock counts, whatever the file contains.
 func TestContentsDoNotMatter(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
@@ -237,7 +236,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// A child has its parent's open files until it executes a program. A lock that was
+// A child has its parent's open files until it executes a program. A lock that is
 // released in that moment is free all the same.
 func TestReleasedWhileAChildHasTheFile(t *testing.T) {
 	t.Parallel()

@@ -6,8 +6,9 @@ package lockfile
 
 import "testing"
 
-// The kernel's facts: device-mapper's control node takes locks on single bytes, one
-// excludes another open of the same process, and it ends when it is closed.
+// What the kernel provides: device-mapper's control node takes locks on single bytes, a
+// lock excludes another open file of the same process, and the lock ends when its file is
+// closed.
 func TestTheControlNodeIsAnAnchor(t *testing.T) {
 	first, busy := lockAnchor(anchor, "/run/imxcrypt/data.lock")
 	if first == nil || busy {

@@ -15,7 +15,7 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// Read is os.ReadFile, whatever the size, also if the kernel reports none.
+// Read behaves like os.ReadFile for any size, even if the kernel reports none.
 func TestReadIsReadFile(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, 4095, 4096, 4097, 8192, 100_000} {

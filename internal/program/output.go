@@ -25,8 +25,8 @@ func (t *tail) Write(p []byte) (int, error) {
 // maxWords is how many lines of a program's output an error repeats.
 const maxWords = 8
 
-// ownWords is why a program failed, in its own words: what it wrote without the usage
-// that some add, unless there is nothing else.
+// ownWords returns why a program failed, in its own words: its output without the usage
+// text that some programs add, unless there is nothing else.
 func ownWords(output []byte) string {
 	var b strings.Builder
 	usage := false
@@ -47,7 +47,7 @@ func ownWords(output []byte) string {
 	return LastLines(output, maxWords)
 }
 
-// LastLines are the last n non-empty lines, joined by " / ", without unprintable
+// LastLines returns the last n non-empty lines, joined by " / ", without unprintable
 // characters.
 func LastLines(output []byte, n int) string {
 	var lines []string
@@ -63,7 +63,7 @@ func LastLines(output []byte, n int) string {
 	return strings.Join(lines, " / ")
 }
 
-// printable drops control characters, backspaces of progress bars above all.
+// printable drops control characters, mainly the backspaces of progress bars.
 func printable(r rune) rune {
 	switch {
 	case r == '\t':

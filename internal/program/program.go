@@ -23,14 +23,14 @@ import (
 
 // Runner runs programs. Use its zero value; tests set other places.
 type Runner struct {
-	// Dirs are searched in order. Empty means /usr/sbin, /usr/bin, /sbin and
-	// /bin: never the caller's PATH, which a user may have written.
+	// Dirs are searched in order. Empty means /usr/sbin, /usr/bin, /sbin and /bin: never
+	// the caller's PATH, which a user may have set.
 	Dirs []string
 	// Grace is the time between SIGTERM and SIGKILL when the context ends;
 	// 0 means 5 s.
 	Grace time.Duration
-	// Keep is how many bytes of each stream are kept, from its end, which is where a
-	// program says what it died of; 0 means 64 KiB.
+	// Keep is how many bytes are kept from the end of each stream, where a program says
+	// why it failed; 0 means 64 KiB.
 	Keep int
 }
 
@@ -46,7 +46,7 @@ func (r Runner) dirs() []string {
 	return []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 }
 
-// MissingError is a program that is not installed.
+// MissingError means that a program is not installed.
 type MissingError struct {
 	Name string
 	Dirs []string
@@ -62,7 +62,7 @@ func (e *MissingError) Is(target error) bool { return target == os.ErrNotExist }
 // FaultCode implements fault.Coder.
 func (e *MissingError) FaultCode() fault.Code { return fault.ProgramMissing }
 
-// ExitError is a program that ran and failed.
+// ExitError means that a program ran and failed.
 type ExitError struct {
 	Name   string
 	Code   int            // exit status; -1 when killed
@@ -99,7 +99,7 @@ func (e *ExitError) FaultCode() fault.Code {
 	return fault.ProgramFailed
 }
 
-// Result is what a program wrote, the last Runner.Keep bytes of each stream.
+// Result holds what a program wrote: the last Runner.Keep bytes of each stream.
 type Result struct{ Stdout, Stderr []byte }
 
 // Find returns the path of a program. A name with a slash is taken as a path,
@@ -122,11 +122,10 @@ func (r Runner) Find(name string) (string, error) {
 	return "", &MissingError{Name: name, Dirs: dirs}
 }
 
-// Run runs a program to its end. When ctx ends first, the program and its children
-// get SIGTERM, and SIGKILL after the grace period. The error is a
-// *MissingError, an *ExitError (the Result is then filled in as well), or says
-// why it could not be started. No secret may be among the arguments: everyone
-// can read them.
+// Run runs a program to its end. If ctx ends first, the program and its children get
+// SIGTERM, and SIGKILL after the grace period. The error is a *MissingError, an
+// *ExitError (the Result is then filled in as well), or says why the program could not be
+// started. No secret may be among the arguments: every user can read them.
 func (r Runner) Run(ctx context.Context, name string, args ...string) (Result, error) {
 	path, err := r.Find(name)
 	if err != nil {

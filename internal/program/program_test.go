@@ -91,7 +91,7 @@ func TestMissing(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// The user's own PATH does not count.
+	// The user's own PATH is not used.
 	if _, err := (Runner{}).Find("none-of-this-name"); err == nil || !strings.Contains(err.Error(), "/usr/sbin, /usr/bin, /sbin, /bin") {
 		t.Errorf("%v", err)
 	}

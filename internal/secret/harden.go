@@ -20,9 +20,9 @@ import (
 // (RLIMIT_CORE 0), and its memory is locked as it is touched, so that no copy made
 // by the runtime can reach swap.
 //
-// The error says which of the three was refused. The first two never are for root.
-// Locking everything may be (RLIMIT_MEMLOCK without CAP_IPC_LOCK); key buffers are
-// still locked one by one, and New fails if they cannot be.
+// The error says which of the three was refused. The first two are never refused to root.
+// Locking everything may be refused (RLIMIT_MEMLOCK without CAP_IPC_LOCK); key buffers
+// are still locked one by one, and New fails if they cannot be.
 func Harden() error {
 	if err := undumpable(); err != nil {
 		return err
@@ -35,10 +35,10 @@ func Harden() error {
 	return nil
 }
 
-// HardenData is Harden for a short-lived process at boot: of the existing mappings
-// it locks only the writable ones, since nothing else can reach swap. The program's
-// code is two thirds of the pages; locking and releasing it takes a sixth of the
-// time of opening a volume.
+// HardenData is Harden for a short-lived process at boot. Of the existing mappings it
+// locks only the writable ones, since nothing else can reach swap. The program's code is
+// two thirds of the pages, and locking and releasing it would take a sixth of the time of
+// opening a volume.
 func HardenData() error {
 	if err := undumpable(); err != nil {
 		return err
@@ -46,7 +46,7 @@ func HardenData() error {
 	if err := unix.Mlockall(unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return lockRefused("lock the process's memory", err)
 	}
-	// Later mappings are locked as they are made, so that the list misses nothing.
+	// Later mappings are locked when they are made, so the list misses nothing.
 	maps, err := plainfile.Read("/proc/self/maps")
 	if err != nil {
 		return fmt.Errorf("lock the process's memory: %w", err)
@@ -65,8 +65,8 @@ func HardenData() error {
 		}
 		_, _, errno := unix.Syscall(unix.SYS_MLOCK2, uintptr(start), uintptr(end-start), unix.MLOCK_ONFAULT)
 		if errno == unix.ENOMEM {
-			// Another thread of the runtime has unmapped a part of it since the list
-			// was read. The kernel's own list is always right.
+			// Another thread of the runtime has unmapped part of it since the list was
+			// read. Harden uses the kernel's own list, which is always right.
 			return Harden()
 		}
 		if errno != 0 {
@@ -87,8 +87,8 @@ func undumpable() error {
 	return nil
 }
 
-// lockRefused explains why memory could not be locked: without root RLIMIT_MEMLOCK
-// applies, and exceeding it is ENOMEM or EAGAIN.
+// lockRefused explains why memory could not be locked. Without root, RLIMIT_MEMLOCK
+// applies, and exceeding it returns ENOMEM or EAGAIN.
 func lockRefused(what string, err error) error {
 	if errors.Is(err, unix.EPERM) || os.Geteuid() != 0 {
 		return fault.New(fault.PermissionMissing, what+": only root may lock as much as is needed", err)

@@ -28,7 +28,7 @@ func TestHardenDataLocksWhatCanBeWritten(t *testing.T) {
 		return
 	}
 	if err := secret.HardenData(); err != nil && os.Geteuid() != 0 {
-		t.Skip(err) // the parent says so
+		t.Skip(err) // the parent reports it
 	} else if err != nil {
 		t.Fatal(err)
 	}

@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffer holds one secret in pages of its own: outside Go's heap, so that the
-// garbage collector never copies them, locked against swapping, excluded from core
-// dumps and zeroed in a forked child.
+// Buffer holds one secret in pages of its own: outside Go's heap, so that the garbage
+// collector never copies them, locked against swapping, excluded from core dumps and
+// zeroed in a forked child.
 //
-// The creator of a Buffer, or the caller of a function documented to hand it over,
-// owns it and calls Wipe, usually deferred right away. A Buffer must not be copied. Its methods may be called from several goroutines, but the
-// slice that Bytes returns must not be used once Wipe has begun.
+// The creator of a Buffer, or the caller of a function documented to hand it over, owns
+// it and calls Wipe, usually deferred right away. A Buffer must not be copied. Its
+// methods may be called from several goroutines, but the slice that Bytes returns must
+// not be used once Wipe has begun.
 type Buffer struct {
 	mu   sync.Mutex
 	mem  []byte // whole pages, as mapped
@@ -45,15 +46,15 @@ func New(n int) (*Buffer, error) {
 	if err := unix.Madvise(mem, unix.MADV_DONTDUMP); err != nil {
 		return nil, errors.Join(fmt.Errorf("keep a secret out of core dumps: %w", err), unix.Munmap(mem))
 	}
-	// Kernels before 4.14 do not know it; there only our never forking without exec
-	// keeps a child from the pages.
+	// Kernels before 4.14 do not support it. There, a child does not get the pages only
+	// because we never fork without exec.
 	_ = unix.Madvise(mem, unix.MADV_WIPEONFORK)
 	return &Buffer{mem: mem, used: n}, nil
 }
 
-// Bytes is the secret itself, valid until Wipe; nil afterwards. The slice is
-// the locked memory, not a copy: do not append to it, convert it to a string
-// or let it outlive the Buffer.
+// Bytes returns the secret itself, valid until Wipe, and nil afterwards. The slice is the
+// locked memory, not a copy: do not append to it, convert it to a string or let it
+// outlive the Buffer.
 func (b *Buffer) Bytes() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -63,15 +64,15 @@ func (b *Buffer) Bytes() []byte {
 	return b.mem[:b.used:b.used]
 }
 
-// Len is the secret's size in bytes, 0 after Wipe.
+// Len returns the secret's size in bytes, 0 after Wipe.
 func (b *Buffer) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used
 }
 
-// Truncate shortens the secret to n bytes and clears the rest: for calls that fill
-// a buffer of maximum size and return the real one.
+// Truncate shortens the secret to n bytes and clears the rest, for calls that fill a
+// buffer of maximum size and return the actual size.
 func (b *Buffer) Truncate(n int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

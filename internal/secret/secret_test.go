@@ -86,8 +86,7 @@ func TestEmptySecretIsRefused(t *testing.T) {
 	}
 }
 
-// The kernel's own account of the mapping: locked (lo), not dumped (dd) and
-// wiped on fork (wf).
+// The kernel reports the mapping as locked (lo), not dumped (dd) and wiped on fork (wf).
 func TestPagesAreLockedNotDumpedAndNotInherited(t *testing.T) {
 	t.Parallel()
 	b := newBuffer(t, 64)
