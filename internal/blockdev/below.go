@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Below lists the devices below the device of a number, at any depth: the mappings
-// and disks under a mapping, the disk of a partition, the device of the filesystem
-// with a loop device's file. What cannot be determined is left out.
+// Below lists the devices below a device, at any depth: the mappings and disks under a
+// mapping, the disk of a partition, the device of the filesystem with a loop device's
+// file. What cannot be determined is left out.
 func (s System) Below(n Number) []Number {
 	var found []Number
 	s.below(n, &found, 0)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What a device stands on is found through mappings and partitions.
+// Below finds devices through mappings and partitions.
 func TestBelow(t *testing.T) {
 	b := newBoard(t)
 	disk := b.device("", "sda", empty())

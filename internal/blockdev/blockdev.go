@@ -13,8 +13,8 @@ import (
 	"imxcrypt/internal/devnum"
 )
 
-// System is where the kernel's file trees are. Its zero value is the running
-// system; tests use trees of their own.
+// System says where the kernel's file trees are. Its zero value is the running system;
+// tests use their own trees.
 type System struct {
 	Sys  string // "" means /sys
 	Proc string // "" means /proc

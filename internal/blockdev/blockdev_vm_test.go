@@ -100,7 +100,7 @@ func TestZeroAndDiscardOnARealDevice(t *testing.T) {
 			t.Errorf("%s did not clear the range: %v", name, err)
 		}
 	}
-	// The kernel's words for "cannot" come from the real driver.
+	// The errno for "cannot" comes from the real driver.
 	if err := d.Discard(0, size, true); !errors.Is(err, unix.EOPNOTSUPP) {
 		t.Errorf("secure discard of a loop device: %v", err)
 	}
@@ -198,7 +198,7 @@ size=4MiB, name=dätä, uuid=AAAAAAAA-BBBB-4CCC-8DDD-EEEEEEEEEEEE
 			}
 			t.Logf("%s found in %v", spec, time.Since(start).Round(time.Microsecond))
 		}
-		// Two disks with one label, for the time of the second round's end.
+		// Two disks have the same label until the end of this round.
 		twin := blocktest.Loop(t, 16<<20, blocktest.Options{BlockSize: block})
 		run(t, "mkfs.ext4", "-q", "-b", "4096", "-L", "inside", twin)
 		_, err := system.Find(t.Context(), "LABEL=inside")
@@ -217,7 +217,7 @@ func TestFindDoesNotHangOnTheSuspended(t *testing.T) {
 	run(t, "dmsetup", "create", "sleeper", "--table", "0 20000 linear "+path+" 0")
 	defer run(t, "dmsetup", "remove", "--retry", "sleeper")
 	run(t, "mkfs.ext4", "-q", "-L", "asleep", "/dev/mapper/sleeper")
-	// The mapping shows what the device below it does: that one is meant.
+	// The mapping shows the same as the device below it, which is the one that is meant.
 	if found, err := system.Find(t.Context(), "LABEL=asleep"); err != nil || found != path {
 		t.Errorf("found %q, %v; expected %s", found, err, path)
 	}

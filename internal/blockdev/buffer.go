@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bounceSize is the size in bytes of a bounce buffer: a good request for an
-// eMMC, and little enough for a board. Its pages are only taken when touched.
+// bounceSize is the size in bytes of a bounce buffer: a good request size for an eMMC,
+// and small enough for a board. Its pages are allocated only when touched.
 const bounceSize = 256 << 10
 
 // buffers lends page-aligned memory, as O_DIRECT requires. It is safe for
@@ -37,7 +37,7 @@ func (b *buffers) give(buf []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		// The owner closed the device under a running operation.
+		// The device was closed during an operation.
 		_ = unix.Munmap(buf)
 		return
 	}

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// byPath is the name that udev gives an eMMC, an SD card, or a partition of one below
-// /dev/disk/by-path, as "platform-30b60000.mmc-part3": by the controller that it hangs
-// on, which no other device can take. It is empty for devices on other buses, whose
-// names are put together otherwise.
+// byPath returns the name that udev gives an eMMC, an SD card, or a partition of one
+// below /dev/disk/by-path, such as "platform-30b60000.mmc-part3". It names the controller
+// that the device is attached to, so no other device can take it. It is empty for devices
+// on other buses, whose names are built differently.
 func (f *finder) byPath(n node) string {
 	disk, suffix := n.name, ""
 	if n.partition > 0 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev
@@ -15,8 +15,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Without udev a link that names the controller finds the disk that hangs on it,
-// whatever a foreign card is called.
+// Without udev, a link that names the controller finds the disk attached to it, whatever
+// a foreign card is called.
 func TestFindByController(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)
@@ -69,7 +69,7 @@ func TestFindByController(t *testing.T) {
 			}
 		}
 	}
-	// A reader on USB is on a platform's bus, too, behind another one.
+	// A USB reader is on a platform bus too, behind another bus.
 	b.device("", "mmcblk3", empty())
 	subsystem("platform/32e40000.usb", "platform")
 	subsystem("platform/32e40000.usb/usb1/1-1", "usb")
@@ -93,7 +93,8 @@ func TestFindByController(t *testing.T) {
 		}
 	}
 
-	// By a property on one controller: whatever else has it is not looked at.
+	// By a property on one controller: other devices with the property are not
+	// considered.
 	for spec, want := range map[string]string{
 		"eMMC:PARTLABEL=data":         "/dev/mmcblk2p3",
 		"eMMC:part3":                  "/dev/mmcblk2p3",

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// claim adds to an exclusive open what O_EXCL lacks: a loop device opens its backing
-// file without a claim, and for a regular file O_EXCL means nothing. st is the
-// opened file.
+// claim adds to an exclusive open what O_EXCL lacks: a loop device opens its backing file
+// without a claim, and for a regular file O_EXCL means nothing. st describes the opened
+// file.
 func (d *Device) claim(st unix.Stat_t) error {
 	if !d.isBlock {
 		if err := d.flock(); err != nil {
@@ -39,8 +39,8 @@ func (d *Device) claim(st unix.Stat_t) error {
 	return &BusyError{Path: d.path, Users: u, Err: unix.EBUSY}
 }
 
-// flock locks a regular file until it is closed. If the filesystem has no locks,
-// nobody else can have one either.
+// flock locks a regular file until it is closed. If the filesystem has no locks, no other
+// process can have one either.
 func (d *Device) flock() error {
 	for {
 		err := unix.Flock(int(d.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev
@@ -16,8 +16,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// A regular file is claimed by its lock: one at a time, and a process that opens it
-// without a claim is not kept out.
+// A regular file is claimed with a lock, by one process at a time. A process that opens
+// it without a claim is not kept out.
 func TestAnExclusiveFileIsLocked(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)

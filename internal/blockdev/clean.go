@@ -27,10 +27,10 @@ func (d *Device) ReadClean(p []byte, off int64) (int, error) {
 	return d.ReadAt(p, off)
 }
 
-// dirty reports whether the page cache may have something to write back. Linux
-// 6.5 counts it, cachestat(2). Kernels before know by a read that must not wait:
-// since 5.12 it fails with EAGAIN if something is dirty, before that if anything
-// is cached; otherwise dm-crypt does not take it (EOPNOTSUPP), or it succeeds.
+// dirty reports whether the page cache may have something to write back. Linux 6.5 counts
+// it, with cachestat(2). Older kernels show it by a read that must not wait: since 5.12
+// it fails with EAGAIN if something is dirty, before that if anything is cached.
+// Otherwise dm-crypt does not support it (EOPNOTSUPP), or it succeeds.
 func (d *Device) dirty(off, length int64) bool {
 	fd := d.file.Fd()
 	defer runtime.KeepAlive(d.file)

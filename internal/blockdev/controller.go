@@ -10,12 +10,13 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// EMMC is the controller of [CutController] that every eMMC hangs on.
+// EMMC is the controller that stands for any eMMC in [CutController].
 const EMMC = "eMMC"
 
 // CutController splits a specification like "eMMC:PARTLABEL=data" into the controller
-// that the device must hang on and the rest: whatever else has the property, as a card
-// that somebody puts in, is not looked at. The controller is empty where there is none.
+// that the device must be attached to and the rest. Other devices with the same property,
+// such as a card that someone inserts, are not considered. The controller is empty if
+// there is none.
 func CutController(spec string) (controller, rest string) {
 	before, after, ok := strings.Cut(spec, ":")
 	if _, inTree := fromTree(before); ok && (before == EMMC || inTree || inSysfs(before)) {
@@ -24,14 +25,14 @@ func CutController(spec string) (controller, rest string) {
 	return "", spec
 }
 
-// fromTree turns the name of a device of the SoC in the device tree (mmc@30b60000) into
-// that in sysfs (30b60000.mmc).
+// fromTree converts the name of an SoC device in the device tree (mmc@30b60000) into its
+// name in sysfs (30b60000.mmc).
 func fromTree(name string) (string, bool) {
 	kind, address, ok := strings.Cut(name, "@")
 	return address + "." + kind, ok && isKind(kind) && isAddress(address)
 }
 
-// inSysfs reports whether a name is one of a device of the SoC in sysfs.
+// inSysfs reports whether name is the name of an SoC device in sysfs.
 func inSysfs(name string) bool {
 	address, kind, ok := strings.Cut(name, ".")
 	return ok && isKind(kind) && isAddress(address)
@@ -48,8 +49,8 @@ const (
 	digits  = "0123456789"
 )
 
-// madeOf reports whether a text has some of these characters, and no others. Patterns
-// would have to be compiled at each start of the program.
+// madeOf reports whether text is not empty and has only these characters. A regular
+// expression would have to be compiled at each start of the program.
 func madeOf(text, characters string) bool {
 	return text != "" && strings.Trim(text, characters) == ""
 }
@@ -65,7 +66,7 @@ func ByContent(spec string) bool {
 	return false
 }
 
-// hangsOn reports whether a device hangs on a controller.
+// hangsOn reports whether a device is attached to a controller.
 func (f *finder) hangsOn(n node, controller string) bool {
 	if controller == EMMC {
 		return f.cardType(n) == "MMC"
@@ -77,7 +78,8 @@ func (f *finder) hangsOn(n node, controller string) bool {
 	return err == nil && slices.Contains(strings.Split(dir, "/"), controller)
 }
 
-// cardType is "MMC" for an eMMC, "SD" for an SD card; empty for what is neither.
+// cardType returns "MMC" for an eMMC, "SD" for an SD card, and an empty string for
+// neither.
 func (f *finder) cardType(n node) string {
 	kind, err := plainfile.Attribute(f.block(f.disk(n.name), "device/type"))
 	if err != nil || !strings.HasPrefix(n.name, "mmcblk") {

@@ -19,19 +19,19 @@ import (
 type Flags struct {
 	// Write opens for reading and writing.
 	Write bool
-	// Exclusive claims a block device (O_EXCL): it fails with a *BusyError
-	// while the device, its disk or a partition of it is mounted, mapped or
-	// claimed by someone else, or lies under a loop device. A regular file is
-	// locked (flock), as cryptsetup locks the file of a detached header.
+	// Exclusive claims a block device (O_EXCL): opening fails with a *BusyError while the
+	// device, its disk or a partition of it is mounted, mapped or claimed elsewhere, or
+	// is under a loop device. A regular file is locked (flock), as cryptsetup locks the
+	// file of a detached header.
 	Exclusive bool
-	// Direct bypasses the page cache (O_DIRECT), so that what is read is
-	// what the device holds, and makes each write durable before it returns
-	// (O_DSYNC). A regular file gets O_DSYNC alone: its page cache is the
-	// one everybody sees, and many filesystems know no O_DIRECT.
+	// Direct bypasses the page cache (O_DIRECT), so that what is read is what the device
+	// holds, and makes each write durable before it returns (O_DSYNC). A regular file
+	// gets only O_DSYNC: all processes see the same page cache, and many filesystems do
+	// not support O_DIRECT.
 	Direct bool
-	// Cached takes O_DSYNC from Direct: a write may stay in the device's own
-	// cache until Flush. Use it for many writes between flushes: on a device without
-	// FUA the kernel flushes twice for every single O_DSYNC write.
+	// Cached removes O_DSYNC from Direct: a write may stay in the device's own cache
+	// until Flush. Use it for many writes between flushes: on a device without FUA the
+	// kernel flushes twice for every single O_DSYNC write.
 	Cached bool
 }
 
@@ -51,8 +51,8 @@ type Device struct {
 	direct  bool
 
 	bounce buffers
-	// rmw keeps writes off the blocks that an unaligned write reads,
-	// changes and writes back: it holds the lock, aligned writes share it.
+	// rmw keeps writes off the blocks that an unaligned write reads, changes and writes
+	// back. An unaligned write holds the lock, aligned writes share it.
 	rmw sync.RWMutex
 }
 
@@ -99,7 +99,7 @@ func (s System) Open(path string, f Flags) (*Device, error) {
 	return d, nil
 }
 
-// kindOf distinguishes block devices from regular files, and refuses all else.
+// kindOf distinguishes block devices from regular files, and refuses everything else.
 func kindOf(path string, mode uint32) (block bool, err error) {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFBLK:
@@ -123,8 +123,8 @@ func (s System) openFailed(path string, n Number, f Flags, err error) error {
 	return openError(path, err)
 }
 
-// measure fills in the descriptor's properties, and checks that it is the object
-// that was checked by name.
+// measure fills in the descriptor's properties, and verifies that it is the object that
+// was checked by name.
 func (d *Device) measure(before unix.Stat_t) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(d.file.Fd()), &st); err != nil {
@@ -169,28 +169,29 @@ func (d *Device) measure(before unix.Stat_t) error {
 	return nil
 }
 
-// Path is the path that the device was opened by.
+// Path returns the path that the device was opened by.
 func (d *Device) Path() string { return d.path }
 
-// Number is the device's number; zero for a regular file.
+// Number returns the device's number; zero for a regular file.
 func (d *Device) Number() Number { return d.number }
 
-// On is the device that the bytes are on: its own number, or that of the filesystem
-// that a regular file is in. A filesystem over several devices, as btrfs, has a number
-// that is no device's.
+// On returns the device that the bytes are on: its own number, or for a regular file that
+// of its filesystem. A filesystem over several devices, such as btrfs, has a number that
+// belongs to no device.
 func (d *Device) On() Number { return d.on }
 
-// IsBlock is false for a regular file.
+// IsBlock reports whether this is a block device, not a regular file.
 func (d *Device) IsBlock() bool { return d.isBlock }
 
-// Size is the size in bytes, as it was when the device was opened.
+// Size returns the size in bytes, as it was when the device was opened.
 func (d *Device) Size() int64 { return d.size }
 
-// LogicalBlockSize is the smallest unit in bytes that the device reads and
-// writes; 1 for a regular file.
+// LogicalBlockSize returns the smallest unit in bytes that the device reads and writes; 1
+// for a regular file.
 func (d *Device) LogicalBlockSize() int { return d.block }
 
-// PreferredEraseSize is the device's preferred unit in bytes for erasing: the eMMC's own figure, or the discard granularity. 0 is unknown.
+// PreferredEraseSize returns the device's preferred unit in bytes for erasing: the eMMC's
+// own figure, or the discard granularity. 0 means unknown.
 func (d *Device) PreferredEraseSize() int64 {
 	if !d.isBlock {
 		return 0

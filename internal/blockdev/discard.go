@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Discard discards the range in bytes. secure asks that the old contents be
-// unreachable afterwards, copies made by wear levelling included. Reading it
-// afterwards returns undefined data. The error wraps EOPNOTSUPP if the device cannot
-// discard (few can do it securely, regular files cannot), and EINVAL if the range is
-// not aligned to its blocks.
+// Discard discards a range in bytes. secure asks that the old contents be unreachable
+// afterwards, including copies made by wear levelling. Reading the range afterwards
+// returns undefined data. The error wraps EOPNOTSUPP if the device cannot discard (few
+// can do it securely, regular files cannot), and EINVAL if the range is not aligned to
+// its blocks.
 func (d *Device) Discard(off, length int64, secure bool) error {
 	request, op := uint(unix.BLKDISCARD), "discard"
 	if secure {
@@ -32,8 +32,8 @@ func (d *Device) Discard(off, length int64, secure bool) error {
 	})
 }
 
-// Zero writes zeros over the range in bytes, by the device's own command if it has
-// one. A range not aligned to its blocks is EINVAL.
+// Zero writes zeros over a range in bytes, with the device's own command if it has one. A
+// range that is not aligned to its blocks fails with EINVAL.
 func (d *Device) Zero(off, length int64) error {
 	return d.onRange("zero", off, length, func() error {
 		if d.isBlock {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Error is an operation on a device that failed.
+// Error means that an operation on a device failed.
 type Error struct {
 	Op   string // as in "open", "read 512 bytes at 1024 of"
 	Path string
@@ -38,8 +38,8 @@ var (
 	ErrRange    = errors.New("range lies outside of the device")
 )
 
-// BusyError is a device that could not be opened exclusively. errors.Is finds
-// EBUSY in it.
+// BusyError means that a device could not be opened exclusively. errors.Is finds EBUSY in
+// it.
 type BusyError struct {
 	Path  string
 	Users Users
@@ -65,8 +65,8 @@ type NotFoundError struct {
 	// Unreadable names the devices that could not be read, each with the reason; the
 	// wanted one may be among them.
 	Unreadable []string
-	// Elsewhere are the devices that have the property and hang on another controller,
-	// each with what shows where.
+	// Elsewhere lists the devices that have the property but are attached to another
+	// controller, each with details of where.
 	Elsewhere []string
 }
 
@@ -87,12 +87,12 @@ func (e *NotFoundError) Is(target error) bool { return target == fs.ErrNotExist 
 // FaultCode implements fault.Coder.
 func (e *NotFoundError) FaultCode() fault.Code { return fault.DeviceMissing }
 
-// AmbiguousError means that several devices match a specification, so none is
-// taken.
+// AmbiguousError means that several devices match a specification, so none is chosen.
 type AmbiguousError struct {
 	Spec       string
 	Candidates []string // their paths, sorted
-	// Details distinguish the candidates, each as "PARTUUID=…, 7.3 GiB, on mmc1:0001".
+	// Details distinguish the candidates: "PARTUUID=…, 7475 MiB, on eMMC
+	// 30b60000.mmc/mmc1:0001".
 	Details []string
 }
 
@@ -113,7 +113,7 @@ func withDetails(paths, details []string) []string {
 // FaultCode implements fault.Coder.
 func (e *AmbiguousError) FaultCode() fault.Code { return fault.DeviceAmbiguous }
 
-// SpecError is a device specification that cannot be understood.
+// SpecError means that a device specification cannot be understood.
 type SpecError struct{ Spec, Reason string }
 
 func (e *SpecError) Error() string { return fmt.Sprintf("device %q: %s", e.Spec, e.Reason) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev
@@ -16,8 +16,8 @@ import (
 	"unicode/utf16"
 )
 
-// board is a made-up system: sysfs, /proc and /dev under a temporary folder,
-// with regular files for the devices.
+// board is a fake system: sysfs, /proc and /dev under a temporary folder, with regular
+// files for the devices.
 type board struct {
 	t    *testing.T
 	root string
@@ -58,8 +58,8 @@ func (b *board) link(target, rel string) {
 	}
 }
 
-// device adds a device below parent ("" for a whole disk) and returns its
-// number. uevent are further lines of its uevent file.
+// device adds a device below parent ("" for a whole disk) and returns its number. uevent
+// holds further lines of its uevent file.
 func (b *board) device(parent, name string, content []byte, uevent ...string) Number {
 	b.t.Helper()
 	b.minor++
@@ -107,7 +107,7 @@ func (b *board) find(spec string) (string, error) {
 
 func empty() []byte { return make([]byte, 64<<10) }
 
-// luks is the start of a LUKS header, its copy at off.
+// luks returns the start of a device with a LUKS header at off.
 func luks(version uint16, off int, uuid, label string) []byte {
 	b := make([]byte, 64<<10)
 	h := b[off:]
@@ -124,7 +124,7 @@ func luks(version uint16, off int, uuid, label string) []byte {
 	return b
 }
 
-// fat is a FAT12 filesystem as small as it can be.
+// fatImage returns a FAT12 filesystem that is as small as possible.
 func fatImage(serial uint32, label string) []byte {
 	b := make([]byte, 64<<10)
 	copy(b, "\xeb\x3c\x90mkfs.fat\x00\x02\x01\x01\x00\x02\x10\x00\x80\x00\xf8\x01\x00")
@@ -143,7 +143,7 @@ type part struct {
 	uuid, name string
 }
 
-// gptDisk is a disk of 1 MiB with a GPT of the partitions.
+// gptDisk returns a disk of 1 MiB with a GPT of the partitions.
 func gptDisk(parts ...part) []byte {
 	const block, entries, each = 512, 128, 128
 	b := make([]byte, 1<<20)

@@ -24,18 +24,17 @@ import (
 //	/dev/mmcblk2p3       a path to a block device or a regular file
 //	PARTLABEL=, PARTUUID= of a partition, from sysfs or the partition table
 //	LABEL=, UUID=        of a LUKS header or a filesystem
-//	eMMC:PARTLABEL=data  what hangs on one controller only: see [CutController]
+//	eMMC:PARTLABEL=data  only on one controller: see [CutController]
 //	eMMC:part3           its third partition
 //
-// A path that would be one of udev's links (/dev/disk/by-partlabel/data) and
-// does not exist is looked up as the property it is named after; of by-path those of
-// eMMCs and SD cards. Mappings and loop
-// devices are searched like any other device; suspended mappings and the private
-// pieces of a volume under rotation are not. Of stacked devices the lowest is the
-// one that is meant.
+// A path that would be one of udev's links (/dev/disk/by-partlabel/data) and does not
+// exist is looked up by the property it is named after; of by-path links, only those of
+// eMMCs and SD cards. Mappings and loop devices are searched like any other device;
+// suspended mappings and the private pieces of a volume under rotation are not. Of
+// stacked devices, the lowest one is found.
 //
-// Errors are *SpecError, *NotFoundError or *AmbiguousError, or why the devices
-// cannot be listed.
+// Errors are *SpecError, *NotFoundError or *AmbiguousError, or say why the devices cannot
+// be listed.
 func (s System) Find(ctx context.Context, spec string) (string, error) {
 	controller, rest := CutController(spec)
 	tag, value, err := s.parseSpec(rest, controller)
@@ -66,7 +65,7 @@ func (s System) Find(ctx context.Context, spec string) (string, error) {
 	return found[0], nil
 }
 
-// elsewhere are the devices that would be found but for the controller, with what shows
+// elsewhere lists the devices that would match on another controller, with details of
 // where they are.
 func (f *finder) elsewhere(ctx context.Context) []string {
 	if f.controller == "" || f.tag == tagPart {
@@ -75,14 +74,14 @@ func (f *finder) elsewhere(ctx context.Context) []string {
 	anywhere := finder{System: f.System, tag: f.tag, value: f.value, nodes: f.nodes}
 	found, err := anywhere.search(ctx, identify)
 	if err != nil {
-		return nil // that it is not found is news enough
+		return nil // that nothing was found is enough to report
 	}
 	return withDetails(found, anywhere.details(found))
 }
 
-// Wait is Find, but gives a device time to appear: it retries until ctx ends, and
-// then returns the last *NotFoundError, joined with the cause. Every other error
-// returns at once.
+// Wait is Find, but gives a device time to appear: it retries until ctx ends, and then
+// returns the last *NotFoundError, joined with the cause. It returns any other error at
+// once.
 func (s System) Wait(ctx context.Context, spec string) (string, error) {
 	const first, most = 5 * time.Millisecond, 100 * time.Millisecond
 	for pause := first; ; pause = min(2*pause, most) {
@@ -112,7 +111,7 @@ const (
 	tagPart      = "part"    // of a controller's disk only
 )
 
-// udevLinks are the folders of udev's links and the property each stands for.
+// udevLinks lists the folders of udev's links and the property that each stands for.
 var udevLinks = [...]struct{ dir, tag string }{
 	{"disk/by-partlabel", tagPartLabel},
 	{"disk/by-partuuid", tagPartUUID},
@@ -160,8 +159,8 @@ func (s System) parseSpec(spec, controller string) (tag, value string, err error
 	return tag, value, nil
 }
 
-// unescapeUdev undoes the \x20 that udev writes for what must not stand in
-// the name of a link.
+// unescapeUdev undoes escapes like \x20, which udev writes for characters that must not
+// be in the name of a link.
 func unescapeUdev(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -199,7 +198,7 @@ type finder struct {
 	tables     map[string]table
 }
 
-// details distinguish devices that match the same specification.
+// details returns what distinguishes devices that match the same specification.
 func (f *finder) details(paths []string) []string {
 	all := make([]string, len(paths))
 	for _, n := range f.nodes {
@@ -218,7 +217,8 @@ func (f *finder) details(paths []string) []string {
 				parts = append(parts, fmt.Sprintf("%d MiB", count>>11))
 			}
 		}
-		// The link of the disk names the host that it hangs on: "…/30b60000.mmc/mmc_host/mmc2/mmc2:0001".
+		// The disk's link names the host that it is attached to:
+		// "…/30b60000.mmc/mmc_host/mmc2/mmc2:0001".
 		if device, err := filepath.EvalSymlinks(f.block(f.disk(n.name), "device")); err == nil {
 			on := hostOf(device)
 			if kind := map[string]string{"MMC": EMMC, "SD": "SD card"}[f.cardType(n)]; kind != "" {
@@ -231,8 +231,8 @@ func (f *finder) details(paths []string) []string {
 	return all
 }
 
-// hostOf is the part of a device's path in sysfs that shows where it is plugged in: the
-// device itself, behind the controller with an address.
+// hostOf returns the part of a device's path in sysfs that shows where it is plugged in:
+// the controller with an address, and the device itself.
 func hostOf(device string) string {
 	parts := strings.Split(device, "/")
 	last := parts[len(parts)-1]
@@ -244,8 +244,8 @@ func hostOf(device string) string {
 	return last
 }
 
-// search returns the paths, sorted, of all devices that match, as identify
-// reads them.
+// search returns the sorted paths of all devices that match. identify reads their
+// identities.
 func (f *finder) search(ctx context.Context, identify identifier) ([]string, error) {
 	var names []string
 	for _, n := range f.nodes {
@@ -279,7 +279,7 @@ func (f *finder) liesOn(name string, others []string, depth int) bool {
 
 type identifier func(r io.ReaderAt, size int64) (identity, error)
 
-// table is a disk's partition table, read at most once a search.
+// table is a disk's partition table, read at most once per search.
 type table struct {
 	gpt   []tableEntry
 	mbrID uint32
@@ -357,8 +357,8 @@ func (f *finder) partUUID(n node) string {
 	return ""
 }
 
-// table reads the partition table of the disk that n is a partition of; an
-// unreadable one is noted, and empty.
+// table reads the partition table of the disk that n is a partition of. An unreadable
+// table is recorded, and counts as empty.
 func (f *finder) table(n node) table {
 	disk := f.disk(n.name)
 	if t, ok := f.tables[disk]; ok {
@@ -380,9 +380,9 @@ func (f *finder) table(n node) table {
 	return t
 }
 
-// unprobed are devices that are not worth probing, or are harmed or slowed by it:
-// memory, the eMMC's replay-protected block (each read an error after a
-// time-out), NAND without bad-block handling, drives, the network.
+// unprobed lists devices that are not worth probing, or that probing harms or slows down:
+// memory, NAND without bad-block handling, drives, the network. The eMMC's
+// replay-protected block is another: each read of it is an error after a time-out.
 var unprobed = [...]string{"ram", "zram", "mtdblock", "fd", "sr", "nbd"}
 
 // worthProbing excludes devices that cannot hold a filesystem of their own.
@@ -411,8 +411,8 @@ func (f *finder) worthProbing(n node) bool {
 	return n.partition > 0 || !f.partitioned(n.name)
 }
 
-// partitioned reports whether a whole disk has partitions: then it holds those,
-// whatever its first sectors look like.
+// partitioned reports whether a whole disk has partitions. It then holds those, whatever
+// its first sectors look like.
 func (f *finder) partitioned(disk string) bool {
 	for _, n := range f.nodes {
 		if n.partition > 0 && strings.HasPrefix(n.name, disk) && f.disk(n.name) == disk {

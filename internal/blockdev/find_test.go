@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev
@@ -29,7 +29,7 @@ func TestFindByPartition(t *testing.T) {
 	b := newBoard(t)
 	b.device("", "mmcblk2", gptDisk(part{1, uuidA, "boot"}, part{2, uuidB, "dätén"}, part{3, "01020304-0506-4708-890a-0b0c0d0e0f10", "has space"}))
 	b.device("mmcblk2", "mmcblk2p1", empty(), "PARTNAME=boot")
-	// As kernels show what is not ASCII.
+	// How kernels show what is not ASCII.
 	b.device("mmcblk2", "mmcblk2p2", empty(), "PARTNAME=d!t!n")
 	b.device("mmcblk2", "mmcblk2p3", empty(), "PARTNAME=has space")
 	b.device("", "mmcblk1", gptDisk(part{1, "99999999-0506-4708-890a-0b0c0d0e0f10", "unnamed"}))
@@ -119,7 +119,7 @@ func TestFindByContent(t *testing.T) {
 	b.device("mmcblk2", "mmcblk2p1", fatImage(0x1a2b3c4d, "BOOT"))
 	b.device("mmcblk2", "mmcblk2p2", luks(2, 0, uuidA, "data"))
 	b.device("mmcblk2", "mmcblk2p3", luks(1, 0, uuidB, ""))
-	// A first copy that was overwritten.
+	// The first copy was overwritten.
 	b.device("mmcblk2", "mmcblk2p4", luks(2, 0x8000, "damaged1-2222-4333-8444-555555555555", "mendme"))
 	b.mapping("dm-0", "data", "CRYPT-LUKS2-x-data", "mmcblk2p2", fatImage(0x99990001, "INNER"))
 	b.device("", "loop0", fatImage(0x99990002, "LOOP"))
@@ -142,8 +142,8 @@ func TestFindByContent(t *testing.T) {
 	}
 }
 
-// A mapping without its link is found by the kernel's node: early in the boot
-// nobody has made the link yet.
+// A mapping without its link is found by the kernel's node: early in the boot the link
+// does not exist yet.
 func TestFindMappingWithoutLink(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)
@@ -184,13 +184,13 @@ func TestFindLeavesOut(t *testing.T) {
 	b := newBoard(t)
 	b.device("", "mmcblk2", append(fatImage(1, "ONE"), empty()...))
 	b.device("mmcblk2", "mmcblk2p1", fatImage(1, "ONE"))
-	// The private pieces of a volume under rotation show what it shows.
+	// The private pieces of a volume under rotation show the same as the volume.
 	b.mapping("dm-0", "vol", "CRYPT-LUKS2-x-vol", "mmcblk2p1", fatImage(2, "VOL"))
 	b.mapping("dm-1", "vol-new", "CRYPT-SUBDEV-x-vol-new", "mmcblk2p1", fatImage(2, "VOL"))
 	for _, name := range []string{"ram0", "mtdblock3", "mmcblk2rpmb", "nbd0"} {
 		b.device("", name, fatImage(1, "ONE"))
 	}
-	b.device("", "fdisk", fatImage(3, "NODRIVE")) // merely begins like a drive
+	b.device("", "fdisk", fatImage(3, "NODRIVE")) // only its name begins like a drive's
 	b.device("", "loop7", nil)                    // not in use
 	for spec, want := range map[string]string{
 		"LABEL=ONE": "/dev/mmcblk2p1", "LABEL=VOL": "/dev/mapper/vol", "LABEL=NODRIVE": "/dev/fdisk",
@@ -278,8 +278,8 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// An open volume may hold a filesystem with the label of its header; the device
-// below is meant, before it is open and after.
+// An open volume may hold a filesystem with the same label as its header. The device
+// below is meant, before the volume is open and after.
 func TestFindTakesTheLowestOfAStack(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t)

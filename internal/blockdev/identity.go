@@ -14,17 +14,17 @@ import (
 // identity is what LABEL= and UUID= are compared with.
 type identity struct{ uuid, label string }
 
-// The binary header of LUKS, from the LUKS2 On-Disk Format Specification 1.1,
-// 2.1: magic, version (big endian), label and UUID. LUKS1 has its UUID in the
-// same place and no label. The second copy of LUKS2 has a magic of its own and
-// lies behind the first one, whose size is one of a few.
+// The binary header of LUKS, from the LUKS2 On-Disk Format Specification 1.1, 2.1: magic,
+// version (big endian), label and UUID. LUKS1 has its UUID in the same place and no
+// label. The second copy of LUKS2 has its own magic and follows the first one, which has
+// one of a few sizes.
 const (
 	luksVersionOffset = 6
 	luksLabelOffset   = 24
 	luksLabelSize     = 48
 	luksUUIDOffset    = 168
 	luksUUIDSize      = 40
-	luksOffsetOffset  = 256 // where this copy lies, big endian, bytes
+	luksOffsetOffset  = 256 // where this copy is, big endian, bytes
 	luksPeek          = 4096
 	luksFirstCopy     = 16 << 10
 	luksLastCopy      = 4 << 20
@@ -35,8 +35,8 @@ var (
 	luksSecondMagic = []byte("SKUL\xba\xbe")
 )
 
-// identify reads a device's identity from its LUKS header, or else its filesystem.
-// It is empty if neither is recognised.
+// identify reads a device's identity from its LUKS header, or otherwise from its
+// filesystem. It is empty if neither is recognised.
 func identify(r io.ReaderAt, size int64) (identity, error) {
 	r = &firstPage{ReaderAt: r}
 	if id, ok, err := luksIdentity(r, size, 0); err != nil || ok {
@@ -64,7 +64,7 @@ func identifyByCopy(r io.ReaderAt, size int64) (identity, error) {
 	return identity{}, nil
 }
 
-// firstPage keeps the first page of a device: all look there first.
+// firstPage caches the first page of a device, which is always read first.
 type firstPage struct {
 	io.ReaderAt
 	page []byte
@@ -102,7 +102,7 @@ func luksIdentity(r io.ReaderAt, size, off int64) (id identity, ok bool, err err
 	case off == 0 && bytes.HasPrefix(b, luksMagic) && version == 2,
 		off != 0 && bytes.HasPrefix(b, luksSecondMagic) && version == 2:
 		if binary.BigEndian.Uint64(b[luksOffsetOffset:]) != uint64(off) {
-			return identity{}, false, nil // a header's stray bytes
+			return identity{}, false, nil // stray bytes of a header
 		}
 		id.label = cString(b[luksLabelOffset:][:luksLabelSize])
 		return id, true, nil
@@ -110,7 +110,7 @@ func luksIdentity(r io.ReaderAt, size, off int64) (id identity, ok bool, err err
 	return identity{}, false, nil
 }
 
-// cString is the text before the first NUL.
+// cString returns the text before the first NUL.
 func cString(b []byte) string {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]

@@ -38,10 +38,10 @@ func (d *Device) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// WriteAt implements io.WriterAt for any offset and length. Unaligned edges
-// are read, changed and written back with O_DIRECT; two processes must not do that
-// to one block at once, and a power cut can affect the rest of the block too. A write
-// beyond the end is refused as a whole with ErrRange; files do not grow.
+// WriteAt implements io.WriterAt for any offset and length. With O_DIRECT, unaligned
+// edges are read, changed and written back; two processes must not do that to one block
+// at once, and a power cut can affect the rest of the block too. A write beyond the end
+// is refused as a whole with ErrRange; files do not grow.
 func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > d.size || off > d.size-int64(len(p)) {
 		return 0, d.ioError("write", len(p), off, ErrRange)
@@ -81,7 +81,7 @@ func ioCode(err error) fault.Code {
 	return fault.IOFailed
 }
 
-// aligned reports whether the kernel takes p at off as it is.
+// aligned reports whether the kernel accepts p at off as it is.
 func (d *Device) aligned(p []byte, off int64) bool {
 	if !d.direct {
 		return true
@@ -90,7 +90,7 @@ func (d *Device) aligned(p []byte, off int64) bool {
 	return off&mask == 0 && int64(len(p))&mask == 0 && alignedMemory(p, d.block)
 }
 
-// read fills p, which lies within the device.
+// read fills p, which is within the device.
 func (d *Device) read(p []byte, off int64) (int, error) {
 	if d.aligned(p, off) {
 		n, err := d.file.ReadAt(p, off)
@@ -126,7 +126,7 @@ func (d *Device) readBlocks(p []byte, off int64) error {
 	return err
 }
 
-// window is the run of whole blocks around n bytes at off, as much of it as fits
+// window returns the run of whole blocks around n bytes at off, as much of it as fits
 // into buf, and where it starts.
 func (d *Device) window(buf []byte, off int64, n int) (start int64, part []byte) {
 	block := int64(d.block)
@@ -138,7 +138,7 @@ func (d *Device) window(buf []byte, off int64, n int) (start int64, part []byte)
 	return start, buf[:min(end-start, int64(len(buf)))]
 }
 
-// write puts p into the device, within which it lies.
+// write writes p, which is within the device.
 func (d *Device) write(p []byte, off int64) (int, error) {
 	if d.aligned(p, off) {
 		d.rmw.RLock()
@@ -176,8 +176,8 @@ func (d *Device) write(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// readEdges fetches the first and the last block of part, as far as they are
-// not about to be overwritten whole by the bytes from..to.
+// readEdges reads the first and the last block of part, unless the bytes from..to will
+// overwrite them completely.
 func (d *Device) readEdges(part []byte, start, from, to int64) error {
 	block := int64(d.block)
 	last := int64(len(part)) - block

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev
@@ -43,8 +43,8 @@ func open(t *testing.T, path string, f Flags) *Device {
 	return d
 }
 
-// direct opens a file and has it go through the bounce buffers in blocks, as a
-// block device does, on a filesystem that need not know O_DIRECT.
+// direct opens a file so that it uses the bounce buffers in blocks, as a block device
+// does, on a filesystem that need not support O_DIRECT.
 func direct(t *testing.T, path string, block int) *Device {
 	t.Helper()
 	d := open(t, path, Flags{Write: true})
@@ -69,8 +69,8 @@ func TestRegularFile(t *testing.T) {
 	}
 }
 
-// Whatever the offset and length, what is read is what the file holds, and
-// what is written changes nothing else.
+// Whatever the offset and length, a read returns what the file holds, and a write changes
+// nothing else.
 func TestAnyAlignment(t *testing.T) {
 	t.Parallel()
 	const size = 3*bounceSize + 8192
@@ -154,7 +154,7 @@ func TestWriteStaysInside(t *testing.T) {
 	}
 }
 
-// Two unaligned writes to one block must both be there afterwards.
+// Unaligned writes to one block must all be there afterwards.
 func TestParallelWritesToOneBlock(t *testing.T) {
 	t.Parallel()
 	path, _ := newFile(t, 4096)

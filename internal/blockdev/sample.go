@@ -14,32 +14,32 @@ import (
 )
 
 const (
-	// edge is what is read whole at either end: headers, tables, backups
-	// of both and the superblocks of all filesystems in use lie there.
+	// edge is how much is read completely at either end: headers, tables, backups of both
+	// and the superblocks of all filesystems in use are there.
 	edge = 1 << 20
 	// sampleBlock is the size of one sample, the page that filesystems and
 	// dm-crypt volumes are written in.
 	sampleBlock = 4096
-	// samples is the number of samples taken in even steps, and again at
-	// places that follow no step: what repeats with a period (block groups,
-	// stripes) can dodge the one, not both.
+	// samples is the number of samples taken in even steps, and again at pseudo-random
+	// places: data that repeats with a period (block groups, stripes) can escape the
+	// first, but not both.
 	samples = 1024
-	// wholeBelow is the size up to which simply everything is read: in runs of
-	// a MiB it takes no longer than the samples, each a request of its own.
+	// wholeBelow is the size up to which everything is read: in runs of a MiB that takes
+	// no longer than the samples, each of which is a request.
 	wholeBelow = 64 << 20
 )
 
 // Emptiness is the result of sampling a device.
 type Emptiness struct {
-	// Empty: all that was read has one value, 0x00 or 0xFF.
+	// Empty means that all bytes that were read have one value, 0x00 or 0xFF.
 	Empty bool
 	// Fill is the value that the device is filled with, as far as found.
 	Fill byte
-	// Offset in bytes of the first byte found that is not Fill, and its
-	// Value; meaningless when Empty.
+	// Offset in bytes of the first byte found that is not Fill, and its Value; both are
+	// meaningless if Empty.
 	Offset int64
 	Value  byte
-	// Read is the number of bytes looked at.
+	// Read is the number of bytes that were read.
 	Read int64
 }
 
@@ -56,8 +56,8 @@ func (e Emptiness) String() string {
 // depend only on the size, so results are reproducible.
 func Sample(r io.ReaderAt, size int64) (Emptiness, error) { return SampleFrom(r, 0, size) }
 
-// SampleFrom is Sample without the first from bytes: for a caller that recognised
-// its own earlier, interrupted run there.
+// SampleFrom is Sample without the first from bytes, for a caller that recognised its own
+// earlier, interrupted run there.
 func SampleFrom(r io.ReaderAt, from, size int64) (Emptiness, error) {
 	e := Emptiness{Empty: true}
 	if from < 0 || size < 0 {
@@ -84,7 +84,7 @@ func SampleFrom(r io.ReaderAt, from, size int64) (Emptiness, error) {
 	return e, nil
 }
 
-// sampleRuns are the ranges to be read, [start, end), in ascending order.
+// sampleRuns returns the ranges to read, [start, end), in ascending order.
 func sampleRuns(from, size int64) [][2]int64 {
 	lo, hi := from+edge, size-edge-sampleBlock
 	rng := rand.New(rand.NewPCG(uint64(size), uint64(from)))
@@ -104,8 +104,8 @@ func sampleRuns(from, size int64) [][2]int64 {
 	return append(runs, [2]int64{size - edge, size})
 }
 
-// scan looks at the bytes from..to; the first byte ever looked at decides
-// between 0x00 and 0xFF.
+// scan examines the bytes from..to. The first byte ever examined decides between 0x00 and
+// 0xFF.
 func (e *Emptiness) scan(r io.ReaderAt, buf []byte, from, to int64) error {
 	for from < to {
 		p := buf[:min(to-from, int64(len(buf)))]
@@ -132,7 +132,7 @@ func (e *Emptiness) scan(r io.ReaderAt, buf []byte, from, to int64) error {
 	return nil
 }
 
-// firstOther is the index of the first byte of p that is not fill, or -1.
+// firstOther returns the index of the first byte of p that is not fill, or -1.
 func firstOther(p []byte, fill byte) int {
 	if blank.Filled(p, fill) { // the case that must be fast
 		return -1
@@ -145,7 +145,7 @@ func firstOther(p []byte, fill byte) int {
 	return -1
 }
 
-// Zero overwrites a range in bytes with zeros.
+// Zero overwrites the bytes from..to with zeros.
 func Zero(ctx context.Context, w io.WriterAt, from, to int64) error {
 	zeros := make([]byte, 256<<10)
 	for at := from; at < to; at += int64(len(zeros)) {

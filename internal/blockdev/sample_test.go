@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev
@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filled is a device of one value, but for the bytes in other.
+// filled is a device of one value, except for the bytes in other.
 type filled struct {
 	fill     byte
 	size     int64
 	other    map[int64]byte
 	every    int64 // if not 0: one more byte 0x5a in each run of so many bytes
-	from, to int64 // within, each read finds a 7
+	from, to int64 // within this range, each read finds a 7
 	fail     int64 // reading this byte is an I/O error, unless 0
 }
 
@@ -79,7 +79,7 @@ func TestSampleSeesTheEdges(t *testing.T) {
 	}
 }
 
-// One value for all: a device that is half erased, half zeroed was in use.
+// All bytes must have one value: a device that is half erased, half zeroed was in use.
 func TestSampleWantsOneValue(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 30
@@ -97,7 +97,7 @@ func TestSampleWantsOneValue(t *testing.T) {
 	}
 }
 
-// Data that covers a small part of the device is found, in even steps or not.
+// Data that covers a small part of the device is found, periodic or not.
 func TestSampleSeesTheMiddle(t *testing.T) {
 	t.Parallel()
 	const size = 16 << 30
@@ -106,7 +106,7 @@ func TestSampleSeesTheMiddle(t *testing.T) {
 	if e, err := Sample(f, size); err != nil || e.Empty {
 		t.Errorf("1 %% in one piece: %v, %v", e, err)
 	}
-	// Every second block, so placed that a step could miss all of them.
+	// Every second block, placed so that even steps could miss all of them.
 	if e, err := Sample(&filled{size: size, every: 2 * sampleBlock}, size); err != nil || e.Empty {
 		t.Errorf("every second block: %v, %v", e, err)
 	}
@@ -131,7 +131,7 @@ func TestSampleFromLeavesOutTheStart(t *testing.T) {
 	}
 }
 
-// A device that cannot be read is not empty: it is an error.
+// A device that cannot be read is an error, not empty.
 func TestSampleReadError(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 30

@@ -24,7 +24,8 @@ type node struct {
 	number Number
 	// partition number; 0 for a whole disk.
 	partition int
-	// partName and partUUID: PARTNAME is old; PARTUUID came with Linux 6.9.
+	// partName and partUUID are PARTNAME, which is old, and PARTUUID, which came with
+	// Linux 6.9.
 	partName, partUUID string
 	hasPartName        bool
 }
@@ -53,7 +54,8 @@ func (s System) nodes() ([]node, error) {
 	return all, nil
 }
 
-// hasSize is false for an unused loop device and for a drive without medium.
+// hasSize reports whether a device has a size. An unused loop device and a drive without
+// a medium have none.
 func (s System) hasSize(name string) bool {
 	size, err := plainfile.Attribute(s.block(name, "size"))
 	return err == nil && size != "0"
@@ -97,7 +99,7 @@ func small(s string) uint32 {
 	return uint32(v)
 }
 
-// path is the device's node: by its mapping's name if that exists, because people
+// path returns the device's node, by its mapping's name if that exists, because people
 // know mappings by name.
 func (s System) path(name string) string {
 	if isMapping(name) {
@@ -108,11 +110,12 @@ func (s System) path(name string) string {
 			}
 		}
 	}
-	// The kernel writes a slash inside of a device name as '!'.
+	// The kernel writes a slash in a device name as '!'.
 	return s.dev(strings.ReplaceAll(name, "!", "/"))
 }
 
-// isMapping goes by the name, which is reserved for device-mapper.
+// isMapping reports whether a device is a mapping, by its name: the prefix is reserved
+// for device-mapper.
 func isMapping(name string) bool { return strings.HasPrefix(name, "dm-") }
 
 // byNumber finds a device's sysfs name from its number.
@@ -124,13 +127,13 @@ func (s System) byNumber(n Number) (string, error) {
 	return filepath.Base(link), nil
 }
 
-// Node is the path of a device's node.
+// Node returns the path of a device's node.
 func (s System) Node(n Number) (string, error) {
 	name, err := s.byNumber(n)
 	return s.path(name), err
 }
 
-// Name is the name of a device in messages: its mapping's, or the kernel's, or the
+// Name returns the name of a device for messages: its mapping's, or the kernel's, or the
 // number if sysfs does not know it.
 func (s System) Name(n Number) string {
 	name, err := s.byNumber(n)
@@ -148,8 +151,8 @@ func (s System) displayName(name string) string {
 	return name
 }
 
-// disk is the whole disk that a partition belongs to: the folder that holds
-// the partition's own, where the link points to.
+// disk returns the whole disk that a partition belongs to: the folder above the
+// partition's own, which the link points to.
 func (s System) disk(partition string) string {
 	link, err := os.Readlink(s.block(partition))
 	if err != nil {
@@ -158,7 +161,7 @@ func (s System) disk(partition string) string {
 	return filepath.Base(filepath.Dir(link))
 }
 
-// diskOf is disk for a name that may be a whole disk's, which is its own.
+// diskOf is disk for any device: a whole disk is its own disk.
 func (s System) diskOf(name string) string {
 	if _, err := os.Stat(s.block(name, "partition")); err != nil {
 		return name
@@ -166,7 +169,7 @@ func (s System) diskOf(name string) string {
 	return s.disk(name)
 }
 
-// partitions are the partitions of a whole disk, by sysfs name.
+// partitions lists the partitions of a whole disk, by sysfs name.
 func (s System) partitions(disk string) []string {
 	return s.children(disk, func(name string) bool {
 		if !strings.HasPrefix(name, disk) {
@@ -209,12 +212,12 @@ func (s System) links(name, kind string) []string {
 // maxStack bounds the walk down a stack of devices.
 const maxStack = 8
 
-// suspended reports whether a mapping is suspended, itself or one that it is
-// stacked on. Reading it would hang until it is resumed, for ever if the process that
-// suspended it died.
+// suspended reports whether a mapping, or one that it is stacked on, is suspended.
+// Reading it would hang until it is resumed, for ever if the process that suspended it
+// died.
 func (s System) suspended(name string, depth int) bool {
 	if !isMapping(name) && !strings.HasPrefix(name, "md") || depth > maxStack {
-		return false // stands on nothing
+		return false // is stacked on nothing
 	}
 	if v, err := plainfile.Attribute(s.block(name, "dm/suspended")); err == nil && v == "1" {
 		return true
@@ -227,10 +230,11 @@ func (s System) suspended(name string, depth int) bool {
 	return false
 }
 
-// maxErase is the largest plausible erase size: beyond, drivers mean "no limit".
+// maxErase is the largest plausible erase size: with a larger one, drivers mean "no
+// limit".
 const maxErase = 1 << 30
 
-// eraseSize is the unit in bytes that the device erases in, 0 when unknown.
+// eraseSize returns the unit in bytes that the device erases in, 0 if unknown.
 func (s System) eraseSize(n Number) int64 {
 	name, err := s.byNumber(n)
 	if err != nil {

@@ -20,8 +20,8 @@ type tableEntry struct {
 	name   string // PARTLABEL; empty in an MBR
 }
 
-// GPT: UEFI specification 2.10, 5.3; the sizes are in bytes. Whatever the
-// logical block size, the header lies in block 1 and a copy in the last block.
+// GPT: UEFI specification 2.10, 5.3; the sizes are in bytes. Whatever the logical block
+// size, the header is in block 1 and a copy in the last block.
 const (
 	gptMinHeader  = 92
 	gptMaxEntries = 1024
@@ -137,13 +137,13 @@ func gptName(b []byte) string {
 	return string(utf16.Decode(units))
 }
 
-// mbrPartUUID is the PARTUUID that the kernel and libblkid give to a partition
-// of an MBR disk.
+// mbrPartUUID returns the PARTUUID that the kernel and libblkid give to a partition of an
+// MBR disk.
 func mbrPartUUID(disk uint32, partition int) string {
 	return fmt.Sprintf("%08x-%02x", disk, partition)
 }
 
-// readFull reads len(p) bytes that must lie within size.
+// readFull reads len(p) bytes, which must be within size.
 func readFull(r io.ReaderAt, p []byte, off, size int64) error {
 	if off < 0 || off > size || int64(len(p)) > size-off {
 		return io.ErrUnexpectedEOF

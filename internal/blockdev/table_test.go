@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev
@@ -23,7 +23,7 @@ func TestReadTable(t *testing.T) {
 	}
 }
 
-// Damage to one copy is survived wherever it is, damage to both is reported.
+// Damage to one copy does no harm wherever it is, damage to both is reported.
 func TestReadTableDamaged(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 20

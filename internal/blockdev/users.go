@@ -21,7 +21,7 @@ import (
 // Holder is a device that is stacked on another one.
 type Holder struct {
 	Device string // the kernel's name, "dm-0"
-	Name   string // the mapping's name, or Device for what is no mapping
+	Name   string // the mapping's name, or Device if it is not a mapping
 	UUID   string // the mapping's UUID
 }
 
@@ -37,14 +37,14 @@ type Mounted struct {
 type Users struct {
 	Mounts  []Mounted
 	Holders []Holder
-	Swap    []string // the kernel's names of the devices that are swapped on
+	Swap    []string // the kernel's names of the devices used as swap
 }
 
 // None reports whether no user was found. It is not proof: a process that merely has
 // the device open, or a mount in another namespace, is invisible.
 func (u Users) None() bool { return len(u.Mounts)+len(u.Holders)+len(u.Swap) == 0 }
 
-// String is one line for a message, empty if there are no users.
+// String returns one line for a message; it is empty if there are no users.
 func (u Users) String() string {
 	var parts []string
 	for _, m := range u.Mounts {
@@ -63,7 +63,7 @@ func (u Users) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Users finds who uses the device of a number, or a partition of it.
+// Users finds the users of the device with that number, and of its partitions.
 func (s System) Users(n Number) (Users, error) {
 	name, err := s.byNumber(n)
 	if err != nil {
@@ -93,8 +93,8 @@ func (s System) Users(n Number) (Users, error) {
 	for _, e := range entries {
 		dev := Number{Major: e.Major, Minor: e.Minor}
 		if _, ok := mine[dev]; !ok && dev.Major == 0 {
-			// btrfs and its like mount under an anonymous number; their
-			// source is the node.
+			// btrfs and similar filesystems mount under an anonymous number; their source
+			// is the node.
 			dev = s.numberOfPath(e.Source)
 		}
 		if p, ok := mine[dev]; ok {
@@ -114,7 +114,7 @@ func (s System) Users(n Number) (Users, error) {
 	return u, nil
 }
 
-// numberOfPath is the number of the block device at path, zero for all else.
+// numberOfPath returns the number of the block device at path, zero for anything else.
 func (s System) numberOfPath(path string) Number {
 	if !strings.HasPrefix(path, "/") {
 		return Number{}
@@ -151,8 +151,8 @@ func (s System) swaps() ([]Number, error) {
 	return out, sc.Err()
 }
 
-// swapNumber is a swap device's number, from its node or, where that is gone
-// or renamed, from sysfs by its kernel name.
+// swapNumber returns a swap device's number, from its node or, if that is gone or
+// renamed, from sysfs by its kernel name.
 func (s System) swapNumber(path string) Number {
 	if n := s.numberOfPath(path); n != (Number{}) {
 		return n

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package blockdev

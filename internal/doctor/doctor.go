@@ -3,9 +3,9 @@
 // Package doctor reports what a board's chip, kernel, system and configuration
 // lack for encrypted volumes, and what to do about each.
 //
-// It reads and changes nothing. Facts come from files below a root folder, so
-// that recorded trees of boards can be checked as well as the running one, and
-// from its caller, who knows the configuration and the volumes.
+// It only reads, and changes nothing. Facts come from files below a root folder, so that
+// recorded trees of boards can be checked like the running one, and from the caller,
+// which knows the configuration and the volumes.
 package doctor
 
 import (
@@ -15,7 +15,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Level is how a check came out.
+// Level is the outcome of a check.
 type Level string
 
 // The levels. A warning does not keep volumes from working today.
@@ -25,26 +25,25 @@ const (
 	Problem Level = "problem"
 )
 
-// Check is the outcome of one check. Its JSON is an interface: members are
-// added, never renamed or taken away.
+// Check is the outcome of one check. Its JSON is an interface: members are added, never
+// renamed or removed.
 type Check struct {
-	// Name is the check's: "cipher", "kernel-options"; of a volume's state,
-	// "volume NAME".
+	// Name is the name of the check: "cipher", "kernel-options", or "volume NAME" for the
+	// state of a volume.
 	Name  string `json:"check"`
 	Level Level  `json:"level"`
-	// ID names what was found, the entry of the troubleshooting page; empty
-	// for ok.
+	// ID names the finding and its entry on the troubleshooting page; empty for ok.
 	ID   string `json:"id"`
 	Text string `json:"text"`
 	// Remedy says what to do; empty for ok.
 	Remedy string `json:"remedy"`
-	// Code is the fault that a command would fail with; empty unless a problem.
+	// Code is the fault that a command would fail with; empty unless Level is Problem.
 	Code fault.Code `json:"code"`
 }
 
-// Chip is what is known of the SoC's key hardware.
+// Chip is what is known about the SoC's key hardware.
 type Chip struct {
-	// SoC is the kernel's name, "i.MX8MP"; empty where it names none.
+	// SoC is the kernel's name of the SoC, "i.MX8MP"; empty if it names none.
 	SoC string
 	// Key is the unit that seals keys: caam, dcp, ele; empty for an unknown SoC.
 	Key string
@@ -59,7 +58,7 @@ type Chip struct {
 // Config is the outcome of loading the configuration.
 type Config struct {
 	Path string
-	// Problem is empty where there is none.
+	// Problem is empty if there is none.
 	Problem, Remedy string
 	Code            fault.Code
 }
@@ -67,38 +66,39 @@ type Config struct {
 // Volume is one volume of the configuration, and its state.
 type Volume struct {
 	Name string
-	// Source is caam, trusted or dev; auto while no header says which.
+	// Source is caam, trusted or dev; auto if no header says which yet.
 	Source string
 	// Trust is the trust source that must have sealed a trusted key; empty for any.
 	Trust string
-	// Cipher in dm-crypt's notation; empty for the source's own.
+	// Cipher is in dm-crypt's notation; empty for the source's default.
 	Cipher string
 	// Header is the path of a detached header; empty for one on the device.
 	Header string
-	// Image: the volume lies in a file.
+	// Image reports whether the volume is in a file.
 	Image bool
-	// Node is the device that was found for it; empty for none.
+	// Node is the device that was found for it; empty if none was.
 	Node string
-	// Filesystem is its type; "none" for none.
+	// Filesystem is the filesystem's type; "none" for none.
 	Filesystem string
 	State      string
-	// Generation of its key, 0 where unknown.
+	// Generation is that of its key; 0 if unknown.
 	Generation int
-	// Level, Text, Remedy, Code: what is wrong with it; Level ok for nothing.
+	// Level, Text, Remedy and Code say what is wrong with it. Level is ok if nothing is.
 	Level  Level
 	Text   string
 	Remedy string
 	Code   fault.Code
-	// IntactHeader: both copies were read, and are good.
+	// IntactHeader reports whether both copies of the header were read and are good.
 	IntactHeader bool
-	// EncryptsPlain: the configuration has on_plaintext: encrypt. Shrinks: with a header on
-	// the device, for which a filesystem may be made smaller.
+	// EncryptsPlain reports whether the configuration has on_plaintext: encrypt. Shrinks
+	// reports whether the header is then also on the device, so that a filesystem may be
+	// made smaller for it.
 	EncryptsPlain, Shrinks bool
-	// Warnings are what else there is to say of it.
+	// Warnings are further findings about it.
 	Warnings []Check
 }
 
-// Machine is what is examined.
+// Machine is the machine to examine.
 type Machine struct {
 	// Root is the folder above sys, proc and dev; empty for the running system.
 	// Below any other root, device nodes may be plain files.
@@ -106,24 +106,24 @@ type Machine struct {
 	Chip Chip
 	// Superuser reports whether everything may be read.
 	Superuser bool
-	// CAAMNode is the driver's device node, or, with Program set, of no use.
+	// CAAMNode is the driver's device node. It has no use if Program is set.
 	CAAMNode string
-	// Program is NXP's caam-keygen where the configuration uses it; else empty.
+	// Program is NXP's caam-keygen if the configuration uses it; otherwise empty.
 	Program string
-	// StateDir is where keys of source dev lie.
+	// StateDir is where keys of source dev are stored.
 	StateDir string
 	Config   Config
 	Volumes  []Volume
-	// CryptVersion asks the kernel for the version of its crypt target; nil
-	// where it cannot be asked.
+	// CryptVersion asks the kernel for the version of its crypt target; nil if it cannot
+	// be asked.
 	CryptVersion func() (string, error)
-	// TrustSource asks the kernel whether it has a trust source; nil where it cannot be
+	// TrustSource asks the kernel whether it has a trust source; nil if it cannot be
 	// asked.
 	TrustSource func() (bool, error)
 	Now         time.Time
 }
 
-// Report is all checks, in order from the chip up to the volumes.
+// Report holds all checks, in order from the chip up to the volumes.
 type Report struct {
 	Checks   []Check `json:"checks"`
 	Problems int     `json:"problems"`
@@ -145,7 +145,7 @@ func Examine(m Machine) Report {
 	return x.report
 }
 
-// Failed is the code of the first problem; empty if there is none.
+// Failed returns the code of the first problem; it is empty if there is none.
 func (r Report) Failed() fault.Code {
 	for _, c := range r.Checks {
 		if c.Level == Problem {
@@ -164,12 +164,12 @@ type examination struct {
 	report    Report
 }
 
-// ok notes a check with nothing to complain of.
+// ok records a check that found nothing wrong.
 func (x *examination) ok(check, format string, args ...any) {
 	x.add(Check{Name: check, Level: OK, Text: fmt.Sprintf(format, args...)})
 }
 
-// found notes a finding of the catalogue, whose text args complete.
+// found records a finding of the catalogue. args complete its text.
 func (x *examination) found(id string, args ...any) {
 	f := x.catalogue[id]
 	if f.Level == Problem && f.Hardware && !x.needsCAAM() {
@@ -196,8 +196,8 @@ func (x *examination) add(c Check) {
 // needsCAAM reports whether some volume has the source caam.
 func (x *examination) needsCAAM() bool { return x.uses("caam") }
 
-// uses reports whether some volume has a source. Without any volume, one with source
-// auto is assumed: that is what the program is for.
+// uses reports whether some volume has that source. Without any volume, it assumes one
+// with source auto, which is what the program is for.
 func (x *examination) uses(source string) bool {
 	if len(x.Volumes) == 0 {
 		return x.sourceOf(Volume{Source: "auto"}) == source

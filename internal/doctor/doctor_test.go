@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// unpack copies a recorded board, with the modes that a checkout does not keep.
+// unpack copies a recorded board and sets the modes that a checkout does not keep.
 func unpack(t *testing.T, name string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -63,7 +63,7 @@ func trustedVolume(trust string) doctor.Volume {
 	return v
 }
 
-// machine is a recorded board with one volume, examined by root.
+// machine returns a recorded board with one volume, examined by root.
 func machine(t *testing.T, name string) doctor.Machine {
 	t.Helper()
 	root := unpack(t, name)
@@ -79,7 +79,7 @@ func machine(t *testing.T, name string) doctor.Machine {
 	}
 }
 
-// boards are the recorded ones, and how each differs from machine.
+// boards returns the recorded boards, and how each differs from machine.
 func boards() map[string]func(*testing.T, *doctor.Machine) {
 	none := func(*testing.T, *doctor.Machine) {}
 	return map[string]func(*testing.T, *doctor.Machine){
@@ -244,7 +244,8 @@ func TestOptionsOfTheRunningKernelGoFirst(t *testing.T) {
 	}
 }
 
-// An option that only some volumes need is missed only where there are such.
+// An option that only some volumes need is reported as missing only if there is such a
+// volume.
 func TestOptionsThatSomeVolumesNeed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -277,7 +278,7 @@ func TestOptionsThatSomeVolumesNeed(t *testing.T) {
 	}
 }
 
-// A cipher that is built in shows in /proc/crypto only when it has been used.
+// A built-in cipher appears in /proc/crypto only once it has been used.
 func TestABuiltInCipherIsThere(t *testing.T) {
 	t.Parallel()
 	m := machine(t, "imx8mp")
@@ -329,7 +330,7 @@ func TestWithoutAVolumeOfTheCAAMItsLackIsNoProblem(t *testing.T) {
 	}
 }
 
-// edits are small changes of a board, each with the finding it must lead to.
+// Each edit is a small change to a board, and must lead to the finding it is named after.
 func TestFindings(t *testing.T) {
 	t.Parallel()
 	write := func(name, text string) func(*testing.T, *doctor.Machine) {
@@ -390,7 +391,7 @@ func TestFindings(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		// No record of the options, but of the modules.
+		// There is no record of the options, but one of the modules.
 		"kernel-options-missing": func(t *testing.T, m *doctor.Machine) {
 			remove("boot", "proc/crypto")(t, m)
 			write("lib/modules/6.6.52-lts-next/modules.builtin", "kernel/drivers/md/dm-mod.ko\nkernel/drivers/crypto/caam/caam.ko\nkernel/crypto/cbc.ko\n")(t, m)
@@ -474,8 +475,8 @@ func TestFindings(t *testing.T) {
 	}
 }
 
-// Every finding of the catalogue comes up in some golden file or in
-// TestFindings; one that cannot come up has no place in it.
+// Every finding of the catalogue occurs in a golden file or in TestFindings. A finding
+// that cannot occur does not belong in the catalogue.
 func TestNoFindingIsUnreachable(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("doctor_test.go")
@@ -494,7 +495,7 @@ func TestNoFindingIsUnreachable(t *testing.T) {
 		}
 	}
 	for _, f := range doctor.Findings() {
-		// A node that is no device: only on the running system.
+		// A node that is not a device occurs only on the running system.
 		if !seen[f.ID] && !strings.Contains(string(source), `"`+f.ID+`":`) && f.ID != "caam-node-no-device" {
 			t.Errorf("%s never comes up", f.ID)
 		}

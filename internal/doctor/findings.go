@@ -4,8 +4,8 @@ package doctor
 
 import "imxcrypt/internal/fault"
 
-// Finding is one thing that a check can complain of. Its ID is stable, and the
-// troubleshooting page has an entry for each.
+// Finding is one thing that a check can report. Its ID is stable, and the troubleshooting
+// page has an entry for each.
 type Finding struct {
 	ID    string
 	Check string
@@ -13,13 +13,13 @@ type Finding struct {
 	// Text is a format for fmt.
 	Text   string
 	Remedy string
-	// Code of a problem.
+	// Code is the fault's code, if this is a problem.
 	Code fault.Code
-	// Hardware findings are no problem where no volume uses the CAAM.
+	// Hardware findings are only warnings if no volume uses the CAAM.
 	Hardware bool
 }
 
-// Findings is the catalogue, in the order of the checks.
+// Findings returns the catalogue, in the order of the checks.
 func Findings() []Finding {
 	return []Finding{
 		{ID: "soc-unknown", Check: "soc", Level: Warning,

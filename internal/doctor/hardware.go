@@ -62,8 +62,8 @@ func (x *examination) onlyDev() bool {
 	return len(x.Volumes) > 0
 }
 
-// withoutCAAM reports whether checks of the CAAM would say nothing new: the chip
-// is known to have none, or it is no i.MX and nothing is to use one.
+// withoutCAAM reports whether checks of the CAAM would report nothing new: the chip is
+// known to have none, or it is not an i.MX and no volume is to use one.
 func (x *examination) withoutCAAM() bool {
 	return x.Chip.Key == "dcp" || x.Chip.Key == "ele" || x.Chip.SoC == "" && !x.needsCAAM()
 }
@@ -83,8 +83,8 @@ func (x *examination) securityState() {
 	}
 }
 
-// caamDriver looks for the platform devices that the device tree describes
-// (compatible fsl,sec-v4.0 and its job rings) and for who drives them.
+// caamDriver looks for the platform devices that the device tree describes (compatible
+// fsl,sec-v4.0 and its job rings) and for their drivers.
 func (x *examination) caamDriver() {
 	if x.withoutCAAM() {
 		return
@@ -152,7 +152,8 @@ func (x *examination) caamNode() {
 	}
 }
 
-// suspend matters where the chip forgets its key-encryption key in it.
+// suspend checks suspend-to-RAM, which matters if the chip loses its key-encryption key
+// in it.
 func (x *examination) suspend() {
 	if x.withoutCAAM() || !x.needsCAAM() {
 		if x.uses("trusted") {

@@ -11,17 +11,17 @@ import (
 	"strings"
 )
 
-// kernel is what is known of the running kernel.
+// kernel is what is known about the running kernel.
 type kernel struct {
 	release string
-	// options maps CONFIG_… to y, m or a value; nil where there is no record.
+	// options maps CONFIG_… to y, m or a value; nil if there is no record.
 	options map[string]string
-	// recorded is the file the options come from.
+	// recorded is the file that the options come from.
 	recorded string
 	// modules is the folder of its modules.
 	modules string
-	// builtin are the modules that are part of the kernel, loadable those that
-	// are installed beside it, by file name without .ko.
+	// builtin holds the modules that are part of the kernel, loadable those that are
+	// installed beside it, by file name without .ko.
 	builtin, loadable map[string]bool
 }
 
@@ -52,8 +52,8 @@ func gunzip(b []byte) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, maxFile))
 }
 
-// parseOptions reads a kernel's .config: lines of CONFIG_X=value; those that
-// are not set stand in comments.
+// parseOptions reads a kernel's .config: lines of CONFIG_X=value. Options that are not
+// set are in comments.
 func parseOptions(b []byte) map[string]string {
 	options := map[string]string{}
 	for line := range strings.Lines(string(b)) {
@@ -79,12 +79,12 @@ func moduleNames(text string) map[string]bool {
 	return names
 }
 
-// has reports whether code of a module is in the kernel now: loaded, or built in.
+// has reports whether a module's code is in the kernel now: loaded, or built in.
 func (x *examination) has(module string) bool {
 	return x.exists("/sys/module/"+strings.ReplaceAll(module, "-", "_")) || x.kernel.builtin[module]
 }
 
-// there reports whether code of a module is in the kernel or can be loaded.
+// there reports whether a module's code is in the kernel or can be loaded.
 func (x *examination) there(module string) bool {
 	return x.has(module) || x.kernel.loadable[module]
 }
@@ -121,7 +121,7 @@ func algorithms(text string) []algorithm {
 	return all
 }
 
-// best is the algorithm that the kernel would take for a name.
+// best returns the algorithm that the kernel would choose for a name.
 func best(all []algorithm, name string) (a algorithm, ok bool) {
 	for _, c := range all {
 		if c.name == name && (!ok || c.priority > a.priority) {

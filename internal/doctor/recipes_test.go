@@ -12,8 +12,8 @@ import (
 	"imxcrypt/internal/keysource"
 )
 
-// The kernels that our recipes configure are those that doctor does not complain
-// of: each option that it looks for is set, under its whole name.
+// doctor finds nothing missing in the kernels that our recipes configure: they set each
+// option that it looks for, under its full name.
 func TestRecipesSetTheOptionsThatAreLookedFor(t *testing.T) {
 	t.Parallel()
 	const packaging = "../../packaging/"
@@ -72,7 +72,7 @@ func TestRecipesSetTheOptionsThatAreLookedFor(t *testing.T) {
 		for _, name := range strings.Fields(c[2]) {
 			texts = append(texts, read(kernel+name))
 		}
-		// The one that is named by no recipe is for mainline's kernels.
+		// The one that no recipe names is for mainline's kernels.
 		source := map[bool]string{true: "trusted", false: "caam"}[c[1] == ""]
 		check("Yocto's fragments "+c[2], source, set(texts...))
 	}
@@ -83,7 +83,7 @@ func TestRecipesSetTheOptionsThatAreLookedFor(t *testing.T) {
 	}
 	check("Buildroot's package, NXP's kernel", "caam", set(common, nxp))
 	check("Buildroot's package, mainline's kernel", "trusted", set(common, mainline))
-	// Kconfig passes over a line that does not begin with CONFIG_ without a word.
+	// Kconfig silently ignores a line that does not begin with CONFIG_.
 	fragments, err := filepath.Glob(packaging + kernel + "*.cfg")
 	if err != nil || len(fragments) < 3 {
 		t.Fatalf("fragments %q: %v", fragments, err)

@@ -31,7 +31,7 @@ func (r Report) Write(w io.Writer, colour bool) error {
 		text := wrap(c.Text, width-indent)
 		fmt.Fprintf(&b, "%s  %s", level, name)
 		if utf8.RuneCountInString(c.Name) > 15 {
-			// A long name has its line to itself.
+			// A long name gets its own line.
 			fmt.Fprintf(&b, "\n%s", strings.Repeat(" ", indent-1))
 		}
 		b.WriteByte(' ')

@@ -37,7 +37,7 @@ func (x *examination) cipher() {
 func (x *examination) deviceMapper() {
 	switch {
 	case !x.exists("/sys/class/misc/device-mapper"):
-		// A node alone proves nothing: it may lie in the image.
+		// A node alone proves nothing: it may be part of the image.
 		if x.kernel.loadable["dm-mod"] {
 			x.found("device-mapper-not-loaded")
 		} else {
@@ -67,20 +67,20 @@ func (x *examination) dmCrypt() {
 	}
 }
 
-// option is one that the kernel must have.
+// option is an option that the kernel must have.
 type option struct {
 	name string
-	// builtin: y is needed, m does not do.
+	// builtin means that y is needed and m is not enough.
 	builtin bool
-	// caam: only for volumes of that source.
+	// caam means that only volumes of source caam need it.
 	caam bool
 	// when reports whether some volume needs it; nil for all.
 	when func(*examination) bool
-	// module is what the option builds, by its file's name; empty for no module.
+	// module is the module that the option builds, by its file name; empty for no module.
 	module string
 }
 
-// wantedOptions are named as mainline's and NXP's Kconfig files have them.
+// wantedOptions lists the options by their names in mainline's and NXP's Kconfig files.
 func wantedOptions() []option {
 	return []option{
 		{name: "CONFIG_KEYS", builtin: true},
@@ -103,7 +103,7 @@ func (x *examination) wants(o option) bool {
 	return (!o.caam || x.needsCAAM() && !x.withoutCAAM()) && (o.when == nil || o.when(x))
 }
 
-// hasImages reports whether some volume lies in a file.
+// hasImages reports whether some volume is in a file.
 func (x *examination) hasImages() bool {
 	return slices.ContainsFunc(x.Volumes, func(v Volume) bool { return v.Image })
 }
@@ -134,7 +134,7 @@ func (x *examination) kernelOptions() {
 		there := v == "y" || v == "m" && !o.builtin
 		if x.kernel.options == nil {
 			if o.module == "" {
-				continue // other checks see it at work, or not
+				continue // other checks see whether it works
 			}
 			there = x.there(o.module) || o.caam && tkThere
 		}
@@ -150,8 +150,8 @@ func (x *examination) kernelOptions() {
 	x.ok("kernel-options", "all %d there, by %s", n, by)
 }
 
-// headersInFiles looks for what the check in a detached header is read by. The kernel's
-// options or modules are known.
+// headersInFiles looks for loop devices, through which the check in a detached header is
+// read. The kernel's options or modules must be known.
 func (x *examination) headersInFiles() {
 	if v := x.kernel.options["CONFIG_BLK_DEV_LOOP"]; v == "y" || v == "m" || x.there("loop") {
 		return
@@ -201,8 +201,8 @@ func (x *examination) units() {
 	x.found("units-missing")
 }
 
-// cryptsetup works on the volumes, but for one command that does not do what
-// it says.
+// cryptsetup reports whether cryptsetup is installed. It works on the volumes, except for
+// one command that does not do what it says.
 func (x *examination) cryptsetup() {
 	if p := x.program("cryptsetup"); p != "" {
 		x.ok("cryptsetup", "installed; mind that its luksErase reports success here and destroys nothing: only `imxcrypt erase` erases")

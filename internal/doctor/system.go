@@ -15,7 +15,7 @@ import (
 	"imxcrypt/internal/mount"
 )
 
-// programs looks for what makes and checks the filesystems in use; ext4 where
+// programs looks for the programs that make and check the filesystems in use, or ext4 if
 // nothing is configured.
 func (x *examination) programs() {
 	types := []string{}
@@ -49,9 +49,9 @@ func (x *examination) programs() {
 	}
 }
 
-// entropy is for UUIDs, checks and keys of source dev; the CAAM draws its own.
-// Kernels from 5.18 say 256 once they have enough, older ones up to 4096; 128
-// was what they wanted for a good start.
+// entropy checks the entropy for UUIDs, checks and keys of source dev; the CAAM generates
+// its own. Kernels from 5.18 report 256 once they have enough, older ones up to 4096; the
+// older ones wanted 128 for a good start.
 func (x *examination) entropy() {
 	text := x.text("/proc/sys/kernel/random/entropy_avail")
 	bits, err := strconv.Atoi(text)
@@ -68,7 +68,7 @@ func (x *examination) entropy() {
 	}
 }
 
-// firstYear is when no board can still be whose clock goes right.
+// firstYear is the earliest year that a correct clock can show.
 const firstYear = 2024
 
 func (x *examination) clock() {
@@ -94,7 +94,7 @@ func (x *examination) configuration() {
 	}
 }
 
-// storage checks where detached headers and key files lie.
+// storage checks the storage of detached headers and key files.
 func (x *examination) storage() {
 	var places, onDevices []string
 	for _, v := range x.Volumes {
@@ -102,7 +102,7 @@ func (x *examination) storage() {
 			places = append(places, v.Header)
 		}
 		if v.Header == "" && v.Node != "" {
-			// Who may read them is left to ask.
+			// What remains to check is who may read them.
 			if info, err := os.Stat(x.path(v.Node)); err == nil && info.Mode().Perm()&0o007 != 0 {
 				x.found("storage-device-open", v.Node, info.Mode().Perm())
 			} else if v.IntactHeader {
@@ -140,7 +140,7 @@ func (x *examination) storage() {
 	}
 }
 
-// place reports whether a path survives a power cut and is not for everybody.
+// place reports whether a path survives a power cut and is not open to everyone.
 func (x *examination) place(mounts []mount.Entry, path string) bool {
 	before := x.report.Problems + x.report.Warnings
 	if e, ok := under(mounts, path); ok {
@@ -169,7 +169,7 @@ func (x *examination) place(mounts []mount.Entry, path string) bool {
 	return x.report.Problems+x.report.Warnings == before
 }
 
-// under is the mount that a path lies on: the last one of the longest target.
+// under returns the mount that a path is on: the last one of the longest target.
 func under(mounts []mount.Entry, path string) (best mount.Entry, ok bool) {
 	for _, e := range mounts {
 		inside := e.Target == "/" || path == e.Target || strings.HasPrefix(path, e.Target+"/")

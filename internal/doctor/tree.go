@@ -22,8 +22,8 @@ func (t tree) path(name string) string {
 	return filepath.Join(t.root, name)
 }
 
-// text is a file's content without white space at its ends; empty if it cannot
-// be read.
+// text returns a file's content without white space at its ends; it is empty if the file
+// cannot be read.
 func (t tree) text(name string) string {
 	b, err := t.bytes(name)
 	if err != nil {
@@ -46,7 +46,7 @@ func (t tree) exists(name string) bool {
 	return err == nil
 }
 
-// first is the first of the names that exists, or empty.
+// first returns the first of the names that exists, or an empty string.
 func (t tree) first(names ...string) string {
 	for _, n := range names {
 		if t.exists(n) {
@@ -56,9 +56,9 @@ func (t tree) first(names ...string) string {
 	return ""
 }
 
-// glob returns names below the root.
+// glob returns the names below the root that match.
 func (t tree) glob(pattern string) []string {
-	// The root is ours; a bad pattern would be a mistake of this package's.
+	// The root is ours, so a bad pattern would be a bug in this package.
 	found, err := filepath.Glob(t.path(pattern))
 	if err != nil {
 		return nil
@@ -69,8 +69,8 @@ func (t tree) glob(pattern string) []string {
 	return found
 }
 
-// program is the path of a program in the folders that imxcrypt runs programs
-// from, or empty.
+// program returns the path of a program in the folders that imxcrypt runs programs from,
+// or an empty string.
 func (t tree) program(name string) string {
 	return t.first("/usr/sbin/"+name, "/usr/bin/"+name, "/sbin/"+name, "/bin/"+name)
 }

@@ -12,7 +12,7 @@ import (
 // trust is one of the kernel's trust sources.
 type trust struct{ name, option string }
 
-// trusts are in the order in which the kernel tries them (Linux 6.12,
+// trusts lists the trust sources in the order in which the kernel tries them (Linux 6.12,
 // security/keys/trusted-keys/trusted_core.c).
 func trusts() []trust {
 	return []trust{
@@ -39,7 +39,7 @@ func (x *examination) trustHardware(name string) bool {
 	return false
 }
 
-// driven counts the platform devices that a driver has taken.
+// driven counts the platform devices that a driver is bound to.
 func (x *examination) driven(driver string) int {
 	n := 0
 	for _, file := range x.glob("/sys/bus/platform/devices/*/uevent") {
@@ -52,8 +52,9 @@ func (x *examination) driven(driver string) int {
 	return n
 }
 
-// expectedTrust is the trust source that the kernel uses, by what it was built with and
-// what is there; empty for none. known is false where nothing says how it was built.
+// expectedTrust returns the trust source that the kernel should use, given how it was
+// built and what hardware is there; empty for none. known is false if nothing says how it
+// was built.
 func (x *examination) expectedTrust() (name string, known bool) {
 	if x.kernel.options == nil {
 		return "", false
@@ -65,7 +66,7 @@ func (x *examination) expectedTrust() (name string, known bool) {
 		}
 	}
 	for _, t := range trusts() {
-		// The TEE's part registers without an OP-TEE, too, and nothing comes after it.
+		// The TEE's part registers even without an OP-TEE, and nothing after it is tried.
 		if x.kernel.options[t.option] == "y" && (asked == "" || asked == t.name) && (t.name == "tee" || x.trustHardware(t.name)) {
 			return t.name, true
 		}
@@ -83,7 +84,8 @@ func (x *examination) trustWorks() bool {
 	return name != "" && x.trustHardware(name)
 }
 
-// bestTrust is what this board has the hardware for; empty for nothing.
+// bestTrust returns the trust source that this board has the hardware for; empty for
+// none.
 func (x *examination) bestTrust() string {
 	for _, t := range trusts() {
 		if x.trustHardware(t.name) {
@@ -127,7 +129,7 @@ func (x *examination) trustSource() {
 	}
 }
 
-// protectedCipher is that of protected keys.
+// protectedCipher is the cipher of protected keys.
 const protectedCipher = "cbc(paes)"
 
 // trustedCipher looks for the ciphers of volumes with trusted keys.
@@ -167,12 +169,12 @@ func (x *examination) usesXTS() bool {
 	return false
 }
 
-// usesAdiantum reports whether some volume has that cipher.
+// usesAdiantum reports whether some volume has the cipher Adiantum.
 func (x *examination) usesAdiantum() bool {
 	return slices.ContainsFunc(x.Volumes, func(v Volume) bool { return strings.Contains(v.Cipher, "adiantum") })
 }
 
-// choice is the source that auto stands for here, and why; empty for none.
+// choice returns the source that auto stands for here, and why; empty for none.
 func (x *examination) choice() (source, why string) {
 	node := x.CAAMNode
 	if x.Program != "" {
@@ -187,8 +189,8 @@ func (x *examination) choice() (source, why string) {
 	return "", ""
 }
 
-// sourceOf is the source of a volume, with auto the one that it stands for: where
-// nothing works, the one that this chip could have.
+// sourceOf returns the source of a volume. For auto it is the source that auto stands for
+// or, if nothing works, the one that this chip could have.
 func (x *examination) sourceOf(v Volume) string {
 	if v.Source != "auto" {
 		return v.Source
@@ -203,7 +205,7 @@ func (x *examination) sourceOf(v Volume) string {
 	return "caam"
 }
 
-// source says what auto stands for where no header says it yet.
+// source reports what auto stands for if no header says it yet.
 func (x *examination) source() {
 	for _, v := range x.Volumes {
 		if v.Source != "auto" {

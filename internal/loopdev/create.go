@@ -15,8 +15,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Room enforces that an image of size bytes can be made at path: only root can change
-// what is in its folder, and the filesystem has the room.
+// Room checks that an image of size bytes can be made at path: only root can change what
+// is in its folder, and the filesystem has the room.
 func (Images) Room(path string, size int64) error {
 	dir := filepath.Dir(path)
 	if err := atomicfile.TrustedFolder(dir); err != nil {
@@ -39,9 +39,10 @@ func (Images) Room(path string, size int64) error {
 	return nil
 }
 
-// Make makes an image of size bytes at path, which shows zeros and has all its blocks,
-// for root alone. It appears whole and durable, or not at all: until then it has no name,
-// and goes with the process. A name that is taken is an error of code file-exists.
+// Make makes an image of size bytes at path, which reads as zeros, has all its blocks
+// allocated and is for root alone. It appears complete and durable, or not at all: until
+// then it has no name, and disappears with the process. A name that is taken is an error
+// of code file-exists.
 func (Images) Make(path string, size int64) (err error) {
 	dir := filepath.Dir(path)
 	folder, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -64,7 +65,7 @@ func (Images) Make(path string, size int64) (err error) {
 	if err := file.Sync(); err != nil {
 		return failed("make "+path, err)
 	}
-	// By the descriptor itself: there may be no /proc in an initramfs.
+	// Link the descriptor itself: there may be no /proc in an initramfs.
 	if err := unix.Linkat(fd, "", int(folder.Fd()), filepath.Base(path), unix.AT_EMPTY_PATH); err != nil {
 		return cannot(path, size, err)
 	}

@@ -16,12 +16,12 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Images are loop devices over images of volumes, which lie in files.
+// Images attaches loop devices to images of volumes, which are files.
 type Images struct{}
 
-// Over is the loop device that lies over the image at path, "/dev/loop0"; empty if there
-// is none. Several, or one that shows another part of the file than all of it, are an
-// error of code device-in-use: what is written through one is not seen through another.
+// Over returns the loop device over the image at path, "/dev/loop0"; it is empty if there
+// is none. Several devices, or one that shows only part of the file, are an error of code
+// device-in-use: what is written through one is not seen through another.
 func (Images) Over(path string) (string, error) {
 	var image unix.Stat_t
 	if err := unix.Stat(path, &image); err != nil {
@@ -41,7 +41,8 @@ func (Images) Over(path string) (string, error) {
 		if err != nil {
 			return "", failed("look at "+device, err)
 		}
-		// By number, not by name: that may be of another mount namespace, or gone.
+		// Compare by number, not by name: the name may be from another mount namespace,
+		// or gone.
 		if info.Device != uint64(image.Dev) || info.Inode != image.Ino {
 			continue
 		}
@@ -59,8 +60,8 @@ func (Images) Over(path string) (string, error) {
 	return "", fault.Newf(fault.DeviceInUse, "%s lies under several loop devices: %s", path, strings.Join(found, ", "))
 }
 
-// gone reports whether a loop device lies over nothing any more, by its folder in sysfs.
-// One whose node is missing here, as in a container, may lie over the image all the same.
+// gone reports whether a loop device is over no file any more, given its folder in sysfs.
+// A device whose node is missing here, as in a container, may still be over the image.
 func gone(folder string) bool {
 	_, err := os.Lstat(folder)
 	return err != nil
@@ -75,14 +76,14 @@ func status(device string) (*unix.LoopInfo64, error) {
 	return info, errors.Join(err, file.Close())
 }
 
-// Attach gives the loop device over the image at path, held open: the one that is there
-// already, or a new one with direct I/O and blocks of sector bytes where the file and
-// what it lies on allow them. A new one disappears when nobody has it open any more,
-// mappings included. It is read-only where the file is. Errors are those of the
-// package's Attach and of Over.
+// Attach returns the loop device over the image at path, held open: the existing one, or
+// a new one with direct I/O and blocks of sector bytes if the file and its storage allow
+// them. A new one disappears when no process or mapping has it open any more. It is
+// read-only if the file is. Errors are those of the package's Attach and of Over.
 func (i Images) Attach(path string, sector int) (device string, _ io.Closer, err error) {
-	// Two processes that come at the same moment must not attach two. The lock is on a
-	// description of its own, for the loop device keeps the one that it is given.
+	// Two processes at the same moment must not attach two devices. The lock is on an
+	// open file description of its own, because the loop device keeps the one that it is
+	// given.
 	lock, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return "", nil, failed("open "+path, err)
@@ -110,7 +111,7 @@ func (i Images) Attach(path string, sector int) (device string, _ io.Closer, err
 		if err != nil {
 			return "", nil, failed("open "+there, err)
 		}
-		// It may have gone, and have come back over something else, before it was open.
+		// Before it was opened, it may have been detached and attached to another file.
 		if still, err := i.Over(path); err == nil && still == there {
 			return there, file, nil
 		}
@@ -121,8 +122,8 @@ func (i Images) Attach(path string, sector int) (device string, _ io.Closer, err
 	return "", nil, failed("attach "+path, unix.EBUSY)
 }
 
-// lockPatience is how long another process may take to attach a device. Whoever may read
-// the file can lock it for ever, and a boot must not wait for that in silence.
+// lockPatience is how long another process may take to attach a device. Any process that
+// may read the file can lock it for ever, and a boot must not wait for that silently.
 const lockPatience = 10 * time.Second
 
 func exclusively(file *os.File, patience time.Duration) error {
@@ -139,7 +140,7 @@ func exclusively(file *os.File, patience time.Duration) error {
 	}
 }
 
-// Resized has the loop device at device take its file's size.
+// Resized makes the loop device at device take its file's size.
 func (Images) Resized(device string) error {
 	file, err := os.OpenFile(device, os.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Whoever may read an image can lock it: that is said, and not waited for for ever.
+// Any process that may read an image can lock it. That is reported, not waited for for
+// ever.
 func TestALockedImageIsNotWaitedForForEver(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "image")

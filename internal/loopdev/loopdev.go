@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loopdev attaches an image in a regular file to a loop device, as
-// device-mapper needs one.
+// Package loopdev attaches an image in a regular file to a loop device, because
+// device-mapper needs a device.
 package loopdev
 
 import (
@@ -14,14 +14,14 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Device is a loop device. It disappears when nobody has it open any more, mappings
-// included, so a process that dies leaves none behind.
+// Device is a loop device. It disappears when no process or mapping has it open any more,
+// so a process that dies leaves none behind.
 type Device struct {
 	path string
 	file *os.File
 }
 
-// Path is its node, "/dev/loop0".
+// Path returns the device's node, "/dev/loop0".
 func (d *Device) Path() string { return d.path }
 
 // Close releases the device.
@@ -38,9 +38,9 @@ func Attach(path string) (*Device, error) { return attachFile(path, 0, os.O_RDON
 // AttachWritable is Attach, but writable.
 func AttachWritable(path string) (*Device, error) { return attachFile(path, 0, os.O_RDWR) }
 
-// attachFile attaches a file. sector is the size of the device's blocks in bytes, with
-// direct I/O where that can be had; 0 for those of the kernel, through the page cache. A
-// file of which sector is given and that cannot be written is attached read-only.
+// attachFile attaches a file. sector is the block size of the device in bytes, with
+// direct I/O if possible; 0 means the kernel's default, through the page cache. If sector
+// is given, a file that cannot be written is attached read-only.
 func attachFile(path string, sector, access int) (_ *Device, err error) {
 	image, err := os.OpenFile(path, access|unix.O_CLOEXEC, 0)
 	if sector > 0 && (errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
@@ -82,10 +82,10 @@ func attachFile(path string, sector, access int) (_ *Device, err error) {
 // minSector is the smallest block of a loop device in bytes.
 const minSector = 512
 
-// attach sets everything at once with LOOP_CONFIGURE, so that a process that is killed
-// leaves nothing. Kernels before 5.8 have the pair of ioctls only, and between the two a
-// device without the flag that takes it away. The device is read-only if both files are
-// open for reading only.
+// attach sets everything at once with LOOP_CONFIGURE, so that a killed process leaves
+// nothing behind. Kernels before 5.8 have only a pair of ioctls, and between the two a
+// device without the flag that removes it. The device is read-only if both files are open
+// only for reading.
 func attach(path string, image *os.File, sector, access int) (*Device, error) {
 	file, err := os.OpenFile(path, access|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -120,7 +120,7 @@ func attachOld(file, image *os.File, info *unix.LoopInfo64, sector int) error {
 	}
 	if sector > 0 {
 		// Neither is needed for the data to be right, and not every kernel or filesystem
-		// has them.
+		// supports them.
 		_ = unix.IoctlSetInt(int(file.Fd()), unix.LOOP_SET_BLOCK_SIZE, sector)
 		_ = unix.IoctlSetInt(int(file.Fd()), unix.LOOP_SET_DIRECT_IO, 1)
 	}

@@ -28,8 +28,8 @@ func TestWhatIsNoImageIsRefused(t *testing.T) {
 	}
 }
 
-// On a real kernel: one device over a file, however often it is asked for, which goes with
-// its last user; and none where another shows a part of the file.
+// On a real kernel, a file gets one device, however often it is attached. The device
+// disappears with its last user. No device is attached if another shows part of the file.
 func TestImage(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "image")
@@ -68,7 +68,7 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// A file appears whole, with its blocks and for its owner alone, or not at all.
+// A file appears complete, with its blocks and for its owner alone, or not at all.
 func TestCreate(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -24,8 +24,8 @@ type Options struct {
 	Setup func(file string)
 }
 
-// Loop makes a loop device of size bytes for the time of a test, and returns
-// its node. The file behind it lies in the test's folder.
+// Loop makes a loop device of size bytes for the duration of a test, and returns its
+// node. The file behind it is in the test's folder.
 func Loop(t testing.TB, size int64, o Options) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "disk")
@@ -55,8 +55,8 @@ func Loop(t testing.TB, size int64, o Options) string {
 	return path
 }
 
-// attach takes a free loop device. Between asking for one and taking it,
-// someone else may have it.
+// attach takes a free loop device. Another process may take it between the query and the
+// attempt.
 func attach(t testing.TB, config *unix.LoopConfig) (string, *os.File) {
 	t.Helper()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
@@ -91,7 +91,7 @@ func detach(t testing.TB, path string, loop *os.File) {
 	if err := errors.Join(err, loop.Close()); err != nil {
 		t.Errorf("detach %s: %v", path, err)
 	}
-	// With the last close, the file goes; so must the test's folder.
+	// The last close releases the file, which the test's folder must wait for.
 	for range 6000 {
 		if _, err := os.Stat("/sys/block/" + filepath.Base(path) + "/loop"); err != nil {
 			return
