@@ -31,7 +31,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Options say what is measured.
+// Options says what is measured.
 type Options struct {
 	// Device is an empty block device; its first MiB are written to, and are
 	// zeros again afterwards.
@@ -39,35 +39,35 @@ type Options struct {
 	// Source is SourceCAAM or SourceTrusted, SourceAuto for the one that provisioning
 	// would choose, or SourceDev for ciphers in software.
 	Source string
-	// Wrap and KeySize (bytes) are of the keys made. Empty, keys of the CAAM are
-	// wrapped with ccm, and each cipher has its usual key size; otherwise both narrow
-	// what SourceAuto stands for.
+	// Wrap and KeySize (bytes) are those of the keys that are made. If empty, keys of the
+	// CAAM are wrapped with ccm, and each cipher has its usual key size; otherwise both
+	// narrow what SourceAuto stands for.
 	Wrap    string
 	KeySize int
 	// Each is how long reading and writing are measured for each setting.
 	Each time.Duration
 	// Keys is how many keys are made and imported.
 	Keys int
-	// Progress is called for each row when it is measured.
+	// Progress is called for each row once it is measured.
 	Progress func(Row)
 }
 
-// Row is one setting of dm-crypt and what it reached.
+// Row is one setting of dm-crypt and its speed.
 type Row struct {
 	Cipher     string   `json:"cipher"`
 	KeySize    int      `json:"key_size"`
 	SectorSize int      `json:"sector_size"`
 	Flags      []string `json:"crypt_flags"`
-	// Bytes a second.
+	// Write and Read are in bytes per second.
 	Write float64 `json:"write_bytes_per_second"`
 	Read  float64 `json:"read_bytes_per_second"`
-	// The slowest parts of the two measurements.
+	// slowWrite and slowRead are from the slowest parts of the two measurements.
 	slowWrite, slowRead float64
 	// Problem says why the setting could not be measured.
 	Problem string `json:"problem,omitempty"`
 }
 
-// KeyTimes are of the key hardware.
+// KeyTimes are the times of the key hardware.
 type KeyTimes struct {
 	Keys   int             `json:"keys"`
 	Create volume.Duration `json:"create_median_ms"`
@@ -76,10 +76,10 @@ type KeyTimes struct {
 
 // Result is a whole benchmark.
 type Result struct {
-	// Source is the one that was measured, and Why what SourceAuto found.
+	// Source is the source that was measured, and Why is why SourceAuto chose it.
 	Source string `json:"source"`
 	Why    string `json:"why,omitempty"`
-	// Times is nil for SourceDev; else of keys of the first cipher's size.
+	// Times is nil for SourceDev; otherwise it is for keys of the first cipher's size.
 	Times *KeyTimes `json:"key_times"`
 	Rows  []Row     `json:"rows"`
 	// Best is the setting for the configuration; nil if none could be measured.
@@ -88,7 +88,7 @@ type Result struct {
 
 const (
 	name = "imxcrypt:bench"
-	// No volume's: dm needs one, which marks a left-over of ours.
+	// No volume has it. device-mapper needs one, and it marks a leftover as ours.
 	uuid        = "00000000-0000-4000-8000-0000000be9c4"
 	span        = 16 * header.MiB
 	requestSize = 256 * header.KiB
@@ -180,7 +180,8 @@ func Run(ctx context.Context, sys volume.System, o Options) (_ Result, err error
 			o.Progress(row)
 		}
 	}
-	// A key size of its own may leave other ciphers than the source's usual ones.
+	// A key size given by the caller may leave other ciphers than the source's usual
+	// ones.
 	result.Best = recommend(result.Rows, append(keysource.Defaults(b.Source), rows[0].Cipher))
 	if result.Best == nil {
 		return result, missing
@@ -188,7 +189,7 @@ func Run(ctx context.Context, sys volume.System, o Options) (_ Result, err error
 	return result, nil
 }
 
-// choose settles which source is measured.
+// choose determines which source is measured.
 func (b *benchmark) choose(result *Result) error {
 	if b.Source == spec.SourceAuto {
 		s := spec.Volume{Source: b.Source, Wrap: b.Wrap, KeySize: b.KeySize}
@@ -206,8 +207,8 @@ func (b *benchmark) choose(result *Result) error {
 	return nil
 }
 
-// removeLeftover takes away what a benchmark that was killed left: the lock is
-// held, so nobody uses it.
+// removeLeftover removes what a killed benchmark left. The lock is held, so nothing uses
+// it.
 func (b benchmark) removeLeftover(ctx context.Context) error {
 	info, err := b.Mapper.Info(name)
 	if err != nil || info.UUID != dmcrypt.HelperUUID(uuid, name) {
@@ -216,8 +217,8 @@ func (b benchmark) removeLeftover(ctx context.Context) error {
 	return b.Mapper.Remove(ctx, name)
 }
 
-// nothingWorks reports whether every other setting would meet the error too: all of the
-// CAAM's ciphers need the same driver, those in software are modules of their own.
+// nothingWorks reports whether every other setting would fail in the same way: all of the
+// CAAM's ciphers need the same driver, while ciphers in software are separate modules.
 func nothingWorks(err error) bool {
 	switch fault.CodeOf(err) {
 	case fault.DMMissing, fault.DMCryptMissing, fault.CipherMissing, fault.KeyringMissing, fault.PermissionMissing:
@@ -226,10 +227,11 @@ func nothingWorks(err error) bool {
 	return false
 }
 
-// settings are all that a volume of a source may have, with keys of a size, or of each
-// cipher's usual one. Left out are plain, which is plain64 by another name, CBC with
-// plain64 for trusted keys, which no new volume should have, and for the CAAM the flags no_read_workqueue and
-// no_write_workqueue: with its driver, which answers later, nobody has tried them.
+// settings lists all settings that a volume of a source may have, with keys of keySize,
+// or of each cipher's usual size if that is 0. It leaves out plain, which is plain64 by
+// another name; CBC with plain64 for trusted keys, which no new volume should have; and
+// for the CAAM the flags no_read_workqueue and no_write_workqueue, which have not been
+// tried with its driver, which answers later.
 func settings(source string, keySize int) []Row {
 	flags := [][]string{{}, {"same_cpu_crypt"}, {"submit_from_crypt_cpus"}, {"same_cpu_crypt", "submit_from_crypt_cpus"}, {"high_priority"}}
 	if source != spec.SourceCAAM {
@@ -253,14 +255,14 @@ func settings(source string, keySize int) []Row {
 	return rows
 }
 
-// scratch looks at the device: it must be nobody's, and empty.
+// scratch checks that the device is unused and empty.
 func (b benchmark) scratch() (n blockdev.Number, size int64, err error) {
 	dev, err := b.Devices.Open(b.Device, blockdev.Flags{Write: true, Exclusive: true, Direct: true})
 	if err != nil {
 		return n, 0, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	// All that will be written to is read, and of the rest samples.
+	// Read everything that will be written to, and samples of the rest.
 	for _, end := range []int64{min(dev.Size(), span), dev.Size()} {
 		e, err := blockdev.Sample(dev, end)
 		if err != nil {
@@ -287,7 +289,7 @@ func (b benchmark) clean(size int64) error {
 }
 
 // makeKey makes keys of a size and opens them again, and returns one to encrypt with. The
-// first size that it is called with is timed, by many of them.
+// first size that it is called with is timed, over many keys.
 func (b benchmark) makeKey(ctx context.Context, size int, result *Result) (source.Key, error) {
 	if b.Source == spec.SourceDev {
 		buf, err := secret.New(size)
@@ -365,7 +367,7 @@ func (b benchmark) makeTrusted(ctx context.Context, size, n int, result *Result)
 	return key, nil
 }
 
-// timed keeps the times of the first keys.
+// timed records the times of the first keys.
 func (r *Result) timed(created, imported []time.Duration) {
 	if r.Times == nil {
 		r.Times = &KeyTimes{Keys: len(created), Create: volume.Duration(median(created)), Import: volume.Duration(median(imported))}
@@ -415,11 +417,11 @@ func (b benchmark) measureOn(ctx context.Context, row *Row, dev header.Device, s
 	return nil
 }
 
-// parts is how many parts a measurement has. The fastest counts: what others do
-// meanwhile only ever makes one slower.
+// parts is how many parts a measurement has. The fastest one counts: other activity can
+// only make a part slower.
 const parts = 3
 
-// throughput is in bytes a second, one request of len(buf) at a time, round and
+// throughput returns bytes per second, with one request of len(buf) at a time, round and
 // round over the device.
 func (b benchmark) throughput(ctx context.Context, do func([]byte, int64) (int, error), buf []byte, size int64) (best, slowest float64, err error) {
 	at := int64(0)
@@ -446,7 +448,7 @@ func (b benchmark) throughput(ctx context.Context, do func([]byte, int64) (int, 
 	return best, slowest, nil
 }
 
-// score weighs reading and writing alike.
+// score weighs reading and writing equally.
 func (r Row) score() float64 { return math.Sqrt(r.Read * r.Write) }
 
 // beats reports whether a setting is worth choosing over a plainer one: it is faster by
@@ -455,8 +457,8 @@ func (r Row) beats(plainer Row) bool {
 	return r.score() > worthwhile*plainer.score() && math.Sqrt(r.slowRead*r.slowWrite) > plainer.score()
 }
 
-// recommend takes the best setting of the first of the ciphers that could be measured, or
-// that of a later one that is worth it. Ciphers that are not among them are chosen for
+// recommend returns the best setting of the first of the ciphers that could be measured,
+// or of a later one if that is worth it. Ciphers that are not among them are chosen for
 // what they hide, not for speed.
 func recommend(rows []Row, ciphers []string) *Row {
 	var best *Row
@@ -468,7 +470,7 @@ func recommend(rows []Row, ciphers []string) *Row {
 	return best
 }
 
-// recommendFor takes the fastest setting of a cipher, but a plainer one where that costs
+// recommendFor returns the fastest setting of a cipher, or a plainer one if that costs
 // little: larger sectors before smaller ones, no flags before flags.
 func recommendFor(rows []Row, cipher string) *Row {
 	var best *Row

@@ -150,7 +150,7 @@ func TestMeasuresWhatProvisioningWouldChoose(t *testing.T) {
 	}
 }
 
-// What a benchmark that was killed left is in nobody's way.
+// What a killed benchmark left does not get in the way.
 func TestAfterAKilledOne(t *testing.T) {
 	t.Parallel()
 	b := newBoard(crashtest.NewImage(16 * mib))
@@ -183,7 +183,7 @@ func TestTouchesNoData(t *testing.T) {
 	}
 }
 
-// What every setting would fail with is reported once, as the error that it is.
+// A failure that every setting would have is reported once, as an error.
 func TestWithoutDeviceMapper(t *testing.T) {
 	t.Parallel()
 	s := newBoard(crashtest.NewImage(2 * mib)).System()

@@ -12,10 +12,9 @@ import (
 	"imxcrypt/internal/loopdev"
 )
 
-// ScratchDevice makes a file of zeros at path, which must not exist, and a block
-// device of it. Where path lies on a tmpfs, that is a RAM disk. release takes
-// it away again. The file's name is gone at once, so that a run that is killed
-// leaves nothing that fills the memory.
+// ScratchDevice makes a file of zeros at path, which must not exist, and a block device
+// from it. If path is on a tmpfs, that is a RAM disk. release removes it. The file's name
+// is removed at once, so that a killed run leaves nothing that fills the memory.
 func ScratchDevice(path string) (device string, release func() error, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

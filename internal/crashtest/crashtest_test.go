@@ -30,7 +30,7 @@ func read(t *testing.T, r io.ReaderAt, off, n int64) []byte {
 
 func sectors(n int, v byte) []byte { return bytes.Repeat([]byte{v}, n*sector) }
 
-// contents gives the first byte of each of the first n sectors, in every state.
+// contents returns the first byte of each of the first n sectors, in every state.
 func contents(t *testing.T, r *Recorder, d *Disk, n int64, o Options) []string {
 	t.Helper()
 	var all []string
@@ -354,7 +354,7 @@ func TestAWriteThroughCoversWhatWasPendingBelowIt(t *testing.T) {
 func TestStorageThatWritesMoreThanASectorAsAWholeTearsBetween(t *testing.T) {
 	t.Parallel()
 	r, d := Record(NewFilledImage(16*sector, '.'))
-	write(t, d, 6*sector, sectors(4, 'x')) // over the border between two of eight sectors
+	write(t, d, 6*sector, sectors(4, 'x')) // across the border between two runs of eight sectors
 	var got []string
 	for s := range r.States(Options{Tear: 8 * sector}) {
 		var b []byte

@@ -17,9 +17,9 @@ const (
 
 type page = [pageSize]byte
 
-// Image is a disk in memory that takes only the memory it differs in from the
-// one below it. Its methods may be called from several goroutines. Flush does
-// nothing, so that an Image can serve where a device is wanted.
+// Image is a disk in memory. It takes memory only for what differs from the image below
+// it. Its methods may be called from several goroutines. Flush does nothing; with it, an
+// Image can be used as a device.
 type Image struct {
 	size  int64
 	empty *page // what was never written reads like this
@@ -31,16 +31,16 @@ type Image struct {
 	pages  map[int64]*page
 }
 
-// NewImage is a disk of size bytes that reads as zeros.
+// NewImage returns a disk of size bytes that reads as zeros.
 func NewImage(size int64) *Image { return NewFilledImage(size, 0) }
 
-// NewFilledImage is a disk that reads as erased storage does, 0x00 or 0xFF.
+// NewFilledImage returns a disk that reads like erased storage, as 0x00 or 0xFF.
 func NewFilledImage(size int64, fill byte) *Image {
 	return &Image{size: size, empty: (*page)(bytes.Repeat([]byte{fill}, pageSize)), pages: map[int64]*page{}}
 }
 
-// Overlay is a new disk with the same content, which costs nothing. The one
-// below cannot be written to any more.
+// Overlay returns a new disk with the same content, which costs nothing. The one below
+// cannot be written to any more.
 func (im *Image) Overlay() *Image {
 	im.mu.Lock()
 	im.frozen = true
@@ -52,8 +52,7 @@ func (im *Image) Overlay() *Image {
 	return &Image{size: im.size, empty: im.empty, below: below, depth: below.depth + 1, pages: map[int64]*page{}}
 }
 
-// flatten is one frozen layer with the content of all, which share their pages
-// with it.
+// flatten returns one frozen layer with the content of all layers, whose pages it shares.
 func (im *Image) flatten() *Image {
 	flat := &Image{size: im.size, empty: im.empty, frozen: true, pages: map[int64]*page{}}
 	for layer := im; layer != nil; layer = layer.below {
@@ -66,7 +65,7 @@ func (im *Image) flatten() *Image {
 	return flat
 }
 
-// Size is in bytes.
+// Size returns the size in bytes.
 func (im *Image) Size() int64 { return im.size }
 
 // Flush does nothing.
@@ -75,7 +74,7 @@ func (im *Image) Flush() error { return nil }
 // FlushRange does nothing.
 func (im *Image) FlushRange(_, _ int64) error { return nil }
 
-// find is the page of that number, nil where it was never written.
+// find returns the page of that number, or nil if it was never written.
 func (im *Image) find(n int64) *page {
 	for layer := im; layer != nil; layer = layer.below {
 		if p, ok := layer.pages[n]; ok {
@@ -142,8 +141,8 @@ func (im *Image) WriteAt(b []byte, off int64) (int, error) {
 	return len(b), nil
 }
 
-// transfer is copy. Half of the time under the race detector went into its books about
-// every byte of every sector; here it learns of the first one of each.
+// transfer is copy. Half of the time under the race detector was spent on tracking every
+// byte of every sector. Here the detector sees only the first byte of each.
 func transfer(dst, src []byte) int {
 	n := min(len(dst), len(src))
 	dst, src = dst[:n], src[:n]
@@ -159,7 +158,7 @@ func transfer(dst, src []byte) int {
 //go:norace
 func copySector(dst, src *[sector]byte) { *dst = *src }
 
-// Bytes is the whole content.
+// Bytes returns the whole content.
 func (im *Image) Bytes() []byte {
 	b := make([]byte, im.size)
 	if _, err := im.ReadAt(b, 0); err != nil {

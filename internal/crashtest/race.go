@@ -4,7 +4,7 @@
 
 package crashtest
 
-// RaceDetector: the race detector makes these tests ten times as slow. It is after races,
-// not after crash states, so it gets a slice of them; make unit runs the packages
-// that use it without it too.
+// RaceDetector reports whether the race detector is on. It makes these tests ten times as
+// slow. It looks for races, not for crash states, so it gets a slice of them; make unit
+// runs the packages that use it without it too.
 const RaceDetector = true

@@ -25,16 +25,16 @@ func (k Kind) String() string { return [...]string{"write", "flush", "discard"}[
 type Op struct {
 	Kind   Kind
 	Disk   *Disk
-	Off    int64 // in bytes; of a flush of the whole disk 0
-	Length int64 // in bytes; of a flush of the whole disk its size
+	Off    int64 // in bytes; 0 for a flush of the whole disk
+	Length int64 // in bytes; the disk's size for a flush of the whole disk
 	data   []byte
-	// through: durable when it is done, as a write with FUA is.
+	// through means durable when it is done, like a write with FUA.
 	through bool
-	// durable: it is through, and done at the cut in question.
+	// durable means that it is through, and done at the cut in question.
 	durable bool
-	// number is the write's own, by which a flush names it.
+	// number identifies a write for a flush.
 	number int
-	// missed are, of a flush, the writes that had not returned when it began.
+	// missed holds, for a flush, the writes that had not returned when it began.
 	missed map[int]bool
 }
 
@@ -45,7 +45,7 @@ func (op Op) String() string {
 	return fmt.Sprintf("%s %s %#x+%#x", op.Kind, op.Disk.name, op.Off, op.Length)
 }
 
-// content is what the bytes from off on, n of them, are after the operation.
+// content returns the n bytes from off on as they are after the operation.
 func (op Op) content(off, n int64) []byte {
 	if op.Kind == Discard {
 		return slices.Repeat(op.Disk.base.empty[:1], int(n))
@@ -55,8 +55,8 @@ func (op Op) content(off, n int64) []byte {
 
 // Recorder logs what is done to its disks, in one order for all of them.
 type Recorder struct {
-	// Before, where set, is asked before each operation, with its number in the
-	// log; an error is returned to the program instead of doing it. Set it
+	// Before, if set, is called before each operation, with its number in the log. If it
+	// returns an error, the program gets that error and the operation is not done. Set it
 	// before the run.
 	Before func(n int, op Op) error
 
@@ -76,7 +76,7 @@ type Disk struct {
 	live *Image
 }
 
-// Record is a recorder with one disk over that image.
+// Record returns a recorder with one disk over that image.
 func Record(base *Image) (*Recorder, *Disk) {
 	r := &Recorder{}
 	return r, r.Disk("disk", base)
@@ -92,15 +92,15 @@ func (r *Recorder) Disk(name string, base *Image) *Disk {
 	return d
 }
 
-// Log is what was done so far.
+// Log returns what was done so far.
 func (r *Recorder) Log() []Op {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.log)
 }
 
-// Epochs is the number of cuts so far: what is flushed now is there in every
-// state whose [State.Epoch] is not smaller.
+// Epochs returns the number of cuts so far: what is flushed now is there in every state
+// whose [State.Epoch] is not smaller.
 func (r *Recorder) Epochs() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -126,9 +126,9 @@ func (r *Recorder) do(op Op, run func() error) error {
 	return nil
 }
 
-// BeginWrite logs a write that takes its time. From then on it may be on the
-// disk; only a flush that begins after returned was called makes it durable.
-// Writes that overlap others in flight are beyond the model.
+// BeginWrite logs a write that takes time. From then on it may be on the disk; only a
+// flush that begins after returned was called makes it durable. Writes that overlap
+// others in flight are beyond the model.
 func (d *Disk) BeginWrite(b []byte, off int64) (returned func(), err error) {
 	r := d.rec
 	r.mu.Lock()
@@ -156,8 +156,8 @@ func (d *Disk) BeginWrite(b []byte, off int64) (returned func(), err error) {
 	return returned, nil
 }
 
-// BeginFlush begins a flush that takes its time: returned logs it. It makes
-// durable what had returned when it began.
+// BeginFlush begins a flush that takes time: returned logs it. It makes durable what had
+// returned when it began.
 func (d *Disk) BeginFlush() (returned func() error) {
 	r := d.rec
 	r.mu.Lock()
@@ -176,10 +176,10 @@ func (d *Disk) BeginFlush() (returned func() error) {
 	}
 }
 
-// Name is the disk's.
+// Name returns the disk's name.
 func (d *Disk) Name() string { return d.name }
 
-// Size is in bytes.
+// Size returns the size in bytes.
 func (d *Disk) Size() int64 { return d.base.size }
 
 // ReadAt reads what the program has written, flushed or not.
@@ -210,9 +210,8 @@ func (d *Disk) write(b []byte, off int64, through bool) (int, error) {
 // Flush logs the flush.
 func (d *Disk) Flush() error { return d.FlushRange(0, d.Size()) }
 
-// FlushRange logs a flush of a part of the disk, as one of a file or a folder
-// is: what was written elsewhere may still be lost. No write may be partly in the
-// range.
+// FlushRange logs a flush of a part of the disk, like that of a file or a folder: what
+// was written elsewhere may still be lost. No write may be partly in the range.
 func (d *Disk) FlushRange(off, length int64) error {
 	return d.rec.do(Op{Kind: Flush, Disk: d, Off: off, Length: length}, func() error { return nil })
 }
@@ -229,6 +228,6 @@ func (d *Disk) Discard(off, length int64, _ bool) error {
 	})
 }
 
-// Live is the disk as the program left it: what a killed process leaves. The
-// recorder cannot be used any more afterwards, except to enumerate.
+// Live returns the disk as the program left it: what a killed process leaves. Afterwards
+// the recorder can only enumerate.
 func (d *Disk) Live() *Image { return d.live.Overlay() }

@@ -4,6 +4,6 @@ package crashtest
 
 import "testing"
 
-// Slow reports whether a slice of the crash states must do: under the race
+// Slow reports whether a slice of the crash states must be enough: under the race
 // detector, and in the inner loop (go test -short).
 func Slow() bool { return RaceDetector || testing.Short() }

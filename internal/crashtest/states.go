@@ -9,12 +9,12 @@ import (
 	"math/rand/v2"
 )
 
-// Options bound the enumeration. Zero values mean the defaults.
+// Options bounds the enumeration. Zero values mean the defaults.
 type Options struct {
-	// Exhaustive: up to that many pending writes, or sectors, all their subsets
-	// are tried. Default 10, that is up to 1024 states an epoch.
+	// Exhaustive is the number of pending writes, or sectors, up to which all their
+	// subsets are tried. Default 10, which is up to 1024 states per epoch.
 	Exhaustive int
-	// Limit is how many states of one kind (say, lost sectors) are tried in one
+	// Limit is how many states of one kind (for example, lost sectors) are tried in one
 	// epoch. Default 512.
 	Limit int
 	// Random is how many random subsets are tried in one epoch. Default 32;
@@ -25,7 +25,7 @@ type Options struct {
 	Tear int64
 	// Seed of all random choices.
 	Seed uint64
-	// Epochs, where set, chooses the epochs to try.
+	// Epochs, if set, chooses the epochs to try.
 	Epochs func(epoch int) bool
 }
 
@@ -56,14 +56,14 @@ type State struct {
 	there []bool // of the epoch's units
 }
 
-// Loss says what a loss of power took of the writes that were pending.
+// Loss says what a power cut took of the pending writes.
 type Loss uint8
 
 // Kinds of losses.
 const (
 	LostAll    Loss = iota // all of them, or none was pending
 	LostWrites             // some, each as a whole
-	Torn                   // of one at least a part
+	Torn                   // at least one in part
 	LostNone
 )
 
@@ -71,7 +71,7 @@ func (l Loss) String() string {
 	return [...]string{"everything lost", "writes lost", "torn", "nothing lost"}[l]
 }
 
-// Loss is the kind of state. Writes through the cache, and those that changed
+// Loss returns the kind of state. Writes through the cache, and those that changed
 // nothing, do not count.
 func (s *State) Loss() Loss {
 	there, missing := false, false
@@ -102,8 +102,8 @@ func (s *State) Loss() Loss {
 	return LostAll
 }
 
-// Image is a disk's content in that state: a new overlay at each call, for the
-// caller to write to.
+// Image returns a disk's content in that state: a new overlay at each call, which the
+// caller may write to.
 func (s *State) Image(d *Disk) *Image {
 	im := s.epoch.durable[d].Overlay()
 	units := s.epoch.units
@@ -112,7 +112,7 @@ func (s *State) Image(d *Disk) *Image {
 		if !s.there[i] || u.op.Disk != d {
 			continue
 		}
-		// Neighbours of the same write go in one piece.
+		// Adjacent parts of the same write are written in one piece.
 		for i+1 < len(units) && s.there[i+1] && units[i+1].op == u.op && units[i+1].off == u.off+u.length {
 			i++
 			u.length += units[i].length
@@ -128,7 +128,7 @@ func (s *State) String() string {
 	return fmt.Sprintf("power lost in epoch %d (%s): %s", s.Epoch, s.epoch.before, s.Description)
 }
 
-// Count is the number of states that [Recorder.States] gives.
+// Count returns the number of states that [Recorder.States] yields.
 func (r *Recorder) Count(o Options) int {
 	n := 0
 	for range r.States(o) {
@@ -137,8 +137,8 @@ func (r *Recorder) Count(o Options) int {
 	return n
 }
 
-// States gives every state of the package's model for what was recorded so
-// far. States and their images stay valid.
+// States yields every state of the package's model for what was recorded so far. States
+// and their images stay valid.
 func (r *Recorder) States(o Options) iter.Seq[*State] {
 	o = o.withDefaults()
 	log := r.Log()
@@ -180,8 +180,8 @@ func (r *Recorder) States(o Options) iter.Seq[*State] {
 	}
 }
 
-// flush makes the pending operations in a range durable and returns those that
-// are pending still.
+// flush makes the pending operations in a range durable and returns those that are still
+// pending.
 func flush(durable map[*Disk]*Image, pending []Op, by Op) (map[*Disk]*Image, []Op) {
 	d := by.Disk
 	next := map[*Disk]*Image{}
@@ -255,7 +255,7 @@ func newEpoch(number int, before string, durable map[*Disk]*Image, pending []Op,
 	}
 	e.spans = make([][2]int, len(pending))
 	for _, u := range all {
-		// A sector written once, with what it held already, is no difference.
+		// A sector written once, with what it held already, makes no difference.
 		if u.op.Kind == Write && touched[place{u.op.Disk, u.off / sector}] == 1 {
 			old := make([]byte, u.length)
 			if _, err := durable[u.op.Disk].ReadAt(old, u.off); err == nil && bytes.Equal(old, u.op.content(u.off, u.length)) {
@@ -271,7 +271,7 @@ func newEpoch(number int, before string, durable map[*Disk]*Image, pending []Op,
 	return e
 }
 
-// collector hands out states, none twice.
+// collector yields states, none twice.
 type collector struct {
 	e     *epoch
 	yield func(*State) bool
@@ -279,7 +279,7 @@ type collector struct {
 	done  bool
 }
 
-// add tries the state with those units for which there is true.
+// add tries the state with the units for which there returns true.
 func (c *collector) add(description string, there func(i int) bool) {
 	if c.done {
 		return
@@ -301,7 +301,7 @@ func (c *collector) add(description string, there func(i int) bool) {
 	}
 }
 
-// states gives an epoch's states; false when the caller wants no more.
+// states yields an epoch's states, and returns false if the caller wants no more.
 func (e *epoch) states(o Options, yield func(*State) bool) bool {
 	c := &collector{e: e, yield: yield, seen: map[string]bool{}}
 	rng := rand.New(rand.NewPCG(o.Seed, uint64(e.number)))
@@ -375,8 +375,8 @@ func (e *epoch) byTear(c *collector, o Options, rng *rand.Rand) {
 	}
 }
 
-// choose gives the numbers below n, or, where there are more than limit, both
-// ends and a random choice between them.
+// choose yields the numbers below n, or, if there are more than limit, both ends and a
+// random choice between them.
 func choose(n, limit int, rng *rand.Rand) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		if n <= limit {

@@ -16,28 +16,26 @@ import (
 	"imxcrypt/internal/atomicfile"
 )
 
-// Store is what a tree lies on: a [Disk] whose states are enumerated, or an
-// [Image].
+// Store is what a tree is on: a [Disk] whose states are enumerated, or an [Image].
 type Store interface {
 	ReadAt(p []byte, off int64) (int, error)
 	WriteAt(p []byte, off int64) (int, error)
 	FlushRange(off, length int64) error
 }
 
-// Tree is a filesystem that promises nothing but what POSIX does. A file's
-// contents, size and mode are durable when the file is flushed, its name when
-// its folder is. Until then each name by itself may stand for what it stood for
-// before, and each sector of a file, its size and its mode may be there or not:
-// a name that was renamed may be there twice or not at all, a new file may be
-// there without its contents.
+// Tree is a filesystem that promises only what POSIX promises. A file's contents, size
+// and mode are durable when the file is flushed, its name when its folder is. Until then
+// each name by itself may stand for what it stood for before, and each sector of a file,
+// its size and its mode may be there or not: a renamed file may be there under both names
+// or under none, a new file may be there without its contents.
 //
-// It lies on a store, in slots of 2 MiB: a sector of attributes {generation,
-// kind, mode, size}, and from byte 4096 on the contents; a folder's are its
-// names, one sector each, {generation of the folder, slot, its generation, name}.
-// Where generations differ, the slot has been used again, and the file is empty.
+// It is on a store, in slots of 5 MiB: a sector of attributes {generation, kind, mode,
+// size}, and the contents from byte 4096 on. Those of a folder are its names, one sector
+// each, {generation of the folder, slot, kind, its generation, name}. If generations
+// differ, the slot has been used again, and the file is empty.
 type Tree struct {
-	// Step, where set, is asked before each operation; an error is returned
-	// instead of doing it. Paths are the tree's.
+	// Step, if set, is called before each operation. If it returns an error, the
+	// operation returns that and is not done. Paths are the tree's.
 	Step func(what string) error
 
 	mu     sync.Mutex
@@ -55,11 +53,11 @@ const (
 	treeFile   = 1
 	treeFolder = 2
 
-	// TreeSize is what the store of a tree must hold, in bytes.
+	// TreeSize is the size in bytes that the store of a tree must have.
 	TreeSize = treeSlots * treeSlotSize
 )
 
-// NewTree is the filesystem on a store, an empty root folder if that is all
+// NewTree returns the filesystem on a store: an empty root folder if the store is all
 // zeros.
 func NewTree(store Store) *Tree { return &Tree{store: store, locked: map[int]bool{}} }
 
@@ -78,7 +76,7 @@ func (t *Tree) step(what string) error {
 	return t.Step(what)
 }
 
-// Abandon gives up all locks, as the end of the process that held them does.
+// Abandon releases all locks, as the end of the process that held them does.
 func (t *Tree) Abandon() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -113,7 +111,7 @@ func (t *Tree) flush(slot int) error {
 	return t.store.FlushRange(int64(slot)*treeSlotSize, treeSlotSize)
 }
 
-// name is an entry of a folder: what the name stands for now, slot 0 for nothing.
+// name is an entry of a folder: what the name stands for now. Slot 0 is nothing.
 type name struct {
 	at         int64 // in the store, in bytes
 	slot       int
@@ -122,7 +120,7 @@ type name struct {
 	name       string
 }
 
-// names are a folder's, the free ones included.
+// names returns a folder's entries, including the free ones.
 func (t *Tree) names(folder node) ([]name, error) {
 	b := make([]byte, treeNames*sector)
 	from := int64(folder.slot)*treeSlotSize + treeContents
@@ -189,7 +187,7 @@ func (t *Tree) lookup(folder node, what string) (node, error) {
 	return node{}, fs.ErrNotExist
 }
 
-// fresh is a slot that no name stands for, empty.
+// fresh returns an empty slot that no name stands for.
 func (t *Tree) fresh(kind, mode uint32) (node, error) {
 	var used [treeSlots]bool
 	used[0] = true
@@ -264,7 +262,7 @@ func (t *Tree) OpenFolder(p string) (atomicfile.Folder, error) {
 	return &treeDir{tree: t, node: n, path: path.Clean("/" + p)}, nil
 }
 
-// Read is a file's contents and mode as they are now, flushed or not.
+// Read returns a file's contents and mode as they are now, flushed or not.
 func (t *Tree) Read(p string) ([]byte, fs.FileMode, error) {
 	f, err := t.File(p)
 	if err != nil {
@@ -275,7 +273,7 @@ func (t *Tree) Read(p string) ([]byte, fs.FileMode, error) {
 	return data, fs.FileMode(f.node.mode), err
 }
 
-// Names are the files and folders in a folder.
+// Names lists the files and folders in a folder.
 func (t *Tree) Names(folder string) []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -293,8 +291,8 @@ func (t *Tree) Names(folder string) []string {
 	return out
 }
 
-// TreeFile is a file's contents as a disk of the file's size: for what is written
-// in place.
+// TreeFile is a file's contents as a disk of the file's size, for what is written in
+// place.
 type TreeFile struct {
 	tree *Tree
 	node node
@@ -315,7 +313,7 @@ func (t *Tree) File(p string) (*TreeFile, error) {
 	return &TreeFile{tree: t, node: n}, err
 }
 
-// Size is in bytes.
+// Size returns the size in bytes.
 func (f *TreeFile) Size() int64 { return f.node.size }
 
 // ReadAt reads inside the file's size.
@@ -334,12 +332,12 @@ func (f *TreeFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.tree.store.WriteAt(p, f.start()+off)
 }
 
-// Flush makes the file durable, not its name.
+// Flush makes the file durable, but not its name.
 func (f *TreeFile) Flush() error { return f.tree.flush(f.node.slot) }
 
 func (f *TreeFile) start() int64 { return int64(f.node.slot)*treeSlotSize + treeContents }
 
-// treeDir is an opened folder.
+// treeDir is an open folder.
 type treeDir struct {
 	tree *Tree
 	node node
@@ -441,7 +439,7 @@ func (d *treeDir) Sync() error {
 
 func (d *treeDir) Close() error { return nil }
 
-// treeOpen is an opened file, written from its start.
+// treeOpen is an open file, written from its start.
 type treeOpen struct {
 	dir    *treeDir
 	name   string

@@ -9,7 +9,7 @@ import (
 	"io"
 )
 
-// Device is what a filesystem lies on. A write is durable after Flush.
+// Device is what a filesystem is on. A write is durable after Flush.
 type Device interface {
 	io.ReaderAt
 	io.WriterAt
@@ -17,9 +17,9 @@ type Device interface {
 	Size() int64
 }
 
-// Begin puts the mark onto a device that nobody else uses and that still is what the
-// log was made from. stored is the log as it lies in the file path, durably. From here
-// on only [Finish] makes a filesystem of the device.
+// Begin writes the mark to a device that nothing else uses and that is still what the log
+// was made from. stored is the log as it is in the file path, durably. From here on, only
+// [Finish] makes the device a filesystem again.
 func Begin(dev Device, stored []byte, path string) (Mark, error) {
 	l, err := Decode(stored)
 	if err != nil {
@@ -46,10 +46,10 @@ func Finish(dev Device, m Mark, stored []byte) error {
 		return err
 	case !m.Names(stored):
 		return fmt.Errorf("the log is not the one that is being written")
-	case dev.Size() < l.OldBlocks*l.Block: // it may have grown, behind all that is written
+	case dev.Size() < l.OldBlocks*l.Block: // it may have grown, beyond everything that is written
 		return fmt.Errorf("the device has %d bytes, and had %d when the log was made", dev.Size(), l.Device)
 	}
-	// The mark may be in a cache only.
+	// The mark may be only in a cache.
 	if err := dev.Flush(); err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func Finish(dev Device, m Mark, stored []byte) error {
 }
 
 // compare reads back what was written, with the mark instead of the superblock's first
-// sector: as long as that stands, the log can be written again.
+// sector: as long as the mark is there, the log can be written again.
 func (l *Log) compare(dev Device, mark []byte) error {
 	for _, r := range l.runs {
 		b := make([]byte, len(r.data))
@@ -94,9 +94,9 @@ func (l *Log) compare(dev Device, mark []byte) error {
 	return nil
 }
 
-// super writes the block with the superblock, durably: block, or the one that is there,
-// with first as the superblock's first sector. Only that sector differs from what is
-// on the device, so that it is there or not.
+// super writes the block with the superblock, durably: block, or the one on the device if
+// block is nil, with first as the superblock's first sector. Only that sector differs
+// from what is on the device, so the change is there or not.
 func (l *Log) super(dev Device, block, first []byte) error {
 	at := superOffset / l.Block * l.Block
 	if block == nil {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Copy is a copy of a filesystem's metadata, with holes where the data is, that is going
-// to be resized.
+// Copy is a copy of a filesystem's metadata, with holes in place of the data, that is
+// going to be resized.
 type Copy struct {
 	file   File
 	super  Super
@@ -23,13 +23,13 @@ type Copy struct {
 	free   blockSet
 }
 
-// File is what a copy lies in.
+// File is the file that a copy is in.
 type File interface {
 	io.ReaderAt
 	Fd() uintptr
 }
 
-// blockSet is one bit a block.
+// blockSet has one bit per block.
 type blockSet []uint64
 
 func newBlockSet(blocks int64) blockSet { return make(blockSet, blocks/64+1) }
@@ -54,7 +54,7 @@ func parseRun(word string) (first, last int64, ok bool) {
 	return first, last, err == nil && err2 == nil && first >= 0 && last >= first
 }
 
-// freeBlocks reads what dumpe2fs says of the groups: lines "Free blocks: 12-34, 56".
+// freeBlocks reads what dumpe2fs says about the groups: lines "Free blocks: 12-34, 56".
 func freeBlocks(output []byte, blocks int64) (blockSet, error) {
 	s, lines := newBlockSet(blocks), 0
 	for _, line := range strings.Split(string(output), "\n") {
@@ -80,9 +80,9 @@ func freeBlocks(output []byte, blocks int64) (blockSet, error) {
 	return s, nil
 }
 
-// Backups is where, as dumpe2fs says, superblocks, group descriptors and the blocks that
-// are reserved for them lie: first and last block of each run. e2image leaves out the
-// backups, and resize2fs writes them.
+// Backups returns where, according to dumpe2fs, superblocks, group descriptors and the
+// blocks reserved for them are: the first and last block of each run. e2image leaves out
+// the backups, and resize2fs writes them.
 func Backups(output []byte) (runs [][2]int64) {
 	for _, line := range strings.Split(string(output), "\n") {
 		for _, what := range []string{"superblock at ", "Group descriptors at ", "Reserved GDT blocks at "} {
@@ -97,7 +97,7 @@ func Backups(output []byte) (runs [][2]int64) {
 	return runs
 }
 
-// NewCopy looks at a copy before it is resized. dumped is what dumpe2fs says of it.
+// NewCopy examines a copy before it is resized. dumped is what dumpe2fs says about it.
 func NewCopy(file File, dumped []byte) (c *Copy, err error) {
 	c = &Copy{file: file, before: map[int64][sha256.Size]byte{}}
 	if c.super, err = ReadSuper(file); err != nil {
@@ -125,7 +125,7 @@ func NewCopy(file File, dumped []byte) (c *Copy, err error) {
 	return c, nil
 }
 
-// data is the blocks of the file that are no holes.
+// data returns the blocks of the file that are not holes.
 func (c *Copy) data(blocks int64) (blockSet, error) {
 	s, end := newBlockSet(blocks), blocks*c.super.Block
 	for at := int64(0); at < end; {
@@ -146,8 +146,8 @@ func (c *Copy) data(blocks int64) (blockSet, error) {
 	return s, nil
 }
 
-// Moved enforces that resize2fs has moved nothing but what was copied: the blocks from
-// copied on, and metadata. output is what it wrote with -d 2.
+// Moved checks that resize2fs has moved only what was copied: the blocks from copied on,
+// and metadata. output is what it wrote with -d 2.
 func Moved(output []byte, copied int64) error {
 	for _, line := range strings.Split(string(output), "\n") {
 		// "Moving 3 blocks 95->20"
@@ -163,9 +163,9 @@ func Moved(output []byte, copied int64) error {
 	return nil
 }
 
-// Log is the difference that resizing has made, for the device that the copy was made
-// from, of size bytes. dumped is what dumpe2fs says of the copy now. The blocks from the
-// new end on must have been copied.
+// Log returns the difference that resizing has made, for the device of size bytes that
+// the copy was made from. dumped is what dumpe2fs says about the copy now. The blocks
+// from the new end on must have been copied.
 func (c *Copy) Log(dev io.ReaderAt, size int64, dumped []byte) (*Log, error) {
 	now, err := ReadSuper(c.file)
 	if err != nil {
@@ -204,8 +204,8 @@ func (c *Copy) Log(dev io.ReaderAt, size int64, dumped []byte) (*Log, error) {
 		if _, err := dev.ReadAt(was, b*now.Block); err != nil {
 			return nil, err
 		}
-		// What resizing has read must have been the device's: of data there is nothing
-		// but zeros in the copy.
+		// What resizing has read must be what the device holds: of data, the copy has
+		// only zeros.
 		if !taken && sha256.Sum256(was) != before {
 			return nil, fmt.Errorf("resize2fs has used block %d, of which there is no copy", b)
 		}

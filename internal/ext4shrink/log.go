@@ -9,8 +9,8 @@ import (
 	"math"
 )
 
-// Log is what makes a filesystem smaller: the blocks that get another content. As it is
-// stored, numbers little-endian:
+// Log is what makes a filesystem smaller: the blocks that get new content. Its stored
+// form, with little-endian numbers:
 //
 //	 0  16  "IMXCRYPT-RESIZE\0"
 //	16   4  version 1
@@ -29,7 +29,7 @@ type Log struct {
 	runs              []run
 }
 
-// run is blocks in a row.
+// run is a run of consecutive blocks.
 type run struct {
 	first int64
 	data  []byte
@@ -44,7 +44,7 @@ const (
 	MaxLog = 512 << 20
 )
 
-// add puts a block behind those that are there.
+// add appends a block to those that are there.
 func (l *Log) add(b int64, data []byte) {
 	if n := len(l.runs); n > 0 {
 		if r := &l.runs[n-1]; r.first+int64(len(r.data))/l.Block == b {
@@ -55,7 +55,7 @@ func (l *Log) add(b int64, data []byte) {
 	l.runs = append(l.runs, run{b, bytes.Clone(data)})
 }
 
-// Bytes is how many bytes of the filesystem get another content.
+// Bytes returns how many bytes of the filesystem get new content.
 func (l *Log) Bytes() (n int64) {
 	for _, r := range l.runs {
 		n += int64(len(r.data))
@@ -63,7 +63,7 @@ func (l *Log) Bytes() (n int64) {
 	return n
 }
 
-// Encode is the log as it is stored.
+// Encode returns the log as it is stored.
 func (l *Log) Encode() []byte {
 	b := make([]byte, logHead, int64(logHead+sha256.Size+runHead*len(l.runs))+l.Bytes())
 	copy(b, logMagic)
@@ -130,7 +130,7 @@ func Decode(b []byte) (*Log, error) {
 	return l, nil
 }
 
-// block is the content that a block gets; nil for one that keeps its own.
+// block returns the new content of a block, or nil if the block keeps its own.
 func (l *Log) block(b int64) []byte {
 	for _, r := range l.runs {
 		if at := (b - r.first) * l.Block; at >= 0 && at < int64(len(r.data)) {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// superOf is a superblock as a log has it.
+// superOf returns a superblock as a log has it.
 func superOf(blocks, free uint32) []byte {
 	b := make([]byte, superSize)
 	le.PutUint32(b[0x4:], blocks)
@@ -34,7 +34,7 @@ func someLog() *Log {
 	return l
 }
 
-// signed is a log with the hash that fits.
+// signed returns the log with the hash that fits.
 func signed(b []byte) []byte {
 	b = bytes.Clone(b)
 	sum := sha256.Sum256(b[:len(b)-sha256.Size])
@@ -98,7 +98,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(logMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > sha256.Size {
-			b = signed(b) // or nothing gets behind the hash
+			b = signed(b) // otherwise nothing gets past the hash
 		}
 		l, err := Decode(b)
 		if err == nil && !bytes.Equal(l.Encode(), b) {
@@ -134,7 +134,7 @@ func someDevice() *device {
 	return d
 }
 
-// What the log was not made for is not written to.
+// Nothing is written to a device that the log was not made for.
 func TestAnotherDevice(t *testing.T) {
 	t.Parallel()
 	log := someLog().Encode()
@@ -173,14 +173,14 @@ func TestAnotherDevice(t *testing.T) {
 	if err := Finish(d, m, log); err == nil {
 		t.Error("written to a device that is too small")
 	}
-	// It may have grown since, behind all that is written.
+	// It may have grown since, beyond everything that is written.
 	d.b = append(whole, make([]byte, 4096)...)
 	if err := Finish(d, m, log); err != nil {
 		t.Error(err)
 	}
 }
 
-// copyOf is a copy with blocks of data, and holes.
+// copyOf returns a copy with blocks of data, and holes.
 func copyOf(t *testing.T, blocks map[int64]byte) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "copy"))
@@ -207,14 +207,14 @@ func put(t *testing.T, f *os.File, b int64, c byte) {
 	}
 }
 
-// Only what resizing may have changed, and knew, goes into the log.
+// Only what resizing may have changed, and had a copy of, goes into the log.
 func TestTheDifference(t *testing.T) {
 	t.Parallel()
 	const freeBefore = "  Free blocks: 20-29, 50\n"
 	for name, c := range map[string]struct {
 		now  string
 		do   func(f *os.File)
-		want []int64 // beside the superblock; nil: refused
+		want []int64 // besides the superblock; nil: refused
 	}{
 		"metadata changed":                    {freeBefore, func(f *os.File) { put(t, f, 3, 'x') }, []int64{3}},
 		"a block moved":                       {"  Free blocks: 21-29, 50\n", func(f *os.File) { put(t, f, 20, 'x') }, []int64{20}},

@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// Mark stands where the superblock begins while a log is written. One sector, at byte
-// 1024 of the device, numbers little-endian:
+// Mark is in place of the superblock's start while a log is written: one sector, at byte
+// 1024 of the device, with little-endian numbers:
 //
 //	  0  16  "IMXCRYPT-SHRINK\0"
 //	 16   4  version 1

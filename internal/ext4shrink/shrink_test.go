@@ -25,7 +25,7 @@ import (
 
 const mib = 1 << 20
 
-// less is by how much a filesystem is made smaller.
+// less is how much smaller a filesystem is made.
 const less = 2 * mib
 
 // layout is a filesystem to be made smaller.
@@ -71,8 +71,8 @@ func tool(t *testing.T, name string, args ...string) string {
 	return out.String()
 }
 
-// make makes the filesystem in a file over noise: what nobody has written is not zeros
-// on a device in the field.
+// make makes the filesystem in a file over noise: on a device in the field, blocks that
+// were never written are not zeros.
 func (l layout) make(t *testing.T, path string) {
 	t.Helper()
 	rng := rand.NewChaCha8([32]byte{byte(l.size / mib), byte(len(l.args))})
@@ -101,8 +101,8 @@ func (l layout) make(t *testing.T, path string) {
 		tool(t, "mke2fs", args...)
 		return
 	}
-	// Filled to nearly the end; every third file is removed, a few in many pieces take
-	// a part of that.
+	// The filesystem is filled nearly to its end. Every third file is removed, and a few
+	// files in many pieces take a part of that space.
 	const each = 48 << 10
 	empty := layout{size: l.size, args: l.args}
 	empty.make(t, path)
@@ -144,8 +144,8 @@ func debugfs(t *testing.T, path, script string) string {
 	return tool(t, "debugfs", "-w", "-f", commands, path)
 }
 
-// zeros makes blocks of files that have to move zeros: in a copy with holes they look
-// like what was not copied.
+// zeros fills some blocks of files that have to move with zeros: in a copy with holes
+// they look like blocks that were not copied.
 func (l layout) zeros(t *testing.T, path string) {
 	t.Helper()
 	s, f := super(t, path), open(t, path)
@@ -190,7 +190,7 @@ func super(t *testing.T, path string) ext4shrink.Super {
 	return s
 }
 
-// files is all files of a filesystem, with the hash of what is in them.
+// files returns all files of a filesystem, with the hash of their contents.
 func files(t *testing.T, path string) map[string]string {
 	t.Helper()
 	to, all := t.TempDir(), map[string]string{}
@@ -222,10 +222,11 @@ func load(t *testing.T, path string) *crashtest.Image {
 	return im
 }
 
-// Made smaller, a filesystem is sound and has the same files; the device was not written
-// to before the mark. Wherever the power goes while the log is written, and once more
-// while that is continued, the device is the filesystem as it was, or has the mark and
-// shows no filesystem, or is the smaller filesystem bit for bit; and it ends as that.
+// The smaller filesystem is sound and has the same files, and the device is not written
+// to before the mark. Power is cut at any point while the log is written, and once more
+// while that is continued. Each time the device is the filesystem as it was, or has the
+// mark and shows no filesystem, or is the smaller filesystem bit for bit; in the end it
+// is the last.
 func TestEveryPowerCutOfAShrink(t *testing.T) {
 	t.Parallel()
 	for name, l := range layouts() {
@@ -277,7 +278,7 @@ func TestEveryPowerCutOfAShrink(t *testing.T) {
 	}
 }
 
-// cuts is a log that is written to a device, to be cut off.
+// cuts is the recorded writing of a log to a device, to be cut off.
 type cuts struct {
 	before     *crashtest.Image
 	rec        *crashtest.Recorder
@@ -308,7 +309,7 @@ func newCuts(t *testing.T, before *crashtest.Image, log []byte) *cuts {
 	return e
 }
 
-// is reports whether all that is written to is as in want.
+// is reports whether everything that is written to is as in want.
 func (e *cuts) is(im *crashtest.Image, want *crashtest.Image) bool {
 	for _, s := range e.spans {
 		a, b := make([]byte, s[1]), make([]byte, s[1])
@@ -370,7 +371,7 @@ func (e *cuts) enumerate(t *testing.T) (first, half, second int) {
 	return first, half, second
 }
 
-// look enforces that a device is one of the three things that it may be.
+// look checks that a device is one of the three things that it may be.
 func (e *cuts) look(t *testing.T, what string, im, final *crashtest.Image) (ext4shrink.Mark, bool) {
 	t.Helper()
 	m, marked, err := ext4shrink.FindMark(im)
@@ -393,7 +394,7 @@ func (e *cuts) look(t *testing.T, what string, im, final *crashtest.Image) (ext4
 	return m, true
 }
 
-// unchecked enforces that the checker, as it runs at boot, does not touch a device with the
+// unchecked checks that the checker, as it runs at boot, does not touch a device with the
 // mark.
 func (e *cuts) unchecked(t *testing.T, im *crashtest.Image) {
 	t.Helper()
@@ -409,7 +410,8 @@ func (e *cuts) unchecked(t *testing.T, im *crashtest.Image) {
 	}
 }
 
-// What does not fit, has errors, or was not tried is refused, with the device as it was.
+// A filesystem that does not fit, has errors, or has features that were not tried is
+// refused, with the device as it was.
 func TestShrinkRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -19,7 +19,7 @@ const (
 	incompatRecover = 0x4
 	roOrphanPresent = 0x10000
 
-	// What was tried. Others may be as safe; nobody has looked.
+	// Features that were tried. Others may be just as safe, but have not been tested.
 	compatTried   = 0x4 | 0x8 | 0x10 | 0x20 | 0x1000                     // has_journal ext_attr resize_inode dir_index orphan_file
 	incompatTried = 0x2 | 0x40 | incompat64Bit | 0x200 | 0x2000 | 0x8000 // filetype extent 64bit flex_bg csum_seed inline_data
 	roTried       = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 | 0x400         // sparse_super large_file huge_file gdt_csum dir_nlink extra_isize metadata_csum
@@ -27,7 +27,7 @@ const (
 
 var le = binary.LittleEndian
 
-// Super is what matters here of a superblock. Blocks are of Block bytes.
+// Super is what matters here of a superblock. A block has Block bytes.
 type Super struct {
 	UUID                       [16]byte
 	Block, Blocks, Free        int64
@@ -65,21 +65,22 @@ func parseSuper(b []byte) (s Super, err error) {
 	return s, nil
 }
 
-// Size is the filesystem's size in bytes, Used what of it is not free.
+// Size returns the filesystem's size in bytes.
 func (s Super) Size() int64 { return s.Blocks * s.Block }
 
-// Used is how many bytes of the filesystem are in use.
+// Used returns how many bytes of the filesystem are in use.
 func (s Super) Used() int64 { return (s.Blocks - s.Free) * s.Block }
 
-// Checked is what the superblock says once the checker has been over it: without what
-// it says of a filesystem that is mounted, or was not unmounted in order.
+// Checked returns the superblock as it is after a check: without the flags of a
+// filesystem that is mounted, or was not cleanly unmounted.
 func (s Super) Checked() Super {
 	s.incompat &^= incompatRecover
 	s.roCompat &^= roOrphanPresent
 	return s
 }
 
-// Tried is an error for a filesystem with features that shrinking was not tried with.
+// Tried returns an error for a filesystem with features that shrinking was not tried
+// with.
 func (s Super) Tried() error {
 	compat, incompat, ro := s.compat&^compatTried, s.incompat&^incompatTried, s.roCompat&^roTried
 	if compat|incompat|ro == 0 {
@@ -88,9 +89,9 @@ func (s Super) Tried() error {
 	return fmt.Errorf("it has features that shrinking was not tried with (compat %#x, incompat %#x, ro_compat %#x)", compat, incompat, ro)
 }
 
-// Need is about how many bytes the copy of the metadata and the log take where the
-// filesystem is made to fit into size bytes: bitmaps and inodes in use, twice, for those
-// that lie between, the journal, directories, and what lies behind the new end.
+// Need returns roughly how many bytes the copy of the metadata and the log take if the
+// filesystem is made to fit into size bytes: bitmaps and inodes in use, twice, to allow
+// for those between them, the journal, directories, and what is behind the new end.
 func (s Super) Need(size int64) int64 {
 	const journal, least = 64 << 20, 4 << 20
 	groups := s.Blocks/(8*s.Block) + 1
