@@ -2,9 +2,8 @@
 
 package fsprobe
 
-// The superblock of ext2, ext3 and ext4: kernel, fs/ext4/ext4.h, struct
-// ext4_super_block; all little endian. It lies at byte 1024 whatever the
-// block size.
+// The superblock of ext2, ext3 and ext4: kernel, fs/ext4/ext4.h, struct ext4_super_block;
+// all little endian. It is at byte 1024, whatever the block size.
 const (
 	extOffset = 1024
 	extSize   = 1024
@@ -108,8 +107,8 @@ func readExt(src *source) (*Superblock, error) {
 	return sb, nil
 }
 
-// readExtSuper reads the superblock alone: its magic number, its checksum if it
-// has one, and its geometry.
+// readExtSuper reads only the superblock: its magic number, its checksum if it has one,
+// and its geometry.
 func readExtSuper(src *source) (*Superblock, extSuper, error) {
 	none := extSuper{}
 	b, ok, err := src.at(extOffset, extSize)
@@ -122,7 +121,7 @@ func readExtSuper(src *source) (*Superblock, extSuper, error) {
 	s := parseExt(b)
 	fstype := s.fstype()
 	if s.incompat&incompatJournalDev != 0 {
-		return nil, none, ErrNone // a journal of its own device, no filesystem
+		return nil, none, ErrNone // an external journal, not a filesystem
 	}
 	sb := &Superblock{
 		Type:        fstype,
@@ -166,8 +165,8 @@ func (s extSuper) fstype() string {
 	return Ext2
 }
 
-// needsCheck leaves out the time of the last check: boards without a battery
-// boot in 1970.
+// needsCheck ignores the time of the last check, because boards without a battery boot in
+// 1970.
 func (s extSuper) needsCheck() bool {
 	state := le.Uint16(s.raw[extState:])
 	count, most := le.Uint16(s.raw[extMountCount:]), int16(le.Uint16(s.raw[extMaxMountCount:]))

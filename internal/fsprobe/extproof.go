@@ -21,10 +21,10 @@ const (
 	modeTypeMask  = 0xf000
 )
 
-// checkDescriptor verifies the checksum of the first group descriptor. The
-// superblock's own is not enough: it begins 1024 bytes into a block, and with
-// crypt sectors of 4096 bytes in CBC a wrong IV spoils the first 16 bytes of
-// each sector and nothing else. The descriptor begins a block of its own.
+// checkDescriptor verifies the checksum of the first group descriptor. The superblock's
+// own is not enough: it begins 1024 bytes into a block, and with crypt sectors of 4096
+// bytes in CBC a wrong IV corrupts only the first 16 bytes of each sector. The descriptor
+// begins a block of its own.
 func (s extSuper) checkDescriptor(src *source, fstype string) error {
 	size := extDescMin
 	if s.incompat&incompat64Bit != 0 {

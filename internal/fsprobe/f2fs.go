@@ -8,9 +8,8 @@ import (
 	"unicode/utf16"
 )
 
-// The superblock of F2FS: kernel, include/linux/f2fs_fs.h, struct
-// f2fs_super_block; little endian. One copy lies in block 0, one in block 1,
-// each 1024 bytes into its block.
+// The superblock of F2FS: kernel, include/linux/f2fs_fs.h, struct f2fs_super_block;
+// little endian. One copy is in block 0, one in block 1, each 1024 bytes into its block.
 const (
 	f2fsOffset     = 1024
 	f2fsSize       = 3072
@@ -85,24 +84,22 @@ func readF2FS(src *source) (*Superblock, error) {
 	return sb, nil
 }
 
-// The checkpoint: same header, struct f2fs_checkpoint. Two packs lie one
-// segment apart and are written in turn; each begins with a block that has its
-// checksum.
+// The checkpoint: same header, struct f2fs_checkpoint. Two packs are one segment apart
+// and are written in turn; each begins with a block that has its checksum.
 const (
 	f2fsCheckpoint      = 76 // in the superblock: its block number
 	f2fsSegmentBlocks   = 512
 	cpVersion           = 0
 	cpFlags             = 132
 	cpSumOffset         = 164
-	cpSumEarly          = 192 // where the checksum may stand at the earliest
+	cpSumEarly          = 192 // the first offset where the checksum may be
 	cpFlagNeedsFsck     = 0x10
 	f2fsCheckpointTries = 2
 )
 
-// checkpointF2FS verifies that one of the two checkpoints is sound: as the
-// superblock begins 1024 bytes into its block, it would not show a wrong IV
-// (see the ext4 group descriptor). The newer one says whether the filesystem
-// asks for its checker.
+// checkpointF2FS verifies that one of the two checkpoints is sound. The superblock begins
+// 1024 bytes into its block, so it would not show a wrong IV (see the ext4 group
+// descriptor). The newer checkpoint says whether the filesystem asks for its checker.
 func checkpointF2FS(src *source, super []byte, block int) (needsCheck bool, err error) {
 	var newest uint64
 	found := false
@@ -126,8 +123,8 @@ func checkpointF2FS(src *source, super []byte, block int) (needsCheck bool, err 
 	return needsCheck, nil
 }
 
-// soundCheckpoint verifies a checkpoint's checksum, which covers what stands
-// before it and, if it does not stand at the very end, what stands behind it.
+// soundCheckpoint verifies a checkpoint's checksum, which covers what is before it and,
+// unless it is at the very end, what is after it.
 func soundCheckpoint(b []byte) bool {
 	at := int64(le.Uint32(b[cpSumOffset:]))
 	if at < cpSumEarly || at > int64(len(b)-4) {
@@ -138,7 +135,7 @@ func soundCheckpoint(b []byte) bool {
 	return le.Uint32(b[at:]) == ^sum
 }
 
-// utf16String is the little-endian UTF-16 text before the first NUL.
+// utf16String returns the little-endian UTF-16 text before the first NUL.
 func utf16String(b []byte, units int) string {
 	var out []uint16
 	for i := range units {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fsprobe reads filesystem superblocks: which filesystem, which UUID
-// and label, and whether the superblock proves itself.
+// Package fsprobe reads filesystem superblocks: which filesystem, which UUID and label,
+// and whether the superblock proves itself.
 //
-// It distinguishes the right key from a wrong one: decrypted with a wrong key, IV
-// mode or sector size, no superblock passes. It does not check the filesystem's
-// health, and its results come from the disk: print labels quoted.
+// It distinguishes the right key from a wrong one: no superblock passes if it is
+// decrypted with a wrong key, IV mode or sector size. It does not check the filesystem's
+// health. Its results come from the disk: print labels quoted.
 package fsprobe
 
 import (
@@ -34,11 +34,12 @@ type Superblock struct {
 	// serial as "1A2B-3C4D". May be empty.
 	UUID  string
 	Label string
-	// Verified: the superblock proved itself, by its checksum or, if the filesystem
-	// has none, by agreeing with a second structure elsewhere on the device. Unverified, it merely looks plausible.
+	// Verified reports whether the superblock proved itself, by its checksum or, if the
+	// filesystem has none, by agreeing with a second structure elsewhere on the device.
+	// Otherwise it merely looks plausible.
 	Verified bool
-	// HasChecksum reports whether the superblock has a checksum. With
-	// HasChecksum and without Verified, its algorithm is not known here.
+	// HasChecksum reports whether the superblock has a checksum. If it has one and
+	// Verified is false, its algorithm is not known here.
 	HasChecksum bool
 	// Proof names what was compared, or why nothing could be: for messages.
 	Proof string
@@ -49,21 +50,23 @@ type Superblock struct {
 	Sector int
 	// Size of the filesystem in bytes.
 	Size int64
-	// NeedsCheck: the filesystem asks for its checker before it is mounted:
-	// errors were recorded, the mount count is reached, or it has no
-	// journal and was not unmounted. A journal that only waits to be
-	// replayed does not count, mounting does that.
+	// NeedsCheck reports whether the filesystem asks for its checker before it is
+	// mounted: errors were recorded, the mount count is reached, or it has no journal and
+	// was not unmounted. A journal that only waits to be replayed does not count, because
+	// mounting replays it.
 	NeedsCheck bool
-	// Unclean: a journal waits to be replayed. Only ext4 records that.
+	// Unclean reports whether a journal waits to be replayed, or deleted files that were
+	// open wait to be freed. Only the ext family records that.
 	Unclean bool
-	// Mounted: it was mounted at least once. Only ext4 records that.
+	// Mounted reports whether it was mounted at least once. Only the ext family records
+	// that.
 	Mounted bool
 }
 
 // ErrNone means that no known filesystem was found.
 var ErrNone = errors.New("no known filesystem")
 
-// ChecksumError is a superblock that was recognised but does not prove itself.
+// ChecksumError means that a superblock was recognised but does not prove itself.
 type ChecksumError struct {
 	Type   string
 	Reason string // "superblock checksum is 0x…, must be 0x…"
@@ -78,15 +81,15 @@ func badf(fstype, format string, a ...any) error {
 	return &ChecksumError{Type: fstype, Reason: fmt.Sprintf(format, a...)}
 }
 
-// prober reads one family of filesystems. It returns ErrNone when its magic
-// number is not there.
+// prober reads one family of filesystems. It returns ErrNone if its magic number is not
+// there.
 type prober struct {
 	types []string
 	read  func(*source) (*Superblock, error)
 }
 
-// probers are in the order of how far inside the volume their mark lies, the
-// strictest of a place first: vfat's is the weakest and comes last.
+// probers are in the order in which Read tries them. vfat's mark is the weakest, so it
+// comes last.
 var probers = [...]prober{
 	{[]string{Ext2, Ext3, Ext4}, readExt},
 	{[]string{F2FS}, readF2FS},
@@ -107,9 +110,9 @@ func Known(fstype string) bool {
 	return false
 }
 
-// Read finds the filesystem on a device of size bytes. The error is ErrNone,
-// a *ChecksumError (recognised, but does not prove itself), or what reading
-// returned; it can be wrapped.
+// Read finds the filesystem on a device of size bytes. The error is ErrNone, a
+// *ChecksumError (recognised, but does not prove itself), or the error of reading; it can
+// be wrapped.
 //
 // A damaged superblock of one filesystem does not hide a sound one of another:
 // an old one may have been left in a place that the new one does not use.
@@ -133,10 +136,10 @@ func Read(r io.ReaderAt, size int64) (*Superblock, error) {
 	return nil, first
 }
 
-// ReadType is Read for a known type: it looks for that type alone (ext2, ext3 and ext4 being one family, the Superblock says which)
-// in as few aligned blocks of 4096 bytes as will do: one for xfs and btrfs, two
-// for ext4 with metadata_csum, in one call of ReadAt, two or three for the others.
-// An unknown type is ErrNone.
+// ReadType is Read for a known type: it looks only for that type (ext2, ext3 and ext4 are
+// one family, and the Superblock says which). It reads as few aligned blocks of 4096
+// bytes as possible: one for xfs and btrfs, two for ext4 with metadata_csum, in one call
+// of ReadAt, two or three for the others. An unknown type is ErrNone.
 func ReadType(r io.ReaderAt, size int64, fstype string) (*Superblock, error) {
 	for _, p := range probers {
 		for _, t := range p.types {
@@ -152,10 +155,9 @@ func ReadType(r io.ReaderAt, size int64, fstype string) (*Superblock, error) {
 	return nil, ErrNone
 }
 
-// Seen reports whether a filesystem of a type is there, by the minimum that
+// Seen reports whether a filesystem of a type is there, from the minimum that
 // distinguishes the right key from a wrong one: for the ext family the block with the
-// superblock. The rest of what ReadType reads changes while the filesystem is
-// mounted.
+// superblock. The rest of what ReadType reads changes while the filesystem is mounted.
 func Seen(r io.ReaderAt, size int64, fstype string) (bool, error) {
 	var err error
 	switch fstype {

@@ -59,7 +59,7 @@ func TestReadTypeFindsNoOtherType(t *testing.T) {
 	}
 }
 
-// Whatever byte of a checksummed superblock is changed, it no longer passes.
+// If any byte of a checksummed superblock changes, it no longer passes.
 func TestChangedByteIsSeen(t *testing.T) {
 	t.Parallel()
 	ranges := map[string][2]int64{
@@ -78,7 +78,7 @@ func TestChangedByteIsSeen(t *testing.T) {
 			m := load(t, name)
 			fstype, _, _ := strings.Cut(name, "-")
 			for off := r[0]; off < r[1]; off++ {
-				// The rest of the checksum's field is not looked at.
+				// The rest of the checksum's field is not checked.
 				if fstype == "btrfs" && off >= 64<<10+4 && off < 64<<10+32 {
 					continue
 				}
@@ -93,8 +93,8 @@ func TestChangedByteIsSeen(t *testing.T) {
 	}
 }
 
-// With a wrong IV, CBC spoils the first 16 bytes of each crypt sector and
-// nothing else: the case that a mere look at the magic number misses.
+// With a wrong IV, CBC corrupts only the first 16 bytes of each crypt sector: the case
+// that a check of the magic number alone misses.
 func TestWrongIVIsSeen(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -103,7 +103,7 @@ func TestWrongIVIsSeen(t *testing.T) {
 			continue
 		}
 		for sector := int64(512); sector <= 4096; sector *= 2 {
-			// A filesystem of smaller blocks cannot stand on such sectors.
+			// A filesystem with smaller blocks cannot be on such sectors.
 			if sector > int64(s.want.BlockSize) || strings.HasPrefix(s.name, "fat") && sector > fatSector(s.name) {
 				continue
 			}
@@ -116,7 +116,7 @@ func TestWrongIVIsSeen(t *testing.T) {
 	}
 }
 
-// sectorOf is the unit that a sample's filesystem writes in: its block, but for
+// sectorOf returns the unit that a sample's filesystem writes in: its block, except for
 // those that count in sectors.
 func sectorOf(s sample) int {
 	if s.want.Type == fsprobe.XFS || s.want.Type == fsprobe.VFAT {
@@ -150,7 +150,7 @@ func (w *wrongIV) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// A wrong key makes noise of everything.
+// A wrong key turns everything into noise.
 func TestNoiseIsNoFilesystem(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -193,8 +193,7 @@ func TestSecondStructureMustAgree(t *testing.T) {
 	}
 }
 
-// One sound checkpoint of two is enough: the other is the one that a power cut
-// may tear.
+// One sound checkpoint of two is enough: a power cut may tear the other.
 func TestF2FSNeedsOneCheckpoint(t *testing.T) {
 	t.Parallel()
 	m := load(t, "f2fs")
@@ -246,7 +245,7 @@ func TestNeedsCheck(t *testing.T) {
 	}
 }
 
-// A filesystem that ends behind the end of its device was cut off.
+// A filesystem that ends beyond the end of its device was cut off.
 func TestDeviceTooSmall(t *testing.T) {
 	t.Parallel()
 	for _, s := range samples {
@@ -278,8 +277,8 @@ type failing struct{ err error }
 
 func (f failing) ReadAt([]byte, int64) (int, error) { return 0, f.err }
 
-// EIO and EILSEQ are how a wrong key of an authenticating cipher shows: the
-// caller must get them as they are.
+// With an authenticating cipher, a wrong key shows as EIO or EILSEQ: the caller must get
+// these errors as they are.
 func TestReadErrorIsHandedOn(t *testing.T) {
 	t.Parallel()
 	for _, errno := range []error{unix.EIO, unix.EILSEQ, io.EOF} {
@@ -342,8 +341,8 @@ func TestSignatureWrapperFirst(t *testing.T) {
 	}
 }
 
-// FuzzRead changes some bytes of a recorded filesystem, or of nothing: inputs
-// of whole images would leave the fuzzer no time to try any.
+// FuzzRead changes some bytes of a recorded filesystem, or of an empty image: with whole
+// images as inputs, the fuzzer would have no time to try any.
 func FuzzRead(f *testing.F) {
 	images := []*image{{size: 1 << 20}}
 	for _, s := range samples {

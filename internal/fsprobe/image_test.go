@@ -88,7 +88,7 @@ var samples = []sample{
 		fsprobe.Superblock{Type: "vfat", UUID: "1A2B-3C4D", Verified: true, Proof: "backup boot sector", BlockSize: 4096, Size: 300 * mib}},
 }
 
-// expected is what must be read of a sample.
+// expected returns what must be read from a sample.
 func (s sample) expected() fsprobe.Superblock {
 	w := s.want
 	if w.UUID == "" {
@@ -142,7 +142,7 @@ func (m *image) get(off int64) byte {
 	return 0
 }
 
-// recorder notes what is read of a device.
+// recorder records what is read from a device.
 type recorder struct {
 	io.ReaderAt
 	mu    sync.Mutex
@@ -217,8 +217,8 @@ func save(t *testing.T, name string, size int64, pages map[int64][]byte) {
 	}
 }
 
-// TestRealFilesystems makes each filesystem with its own program and reads it.
-// A program that is not installed is said; the recordings are tested anyway.
+// TestRealFilesystems makes each filesystem with its own program and reads it. It reports
+// programs that are not installed; the recordings are tested anyway.
 func TestRealFilesystems(t *testing.T) {
 	t.Parallel()
 	var missing []string

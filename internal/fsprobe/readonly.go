@@ -10,10 +10,10 @@ const (
 	EROFS    = "erofs"
 )
 
-// ReadOnlyTypes lists the filesystem types that exist as images only.
+// ReadOnlyTypes lists the filesystem types that exist only as images.
 func ReadOnlyTypes() []string { return []string{SquashFS, EROFS} }
 
-// IsReadOnly reports whether a filesystem type exists as images only.
+// IsReadOnly reports whether a filesystem type exists only as images.
 func IsReadOnly(fstype string) bool { return fstype == SquashFS || fstype == EROFS }
 
 // HasMark reports whether a device has the magic number of a type of ReadOnlyTypes

@@ -7,8 +7,8 @@ import (
 	"io"
 )
 
-// mark is a magic number in its place, bytes from the start of the device or,
-// if negative, from its end.
+// mark is a magic number and its place, in bytes from the start of the device or, if
+// negative, from its end.
 type mark struct {
 	name  string
 	off   int64
@@ -18,8 +18,8 @@ type mark struct {
 // The numbers are those of the formats' own headers (kernel
 // include/uapi/linux/magic.h, cryptsetup, lvm2, mdadm, OpenZFS, UEFI).
 
-// wrappers count before a filesystem: behind a LUKS header may stand the
-// remains of one.
+// wrappers are checked before filesystems: the remains of a filesystem may follow a LUKS
+// header.
 var wrappers = [...]mark{
 	{"luks1", 0, "LUKS\xba\xbe\x00\x01"},
 	{"luks2", 0, "LUKS\xba\xbe\x00\x02"},
@@ -30,7 +30,7 @@ var wrappers = [...]mark{
 	{"dm-integrity", 0, "integrt\x00"},
 }
 
-// others count when there is no filesystem.
+// others are checked if there is no filesystem.
 var others = [...]mark{
 	{"lvm2", 512, "LABELONE"},
 	{"lvm2", 0, "LABELONE"},

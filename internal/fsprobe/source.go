@@ -10,12 +10,12 @@ import (
 	"imxcrypt/internal/blank"
 )
 
-// page is the unit that everything is read in: a multiple of every logical
-// block and crypt sector, so that no read has to be widened below.
+// page is the unit that everything is read in: a multiple of every logical block and
+// crypt sector, so that no layer below has to widen a read.
 const page = 4096
 
-// source reads from the device in whole pages and keeps what it read: several
-// probers look at the same first page.
+// source reads from the device in whole pages and keeps what it read: several probers
+// read the same first page.
 type source struct {
 	r     io.ReaderAt
 	size  int64
@@ -29,8 +29,8 @@ func newSource(r io.ReaderAt, size int64) *source {
 // maxSpan bounds what one structure may make us read.
 const maxSpan = 128 << 10
 
-// at returns n bytes at off, which may lie across pages. What lies beyond the
-// end of the device is not there: ok is false.
+// at returns n bytes at off, which may span pages. ok is false if they extend beyond the
+// end of the device.
 func (s *source) at(off int64, n int) (b []byte, ok bool, err error) {
 	if off < 0 || n <= 0 || n > maxSpan || off > s.size || int64(n) > s.size-off {
 		return nil, false, nil
@@ -71,8 +71,8 @@ func (s *source) page(i int64) ([]byte, error) {
 	return p, nil
 }
 
-// ahead reads the first n pages at once. If that fails, each is read when it is
-// needed, and then it is known which one cannot be.
+// ahead reads the first n pages at once. If that fails, each is read when it is needed,
+// which shows which one cannot be read.
 func (s *source) ahead(n int64) {
 	if s.size < n*page {
 		return
@@ -91,8 +91,8 @@ var (
 	be = binary.BigEndian
 )
 
-// formatUUID prints the 16 bytes of a UUID in their order on disk; all zero is
-// no UUID.
+// formatUUID prints the 16 bytes of a UUID in their order on disk. All zeros mean no
+// UUID.
 func formatUUID(b []byte) string {
 	if blank.Zero(b) {
 		return ""
@@ -100,7 +100,7 @@ func formatUUID(b []byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
-// cString is the text before the first NUL.
+// cString returns the text before the first NUL.
 func cString(b []byte) string {
 	for i, c := range b {
 		if c == 0 {

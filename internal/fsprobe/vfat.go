@@ -128,8 +128,8 @@ func readVFAT(src *source) (*Superblock, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The root directory's word counts before the boot sector's, as for
-	// mount and blkid; Windows changes only that one.
+	// The root directory's label has precedence over the boot sector's, as for mount and
+	// blkid; Windows changes only the former.
 	label, found, err := f.rootLabel(src)
 	if err != nil {
 		return nil, err
@@ -140,8 +140,8 @@ func readVFAT(src *source) (*Superblock, error) {
 	return sb, nil
 }
 
-// confirmBackup compares the boot sector with its backup, but for the state,
-// which is only kept in the first.
+// confirmBackup compares the boot sector with its backup, except for the state, which is
+// kept only in the first.
 func (f fat) confirmBackup(src *source) error {
 	c, ok, err := src.at(int64(f.backup)*int64(f.sector), fatBootSize)
 	if err != nil {

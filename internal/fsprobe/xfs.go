@@ -6,9 +6,8 @@ import (
 	"bytes"
 )
 
-// The superblock of XFS: kernel, fs/xfs/libxfs/xfs_format.h, struct xfs_dsb;
-// big endian but for the checksum. One lies in the first sector of each
-// allocation group.
+// The superblock of XFS: kernel, fs/xfs/libxfs/xfs_format.h, struct xfs_dsb; big endian
+// except for the checksum. There is one in the first sector of each allocation group.
 const (
 	xfsSize      = 264
 	xfsBlockSize = 4

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// fsType is what differs between the filesystems.
+// fsType is what differs between filesystem types.
 type fsType struct {
 	name       string
 	mkfs, fsck string
@@ -24,7 +24,7 @@ func typeOf(name string) (fsType, bool) {
 	case "ext4":
 		return fsType{name: name, mkfs: "mkfs.ext4", fsck: "e2fsck", label: 16, options: ext4Options, build: ext4Arguments}, true
 	case "f2fs":
-		// The superblock has room for twice as many, the kernel's ioctls have not
+		// The superblock has room for twice as many, but the kernel's ioctls do not
 		// (FSLABEL_MAX).
 		return fsType{name: name, mkfs: "mkfs.f2fs", fsck: "fsck.f2fs", label: 255, options: f2fsOptions, build: f2fsArguments}, true
 	case "xfs":
@@ -37,7 +37,7 @@ func typeOf(name string) (fsType, bool) {
 	return fsType{}, false
 }
 
-// arguments are those of the mkfs program, without the device.
+// arguments returns the arguments of the mkfs program, without the device.
 func (t fsType) arguments(o Options) ([]string, error) {
 	if reason, _ := t.labelProblem(o.Label); reason != "" {
 		return nil, &OptionError{Type: t.name, Option: "label", Reason: reason}
@@ -58,7 +58,7 @@ func (t fsType) arguments(o Options) ([]string, error) {
 	return t.build(o)
 }
 
-// optional is a flag with its value, or nothing for an empty value.
+// optional returns a flag with its value, or nothing for an empty value.
 func optional(flag, value string) []string {
 	if value == "" {
 		return nil
@@ -66,8 +66,7 @@ func optional(flag, value string) []string {
 	return []string{flag, value}
 }
 
-// withoutOption removes an option with a value and returns what its values
-// were.
+// withoutOption removes an option with a value and returns its values.
 func withoutOption(args []string, flag string) (rest, values []string) {
 	for i := 0; i < len(args); i++ {
 		v, found := strings.CutPrefix(args[i], flag)
@@ -84,19 +83,18 @@ func withoutOption(args []string, flag string) (rest, values []string) {
 	return rest, values
 }
 
-// ext4Arguments. The inode tables are left to the kernel to zero after the
-// first mount: writing them here costs 1.6 % of the device, a minute on 64 GB,
-// and the group checksums keep the noise in them from being taken for inodes.
-// The journal is zeroed here and now: it is small, and what stands in it is
-// what a recovery reads.
+// ext4Arguments leaves the inode tables to the kernel to zero after the first mount:
+// writing them here costs 1.6 % of the device, a minute on 64 GB, and the group checksums
+// keep the noise in them from being taken for inodes. The journal is zeroed right away:
+// it is small, and a recovery reads what is in it.
 func ext4Arguments(o Options) ([]string, error) {
 	extra, extended := withoutOption(o.Extra, "-E")
-	// mke2fs heeds the last -E only, and in it the last word of a kind.
+	// mke2fs uses only the last -E, and in it the last word of a kind.
 	words := append([]string{"nodiscard,lazy_itable_init=1,lazy_journal_init=0"}, extended...)
 	args := []string{"-F", "-q", "-E", strings.Join(words, ",")}
 	if _, blocks := withoutOption(extra, "-b"); len(blocks) == 0 && o.SectorSize > 1024 {
-		// Left alone, mke2fs takes 1 KiB for small devices, whatever the
-		// sector size it sees.
+		// By default, mke2fs uses 1 KiB for small devices, whatever the sector size it
+		// sees.
 		args = append(args, "-b", strconv.Itoa(o.SectorSize))
 	}
 	if group := ext4Group(o); group > 0 {
@@ -107,10 +105,10 @@ func ext4Arguments(o Options) ([]string, error) {
 	return append(args, extra...), nil
 }
 
-// ext4Group is how many blocks a block group has, where one of the usual size would hold
+// ext4Group returns how many blocks a block group has if one of the usual size would hold
 // the whole device: half of them, so that the second group begins with a backup of the
-// superblock. 0 leaves it to mke2fs, as where options of the configuration may choose
-// other blocks, and on devices too small to give any away.
+// superblock. 0 leaves it to mke2fs, also if options of the configuration may choose
+// another block size, and on devices too small to spare any.
 func ext4Group(o Options) int64 {
 	const block, least = 4096, 16 << 20
 	blocks := o.size / block
@@ -147,7 +145,7 @@ func btrfsArguments(o Options) ([]string, error) {
 }
 
 func vfatArguments(o Options) ([]string, error) {
-	// -I: a mapping is no partition, and that is fine.
+	// -I: a mapping is not a partition, and that is fine.
 	args := []string{"-I"}
 	if o.SectorSize > 512 {
 		args = append(args, "-S", strconv.Itoa(o.SectorSize))

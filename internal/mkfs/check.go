@@ -10,10 +10,10 @@ import (
 	"imxcrypt/internal/program"
 )
 
-// The exit status of fsck programs, fsck(8), e2fsck(8): bits that add up.
+// The exit status of fsck programs, fsck(8), e2fsck(8), is a sum of bits.
 const (
 	fsckCorrected   = 1
-	fsckReboot      = 2 // corrected; says so of a mounted root
+	fsckReboot      = 2 // corrected; returned for a mounted root
 	fsckUncorrected = 4
 	fsckFailed      = 8
 	fsckUsage       = 16
@@ -24,18 +24,18 @@ const (
 )
 
 var fsckArguments = map[string][]string{
-	// -p repairs what is safe without asking and, without -f, only looks
-	// when the superblock asks for it.
+	// -p repairs what is safe without asking and, without -f, only checks if the
+	// superblock asks for it.
 	"ext4": {"-p"},
 	"f2fs": {"-a"},
 	// -w writes each repair at once.
 	"vfat": {"-a", "-w"},
 }
 
-// Check runs a filesystem's checker on an unmounted device, and lets it repair what
-// it can without asking. repaired reports whether it did. For xfs and btrfs it does
-// nothing: they are checked as they are mounted. Errors are *OptionError, or *Error
-// around what the program said.
+// Check runs a filesystem's checker on an unmounted device, and lets it repair what it
+// can without asking. repaired reports whether it did. For xfs and btrfs it does nothing:
+// they are checked when they are mounted. Errors are *OptionError, or *Error around the
+// program's error.
 func (m Maker) Check(ctx context.Context, fstype, device string) (repaired bool, err error) {
 	t, ok := typeOf(fstype)
 	if !ok {
@@ -47,8 +47,8 @@ func (m Maker) Check(ctx context.Context, fstype, device string) (repaired bool,
 	op := "check " + fstype + " on " + device
 	repaired, err = m.check(ctx, fstype, op, device)
 	if fstype == "vfat" && repaired && err == nil {
-		// fsck.vfat reports repaired and merely found errors alike: only a second run
-		// distinguishes them.
+		// fsck.vfat returns the same status for errors that it repaired and errors that
+		// it only found. Only a second run distinguishes them.
 		if still, err := m.check(ctx, fstype, op, device); err != nil || still {
 			return false, errors.Join(err, stillDamaged(op, still))
 		}
@@ -90,7 +90,7 @@ func outcome(op string, exit *program.ExitError) (repaired bool, err error) {
 	}
 	switch c := exit.Code; {
 	case c&^fsckKnown != 0:
-		// Old versions of fsck.f2fs say -1 for every failure.
+		// Old versions of fsck.f2fs return -1 for every failure.
 		repaired = false
 		return fail(fault.ProgramFailed, "could not be checked, exit status unknown")
 	case c&(fsckFailed|fsckUsage|fsckLibrary) != 0:
@@ -103,8 +103,8 @@ func outcome(op string, exit *program.ExitError) (repaired bool, err error) {
 	return true, nil
 }
 
-// vfatOutcome reads the status of fsck.vfat: 1 is "found errors", all else
-// went wrong.
+// vfatOutcome reads the status of fsck.vfat: 1 is "found errors", anything else is a
+// failure.
 func vfatOutcome(op string, exit *program.ExitError) (repaired bool, err error) {
 	if exit.Code == 1 {
 		return true, nil

@@ -13,7 +13,7 @@ import (
 )
 
 // The kernel's requests to mounted filesystems: fs/ext4/ext4.h, fs/xfs/libxfs/xfs_fs.h,
-// include/uapi/linux/btrfs.h. systemd-growfs makes the same.
+// include/uapi/linux/btrfs.h. systemd-growfs uses the same.
 const (
 	ext4ResizeFS = 0x40086610 // _IOW('f', 16, __u64)
 	xfsGeometry  = 0x80705864 // _IOR('X', 100, struct xfs_fsop_geom_v1)
@@ -40,8 +40,8 @@ type btrfsArgs struct {
 	Name [4088]byte
 }
 
-// Grow has the mounted filesystem at target take the size bytes that its device has
-// now. grown is false where there was nothing to do. The kernel does it, and a power
+// Grow makes the mounted filesystem at target take the size bytes that its device has
+// now. grown is false if there was nothing to do. The kernel does the work, and a power
 // cut leaves the old size or the new one.
 func (Maker) Grow(fstype, target string, size int64) (grown bool, err error) {
 	op := "grow " + fstype + " on " + target

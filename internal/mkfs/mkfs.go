@@ -20,7 +20,7 @@ import (
 	"imxcrypt/internal/program"
 )
 
-// Maker makes and checks filesystems. Its zero value is the one to use.
+// Maker makes and checks filesystems. Its zero value is ready to use.
 type Maker struct {
 	Programs program.Runner
 }
@@ -28,23 +28,22 @@ type Maker struct {
 // Options of a new filesystem.
 type Options struct {
 	Label string // the limits are the filesystem's: see LabelProblem
-	// UUID in the notation of the filesystem (vfat: "1A2B-3C4D"); "" lets
-	// the program draw one. So does a program that cannot be given one, and an
-	// option in Extra wins: read it back before relying on it.
+	// UUID is in the notation of the filesystem (vfat: "1A2B-3C4D"). If it is empty, or
+	// the program cannot be given one, the program generates one. An option in Extra
+	// overrides it. Read it back before relying on it.
 	UUID string
-	// SectorSize in bytes of the device below, 0 if it does not matter. The
-	// filesystem must not use smaller blocks: dm-crypt answers a request
-	// smaller than its sector with an I/O error.
+	// SectorSize is that of the device below in bytes, 0 if it does not matter. The
+	// filesystem must not use smaller blocks: dm-crypt answers a request smaller than its
+	// sector with an I/O error.
 	SectorSize int
-	// Extra options from the configuration, handed to the program before
-	// the device: those that CheckOptions takes. They win over what this package
-	// chooses.
+	// Extra holds options from the configuration that CheckOptions accepts. They are
+	// passed to the program before the device, and override what this package chooses.
 	Extra []string
 
 	size int64 // of the device in bytes; 0 if it is not known
 }
 
-// OptionError is an option that the filesystem cannot have.
+// OptionError means that the filesystem cannot have an option.
 type OptionError struct {
 	Type   string
 	Option string
@@ -58,7 +57,7 @@ func (e *OptionError) Error() string {
 // FaultCode implements fault.Coder.
 func (e *OptionError) FaultCode() fault.Code { return fault.ConfigInvalid }
 
-// Error is a filesystem that could not be made or checked. It wraps the
+// Error means that a filesystem could not be made or checked. It wraps the
 // *program.MissingError or *program.ExitError.
 type Error struct {
 	Op     string // "make ext4 on /dev/mapper/data"
@@ -99,9 +98,8 @@ func Programs(fstype string) (mkfs, fsck string) {
 	return t.mkfs, t.fsck
 }
 
-// Make makes a filesystem on a device, over whatever is there, and returns
-// when it is durable. Errors are *OptionError, or *Error around what the
-// program said.
+// Make makes a filesystem on a device, over whatever is there, and returns when it is
+// durable. Errors are *OptionError, or *Error around the program's error.
 func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error {
 	t, ok := typeOf(fstype)
 	if !ok {
@@ -124,15 +122,16 @@ func (m Maker) Make(ctx context.Context, fstype, device string, o Options) error
 	if err != nil {
 		return runError(op, err)
 	}
-	// The programs sync, each in its way; that the device's own cache is
-	// flushed too is not left to them.
+	// Each program syncs in its own way. Flushing the device's own cache too is not left
+	// to them.
 	if err := flush(device); err != nil {
 		return &Error{Op: op, Code: fault.IOFailed, Reason: "flush", Err: err}
 	}
 	return nil
 }
 
-// sizeOf is a device's size; 0 if it cannot be found out, which the program then says.
+// sizeOf returns a device's size, or 0 if it cannot be determined; the program then
+// reports why.
 func sizeOf(device string) int64 {
 	f, err := os.Open(device)
 	if err != nil {
@@ -147,8 +146,8 @@ func sizeOf(device string) int64 {
 }
 
 // refusesUUID reports whether a program failed because of the UUID: f2fs-tools before
-// 1.13 have no option for it, and mkfs.btrfs takes none that it finds on another
-// device, be it this one by another name.
+// 1.13 have no option for it, and mkfs.btrfs refuses one that it finds on another device,
+// even if that is this one by another name.
 func refusesUUID(err error) bool {
 	var exit *program.ExitError
 	if !errors.As(err, &exit) || exit.Cause != nil {

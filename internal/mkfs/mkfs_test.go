@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Needs no kernel of its own, so that it need not run on an emulated one.
+// These tests need no kernel of their own, so they need not run on an emulated one.
 //go:build !vm
 
 package mkfs
@@ -70,7 +70,7 @@ func TestArgumentsRefused(t *testing.T) {
 		{"xfs", Options{SectorSize: 4096, Extra: []string{"-s", "size=512"}}},
 		{"vfat", Options{SectorSize: 4096, Extra: []string{"-S", "512"}}},
 		{"btrfs", Options{Extra: []string{""}}},
-		// What the configuration refuses is not taken from anybody else either.
+		// What the configuration refuses is refused from any other caller, too.
 		{"xfs", Options{UUID: uuid, Extra: []string{"-m", "crc=1,uuid=generate"}}},
 		{"ext4", Options{Extra: []string{"-E", "offset=4096"}}},
 		{"ext4", Options{Extra: []string{"/dev/sda"}}},
@@ -86,7 +86,7 @@ func TestArgumentsRefused(t *testing.T) {
 	}
 }
 
-// A program that cannot be given a UUID makes the filesystem with one of its own.
+// A program that cannot be given a UUID makes the filesystem with its own.
 func TestAProgramWithoutUUIDs(t *testing.T) {
 	t.Parallel()
 	for message, retried := range map[string]bool{
@@ -167,7 +167,7 @@ func TestRealPrograms(t *testing.T) {
 	}
 }
 
-// Left to itself, mke2fs takes blocks of 1 KiB for a small device.
+// By default, mke2fs uses blocks of 1 KiB for a small device.
 func TestSmallExt4KeepsTheSectorSize(t *testing.T) {
 	t.Parallel()
 	path := image(t, 8<<20)
@@ -185,7 +185,7 @@ func TestSmallExt4KeepsTheSectorSize(t *testing.T) {
 	}
 }
 
-// A device that one block group would hold has a backup of the superblock, by which
+// A device that fits into one block group has a backup of the superblock, from which
 // e2fsck repairs it.
 func TestSmallExt4HasABackupSuperblock(t *testing.T) {
 	t.Parallel()
@@ -203,7 +203,7 @@ func TestSmallExt4HasABackupSuperblock(t *testing.T) {
 		if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, 8192), 0); err != nil {
 			t.Fatal(err)
 		}
-		// Half of the blocks, up to a multiple of 8.
+		// Half of the blocks, rounded up to a multiple of 8.
 		backup := strconv.FormatInt((size/4096+15)/16*8, 10)
 		_, err = (program.Runner{}).Run(t.Context(), "e2fsck", "-f", "-y", "-b", backup, "-B", "4096", path)
 		var exit *program.ExitError
@@ -217,7 +217,7 @@ func TestSmallExt4HasABackupSuperblock(t *testing.T) {
 			t.Errorf("%d bytes, after the repair: %v, %v", size, repaired, err)
 		}
 	}
-	// What the configuration says wins.
+	// The configuration has precedence.
 	for _, o := range []Options{{SectorSize: 4096, Extra: []string{"-g", "8192"}}, {SectorSize: 512}} {
 		if o.size = 62 << 20; ext4Group(o) != 0 {
 			t.Errorf("%+v: %d", o, ext4Group(o))
@@ -236,8 +236,8 @@ func TestRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	// The first copy of everything; its backup lies in no second group, so
-	// this is beyond repair without questions.
+	// This is the first copy of everything. There is no second group with a backup, so it
+	// is beyond repair without questions.
 	if _, err := f.WriteAt(make([]byte, 12<<10), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestRepair(t *testing.T) {
 
 func TestMakeFails(t *testing.T) {
 	t.Parallel()
-	path := image(t, 4096) // too small for any
+	path := image(t, 4096) // too small for any filesystem
 	err := Maker{}.Make(t.Context(), "ext4", path, Options{})
 	var exit *program.ExitError
 	if !errors.As(err, &exit) || fault.CodeOf(err) != fault.ProgramFailed || !strings.HasPrefix(err.Error(), "make ext4 on "+path+": mkfs.ext4 failed") {

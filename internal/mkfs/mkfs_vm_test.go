@@ -17,8 +17,8 @@ import (
 	"imxcrypt/internal/mount"
 )
 
-// A filesystem that is mounted and written to, or was when the power went,
-// still proves itself: the boot decides by that whether the key was right.
+// A filesystem that is mounted and written to, or was when power was cut, still proves
+// itself: the boot decides by that whether the key is right.
 func TestSuperblockProvesItselfInUse(t *testing.T) {
 	for fstype, size := range map[string]int64{"ext4": 32 << 20, "f2fs": 64 << 20, "xfs": 320 << 20, "btrfs": 128 << 20, "vfat": 32 << 20} {
 		t.Run(fstype, func(t *testing.T) {
@@ -85,7 +85,7 @@ func probe(t *testing.T, path, fstype string) fsprobe.Superblock {
 
 func same(t *testing.T, when string, got, want fsprobe.Superblock) {
 	t.Helper()
-	// A mounted vfat is marked dirty, a mounted ext4 notes the mount, and that its
+	// A mounted vfat is marked dirty, a mounted ext4 records the mount, and that its
 	// journal may have to be replayed.
 	got.NeedsCheck, want.NeedsCheck = false, false
 	got.Mounted, want.Mounted = false, false

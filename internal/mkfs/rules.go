@@ -11,10 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// optionRules says which options of a mkfs program the configuration may hand to
-// it. Only known ones may: a word too many would be taken for a device or a size, and
-// several options put the filesystem, or its journal, somewhere else than into
-// the encrypted volume.
+// optionRules says which options the configuration may pass to a mkfs program. Only known
+// ones are allowed: an extra word would be taken for a device or a size, and several
+// options put the filesystem, or its journal, outside the encrypted volume.
 type optionRules struct {
 	// short lists letters as getopt does: a colon after those with a value.
 	short string
@@ -23,9 +22,8 @@ type optionRules struct {
 	// blocks is the letter of the block size, which must not be smaller than
 	// the volume's sectors; 0 if the program has no such option.
 	blocks byte
-	// refused gives the reason for options that exist and may not be used, and
-	// for words (up to =, or whole) in the comma-separated value of an option, as
-	// "E offset".
+	// refused gives the reason for options that exist but must not be used, and for words
+	// (up to =, or whole) in the comma-separated value of an option, such as "E offset".
 	refused map[string]string
 }
 
@@ -103,8 +101,8 @@ func vfatOptions() optionRules {
 	}
 }
 
-// CheckOptions calls problem, with the index of the word, for each option that a
-// volume's mkfs cannot be given: what is wrong with it and what to do.
+// CheckOptions calls problem for each option that must not be passed to a volume's mkfs,
+// with the index of the word, what is wrong with it and what to do.
 func CheckOptions(fstype string, words []string, sectorSize int, problem func(i int, reason, remedy string)) {
 	if t, known := typeOf(fstype); known {
 		t.options().check(words, sectorSize, problem)
@@ -154,8 +152,8 @@ func FitLabel(fstype, name string) string {
 // quote quotes a word from the configuration: escaped, and truncated if it is long.
 func quote(word string) string { return fmt.Sprintf("%.60q", word) }
 
-// check goes over the words as getopt would. problem is called with the index
-// of each bad word.
+// check goes through the words as getopt would. It calls problem with the index of each
+// bad word.
 func (m optionRules) check(words []string, sectorSize int, problem func(i int, reason, remedy string)) {
 	for i := 0; i < len(words); i++ {
 		word := words[i]
@@ -199,7 +197,7 @@ func (m optionRules) checkShort(words []string, i, sectorSize int, problem func(
 		letter := word[j : j+1]
 		if reason := m.refused["-"+letter]; reason != "" {
 			problem(i, "-"+letter+" "+reason, refusedRemedy(reason))
-			// Whatever stands behind it without a dash is its value.
+			// A word after it without a dash is its value.
 			if j+1 == len(word) && i+1 < len(words) && !strings.HasPrefix(words[i+1], "-") {
 				return 1
 			}
@@ -236,7 +234,7 @@ func (m optionRules) checkValue(letter byte, value string, i, sectorSize int, pr
 		problem(i, quote(value)+" holds a zero byte", "remove it")
 	}
 	if letter == m.blocks && letter != 0 {
-		// mke2fs takes a negative size for the least one that it may choose.
+		// mke2fs takes a negative size as the least one that it may choose.
 		if n, err := strconv.Atoi(strings.TrimPrefix(value, "-")); err != nil || n < sectorSize {
 			problem(i, quote(value)+" as the filesystem's block size is not at least the volume's sector_size "+strconv.Itoa(sectorSize),
 				"write "+strconv.Itoa(max(sectorSize, 4096))+", or leave the option out")

@@ -19,16 +19,17 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// maxDump is how much of what dumpe2fs and resize2fs write is kept. It has to be all:
-// whoever does not know which blocks are free must not write any.
+// maxDump is how much of the output of dumpe2fs and resize2fs is kept. It has to be all
+// of it: no block may be written without knowing which ones are free.
 const maxDump = 64 << 20
 
 // shrinkTries is how often another size is tried: resize2fs gives up a last group that
-// would be too small for what belongs into it.
+// would be too small for what belongs in it.
 const shrinkTries = 4
 
-// Room enforces that Shrink's programs are there, and that dir, or the folder that it will
-// be made in, is root's, on storage that outlives the power, and has room for need bytes.
+// Room checks that Shrink's programs are there, and that dir, or the folder that it will
+// be made in, belongs to root, is on storage that survives a power cut, and has room for
+// need bytes.
 func (m Maker) Room(dir string, need int64) error {
 	for _, name := range []string{"e2fsck", "e2image", "resize2fs", "dumpe2fs"} {
 		if _, err := m.Programs.Find(name); err != nil {
@@ -60,8 +61,8 @@ func (m Maker) Room(dir string, need int64) error {
 	return fault.Newf(fault.ShrinkRefused, "%s %s: name a folder on other storage (--workspace)", dir, what)
 }
 
-// Sound enforces that the checker of ext4 finds nothing wrong on a device, which it does
-// not write to.
+// Sound checks that the checker of ext4 finds nothing wrong on a device, without writing
+// to it.
 func (m Maker) Sound(ctx context.Context, device string) error {
 	if _, err := m.Programs.Run(ctx, "e2fsck", "-f", "-n", device); err != nil {
 		code := fault.CodeOf(err)
@@ -77,9 +78,9 @@ func (m Maker) Sound(ctx context.Context, device string) error {
 const ShrinkCopy = "metadata"
 
 // Shrink finds out how the ext4 filesystem on a device fits into size bytes, and writes
-// nothing to the device. It works in the folder work, which is removed with all that is
-// in it. What it returns is a log for package ext4shrink, good for as long as nobody
-// writes to the device.
+// nothing to the device. It works in the folder work, which it removes with everything in
+// it. It returns a log for package ext4shrink, which is valid as long as nothing writes
+// to the device.
 func (m Maker) Shrink(ctx context.Context, device, work string, size int64) (log []byte, err error) {
 	op := "make the ext4 filesystem on " + device + " smaller"
 	l, err := m.shrink(ctx, device, work, size)
@@ -112,13 +113,13 @@ func (m Maker) shrink(ctx context.Context, device, work string, size int64) (l *
 	path := filepath.Join(work, ShrinkCopy)
 	clear := func() error { return errors.Join(gone(path), gone(work)) }
 	if err == nil {
-		err = clear() // what a run that was cut off has left
+		err = clear() // what an interrupted run left
 	}
 	if err == nil {
 		err = atomicfile.Kernel().MkdirAll(filepath.Dir(work), 0o700)
 	}
 	if err == nil {
-		err = os.Mkdir(work, 0o700) // nobody else's, who would see and change what is in it
+		err = os.Mkdir(work, 0o700) // fails if it exists: another user could see and change what is in it
 	}
 	if err != nil {
 		return nil, err
@@ -153,10 +154,10 @@ type shrinking struct {
 	path  string // of the copy
 }
 
-// try resizes a copy of the metadata. left is how many blocks resize2fs leaves; where
-// that is not what was asked for, there is no log: too little was copied.
+// try resizes a copy of the metadata. left is how many blocks resize2fs leaves. If that
+// is not what was asked for, there is no log, because too little was copied.
 func (s *shrinking) try(ctx context.Context, blocks int64) (l *ext4shrink.Log, left int64, err error) {
-	// A file that is there already would keep its blocks where e2image leaves holes.
+	// An existing file would keep its blocks where e2image leaves holes.
 	if err := gone(s.path); err != nil {
 		return nil, 0, err
 	}
@@ -215,7 +216,7 @@ func (s *shrinking) try(ctx context.Context, blocks int64) (l *ext4shrink.Log, l
 	return l, blocks, err
 }
 
-// run is what a program says, all of it.
+// run returns everything that a program writes.
 func (s *shrinking) run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	r, err := s.Programs.Run(ctx, name, args...)
 	if err == nil && len(r.Stdout) >= maxDump {
@@ -224,7 +225,7 @@ func (s *shrinking) run(ctx context.Context, name string, args ...string) ([]byt
 	return r.Stdout, err
 }
 
-// copy copies the blocks from first to last; what is zeros stays a hole.
+// copy copies the blocks from first to last. Blocks of zeros stay holes.
 func (s *shrinking) copy(f *os.File, first, last int64) error {
 	block, zeros := make([]byte, s.super.Block), make([]byte, s.super.Block)
 	for at := first * s.super.Block; at <= last*s.super.Block; at += s.super.Block {

@@ -13,7 +13,8 @@ import (
 	"imxcrypt/internal/program"
 )
 
-// A log that does not survive a power cut, or that others can change, does not count.
+// Storage that does not survive a power cut, or that other users can change, is refused
+// for a log.
 func TestRoom(t *testing.T) {
 	t.Parallel()
 	m, dir := Maker{}, t.TempDir()

@@ -12,7 +12,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Process is one that keeps a mount busy.
+// Process is a process that keeps a mount busy.
 type Process struct {
 	PID     int
 	Command string // the kernel's name of it, at most 15 bytes
@@ -20,15 +20,15 @@ type Process struct {
 	Path    string // the file or folder it uses
 }
 
-// Users are what keeps a mount busy, as far as can be determined.
+// Users is what keeps a mount busy, as far as can be determined.
 type Users struct {
 	Processes []Process
 	Mounts    []string // mount points below
-	Loops     []string // loop devices whose file lies in it
+	Loops     []string // loop devices whose file is in it
 	Swap      []string // swap files in it
 }
 
-// String is one line for a message; empty if no user was found.
+// String returns one line for a message; it is empty if no user was found.
 func (u Users) String() string {
 	var parts []string
 	for i, p := range u.Processes {
@@ -50,10 +50,10 @@ func (u Users) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// maxNamed is the number of processes a message names.
+// maxNamed is the number of processes that a message names.
 const maxNamed = 5
 
-// BusyError is a mount that is in use. errors.Is finds EBUSY in it.
+// BusyError means that a mount is in use. errors.Is finds EBUSY in it.
 type BusyError struct {
 	Target string
 	Users  Users
@@ -72,7 +72,7 @@ func (e *BusyError) Unwrap() error { return e.Err }
 // FaultCode implements fault.Coder.
 func (e *BusyError) FaultCode() fault.Code { return fault.MountBusy }
 
-// FindUsers finds who keeps the mount on target busy. It reads only names, never the
+// FindUsers finds what keeps the mount on target busy. It reads only names, never the
 // files, so that a hanging filesystem does not hang it. Processes may come, go or be
 // invisible: the result is for messages.
 func FindUsers(target string) (Users, error) { return findUsers("/proc", "/sys", target) }
@@ -91,7 +91,7 @@ func findUsers(proc, sys, target string) (Users, error) {
 	return u, err
 }
 
-// inside reports whether path is target or lies below it.
+// inside reports whether path is target or below it.
 func inside(path, target string) bool {
 	if target == "/" {
 		return strings.HasPrefix(path, "/")
@@ -124,7 +124,7 @@ func findProcesses(proc, target string) []Process {
 func usesTarget(dir, target string) (how, path string, ok bool) {
 	for _, l := range []struct{ name, how string }{{"cwd", "working folder"}, {"root", "root folder"}, {"exe", "program"}} {
 		path, err := os.Readlink(filepath.Join(dir, l.name))
-		// Everybody's root folder is /.
+		// Nearly every process has the root folder /.
 		if err == nil && inside(path, target) && (l.name != "root" || path != "/") {
 			return l.how, path, true
 		}

@@ -11,11 +11,11 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// FstabEntry is a line of fstab(5), as far as it matters here.
+// FstabEntry is the part of a line of fstab(5) that matters here.
 type FstabEntry struct{ Source, Target string }
 
-// ParseFstab reads sources and targets out of fstab(5). Lines that it cannot
-// read are left to those whose file it is.
+// ParseFstab reads sources and targets from fstab(5). It skips lines that it cannot read:
+// they are up to the owner of the file.
 func ParseFstab(text string) []FstabEntry {
 	var entries []FstabEntry
 	for line := range strings.Lines(text) {
@@ -28,9 +28,9 @@ func ParseFstab(text string) []FstabEntry {
 	return entries
 }
 
-// InFstab is the deepest mount point of /etc/fstab, but for the root, that a file is in or
-// would be made in; empty if there is none. noauto does not count: systemd mounts such
-// a line, too, for a unit with RequiresMountsFor=.
+// InFstab returns the deepest mount point in /etc/fstab, except the root, that a file is
+// in or would be made in; it is empty if there is none. noauto does not count: systemd
+// also mounts such a line for a unit with RequiresMountsFor=.
 func (System) InFstab(file string) (target string, err error) { return inFstab("/etc/fstab", file) }
 
 func inFstab(fstab, file string) (target string, err error) {
@@ -52,7 +52,7 @@ func inFstab(fstab, file string) (target string, err error) {
 		if !filepath.IsAbs(e.Target) {
 			continue // swap
 		}
-		// What does not exist has no folder in it.
+		// A target that does not exist has no folder in it.
 		at, err := filepath.EvalSymlinks(e.Target)
 		if err == nil && at != "/" && inside(dir, at) && len(at) > len(target) {
 			target = at

@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Error is a mount or unmount that the kernel refused.
+// Error means that the kernel refused a mount or unmount.
 type Error struct {
 	Op     string // "mount /dev/mapper/data on /data (ext4)", "unmount /data"
 	Code   fault.Code
 	Reason string // what the errno means here; may be empty
 	Err    error
-	// KernelLog is what the kernel logged of the device meanwhile; empty if it cannot
+	// KernelLog is what the kernel logged about the device meanwhile; empty if it cannot
 	// be read.
 	KernelLog []string
 }
@@ -79,8 +79,8 @@ func (s System) Mount(source, target, fstype string, options []string) error {
 // maxMessages is the number of the kernel's messages that an error quotes.
 const maxMessages = 3
 
-// kernelMessages is what the kernel has logged of a device, or of the filesystem where it
-// names none, since the mark.
+// kernelMessages returns what the kernel has logged since the mark about a device, or
+// about the filesystem type if it names no device.
 func kernelMessages(mark *klog.Mark, source, fstype string) (messages []string) {
 	name := source
 	if path, err := filepath.EvalSymlinks(source); err == nil {
@@ -101,8 +101,8 @@ func kernelMessages(mark *klog.Mark, source, fstype string) (messages []string) 
 	return messages[:min(len(messages), maxMessages)]
 }
 
-// explainMount says what an errno of mount(2) means when a device is mounted, and
-// the kernel has said something in lower case.
+// explainMount explains an errno of mount(2) for a device. messages is what the kernel
+// logged, in lower case.
 func explainMount(err error, fstype string, readOnly bool, messages string) (fault.Code, string) {
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(messages, w) })
@@ -136,8 +136,8 @@ func explainMount(err error, fstype string, readOnly bool, messages string) (fau
 	return fault.Failed, ""
 }
 
-// unreplayed explains why a read-only device was not even mounted read-only: the
-// filesystem was in use when the power went, and has a journal to work off.
+// unreplayed explains why a read-only device could not even be mounted read-only: the
+// filesystem was in use when power was cut, and has a journal to replay.
 func unreplayed(fstype string) string {
 	const why = "it was not unmounted when it was last used, and its journal cannot be worked off on a read-only device; let the device be written once"
 	option := map[string]string{"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "f2fs": "norecovery", "btrfs": "rescue=nologreplay"}[fstype]
@@ -147,9 +147,9 @@ func unreplayed(fstype string) string {
 	return why + ", or mount it without what the journal holds: mount option " + option
 }
 
-// Unmount unmounts what is mounted on target; of several mounts the topmost.
-// The error wraps ErrNotMounted if nothing is mounted, or is a *BusyError that names
-// the users. Unmount returns when the filesystem is written out.
+// Unmount unmounts what is mounted on target, or the topmost of several mounts. The error
+// wraps ErrNotMounted if nothing is mounted, or is a *BusyError that names the users.
+// Unmount returns when the filesystem is written out.
 func (s System) Unmount(target string) error {
 	t, err := s.Look(target)
 	if err != nil {
@@ -173,14 +173,14 @@ func (s System) Unmount(target string) error {
 	return &Error{Op: "unmount " + target, Code: fault.IOFailed, Err: err}
 }
 
-// Idle enforces that what is mounted on target could be unmounted now, and leaves it
-// mounted; the error is that of Unmount.
+// Idle checks that what is mounted on target could be unmounted now, and leaves it
+// mounted. The error is that of Unmount.
 func (s System) Idle(target string) error {
 	t, err := s.Look(target)
 	if err != nil {
 		return err
 	}
-	// Only marks the mount, and using it removes the mark (umount2(2)).
+	// This only marks the mount, and using it removes the mark (umount2(2)).
 	if err := unix.Unmount(t.Path, unix.UMOUNT_NOFOLLOW|unix.MNT_EXPIRE); errors.Is(err, unix.EBUSY) {
 		users, _ := FindUsers(t.Path)
 		return &BusyError{Target: target, Users: users, Err: err}
@@ -208,7 +208,7 @@ type Target struct {
 	Mounted *Entry
 }
 
-// TargetError is a mount point that cannot be used.
+// TargetError means that a mount point cannot be used.
 type TargetError struct{ Target Target }
 
 func (e *TargetError) Error() string {
@@ -229,7 +229,7 @@ func (e *TargetError) FaultCode() fault.Code {
 	return fault.MountPointMissing
 }
 
-// Usable is nil for a free target and a *TargetError for any other.
+// Usable returns nil for a free target and a *TargetError for any other.
 func (t Target) Usable() error {
 	if t.State == TargetFree {
 		return nil
@@ -255,7 +255,7 @@ func LookAt(proc, target string) (Target, error) {
 		return Target{}, &Error{Op: "look at mount point " + target, Code: fault.IOFailed, Err: err}
 	}
 	t.Path = path
-	// The kernel is asked of the running system only.
+	// The kernel can only be asked about the running system.
 	if proc == "/proc" && free(path) {
 		return t, nil
 	}
@@ -277,8 +277,8 @@ func LookAt(proc, target string) (Target, error) {
 	return t, nil
 }
 
-// free reports whether a path is certainly a folder that nothing is mounted on: the
-// kernel says so (statx, since Linux 5.8) in one call, without the list of mounts.
+// free reports whether a path is certainly a folder that nothing is mounted on. The
+// kernel reports that (statx, since Linux 5.8) in one call, without the list of mounts.
 // If false, the list decides.
 func free(path string) bool {
 	var st unix.Statx_t

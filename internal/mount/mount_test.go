@@ -23,7 +23,7 @@ const table = `22 1 8:2 / / rw,relatime shared:1 - ext4 /dev/root rw
 42 41 253:1 / /home rw unbindable - f2fs /dev/dm-1 rw
 `
 
-// fakeProc is a /proc with that table of mounts.
+// fakeProc returns a /proc with that table of mounts.
 func fakeProc(t *testing.T, mountinfo string) string {
 	t.Helper()
 	proc := t.TempDir()
@@ -233,8 +233,8 @@ func TestFindUsers(t *testing.T) {
 	}
 }
 
-// What a mount point is, is asked of the kernel in a shorter way where that will
-// do; the list of all mounts says the same.
+// Look asks the kernel in a shorter way if that is enough. The list of all mounts must
+// agree.
 func TestLookAgreesWithTheListOfMounts(t *testing.T) {
 	t.Parallel()
 	entries, err := System{}.List()
@@ -272,7 +272,7 @@ func TestLookAgreesWithTheListOfMounts(t *testing.T) {
 	}
 }
 
-// EINVAL means one of several things, which the kernel's log distinguishes.
+// EINVAL has several meanings, which the kernel's log distinguishes.
 func TestWhatTheKernelSaidExplainsAFailedMount(t *testing.T) {
 	t.Parallel()
 	for messages, want := range map[string]fault.Code{

@@ -32,8 +32,8 @@ type Entry struct {
 	Options, SuperOptions []string
 	Type                  string
 	Source                string
-	// Shared and Master are the peer groups that the mount belongs to and that it
-	// follows; 0: none (Documentation/filesystems/sharedsubtree.rst).
+	// Shared is the peer group that the mount belongs to, Master the one that it follows;
+	// 0 means none (Documentation/filesystems/sharedsubtree.rst).
 	Shared, Master int
 }
 
@@ -51,7 +51,7 @@ func hasWord(words []string, want string) bool {
 	return false
 }
 
-// ListError is a mountinfo that cannot be read or understood.
+// ListError means that a mountinfo cannot be read or understood.
 type ListError struct {
 	Path string
 	Line int // 0 when the file as a whole could not be read
@@ -67,12 +67,12 @@ func (e *ListError) Error() string {
 
 func (e *ListError) Unwrap() error { return e.Err }
 
-// List is what is mounted in the namespace of this process, in the kernel's
-// order: of two mounts on one target the later one covers the earlier.
+// List returns what is mounted in the namespace of this process, in the kernel's order:
+// of two mounts on one target, the later one covers the earlier.
 func (System) List() ([]Entry, error) { return ListAt("/proc") }
 
-// ListAt is List with another root for /proc. A line that is not understood is an
-// error; the entries of the others come with it.
+// ListAt is List with another root for /proc. A line that is not understood is an error,
+// which comes with the entries of the other lines.
 func ListAt(proc string) ([]Entry, error) { return listFile(filepath.Join(proc, "self/mountinfo")) }
 
 func listFile(path string) ([]Entry, error) {
@@ -88,11 +88,11 @@ func listFile(path string) ([]Entry, error) {
 	return entries, nil
 }
 
-// maxLine bounds a line: the kernel writes the paths, of up to 4096 bytes and
-// four times that when escaped, and overlayfs options with a few paths more.
+// maxLine bounds a line: the kernel writes paths of up to 4096 bytes, or four times that
+// when escaped, and overlayfs options with a few more paths.
 const maxLine = 1 << 20
 
-// parse returns the first line that is not understood with the error.
+// parse returns, with the error, the number of the first line that is not understood.
 func parse(r io.Reader) (entries []Entry, badLine int, err error) {
 	sc := bufio.NewScanner(r)
 	sc.Buffer(nil, maxLine)
@@ -118,8 +118,7 @@ func parse(r io.Reader) (entries []Entry, badLine int, err error) {
 
 func parseLine(text string) (Entry, error) {
 	f := strings.Split(text, " ")
-	// Any number of optional fields stands between the sixth field and the
-	// lone hyphen.
+	// Any number of optional fields may be between the sixth field and the lone hyphen.
 	hyphen := -1
 	for i := 6; i < len(f); i++ {
 		if f[i] == "-" {

@@ -13,13 +13,13 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// namespace is a mount namespace other than this process's, by the processes in it.
+// namespace is a mount namespace other than this process's, with the processes in it.
 type namespace struct {
 	processes []Process
 	entries   []Entry
 }
 
-// ElsewhereError is a filesystem that stays mounted in another mount namespace.
+// ElsewhereError means that a filesystem stays mounted in another mount namespace.
 type ElsewhereError struct {
 	Target    string // as it is called there
 	Processes []Process
@@ -40,10 +40,10 @@ func (e *ElsewhereError) Error() string {
 // FaultCode implements fault.Coder.
 func (e *ElsewhereError) FaultCode() fault.Code { return fault.MountBusy }
 
-// Elsewhere enforces that no mount that is chosen stays in another mount namespace
-// when those in this one are unmounted: services and containers may have copies of
-// their own. What cannot be determined is left out: a namespace without a process is
-// invisible. The error is an *ElsewhereError.
+// Elsewhere checks that no chosen mount stays in another mount namespace when those in
+// this one are unmounted: services and containers may have copies of their own. It leaves
+// out what cannot be determined: a namespace without a process is invisible. The error is
+// an *ElsewhereError.
 func (System) Elsewhere(chosen func(*Entry) bool) error { return elsewhere("/proc", chosen) }
 
 func elsewhere(proc string, chosen func(*Entry) bool) error {
@@ -69,9 +69,9 @@ func elsewhere(proc string, chosen func(*Entry) bool) error {
 	return nil
 }
 
-// follows reports whether the kernel unmounts e when it unmounts our: what is mounted
-// on a shared mount goes with it from the peers of that mount, and from what follows
-// them.
+// follows reports whether the kernel unmounts e when it unmounts our: what is mounted on
+// a shared mount is also unmounted from the peers of that mount, and from the mounts that
+// follow them.
 func follows(e *Entry, entries []Entry, our *Entry, ours []Entry, masters map[int]int) bool {
 	below, above := parent(e, entries), parent(our, ours)
 	if below == nil || above == nil || above.Shared == 0 || within(e, below) != within(our, above) {
@@ -96,7 +96,7 @@ func parent(e *Entry, entries []Entry) *Entry {
 	return &entries[i]
 }
 
-// within is a mount point's path in the filesystem that it lies in.
+// within returns a mount point's path in the filesystem that it is in.
 func within(e, below *Entry) string {
 	return filepath.Join(below.Root, strings.TrimPrefix(e.Target, strings.TrimSuffix(below.Target, "/")))
 }

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// A copy of a mount in another namespace stays, unless the kernel takes it away with
-// ours: then it follows the mount that ours lies on.
+// A copy of a mount in another namespace stays, unless the kernel unmounts it with ours
+// because it follows the mount that ours is on.
 func TestElsewhere(t *testing.T) {
 	t.Parallel()
 	const (

@@ -53,8 +53,8 @@ var flagWords = [...]flagWord{
 	{word: "loud", clear: unix.MS_SILENT},
 	{word: "nosymfollow", set: msNoSymFollow},
 	{word: "symfollow", clear: msNoSymFollow},
-	// What mount(8) or systemd evaluates and the kernel never sees, so
-	// that an fstab's options can be taken over.
+	// Options that mount(8) or systemd evaluates and the kernel never sees. They are
+	// accepted so that an fstab's options can be reused.
 	{word: "defaults", clear: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_SYNCHRONOUS},
 	{word: "auto"},
 	{word: "noauto"},
@@ -63,7 +63,7 @@ var flagWords = [...]flagWord{
 	{word: "nouser"},
 }
 
-// refusal says why a word is refused that asks for something other than mounting a
+// refusal says why a word is refused because it asks for something other than mounting a
 // device on a folder.
 func refusal(word string) (why string, refused bool) {
 	switch word {
@@ -82,7 +82,7 @@ func refusal(word string) (why string, refused bool) {
 // filesystem's own options in, with its NUL.
 const maxData = 4096
 
-// OptionError is a mount option that cannot be used.
+// OptionError means that a mount option cannot be used.
 type OptionError struct{ Option, Reason string }
 
 func (e *OptionError) Error() string {
@@ -92,10 +92,9 @@ func (e *OptionError) Error() string {
 // FaultCode implements fault.Coder.
 func (e *OptionError) FaultCode() fault.Code { return fault.ConfigInvalid }
 
-// ParseOptions turns option words, as they stand in fstab, into the flags and
-// the data of mount(2). A later word wins over an earlier one. A word that is not a
-// flag is passed to the filesystem, which alone knows whether it exists. Errors are
-// *OptionError.
+// ParseOptions converts option words, as in fstab, to the flags and the data of mount(2).
+// A later word overrides an earlier one. A word that is not a flag is passed to the
+// filesystem, which alone knows whether it exists. Errors are *OptionError.
 func ParseOptions(words []string) (flags uintptr, data string, err error) {
 	var own []string
 	for _, w := range words {
