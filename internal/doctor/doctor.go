@@ -91,8 +91,8 @@ type Volume struct {
 	// IntactHeader reports whether both copies of the header were read and are good.
 	IntactHeader bool
 	// EncryptsPlain reports whether the configuration has on_plaintext: encrypt. Shrinks
-	// reports whether the header is then also on the device, so that a filesystem may be
-	// made smaller for it.
+	// reports whether in addition the header is on the device and the filesystem is ext4,
+	// which may then be made smaller.
 	EncryptsPlain, Shrinks bool
 	// Warnings are further findings about it.
 	Warnings []Check

@@ -216,7 +216,7 @@ func (s *shrinking) try(ctx context.Context, blocks int64) (l *ext4shrink.Log, l
 	return l, blocks, err
 }
 
-// run returns everything that a program writes.
+// run returns everything that a program prints.
 func (s *shrinking) run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	r, err := s.Programs.Run(ctx, name, args...)
 	if err == nil && len(r.Stdout) >= maxDump {
