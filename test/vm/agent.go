@@ -10,9 +10,9 @@ import (
 // AgentPath is where AgentService expects the agent.
 const AgentPath = "/usr/lib/imxcrypt-test/guest"
 
-// AgentService is the unit with which a system of its own runs the agent: from
-// early on, in an emergency too, and through a shutdown until the last process
-// is ended.
+// AgentService is the unit that runs the agent in a complete system. The unit starts
+// early, also runs in emergency mode, and survives a shutdown until the last process
+// has ended.
 const AgentService = `[Unit]
 Description=Agent of the test
 DefaultDependencies=no

@@ -14,20 +14,20 @@ const (
 	ARM64 Arch = "arm64"
 )
 
-// Arches lists all, for tests that run on each.
+// Arches lists all architectures, for tests that run on each.
 func Arches() []Arch { return []Arch{AMD64, ARM64} }
 
 // platform is what an architecture needs in QEMU.
 type platform struct {
 	qemu      string
-	machine   []string // arguments
-	console   string   // kernel's name of the first serial port
+	machine   []string // arguments of QEMU
+	console   string   // the kernel's name of the first serial port
 	append    string   // kernel arguments
 	triplet   string   // Debian's library directory
-	modules   []string // beyond commonModules
+	modules   []string // in addition to bootModules and guestModules
 	kernelELF bool     // boot the unpacked kernel through its PVH entry
 	lacks     []string // modules that this kernel does not have
-	// mainline is mainline's kernel, instead of Debian's stock one.
+	// mainline is set for a mainline kernel instead of Debian's stock kernel.
 	mainline *MainlineKernel
 }
 
@@ -42,8 +42,8 @@ func (a Arch) platform() (platform, error) {
 			append:  "tsc=reliable no_timer_check",
 			triplet: "x86_64-linux-gnu",
 			modules: []string{"aesni-intel", "crc32c-intel"},
-			// Debian's bzImage is xz; an emulated processor needs seconds
-			// to unpack it.
+			// Debian's bzImage is compressed with xz; an emulated processor needs
+			// seconds to unpack it.
 			kernelELF: true,
 		}, nil
 	case ARM64:

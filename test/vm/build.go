@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// moduleRoot is the folder of go.mod, above the folder that go test starts a
-// test in.
+// moduleRoot returns the folder of go.mod, which is above the folder in which go test
+// starts a test.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -31,8 +31,8 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// BuildProgram compiles a main package ("./cmd/imxcrypt") of this module for
-// an architecture of Go's naming, as a release would be, and returns the file.
+// BuildProgram compiles a main package ("./cmd/imxcrypt") of this module for a GOARCH,
+// in the same way as a release, and returns the file.
 func BuildProgram(t TB, pkg, goarch string) string {
 	t.Helper()
 	top, err := moduleRoot()
@@ -56,8 +56,8 @@ func BuildProgram(t TB, pkg, goarch string) string {
 	return out
 }
 
-// locked makes a file of the cache while no other process does: the compiler's
-// work is not done twice, and nobody reads half a file.
+// locked calls do while holding the lock of a file in the cache. Processes do not
+// compile the same thing twice, and none of them reads an incomplete file.
 func locked(file string, do func() error) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
@@ -70,7 +70,7 @@ func locked(file string, do func() error) error {
 	return do()
 }
 
-// BuildTest compiles a package's test binary with the tag vm.
+// BuildTest compiles a package's test binary with the tag vm and returns the file.
 func BuildTest(t TB, pkg, goarch string) string {
 	t.Helper()
 	top, err := moduleRoot()
@@ -84,7 +84,8 @@ func BuildTest(t TB, pkg, goarch string) string {
 	return out
 }
 
-// goBuild runs go build or go test -c, static, without debug information.
+// goBuild runs go build or go test -c and makes a static binary without debug
+// information.
 func goBuild(ctx context.Context, top, out, goarch, verb string, args ...string) error {
 	return locked(out, func() error {
 		words := append([]string{verb, "-trimpath", "-ldflags=-s -w", "-o", out}, args...)
@@ -98,7 +99,7 @@ func goBuild(ctx context.Context, top, out, goarch, verb string, args ...string)
 	})
 }
 
-// writeAtomically never leaves half a file in the cache.
+// writeAtomically writes a file of the cache and never leaves an incomplete one.
 func writeAtomically(file string, data []byte, perm os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
 	if err != nil {
@@ -118,7 +119,7 @@ func writeAtomically(file string, data []byte, perm os.FileMode) error {
 	return os.Rename(f.Name(), file)
 }
 
-// lockFile waits for the lock on a file between processes.
+// lockFile waits for a file lock that holds between processes.
 func lockFile(name string) (unlock func(), err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {

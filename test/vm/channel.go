@@ -14,8 +14,8 @@ import (
 	"imxcrypt/test/guest/wire"
 )
 
-// ErrGone is reported by what was under way when the machine lost its power,
-// crashed or ended.
+// ErrGone is the error of every operation in progress when the machine loses power,
+// crashes or ends.
 var ErrGone = errors.New("the virtual machine is gone")
 
 // channel is the host's end of the port to the guest.
@@ -31,7 +31,7 @@ type channel struct {
 	gone  error // set once nothing more can arrive
 }
 
-// call is one request and what has come back for it.
+// call is one request and the replies received so far.
 type call struct {
 	id uint64
 
@@ -52,7 +52,7 @@ func newChannel(conn net.Conn) *channel {
 	return c
 }
 
-// open makes a request's number. It fails if the machine is gone.
+// open allocates a request number. It fails if the machine is gone.
 func (c *channel) open() (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,8 +147,8 @@ func (k *call) finish(h wire.Header, err error) {
 	k.changed.Broadcast()
 }
 
-// wait blocks until ready says so, the request has ended, or the time is over,
-// which it reports as false.
+// wait blocks until ready returns true or the request has ended. It returns false if
+// the time limit expires first.
 func (k *call) wait(limit time.Duration, ready func() bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -168,5 +168,5 @@ func (k *call) wait(limit time.Duration, ready func() bool) bool {
 	return true
 }
 
-// never is for wait: only the request's end will do.
+// never makes wait return only at the end of the request.
 func never() bool { return false }

@@ -12,20 +12,20 @@ import (
 // child is a process on the host.
 type child struct {
 	cmd    *exec.Cmd
-	output bytes.Buffer // its own messages, to be read after ended
+	output bytes.Buffer // its own messages; read only after ended is closed
 	ended  chan struct{}
-	err    error // of the process, to be read after ended
+	err    error // of the process; read only after ended is closed
 }
 
-// start starts the process so that it ends with this one, however that ends: a
-// test binary that runs into its time limit cleans nothing up.
+// start starts a process that ends with this one, however this one ends: a test binary
+// that runs into its time limit cleans up nothing.
 func (c *child) start() error {
 	c.cmd.Stdout, c.cmd.Stderr = &c.output, &c.output
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
-		// The signal is tied to the life of the thread that starts the
-		// process, so that thread is kept until the process has ended.
+		// The signal is sent when the thread that started the process ends, so keep
+		// that thread until the process has ended.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := c.cmd.Start()

@@ -7,50 +7,50 @@ import (
 	"time"
 )
 
-// Config describes a virtual machine. The zero value of each field but Arch is
-// usable.
+// Config describes a virtual machine. The zero value is usable for every field except
+// Arch.
 type Config struct {
 	Arch   Arch
 	Disks  []*Disk // /dev/vda, /dev/vdb, … in this order
 	Memory int     // MiB; default 512
 	CPUs   int     // default 1
 
-	// SimCAAM loads the simulated CAAM with these parameters; nil: a board
-	// whose kernel has none.
+	// SimCAAM loads the simulated CAAM with these parameters. If it is nil, the board's
+	// kernel has none.
 	SimCAAM *SimCAAM
-	// Mainline makes it a board with mainline's kernel and drivers; nil: Debian
-	// 12's stock kernel.
+	// Mainline makes the machine a board with the mainline kernel and its drivers. If
+	// it is nil, the machine runs Debian 12's stock kernel.
 	Mainline *Mainline
-	// Imxcrypt is the host's path of a binary to have as /usr/bin/imxcrypt.
+	// Imxcrypt is the path on the host of a binary to install as /usr/bin/imxcrypt.
 	Imxcrypt string
-	// ExtraFiles are further files, by their path in the guest.
+	// ExtraFiles are additional files, keyed by their path in the guest.
 	ExtraFiles map[string]File
-	// Withhold names modules that the guest must not have ("dm-crypt"), to
-	// play a kernel without them. What depends on them is not loaded either.
+	// Withhold names modules that the guest must not have ("dm-crypt"), to simulate a
+	// kernel without them. Modules that depend on them are not loaded either.
 	Withhold []string
 
-	// Root is the device ("/dev/vda") with the root filesystem of a system of
-	// its own: the initramfs loads its modules, the simulated CAAM among them,
-	// and starts /sbin/init there. That system must run the agent as a service
-	// (AgentService). Imxcrypt, ExtraFiles and Withhold do not reach it.
+	// Root is the device ("/dev/vda") that holds the root filesystem of a complete
+	// system. The initramfs loads its modules, including the simulated CAAM, and starts
+	// /sbin/init on that filesystem. The system must run the agent as a service
+	// (AgentService). Imxcrypt, ExtraFiles and Withhold have no effect on it.
 	Root string
-	// Initramfs is the host's path of an initramfs to boot instead of the one
-	// that is made here. Whatever it starts must run the agent; Imxcrypt,
-	// ExtraFiles, SimCAAM and Withhold do not reach it.
+	// Initramfs is the path on the host of an initramfs to boot instead of the one made
+	// here. The system that it starts must run the agent. Imxcrypt, ExtraFiles, SimCAAM
+	// and Withhold have no effect on it.
 	Initramfs string
-	// Suspend makes an amd64 machine that can suspend to RAM and be woken by
-	// QMP("system_wakeup", nil). It boots some seconds slower.
+	// Suspend makes an amd64 machine that can suspend to RAM and that
+	// QMP("system_wakeup", nil) wakes. It boots some seconds slower.
 	Suspend bool
 
-	Append   string   // further kernel arguments
-	QEMUArgs []string // further arguments of QEMU
-	// Timeout of the boot and of each Run, Put and Get; default 20 minutes:
-	// far more than anything takes, on a host that does much else.
+	Append   string   // additional kernel arguments
+	QEMUArgs []string // additional arguments of QEMU
+	// Timeout limits the boot and each Run, Put and Get. The default is 20 minutes, far
+	// more than anything takes even on a busy host.
 	Timeout time.Duration
 }
 
-// File is a file for the guest: Data, or the contents of the file Host on the
-// host, or a symbolic link to Link.
+// File is a file for the guest: Data, the contents of the file Host on the host, or a
+// symbolic link to Link.
 type File struct {
 	Data []byte
 	Host string
@@ -58,13 +58,13 @@ type File struct {
 	Mode fs.FileMode // default 0644, 0755 for Host
 }
 
-// SimCAAM are the parameters of the simulated CAAM, test/simcaam. Only what is
-// set is passed to the module.
+// SimCAAM holds the parameters of the simulated CAAM, test/simcaam. Only the parameters
+// that are set are passed to the module.
 type SimCAAM struct {
-	OTPMK   string        // 64 hexadecimal digits: the chip's fused key; default the module's
+	OTPMK   string        // 64 hexadecimal digits: the chip's fused key; default: the module's default
 	Closed  bool          // security state
 	Latency time.Duration // of each request, asynchronous
-	// Params are further parameters, "name=value" separated by spaces.
+	// Params are additional parameters, "name=value" separated by spaces.
 	Params string
 }
 
@@ -73,8 +73,8 @@ const (
 	defaultTimeout = 20 * time.Minute
 )
 
-// clone copies the configuration so that changes of the caller's maps and
-// slices do not reach the machine. Disks stay shared: their contents persist.
+// clone copies the configuration so that later changes to the caller's maps and slices
+// do not affect the machine. Disks stay shared: their contents persist.
 func (c Config) clone() Config {
 	c.Disks = append([]*Disk(nil), c.Disks...)
 	c.Withhold = append([]string(nil), c.Withhold...)

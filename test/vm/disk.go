@@ -9,22 +9,21 @@ import (
 	"path/filepath"
 )
 
-// Disk is a virtual disk over a sparse file on the host. It keeps its contents
-// while machines come and go.
+// Disk is a virtual disk backed by a sparse file on the host. It keeps its contents
+// from one machine to the next.
 type Disk struct {
 	Path      string // on the host
 	Size      int64  // bytes
 	BlockSize int    // logical and physical block size, 512 (default) or 4096 bytes
-	Serial    string // at most 20 characters; guest: /sys/block/vdX/serial
+	Serial    string // at most 20 characters; in the guest: /sys/block/vdX/serial
 	ReadOnly  bool
-	// LogWrites names a file on the host that QEMU fills with every write
-	// and flush, in the format of the kernel's dm-log-writes. It is emptied
-	// at each boot.
+	// LogWrites names a file on the host in which QEMU records every write and flush,
+	// in the format of the kernel's dm-log-writes. It is emptied at each boot.
 	LogWrites string
 }
 
-// NewDisk makes an empty disk that lives as long as the test. Further fields
-// may be set before it is used.
+// NewDisk makes an empty disk that exists until the test ends. Other fields may be set
+// before it is used.
 func NewDisk(t TB, size int64) *Disk {
 	t.Helper()
 	dir := t.TempDir()
@@ -35,7 +34,7 @@ func NewDisk(t TB, size int64) *Disk {
 	return d
 }
 
-// create makes or lengthens the file; it never shortens one.
+// create makes or extends the file; it never shortens one.
 func (d *Disk) create() error {
 	f, err := os.OpenFile(d.Path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -60,8 +59,8 @@ func (d *Disk) blockdev(node string) (map[string]any, error) {
 	file := map[string]any{"driver": "file", "filename": d.Path, "discard": "unmap"}
 	raw := map[string]any{"driver": "raw", "file": file, "discard": "unmap", "read-only": d.ReadOnly}
 	if d.LogWrites == "" {
-		// The host does not lose power: without flushes to its own disk a
-		// test is quicker, and kill -9 keeps what the guest wrote anyway.
+		// The host does not lose power: skipping flushes to its own disk makes a test
+		// quicker, and what the guest wrote survives kill -9 anyway.
 		raw["node-name"] = node
 		raw["cache"] = map[string]any{"no-flush": true}
 		file["cache"] = map[string]any{"no-flush": true}

@@ -11,8 +11,8 @@ import (
 	"imxcrypt/test/guest/wire"
 )
 
-// Put writes a file in the guest, mode 0644, and its missing folders. The path
-// may be that of a block device, too.
+// Put writes a file with mode 0644 in the guest and creates missing folders. The path
+// may also name a block device.
 func (m *Machine) Put(path string, data []byte) {
 	m.t.Helper()
 	if err := m.TryPut(path, data, 0o644); err != nil {
@@ -20,7 +20,7 @@ func (m *Machine) Put(path string, data []byte) {
 	}
 }
 
-// PutFile copies a file of the host, with its mode.
+// PutFile copies a file from the host, with its mode.
 func (m *Machine) PutFile(path, host string) {
 	m.t.Helper()
 	info, err := os.Stat(host)
@@ -36,7 +36,7 @@ func (m *Machine) PutFile(path, host string) {
 	}
 }
 
-// TryPut writes a file with a mode and returns what prevented it.
+// TryPut writes a file with the given mode and returns any error.
 func (m *Machine) TryPut(path string, data []byte, mode fs.FileMode) error {
 	g, err := m.on()
 	if err != nil {
@@ -57,7 +57,7 @@ func (m *Machine) TryPut(path string, data []byte, mode fs.FileMode) error {
 	return m.finished(k)
 }
 
-// Get reads a file, or a block device, in the guest.
+// Get reads a file or a block device in the guest.
 func (m *Machine) Get(path string) []byte {
 	m.t.Helper()
 	data, err := m.TryGet(path)
@@ -67,7 +67,7 @@ func (m *Machine) Get(path string) []byte {
 	return data
 }
 
-// TryGet reads a file and returns what prevented it.
+// TryGet is Get that returns any error.
 func (m *Machine) TryGet(path string) ([]byte, error) {
 	g, err := m.on()
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// HotPlug adds a disk to the running machine after some time, at once if that
-// is 0; the guest's kernel needs about another second to find it. Up to four
-// disks fit between two power-ons. The disk is not there after a Restart,
-// unless it is added to the configuration.
+// HotPlug adds a disk to the running machine after the given time, or at once if that
+// is 0. The guest's kernel needs about another second to find it. Up to four disks can
+// be added between two power-ons. A Restart removes the disk unless it is also added to
+// the configuration.
 func (m *Machine) HotPlug(d *Disk, after time.Duration) {
 	m.t.Helper()
 	g, err := m.on()

@@ -17,13 +17,13 @@ import (
 	"imxcrypt/test/vm/initramfs"
 )
 
-// baseVersion is part of the cached image's name: raise it when the code here
-// makes other images of the same lists.
+// baseVersion is part of the cached image's name. Raise it when a change of the code
+// makes a different image from the same lists.
 const baseVersion = "3"
 
-// packages are unpacked for the guest's architecture. fetch-debian follows no
-// dependencies, so libraries are named too; one that is missing is named by an
-// error when the image is made.
+// packages are unpacked for the guest's architecture. fetch-debian does not follow
+// dependencies, so libraries are listed too. If one is missing, making the image fails
+// with an error that names it.
 var packages = strings.Fields(`
 	busybox-static dash
 	e2fsprogs libext2fs2 libcom-err2 libss2
@@ -34,18 +34,18 @@ var packages = strings.Fields(`
 	dosfstools xfsprogs libinih1 liburcu8 libedit2 libbsd0 libmd0 f2fs-tools btrfs-progs liblzo2-2 libzstd1 zlib1g libsystemd0
 	libc6 libgcc-s1`)
 
-// programs are taken from the packages; everything else is busybox, but not the
-// shell: busybox's prefers its own mount, losetup and blkid to any in PATH.
+// programs are taken from the packages. busybox provides everything else except the
+// shell: its shell prefers its own mount, losetup and blkid to any in PATH.
 var programs = strings.Fields(`
 	dash mke2fs mkfs.ext2 mkfs.ext3 mkfs.ext4 e2fsck fsck.ext2 fsck.ext3 fsck.ext4 dumpe2fs tune2fs debugfs resize2fs e2image e2label
 	blkid lsblk mount umount findmnt losetup blockdev wipefs blkdiscard sfdisk unshare nsenter setpriv dmesg flock
 	dmsetup cryptsetup keyctl
 	mkfs.fat mkfs.vfat fsck.fat fsck.vfat mkfs.xfs fsck.xfs xfs_repair mkfs.f2fs fsck.f2fs mkfs.btrfs btrfs fsck.btrfs`)
 
-// bootModules are loaded before the agent says hello; guestModules are there
-// for the kernel and modprobe to load.
+// bootModules are loaded before the agent says hello. guestModules are available for
+// the kernel and modprobe to load.
 var (
-	// The order of virtio's modules is theirs, the rest is modules.dep's.
+	// The order of virtio's modules is virtio's own; modules.dep orders the rest.
 	bootModules = strings.Fields(`virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
 		virtio_console virtio_blk dm-mod dm-crypt ext4 loop ecb xts`)
 	guestModules = strings.Fields(`
@@ -59,14 +59,14 @@ var (
 // image is what a boot needs on the host.
 type image struct {
 	kernel  string
-	base    string // initramfs that all machines of the architecture share
+	base    string // initramfs shared by all machines of the architecture
 	release string
 	modules *initramfs.Modules
-	models  string // of CAAM and DCP, to be loaded into QEMU, for mainline's kernel
+	models  string // of CAAM and DCP, preloaded into QEMU, for the mainline kernel
 	lacks   []string
 }
 
-// prepare fetches and makes what is not in the cache.
+// prepare returns the image and makes what is not in the cache.
 func prepare(ctx context.Context, arch Arch, p platform) (*image, error) {
 	kernel := "stock"
 	if p.mainline != nil {
@@ -77,8 +77,8 @@ func prepare(ctx context.Context, arch Arch, p platform) (*image, error) {
 	})
 }
 
-// prepareImage looks into the cache. Concurrent test processes wait for each
-// other.
+// prepareImage takes the image from the cache or makes it. Concurrent test processes
+// wait for each other.
 func prepareImage(ctx context.Context, arch Arch, p platform) (*image, error) {
 	top, err := moduleRoot()
 	if err != nil {
@@ -139,12 +139,12 @@ func prepareImage(ctx context.Context, arch Arch, p platform) (*image, error) {
 	return im, writeAtomically(im.base, buffer.Bytes(), 0o644)
 }
 
-// has returns the modules without those that the kernel does not have.
+// has returns the modules except those that the kernel lacks.
 func (im *image) has(modules []string) []string {
 	return slices.DeleteFunc(slices.Clone(modules), func(name string) bool { return slices.Contains(im.lacks, name) })
 }
 
-// fetchDebian returns the kernel's release.
+// fetchDebian fetches the kernel and the packages and returns the kernel's release.
 func fetchDebian(ctx context.Context, top, debian string, arch Arch, packages []string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(top, "test/tools/fetch-debian"),
 		slices.Concat([]string{string(arch), debian}, packages)...)

@@ -10,9 +10,9 @@ import (
 	"os/exec"
 )
 
-// unpackKernel writes the ELF image inside an x86 bzImage to a file. Its place
-// is in the boot header (Documentation/arch/x86/boot.rst, payload_offset at
-// 0x248 and payload_length at 0x24c).
+// unpackKernel writes the ELF image inside an x86 bzImage to a file. The boot header
+// says where the image is (Documentation/arch/x86/boot.rst, payload_offset at 0x248 and
+// payload_length at 0x24c).
 func unpackKernel(bzImage, out string) error {
 	image, err := os.ReadFile(bzImage)
 	if err != nil {

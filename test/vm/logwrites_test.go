@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// assertLogWrites checks that a file is a log of dm-log-writes with entries
-// (the kernel's drivers/md/dm-log-writes.c: magic, version, number of entries).
+// assertLogWrites checks that a file is a dm-log-writes log with entries (the kernel's
+// drivers/md/dm-log-writes.c: magic, version, number of entries).
 func assertLogWrites(t *testing.T, file string) {
 	t.Helper()
 	log, err := os.ReadFile(file)

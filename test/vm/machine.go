@@ -15,8 +15,8 @@ import (
 	"imxcrypt/test/guest/wire"
 )
 
-// TB is the part of testing.TB that is used here, so that programs that are not
-// tests (the demonstration) can drive machines too. Fatalf must not return.
+// TB is the part of testing.TB that this package uses, so that programs that are not
+// tests (the demonstration) can also drive machines. Fatalf must not return.
 type TB interface {
 	Helper()
 	Name() string
@@ -28,27 +28,27 @@ type TB interface {
 	Cleanup(func())
 }
 
-// Machine is a virtual machine that is on, or whose power was cut. Its methods
-// end the test if the machine does not do what they say; those of the name Try…
-// return an error instead. They may be used by several goroutines, but those
-// that turn it on or off only by the test's own.
+// Machine is a virtual machine that is on, or whose power was cut. Its methods end the
+// test if the machine does not do what they describe; the Try… methods return an error
+// instead. Several goroutines may use a Machine, but only the test's own goroutine may
+// turn it on or off.
 type Machine struct {
 	t    TB
 	cfg  Config
 	boot int // number of the current boot, from 1
 
-	shared bool // with other tests: stays on
+	shared bool // with other tests; it stays on
 
-	console string // file of the last boot
+	console string // console file of the last boot
 
 	mu    sync.Mutex
 	guest *guest // nil while off
 	late  int    // disks plugged in since power-on
 }
 
-// Start boots a machine, once there is a place for it (see places). At the end of
-// the test its power is cut; if the test has failed, the end of its console goes
-// to the test's log.
+// Start boots a machine once a place for it is free (see places). At the end of the
+// test its power is cut. If the test has failed, the end of the console is written to
+// the test's log.
 func Start(t TB, cfg Config) *Machine {
 	t.Helper()
 	takePlace(t)
@@ -58,8 +58,8 @@ func Start(t TB, cfg Config) *Machine {
 	return m
 }
 
-// Restart cuts the power if it is on, applies the changes to the configuration
-// and boots: a power cycle over the same disks.
+// Restart cuts the power if the machine is on, applies the changes to the configuration
+// and boots: a power cycle with the same disks.
 func (m *Machine) Restart(changes ...func(*Config)) {
 	m.t.Helper()
 	m.PowerCut()
@@ -93,9 +93,9 @@ func (m *Machine) logBoot(g *guest) {
 		m.cfg.Arch, g.kernel, g.booted.Seconds(), g.spent.Seconds())
 }
 
-// PowerCut takes the power away, without a warning to the guest. What it had
-// written to its disks stays, flushed or not: a cut proves nothing about
-// flushes. It is no error if the machine is off.
+// PowerCut cuts the power without warning the guest. What the guest wrote to its disks
+// stays, flushed or not, so a cut proves nothing about flushes. It is not an error if
+// the machine is off.
 func (m *Machine) PowerCut() {
 	m.t.Helper()
 	if g := m.off(); g != nil {
@@ -104,8 +104,8 @@ func (m *Machine) PowerCut() {
 	}
 }
 
-// logCost logs the processor time that a guest has used since it had used that
-// much: `make test` sums it up by test. A guest that has ended logs nothing.
+// logCost logs the processor time that a guest has used since its total was since.
+// `make test` sums it up by test. A guest that has ended logs nothing.
 func (m *Machine) logCost(g *guest, since time.Duration) {
 	m.t.Helper()
 	if spent, err := processorTime(g.cmd.Process.Pid); err == nil {
@@ -113,7 +113,7 @@ func (m *Machine) logCost(g *guest, since time.Duration) {
 	}
 }
 
-// PowerOff lets the guest write back its caches and switch itself off.
+// PowerOff lets the guest write back its caches and shut down.
 func (m *Machine) PowerOff() {
 	m.t.Helper()
 	g := m.off()
@@ -132,8 +132,7 @@ func (m *Machine) PowerOff() {
 	}
 }
 
-// off marks the machine as off and returns the guest to end, nil if there is
-// none.
+// off marks the machine as off and returns the guest to end, or nil if there is none.
 func (m *Machine) off() *guest {
 	m.t.Helper()
 	if m.shared {
@@ -156,10 +155,10 @@ func (m *Machine) on() (*guest, error) {
 	return m.guest, nil
 }
 
-// Arch is the machine's architecture.
+// Arch returns the machine's architecture.
 func (m *Machine) Arch() Arch { return m.cfg.Arch }
 
-// Kernel is the release of the guest's kernel, "" while it is off.
+// Kernel returns the release of the guest's kernel, or "" while the machine is off.
 func (m *Machine) Kernel() string {
 	g, err := m.on()
 	if err != nil {
@@ -168,7 +167,7 @@ func (m *Machine) Kernel() string {
 	return g.kernel
 }
 
-// BootTime is the host's time from power-on until programs could run.
+// BootTime returns the host's time from power-on until the guest could run programs.
 func (m *Machine) BootTime() time.Duration {
 	g, err := m.on()
 	if err != nil {
@@ -177,8 +176,8 @@ func (m *Machine) BootTime() time.Duration {
 	return g.booted
 }
 
-// QMP gives QEMU's monitor a command, such as "system_wakeup", and returns its
-// answer. Arguments may be nil.
+// QMP sends a command, such as "system_wakeup", to QEMU's monitor and returns the
+// answer. The arguments may be nil.
 func (m *Machine) QMP(command string, arguments any) json.RawMessage {
 	m.t.Helper()
 	g, err := m.on()
@@ -192,11 +191,11 @@ func (m *Machine) QMP(command string, arguments any) json.RawMessage {
 	return answer
 }
 
-// ConsolePath is the file on the host with the console of the current boot, or
-// of the last one: kernel warnings, and what was written to /dev/console.
+// ConsolePath returns the file on the host that holds the console of the current or
+// last boot: kernel warnings, and what was written to /dev/console.
 func (m *Machine) ConsolePath() string { return m.console }
 
-// Console returns the console of the current boot, or of the last one.
+// Console returns the console output of the current or last boot.
 func (m *Machine) Console() string {
 	m.t.Helper()
 	text, err := os.ReadFile(m.console)
@@ -240,7 +239,7 @@ func (m *Machine) cleanup() {
 	m.PowerCut()
 }
 
-// dump puts what the guest last said into the log of a test that has failed.
+// dump writes the guest's last messages to the log of a test that has failed.
 func (m *Machine) dump() {
 	m.t.Helper()
 	if m.t.Failed() {

@@ -18,7 +18,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// forEachArch runs a test on every architecture, beside each other.
+// forEachArch runs a test on every architecture in parallel.
 func forEachArch(t *testing.T, test func(t *testing.T, arch vm.Arch)) {
 	t.Parallel()
 	for _, arch := range vm.Arches() {
@@ -155,7 +155,7 @@ func TestDisks(t *testing.T) {
 		}
 		m.MustSh("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt && echo kept > /mnt/file && sync")
 
-		// A machine that loses its power while it works.
+		// A machine loses power while it works.
 		p := m.Start("sh", "-c", "echo begun; sleep 1000")
 		p.WaitFor("begun", 5*time.Minute)
 		m.PowerCut()
@@ -188,8 +188,8 @@ func TestDisks(t *testing.T) {
 	})
 }
 
-// The software stack that everything here is tried on: dm-crypt over a loop
-// device by the distribution's own tools.
+// The software stack on which everything here is tried: dm-crypt over a loop device,
+// with the distribution's own tools.
 func TestDeviceMapper(t *testing.T) {
 	forEachArch(t, func(t *testing.T, arch vm.Arch) {
 		m := vm.Shared(t, arch)
@@ -245,7 +245,7 @@ func TestWithheldModules(t *testing.T) {
 	}
 }
 
-// Late events of a machine: what the scenarios of suspend and of flushes rest on.
+// Late events of a machine, on which the scenarios for suspend and flushes depend.
 func TestMonitor(t *testing.T) {
 	t.Parallel()
 	disk := vm.NewDisk(t, 16<<20)
@@ -274,7 +274,7 @@ func TestMonitor(t *testing.T) {
 	m.MustRun("dd", "if=/dev/vda", "of=/dev/null", "bs=4096", "count=1", "iflag=direct")
 }
 
-// A kernel that dies says so at once, with its last words.
+// A kernel panic ends the machine at once; the console has its last messages.
 func TestPanicEndsTheMachine(t *testing.T) {
 	t.Parallel()
 	m := vm.Start(t, vm.Config{Arch: vm.AMD64})

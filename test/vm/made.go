@@ -4,11 +4,11 @@ package vm
 
 import "sync"
 
-// made remembers what this process has had made on the host: the kernel and the
-// base image, programs, modules. A machine is booted some hundred times in a run
-// of the tests, and to ask compilers and scripts each time whether anything has
-// changed costs more than the boot. Beside sharedGuests it is the one
-// package-level state here, for the same reason.
+// made remembers what this process has already had made on the host: the kernel and the
+// base image, programs, modules. A test run boots some hundred machines, and asking
+// compilers and scripts each time whether anything has changed costs more than the
+// boot. Like sharedGuests and places, it is package-level state because it must outlive
+// a test.
 var made struct {
 	sync.Mutex
 	things map[string]*thing
@@ -20,8 +20,8 @@ type thing struct {
 	value any
 }
 
-// makeOnce returns what the first successful call for the name made. Calls for
-// the same name wait for each other, others do not.
+// makeOnce returns the result of the first successful call for the name. Calls for the
+// same name wait for each other; others do not.
 func makeOnce[T any](name string, do func() (T, error)) (T, error) {
 	made.Lock()
 	if made.things == nil {

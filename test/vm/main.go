@@ -7,9 +7,9 @@ import (
 	"os"
 )
 
-// Main runs a program that needs machines and is no test, such as a
-// demonstration or a benchmark, cleans up after it, and returns its exit code.
-// Name stands before what goes wrong.
+// Main runs a program that needs machines and is not a test, such as a demonstration or
+// a benchmark. It cleans up afterwards and returns the exit code. Error messages are
+// prefixed with name.
 func Main(name string, run func(TB)) (code int) {
 	p := &programTB{name: name}
 	defer p.cleanUp()
@@ -31,8 +31,7 @@ func Main(name string, run func(TB)) (code int) {
 // programEnded ends the program from within a machine's method.
 type programEnded struct{}
 
-// programTB stands in for a test: it keeps the folders and what is to be cleaned
-// up.
+// programTB stands in for a test: it keeps track of folders and cleanups.
 type programTB struct {
 	name   string
 	failed bool
@@ -43,8 +42,8 @@ func (p *programTB) Helper()      {}
 func (p *programTB) Name() string { return p.name }
 func (p *programTB) Failed() bool { return p.failed }
 
-// Logf is silent: the machines' reports of themselves are for tests, and shown
-// only when something went wrong.
+// Logf is silent until something has failed: the machines' reports about themselves are
+// for tests.
 func (p *programTB) Logf(format string, args ...any) {
 	if p.failed {
 		fmt.Fprintf(os.Stderr, format+"\n", args...)

@@ -13,28 +13,28 @@ import (
 	"strings"
 )
 
-// Mainline describes a board with a kernel of mainline, Debian's, whose own
-// drivers, unchanged, make trusted keys with the hardware that Keys names. It is
-// an ARM64 machine; test/mainline builds what it needs.
+// Mainline describes a board with a mainline kernel, packaged by Debian. The kernel's
+// own drivers, unchanged, make trusted keys with the hardware that Keys names. The
+// board is an ARM64 machine; test/mainline builds what it needs.
 type Mainline struct {
 	Keys   KeyHardware
 	Kernel MainlineKernel
-	// OTPMK is what is fused into the chip, any text: another one, another
-	// chip. Of CAAM, DCP and TEE; default "chip-1".
+	// OTPMK is the key fused into the chip, any text; another text is another chip. It
+	// applies to CAAM, DCP and TEE. The default is "chip-1".
 	OTPMK string
-	// State is the security state of CAAM or DCP, default Trusted.
+	// State is the security state of CAAM or DCP. The default is Trusted.
 	State SecurityState
-	// TPM is the chip of a board whose keys are the TPM's.
+	// TPM is the chip of a board whose trusted keys come from a TPM.
 	TPM *TPM
-	// Source is the parameter trusted.source of the kernel: caam, dcp, tee or
-	// tpm. The default is the hardware's, and caam on a board without any, so
-	// that a kernel built for that hardware alone is played. SourceUnset leaves
-	// the choice to the kernel; TEE is compiled in, and shadows CAAM and DCP.
+	// Source is the kernel parameter trusted.source: caam, dcp, tee or tpm. The default
+	// is the board's hardware, or caam on a board without any, to simulate a kernel
+	// built for that hardware alone. SourceUnset leaves the choice to the kernel, where
+	// TEE is compiled in and takes precedence over CAAM and DCP.
 	Source string
-	// Keygen adds NXP's interface to the board's CAAM, /dev/caam-keygen and tk(), by
-	// a driver of our own, test/simcaam/job.c: black keys that this CAAM makes.
+	// Keygen adds NXP's interface to the board's CAAM, /dev/caam-keygen and tk(),
+	// through our own driver, test/simcaam/job.c. This CAAM then makes the black keys.
 	Keygen bool
-	// Manual leaves trusted.ko and dm-crypt.ko, which needs it, to the test:
+	// Manual leaves loading trusted.ko, and dm-crypt.ko which needs it, to the test:
 	// `modprobe trusted source=…`.
 	Manual bool
 }
@@ -42,8 +42,8 @@ type Mainline struct {
 // KeyHardware is what seals a board's trusted keys.
 type KeyHardware string
 
-// The hardware that there is a model of. The zero value is a board without any. TEE
-// is a real OP-TEE, which takes a minute of processor time to build, once.
+// The hardware for which there is a model. The zero value is a board without any. TEE
+// is a real OP-TEE; building it takes a minute of processor time, once.
 const (
 	NoKeys KeyHardware = ""
 	CAAM   KeyHardware = "caam"
@@ -52,37 +52,37 @@ const (
 	TPM2   KeyHardware = "tpm"
 )
 
-// defaultOTPMK is that of a board that names none; the models have the same.
+// defaultOTPMK is the key of a board that sets none. The models have the same default.
 const defaultOTPMK = "chip-1"
 
-// SecurityState is what fuses and boot have made of the chip.
+// SecurityState is the chip's state as determined by fuses and boot.
 type SecurityState string
 
-// The states of CAAM. DCP knows Trusted and NonSecure, an open chip.
+// The states of CAAM. DCP has only Trusted and NonSecure, an open chip.
 const (
 	Trusted   SecurityState = "trusted"
 	Secure    SecurityState = "secure"
 	NonSecure SecurityState = "nonsecure"
 )
 
-// SourceUnset is for Mainline.Source: no such parameter.
+// SourceUnset is for Mainline.Source and passes no such parameter.
 const SourceUnset = "-"
 
-// MainlineKernel is which kernel such a board has.
+// MainlineKernel selects the kernel of such a board.
 type MainlineKernel string
 
-// The kernels. The zero value is Debian 12's newer one.
+// The kernels. The zero value is the newer one of Debian 12.
 const (
 	Linux612 MainlineKernel = ""
-	// Linux7 is the 7.x of Debian 13's backports, which has protected keys. It
-	// is downloaded and built when a test asks for it, so: for soak tests.
+	// Linux7 is the 7.x of Debian 13's backports, which has protected keys. It is
+	// downloaded and built only when a test asks for it, so it is for soak tests.
 	Linux7 MainlineKernel = "7.x"
-	// Linux7Protected is Linux7 with the two lines changed that protected keys need
+	// Linux7Protected is Linux7 with the two changed lines that protected keys need
 	// (test/mainline/build).
 	Linux7Protected MainlineKernel = "7.x-protected"
 )
 
-// flavour is test/tools/fetch-debian's name of the kernel.
+// flavour returns the kernel's name in test/tools/fetch-debian.
 func (k MainlineKernel) flavour() string {
 	if k == Linux612 {
 		return "6.12-cloud-arm64"
@@ -90,27 +90,28 @@ func (k MainlineKernel) flavour() string {
 	return "7.x-cloud-arm64"
 }
 
-// modules is where test/mainline/build has its modules, below build.
+// modules returns the folder, below build, where test/mainline/build puts its modules.
 func (k MainlineKernel) modules() string {
 	return map[MainlineKernel]string{
 		Linux612: "mainline/modules", Linux7: "mainline-7.x/modules", Linux7Protected: "mainline-7.x/modules-protected",
 	}[k]
 }
 
-// lacks are modules that only Debian's stock kernel has, or the 6.12.
+// lacks returns the modules that k does not have: only the stock kernel or 6.12 has
+// them.
 func (k MainlineKernel) lacks() []string {
 	if k == Linux612 {
 		return []string{"brd", "f2fs"}
 	}
-	// Most are part of the kernel there.
+	// Most of them are compiled into this kernel.
 	return strings.Fields(`imxcrypt_jobcaam f2fs aes-ce-cipher sha2-ce nhpoly1305-neon chacha-neon ghash-generic
 		sha256_generic crc32c_generic crc32_generic xxhash_generic blake2b_generic`)
 }
 
-// mainlineDrivers are loaded before trusted.ko, which asks once what is there.
+// mainlineDrivers are loaded before trusted.ko, which looks for hardware only once.
 var mainlineDrivers = []string{"caam_jr", "dcp", "tpm_tis"}
 
-// mainlinePlatform is that of an ARM64 machine with another kernel.
+// mainlinePlatform returns the platform of an ARM64 machine with another kernel.
 func mainlinePlatform(p platform, kernel MainlineKernel) platform {
 	p.mainline = &kernel
 	p.modules = slices.Concat(p.modules, mainlineDrivers, strings.Fields(`
@@ -119,14 +120,14 @@ func mainlinePlatform(p platform, kernel MainlineKernel) platform {
 		gcm ghash-generic crypto_null`))
 	if p.lacks = kernel.lacks(); kernel != Linux612 {
 		p.modules = append(p.modules, "chacha")
-		// Unchanged, it writes past a buffer whenever it makes a protected key: so
-		// that lands in a red zone, and is reported.
+		// The unchanged kernel writes past a buffer whenever it makes a protected key.
+		// This puts the write into a red zone, where it is reported.
 		p.append = "slab_debug=FZU,kmalloc-64"
 	}
 	return p
 }
 
-// platform is what this machine needs in QEMU.
+// platform returns what this machine needs in QEMU.
 func (c Config) platform() (platform, error) {
 	p, err := c.Arch.platform()
 	if err != nil || c.Mainline == nil {
@@ -141,7 +142,7 @@ func (c Config) platform() (platform, error) {
 	return mainlinePlatform(p, c.Mainline.Kernel), c.Mainline.valid()
 }
 
-// kernelFlavour is Debian's name of the machine's kernel.
+// kernelFlavour returns Debian's name of the machine's kernel.
 func (c Config) kernelFlavour() string {
 	if c.Mainline != nil {
 		return c.Mainline.Kernel.flavour()
@@ -165,13 +166,13 @@ func (b *Mainline) valid() error {
 	return nil
 }
 
-// chip is the name of the model in QEMU, "" if the board has none.
+// chip returns the name of the model in QEMU, or "" if the board has none.
 func (b *Mainline) chip() string {
 	return map[KeyHardware]string{CAAM: "fsl-caam", DCP: "fsl-dcp"}[b.Keys]
 }
 
-// qemu returns the arguments and the environment that put the hardware on the
-// board. dir is the folder of its sockets.
+// qemu returns the arguments and the environment that put the hardware on the board.
+// dir is the folder of the machine's sockets.
 func (b *Mainline) qemu(im *image, dir string) (args, env []string) {
 	if b.TPM != nil {
 		return []string{
@@ -206,8 +207,8 @@ func (b *Mainline) source() string {
 	return "source=" + string(b.Keys)
 }
 
-// buildMainline returns the kernel's release, and a text that changes with what
-// is built.
+// buildMainline builds for the kernel and returns its release, and a text that changes
+// with what is built.
 func buildMainline(ctx context.Context, top string, kernel MainlineKernel) (release, madeOf string, err error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(top, "test/mainline/build"), filepath.Join(top, "build"), kernel.flavour())
 	var stderr bytes.Buffer

@@ -11,9 +11,9 @@ import (
 	"imxcrypt/test/vm/initramfs"
 )
 
-// Minimal is a tree of busybox alone, for an initramfs or a root filesystem of a
-// test's own: its applets, kernel modules with modprobe's indexes, and the
-// simulated CAAM, known to modprobe by its name.
+// Minimal returns a tree of busybox alone, for a test's own initramfs or root
+// filesystem: the applets, kernel modules with modprobe's indexes, and the simulated
+// CAAM, which modprobe finds by its name.
 func Minimal(t TB, arch Arch, modules ...string) initramfs.Tree {
 	t.Helper()
 	tree, err := minimal(context.Background(), arch, modules)
@@ -73,8 +73,8 @@ func minimal(ctx context.Context, arch Arch, modules []string) (initramfs.Tree, 
 	return tree, nil
 }
 
-// ModuleFiles are the paths in the guest of modules and of what they need, in
-// the order to load them in.
+// ModuleFiles returns the paths in the guest of modules and their dependencies, in the
+// order in which to load them.
 func ModuleFiles(t TB, arch Arch, modules ...string) []string {
 	t.Helper()
 	p, err := arch.platform()
@@ -95,7 +95,7 @@ func ModuleFiles(t TB, arch Arch, modules ...string) []string {
 	return order
 }
 
-// SimCAAMModule is the file of the simulated CAAM's kernel module.
+// SimCAAMModule builds the simulated CAAM's kernel module and returns its file.
 func SimCAAMModule(t TB, arch Arch) string {
 	t.Helper()
 	top, err := moduleRoot()

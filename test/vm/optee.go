@@ -13,15 +13,15 @@ import (
 	"path/filepath"
 )
 
-// Where the kernel and its initramfs are when the firmware of a board with a TEE
-// starts. The kernel's place is fixed in it (test/mainline/optee/build); below are
-// the device tree and what OP-TEE shares with Linux.
+// The addresses of the kernel and its initramfs when the firmware of a board with a TEE
+// starts. The kernel's address is fixed in the firmware (test/mainline/optee/build).
+// Below it are the device tree and the memory that OP-TEE shares with Linux.
 const (
 	teeKernel = 0x48000000
 	teeInitrd = 0x4c000000
 )
 
-// fuseMark stands before the chip's key in the firmware (test/mainline/optee/chip.c).
+// fuseMark precedes the chip's key in the firmware (test/mainline/optee/chip.c).
 const fuseMark = "imxcrypt's fuse:"
 
 // teeFirmware returns the firmware of a board with a TEE.
@@ -38,9 +38,9 @@ func teeFirmware(ctx context.Context) ([]byte, error) {
 	})
 }
 
-// secureWorld makes the machine one that starts TF-A and OP-TEE, and these start the
-// kernel: they take both worlds' memory as QEMU leaves it, so everything is there
-// from the beginning.
+// secureWorld makes the machine start TF-A and OP-TEE, which in turn start the kernel.
+// They take the memory of both worlds as QEMU leaves it, so everything is loaded from
+// the beginning.
 func (c *Config) secureWorld(ctx context.Context, kernel, initrd, dir string) error {
 	firmware, err := teeFirmware(ctx)
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 	"imxcrypt/test/vm/initramfs"
 )
 
-// simcaamPath is the simulated CAAM's place in the guest.
+// simcaamPath is the path of the simulated CAAM in the guest.
 const simcaamPath = "/usr/lib/modules/imxcrypt_simcaam.ko"
 
-// writeInitramfs writes the base image followed by what is this machine's own.
+// writeInitramfs writes the base image followed by this machine's own files.
 func writeInitramfs(ctx context.Context, file string, cfg Config, im *image) error {
 	tree, err := overlay(ctx, cfg, im)
 	if err != nil {
@@ -31,7 +31,7 @@ func writeInitramfs(ctx context.Context, file string, cfg Config, im *image) err
 		return err
 	}
 	defer out.Close()
-	// A system of its own brings its own programs.
+	// A complete system brings its own programs.
 	if cfg.Root == "" {
 		base, err := os.Open(im.base)
 		if err != nil {
@@ -112,8 +112,8 @@ func overlay(ctx context.Context, cfg Config, im *image) (initramfs.Tree, error)
 	return tree, nil
 }
 
-// guestPath follows the guest's links of the merged /usr, since the kernel
-// does not when it unpacks: a directory would take a link's place.
+// guestPath follows the guest's links of the merged /usr, because the kernel does not
+// when it unpacks: it would replace a link with a directory.
 func guestPath(name string) string {
 	name = path.Clean("/" + name)
 	first, rest, _ := strings.Cut(name[1:], "/")
@@ -123,7 +123,7 @@ func guestPath(name string) string {
 	return name
 }
 
-// loadedFirst are the modules that the agent loads.
+// loadedFirst returns the modules that the agent loads.
 func loadedFirst(cfg Config) []string {
 	modules := bootModules
 	if b := cfg.Mainline; b != nil {
@@ -141,7 +141,8 @@ func loadedFirst(cfg Config) []string {
 	if cfg.Root == "" {
 		return modules
 	}
-	// The kernel asks modprobe for the checksum of ext4; there is none yet.
+	// The kernel asks modprobe for ext4's checksum module, and modprobe does not exist
+	// yet.
 	return slices.Concat([]string{"crc32c_generic"}, modules)
 }
 

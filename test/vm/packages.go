@@ -9,8 +9,8 @@ import (
 	"imxcrypt/test/vm/initramfs"
 )
 
-// Packages unpacks further Debian packages for the guest's architecture, without
-// what they depend on, and returns all that are unpacked.
+// Packages unpacks additional Debian packages for the guest's architecture, without
+// their dependencies, and returns everything that is unpacked.
 func Packages(t TB, arch Arch, names ...string) initramfs.Programs {
 	t.Helper()
 	p, err := arch.platform()

@@ -22,10 +22,10 @@ import (
 // packageLimit bounds one package's tests in the guest.
 const packageLimit = 15 * time.Minute
 
-// TestPackages runs the tests that need root and a real kernel: every package
-// with a test file for the tag vm, compiled for each architecture, in the
-// guest. Arm's is a 32-bit program under the arm64 kernel. The name of a test
-// here is MACHINE/PROGRAM/PACKAGE/TEST.
+// TestPackages runs the tests that need root and a real kernel: every package with a
+// test file for the tag vm, compiled for each architecture, runs in the guest. For arm
+// this is a 32-bit program under the arm64 kernel. The tests here are named
+// MACHINE/PROGRAM/PACKAGE/TEST.
 func TestPackages(t *testing.T) {
 	packages := taggedPackages(t, "../..")
 	if len(packages) == 0 {
@@ -44,8 +44,8 @@ func TestPackages(t *testing.T) {
 	})
 }
 
-// taggedPackages returns the folders, relative to the top, with a test file
-// that belongs to a build with the tag vm and not to one without it.
+// taggedPackages returns the folders, relative to the top, with a test file that is
+// built with the tag vm and not without it.
 func taggedPackages(t *testing.T, top string) []string {
 	var found []string
 	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
@@ -94,13 +94,13 @@ func runPackage(t *testing.T, arch vm.Arch, goarch, pkg string) {
 	binary := dir + "/" + filepath.Base(pkg) + ".test"
 	m.PutFile(binary, vm.BuildTest(t, "./"+pkg, goarch))
 	putTree(t, m, dir+"/testdata", filepath.Join("../..", pkg, "testdata"))
-	// A package that ends in the middle of something must not be the next
-	// one's trouble.
+	// A package that stops halfway must not disturb the next one.
 	defer m.Sh("dmsetup remove_all --force; losetup -D; rm -rf " + dir)
 
 	argv := []string{binary, "-test.v", "-test.timeout=" + packageLimit.String()}
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
-		// A slice of the crash states: they know no kernel, and are whole on the host.
+		// A slice of the crash states: they do not depend on the kernel, and the host
+		// runs all of them.
 		argv = append(argv, "-test.short")
 	}
 	r, err := m.TryRun(context.Background(), vm.Command{
@@ -132,7 +132,7 @@ func runPackage(t *testing.T, arch vm.Arch, goarch, pkg string) {
 	}
 }
 
-// putTree copies a folder of the host, if there is one.
+// putTree copies a folder from the host, if it exists.
 func putTree(t *testing.T, m *vm.Machine, guest, host string) {
 	err := filepath.WalkDir(host, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

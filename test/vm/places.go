@@ -17,33 +17,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// placesVariable of the environment sets how many tests have machines at once.
+// placesVariable is the environment variable that sets how many tests may have machines
+// at once.
 const placesVariable = "IMXCRYPT_VMS"
 
-// untilVariable of the environment is when, in Unix seconds, no further test gets
-// machines: where a run has a limit of time, a slow computer leaves out the last tests,
-// which says so and is counted, instead of being cut off.
+// untilVariable is the environment variable that holds the time, in Unix seconds, after
+// which no further test gets machines. If a run has a time limit, a slow computer skips
+// the last tests, which say so and are counted, instead of being cut off.
 const untilVariable = "IMXCRYPT_VMS_UNTIL"
 
-// late reports whether that moment is over.
+// late reports whether that time has passed.
 func late(until string, now time.Time) bool {
 	at, err := strconv.ParseInt(until, 10, 64)
 	return err == nil && now.Unix() >= at
 }
 
-// places are what a test needs to have machines at work, in all test processes
-// together: one more than there are processors, because machines wait too, for
-// their timers and for the host. More would only make each of them slow, and
-// none would be the sooner done.
+// places limits the number of tests that have machines at work, over all test
+// processes: one more than there are processors, because machines also wait for their
+// timers and for the host. More places would only make each machine slow, and no test
+// would finish sooner.
 //
-// A test that has one has it to its end, and its subtests are in it; so no
-// test that has a place waits for another.
+// A test keeps its place until it ends, and its subtests share it, so no test that has
+// a place waits for another.
 var places struct {
 	sync.Mutex
 	taken map[string]bool // by the test's name
 }
 
-// takePlace waits until the test, or one that it is a subtest of, has a place.
+// takePlace waits until the test, or a test of which it is a subtest, has a place.
 func takePlace(t TB) {
 	t.Helper()
 	places.Lock()
@@ -78,8 +79,8 @@ func takePlace(t TB) {
 	})
 }
 
-// ofAncestor looks for a test's own name, and then for those of the tests that it
-// is a subtest of; it returns the name that it has found, "" if none.
+// ofAncestor looks for a test's own name, and then for those of the tests of which it
+// is a subtest. It returns the name that it found, or "".
 func ofAncestor[V any](all map[string]V, name string) (found string, v V) {
 	for {
 		if v, ok := all[name]; ok {
@@ -93,8 +94,8 @@ func ofAncestor[V any](all map[string]V, name string) (found string, v V) {
 	}
 }
 
-// waitForPlace waits for one of the places. They are locks on files, so that they
-// are free again however a process ends.
+// waitForPlace waits for one of the places. They are locks on files, so they become
+// free however a process ends.
 func waitForPlace() (release func(), err error) {
 	top, err := moduleRoot()
 	if err != nil {
@@ -110,7 +111,7 @@ func waitForPlace() (release func(), err error) {
 			return nil, fmt.Errorf("%s=%q is not a number of machines", placesVariable, text)
 		}
 	}
-	// One at a time looks for a free place, the others wait for their turn.
+	// One process at a time looks for a free place; the others wait for their turn.
 	turn, err := lockFile(filepath.Join(dir, "turn"))
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ type Command struct {
 	Timeout time.Duration
 }
 
-// Result is what a program has left.
+// Result is the outcome of a program.
 type Result struct {
 	Code     int            // exit code, -1 if a signal ended the program
 	Signal   syscall.Signal // that signal
@@ -40,14 +40,14 @@ func (r Result) String() string {
 		tail(r.Stdout, 60), tail(r.Stderr, 60))
 }
 
-// Run runs a program to its end. Any exit code is fine, but the program must
-// exist, and the machine must stay on.
+// Run runs a program to its end. Any exit code is fine, but the program must exist and
+// the machine must stay on.
 func (m *Machine) Run(argv ...string) Result {
 	m.t.Helper()
 	return m.RunCommand(Command{Argv: argv})
 }
 
-// Sh runs a shell script (dash, with busybox for what the image has no program of).
+// Sh runs a shell script (dash, with busybox for programs that the image lacks).
 func (m *Machine) Sh(script string) Result {
 	m.t.Helper()
 	return m.Run("sh", "-c", script)
@@ -71,7 +71,7 @@ func (m *Machine) MustSh(script string) string {
 	return m.MustRun("sh", "-e", "-c", script)
 }
 
-// RunCommand is Run with all choices.
+// RunCommand is Run with all options.
 func (m *Machine) RunCommand(c Command) Result {
 	m.t.Helper()
 	r, err := m.TryRun(context.Background(), c)
@@ -81,10 +81,9 @@ func (m *Machine) RunCommand(c Command) Result {
 	return r
 }
 
-// TryRun runs a program to its end and returns how that was prevented: the
-// error wraps ErrGone if the machine lost its power meanwhile, and
-// context.DeadlineExceeded if the program took too long and was killed. The
-// result holds what had arrived by then.
+// TryRun runs a program to its end and returns an error if it could not. The error
+// wraps ErrGone if the machine lost power meanwhile, and context.DeadlineExceeded if
+// the program took too long and was killed. The result holds what had arrived by then.
 func (m *Machine) TryRun(ctx context.Context, c Command) (Result, error) {
 	p, err := m.spawn(c)
 	if err != nil {
@@ -106,7 +105,7 @@ func (m *Machine) TryRun(ctx context.Context, c Command) (Result, error) {
 	return r, errors.Join(err, ctx.Err())
 }
 
-// Process is a program that runs in the guest.
+// Process is a program running in the guest.
 type Process struct {
 	m       *Machine
 	call    *call
@@ -120,7 +119,7 @@ func (m *Machine) Start(argv ...string) *Process {
 	return m.StartCommand(Command{Argv: argv})
 }
 
-// StartCommand is Start with all choices; the time limit is Wait's.
+// StartCommand is Start with all options; the time limit is the one of Wait.
 func (m *Machine) StartCommand(c Command) *Process {
 	m.t.Helper()
 	p, err := m.spawn(c)
@@ -160,44 +159,43 @@ func (m *Machine) spawn(c Command) (*Process, error) {
 	return &Process{m: m, call: k, channel: g.channel, argv: c.Argv}, g.channel.send(h, nil)
 }
 
-// PID is the process's number in the guest.
+// PID returns the process's ID in the guest.
 func (p *Process) PID() int {
 	p.call.mu.Lock()
 	defer p.call.mu.Unlock()
 	return p.call.pid
 }
 
-// Stdout returns the standard output up to now.
+// Stdout returns the standard output so far.
 func (p *Process) Stdout() string {
 	p.call.mu.Lock()
 	defer p.call.mu.Unlock()
 	return p.call.stdout.String()
 }
 
-// Stderr returns the standard error up to now.
+// Stderr returns the standard error so far.
 func (p *Process) Stderr() string {
 	p.call.mu.Lock()
 	defer p.call.mu.Unlock()
 	return p.call.stderr.String()
 }
 
-// Signal sends a signal to the process alone. To one that has ended it does
-// nothing.
+// Signal sends a signal to the process alone. It does nothing if the process has ended.
 func (p *Process) Signal(s syscall.Signal) { p.signal(s, false) }
 
-// SignalAll sends a signal to the process and all that it started and that did
-// not open a session of its own.
+// SignalAll sends a signal to the process and to every process it started that did not
+// open its own session.
 func (p *Process) SignalAll(s syscall.Signal) { p.signal(s, true) }
 
-// Kill kills the process and all that it started.
+// Kill kills the process and everything it started.
 func (p *Process) Kill() { p.signal(syscall.SIGKILL, true) }
 
 func (p *Process) signal(s syscall.Signal, group bool) {
-	// A machine that is gone has ended the process.
+	// If the machine is gone, the process has ended.
 	_ = p.channel.send(wire.Header{ID: p.call.id, Op: wire.Signal, Signal: int(s), Group: group}, nil)
 }
 
-// Running reports whether the process has not ended yet.
+// Running reports whether the process is still running.
 func (p *Process) Running() bool {
 	p.call.mu.Lock()
 	defer p.call.mu.Unlock()
@@ -220,7 +218,7 @@ func (p *Process) WaitFor(text string, limit time.Duration) {
 	}
 }
 
-// Wait waits for the end of the process, up to the machine's time limit.
+// Wait waits until the process ends, up to the machine's time limit.
 func (p *Process) Wait() Result {
 	p.m.t.Helper()
 	r, err := p.TryWait(p.m.cfg.timeout())
@@ -230,8 +228,8 @@ func (p *Process) Wait() Result {
 	return r
 }
 
-// TryWait waits for the end of the process. The error wraps ErrGone if the
-// machine lost its power first, context.DeadlineExceeded if the time is over.
+// TryWait waits until the process ends. The error wraps ErrGone if the machine lost
+// power first, or context.DeadlineExceeded if the limit expired.
 func (p *Process) TryWait(limit time.Duration) (Result, error) {
 	if !p.call.wait(limit, never) {
 		r, _ := p.result()

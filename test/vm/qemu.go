@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// latePorts is the number of free PCIe ports for disks that come late.
+// latePorts is the number of free PCIe ports for disks that are added late.
 const latePorts = 4
 
 // guest is one run of QEMU, from power-on to the end of the process.
@@ -28,7 +28,7 @@ type guest struct {
 	console string // file on the host
 	kernel  string
 	booted  time.Duration // host's time from power-on to the agent's hello
-	spent   time.Duration // processor time of QEMU until then: what a boot costs, however busy the host
+	spent   time.Duration // QEMU's processor time until then: the cost of a boot however busy the host is
 }
 
 // boot starts QEMU and returns when the agent is ready. After an error nothing
@@ -42,15 +42,15 @@ func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error)
 		if cfg.Arch != AMD64 {
 			return nil, fmt.Errorf("%s machines cannot suspend to RAM", cfg.Arch)
 		}
-		// On waking QEMU puts an unpacked kernel into memory as it was at
-		// power-on, over the one that sleeps there.
+		// On wake-up QEMU reloads an unpacked kernel as it was at power-on, over the
+		// one that is suspended in memory.
 		p.kernelELF = false
 	}
 	im, err := prepare(ctx, cfg.Arch, p)
 	if err != nil {
 		return nil, err
 	}
-	// Not the test's own folder: the path of a socket has 107 characters.
+	// Not in the test's own folder: the path of a socket is limited to 107 characters.
 	dir, err := os.MkdirTemp("", "vm-")
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error)
 	}
 	var sockets [2]*net.UnixListener
 	for i, name := range []string{"agent", "qmp"} {
-		// QEMU connects to us: there is nothing to poll for.
+		// QEMU connects to us, so there is nothing to poll for.
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unix"})
 		if err != nil {
 			close(g.ended)
@@ -111,7 +111,7 @@ func boot(ctx context.Context, cfg Config, console string) (_ *guest, err error)
 	if err := g.connect(ctx, sockets, began); err != nil {
 		return nil, err
 	}
-	// QEMU has read it all, and a machine may outlive every cleanup.
+	// QEMU has read everything, and a machine may outlive every cleanup.
 	return g, os.RemoveAll(dir)
 }
 
@@ -128,7 +128,7 @@ func arguments(cfg Config, p platform, im *image, initrd, dir, console string) (
 		"-accel", "tcg",
 		"-m", strconv.Itoa(memory), "-smp", strconv.Itoa(cpus),
 		"-kernel", im.kernel, "-initrd", initrd,
-		// A panic ends QEMU (-no-reboot) instead of the test's patience.
+		// A panic ends QEMU (-no-reboot) instead of leaving the test to its time limit.
 		"-append", "console=" + p.console + " quiet loglevel=5 panic=-1 mitigations=off cryptomgr.notests=1 random.trust_cpu=on " + p.append + " " + cfg.Append,
 		"-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,server=off,path=" + filepath.Join(dir, "qmp"), "-mon", "chardev=qmp,mode=control",
@@ -155,7 +155,7 @@ func (g *guest) run(name string, args, env []string) error {
 	return g.start()
 }
 
-// connect takes QEMU's two connections and waits for the agent.
+// connect accepts QEMU's two connections and waits for the agent.
 func (g *guest) connect(ctx context.Context, sockets [2]*net.UnixListener, began time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Until(began)+bootTimeout)
 	defer cancel()
@@ -197,14 +197,14 @@ func (g *guest) connect(ctx context.Context, sockets [2]*net.UnixListener, began
 	}
 }
 
-// processorTime is what a process has used, of user and system time.
+// processorTime returns the user and system time that a process has used.
 func processorTime(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// Fields 14 and 15 of proc(5), in ticks of 10 ms; the second field is the
-	// name in parentheses.
+	// Fields 14 and 15 of proc(5), in ticks of 10 ms. The second field is the name in
+	// parentheses.
 	_, rest, _ := strings.Cut(string(text), ") ")
 	fields := strings.Fields(rest)
 	if len(fields) < 13 {
@@ -215,11 +215,11 @@ func processorTime(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
 }
 
-// bootTimeout is for a machine that shares two cores with much else, and for a
-// distribution's initramfs.
+// bootTimeout allows for a machine that shares two cores with much other work, and for
+// a distribution's initramfs.
 const bootTimeout = 10 * time.Minute
 
-// why adds QEMU's own words, if it has ended.
+// why adds QEMU's own messages if it has ended.
 func (g *guest) why(what string, err error) error {
 	select {
 	case <-g.ended:
@@ -237,7 +237,7 @@ func (g *guest) kill() {
 	g.close()
 }
 
-// close frees what a guest that has ended leaves on the host.
+// close releases what a guest that has ended still holds on the host.
 func (g *guest) close() {
 	if g.channel != nil {
 		g.channel.lose(ErrGone)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// monitor is a connection to QEMU's QMP (docs/interop/qmp-spec in QEMU's
-// sources): one command at a time, events dropped.
+// monitor is a connection to QEMU's QMP (docs/interop/qmp-spec in QEMU's sources). It
+// sends one command at a time and drops events.
 type monitor struct {
 	mu   sync.Mutex
 	conn net.Conn

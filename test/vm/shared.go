@@ -9,9 +9,9 @@ import (
 	"sync"
 )
 
-// sharedGuests are the machines that the tests of this process hand on to each
-// other. They are package-level state because a boot costs more than most tests,
-// and no other place outlives a test. They end with the process (see guest.run).
+// sharedGuests are the machines that the tests of this process pass on to each other.
+// They are package-level state because a boot costs more than most tests, and nothing
+// else outlives a test. They end with the process (see child.start).
 var sharedGuests struct {
 	amd64, arm64 sharedGuest
 }
@@ -23,10 +23,10 @@ type sharedGuest struct {
 	used  map[string]*guest // by the name of the test that has it
 }
 
-// Shared returns a running machine that earlier tests may have used: one with a
-// closed simulated CAAM and without disks (use loop devices), for tests that
-// need no power cycle and clean up behind them. The test has it to itself until
-// it ends; its subtests get the same one. One that has ended is replaced.
+// Shared returns a running machine, with a closed simulated CAAM and without disks (use
+// loop devices), that earlier tests may have used. It is for tests that need no power
+// cycle and that clean up after themselves. The test has the machine to itself until it
+// ends; its subtests get the same one. A machine that has ended is replaced.
 func Shared(t TB, arch Arch) *Machine {
 	t.Helper()
 	takePlace(t)
@@ -50,9 +50,9 @@ func Shared(t TB, arch Arch) *Machine {
 	return m
 }
 
-// of returns the name of the test that a machine belongs to, or will: this one
-// or one that it is a subtest of; and that machine, or one that is idle, if there
-// is any.
+// of returns the name of the test to which a machine belongs or will belong: this test
+// or one of which it is a subtest. It also returns that test's machine or an idle one,
+// or nil.
 func (s *sharedGuest) of(t TB) (holder string, g *guest) {
 	s.Lock()
 	defer s.Unlock()
@@ -84,7 +84,7 @@ func (s *sharedGuest) start(t TB, m *Machine) *guest {
 	s.boots++
 	number := s.boots
 	s.Unlock()
-	// Tests of several packages run at once, each its own process.
+	// Tests of several packages run at once, each in its own process.
 	console, err := newConsole("shared-by-"+filepath.Base(os.Args[0]), m.cfg.Arch, number)
 	if err != nil {
 		t.Fatalf("vm: %v", err)

@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// simcaamModule returns the simulated CAAM's module, built for the kernel that
-// a machine boots, by Debian's name of its flavour. Its build does nothing where nothing has changed.
+// simcaamModule builds the simulated CAAM's module for the kernel that a machine boots,
+// named by its Debian flavour. The build does nothing if nothing has changed.
 func simcaamModule(ctx context.Context, top string, flavour string) (string, error) {
 	return makeOnce("simcaam "+flavour, func() (string, error) {
 		out, err := exec.CommandContext(ctx, filepath.Join(top, "test/simcaam/build"), flavour).CombinedOutput()

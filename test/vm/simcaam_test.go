@@ -13,9 +13,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// The self-test is the client in C, for each kernel that machines boot, and for the
-// jobs of our driver over the model of the CAAM. It holds every errno, length and text
-// of NXP's driver that user space can see, and reports in TAP.
+// The self-test is the client in C. It runs on each kernel that machines boot, and
+// against the jobs of our driver over the model of the CAAM. It checks every errno,
+// length and text of NXP's driver that user space can see, and reports in TAP.
 func TestSimCAAMFollowsTheDriver(t *testing.T) {
 	t.Parallel()
 	plan := regexp.MustCompile(`(?m)^1\.\.(\d+)$`)
@@ -28,7 +28,7 @@ func TestSimCAAMFollowsTheDriver(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			vm.SimCAAMModule(t, cfg.Arch) // and the self-test
+			vm.SimCAAMModule(t, cfg.Arch) // also builds the self-test
 			m := vm.Start(t, cfg)
 			m.PutFile("/opt/selftest", filepath.Join("../../build/simcaam", string(cfg.Arch), "selftest"))
 			r := m.Run("/opt/selftest")

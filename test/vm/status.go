@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Rotation is how far `imxcrypt status` says that the rotation of a volume is, in
-// bytes; of 0 bytes, if there is none. It ends the test where status fails.
+// Rotation returns the generation of a volume and how far its rotation has come, in
+// bytes, according to `imxcrypt status`. The total is 0 if there is no rotation. The
+// test ends if status fails.
 func (m *Machine) Rotation(volume string) (generation int, done, total int64) {
 	m.t.Helper()
 	var status struct {
@@ -19,8 +20,8 @@ func (m *Machine) Rotation(volume string) (generation int, done, total int64) {
 	}
 	r := m.Run("imxcrypt", "status", "--json", volume)
 	if r.Code != 0 {
-		// A table that is just being changed can look as if it stayed suspended,
-		// on an emulated processor.
+		// On an emulated processor, a table that is being changed can look as if it
+		// stayed suspended.
 		time.Sleep(time.Second)
 		r = m.Run("imxcrypt", "status", "--json", volume)
 	}

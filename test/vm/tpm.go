@@ -17,21 +17,20 @@ import (
 	"time"
 )
 
-// TPM is a TPM 2.0, played by swtpm. It keeps its state while machines come and
-// go; another one is another chip.
+// TPM is a TPM 2.0, simulated by swtpm. It keeps its state from one machine to the
+// next. Each TPM is a different chip.
 type TPM struct {
 	Dir string // on the host
 }
 
-// TPMPrimary is the handle of the persistent primary key that every TPM here has,
-// as a factory leaves one there. New trusted keys name it as keyhandle.
+// TPMPrimary is the handle of the persistent primary key that every TPM here has, as a
+// factory would leave it. New trusted keys name it as keyhandle.
 const TPMPrimary uint32 = 0x81000001
 
-// tpmSocket is the control socket in the folder of a machine.
+// tpmSocket is the control socket in the machine's folder.
 const tpmSocket = "tpm"
 
-// NewTPM makes a TPM with a primary key at TPMPrimary. It lives as long as the
-// test.
+// NewTPM makes a TPM with a primary key at TPMPrimary. It exists until the test ends.
 func NewTPM(t TB) *TPM {
 	t.Helper()
 	tpm := &TPM{Dir: t.TempDir()}
@@ -46,8 +45,8 @@ func (tpm *TPM) start(socket string) (*child, error) {
 	return tpm.swtpm(socket, "--ctrl", "type=unixio,path="+socket)
 }
 
-// swtpm starts the program and waits until it listens on the socket. It ends with
-// the connection.
+// swtpm starts the program and waits until it listens on the socket. The program ends
+// when its connection closes.
 func (tpm *TPM) swtpm(socket string, args ...string) (*child, error) {
 	c := &child{ended: make(chan struct{})}
 	c.cmd = exec.Command("swtpm", append([]string{"socket", "--tpm2", "--terminate", "--tpmstate", "dir=" + tpm.Dir}, args...)...)
@@ -56,7 +55,7 @@ func (tpm *TPM) swtpm(socket string, args ...string) (*child, error) {
 	}
 	limit := time.After(time.Minute)
 	for {
-		// Not by connecting: it serves one client, and then ends.
+		// Do not test by connecting: it serves one client and then ends.
 		listens, err := listening(socket)
 		if err != nil {
 			c.kill()
@@ -76,8 +75,8 @@ func (tpm *TPM) swtpm(socket string, args ...string) (*child, error) {
 	}
 }
 
-// listening reports whether a program listens on the Unix socket. The file is there
-// from bind on, and connections are refused until listen: what the kernel lists in
+// listening reports whether a program listens on the Unix socket. The file exists from
+// bind on, but connections are refused until listen. The kernel's list in
 // /proc/net/unix (protocols, flags, type, state, inode, path) distinguishes the two.
 func listening(socket string) (bool, error) {
 	const acceptsConnections = 1 << 16 // __SO_ACCEPTCON
@@ -104,7 +103,7 @@ func listening(socket string) (bool, error) {
 // provision creates the primary key of the TCG's storage template (ECC P-256) and
 // makes it persistent.
 func (tpm *TPM) provision() error {
-	// Not the test's own folder: the path of a socket has 107 characters.
+	// Not in the test's own folder: the path of a socket is limited to 107 characters.
 	dir, err := os.MkdirTemp("", "tpm-")
 	if err != nil {
 		return err
@@ -128,7 +127,7 @@ func (tpm *TPM) provision() error {
 	const owner = 0x40000001
 	public := marshal(
 		uint16(0x0023), uint16(0x000b), // an ECC key, named by SHA-256
-		uint32(0x00030472), uint16(0), // a storage key under no policy, see TPMA_OBJECT
+		uint32(0x00030472), uint16(0), // a storage key without a policy, see TPMA_OBJECT
 		uint16(0x0006), uint16(128), uint16(0x0043), // protects with AES-128-CFB
 		uint16(0x0010), uint16(0x0003), uint16(0x0010), // no scheme, P-256, no KDF
 		uint16(0), uint16(0),
@@ -145,8 +144,8 @@ func (tpm *TPM) provision() error {
 	return err
 }
 
-// tpmCommand gives the TPM a command that is authorised by an empty password, and
-// returns the answer without its header.
+// tpmCommand sends the TPM a command authorised by an empty password, and returns the
+// answer without its header.
 func tpmCommand(conn io.ReadWriter, code uint32, handles, parameters []byte) ([]byte, error) {
 	authorisation := marshal(uint32(9), uint32(0x40000009), uint16(0), uint8(0), uint16(0))
 	size := 10 + len(handles) + len(authorisation) + len(parameters)
@@ -165,11 +164,11 @@ func tpmCommand(conn io.ReadWriter, code uint32, handles, parameters []byte) ([]
 	return answer[10:n], nil
 }
 
-// marshal strings integers and bytes together as the TPM has them.
+// marshal concatenates integers and bytes in the TPM's encoding.
 func marshal(parts ...any) []byte {
 	var b bytes.Buffer
 	for _, part := range parts {
-		// A buffer takes everything, and so does it all that is passed here.
+		// Writing to a buffer cannot fail, and every type passed here can be encoded.
 		_ = binary.Write(&b, binary.BigEndian, part)
 	}
 	return b.Bytes()

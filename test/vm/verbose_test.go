@@ -29,10 +29,10 @@ var (
 	verboseResult = regexp.MustCompile(`^ *--- (PASS|FAIL|SKIP): (\S+) \(`)
 )
 
-// parseVerbose reads the output of a test binary run with -test.v. Only tests
-// without subtests are reported, in the order of their start: one whose
-// subtests fail says nothing new, unless it has a failure of its own. A test
-// that has begun and not ended has failed (the binary crashed in it).
+// parseVerbose reads the output of a test binary run with -test.v. It reports tests
+// without subtests, in the order of their start. A test with subtests is reported only
+// if it failed and no subtest did. A test that began and did not end has failed (the
+// binary crashed in it).
 func parseVerbose(output string) []testResult {
 	var order []string
 	tests := map[string]*testResult{}

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// BusyboxApplets returns the names of the applets inside a busybox binary of
-// any architecture. They are its table of NUL-terminated names, sorted, which
-// begins with those of test; the binary itself may not run on this host.
+// BusyboxApplets returns the names of the applets in a busybox binary of any
+// architecture. It reads them from the binary's sorted table of NUL-terminated names,
+// which begins with the names of test, because the binary may not run on this host.
 func BusyboxApplets(binary []byte) ([]string, error) {
 	start := bytes.Index(binary, []byte("[\x00[[\x00"))
 	if start < 0 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package initramfs makes small initial file systems for virtual machines out
-// of unpacked Debian packages: the archive itself, the choice of kernel
-// modules and the shared libraries that a program needs.
+// Package initramfs makes small initial filesystems for virtual machines from unpacked
+// Debian packages: the archive itself, the selected kernel modules and the shared
+// libraries that a program needs.
 package initramfs
 
 import (
@@ -14,10 +14,10 @@ import (
 	"strings"
 )
 
-// Writer writes a cpio archive in the "newc" format, as documented in the
-// kernel's Documentation/driver-api/early-userspace/buffer-format.rst. Parent
-// directories are made when first needed. Archives may be concatenated; in the
-// kernel a later file replaces an earlier one.
+// Writer writes a cpio archive in the "newc" format, as documented in the kernel's
+// Documentation/driver-api/early-userspace/buffer-format.rst. It adds parent
+// directories when they are first needed. Archives may be concatenated; in the kernel a
+// later file replaces an earlier one.
 type Writer struct {
 	w    io.Writer
 	ino  uint32
@@ -25,7 +25,7 @@ type Writer struct {
 	err  error
 }
 
-// NewWriter returns a Writer to w. The caller closes both.
+// NewWriter returns a Writer that writes to w. The caller closes both.
 func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: w, dirs: map[string]bool{"": true, ".": true}}
 }
@@ -59,7 +59,7 @@ func (w *Writer) File(name string, perm fs.FileMode, data []byte) error {
 	return w.entry(name, typeRegular|uint32(perm.Perm()), data)
 }
 
-// Symlink adds a symbolic link. Nothing may be added below it by its own name.
+// Symlink adds a symbolic link. Nothing may be added below the link's name.
 func (w *Writer) Symlink(name, target string) error {
 	name = clean(name)
 	if err := w.Dir(path.Dir(name)); err != nil {
@@ -68,7 +68,7 @@ func (w *Writer) Symlink(name, target string) error {
 	return w.entry(name, typeSymlink|0o777, []byte(target))
 }
 
-// Close ends the archive. It is padded to 512 bytes, so that another may follow.
+// Close ends the archive. It is padded to 512 bytes so that another may follow.
 func (w *Writer) Close() error {
 	return w.entry("TRAILER!!!", 0, nil)
 }
@@ -109,8 +109,8 @@ type Entry struct {
 	Link string
 }
 
-// WriteTo writes the tree as one archive, in the order of names, so that equal
-// trees make equal archives.
+// WriteTo writes the tree as one archive, ordered by name, so that equal trees make
+// equal archives.
 func (t Tree) WriteTo(out io.Writer) (int64, error) {
 	counter := &countingWriter{w: out}
 	w := NewWriter(counter)

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// readArchive lists "name mode data" of an archive, by the format's text.
+// readArchive lists the entries of an archive as "name mode data", following the
+// format's documentation.
 func readArchive(t *testing.T, archive []byte) []string {
 	t.Helper()
 	var entries []string

@@ -47,16 +47,16 @@ func OpenModules(dir, release string) (*Modules, error) {
 	return m, nil
 }
 
-// ModuleName is a module's name by its file: "kernel/drivers/md/dm-crypt.ko"
-// is dm_crypt.
+// ModuleName returns the name of a module by its file: dm_crypt for
+// "kernel/drivers/md/dm-crypt.ko".
 func ModuleName(file string) string {
 	name := strings.TrimSuffix(path.Base(file), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// Order returns the paths, below the module directory, of the named modules
-// and of all that they depend on, in an order in which they can be loaded.
-// Names built into the kernel give nothing; unknown ones are an error.
+// Order returns the paths, below the module directory, of the named modules and all
+// their dependencies, in an order in which they can be loaded. It skips names built
+// into the kernel; unknown names are an error.
 func (m *Modules) Order(names ...string) ([]string, error) {
 	var order []string
 	seen := map[string]bool{}
@@ -69,8 +69,7 @@ func (m *Modules) Order(names ...string) ([]string, error) {
 			}
 			return nil, fmt.Errorf("no module %s in kernel %s", name, m.release)
 		}
-		// modules.dep lists all indirect dependencies; what is needed first
-		// stands last.
+		// modules.dep lists all indirect dependencies; the one to load first is last.
 		needs := m.needs[file]
 		for i := len(needs) - 1; i >= 0; i-- {
 			if !seen[needs[i]] {
@@ -86,12 +85,11 @@ func (m *Modules) Order(names ...string) ([]string, error) {
 	return order, nil
 }
 
-// GuestDir is the module directory's path in the guest.
+// GuestDir returns the path of the module directory in the guest.
 func (m *Modules) GuestDir() string { return "/usr/lib/modules/" + m.release }
 
-// AddTo puts the named modules, what they depend on, and modprobe's indexes
-// cut down to them into the tree, so that the kernel's own requests for
-// modules work too.
+// AddTo adds the named modules, their dependencies and modprobe's indexes, reduced to
+// these modules, to the tree, so that the kernel's own requests for modules work too.
 func (m *Modules) AddTo(t Tree, names ...string) error {
 	order, err := m.Order(names...)
 	if err != nil {

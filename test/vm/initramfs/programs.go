@@ -11,17 +11,16 @@ import (
 	"strings"
 )
 
-// Programs adds programs out of a directory of unpacked packages, with the
-// dynamic loader and every library that they need.
+// Programs adds programs from a directory of unpacked packages, together with the
+// dynamic loader and all libraries that they need.
 type Programs struct {
 	Root    string // the unpacked packages
 	Triplet string // Debian's name of the architecture's library directory, "aarch64-linux-gnu"
 }
 
-// AddTo puts the programs into usr/bin or usr/sbin of the tree, where their
-// package has them. Symbolic links of the package (mkfs.ext4) stay links; what
-// they point to is added too. A program or library that is not there is an
-// error that names it.
+// AddTo puts the programs into usr/bin or usr/sbin of the tree, as in their package.
+// Symbolic links of the package (mkfs.ext4) stay links, and their targets are added
+// too. If a program or library is missing, the error names it.
 func (p Programs) AddTo(t Tree, names ...string) error {
 	for _, name := range names {
 		if err := p.program(t, name); err != nil {
@@ -55,8 +54,8 @@ func (p Programs) program(t Tree, name string) error {
 	return fmt.Errorf("program %s is in none of the packages under %s", name, p.Root)
 }
 
-// Library adds a library by its soname, as the dynamic loader would look for
-// it: one that a program only opens at run time.
+// Library adds a library by its soname, found as the dynamic loader would. It is for
+// libraries that a program opens only at run time.
 func (p Programs) Library(t Tree, soname string) error {
 	guest := "/usr/lib/" + p.Triplet + "/" + soname
 	if _, done := t[guest]; done {
@@ -107,8 +106,8 @@ func (p Programs) libraries(t Tree, file string) error {
 	return nil
 }
 
-// loader adds the dynamic loader at the path that programs name, which is
-// below /lib or /lib64: links to /usr/… in the guest.
+// loader adds the dynamic loader at the path that programs name, below /lib or /lib64,
+// which are links to /usr/… in the guest.
 func (p Programs) loader(t Tree, name string) error {
 	guest := "/usr" + name
 	if _, done := t[guest]; done {
@@ -116,8 +115,8 @@ func (p Programs) loader(t Tree, name string) error {
 	}
 	target, err := os.Readlink(filepath.Join(p.Root, name))
 	if err == nil {
-		// Debian's link is relative ("aarch64-linux-gnu/ld-….so.1") or
-		// absolute; either way it ends in the library directory.
+		// Debian's link is relative ("aarch64-linux-gnu/ld-….so.1") or absolute; either
+		// way it points into the library directory.
 		name = "lib/" + p.Triplet + "/" + filepath.Base(target)
 	}
 	data, err := os.ReadFile(filepath.Join(p.Root, name))
