@@ -23,9 +23,9 @@ const adoptedVolume = `volumes:
     mount: {path: /data}
 `
 
-// byHand opens a volume as the caam-keygen documentation does, runs what
-// follows on /mnt, and closes it again. The black key is taken from the blob, so
-// that it works in each power cycle.
+// byHand opens a volume as the caam-keygen documentation describes, runs the given
+// commands on /mnt, and closes the volume again. It imports the black key from the
+// blob, so it works after each power cycle.
 const byHand = `
 set -e
 rm -f /run/black
@@ -46,13 +46,13 @@ END
 keyctl session - sh /run/byhand
 `
 
-// A volume of the old recipe is adopted, works as any other, and still opens the
-// old way. Not a byte of the device changes by being adopted.
+// A volume of the old recipe is adopted, works like any other, and still opens the old
+// way. Adoption does not change a byte of the device.
 func TestAdopt(t *testing.T) {
 	recipes := map[string]struct {
 		wrap, cipher string
 		sector       int
-		wrong        string // a cipher line that does not fit
+		wrong        string // a cipher line that does not match
 	}{
 		"amd64": {"ecb", "capi:tk(cbc(aes))-plain", 512, "capi:tk(cbc(aes))-eboiv --sector-size 4096"},
 		"arm64": {"ccm", "capi:tk(cbc(aes))-plain64", 4096, "capi:tk(cbc(aes))-plain --sector-size 512"},

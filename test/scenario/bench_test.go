@@ -17,23 +17,24 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// bench is a board that stays on while many short scenarios run on it, one
-// after the other, each with a folder and loop devices of its own: a boot costs
-// more than most of them. Each subtest takes its own bench. There are as many
-// machines as scenarios that run at once.
+// bench is a board that stays on while many short scenarios run on it, one after the
+// other, each with its own folder and loop devices: a boot costs more than most of
+// them. Each subtest takes its own bench. There are as many machines as scenarios that
+// run at once.
 type bench struct {
 	board
 	*vm.Machine
 	t *testing.T
-	// dir holds the configuration, the disks' images and the mount point, and
-	// is taken away at the end with all that lies on it.
+	// dir holds the configuration, the disk images and the mount point. It is removed
+	// with all its contents at the end.
 	dir     string
 	program string
-	// global are the program's first arguments: --config, once there is one.
+	// global are the program's first arguments: --config, once there is a
+	// configuration.
 	global []string
 }
 
-// clean takes away what a scenario, however it ended, has left behind.
+// clean removes everything that a scenario has left behind, however it ended.
 const clean = `cd /
 	grep ' %[1]s' /proc/mounts | cut -d' ' -f2 | sort -r | while read -r m; do umount -l "$m"; done
 	dmsetup remove_all --force
@@ -47,7 +48,7 @@ func (b board) bench(t *testing.T) *bench {
 		board: b, Machine: m, t: t, program: "/opt/" + b.goarch + "/imxcrypt",
 		dir: "/tmp/" + regexp.MustCompile(`[^A-Za-z0-9]+`).ReplaceAllString(t.Name(), "_"),
 	}
-	// Once per machine: it is several MB.
+	// Once per machine: the program is several MB.
 	if m.Sh("test -x "+x.program).Code != 0 {
 		m.PutFile(x.program, vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch))
 	}
@@ -58,7 +59,7 @@ func (b board) bench(t *testing.T) *bench {
 	return x
 }
 
-// in is the same bench in a subtest that continues with what is there.
+// in returns the same bench for a subtest that continues with the existing state.
 func (x *bench) in(t *testing.T) *bench {
 	t.Helper()
 	y := *x
@@ -77,7 +78,7 @@ func benches(t *testing.T, boards []board, scenario func(*testing.T, board)) {
 	}
 }
 
-// mainBoard is what most i.MX products are.
+// mainBoard is the kind of board that most i.MX products are.
 func mainBoard() []board { return []board{{vm.ARM64, "arm64"}} }
 
 // imxcrypt runs the program, with the scenario's configuration if it has one.
@@ -90,8 +91,8 @@ func (x *bench) command(args ...string) []string {
 	return slices.Concat([]string{x.program}, x.global, args)
 }
 
-// expect runs the program and checks it by its exit code and by a text in
-// either stream.
+// expect runs the program and checks its exit code and that either stream contains a
+// text.
 func (x *bench) expect(code int, text string, args ...string) vm.Result {
 	x.t.Helper()
 	r := x.imxcrypt(args...)
@@ -102,8 +103,8 @@ func (x *bench) expect(code int, text string, args ...string) vm.Result {
 	return r
 }
 
-// configure writes the configuration: one volume called data on a device,
-// mounted in the scenario's folder, with further lines of YAML for the volume.
+// configure writes the configuration: one volume, called data, on the device and
+// mounted in the scenario's folder, with additional lines of YAML for the volume.
 func (x *bench) configure(device string, more ...string) {
 	x.t.Helper()
 	x.configureText(x.volume("data", device, append([]string{"mount: " + x.dir + "/mnt"}, more...)...))
@@ -114,8 +115,8 @@ func (x *bench) volume(name, device string, more ...string) string {
 	return "  - " + strings.Join(lines, "\n    ") + "\n"
 }
 
-// configureText writes a configuration of some volumes, and what stands beside
-// them.
+// configureText writes a configuration with the given volumes and other top-level
+// lines.
 func (x *bench) configureText(volumes string, more ...string) {
 	x.t.Helper()
 	path := x.dir + "/imxcrypt.yaml"
@@ -123,8 +124,8 @@ func (x *bench) configureText(volumes string, more ...string) {
 	x.Put(path, []byte(strings.Join(more, "\n")+"\nvolumes:\n"+volumes))
 }
 
-// loop makes a loop device over an image in the scenario's folder; a new one of
-// 8 MiB if there is no such image yet. The options are losetup's.
+// loop makes a loop device from an image in the scenario's folder. It makes an image of
+// 8 MiB if there is none yet. The options are passed to losetup.
 func (x *bench) loop(image string, options ...string) string {
 	x.t.Helper()
 	file := x.image(image)
@@ -134,8 +135,8 @@ func (x *bench) loop(image string, options ...string) string {
 
 func (x *bench) image(name string) string { return filepath.Join(x.dir, name+".img") }
 
-// provisioned is a loop device with a provisioned volume, locked, that holds
-// the file fox.
+// provisioned returns a loop device with a provisioned, locked volume that holds the
+// file fox.
 func (x *bench) provisioned(image string, options ...string) string {
 	x.t.Helper()
 	device := x.loop(image, options...)
@@ -154,7 +155,7 @@ func (x *bench) fox() {
 	}
 }
 
-// chip sets a parameter of the simulated chip, and puts it back at the end of
+// chip sets a parameter of the simulated chip, and restores it to back at the end of
 // the test unless back is empty.
 func (x *bench) chip(name, value, back string) {
 	x.t.Helper()
@@ -167,11 +168,12 @@ func (x *bench) chip(name, value, back string) {
 	}
 }
 
-// powerCycle makes every black key worthless, as a power cycle does.
+// powerCycle makes every black key useless, as a power cycle does.
 func (x *bench) powerCycle() {
 	x.t.Helper()
 	x.chip("jdkek_reset", "1", "")
 }
 
-// patience is for what another process does soon, on a busy host.
+// patience is how long to wait, on a busy host, for something that another process does
+// soon.
 func (x *bench) patience() time.Duration { return time.Minute }

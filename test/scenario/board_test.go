@@ -21,8 +21,8 @@ const oneVolume = `volumes:
     mount: {path: /data, options: [noatime, nodev, nosuid]}
 `
 
-// board is a kind of machine the program runs on: an architecture of the kernel
-// and one of the program.
+// board is a kind of machine on which the program runs: the architecture of the kernel
+// and of the program.
 type board struct {
 	kernel vm.Arch
 	goarch string
@@ -43,9 +43,9 @@ func eachBoard(t *testing.T, scenario func(*testing.T, board)) {
 	}
 }
 
-// longScenario runs a scenario on the kind of board that the program is for; the
-// others are for make soak. What differs between them, the ioctl's structure and
-// the width of integers, the scenarios of eachBoard go through.
+// longScenario runs a scenario on the kind of board for which the program is made. The
+// others are for make soak: the scenarios of eachBoard cover how they differ, in the
+// ioctl's structure and the width of integers.
 func longScenario(t *testing.T, scenario func(*testing.T, board)) {
 	t.Parallel()
 	for _, b := range boards() {
@@ -57,7 +57,7 @@ func longScenario(t *testing.T, scenario func(*testing.T, board)) {
 	}
 }
 
-// soakBut skips a test on every board that make test does not run it on.
+// soakBut skips a test on every board except the one on which make test runs it.
 func (b board) soakBut(t *testing.T, goarch string) {
 	t.Helper()
 	if b.goarch != goarch && !soak() {
@@ -74,7 +74,7 @@ func (b board) start(t *testing.T, disks ...*vm.Disk) *vm.Machine {
 	})
 }
 
-// expect checks a run by its exit code and by a text in either stream.
+// expect checks a run's exit code and that either stream contains a text.
 func (b board) expect(t *testing.T, r vm.Result, code int, text string) {
 	t.Helper()
 	t.Logf("exit %d in %v\n%s%s", r.Code, r.Duration, r.Stdout, r.Stderr)
@@ -89,8 +89,8 @@ func (b board) expect(t *testing.T, r vm.Result, code int, text string) {
 	}
 }
 
-// startLoad starts a load that was put into the machine, and waits until it has
-// written: on a busy host that may take longer than what it is meant to disturb.
+// startLoad starts a load that was copied into the machine, and waits until it has
+// written. On a busy host that may take longer than the action it is meant to disturb.
 func startLoad(m *vm.Machine, args ...string) *vm.Process {
 	p := m.Start(append([]string{"/opt/load"}, args...)...)
 	p.WaitFor("begun", 3*time.Minute)

@@ -14,9 +14,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// bootVolumes has every kind of order: a volume in a volume, a mount point in a
-// volume, a device that comes late, one that never comes, and one that nobody
-// asks for.
+// bootVolumes has every kind of order: a volume in a volume, a mount point in a volume,
+// a device that appears late, one that never appears, and one that is not opened at
+// boot.
 const bootVolumes = `volumes:
   - {name: inner, device: /dev/mapper/outer, mount: /srv/inner}
   - {name: logs, device: /dev/vdc, mount: /data/logs}
@@ -27,17 +27,17 @@ const bootVolumes = `volumes:
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
 `
 
-// bootRequired is another configuration, for imxcrypt.config=.
+// bootRequired is another configuration, used through imxcrypt.config=.
 const bootRequired = `volumes:
   - {name: data, device: /dev/vdb, mount: /data}
   - {name: logs, device: /dev/vdc, mount: /data/logs}
   - {name: gone, device: /dev/vdy, mount: /srv/gone, timeout: 1s}
 `
 
-// bootDebug is a step that only imxcrypt.debug, or -v, logs.
+// bootDebug is a step that is logged only with imxcrypt.debug or -v.
 const bootDebug = "boot: configuration read"
 
-// A system of busybox without udev and systemd: one `imxcrypt boot` does it all.
+// A busybox system without udev and systemd: one `imxcrypt boot` does everything.
 func TestBootWithoutUdev(t *testing.T) { longScenario(t, bootWithoutUdev) }
 
 func bootWithoutUdev(t *testing.T, b board) {
@@ -71,7 +71,7 @@ func bootWithoutUdev(t *testing.T, b board) {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	// The others have not waited for it, it is waited for.
+	// The other volumes did not wait for the late one; boot still waits for it.
 	if !boot.Running() {
 		t.Fatalf("boot has ended without the late volume: %v", boot.Wait())
 	}
@@ -97,7 +97,7 @@ func bootWithoutUdev(t *testing.T, b board) {
 	if got := m.MustSh("cat /srv/spare/name"); got != "/srv/spare\n" {
 		t.Errorf("read back %q", got)
 	}
-	// The real system, after an initramfs has done it.
+	// As on the real system, after an initramfs has opened the volumes.
 	b.expect(t, m.Run("imxcrypt", "unlock", "--mount", "data", "inner", "late"), 0, "inner: mounted on /srv/inner (already)")
 	b.expect(t, m.Run("imxcrypt", "boot", "data", "logs"), 0, "logs: mounted on /data/logs (already)")
 
@@ -117,9 +117,9 @@ func bootWithoutUdev(t *testing.T, b board) {
 	}
 }
 
-// The kernel command line, which is written by anyone who can write the
-// boot loader's environment, is no configuration; and a required volume that it leaves out is reported on
-// the console, in the kernel log and by status.
+// The kernel command line is not a configuration, because anyone who can write the boot
+// loader's environment can write it. A required volume that it leaves out is reported
+// on the console, in the kernel log and by status.
 func TestTheKernelCommandLineNarrowsOnly(t *testing.T) {
 	t.Parallel()
 	b := board{vm.AMD64, "amd64"}
@@ -162,9 +162,9 @@ func TestTheKernelCommandLineNarrowsOnly(t *testing.T) {
 	b.expect(t, m.Run("imxcrypt", "status", "--json"), 1, `"left_out":true`)
 }
 
-// lateness is the time between the kernel's message of the late disk and that of
-// its filesystem's mount, which is the last one. It is reported, not checked: how
-// busy the host is shows in it more than what the program does.
+// lateness returns the time from the kernel's message about the late disk to its
+// message about mounting that disk's filesystem, which is the last mount. The time is
+// reported, not checked: it depends more on how busy the host is than on the program.
 func lateness(t *testing.T, m *vm.Machine) time.Duration {
 	t.Helper()
 	log := m.MustRun("dmesg")

@@ -14,30 +14,31 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// lossVolumes keep the kernel's own writes out for a while: what it writes with a
-// dead key within seconds nobody can help.
+// lossVolumes hold back the kernel's own writes for a while: no one can help if the
+// kernel writes with a dead key within seconds.
 const lossVolumes = `volumes:
   - {name: data, device: /dev/vda, wrap: ccm, mount: {path: /data, options: [commit=900]}}
   - {name: logs, device: /dev/vdb, wrap: ecb, mount: {path: /logs, options: [commit=900]}}
 `
 
 // losing is a machine whose chip loses its keys in a suspend that imxcrypt does not
-// see, with a volume of each wrap in use.
+// notice, while a volume of each wrap is in use.
 type losing struct {
 	board
 	*vm.Machine
 	t *testing.T
 }
 
-// TestLostKeys: no file that was synced before the loss is lost, whatever is done
-// next, and each exit code is true.
+// TestLostKeys checks that no file synced before the loss is lost, whatever is done
+// next, and that each exit code is correct.
 func TestLostKeys(t *testing.T) {
 	t.Parallel()
 	b := board{vm.AMD64, "amd64"}
 	l := &losing{b, b.start(t, vm.NewDisk(t, 16<<20), vm.NewDisk(t, 16<<20)), t}
 	l.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(lossVolumes))
 	l.PutFile("/opt/load", vm.BuildProgram(t, "./test/load", b.goarch))
-	// The kernel goes as far as its devices, and the chip forgets at the beginning.
+	// The kernel suspends only as far as its devices, and the chip loses its keys at
+	// the beginning.
 	l.MustSh("echo devices >/sys/power/pm_test; echo 0 >/sys/module/suspend/parameters/pm_test_delay; echo 1 >/sys/module/imxcrypt_simcaam/parameters/shallow_resets")
 	l.MustSh("echo 0 >/proc/sys/vm/dirty_writeback_centisecs; mkdir -p /data /logs")
 	l.expect(t, l.Run("imxcrypt", "provision", "data", "logs"), 0, "mounted on /logs")
@@ -65,19 +66,20 @@ func TestLostKeys(t *testing.T) {
 	l.sound("data")
 }
 
-// fill writes files and syncs them, and one that is not.
+// fill writes files and syncs them, and then writes one more without syncing it.
 func (l *losing) fill(v, name string) {
 	l.t.Helper()
 	l.MustSh(fmt.Sprintf(`cd /%s && for i in 1 2 3; do head -c 100000 /dev/urandom >"%s-$i"; done && rm -f dirty && sync -f . && sha256sum [a-z]*-[123] >/tmp/%s.sums && echo dirty >dirty`, v, name, v))
 }
 
-// lose suspends the machine behind the back of imxcrypt.
+// lose suspends the machine without telling imxcrypt.
 func (l *losing) lose() {
 	l.t.Helper()
 	l.MustSh("echo 0 >/sys/power/sync_on_suspend; echo mem >/sys/power/state")
 }
 
-// reported checks that every command that looks says so, and that none continues.
+// reported checks that every command that inspects the volume reports the loss, and
+// that none of them continues.
 func (l *losing) reported(v string) {
 	l.t.Helper()
 	l.expect(l.t, l.Run("imxcrypt", "status", "--json", v), 3, `"state":"keyless","up":false`)
@@ -88,8 +90,8 @@ func (l *losing) reported(v string) {
 	}
 }
 
-// sound: what was synced is there, past the cache and after unmounting, and the
-// filesystem is whole.
+// sound checks that what was synced is there, past the cache and after unmounting, and
+// that the filesystem is intact.
 func (l *losing) sound(v string) {
 	l.t.Helper()
 	l.expect(l.t, l.Run("imxcrypt", "unlock", "--mount", v), 0, v)
@@ -111,7 +113,7 @@ func (l *losing) unlock(v string) {
 	}
 	l.expect(l.t, l.Run("imxcrypt", "unlock", v), 0, "already")
 	l.expect(l.t, l.Run("imxcrypt", "verify", v), 0, "this chip opens it")
-	// What was not written yet is written with the right key.
+	// What was not written yet is written with the correct key.
 	l.MustSh("cat /" + v + "/dirty && sync -f /" + v)
 }
 
@@ -127,8 +129,8 @@ func (l *losing) lock(v string) {
 	l.expect(l.t, l.Run("imxcrypt", "lock", v), 0, v+": locked")
 }
 
-// lockDirty: the superblock in memory is dirty, so that nobody can look at the
-// mapping without writing.
+// lockDirty locks a volume whose superblock is dirty in memory, so that reading the
+// mapping would write.
 func (l *losing) lockDirty(v string) {
 	l.t.Helper()
 	l.MustSh("imxcrypt unlock " + v)
@@ -142,7 +144,7 @@ func (l *losing) lockDirty(v string) {
 	l.expect(l.t, l.Run("imxcrypt", "lock", v), 0, v+": locked")
 }
 
-// sleep repairs what was lost before it writes anything back.
+// sleep restores lost keys before it writes anything back.
 func (l *losing) sleep(v string) {
 	l.t.Helper()
 	l.expect(l.t, l.Run("imxcrypt", "sleep", "suspend"), 0, "awake again")
@@ -155,22 +157,21 @@ func (l *losing) wipe(v string) {
 	l.expect(l.t, l.Run("imxcrypt", "status", "--json", v), 3, `"state":"keyless"`)
 }
 
-// dirty makes a page dirty in memory: with the first block, that of the
-// superblock, as a mounted filesystem does.
+// dirty makes a page dirty in memory. The first block is the superblock's page, which a
+// mounted filesystem makes dirty as well.
 func (l *losing) dirty(v string, block int) {
 	l.t.Helper()
 	l.MustSh(fmt.Sprintf("dd if=/dev/mapper/%s of=/tmp/block bs=4096 skip=%d count=1 2>/dev/null && dd if=/tmp/block of=/dev/mapper/%s bs=4096 seek=%d count=1 conv=notrunc 2>/dev/null", v, block, v, block))
 }
 
-// stored is what stands on the storage where a block is.
+// stored returns what the storage holds for a block.
 func (l *losing) stored(v string, block int) string {
 	l.t.Helper()
 	return l.MustSh(fmt.Sprintf(`set -- $(dmsetup table %s); dev=$(readlink -f /sys/dev/block/$7); /opt/load -direct $(($8 / 8 + %d)) /dev/${dev##*/}`, v, block))
 }
 
-// lookWritesNothing is a premise with its counterpart: a read past the page cache
-// writes back what is dirty there, and so with a dead key destroys it; status does
-// not.
+// lookWritesNothing tests a premise and its opposite. A read past the page cache writes
+// back what is dirty there, which with a dead key destroys it; status does not.
 func (l *losing) lookWritesNothing() {
 	l.t.Helper()
 	const last = 3583 // of 14 MiB: no metadata
@@ -191,7 +192,7 @@ func (l *losing) lookWritesNothing() {
 	l.sound("logs")
 }
 
-// rotating: both keys are lost in the middle of a rotation.
+// rotating loses both keys in the middle of a rotation.
 func (l *losing) rotating() {
 	l.t.Helper()
 	for _, act := range []func(string){l.unlock, l.lock, l.resume} {
@@ -202,8 +203,8 @@ func (l *losing) rotating() {
 				l.t.Fatal("the rotation does not move a zone")
 			}
 		}
-		// A kernel stops all processes before any device goes down. This bed's chip forgets
-		// earlier, when the suspend begins, so the rotation is stopped here.
+		// A kernel stops all processes before any device goes down. The simulated chip
+		// loses its keys earlier, when the suspend begins, so stop the rotation here.
 		p.Signal(syscall.SIGSTOP)
 		l.lose()
 		p.Signal(syscall.SIGCONT)

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// What lies on a device that is no volume of ours is left alone, byte for byte,
-// and named.
+// Contents of a device that are not one of our volumes are left alone, byte for byte,
+// and reported.
 func TestDevicesThatAreNotEmpty(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		for _, c := range []struct {
-			name, fill     string // fill makes the contents of $D
+			name, fill     string // fill writes the contents of $D
 			says, saysOpen string
 			openCode       int
 		}{
@@ -139,7 +139,7 @@ func TestDevicesThatCannotBeUsed(t *testing.T) {
 	})
 }
 
-// The same volume on storage with other properties.
+// The same volume on storage with different properties.
 func TestDevicesOfOtherKinds(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		t.Run("4096-byte blocks", func(t *testing.T) {
@@ -191,7 +191,8 @@ func TestDevicesOfOtherKinds(t *testing.T) {
 		})
 		t.Run("a volume in a volume", func(t *testing.T) {
 			x := b.bench(t)
-			// Named against their order: all begins with what others lie in.
+			// The order of the names is wrong on purpose: --all begins with the volumes
+			// that hold others.
 			x.configureText(x.volume("inner", "/dev/mapper/outer", "mount: "+x.dir+"/mnt") + x.volume("outer", x.loop("disk"), "filesystem: none"))
 			x.expect(0, "outer: unlocked", "provision", "outer")
 			x.expect(6, "reads as noise", "provision", "inner")
@@ -231,7 +232,7 @@ func TestDevicesOfOtherKinds(t *testing.T) {
 	})
 }
 
-// A mapping of the volume's name is taken for the volume's only if it is.
+// A mapping with the volume's name is accepted only if it belongs to the volume.
 func TestMappingOfSomebodyElse(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)

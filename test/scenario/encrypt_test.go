@@ -12,9 +12,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// A device with ext4 and files in plain text is encrypted while it is in use, and
-// decrypted again, each through a power cut in the middle. The header and the journal
-// lie on another disk.
+// A device with ext4 and files in plaintext is encrypted while it is in use, and
+// decrypted again, each with a power cut in the middle. The header and the journal are
+// on another disk.
 func TestEncryptInPlace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -40,9 +40,9 @@ func TestEncryptInPlace(t *testing.T) {
 	}
 }
 
-// The same with the header on the device, over the filesystem's first bytes. The filesystem
-// takes all of the device, with files up to its end, and is made smaller first. Of what was
-// in plain text nothing is left on the disk. Then the way back.
+// The same with the header on the device, in place of the filesystem's first bytes. The
+// filesystem fills the device, with files up to its end, and is shrunk first. No
+// plaintext is left on the disk. Then the device is decrypted again.
 func TestEncryptOnTheDevice(t *testing.T) {
 	t.Parallel()
 	c := board{vm.AMD64, "amd64"}
@@ -55,8 +55,8 @@ func TestEncryptOnTheDevice(t *testing.T) {
 	r.MustSh("blkid /dev/vda | grep -o ' UUID=[^ ]*' > /var/lib/imxcrypt/uuid")
 	r.expect(5, "mounted", "encrypt", "data")
 	r.MustSh("umount /data; e2fsck -fn /dev/vda; grep -q 'quick brown fox' /dev/vda")
-	// With the mark in the place of the superblock's first sector nobody takes the device
-	// for a filesystem.
+	// With the mark in place of the superblock's first sector, nothing recognises the
+	// device as a filesystem.
 	r.MustSh("dd if=/dev/vda of=/run/sector bs=512 skip=2 count=1; dd if=/dev/zero of=/dev/vda bs=512 seek=2 count=1 conv=fsync; cp /dev/vda /run/marked; mkdir -p /mnt")
 	r.MustSh("! mount -t ext4 /dev/vda /mnt && ! blkid -p /dev/vda && ! e2fsck -p /dev/vda && cmp /dev/vda /run/marked; dd if=/run/sector of=/dev/vda bs=512 seek=2 conv=fsync; rm /run/marked")
 	r.expect(6, "is in memory", "encrypt", "--workspace", "/run", "data")
@@ -70,8 +70,7 @@ func TestEncryptOnTheDevice(t *testing.T) {
 	r.decryptedThroughAPowerCut()
 }
 
-// afterPowerCut boots, and fails if the device shows a filesystem that somebody could
-// mount.
+// afterPowerCut boots, and fails if the device itself can be mounted as a filesystem.
 func (r *rotated) afterPowerCut() {
 	r.t.Helper()
 	r.Restart()
@@ -133,7 +132,7 @@ func (r *rotated) decryptedThroughAPowerCut() {
 	r.fox("/dev/vda")
 }
 
-// fox fails if the file of the beginning, or the filesystem's UUID, is not what it was.
+// fox fails if the file from the beginning or the filesystem's UUID has changed.
 func (r *rotated) fox(device string) {
 	r.t.Helper()
 	if fox := r.MustSh("cat /data/fox; blkid " + device + " | grep -q -F \"$(cat /var/lib/imxcrypt/uuid)\""); fox != "fox\n" {

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// nxp is a program with the habits of NXP's caam-keygen: messages on standard
-// output (an empty one where the hardware failed), exit code 0 whatever happens, files of mode 0644 in one fixed place,
-// over what was there.
+// nxp is a program that behaves like NXP's caam-keygen: messages on standard output (an
+// empty one if the hardware failed), exit code 0 whatever happens, and files of mode
+// 0644 in one fixed place, overwriting existing ones.
 const nxp = `#!/bin/sh
 umask 022
 cd LOCATION || { echo "no folder"; exit 0; }
@@ -25,8 +25,7 @@ chmod 644 ./* 2>/dev/null
 exit 0
 `
 
-// Keys may be made and opened by NXP's program instead; the two engines
-// understand each other's volumes.
+// NXP's program may make and open keys instead. Each engine opens the other's volumes.
 func TestNXPsProgram(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)

@@ -11,8 +11,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// Factory reset: erase destroys the key, a backup of the header still opens the
-// volume, and provision makes a new one in one step.
+// Factory reset: erase destroys the key, a backup of the header still opens the volume,
+// and provision makes a new volume in one step.
 func TestEraseAndFactoryReset(t *testing.T) {
 	longScenario(t, func(t *testing.T, b board) {
 		disk := vm.NewDisk(t, 64<<20)

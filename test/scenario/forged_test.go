@@ -13,9 +13,10 @@ import (
 	"imxcrypt/luks2"
 )
 
-// Two volumes of one chip. An attacker with the storage writes the blob of one into the
-// header of the other, and puts its ciphertext there: the other shows none of its
-// files, neither as a volume whose provisioning is resumed nor by a detached header.
+// Two volumes of one chip. An attacker with access to the storage writes the blob of
+// one volume into the header of the other and copies its ciphertext there. The other
+// volume shows none of its files, neither when its provisioning resumes nor with a
+// detached header.
 func TestForgedHeaders(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		for _, detached := range []bool{false, true} {

@@ -6,8 +6,8 @@ package scenario
 
 import "testing"
 
-// A full /run, whether it has no room for content or none for files, stops neither
-// a boot nor unlock nor lock: what is written there is for messages.
+// A full /run, with no space for content or for files, does not stop boot, unlock or
+// lock: the program writes only messages there.
 func TestAFullRunStopsNothing(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		for name, fill := range map[string]string{

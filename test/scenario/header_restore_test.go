@@ -19,14 +19,14 @@ func (x *bench) byteInEachText(device string) {
 	x.flip(device, secondary+jsonArea+200)
 }
 
-// sum is that of all bytes of a file or device.
+// sum returns the checksum of all bytes of a file or device.
 func (x *bench) sum(path string) string {
 	x.t.Helper()
 	return x.MustSh("sync; sha256sum < " + path)
 }
 
-// A backup of before a rotation is refused while anything on the device shows the
-// rotation, no byte is changed, and the damage is repaired from what is there.
+// A backup made before a rotation is refused, without changing a byte, while anything
+// on the device shows the rotation. The damage is repaired from what is on the device.
 func TestABackupThatIsTooOld(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
@@ -92,8 +92,8 @@ func TestABackupThatIsTooOld(t *testing.T) {
 	})
 }
 
-// A detached header of another length is replaced, or stays: on a filesystem that is
-// full too, and one that is read-only.
+// A detached header of another length is replaced or kept, even on a filesystem that is
+// full or read-only.
 func TestADetachedHeaderOnAFullFilesystem(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)

@@ -10,14 +10,14 @@ import (
 	"testing"
 )
 
-// A LUKS2 header of ours: two copies of 16 KiB, each a binary header of 4096
-// bytes and the JSON area behind it (LUKS2 On-Disk Format Specification 1.1, 2).
+// Our LUKS2 header has two copies of 16 KiB, each a binary header of 4096 bytes
+// followed by the JSON area (LUKS2 On-Disk Format Specification 1.1, 2).
 const (
 	primary, secondary = 0, 16 << 10
 	jsonArea           = 4096
 )
 
-// flip changes one bit of the device's byte.
+// flip changes one bit of a byte of the device.
 func (x *bench) flip(device string, at int) {
 	x.t.Helper()
 	x.MustSh(fmt.Sprintf(`v=$(od -An -tu1 -j %[2]d -N 1 %[1]s); printf "\\$(printf %%o $((v ^ 1)))" | dd of=%[1]s bs=1 seek=%[2]d conv=notrunc,fsync 2>&1`, device, at))
@@ -66,8 +66,8 @@ func TestDamagedHeaders(t *testing.T) {
 			x.expect(0, "locked", "lock", "data")
 		})
 		t.Run("the check area", func(t *testing.T) {
-			// The filesystem proves the key on the fast path; verify reads the
-			// check itself.
+			// On the fast path the filesystem proves the key; verify reads the check
+			// area itself.
 			x := x.in(t)
 			x.flip(device, 32<<10+1000)
 			x.expect(3, "the check says", "verify", "data")
@@ -111,8 +111,8 @@ func TestDamagedHeaders(t *testing.T) {
 	})
 }
 
-// The configuration decides which volume lies where: what was swapped, copied
-// or put together from two volumes is refused.
+// The configuration decides which volume is on which device. Headers that were swapped,
+// copied or assembled from two volumes are refused.
 func TestSwappedHeaders(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)

@@ -11,8 +11,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// An erase, and every other command that writes, is refused while somebody else
-// uses the device: before the first byte, and the volume opens afterwards.
+// An erase, like every other command that writes, is refused before the first byte
+// while something else uses the device, and the volume opens afterwards.
 func TestEraseIsRefusedWhileTheDeviceIsInUse(t *testing.T) {
 	longScenario(t, func(t *testing.T, b board) {
 		m := b.start(t, vm.NewDisk(t, 64<<20), vm.NewDisk(t, 64<<20))
@@ -81,8 +81,8 @@ func TestEraseIsRefusedWhileTheDeviceIsInUse(t *testing.T) {
 	})
 }
 
-// Copies of a mount in other mount namespaces: what follows ours is unmounted with
-// it, what does not is named, and the volume stays mounted.
+// Copies of a mount in other mount namespaces: those that propagate are unmounted with
+// ours, the others are named, and the volume stays mounted.
 func TestLockBesideAnotherMountNamespace(t *testing.T) {
 	longScenario(t, func(t *testing.T, b board) {
 		m := b.start(t, vm.NewDisk(t, 64<<20))

@@ -18,9 +18,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// inPlace is a board whose data lies on the first partition of a disk, and what must
-// outlive the power beside it (the file of a header, a log, the record of the volume) on
-// the second one, as on an eMMC: one log has both in their order.
+// inPlace is a board whose data is on the first partition of a disk. What else must
+// survive a power cut (the file of a header, a log, the record of the volume) is on the
+// second one, as on an eMMC, so that one log has both in order.
 type inPlace struct {
 	*cuts
 	data   int // MiB, of the first partition
@@ -28,15 +28,16 @@ type inPlace struct {
 	rng    *rand.Rand
 	before *crashtest.State
 	found  map[string]int // what the states were
-	// rotates: a rotation makes the room first that a decryption needs.
+	// rotates: a rotation first makes the space that a decryption needs.
 	rotates bool
 }
 
-// stateSize of the second partition, in MiB: the copy of a filesystem's metadata and the
-// log of making it smaller, or a header with a journal.
+// stateSize is the size of the second partition in MiB. It holds the copy of a
+// filesystem's metadata and the log of shrinking it, or a header with a journal.
 const stateSize = 12
 
-// inPlaceVolume is on DEVICE. Blocks of 1 KiB let a filesystem of some MiB have a journal.
+// inPlaceVolume is on DEVICE. With blocks of 1 KiB a filesystem of some MiB can have a
+// journal.
 const inPlaceVolume = `volumes:
   - name: data
     device: DEVICE
@@ -45,8 +46,8 @@ const inPlaceVolume = `volumes:
     mount: {path: /data}
 `
 
-// newInPlace boots the board, with more lines of the volume's configuration. The volume
-// is recorded on the device that is named.
+// newInPlace boots the board, with additional lines for the volume's configuration. The
+// volume is recorded on the device recorded.
 func newInPlace(t *testing.T, data int, recorded, more string) *inPlace {
 	t.Helper()
 	size := int64(data+stateSize+2) << 20
@@ -62,14 +63,14 @@ func newInPlace(t *testing.T, data int, recorded, more string) *inPlace {
 	for path, device := range map[string]string{cutRecorded: recorded, cutBench: "/dev/vdb1"} {
 		p.Put(path, []byte(strings.Replace(inPlaceVolume, "DEVICE", device, 1)+more))
 	}
-	// Without checksums ext4 survives a superblock that is torn in the middle.
+	// Without checksums ext4 survives a superblock torn in the middle.
 	p.MustSh(fmt.Sprintf(`mkdir -p /data /var/lib/imxcrypt
 		for disk in vda vdb; do printf '1MiB,%dMiB\n%dMiB,%dMiB\n' | sfdisk -q -X dos /dev/$disk; done
 		mkfs.ext4 -q -b 1024 -O ^metadata_csum /dev/vda2; mount /dev/vda2 /var/lib/imxcrypt`, data, data+1, stateSize))
 	return p
 }
 
-// plain makes a filesystem with files, on all of the first partition and up to its end.
+// plain makes a filesystem that fills the first partition, with files up to its end.
 func (p *inPlace) plain() {
 	p.t.Helper()
 	p.MustSh(fmt.Sprintf(`mkfs.ext4 -q -b 1024 /dev/vda1; mount /dev/vda1 /data
@@ -78,15 +79,15 @@ func (p *inPlace) plain() {
 	p.MustSh("rm /data/first; umount /data")
 }
 
-// still writes what stays as it is.
+// still writes files that do not change.
 func (p *inPlace) still() {
 	p.t.Helper()
 	sum := p.MustSh("cd /data; dd if=/dev/urandom of=still bs=64k count=8 2>/dev/null; sync; mkdir load; sha256sum still")
 	p.files = append(p.files, file{sum, p.here()})
 }
 
-// busy runs a command while the volume is written to; each file is expected from the
-// moment on that it was flushed.
+// busy runs a command while the volume is written to. Each file is expected from the
+// moment it was flushed.
 func (p *inPlace) busy(args ...string) {
 	p.t.Helper()
 	load := startLoad(p.Machine, "-pause", "200ms", "/data/load")
@@ -101,31 +102,32 @@ func (p *inPlace) busy(args ...string) {
 	p.t.Logf("load: %s; and %d files", strings.TrimSpace(result.Stdout), len(p.files))
 }
 
-// flushed is a place behind which nothing is lost of what a filesystem wrote last. Of a
-// superblock that has a checksum ext4 does not survive a half, so where the filesystem itself
-// writes, no block of it is torn.
+// flushed returns a place after which nothing that a filesystem wrote last can be lost.
+// ext4 does not survive half of a superblock that has a checksum, so where the
+// filesystem itself writes, no block of it is torn.
 func (p *inPlace) flushed() replay.Place {
 	p.t.Helper()
 	p.MustSh("dd if=/dev/null of=/dev/vda1 conv=fsync,notrunc 2>/dev/null")
 	return p.here()
 }
 
-// ends ends the record.
+// ends ends the recording.
 func (p *inPlace) ends() {
 	p.t.Helper()
 	p.MustSh("umount /var/lib/imxcrypt")
 	p.run = p.tape.Run(p.t)
 }
 
-// right asks a script for what must be on /data in a state.
+// right returns a script that checks what must be on /data in a state.
 func (p *inPlace) right(s *crashtest.State) string {
 	return "{ /opt/load -verify /data/load > /run/out || fail \"the load: $(cat /run/out)\"; " + p.wanted(s, p.files) + "; }"
 }
 
-// either checks what a power cut has left: a filesystem in plain text; a volume that opens;
-// both only where the one is the other bit for bit, or where unlock has first written the
-// header over the filesystem's first bytes (begun) or undone the first zone (undone); or the
-// mark of a filesystem that is being made smaller; or a filesystem whose first bytes are being
+// either checks what a power cut has left: a plaintext filesystem; a volume that opens;
+// both, but only if they are equal bit for bit, or if unlock has first written the
+// header over the filesystem's first bytes (begun) or undone the first zone (undone);
+// the mark of a filesystem that is being shrunk; or a filesystem whose first bytes are
+// being restored. What opens stays open. Nothing else may be the case.
 // put back. What opens stays open. Nothing else may be the case.
 const either = `
 	kind=$(blkid -p -s TYPE -o value /dev/vdb1)
@@ -157,8 +159,9 @@ const either = `
 	echo $what
 `
 
-// try checks what a state is, and has finish end the command, the volume being mounted,
-// locked or not looked at before. Then the filesystem is mounted from the device.
+// try checks what a state is, and lets finish complete the command with the volume
+// mounted, locked, or not looked at before. Then it mounts the filesystem from the
+// device.
 func (p *inPlace) try(s *crashtest.State, device string, finish func(how string) string) {
 	p.t.Helper()
 	right, how := p.right(s), []string{"mounted", "locked", "at once"}[p.rng.IntN(3)]
@@ -179,8 +182,8 @@ func (p *inPlace) try(s *crashtest.State, device string, finish func(how string)
 	}
 }
 
-// untouched fails if a filesystem in plain text, unless it was made smaller, is not bit for
-// bit what it was, or will be.
+// untouched fails unless a plaintext filesystem that was not shrunk is bit for bit what
+// it was before or will be in the end.
 func (p *inPlace) untouched(s *crashtest.State) {
 	p.t.Helper()
 	was, is := make([]byte, p.data<<20), make([]byte, p.data<<20)
@@ -189,7 +192,7 @@ func (p *inPlace) untouched(s *crashtest.State) {
 			p.t.Fatal(err)
 		}
 	}
-	const blocks = 1024 + 4 // in the superblock: how many the filesystem has, of 1 KiB
+	const blocks = 1024 + 4 // in the superblock: the filesystem's number of blocks, of 1 KiB
 	end := binary.LittleEndian.Uint32(is[blocks:]) << 10
 	was, is = was[:end], is[:end]
 	switch {
@@ -201,14 +204,15 @@ func (p *inPlace) untouched(s *crashtest.State) {
 	}
 }
 
-// ended fails if something is under way still.
+// ended fails if an operation is still in progress.
 const ended = `; $I status --json data | grep -q '"phase":"ready"' || fail "$($I status --json data)"`
 
-// A filesystem in plain text becomes a volume on a real kernel, the most of it while files
-// are written and checked; with the header in a file it becomes plain text again, in use, too.
-// The power goes at the flushes of that, with what was not flushed there, lost and torn. Each
-// time the device is in plain text, untouched, or the volume opens, or (made smaller for a
-// header on the device) neither for the moment; all files are there, and the next run ends it.
+// A plaintext filesystem becomes a volume on a real kernel, mostly while files are
+// written and checked. With the header in a file it also becomes plaintext again, in
+// use. Power is cut at the flushes in between, and unflushed writes are kept, lost and
+// torn. Each time the device is untouched plaintext, or the volume opens, or (while
+// shrunk for a header on the device) neither for the moment. All files are there, and
+// the next run completes the operation.
 func TestInPlaceReplayed(t *testing.T) {
 	t.Parallel()
 	t.Run("encrypt, header on the device", func(t *testing.T) {
@@ -236,10 +240,10 @@ func TestInPlaceReplayed(t *testing.T) {
 	})
 }
 
-// headerInFile has a journal of half a MiB in it.
+// headerInFile includes a journal of half a MiB.
 const headerInFile = "    header: /var/lib/imxcrypt/data.header\n    header_size: 580KiB\n"
 
-// encrypt records an encryption and tries its power cuts.
+// encrypt records an encryption and tests its power cuts.
 func (p *inPlace) encrypt() {
 	begun := p.flushed()
 	p.recorded("encrypt", "--init-only", "data")
@@ -266,7 +270,7 @@ func (p *inPlace) encrypt() {
 	p.sum(fmt.Sprintf("encrypt, found %v", p.found))
 }
 
-// decrypt records a decryption and tries its power cuts.
+// decrypt records a decryption and tests its power cuts.
 func (p *inPlace) decrypt() {
 	p.recorded("provision", "data")
 	p.still()
@@ -301,8 +305,9 @@ func (p *inPlace) decrypt() {
 	p.sum(fmt.Sprintf("decrypt, found %v", p.found))
 }
 
-// A volume grows with its filesystem, in use; the power goes at the flushes of that. Each
-// time it opens, with its old size or the new one, and the next run ends it.
+// A volume grows with its filesystem, in use, and power is cut at the flushes in
+// between. Each time the volume opens, with its old size or the new one, and the next
+// run completes the resize.
 func TestResizeReplayed(t *testing.T) {
 	t.Parallel()
 	for name, more := range map[string]string{"gap": "    header_size: 128KiB\n    gap: 512KiB\n", "header in a file": headerInFile} {
@@ -317,7 +322,7 @@ func TestResizeReplayed(t *testing.T) {
 	}
 }
 
-// resize records how a volume grows and tries its power cuts.
+// resize records how a volume grows and tests its power cuts.
 func (p *inPlace) resize() {
 	size := func(m int) string { return fmt.Sprintf("echo 0 %d linear /dev/vda1 0", m<<11) }
 	p.MustSh(size(p.data-2) + " | dmsetup create part")

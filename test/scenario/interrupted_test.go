@@ -13,13 +13,12 @@ import (
 	"time"
 )
 
-// interruptions are the signals, and how often a provisioning is interrupted by
-// each, spread evenly over the time that a whole one takes. SIGINT goes the way of
-// SIGTERM.
+// interruptions returns how often each signal interrupts a provisioning, spread evenly
+// over the duration of a complete one. SIGINT takes the same path as SIGTERM.
 func interruptions() map[string]int { return map[string]int{"KILL": 5, "TERM": 5, "INT": 2} }
 
-// Whenever it is killed, what it leaves is recognised: the next run finishes
-// with the same key, or begins where nothing was begun.
+// Whenever provisioning is killed, the next run recognises what it left: it finishes
+// with the same key, or starts over if nothing had begun.
 func TestInterruptedProvisioning(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		for signal, moments := range interruptions() {
@@ -35,7 +34,8 @@ func TestInterruptedProvisioning(t *testing.T) {
 						strings.Join(x.command(), " "), after.Seconds(), signal))
 					t.Logf("SIG%s after %v: exit %d\n%s", signal, after, r.Code, r.Stderr)
 					if signal != "KILL" {
-						// Before it has begun, it has no handler yet.
+						// Before provisioning has begun, the program has no handler
+						// yet.
 						early := r.Code > 128 && strings.TrimSpace(strings.ReplaceAll(r.Stderr, "Terminated", "")) == ""
 						if r.Code != 7 && r.Code != 0 && !early {
 							t.Errorf("exit code %d, expected 7, or 0 if it was done", r.Code)
@@ -61,7 +61,7 @@ func TestInterruptedProvisioning(t *testing.T) {
 	})
 }
 
-// uuid is the volume's in status; empty if there is no header yet.
+// uuid returns the volume's UUID from status, or "" if there is no header yet.
 func (x *bench) uuid() string {
 	x.t.Helper()
 	r := x.imxcrypt("status", "--json")
@@ -74,16 +74,16 @@ func (x *bench) uuid() string {
 	return status.Volumes[0].UUID
 }
 
-// Two at once on one volume: the second says who the first is.
+// Two commands at once on one volume: the second names the first.
 func TestTwoAtOnce(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
 		x.configure(x.loop("disk"))
-		// Each job takes so long, and creating a key is two.
+		// Each job takes this long, and creating a key takes two.
 		x.chip("latency_us", "20000000", "0")
 		p := x.Start(x.command("provision", "data")...)
 		x.MustSh("until [ -s /run/imxcrypt/data.lock ]; do sleep 0.1; done")
-		// However long the others take, on a busy host.
+		// It must keep the lock however long the others take on a busy host.
 		p.Signal(syscall.SIGSTOP)
 		for _, args := range [][]string{{"provision", "data"}, {"unlock", "data"}, {"verify", "data"}, {"boot"}} {
 			r := x.expect(5, fmt.Sprintf("held by process %d", p.PID()), args...)
@@ -101,16 +101,16 @@ func TestTwoAtOnce(t *testing.T) {
 	})
 }
 
-// Whenever opening is interrupted, the volume is open or it is not, and the next
-// boot finishes. Until it has to wait, the program has no handler of signals.
+// Whenever opening is interrupted, the volume is either open or not, and the next boot
+// finishes. The program has no signal handler until it has to wait.
 func TestInterruptedBoot(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
 		x.configure(x.loop("disk"))
 		x.expect(0, "mounted on", "provision", "data")
 		x.expect(0, "locked", "lock", "data")
-		// The command first, as the scripts of an initramfs have it: that is the way
-		// on which the program has no handler until it has to wait.
+		// The command comes first, as in the scripts of an initramfs. Only in this
+		// order does the program have no handler until it has to wait.
 		boot := func(more ...string) []string {
 			return append([]string{x.program, "boot", "--config", x.dir + "/imxcrypt.yaml"}, more...)
 		}
@@ -148,8 +148,8 @@ func TestInterruptedBoot(t *testing.T) {
 		}
 		t.Logf("%d of %d boots were interrupted", interrupted, moments*len(signals))
 
-		// On a busy host all of these may come too late. One that comes while the chip
-		// works does not.
+		// On a busy host all of these signals may come too late. One sent while the
+		// chip works does not.
 		for _, signal := range signals[1:] {
 			x.chip("latency_us", "20000000", "0")
 			x.MustSh(": >/run/imxcrypt/data.lock")
@@ -165,7 +165,7 @@ func TestInterruptedBoot(t *testing.T) {
 		x.configureText("  - {name: data, device: /dev/absent, timeout: 1m}\n")
 		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 			p := x.Start(boot()...)
-			// It listens for the device, and then waits.
+			// Wait until the program listens for the device, and then for it to wait.
 			x.MustSh(fmt.Sprintf("until ls -l /proc/%d/fd | grep -q socket: || ! [ -d /proc/%[1]d ]; do sleep 0.1; done; sleep 2", p.PID()))
 			p.Signal(signal)
 			if r := p.Wait(); r.Code != 7 {

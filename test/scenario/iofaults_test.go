@@ -12,7 +12,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// faulty is a board whose disk is behind a mapping that fails on command:
+// faulty is a board whose disk is behind a mapping that can be made to fail:
 // /dev/mapper/disk, 32768 sectors of 512 bytes.
 type faulty struct {
 	board
@@ -25,11 +25,10 @@ const (
 	faultySectors = 32768
 )
 
-// sound is the table of a disk without faults.
+// sound returns the table of a disk without faults.
 func sound() string { return fmt.Sprintf("0 %d linear /dev/vda 0", faultySectors) }
 
-// flakey is the table of a disk with a fault that dm-flakey has, from a sector
-// on.
+// flakey returns the table of a disk with one of dm-flakey's faults from a sector on.
 func flakey(fault string, from int) string {
 	bad := fmt.Sprintf("%d %d flakey /dev/vda %d 0 3600 1 %s", from, faultySectors-from, from, fault)
 	if from == 0 {
@@ -38,7 +37,7 @@ func flakey(fault string, from int) string {
 	return fmt.Sprintf("0 %d linear /dev/vda 0\n", from) + bad
 }
 
-// unreadable is the table of a disk with sectors that can be neither read nor
+// unreadable returns the table of a disk with sectors that can be neither read nor
 // written.
 func unreadable(from, count int) string {
 	var lines []string
@@ -52,21 +51,22 @@ func unreadable(from, count int) string {
 	return strings.Join(lines, "\n")
 }
 
-// disk changes the table under whatever is open.
+// disk changes the table below anything that is open.
 func (f *faulty) disk(table string) {
 	f.t.Helper()
 	f.Put("/run/table", []byte(table+"\n"))
 	f.MustSh("dmsetup suspend --noflush --nolockfs disk && dmsetup load disk /run/table && dmsetup resume disk")
 }
 
-// fresh is an empty disk without faults.
+// fresh empties the disk and removes its faults.
 func (f *faulty) fresh() {
 	f.t.Helper()
 	f.disk(sound())
 	f.MustSh("blkdiscard -z " + faultyDisk)
 }
 
-// ready is a volume with a file in it, locked; made once and copied from then on.
+// ready puts a locked volume with a file on the disk. The volume is made once and
+// copied from then on.
 func (f *faulty) ready() {
 	f.t.Helper()
 	if f.Sh("test -e /run/ready.img").Code == 0 {
@@ -81,8 +81,8 @@ func (f *faulty) ready() {
 	f.MustSh("cp " + faultyDisk + " /run/ready.img")
 }
 
-// sane is how each case ends: the disk works again, and the volume is opened or
-// provisioned by the next run.
+// sane ends each case: the disk works again, and the next run opens or provisions the
+// volume.
 func (f *faulty) sane(command string, fox bool) {
 	f.t.Helper()
 	f.disk(sound())
@@ -111,8 +111,9 @@ func (f *faulty) expect(code int, text string, args ...string) vm.Result {
 	return r
 }
 
-// failed is an I/O error as it should be reported: 1, neither a wrong key nor a
-// damaged header, with the device's name; and no filesystem was made.
+// failed checks that an I/O error is reported correctly, with exit code 1 and the
+// device's name, neither as a wrong key nor as a damaged header, and that no filesystem
+// was made.
 func (f *faulty) failed(args ...string) {
 	f.t.Helper()
 	r := f.expect(1, faultyDisk, args...)
@@ -121,9 +122,9 @@ func (f *faulty) failed(args ...string) {
 	}
 }
 
-// The storage fails while a volume is provisioned, opened, repaired, used and
-// erased: what failed is reported as that, nothing is formatted or given up, and
-// once the storage works again the next run finishes.
+// The storage fails while a volume is provisioned, opened, repaired, used and erased.
+// The failure is reported as what it is, nothing is formatted or given up, and once the
+// storage works again the next run finishes.
 func TestStorageThatFails(t *testing.T) {
 	t.Parallel()
 	f := &faulty{board: board{vm.AMD64, "amd64"}, t: t}
@@ -132,7 +133,8 @@ func TestStorageThatFails(t *testing.T) {
 	f.Put("/run/table", []byte(sound()+"\n"))
 	f.MustSh("modprobe dm-flakey 2>/dev/null; mkdir -p /data; dmsetup create disk < /run/table; dmsetup mknodes; ls -l /dev/mapper")
 
-	// In sectors: the two header copies of 16 KiB, the check, the data from 2 MiB on.
+	// In sectors: a header copy of 16 KiB, the header area of 1 MiB, and the start of
+	// the data at 2 MiB.
 	const copySize, header, data = 32, 2048, 4096
 	cases := 0
 	run := func(name string, test func()) {

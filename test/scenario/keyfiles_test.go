@@ -14,8 +14,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// keySizes are the exact sizes of caam-keygen's files in bytes: the black key's
-// by its wrap, the blob's.
+// keySizes are the exact sizes in bytes of caam-keygen's files: of the black key, which
+// depends on its wrap, and of the blob.
 var keySizes = []struct {
 	wrap                  string
 	key, blackKey, sealed int
@@ -24,8 +24,8 @@ var keySizes = []struct {
 	{"ccm", 16, 48, 96}, {"ccm", 24, 56, 104}, {"ccm", 32, 64, 112},
 }
 
-// client puts the simulated CAAM's own client, in C, into the guest: what a
-// hand-made recipe uses in the place of caam-keygen.
+// client puts the simulated CAAM's own client, in C, into the guest. A hand-made recipe
+// uses it in place of caam-keygen.
 func (x *bench) client() string {
 	x.t.Helper()
 	const path = "/opt/selftest"
@@ -39,14 +39,14 @@ func (x *bench) client() string {
 	return path
 }
 
-// The files are caam-keygen's, byte for byte: either side makes them, and the
+// The files are byte for byte those of caam-keygen: either side makes them, and the
 // other opens them.
 func TestKeyFiles(t *testing.T) {
 	benches(t, boards(), func(t *testing.T, b board) {
 		x := b.bench(t)
 		client := x.client()
-		// The JDKEK wraps by ECB without a nonce: the same key twice is the
-		// same black key twice.
+		// The JDKEK wraps by ECB without a nonce, so the same key always gives the same
+		// black key.
 		sameKey := func(t *testing.T, wrap, a, b string) {
 			if wrap == "ecb" && !bytes.Equal(x.Get(a), x.Get(b)) {
 				t.Errorf("%s and %s are not the same black key", a, b)
@@ -99,8 +99,8 @@ func TestKeyFilesAreNeverOverwritten(t *testing.T) {
 	})
 }
 
-// A key that comes from outside is the one the cipher works with: what it
-// encrypts, plain AES with the same key decrypts.
+// An imported key is the one that the cipher uses: plain AES with the same key decrypts
+// what it encrypts.
 func TestImportedKeyIsThePlainKey(t *testing.T) {
 	const red = "10112233445566778899aabbccddeeff01010203040506070809aa0b0c0d0e0f"
 	benches(t, boards(), func(t *testing.T, b board) {
@@ -123,10 +123,9 @@ func TestImportedKeyIsThePlainKey(t *testing.T) {
 	})
 }
 
-// The recipe that products use without imxcrypt, in a shell: import the blob,
-// put the black key into the session's keyring, make the mapping with dmsetup.
-// IMPORT names the program that imports; SIZE, if given, is the key's size as
-// someone typed it.
+// The recipe that products use without imxcrypt, in a shell: import the blob, put the
+// black key into the session's keyring, make the mapping with dmsetup. IMPORT names the
+// program that imports; SIZE, if set, is the key's size as a user typed it.
 const recipe = `#!/bin/sh
 set -eu
 [ "$1" = open ]
@@ -146,7 +145,7 @@ const (
 func (x *bench) tryRecipe(environment []string, args ...string) vm.Result {
 	x.t.Helper()
 	x.Put("/opt/recipe", []byte(strings.NewReplacer(`sh -c "$IMPORT"`, `eval "$IMPORT"`).Replace(recipe)))
-	// Nobody has made a session keyring for what PID 1 starts.
+	// A process started by PID 1 has no session keyring yet.
 	return x.RunCommand(vm.Command{
 		Argv: append([]string{"keyctl", "session", "-", "sh", "/opt/recipe"}, args...),
 		Env:  append([]string{"IMXCRYPT=" + x.program, "IMPORT=" + importByClient}, environment...),
@@ -201,7 +200,7 @@ func TestHandMadeRecipe(t *testing.T) {
 	})
 }
 
-// Blobs that no chip, or not this one, can open.
+// Blobs that no chip can open, or not this one.
 func TestBadBlobs(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)

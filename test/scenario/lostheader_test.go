@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A header that is gone is distinguished from one that never was: by what the board remembers,
-// and without that by what lies behind it.
+// A lost header is distinguished from one that never existed, by the board's record of
+// the volume, or without a record by the data after the header.
 func TestAHeaderThatIsGone(t *testing.T) {
 	benches(t, boards()[:1], func(t *testing.T, b board) {
 		x := b.bench(t)
@@ -33,8 +33,8 @@ func TestAHeaderThatIsGone(t *testing.T) {
 	})
 }
 
-// A partition that grew is used as before, also by a rotation; one that shrank has no
-// damaged header.
+// A partition that grew is used as before, also by a rotation. A partition that shrank
+// is not reported as a damaged header.
 func TestAPartitionThatGrewOrShrank(t *testing.T) {
 	benches(t, boards()[:1], func(t *testing.T, b board) {
 		x := b.bench(t)

@@ -11,8 +11,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// withoutModule takes a module out of the running kernel, and where modprobe
-// would find it again, until the test ends.
+// withoutModule removes a module from the running kernel, and from the folder where
+// modprobe would find it again, until the test ends.
 func (x *bench) withoutModule(name, file string) {
 	x.t.Helper()
 	path := strings.TrimSpace(x.MustSh("find /usr/lib/modules -name " + file))
@@ -25,7 +25,7 @@ func (x *bench) withoutModule(name, file string) {
 
 const simcaam = "/usr/lib/modules/imxcrypt_simcaam.ko"
 
-// What is missing is named: the module, the option of the kernel, the program.
+// The message names what is missing: the module, the kernel option, the program.
 func TestKernelWithoutParts(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
@@ -73,7 +73,7 @@ func TestKernelWithoutParts(t *testing.T) {
 		})
 		t.Run("no dm-mod", func(t *testing.T) {
 			x := x.in(t)
-			x.MustSh("cd /sys/module/dm_mod/holders; rmmod *") // dm-delay, too, if a rotation was here before
+			x.MustSh("cd /sys/module/dm_mod/holders; rmmod *") // dm-delay, too, if a rotation ran here before
 			x.withoutModule("dm_mod", "dm-mod.ko")
 			tryAll(x, "dm-mod", "CONFIG_BLK_DEV_DM")
 			x.expect(4, "dm-mod", "status")
@@ -86,7 +86,7 @@ func TestKernelWithoutParts(t *testing.T) {
 	})
 }
 
-// A provisioning that mkfs ended is finished by the next one.
+// If mkfs ended a provisioning, the next run finishes it.
 func TestMkfsMissingOrFailing(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
@@ -108,7 +108,7 @@ func TestMkfsMissingOrFailing(t *testing.T) {
 	})
 }
 
-// Where header or key cannot be stored, nothing is encrypted; with room made,
+// If the header or the key cannot be stored, nothing is encrypted. Once there is space,
 // the same command finishes.
 func TestFullDisks(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
@@ -135,7 +135,7 @@ func TestFullDisks(t *testing.T) {
 	})
 }
 
-// Any Linux machine can try the program; a disk may come late.
+// The program can be tried on any Linux machine; a disk may appear late.
 func TestDevSourceWithoutCAAM(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		state, disk := vm.NewDisk(t, 16<<20), vm.NewDisk(t, 16<<20)

@@ -23,15 +23,15 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// life is a volume on a real kernel, in the hands of somebody who gives commands
-// in any order and kills some; the model is the one that checks the fake board.
+// life is a volume on a real kernel. Commands are given in any order, and some are
+// killed. The model is the one that checks the fake board.
 type life struct {
 	volumetest.Model
 	*vm.Machine
 	t      *testing.T
 	rng    *rand.Rand
 	device string
-	// recipient of a recovery copy; empty for a volume without.
+	// recipient is that of a recovery copy; empty for a volume without one.
 	recipient string
 	text      string // what the user last wrote and flushed
 	history   []string
@@ -48,7 +48,7 @@ func (l *life) note(format string, args ...any) {
 	l.history = append(l.history, fmt.Sprintf(format, args...))
 }
 
-// command is how one of the model's is given.
+// command returns the arguments for one of the model's commands.
 func (l *life) command(name string) []string {
 	var recipients []string
 	if l.recipient != "" {
@@ -72,7 +72,7 @@ func (l *life) command(name string) []string {
 
 var codeInJSON = regexp.MustCompile(`"code":"([a-z0-9-]+)"`)
 
-// codeOf is what a run ended with.
+// codeOf returns the code with which a run ended.
 func (l *life) codeOf(r vm.Result) fault.Code {
 	l.t.Helper()
 	if r.Code == 0 {
@@ -111,8 +111,8 @@ func (l *life) step() {
 	l.check()
 }
 
-// certainly brings the volume to where it can change boards, and does: chance
-// alone would often never come to that.
+// certainly brings the volume to a state in which it can change boards, and changes
+// them: chance alone would often never get there.
 func (l *life) certainly() {
 	l.t.Helper()
 	if l.Phase == header.PhaseErasing {
@@ -125,7 +125,7 @@ func (l *life) certainly() {
 	l.check()
 }
 
-// plain gives one of the model's commands.
+// plain runs one of the model's commands.
 func (l *life) plain(name string) {
 	l.t.Helper()
 	l.note("%s", name)
@@ -136,7 +136,7 @@ func (l *life) plain(name string) {
 	}
 }
 
-// do gives a command and checks it. It reports whether it came to its end.
+// do runs a command and checks it. It reports whether the command ran to its end.
 func (l *life) do(c volumetest.Command, argv ...string) (ended bool) {
 	l.t.Helper()
 	precious := l.Precious()
@@ -166,7 +166,7 @@ func (l *life) do(c volumetest.Command, argv ...string) (ended bool) {
 	return true
 }
 
-// kill gives a command and kills it some time later; the system runs on.
+// kill runs a command and kills it after some time; the system keeps running.
 func (l *life) kill(c volumetest.Command) {
 	l.t.Helper()
 	after := l.rng.Float64()
@@ -189,7 +189,7 @@ func (l *life) kill(c volumetest.Command) {
 	}
 	l.Live, l.Mounted = st.Mapping != "", st.Mount.Mounted
 	if l.Live && l.Phase == header.PhaseReady {
-		// What a killed rotation holds waits for the next command.
+		// The next command releases what a killed rotation holds.
 		l.note("unlock")
 		if r := l.Run(l.command(volumetest.Unlock)...); r.Code != 0 {
 			l.fail("unlock: %v", r)
@@ -197,7 +197,7 @@ func (l *life) kill(c volumetest.Command) {
 	}
 }
 
-// powerCycle is an orderly one.
+// powerCycle is orderly: it locks the volume first.
 func (l *life) powerCycle() {
 	l.t.Helper()
 	l.note("power cycle")
@@ -208,8 +208,8 @@ func (l *life) powerCycle() {
 	l.Live, l.Mounted = false, false
 }
 
-// otherBoard puts the disk into another board, which opens it once it was given
-// the key.
+// otherBoard puts the disk into another board, which opens it once the key is resealed
+// there.
 func (l *life) otherBoard() {
 	l.t.Helper()
 	l.powerCycle()
@@ -233,7 +233,7 @@ func (l *life) otherBoard() {
 	l.Live = true
 }
 
-// seen is what status says.
+// seen is the output of status.
 type seen struct {
 	State, Phase, UUID, Mapping string
 	Generation                  int
@@ -241,7 +241,7 @@ type seen struct {
 	Mount                       struct{ Mounted bool }
 }
 
-// phase is ready also while the key is being changed.
+// phase returns ready also while the key is being changed.
 func (s seen) phase() header.Phase {
 	switch {
 	case s.State == "erasing":
@@ -262,7 +262,7 @@ func (l *life) status() seen {
 	return status.Volumes[0]
 }
 
-// check compares what can be seen with the model.
+// check compares the visible state with the model.
 func (l *life) check() {
 	l.t.Helper()
 	st := l.status()
@@ -279,8 +279,8 @@ func (l *life) check() {
 	}
 }
 
-// Commands in any order on a real kernel, some of them killed: each answers as
-// the model says, nothing that was ready is formatted, and nothing is lost.
+// Commands in any order on a real kernel, some of them killed: each answers as the
+// model predicts, nothing that was ready is formatted, and nothing is lost.
 func TestAnyOrderOfCommands(t *testing.T) {
 	t.Parallel()
 	lives, steps := 1, 120
@@ -291,7 +291,7 @@ func TestAnyOrderOfCommands(t *testing.T) {
 	var total life
 	var lived int
 	t.Cleanup(func() {
-		if t.Failed() || lived < 2*lives { // one was left out, and says so
+		if t.Failed() || lived < 2*lives { // a life was skipped, which is reported
 			return
 		}
 		if total.formats == 0 || total.rotations == 0 || total.boards == 0 {
@@ -324,7 +324,7 @@ func TestAnyOrderOfCommands(t *testing.T) {
 	}
 }
 
-// newLife begins with an empty disk, or with one that the recipe has filled.
+// newLife begins with an empty disk, or with one filled by the recipe.
 func newLife(t *testing.T, m *vm.Machine, name string, seed uint64) *life {
 	t.Helper()
 	l := &life{Machine: m, t: t, rng: rand.New(rand.NewPCG(seed, uint64(len(name)))), device: "/dev/vda"}

@@ -14,14 +14,14 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// What an operator sees in the first hour: doctor, status, metrics, the bench,
-// and a production line's command; on a real kernel.
+// What an operator sees in the first hour, on a real kernel: doctor, status, metrics,
+// the benchmark, and the command of a production line.
 func TestFirstHour(t *testing.T) {
 	t.Parallel()
 	b := board{vm.AMD64, "amd64"}
 	m := vm.Start(t, vm.Config{
 		Arch: b.kernel, Disks: []*vm.Disk{vm.NewDisk(t, 64<<20)},
-		// As a coprocessor does it: jobs that take their time and end later.
+		// Like a coprocessor: jobs take their time and end later.
 		SimCAAM:  &vm.SimCAAM{Closed: true, Latency: 400 * time.Microsecond},
 		Imxcrypt: vm.BuildProgram(t, "./cmd/imxcrypt", b.goarch),
 	})
@@ -72,8 +72,8 @@ func TestFirstHour(t *testing.T) {
 			measured[row.SectorSize] = row.W > 0 && row.R > 0
 		}
 	}
-	// Which of them is the fastest is for a board to say, not for an emulated
-	// processor that others share.
+	// Which of them is fastest depends on the board; an emulated processor shared with
+	// others does not show it.
 	if !measured[512] || !measured[4096] || result.Best == nil || !measured[result.Best.SectorSize] {
 		t.Errorf("measured: %v; recommended: %+v", measured, result.Best)
 	}

@@ -19,8 +19,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// cuts is a board that was recorded while it used a volume on /dev/vda, and that
-// then has each of the disks that power cuts would have left under /dev/vdb.
+// cuts is a board that was recorded while it used a volume on /dev/vda. Each disk that
+// a power cut would have left is then presented to it as /dev/vdb.
 type cuts struct {
 	board
 	*vm.Machine
@@ -29,10 +29,10 @@ type cuts struct {
 	run   *replay.Run
 	bench *vm.Disk
 
-	// end closes what the script of a check has opened, after it.
+	// end closes what the script of a check has opened, after the script.
 	end string
-	// at is at how many flushes of a stage the power goes, 0 for all; perCut is how many
-	// images of each are tried.
+	// at is the number of flushes of a stage at which power is cut, 0 for all. perCut
+	// is the number of images tried for each.
 	at, perCut int
 
 	imageCount
@@ -45,12 +45,11 @@ func newCuts(t *testing.T, bench *vm.Disk) *cuts {
 	return &cuts{board: board{vm.AMD64, "amd64"}, t: t, bench: bench, end: "ok $I lock data", perCut: 2}
 }
 
-// many images are tried of each flush of what is short, and where a key changes
-// hands.
+// many is the number of images tried per flush in a short stage and where a key moves
+// from one place to another.
 const many = 8
 
-// cutPaths are the configurations of the recorded disk and of the one that the
-// images are laid under.
+// The configurations for the recorded disk and for the disk that receives the images.
 const (
 	cutRecorded = "/run/recorded.yaml"
 	cutBench    = "/run/bench.yaml"
@@ -66,26 +65,27 @@ func (c *cuts) recorded(args ...string) string {
 	return c.MustRun(append([]string{"imxcrypt", "--config", cutRecorded}, args...)...)
 }
 
-// here is a place in the record.
+// here returns the current place in the recording.
 func (c *cuts) here() replay.Place {
 	c.t.Helper()
 	return c.tape.Now(c.t)
 }
 
-// write writes the n-th file, of so many lines, and waits until it is durable.
+// write writes the n-th file, with the given number of lines, and waits until it is
+// durable.
 func (c *cuts) write(n, lines int) file {
 	c.t.Helper()
 	sum := c.MustSh(fmt.Sprintf("cd /data; seq %[1]d %[2]d | dd of=f%[1]d bs=4096 iflag=fullblock conv=fsync 2>/dev/null; sha256sum f%[1]d", n, n+lines))
 	return file{sum, c.here()}
 }
 
-// file is one that must be there from a place on.
+// file is a file that must exist from a place in the recording on.
 type file struct {
 	sum  string // a line of sha256sum
 	from replay.Place
 }
 
-// wanted asks a script for the files that must be there in a state.
+// wanted returns a script that checks the files that must exist in a state.
 func (c *cuts) wanted(s *crashtest.State, files []file) string {
 	var sums strings.Builder
 	for _, f := range files {
@@ -99,7 +99,7 @@ func (c *cuts) wanted(s *crashtest.State, files []file) string {
 	return "present '" + sums.String() + "'"
 }
 
-// phase is what the header in an image says; empty if there is none.
+// phase returns the phase in the header of an image, or "" if there is no header.
 func (c *cuts) phase(s *crashtest.State) string {
 	im := c.run.Image(s)
 	h, _, err := luks2.Read(im, im.Size())
@@ -112,10 +112,10 @@ func (c *cuts) phase(s *crashtest.State) string {
 	return ""
 }
 
-// check lays a state's image and runs a script on it, after a power cycle of the
-// chip. The script has the program as $I, and says by its exit code whether the
-// image is good; what it prints is returned. Each program that it starts costs as much as
-// opening a volume does: what a shell can do by itself, it does.
+// check writes a state's image to the disk and runs a script on it after a power cycle
+// of the chip. The script has the program as $I and reports by its exit code whether
+// the image is good; check returns its output. Starting a program costs as much as
+// opening a volume, so the shell does by itself whatever it can.
 func (c *cuts) check(s *crashtest.State, script string) string {
 	c.t.Helper()
 	c.run.Lay(c.t, c.bench, s)
@@ -135,8 +135,8 @@ exit $code`)
 	return strings.TrimSpace(r.Stdout)
 }
 
-// stage tries some images of the flushes between two places, and the one of the end; many
-// more, and of every flush, in a soak.
+// stage tries some images of the flushes between two places, and the image at the end.
+// In a soak it tries many more, and every flush.
 func (c *cuts) stage(name string, from, to replay.Place, tear int64, check func(s *crashtest.State)) {
 	c.t.Helper()
 	at, perCut := c.at, c.perCut
@@ -149,7 +149,7 @@ func (c *cuts) stage(name string, from, to replay.Place, tear int64, check func(
 	}, check))
 }
 
-// imageCount is how many flushes and images there were.
+// imageCount counts flushes and images.
 type imageCount struct {
 	flushes, tried             int // flushes
 	images, distinct, possible int
@@ -164,7 +164,7 @@ func (n imageCount) String() string {
 	return fmt.Sprintf("%d flushes, %d of them tried, %d images of these, %d distinct ones opened, of %d possible", n.flushes, n.tried, n.images, n.distinct, n.possible)
 }
 
-// tryImages has the images that are chosen checked, and logs how many.
+// tryImages checks the selected images and logs how many there were.
 func tryImages(t *testing.T, run *replay.Run, name string, o replay.Options, check func(s *crashtest.State)) imageCount {
 	t.Helper()
 	began, chosen, cuts, kinds := time.Now(), run.Sample(o), map[int]bool{}, map[crashtest.Loss]int{}
@@ -176,7 +176,7 @@ func tryImages(t *testing.T, run *replay.Run, name string, o replay.Options, che
 		kinds[s.Loss()]++
 		check(s)
 	}
-	// The state of the end is behind the last flush.
+	// The final state comes after the last flush.
 	n := imageCount{run.Flushes(o.From, o.To), len(cuts) - 1, len(chosen), len(distinct), run.Count(o)}
 	t.Logf("%s: %v (%v), in %v", name, n, kinds, time.Since(began).Round(time.Second))
 	return n
@@ -190,17 +190,17 @@ func (c *cuts) sum(what string) {
 	}
 }
 
-// A board is provisioned, used, its header repaired, erased, provisioned again with
-// a recovery copy, its header repaired and restored, its key given to another chip; and the
-// power goes at the flushes of all that, with what was not flushed there, lost
-// and torn. In each case the next run ends well.
+// A board is provisioned and used, its header repaired, the volume erased and
+// provisioned again with a recovery copy, its header repaired and restored, and its key
+// given to another chip. Power is cut at the flushes of all this, and unflushed writes
+// are kept, lost and torn. In each case the next run ends well.
 func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	t.Parallel()
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const size = 11 << 20 // much less, and mkfs makes no journal
+	const size = 11 << 20 // with much less, mkfs makes no journal
 	c := newCuts(t, vm.NewDisk(t, size))
 	disk := vm.NewDisk(t, size)
 	disk.LogWrites = disk.Path + ".log"
@@ -243,7 +243,7 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	c.recorded("header", "backup", "data", "/run/backup")
 	c.recorded("lock", "data")
 	usedAgain := c.here()
-	// A byte in each copy's text, which no text has.
+	// A byte that never occurs in the text of a header, in each copy.
 	c.MustSh(`for at in 4200 20700; do printf '\001' | dd of=/dev/vda bs=1 seek=$at conv=notrunc,fsync 2>/dev/null; done`)
 	both := c.here()
 	c.recorded("header", "repair", "data")
@@ -268,8 +268,8 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 		}
 		c.check(s, script)
 	})
-	// ext4 itself does not survive a superblock, its own or the journal's, that is
-	// torn in the middle: no filesystem without copy on write does.
+	// ext4 itself does not survive a superblock, its own or the journal's, that is torn
+	// in the middle. Without copy on write no filesystem does.
 	c.stage("in use", provisioned, used, 4096, func(s *crashtest.State) { c.check(s, open+c.wanted(s, files)) })
 	c.stage("repairing the header", damaged, repaired, 512, func(s *crashtest.State) { c.check(s, open+c.wanted(s, files)) })
 	c.stage("erasing", repaired, erased, 512, func(s *crashtest.State) {
@@ -299,8 +299,8 @@ func TestPowerCutsOnTheRealKernel(t *testing.T) {
 	c.sum("power cuts on the real kernel")
 }
 
-// A key is created and a volume of the old recipe adopted, with blob and header
-// in files of a real filesystem; and the power goes at the flushes of that.
+// A key is created and a volume of the old recipe adopted, with blob and header in
+// files on a real filesystem. Power is cut at the flushes in between.
 func TestPowerCutsOfAdoption(t *testing.T) {
 	t.Parallel()
 	c := newCuts(t, vm.NewDisk(t, 8<<20))
@@ -310,7 +310,7 @@ func TestPowerCutsOfAdoption(t *testing.T) {
 	c.tape = replay.Load(t, files)
 	adoptee := replay.Load(t, disk)
 	c.Machine = c.start(t, disk, files, c.bench)
-	// The default of 4 MiB has no room here.
+	// There is no space here for the default of 4 MiB.
 	small := strings.Replace(adoptedVolume, "data.header\n", "data.header\n    header_size: 1MiB\n", 1)
 	config := func(dir string) []byte {
 		return fmt.Appendf(nil, strings.ReplaceAll(small, "/var/lib/imxcrypt", dir), "ccm", "capi:tk(cbc(aes))-plain64", 4096)
@@ -329,8 +329,7 @@ func TestPowerCutsOfAdoption(t *testing.T) {
 	}
 	c.recorded("adopt", "data", "--blob", "/caam/data.bb")
 	adopted := c.here()
-	// Whatever the power cut leaves of the disk is what it was before, if nothing
-	// at all was written to it.
+	// If nothing was written to the disk, any power cut leaves it as it was.
 	if changes := adoptee.Changes(t, before, adoptee.Now(t)); changes != nil {
 		t.Errorf("adopting changed the disk: %v", changes)
 	}

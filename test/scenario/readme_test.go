@@ -14,7 +14,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// quickStart is what a newcomer does by the README, word for word.
+// quickStart holds what a new user does according to the README, word for word.
 type quickStart struct {
 	host, configuration, once, boot string
 }
@@ -34,7 +34,7 @@ func readQuickStart(t *testing.T) (q quickStart) {
 	return quickStart{blocks[0][1], blocks[1][1], blocks[2][1], blocks[3][1]}
 }
 
-// commands are a block's lines without their comments.
+// commands returns the lines of a block without their comments.
 func commands(block string) (all []string) {
 	for line := range strings.Lines(block) {
 		command, _, _ := strings.Cut(line, " #")
@@ -43,8 +43,7 @@ func commands(block string) (all []string) {
 	return all
 }
 
-// The README's quick start, followed line by line on a board with an empty
-// partition.
+// The README's quick start, followed line by line on a board with an empty partition.
 func TestQuickStart(t *testing.T) {
 	t.Parallel()
 	q := readQuickStart(t)
@@ -81,7 +80,7 @@ func TestQuickStart(t *testing.T) {
 	m.MustSh("echo 'the quick brown fox' > /data/fox && sync")
 	m.Restart()
 	install()
-	m.MustSh("mkdir -p /data") // of an initramfs nothing stays
+	m.MustSh("mkdir -p /data") // nothing in an initramfs survives a reboot
 	follow(q.boot)
 	if got := m.MustSh("cat /data/fox"); got != "the quick brown fox\n" {
 		t.Errorf("the file came back as %q", got)

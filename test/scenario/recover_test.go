@@ -15,8 +15,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// A board dies: its disk is read on a machine without a CAAM, from the device
-// and from an image, and given to a replacement board.
+// A board fails: its disk is read on a machine without a CAAM, from the device and from
+// an image, and then used in a replacement board.
 func TestRecovery(t *testing.T) {
 	longScenario(t, func(t *testing.T, b board) {
 		id, err := age.GenerateX25519Identity()
@@ -105,7 +105,8 @@ func TestRecovery(t *testing.T) {
 	})
 }
 
-// fingerprintIn is that of the recovery copy in what provision printed as JSON.
+// fingerprintIn returns the fingerprint of the recovery copy from provision's JSON
+// output.
 func fingerprintIn(t *testing.T, text string) string {
 	t.Helper()
 	var line struct {
@@ -117,8 +118,8 @@ func fingerprintIn(t *testing.T, text string) string {
 	return line.Fingerprint
 }
 
-// The bridge over closing the chip: a recovery copy before, the same key sealed
-// again after. Without the copy a volume is lost, rotated or not.
+// How to keep a volume when the chip is closed: a recovery copy before, the same key
+// sealed again after. Without the copy a volume is lost, rotated or not.
 func TestClosingTheChip(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		id, err := age.GenerateX25519Identity()

@@ -13,8 +13,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// A partition grows under a volume in use: it and its filesystem take the space, with
-// the files as they were; once more when it is opened, with grow: true.
+// A partition grows under a volume in use. The volume and its filesystem take the
+// space, and the files are unchanged; the same when the volume is opened with grow:
+// true.
 func TestResize(t *testing.T) {
 	eachBoard(t, func(t *testing.T, b board) {
 		kinds := []string{"ext4"}

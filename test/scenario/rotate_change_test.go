@@ -12,8 +12,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// A rotation makes the volume as the configuration has it by now, where its
-// filesystem can stand on that.
+// A rotation changes the volume to its current configuration, provided that the
+// filesystem works with it.
 func TestRotationToAnotherConfiguration(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		t.Run("ext4 in use", func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestRotationToAnotherConfiguration(t *testing.T) {
 				device := x.loop("disk")
 				x.configure(device, "sector_size: 512", "filesystem: "+c.filesystem)
 				x.expect(0, "mounted on", "provision", "data")
-				// Options of mkfs that contradict it the configuration refuses itself.
+				// The configuration itself refuses mkfs options that contradict it.
 				x.configure(device, "sector_size: 4096", "filesystem: "+strings.Replace(c.filesystem, "options: [-b, '1024']", "type: ext4", 1))
 				x.expect(6, c.says, "rotate", "data")
 				x.configure(device, "sector_size: 512", "filesystem: "+c.filesystem)

@@ -12,9 +12,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// A volume of the old recipe, with no room for a header or a gap on its device,
-// gets its first new key while it is in use, through a power cut. Its header and
-// the journal lie on another disk.
+// A volume of the old recipe, without space for a header or a gap on its device, gets
+// its first new key while it is in use, with a power cut. Its header and the journal
+// are on another disk.
 func TestRotationOfAnAdoptedVolume(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -50,8 +50,8 @@ func (r *rotated) adoptedThroughAPowerCut() {
 		r.t.Fatalf("the rotation stands at %d of %d", done, total)
 	}
 	r.Restart()
-	// Unlocking half-way writes nothing where nothing was cut off in a zone; what
-	// it must write back it cannot write now, and says so.
+	// Unlocking halfway writes nothing unless a zone was cut off in the middle. What it
+	// must write back it cannot write now, and it says so.
 	r.MustSh("mkdir -p /var/lib/imxcrypt; mount -o ro /dev/vdb /var/lib/imxcrypt")
 	r.prepare()
 	readOnly := r.Run("imxcrypt", "boot")

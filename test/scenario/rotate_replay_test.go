@@ -16,24 +16,25 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// The volumes are as small as they can be with some zones, and a journal in the
-// filesystem of those in use: the less there is to encrypt, the more images can be
-// tried. Idle, there are five zones of a quarter MiB; in use, six of half a MiB.
+// The volumes are as small as possible with several zones and, if in use, with a
+// journal in their filesystem: the less there is to encrypt, the more images can be
+// tried. Idle volumes have five zones of a quarter MiB; volumes in use have six of half
+// a MiB.
 const (
 	idleSize = 1536 << 10
 	usedSize = 3584 << 10
 
 	gapIdle     = "    header_size: 128KiB\n    gap: 256KiB\n"
 	journalIdle = "    header_size: 320KiB\n    gap: 0MiB\n"
-	// mkfs makes a journal from 2048 blocks on: with blocks of 4 KiB that would be
-	// 8 MiB.
+	// mkfs makes a journal from 2048 blocks on; with blocks of 4 KiB that would be 8
+	// MiB.
 	gapUsed     = "    header_size: 128KiB\n    gap: 512KiB\n    sector_size: 1024\n"
 	journalUsed = "    header_size: 580KiB\n    gap: 0MiB\n    sector_size: 1024\n"
 )
 
-// What rotations wrote, as the disk saw it: wherever the power could have gone,
-// and whatever of the unflushed writes it could have lost or torn, the volume
-// opens, all is there, and the rotation continues to its end.
+// The recorded writes of rotations: wherever power could have been cut, and whichever
+// unflushed writes it could have lost or torn, the volume opens, all data is there, and
+// the rotation continues to its end.
 func TestRotationReplayed(t *testing.T) {
 	t.Parallel()
 	for _, b := range []struct {
@@ -80,9 +81,9 @@ func TestRotationReplayed(t *testing.T) {
 	}
 }
 
-// replayed is a board that records a rotation, of a volume that is locked and
-// every byte of which is compared, or that is mounted and written to; and that
-// checks what power cuts leave of it.
+// replayed is a board that records a rotation and checks what power cuts leave of it.
+// The volume is either locked, and every byte of it is compared, or mounted and written
+// to.
 type replayed struct {
 	*rotated
 	used     bool
@@ -99,7 +100,7 @@ func (r *replayed) record() {
 	r.expect(0, "mounted on /data", "provision", "data")
 	r.MustSh("dd if=/dev/urandom of=/data/still bs=64k count=4 2>/dev/null; sync; sha256sum /data/still > /run/still")
 	if !r.used {
-		// As much as there is room for.
+		// As much as fits.
 		r.MustSh("dd if=/dev/urandom of=/data/more bs=64k 2>/dev/null || true; imxcrypt lock data; imxcrypt unlock data; dd if=/dev/mapper/data bs=1M iflag=direct 2>/dev/null | sha256sum > /run/bytes; imxcrypt lock data")
 		generation := 2
 		if r.up {
@@ -126,7 +127,7 @@ func (r *replayed) record() {
 }
 
 // checkIdle opens what a power cut left, compares every byte of the volume, and
-// finishes the rotation, unlocked or not.
+// finishes the rotation, with the volume unlocked or locked.
 const checkIdle = `set -e
 echo 1 > /sys/module/imxcrypt_simcaam/parameters/jdkek_reset
 read want < /run/bytes
@@ -141,7 +142,7 @@ same
 imxcrypt lock data >/dev/null
 `
 
-// checkUsed does it with the files in it.
+// checkUsed does the same with the files in the volume.
 const checkUsed = `set -e
 echo 1 > /sys/module/imxcrypt_simcaam/parameters/jdkek_reset
 imxcrypt unlock --mount data >/dev/null
@@ -157,9 +158,9 @@ sha256sum -c -s /run/still
 imxcrypt lock data >/dev/null
 `
 
-// check tries some images of every flush of the rotation. In use, what the filesystem
-// writes is not torn within its blocks, which it relies on; idle, every sector of
-// 512 bytes may be there or not.
+// check tries some images of every flush of the rotation. In use, the filesystem's
+// writes are not torn within its blocks, because it relies on that; idle, every sector
+// of 512 bytes may be present or missing.
 func (r *replayed) check(perCut int) {
 	r.t.Helper()
 	r.device = "/dev/vdb"

@@ -22,20 +22,20 @@ const rotatedVolume = `volumes:
 MORE    mount: {path: /data}
 `
 
-// rotated is a board with one volume that is rotated while it is in use.
+// rotated is a board with one volume that is rotated while in use.
 type rotated struct {
 	board
 	*vm.Machine
 	t    *testing.T
 	wrap string
-	load string // the host's path of the load
-	// more is lines of the volume's configuration.
+	load string // path of the load program on the host
+	// more holds additional lines of the volume's configuration.
 	more string
-	// device is what the volume lies on; empty: the disk itself.
+	// device is the volume's device; empty: the disk itself.
 	device string
 }
 
-// prepare puts what the guest needs after each boot.
+// prepare installs what the guest needs after each boot.
 func (r *rotated) prepare() {
 	r.t.Helper()
 	r.configureVolume()
@@ -57,7 +57,7 @@ func (r *rotated) expect(code int, text string, args ...string) {
 	r.board.expect(r.t, r.Run(append([]string{"imxcrypt"}, args...)...), code, text)
 }
 
-// busy starts the load; the function it returns ends it and checks what it saw.
+// busy starts the load. The returned function ends the load and checks its result.
 func (r *rotated) busy() (end func()) {
 	p := startLoad(r.Machine, "/data")
 	return func() {
@@ -80,13 +80,13 @@ func (r *rotated) verify() {
 	}
 }
 
-// rotation is what status says of it.
+// rotation returns the generation and the progress of the rotation from status.
 func (r *rotated) rotation() (generation int, done, total int64) {
 	r.t.Helper()
 	return r.Rotation("data")
 }
 
-// onlyTheVolume: nothing of a rotation is left in the kernel.
+// onlyTheVolume checks that nothing of a rotation is left in the kernel.
 func (r *rotated) onlyTheVolume(generation int) {
 	r.t.Helper()
 	if list := r.MustRun("dmsetup", "ls"); strings.Count(list, "\n") != 1 || !strings.HasPrefix(list, "data\t") {
@@ -100,8 +100,8 @@ func (r *rotated) onlyTheVolume(generation int) {
 	}
 }
 
-// A volume is rotated while it is mounted and written to: to the end, killed
-// while a zone is held, through a power cut, and stopped.
+// A volume is rotated while it is mounted and written to: to the end, killed while it
+// holds a zone, with a power cut, and stopped.
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -133,13 +133,13 @@ func (r *rotated) wholly() {
 	r.expect(0, "this chip opens it", "verify", "data")
 }
 
-// catch stops a rotation in the middle of a zone that it holds, and kills it.
+// catch stops a rotation while it holds a zone, and kills it.
 func (r *rotated) catch(p *vm.Process) bool {
 	seen := map[string]int{}
 	defer func() { r.t.Logf("overlay and hot mapping were seen as %v", seen) }()
 	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline) && p.Running(); {
 		p.Signal(syscall.SIGSTOP)
-		// The overlay, and the hot mapping that its table leads to.
+		// The overlay, and the hot mapping to which its table refers.
 		states := strings.Fields(r.Sh(`dmsetup info data:rotate | sed -n 's/^State: *//p'
 			for n in hot hot2; do
 				number=$(dmsetup info -c --noheadings -o major,minor --separator : data:$n) && dmsetup table data:rotate | grep -q " $number " && dmsetup info data:$n | sed -n 's/^State: *//p'
@@ -150,14 +150,14 @@ func (r *rotated) catch(p *vm.Process) bool {
 			return true
 		}
 		p.Signal(syscall.SIGCONT)
-		// Long enough to get from one zone into the next, of any length.
+		// Long enough to get from one zone to the next, whatever the length.
 		time.Sleep(20*time.Millisecond + rand.N(100*time.Millisecond))
 	}
 	return false
 }
 
-// killedWithAZoneHeld kills rotations that hold a zone, while programs wait for
-// it: the next command, whichever it is, lets them continue.
+// killedWithAZoneHeld kills rotations that hold a zone while programs wait for it. The
+// next command, whichever it is, lets them continue.
 func (r *rotated) killedWithAZoneHeld() {
 	before, _, _ := r.rotation()
 	for _, next := range []struct {
@@ -176,7 +176,7 @@ func (r *rotated) killedWithAZoneHeld() {
 			})
 			continue
 		}
-		// The load has no file open now and then, and lock could unmount.
+		// At times the load has no file open, and then lock could unmount.
 		inside := r.StartCommand(vm.Command{Argv: []string{"sleep", "10000"}, Dir: "/data"})
 		end := r.busy()
 		caught := false
@@ -218,8 +218,8 @@ func (r *rotated) held() bool {
 	return strings.Contains(r.MustRun("dmsetup", "info"), "SUSPENDED")
 }
 
-// powerCut takes the power away in the middle of a rotation under load. The chip
-// has another JDKEK afterwards, so that both blobs are opened again.
+// powerCut cuts power in the middle of a rotation under load. The chip then has another
+// JDKEK, so both blobs are opened again.
 func (r *rotated) powerCut() {
 	load := startLoad(r.Machine, "/data")
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "256KiB", "data")
@@ -249,8 +249,8 @@ func (r *rotated) powerCut() {
 	r.MustSh("umount /data && e2fsck -fn /dev/mapper/data")
 }
 
-// stopped stops a rotation by another command, and by a signal; it keeps to its
-// rate meanwhile.
+// stopped stops a rotation with another command, and with a signal. Meanwhile the
+// rotation keeps to its rate.
 func (r *rotated) stopped() {
 	const rate = 256 << 10
 	end := r.busy()
@@ -269,7 +269,7 @@ func (r *rotated) stopped() {
 	took := time.Since(begun)
 	_, after, _ := r.rotation()
 	r.t.Logf("%d bytes in %v at %d a second", after-before, took, rate)
-	// Beyond what the time allows, the zone that it was stopped in.
+	// In addition to what the time allows: the zone in which it was stopped.
 	if after <= before || after-before > int64(rate*took.Seconds())+5<<18 {
 		r.t.Fatal("the rate was not kept to")
 	}

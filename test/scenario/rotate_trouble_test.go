@@ -14,8 +14,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// What goes wrong while a volume is rotated: the rotation stops and says where,
-// the volume stays readable, and when the trouble is over the rotation continues.
+// Failures during a rotation: the rotation stops and reports where, the volume stays
+// readable, and when the failure is over the rotation continues.
 func TestRotationInTrouble(t *testing.T) {
 	t.Parallel()
 	for _, b := range []struct {
@@ -43,8 +43,8 @@ func TestRotationInTrouble(t *testing.T) {
 	}
 }
 
-// under makes the device that the volume lies on, or changes it below the
-// volume: all of the disk, but the 8 sectors from bad on are another target.
+// under makes the device of the volume, or changes it below the volume. It maps the
+// whole disk, but the 8 sectors from bad on use another target.
 func (r *rotated) under(bad, target string) {
 	r.t.Helper()
 	const size = 10 << 20 / 512
@@ -57,7 +57,7 @@ func (r *rotated) under(bad, target string) {
 		"else dmsetup create under /tmp/under.table; fi")
 }
 
-// offset is the sector of the device that the volume begins at.
+// offset returns the sector of the device at which the volume begins.
 func (r *rotated) offset() int {
 	r.t.Helper()
 	fields := strings.Fields(r.MustRun("dmsetup", "table", "data"))
@@ -68,7 +68,7 @@ func (r *rotated) offset() int {
 	return n
 }
 
-// writeErrors: a sector that the data moves to cannot be written.
+// writeErrors: a sector to which the data moves cannot be written.
 func (r *rotated) writeErrors() {
 	const bad = 1000 // sector of the volume
 	const gap = 1 << 20 / 512
@@ -98,8 +98,8 @@ func (r *rotated) writeErrors() {
 	r.onlyOver("under", 2)
 }
 
-// victim makes a file that may become unreadable, and returns a sector of the
-// volume in it.
+// victim makes a file that may become unreadable, and returns a sector of the volume
+// that belongs to it.
 func (r *rotated) victim() int {
 	r.t.Helper()
 	blocks := strings.Fields(r.MustSh("dd if=/dev/urandom of=/data/victim bs=64k count=4 2>/dev/null; sync; debugfs -R 'blocks /victim' /dev/mapper/data 2>/dev/null"))
@@ -110,8 +110,8 @@ func (r *rotated) victim() int {
 	return middle * (256 << 10 / len(blocks)) / 4096 * 8
 }
 
-// readErrors: a sector that was not moved yet cannot be read. The data moves up
-// now, from its end.
+// readErrors: a sector that was not moved yet cannot be read. The data now moves up,
+// beginning at its end.
 func (r *rotated) readErrors() {
 	bad := r.victim()
 	r.under(strconv.Itoa(r.offset()+bad), "error")
@@ -131,7 +131,7 @@ func (r *rotated) readErrors() {
 	r.onlyOver("under", 3)
 }
 
-// onlyOver is onlyTheVolume where the device is a mapping itself.
+// onlyOver is onlyTheVolume for a device that is itself a mapping.
 func (r *rotated) onlyOver(device string, generation int) {
 	r.t.Helper()
 	if list := r.MustRun("dmsetup", "ls"); strings.Count(list, "\n") != 2 || !strings.Contains(list, device+"\t") {
@@ -142,10 +142,10 @@ func (r *rotated) onlyOver(device string, generation int) {
 	}
 }
 
-// suspended: somebody suspends the volume while it is rotated. To cryptsetup the
-// header says that it must not; where cryptsetup does not find the header, since a part of
-// the mapping is of a kind that it does not know (delay), its attempt fails and
-// leaves nothing suspended.
+// suspended: another program suspends the volume during a rotation. The header forbids
+// cryptsetup to do so. If cryptsetup does not find the header, because a part of the
+// mapping is of a kind that it does not know (delay), its attempt fails and leaves
+// nothing suspended.
 func (r *rotated) suspended() {
 	end := r.busy()
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "256KiB", "data")
@@ -173,7 +173,7 @@ func (r *rotated) suspended() {
 	r.onlyOver("under", 4)
 }
 
-// closed: somebody closes the volume while it is rotated.
+// closed: another program closes the volume during a rotation.
 func (r *rotated) closed() {
 	end := r.busy()
 	p := r.Start("imxcrypt", "rotate", "--json", "--rate-limit", "1MiB", "data")
@@ -193,7 +193,7 @@ func (r *rotated) closed() {
 	r.onlyOver("under", 5)
 }
 
-// full: the storage below promises more than it has.
+// full: the underlying storage has less space than it claims.
 func (r *rotated) full() {
 	r.expect(0, "locked", "lock", "data")
 	r.MustSh("mkdir -p /thin; mount -t tmpfs -o size=7m tmpfs /thin; truncate -s 10M /thin/disk; losetup /dev/loop7 /thin/disk")

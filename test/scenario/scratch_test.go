@@ -17,9 +17,9 @@ const scratchConfig = `volumes:
   - {name: file, device: /images/volume.img, size: 24MiB, mount: /file}
 `
 
-// Swap and a scratch filesystem have another key after each reboot, and nothing of before;
-// a volume's file is made, and its data stays. What somebody else has made of the swap
-// partition is not touched.
+// Swap and a scratch filesystem have a new key and no old contents after each reboot. A
+// volume's image file is made, and its data persists. A swap partition that now holds
+// something else is not touched.
 func TestThrowAwayKeys(t *testing.T) {
 	t.Parallel()
 	m := vm.Start(t, vm.Config{

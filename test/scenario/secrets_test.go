@@ -14,8 +14,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// blackKey writes the volume's black key of this power cycle, without its tag,
-// to a file. The wrap must be ecb: the same red key is the same black key then.
+// blackKey writes the volume's black key of this power cycle, without its tag, to a
+// file. The wrap must be ecb, so that the same red key gives the same black key.
 func (x *bench) blackKey(device string) string {
 	x.t.Helper()
 	area := x.MustSh("dd if=" + device + " bs=4096 skip=1 count=3 2>/dev/null | tr -d '\\0'")
@@ -36,14 +36,14 @@ func (x *bench) blackKey(device string) string {
 	return x.dir + "/needle"
 }
 
-// A black key is nowhere but in the kernel and, for a moment, in locked memory.
+// A black key exists only in the kernel and, for a moment, in locked memory.
 func TestNoBlackKeyIsLeftAnywhere(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
 		x.PutFile("/opt/search", vm.BuildProgram(t, "./test/scenario/search", b.goarch))
 		device := x.loop("disk")
 		x.configure(device, "wrap: ecb")
-		// What the programs that are started are given is kept, to be searched.
+		// Keep the arguments and environment of started programs, to search them.
 		x.MustSh("mv /usr/sbin/mkfs.ext4 /opt/mkfs.kept")
 		t.Cleanup(func() { x.Sh("mv /opt/mkfs.kept /usr/sbin/mkfs.ext4") })
 		x.Put("/usr/sbin/mkfs.ext4", []byte("#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ > "+x.dir+"/given\nexec mke2fs -t ext4 \"$@\"\n"))
@@ -57,7 +57,7 @@ func TestNoBlackKeyIsLeftAnywhere(t *testing.T) {
 		}
 		search := func(needle string) {
 			t.Helper()
-			// The control: without leaving out the needle itself it is found.
+			// The control: the search finds a copy of the needle that it does not skip.
 			x.MustSh("cp " + needle + " " + x.dir + "/control")
 			r := x.Run("/opt/search", needle)
 			if r.Code != 1 || r.Stdout != x.dir+"/control\n" {
@@ -89,13 +89,13 @@ func TestNoBlackKeyIsLeftAnywhere(t *testing.T) {
 	})
 }
 
-// While it works nobody looks into it, not even its own user; it leaves no core
-// and no page in swap.
+// While the program works no process can look into it, not even one of the same user.
+// It leaves no core dump and no page in swap.
 func TestTheProcessIsClosed(t *testing.T) {
 	benches(t, mainBoard(), func(t *testing.T, b board) {
 		x := b.bench(t)
 		x.configure(x.loop("disk"))
-		// Root may look into everything, so it does without the right to.
+		// Root may look into every process, so give up that right.
 		user := []string{"setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"}
 		control := x.Start(append(user, "sleep", "600")...)
 		defer control.Kill()

@@ -14,14 +14,14 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// sleepVolumes are one of each wrap: the one fails with a stale key, the other
-// does not even fail.
+// sleepVolumes has a volume of each wrap: with a stale key ccm fails, and ecb does not
+// even fail.
 const sleepVolumes = `volumes:
   - {name: data, device: /dev/vda, wrap: ccm, mount: /data}
   - {name: logs, device: /dev/vdb, wrap: ecb, mount: /logs}
 `
 
-// suspendable is a machine that really suspends to RAM, with two busy volumes.
+// suspendable is a machine that can suspend to RAM, with two busy volumes.
 type suspendable struct {
 	board
 	*vm.Machine
@@ -41,17 +41,17 @@ func newSuspendable(t *testing.T, b board) *suspendable {
 	if b.kernel == vm.AMD64 {
 		m.MustSh("echo deep >/sys/power/mem_sleep")
 	} else {
-		// QEMU's arm64 machines have no such sleep: the kernel goes as far as its
-		// devices, and the chip forgets at the beginning.
+		// QEMU's arm64 machines cannot suspend to RAM: the kernel suspends only as far
+		// as its devices, and the chip loses its keys at the beginning.
 		m.MustSh("echo devices >/sys/power/pm_test; echo 0 >/sys/module/suspend/parameters/pm_test_delay; echo 1 >/sys/module/imxcrypt_simcaam/parameters/shallow_resets")
 	}
 	return &suspendable{board: b, Machine: m, t: t}
 }
 
-// suspend runs what suspends the machine, wakes it as soon as it sleeps, and returns
-// what came of it. slept reports whether it really slept: QEMU's q35 loses its power
-// management registers in the first sleep, and in later ones the kernel goes all
-// the way down and comes up at once.
+// suspend runs the command that suspends the machine, wakes the machine as soon as it
+// sleeps, and returns the result. slept reports whether the machine really slept:
+// QEMU's q35 loses its power management registers in the first sleep, and in later ones
+// the kernel goes all the way down and comes up at once.
 func (s *suspendable) suspend(argv ...string) (r vm.Result, slept bool) {
 	s.t.Helper()
 	p := s.Start(argv...)
@@ -67,8 +67,8 @@ func (s *suspendable) suspend(argv ...string) (r vm.Result, slept bool) {
 	return p.Wait(), slept
 }
 
-// busy starts a load on each volume; the function it returns ends them, and fails
-// the test if one saw a wrong byte.
+// busy starts a load on each volume. The returned function ends the loads, and fails
+// the test if one of them read a wrong byte.
 func (s *suspendable) busy() (end func()) {
 	loads := []*vm.Process{startLoad(s.Machine, "/data"), startLoad(s.Machine, "/logs")}
 	return func() {
@@ -84,8 +84,8 @@ func (s *suspendable) busy() (end func()) {
 	}
 }
 
-// sound: what was written is there, past every cache, and the filesystems are
-// whole.
+// sound checks that what was written is there, past every cache, and that the
+// filesystems are intact.
 func (s *suspendable) sound() {
 	s.t.Helper()
 	s.MustSh("echo 3 >/proc/sys/vm/drop_caches; /opt/load -verify /data && /opt/load -verify /logs")
@@ -95,8 +95,8 @@ func (s *suspendable) sound() {
 	s.expect(s.t, s.Run("imxcrypt", "unlock", "--mount", "--all"), 0, "mounted")
 }
 
-// Two volumes in use sleep again and again, and no byte is read or written wrong.
-// Then one key does not open after a sleep; then the machine sleeps without us.
+// Two volumes in use sleep again and again, and no byte is read or written wrong. Then
+// one key does not open after a sleep. Then the machine sleeps without imxcrypt.
 func TestSleep(t *testing.T) {
 	t.Parallel()
 	for _, b := range []board{{vm.AMD64, "amd64"}, {vm.ARM64, "arm64"}} {
@@ -118,7 +118,7 @@ func (s *suspendable) life() {
 	}
 	end := s.busy()
 	for round := range rounds {
-		time.Sleep(300 * time.Millisecond) // something to lose
+		time.Sleep(300 * time.Millisecond) // so that there is something to lose
 		r, slept := s.suspend("imxcrypt", "sleep", "-v", "suspend")
 		s.expect(t, r, 0, "awake again; in use as before: data, logs")
 		if round == 0 && slept != (s.kernel == vm.AMD64) {
@@ -139,7 +139,7 @@ func (s *suspendable) life() {
 }
 
 // whileRotating sleeps in the middle of a rotation: it is paused, both keys are
-// given back, and it continues.
+// restored, and it continues.
 func (s *suspendable) whileRotating() {
 	s.t.Helper()
 	p := s.Start("imxcrypt", "rotate", "--rate-limit", "512KiB", "logs")
@@ -157,7 +157,7 @@ func (s *suspendable) whileRotating() {
 	s.expect(s.t, s.Run("imxcrypt", "rotate", "--resume-only", "logs"), 0, "rotated, generation 2")
 }
 
-// staysSuspended lets the chip refuse one key after the sleep, as often as it is
+// staysSuspended makes the chip refuse one key after the sleep, however often it is
 // tried. Then the key opens again.
 func (s *suspendable) staysSuspended() {
 	s.t.Helper()
@@ -176,8 +176,8 @@ func (s *suspendable) staysSuspended() {
 	s.expect(s.t, s.Run("imxcrypt", "unlock", "logs"), 0, "unlocked")
 }
 
-// withoutUs is the premise: the kernel's own suspend leaves stale keys, which fail
-// (CCM) or make noise (ECB).
+// withoutUs tests the premise: the kernel's own suspend leaves stale keys, which fail
+// (CCM) or produce noise (ECB).
 func (s *suspendable) withoutUs() {
 	s.t.Helper()
 	before := s.MustSh("sync; dd if=/dev/mapper/logs bs=1M count=4 iflag=direct 2>/dev/null | sha256sum")

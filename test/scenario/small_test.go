@@ -10,8 +10,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// A volume of 62 MiB that lost its first superblock is repaired from the backup that
-// provision gave it, and has its files.
+// A volume of 62 MiB that lost its first superblock is repaired from the backup
+// superblock that provision made, and has its files.
 func TestSmallVolumeIsRepairedFromItsBackup(t *testing.T) {
 	longScenario(t, func(t *testing.T, b board) {
 		m := b.start(t, vm.NewDisk(t, 64<<20))

@@ -17,16 +17,16 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// trouble is a volume on a real kernel that things happen to: its header is damaged,
-// somebody else takes its device, its keys are lost in a suspend that nobody announced.
+// trouble is a volume on a real kernel to which things happen: its header is damaged,
+// another program takes its device, its keys are lost in an unannounced suspend.
 type trouble struct {
 	*life
 	backups []string
-	// configuration is the volume's.
+	// configuration is the volume's configuration.
 	configuration string
 	size          int64 // of the device
 	counts        map[string]int
-	given         int // commands
+	given         int // commands run
 }
 
 const diskSize = 12 << 20
@@ -34,13 +34,13 @@ const diskSize = 12 << 20
 // ownChip is the fused key of the volume's board.
 const ownChip = 1
 
-// chip puts the disk into the board of another chip.
+// chip moves the disk to a board with another chip.
 func (x *trouble) chip(otpmk uint64) {
 	x.t.Helper()
 	x.MustSh(fmt.Sprintf("echo %064x > /sys/module/imxcrypt_simcaam/parameters/otpmk", otpmk))
 }
 
-// resize gives the device a size: it is a mapping of the disk's first bytes.
+// resize sets the size of the device, which is a mapping of the disk's first bytes.
 func (x *trouble) resize(verb string, size int64) {
 	x.t.Helper()
 	x.note("the device has %d bytes", size)
@@ -50,19 +50,19 @@ func (x *trouble) resize(verb string, size int64) {
 	}
 }
 
-// lose suspends the machine behind the program's back.
+// lose suspends the machine without telling imxcrypt.
 func (x *trouble) lose() {
 	x.t.Helper()
 	x.MustSh("echo 0 >/sys/power/sync_on_suspend; echo mem >/sys/power/state")
 }
 
-// digest is that of the header area and the first data, past every cache.
+// digest returns the checksum of the header area and the first data, past every cache.
 func (x *trouble) digest() string {
 	x.t.Helper()
 	return x.MustSh("sync; dd if=" + x.device + " bs=1M count=3 iflag=direct 2>/dev/null | sha256sum")
 }
 
-// run gives a command and checks its exit code; a refusal must change no byte.
+// run runs a command and checks its exit code. A refusal must not change a byte.
 func (x *trouble) run(code int, args ...string) {
 	x.t.Helper()
 	x.note("%s (expected: exit %d)", strings.Join(args, " "), code)
@@ -83,9 +83,9 @@ func (x *trouble) run(code int, args ...string) {
 	}
 }
 
-// tooSmall runs a command over a device that lost its end: it says that the partition
-// is smaller (4) or, where only a rotation's new place is gone, that the header does not
-// fit it (8), and changes nothing.
+// tooSmall runs a command on a device that lost its end. The command must say that the
+// partition is smaller (4) or, if only a rotation's new place is missing, that the
+// header does not fit (8), and change nothing.
 func (x *trouble) tooSmall(args ...string) {
 	x.t.Helper()
 	x.note("%s (expected: exit 4 or 8)", strings.Join(args, " "))
@@ -99,7 +99,7 @@ func (x *trouble) tooSmall(args ...string) {
 	}
 }
 
-// afterHint is the text of a hint, empty without one.
+// afterHint returns the text of a hint, or "" without one.
 func afterHint(stderr string) string {
 	_, hint, _ := strings.Cut(stderr, "hint: ")
 	return hint
@@ -115,7 +115,7 @@ func (x *trouble) opens() {
 	}
 }
 
-// save writes a new text and flushes it; the volume is mounted.
+// save writes a new text and flushes it; the volume must be mounted.
 func (x *trouble) save() {
 	x.t.Helper()
 	x.text = fmt.Sprint(x.rng.Uint64())
@@ -129,8 +129,8 @@ func (x *trouble) flip(at int) {
 	x.MustSh(fmt.Sprintf("b=$(dd if=%[1]s bs=1 skip=%[2]d count=1 2>/dev/null | od -An -tu1); printf \"\\\\$(printf %%o $((b ^ 1)))\" | dd of=%[1]s bs=1 seek=%[2]d conv=notrunc,fsync 2>/dev/null", x.device, at))
 }
 
-// held gives commands while somebody holds the locked volume's device; rotate is the
-// exit code of a rotation.
+// held runs commands while something else holds the locked volume's device. rotate is
+// the expected exit code of a rotation.
 func (x *trouble) held(rotate int, hold, free string) {
 	x.t.Helper()
 	x.run(0, "lock", "data")
@@ -143,7 +143,7 @@ func (x *trouble) held(rotate int, hold, free string) {
 	x.MustSh(free)
 }
 
-// happens lists what can happen to a mounted volume of which nothing is wrong.
+// happens lists what can happen to an intact, mounted volume.
 func (x *trouble) happens() map[string]func() {
 	const first, second, json = 0, 16 << 10, 4096 + 64
 	return map[string]func(){
@@ -183,7 +183,7 @@ func (x *trouble) happens() map[string]func() {
 			x.held(5, "echo \"0 8 linear "+x.device+" 0\" | dmsetup create hold", "dmsetup remove --retry hold")
 		},
 		"a loop device holds the device": func() { x.held(5, "losetup /dev/loop5 "+x.device, "losetup -d /dev/loop5") },
-		// What lies over the first copy of the header then is not written over.
+		// Whatever covers the first copy of the header then is not overwritten.
 		"the device is swap": func() {
 			x.MustSh("imxcrypt lock data; dd if=" + x.device + " of=/run/first bs=4k count=1 2>/dev/null")
 			x.held(8, "mkswap "+x.device+" >&2; sync; swapon "+x.device, "swapoff "+x.device+"; dd if=/run/first of="+x.device+" bs=4k conv=notrunc,fsync 2>/dev/null")
@@ -251,8 +251,9 @@ func (x *trouble) happens() map[string]func() {
 	}
 }
 
-// A volume that everything happens to, in any order, on a real kernel: nothing that was
-// flushed is lost, a refusal changes no byte, and no first advice destroys.
+// A volume to which everything happens, in any order, on a real kernel: nothing that
+// was flushed is lost, a refusal does not change a byte, and the first advice never
+// destroys.
 func TestAnyOrderOfTroubles(t *testing.T) {
 	t.Parallel()
 	steps := 34
@@ -262,8 +263,8 @@ func TestAnyOrderOfTroubles(t *testing.T) {
 	b := board{vm.AMD64, "amd64"}
 	m := b.start(t, vm.NewDisk(t, diskSize))
 	x := &trouble{life: newLife(t, m, "device", 7), counts: map[string]int{}}
-	// The kernel goes as far as its devices, and the chip forgets at the beginning; nothing
-	// writes through a dead key by itself.
+	// The kernel suspends only as far as its devices, and the chip loses its keys at
+	// the beginning. Nothing writes with a dead key by itself.
 	m.MustSh("echo devices >/sys/power/pm_test; echo 0 >/sys/module/suspend/parameters/pm_test_delay; echo 1 >/sys/module/imxcrypt_simcaam/parameters/shallow_resets; echo 0 >/proc/sys/vm/dirty_writeback_centisecs")
 	x.configuration = strings.NewReplacer("nosuid]", "nosuid, commit=900]", "/dev/vda", "/dev/mapper/base").Replace(oneVolume)
 	m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(x.configuration))
@@ -274,7 +275,7 @@ func TestAnyOrderOfTroubles(t *testing.T) {
 	x.save()
 	names := slices.Sorted(maps.Keys(x.happens()))
 	for n := range steps {
-		// Each once, then any.
+		// Each one once, then any.
 		name := names[n%len(names)]
 		if n >= len(names) {
 			name = names[x.rng.IntN(len(names))]
@@ -289,8 +290,9 @@ func TestAnyOrderOfTroubles(t *testing.T) {
 	t.Logf("%d commands amid %d troubles, nothing lost: %v", x.given, steps, x.counts)
 }
 
-// The kernel answers with EINVAL to an image for smaller sectors and to a damaged
-// journal alike: what it logs, and the superblock, say which, and the advice works.
+// The kernel answers EINVAL both for an image made for smaller sectors and for a
+// damaged journal. The kernel log and the superblock tell them apart, and the advice
+// works.
 func TestWhyAFilesystemIsNotMounted(t *testing.T) {
 	longScenario(t, func(t *testing.T, b board) {
 		m := b.start(t, vm.NewDisk(t, 64<<20))

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command search looks for a secret in a running test machine: in every regular
-// file of its filesystems, and in the arguments and the environment of every
-// process.
+// Command search looks for a secret in a running test machine: in every regular file of
+// its filesystems, and in the arguments and environment of every process.
 //
 //	search SECRET [EXCEPT…]
 //
-// SECRET is a file that holds it; that file and the others named are left out.
-// It is looked for as it is, in hexadecimal of either case and in base64. What
-// holds it is printed, one a line; the exit code is 1 then, 0 if nothing does,
-// 2 if something could not be looked at.
+// SECRET is a file that holds the secret; it and the EXCEPT files are skipped. The
+// secret is searched for as it is, in hexadecimal of either case and in base64. Files
+// that hold it are printed, one per line. The exit code is 1 if there are any, 0 if
+// there are none, and 2 if something could not be examined.
 package main
 
 import (
@@ -47,9 +46,9 @@ func main() {
 	}
 }
 
-// forms are the ways the secret may be written. Base64 has three, as its first
-// byte may be any of a group's three; the digits that depend on neighbours are
-// cut off.
+// forms returns the ways in which the secret may be written. There are three in base64,
+// because its first byte may be at any position in a group of three. The digits that
+// depend on neighbouring bytes are cut off.
 func forms(secret []byte) [][]byte {
 	digits := []byte(hex.EncodeToString(secret))
 	list := [][]byte{secret, digits, bytes.ToUpper(digits)}
@@ -87,7 +86,7 @@ func search(forms [][]byte, except []string) (found []string, err error) {
 	})
 	processes, globErr := filepath.Glob("/proc/[0-9]*/[ce][mn][dv]*")
 	for _, path := range processes {
-		// A process that has ended meanwhile has nothing any more.
+		// A process that has ended meanwhile has nothing left to search.
 		_ = look(path)
 	}
 	return found, errors.Join(err, globErr)
