@@ -17,24 +17,24 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// network is QEMU's own: the machine reaches nothing, and its port 22 is one of the
-// host's loopback.
+// network is QEMU's own: the machine reaches nothing, and its port 22 is forwarded from
+// a port of the host's loopback.
 var network = []string{"-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22", "-device", "virtio-net-pci,netdev=net0"}
 
-// The Ansible role over ssh: it installs the package on a board that has nothing of
-// it, provisions and mounts; a newer package is put in place beside the volume in use; the
-// next start unlocks as the role has set it up; and then another run changes nothing.
+// The Ansible role over ssh: it installs the package on a board without it, provisions
+// and mounts; installs a newer package while the volume is in use; the next boot
+// unlocks as the role configured it; after that another run changes nothing.
 func TestAnsible(t *testing.T) {
 	t.Parallel()
-	// It took 410 s of the emulated processor, and 38 minutes on a very busy host of two
-	// processors; without the check mode 187 s and 17 minutes.
+	// It took 410 s of the emulated processor, and 38 minutes on a very busy host with
+	// two processors; without check mode, 187 s and 17 minutes.
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
 		t.Skip("NOT TESTED: the Ansible role over ssh, by make soak only (IMXCRYPT_SOAK=1); TestAnsibleRole of test/packaging plays it on a copy of the host")
 	}
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: a Debian root filesystem can only be built by root")
 	}
-	dir, err := os.MkdirTemp("", "imxcrypt") // a socket's path is short
+	dir, err := os.MkdirTemp("", "imxcrypt") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,8 +73,8 @@ func TestAnsible(t *testing.T) {
 		cmd.Env = append(os.Environ(), "HOME="+dir, "LC_ALL=C.UTF-8", "ANSIBLE_NOCOLOR=1", "ANSIBLE_ROLES_PATH="+roles,
 			"ANSIBLE_PRIVATE_KEY_FILE="+identity, "ANSIBLE_HOST_KEY_CHECKING=0", "ANSIBLE_PIPELINING=1", "ANSIBLE_TIMEOUT=180",
 			"ANSIBLE_SSH_CONTROL_PATH_DIR="+filepath.Join(dir, "cp"), "ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3", "ANSIBLE_SSH_TRANSFER_METHOD=piped",
-			// One connection until the machine ends: on a busy host more than seconds lie
-			// between two tasks.
+			// One connection until the machine ends: on a busy host more than seconds
+			// pass between two tasks.
 			"ANSIBLE_SSH_ARGS=-F none -o ControlMaster=auto -o ControlPersist=10m -o UserKnownHostsFile=/dev/null")
 		began := time.Now()
 		out, err := cmd.CombinedOutput()
@@ -123,8 +123,8 @@ func TestAnsible(t *testing.T) {
 	b.eventually("imxcrypt-metrics.service: Deactivated successfully", "-u", "imxcrypt-metrics.service")
 }
 
-// reachable brings the board's network up and returns the port of the host's loopback
-// that is its port 22.
+// reachable brings the board's network up and returns the loopback port of the host
+// that is forwarded to the board's port 22.
 func (b board) reachable() string {
 	b.t.Helper()
 	b.MustSh(`modprobe virtio_net

@@ -13,13 +13,13 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// board is a machine that boots a system of its own.
+// board is a machine that boots a complete system.
 type board struct {
 	*vm.Machine
 	t *testing.T
 }
 
-// await waits until the system is up, in one way or the other, and returns
+// await waits until the system is up, whether normally or not, and returns
 // "multi-user.target" or "emergency.target".
 func (b board) await() string {
 	b.t.Helper()
@@ -35,7 +35,7 @@ func (b board) await() string {
 	return strings.TrimSpace(up)
 }
 
-// mustAwait ends the test if the system comes up in another way.
+// mustAwait ends the test if the system comes up with another target.
 func (b board) mustAwait(target string) {
 	b.t.Helper()
 	if up := b.await(); up != target {
@@ -45,12 +45,12 @@ func (b board) mustAwait(target string) {
 
 func (b board) journal(args ...string) string {
 	b.t.Helper()
-	b.Run("journalctl", "--sync") // what was said is in it
+	b.Run("journalctl", "--sync") // so that the journal includes the latest messages
 	return b.MustRun(append([]string{"journalctl", "--no-pager", "-o", "short-monotonic"}, args...)...)
 }
 
-// eventually ends the test if the journal does not say something within the time
-// that a journal needs to start on an emulated processor.
+// eventually ends the test unless the journal contains the text within the time that a
+// journal needs to start on an emulated processor.
 func (b board) eventually(part string, args ...string) {
 	b.t.Helper()
 	text := ""
@@ -62,7 +62,7 @@ func (b board) eventually(part string, args ...string) {
 	b.t.Fatalf("the journal does not say %q:\n%s", part, text)
 }
 
-// entries are the journal's, field by field.
+// entries returns the journal's entries, field by field.
 func (b board) entries(match ...string) []map[string]any {
 	b.t.Helper()
 	b.Run("journalctl", "--sync")
@@ -77,14 +77,14 @@ func (b board) entries(match ...string) []map[string]any {
 	return all
 }
 
-// show is one property of a unit.
+// show returns one property of a unit.
 func (b board) show(unit, property string) string {
 	b.t.Helper()
 	return strings.TrimSpace(b.MustRun("systemctl", "show", "--value", "-p", property, unit))
 }
 
-// expect ends the test if a script does not print what it should, white space at
-// the end aside.
+// expect ends the test if a script does not print the expected text, ignoring white
+// space at both ends.
 func (b board) expect(script, want string) {
 	b.t.Helper()
 	r := b.Sh(script)

@@ -15,10 +15,10 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// volumes are, with the vendor's: one that imxcrypt's own mount unit mounts, one
-// that a line of fstab mounts, one that is not opened at boot, one whose device never comes,
-// and swap. Its disk has no partitions to be known by, so a rule of udev's names it.
-// Emulated processors take their time until udev is up.
+// volumes holds, together with the vendor's, a volume that imxcrypt's own mount unit
+// mounts, one that a line in fstab mounts, one that is not opened at boot, one whose
+// device never appears, and swap. The swap disk has no partitions by which to name it,
+// so a udev rule names it. Emulated processors need a long time until udev is up.
 const volumes = `volumes:
   - {name: data, device: /dev/vdb, mount: {path: /data, options: [noatime]}, timeout: 10m}
   - {name: spare, device: /dev/vdd, mount: /srv/by-link/spare, at_boot: false, timeout: 10m}
@@ -26,16 +26,16 @@ const volumes = `volumes:
   - {name: gone, device: /dev/vdy, mount: /srv/gone, required: false, timeout: 1s}
 `
 
-// vendorVolumes are those that another layer of the image brings along.
+// vendorVolumes are the volumes added by another layer of the image.
 const vendorVolumes = `volumes:
   - {name: logs, device: /dev/vdc, timeout: 10m}
 `
 
-// provedInDebug is a step of unlocking that only imxcrypt.debug logs.
+// provedInDebug is a step of unlocking that is logged only with imxcrypt.debug.
 const provedInDebug = "data: key proved by its filesystem ("
 
-// bootFiles are a product's: the configuration, provisioning at the first boot,
-// and a service that needs the volume.
+// bootFiles returns the files of a product: the configuration, provisioning at the
+// first boot, and a service that needs the volume.
 func bootFiles() files {
 	f := files{
 		"/etc/imxcrypt/imxcrypt.yaml":                    text(volumes),
@@ -45,7 +45,7 @@ func bootFiles() files {
 		"/srv/gone/.empty":                      text(""),
 		"/srv/spare/.empty":                     text(""),
 		"/etc/udev/rules.d/70-fifth-disk.rules": text(`KERNEL=="vde", SYMLINK+="disk/by-path/fifth-disk"` + "\n"),
-		// So that a shutdown that hangs can be distinguished from a slow one on a busy host.
+		// To distinguish a shutdown that hangs from one that is slow on a busy host.
 		"/etc/systemd/system.conf.d/patient.conf":           text("[Manager]\nDefaultTimeoutStopSec=20min\n"),
 		"/etc/systemd/system/imxcrypt@.service.d/stop.conf": text("[Service]\nTimeoutStopSec=20min\n"),
 		"/etc/systemd/system/user-of-data.service": text(`[Unit]
@@ -63,8 +63,8 @@ ExecStart=/bin/sh -ec 'findmnt -n -o SOURCE,OPTIONS /data; if test -e /data/kept
 	return f
 }
 
-// A product's life with systemd and udev: the first boot makes the volumes, each
-// later one opens them, and what goes wrong is reported and goes no further.
+// The life of a product with systemd and udev: the first boot makes the volumes, each
+// later boot opens them, and failures are reported and affect nothing else.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
 	b := startSystemd(t, vm.AMD64)
@@ -88,8 +88,8 @@ func TestSystemd(t *testing.T) {
 	b.nothingWorks()
 }
 
-// The same systemd for the kind of board that the program is for, as far as the
-// architecture could matter.
+// The same with systemd on the kind of board for which the program is made, as far as
+// the architecture could matter.
 func TestSystemdOnARM64(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
@@ -114,7 +114,7 @@ func startSystemd(t *testing.T, arch vm.Arch) board {
 
 const systemOptions = "systemd.show_status=1 systemd.log_color=0"
 
-// with boots with further kernel arguments.
+// with boots with additional kernel arguments.
 func with(options string) func(*vm.Config) {
 	return func(c *vm.Config) { c.Append = systemOptions + " " + options }
 }
@@ -143,9 +143,9 @@ func (b board) firstBoot() {
 
 	b.t.Log("a volume with at_boot: false is nobody's")
 	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount", "inactive\ninactive")
-	// Through its units: systemd starts the service of a mapping that appears, and
-	// would undo a lock by hand that is faster than its start.
-	// systemd refuses mount points behind a symbolic link: the generator resolves it.
+	// Use the volume's units: systemd starts the service of a mapping that appears, and
+	// would undo a manual lock that is faster than that start. systemd refuses mount
+	// points behind a symbolic link, so the generator resolves it.
 	b.MustSh("ln -s . /srv/by-link; systemctl daemon-reload; imxcrypt provision --no-mount spare; systemctl start srv-spare.mount; echo 'for a rainy day' >/srv/spare/kept; systemctl stop imxcrypt@spare")
 	b.expect("systemctl is-active imxcrypt@spare srv-spare.mount; udevadm settle; ls /dev/mapper", "inactive\ninactive\ncontrol\ndata\nlogs\npages")
 
@@ -173,20 +173,21 @@ func (b board) firstBoot() {
 			b.t.Errorf("the journal has no %q: %v", want, found)
 		}
 	}
-	// But that one of the devices is missing, sooner or later.
+	// Except that one of the devices is missing, sooner or later.
 	if text := b.journal("-b", "-p", "3", "-u", "imxcrypt@*", "-u", "imxcrypt-provision@*", "-u", "imxcrypt-key@*", "-u", "imxcrypt-rotate@*"); strings.Contains(text, "imxcrypt: ") {
 		b.t.Errorf("errors in a boot without any:\n%s", text)
 	}
 }
 
-// swapped is the kernel's with a new key in each boot, by the unit that the generator made.
+// swapped checks that the kernel's swap has a new key in each boot, through the unit
+// that the generator made.
 func (b board) swapped() {
 	b.t.Helper()
 	b.t.Log("swap has a key of its own for this boot")
 	b.expect("systemctl is-active dev-mapper-pages.swap; swapon --noheadings --show=NAME | xargs realpath", "active\n"+strings.TrimSpace(b.MustRun("realpath", "/dev/mapper/pages")))
 }
 
-// metrics are written by a service, for node-exporter.
+// metrics checks that a service writes the metrics for node-exporter.
 func (b board) metrics() {
 	b.t.Helper()
 	b.t.Log("the metrics' service writes them, and its timer starts it")
@@ -197,7 +198,7 @@ func (b board) metrics() {
 	b.MustRun("systemctl", "stop", "imxcrypt-metrics.timer")
 }
 
-// stopAndStart is systemctl's way to lock and unlock.
+// stopAndStart locks and unlocks with systemctl.
 func (b board) stopAndStart() {
 	b.t.Helper()
 	b.t.Log("systemctl stop unmounts and locks, start unlocks and mounts, restart is both")
@@ -207,8 +208,8 @@ func (b board) stopAndStart() {
 	b.expect("systemctl is-active imxcrypt@data data.mount; cat /data/kept", "active\nactive\na year of work")
 	before := b.show("data.mount", "ActiveEnterTimestampMonotonic")
 	b.MustRun("systemctl", "restart", "imxcrypt@data")
-	// With the device its users went; systemd starts those again that somebody
-	// asks for.
+	// The units that use the device stopped with it. systemd starts again those that
+	// another unit requires.
 	b.MustRun("systemctl", "start", "multi-user.target")
 	b.expect("systemctl is-active imxcrypt@data user-of-data; cat /data/kept", "active\nactive\na year of work")
 	if after := b.show("data.mount", "ActiveEnterTimestampMonotonic"); after == before {
@@ -228,8 +229,7 @@ func (b board) stopAndStart() {
 	b.expect("systemctl is-active imxcrypt@data data.mount; cat /data/kept", "active\nactive\na year of work")
 }
 
-// privileges shows the sandbox, and that the way of the key needs no particular
-// session.
+// privileges checks the sandbox, and that the key needs no particular session.
 func (b board) privileges() {
 	b.t.Helper()
 	b.t.Log("the unit is in a sandbox")
@@ -268,7 +268,7 @@ func (b board) busyShutdown() {
 	b.t.Log("a busy filesystem does not hold up the shutdown")
 	b.StartCommand(vm.Command{Argv: []string{"sleep", "1000"}, Dir: "/data"})
 	began := time.Now()
-	b.PowerOff() // which fails long before systemd would give up waiting
+	b.PowerOff() // fails long before systemd would give up waiting
 	b.t.Logf("powered off after %.1f s, with a busy filesystem", time.Since(began).Seconds())
 }
 
@@ -293,7 +293,7 @@ func (b board) laterBoot() {
 	b.noKeyLeft()
 }
 
-// orderlyShutdown takes everything down in reverse order.
+// orderlyShutdown checks that everything is stopped in reverse order.
 func (b board) orderlyShutdown(before func()) {
 	b.t.Helper()
 	before()
@@ -326,8 +326,8 @@ func (b board) invalidConfiguration() {
 	b.expect("systemctl list-units --failed --plain --no-legend 'imxcrypt*'", "")
 }
 
-// nothingWorks is a disk in a board that it does not belong to, with a required
-// volume on a device that is not there.
+// nothingWorks boots a disk on the wrong board, with a required volume on a device that
+// does not exist.
 func (b board) nothingWorks() {
 	b.t.Helper()
 	b.mustAwait("emergency.target")
@@ -338,7 +338,7 @@ func (b board) nothingWorks() {
 		b.t.Errorf("imxcrypt@data has exit code %s", got)
 	}
 	b.expect("udevadm settle; ls /dev/mapper; findmnt /data", "control\npages")
-	// Not by unit: on a busy host it is printed before the journal has started.
+	// Not by unit: on a busy host this is printed before the journal has started.
 	b.eventually("Timed out waiting for device dev-vdy.device")
 	b.t.Log("of a device that is missing imxcrypt says so, where boot.md has one look, and no further unit fails")
 	b.eventually(`unlock gone: device "/dev/vdy" not found`, "-p", "err", "-u", "imxcrypt*")

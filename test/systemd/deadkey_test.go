@@ -11,8 +11,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// systemd unmounts a volume before it locks it. A key that the chip has lost is
-// given again before that: unmounting writes.
+// systemd unmounts a volume before it locks it. A key that the chip has lost must be
+// restored before that, because unmounting writes.
 func TestALostKeyIsGivenAgainBeforeUnmounting(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
@@ -32,7 +32,7 @@ func TestALostKeyIsGivenAgainBeforeUnmounting(t *testing.T) {
 		b.has(b.journal("-b", "-u", "imxcrypt-key@data.service"), "data: lost key restored")
 		b.MustSh("systemctl start data.mount && sha256sum -c /run/sum && cat /data/dirty && systemctl is-active imxcrypt-key@data.service")
 	}
-	// The whole volume: the mount goes first, then the mapping.
+	// The whole volume: first the mount is removed, then the mapping.
 	b.MustSh("echo 1 >/sys/module/imxcrypt_simcaam/parameters/jdkek_reset; systemctl stop imxcrypt@data.service; ! findmnt /data; ! test -e /dev/mapper/data")
 	b.MustSh("systemctl start data.mount && sha256sum -c /run/sum && umount /data && e2fsck -fn /dev/mapper/data")
 }

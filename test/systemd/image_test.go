@@ -2,9 +2,9 @@
 
 //go:build vmhost
 
-// Package systemd boots Debian systems of packages, with real systemd and udev,
-// and distribution initramfs images, in virtual machines with the simulated
-// CAAM: what the program's units, generator and hooks are for.
+// Package systemd boots Debian systems made from packages, with real systemd and udev,
+// and distribution initramfs images. They run in virtual machines with the simulated
+// CAAM and test the program's units, generator and hooks.
 package systemd
 
 import (
@@ -22,19 +22,19 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// files are what a test adds to a system, by path.
+// files are the files that a test adds to a system, by path.
 type files map[string]vm.File
 
-// text is a file of the test's own.
+// text returns a file with the given contents.
 func text(s string) vm.File { return vm.File{Data: []byte(s)} }
 
-// enabled is the link that systemctl enable would make.
+// enabled adds the link that systemctl enable would make.
 func (f files) enabled(target, unit, template string) {
 	f["/etc/systemd/system/"+target+".wants/"+unit] = vm.File{Link: "/lib/systemd/system/" + template}
 }
 
-// built returns the folder that test/systemd/build-root and add-package made: a
-// system in which the program's Debian package is installed.
+// built returns the folder made by test/systemd/build-root and add-package: a system
+// with the program's Debian package installed.
 func built(t *testing.T, arch vm.Arch) string {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -62,7 +62,7 @@ func newRoot(t *testing.T, arch vm.Arch, own files) *vm.Disk {
 	return rootOf(t, arch, built(t, arch), own)
 }
 
-// rootOf is newRoot for a system in a folder that build-root made.
+// rootOf is newRoot for a system in a folder made by build-root.
 func rootOf(t *testing.T, arch vm.Arch, system string, own files) *vm.Disk {
 	t.Helper()
 	disk := vm.NewDisk(t, 0)
@@ -76,7 +76,7 @@ func rootOf(t *testing.T, arch vm.Arch, system string, own files) *vm.Disk {
 	return disk
 }
 
-// agentFiles are the agent and its service.
+// agentFiles returns the agent and its service.
 func agentFiles(t *testing.T, arch vm.Arch) files {
 	t.Helper()
 	return files{
@@ -131,7 +131,8 @@ func inject(t *testing.T, image string, all files) {
 		t.Fatalf("debugfs: %v\n%s", err, stderr.Bytes())
 	}
 	for line := range strings.Lines(stderr.String()) {
-		// What is not there cannot be removed, what is need not be made.
+		// Files that do not exist cannot be removed; folders that exist need not be
+		// made.
 		if !strings.HasPrefix(line, "debugfs 1.") && !strings.Contains(line, "File not found by ext2_lookup") &&
 			!strings.Contains(line, "Ext2 directory already exists") && !strings.Contains(line, "File exists") {
 			t.Fatalf("debugfs: %s\n%s", line, stderr.Bytes())
@@ -139,7 +140,7 @@ func inject(t *testing.T, image string, all files) {
 	}
 }
 
-// merged follows the links /bin, /sbin and /lib into /usr.
+// merged resolves the links /bin, /sbin and /lib into /usr.
 func merged(path string) string {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	if slices.Contains([]string{"bin", "sbin", "lib"}, first) {

@@ -17,8 +17,8 @@ import (
 	"imxcrypt/test/vm/initramfs"
 )
 
-// Two configurations of an initramfs: one with two volumes, and one for the
-// overlay alone.
+// Two configurations of an initramfs: one with two volumes, and one for the overlay
+// only.
 const (
 	plainVolumes = `volumes:
   - {name: system, device: /dev/vdb, mount: /mnt/system}
@@ -29,8 +29,8 @@ const (
 `
 )
 
-// A board without systemd and udev: busybox, imxcrypt and drivers as modules in
-// the initramfs; the root filesystem encrypted, or read-only below an encrypted
+// A board without systemd and udev: the initramfs has busybox, imxcrypt and the drivers
+// as modules. The root filesystem is encrypted, or read-only below an encrypted
 // overlay.
 func TestPlainInitramfs(t *testing.T) {
 	t.Parallel()
@@ -65,7 +65,7 @@ func plainInitramfs(t *testing.T, arch vm.Arch) {
 	use("root=/dev/mapper/system imxcrypt.volumes=system imxcrypt.debug")
 	b.expect("cat /etc/secret; ls /dev/mapper", "kept secret\ncontrol\nsystem")
 	b.has(b.MustSh("cat /proc/mounts"), "/dev/mapper/system / ext4 ro")
-	b.has(b.Console(), "system: key proved by its filesystem (") // imxcrypt.debug
+	b.has(b.Console(), "system: key proved by its filesystem (") // with imxcrypt.debug
 	b.noKeyLeft()
 	t.Log("the real system knows it")
 	b.has(b.MustRun("imxcrypt", "unlock", "system"), "system: unlocked as /dev/mapper/system (already)")
@@ -88,8 +88,8 @@ func plainInitramfs(t *testing.T, arch vm.Arch) {
 	b.expect("grep -c ' /media/rfs/' /proc/mounts", "2")
 }
 
-// smallSystem is the real system: busybox, the program, the agent as its init, and
-// files of the test's own. The options are mke2fs'.
+// smallSystem makes the real system: busybox, the program, the agent as its init, and
+// the test's own files. The options are passed to mke2fs.
 func smallSystem(t *testing.T, arch vm.Arch, program string, own files, options ...string) *vm.Disk {
 	t.Helper()
 	tree := vm.Minimal(t, arch, "virtio_console")
@@ -140,7 +140,7 @@ func smallSystem(t *testing.T, arch vm.Arch, program string, own files, options 
 	return disk
 }
 
-// plainImage is packaging/initramfs-plain as a product would make it: the script
+// plainImage returns packaging/initramfs-plain as a product would make it: the script
 // and busybox, with every driver as a module.
 func plainImage(t *testing.T, arch vm.Arch, program, config string) string {
 	t.Helper()

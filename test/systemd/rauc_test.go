@@ -25,20 +25,21 @@ import (
 	"imxcrypt/test/vm/initramfs"
 )
 
-// raucBus is all that RAUC needs of D-Bus.
+// raucBus is all that RAUC needs from D-Bus.
 const raucBus = `<busconfig>
   <listen>unix:path=/run/dbus</listen>
   <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy>
 </busconfig>
 `
 
-// raucMarker is in the second system, to be looked for on the device.
+// raucMarker is text in the second system to search for on the device.
 const raucMarker = "the second system, which nobody finds on the device"
 
-// SWUpdate and RAUC themselves, configured as docs/updates.md has it, install signed
-// updates from the first slot into the second one, through its mapping, which their
-// hooks unlock; and RAUC calls the second one good once the volumes are up. That what
-// is written through a mapping starts, and what is cut off, TestUpdate has.
+// The real SWUpdate and RAUC, configured as in docs/updates.md, install signed updates
+// from the first slot into the second one, through its mapping, which their hooks
+// unlock. RAUC marks the second slot as good once the volumes are up. TestUpdate covers
+// that a system written through a mapping boots, and what happens to one that was cut
+// off.
 func TestUpdaters(t *testing.T) {
 	t.Parallel()
 	const arch = vm.AMD64
@@ -117,7 +118,7 @@ func TestUpdaters(t *testing.T) {
 	b.noKeyLeft()
 }
 
-// inClear ends the test if a text lies on a disk as it is.
+// inClear ends the test if a text is on a disk in plaintext.
 func (b board) inClear(disk *vm.Disk, text string) {
 	b.t.Helper()
 	b.MustRun("sync")
@@ -132,7 +133,7 @@ func (b board) inClear(disk *vm.Disk, text string) {
 
 const onBus = "export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus; "
 
-// startRAUC starts RAUC's service, in a slot.
+// startRAUC starts RAUC's service in a slot.
 func (b board) startRAUC(slot string) *vm.Process {
 	b.t.Helper()
 	service := b.StartCommand(vm.Command{Argv: []string{"sh", "-c", onBus + "exec rauc --override-boot-slot=" + slot + " service"}})
@@ -140,7 +141,7 @@ func (b board) startRAUC(slot string) *vm.Process {
 	return service
 }
 
-// block is the block of code of a page that begins with a line, without that line.
+// block returns the code block of a page that begins with a line, without that line.
 func block(t *testing.T, page, first string) string {
 	t.Helper()
 	_, after, _ := strings.Cut(page, first+"\n")
@@ -151,7 +152,7 @@ func block(t *testing.T, page, first string) string {
 	return code
 }
 
-// hostPrograms are programs of this host's with the libraries that they need.
+// hostPrograms returns programs of this host with the libraries that they need.
 func hostPrograms(t *testing.T, names ...string) files {
 	t.Helper()
 	tree, all := initramfs.Tree{}, files{}
@@ -164,8 +165,8 @@ func hostPrograms(t *testing.T, names ...string) files {
 	return all
 }
 
-// signer makes a key and a certificate, key.pem and certificate.pem in a folder, and
-// returns the latter.
+// signer makes a key and a certificate, key.pem and certificate.pem, in a folder and
+// returns the certificate.
 func signer(t *testing.T, dir string) []byte {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -15,16 +15,16 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// rootVolume is the root filesystem's volume, the same for the initramfs and for
+// rootVolume is the volume of the root filesystem, the same for the initramfs and for
 // the real system.
 const rootVolume = `volumes:
   - {name: system, device: /dev/vdb, timeout: 10m}
 `
 
-// The Debian system itself in an encrypted volume, which an initramfs opens: one
-// of initramfs-tools, the plain one, which knows nothing of udev, and, in the long
-// tests, one of dracut. Distributions build their images by running programs of
-// the system: amd64 only.
+// The Debian system itself is in an encrypted volume that an initramfs opens: one made
+// by initramfs-tools, the plain one, which does not use udev, and, in the long tests,
+// one made by dracut. Distributions build their images by running programs of the
+// system, so this is amd64 only.
 func TestEncryptedRoot(t *testing.T) {
 	t.Parallel()
 	const arch = vm.AMD64
@@ -70,7 +70,7 @@ func TestEncryptedRoot(t *testing.T) {
 	})
 }
 
-// encryptedRoot is what the real system must find.
+// encryptedRoot checks what the real system must find.
 func (b board) encryptedRoot() {
 	b.t.Helper()
 	b.mustAwait("multi-user.target")
@@ -87,7 +87,8 @@ func (b board) encryptedRoot() {
 	b.expect("systemctl --failed --no-legend --plain", "")
 }
 
-// rootStaysToTheEnd switches off: nobody tries to lock the root.
+// rootStaysToTheEnd switches the machine off and checks that nothing tries to lock the
+// root volume.
 func (b board) rootStaysToTheEnd() {
 	b.t.Helper()
 	b.PowerOff()
@@ -96,7 +97,7 @@ func (b board) rootStaysToTheEnd() {
 	}
 }
 
-// distributionImage builds an initramfs as the installed package does.
+// distributionImage builds an initramfs in the same way as the installed package.
 func distributionImage(t *testing.T, tool, dir string) string {
 	t.Helper()
 	const arch = vm.AMD64
@@ -106,8 +107,8 @@ func distributionImage(t *testing.T, tool, dir string) string {
 		t.Fatalf("modules: %v, %v", release, err)
 	}
 	all := files{}
-	// The volume comes in a drop-in; the vendor brings a file, and a drop-in that is
-	// masked.
+	// The volume is defined in a drop-in. The vendor provides a file, and a drop-in
+	// that is masked.
 	all["/usr/lib/imxcrypt/initramfs.yaml"] = text("state_dir: /run/keys\n")
 	all["/usr/lib/imxcrypt/initramfs.yaml.d/50-vendor.yaml"] = text("volumes:\n  - {name: vendor, device: /dev/none}\n")
 	all["/etc/imxcrypt/initramfs.yaml.d/50-vendor.yaml"] = vm.File{Link: "/dev/null"}

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// rotate shows the rotation's unit: killed, it is started again; stopping the
-// volume stops it first, and opening the volume starts it, also in the boot after
-// a power cut. It is slowed down, so that each finds it half-way.
+// rotate checks the rotation's unit. If it is killed, it is started again. Stopping the
+// volume stops it first, and opening the volume starts it, also in the boot after a
+// power cut. It is slowed down so that each of these finds it halfway.
 func (b board) rotate() {
 	b.t.Helper()
 	b.t.Log("a rotation in the background is started again when it was killed")
@@ -52,7 +52,7 @@ func (b board) rotate() {
 	b.noKeyLeft()
 }
 
-// moves waits until a rotation has moved more than it had.
+// moves waits until a rotation has made progress.
 func (b board) moves(what string) {
 	b.t.Helper()
 	_, before, _ := b.Rotation("data")
@@ -68,7 +68,7 @@ func (b board) moves(what string) {
 	b.t.Fatalf("%s does not move:\n%s", what, b.journal("-b", "-u", "imxcrypt-rotate@data"))
 }
 
-// ends waits for a rotation's end, as long as it moves.
+// ends waits until a rotation ends, as long as it makes progress.
 func (b board) ends(what string) {
 	b.t.Helper()
 	for last, still := int64(-1), 0; still < 200; still++ {
@@ -84,8 +84,8 @@ func (b board) ends(what string) {
 	b.t.Fatalf("%s does not move:\n%s", what, b.journal("-b", "-u", "imxcrypt-rotate@data"))
 }
 
-// unplugged takes the device away below an open volume: its service stops, and
-// what stood on it; when the device is back, so is the volume.
+// unplugged removes the device below an open volume: its service stops, together with
+// what depends on it. When the device is back, so is the volume.
 func (b board) unplugged() {
 	b.t.Helper()
 	b.t.Log("a device that is unplugged in use takes its volume's service with it, and nothing else")

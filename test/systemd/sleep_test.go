@@ -15,8 +15,8 @@ import (
 )
 
 // systemctl suspend with the drop-in: PID 1 and everything that systemd started are
-// frozen with the others, and continue; a rotation that a unit runs is paused, and
-// started again.
+// frozen with the other processes, and continue. A rotation that a unit runs is paused
+// and started again.
 func TestSystemdSleeps(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
@@ -26,7 +26,7 @@ func TestSystemdSleeps(t *testing.T) {
 		"/etc/imxcrypt/imxcrypt.yaml":                                 text("volumes:\n  - {name: data, device: /dev/vdb, mount: {path: /data}, timeout: 10m}\n"),
 		"/etc/systemd/system/systemd-suspend.service.d/imxcrypt.conf": {Host: "../../packaging/systemd/systemd-suspend.service.d/imxcrypt.conf", Mode: 0o644},
 		"/opt/load": {Host: vm.BuildProgram(t, "./test/load", "amd64")},
-		// The command line of a unit that is slow enough to be met in the middle.
+		// The command line of a unit, slow enough to be caught in the middle.
 		"/etc/systemd/system/imxcrypt-rotate@.service.d/slow.conf": text("[Service]\nExecStart=\nExecStart=/usr/bin/imxcrypt rotate --resume-only --rate-limit 1MiB %I\n"),
 	}
 	f.enabled("cryptsetup.target", "imxcrypt-provision@data.service", "imxcrypt-provision@.service")
@@ -65,8 +65,8 @@ func TestSystemdSleeps(t *testing.T) {
 	}
 }
 
-// suspend suspends, and wakes the machine where it really sleeps: QEMU's q35 does so
-// once only, later the kernel comes up at once.
+// suspend suspends the machine, and wakes it if it really sleeps: with QEMU's q35 it
+// does so only once, and later the kernel comes up at once.
 func (b board) suspend() (slept bool) {
 	b.t.Helper()
 	p := b.Start("systemctl", "start", "systemd-suspend.service")

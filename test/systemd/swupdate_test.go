@@ -19,18 +19,18 @@ import (
 	"imxcrypt/test/vm/initramfs"
 )
 
-// swupdatePackages are SWUpdate and its libraries. They are not this host's: the
-// installed package would start a server.
+// swupdatePackages are SWUpdate and its libraries. They are not installed on this host,
+// because the installed package would start a server.
 var swupdatePackages = strings.Fields(`swupdate libacl1 libarchive13 libb2-1 libblkid1 libbrotli1 libbz2-1.0 libc6 libcap2 libcom-err2 libconfig9
 	libcurl4 libext2fs2 libfdisk1 libffi8 libgcc-s1 libgcrypt20 libgmp10 libgnutls30 libgomp1 libgpg-error0 libgpiod2 libgssapi-krb5-2
 	libhogweed6 libicu72 libidn2-0 libjson-c5 libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 libldap-2.5-0 liblua5.3-0 liblz4-1
 	liblzma5 libnettle8 libnghttp2-14 libp11-kit0 libpsl5 librsync2 librtmp1 libsasl2-2 libssh2-1 libssl3 libstdc++6 libsystemd0
 	libtasn1-6 libubootenv0.1 libunistring2 liburiparser1 libuuid1 libwebsockets17 libxml2 libzck1 libzstd1 zlib1g`)
 
-// swupdateMarker is the image that SWUpdate installs.
+// swupdateMarker is the content of the image that SWUpdate installs.
 const swupdateMarker = "what SWUpdate wrote, which nobody finds on the device"
 
-// makeSWUpdate makes update.swu, as docs/updates.md has it, in a folder, with what
+// makeSWUpdate makes update.swu in a folder, as in docs/updates.md, and puts what
 // SWUpdate needs below swupdate/.
 func makeSWUpdate(t *testing.T, keys, page, dir string) {
 	t.Helper()
@@ -90,13 +90,13 @@ func makeSWUpdate(t *testing.T, keys, page, dir string) {
 	}
 }
 
-// swupdate has SWUpdate install an image into the second slot, through its mapping.
+// swupdate installs an image with SWUpdate into the second slot, through its mapping.
 func (b board) swupdate() {
 	b.t.Helper()
 	b.t.Log("SWUpdate installs: its preupdatecmd has opened the slot")
 	b.MustSh(`cp /etc/rauc/keyring.pem /etc/swupdate.pem; echo 'our-board 1.0' >/etc/hwrevision`)
-	// Its installer has a few seconds to start in, or nothing is begun and nothing is said: too
-	// few on a busy host.
+	// Its installer has a few seconds to start; otherwise nothing begins and nothing is
+	// reported. On a busy host that is too short.
 	for try := 1; ; try++ {
 		r := b.Sh(`cd /updates/swupdate && ./ld-linux-x86-64.so.2 --library-path . ./swupdate -f ../swupdate.cfg -e stable,copy3 -i ../update.swu 2>&1`)
 		b.t.Log(r)

@@ -18,14 +18,14 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// slowly is a drop-in that slows an encryption down, so that a cut finds it half-way.
+// slowly is a drop-in that slows down an encryption, so that a cut finds it halfway.
 const slowly = "/etc/systemd/system/imxcrypt-rotate@.service.d/slowly.conf"
 
 const secret = "a secret in plain text"
 
-// A plain /data of a board in the field becomes an encrypted one by what an update
-// changes and a restart, with nobody there but who pulls the plug: before the restart,
-// and twice on the way.
+// A plaintext /data of a board in the field is encrypted by the changes of an update
+// and a restart, without anyone present. Power is cut before the restart, and twice
+// during the encryption.
 func TestAnUpdateEncryptsData(t *testing.T) {
 	t.Parallel()
 	disk, sums := usedInPlain(t)
@@ -34,7 +34,8 @@ func TestAnUpdateEncryptsData(t *testing.T) {
 		Disks: []*vm.Disk{newRoot(t, vm.AMD64, files{
 			"/etc/imxcrypt/imxcrypt.yaml": text("volumes:\n  - {name: data, device: /dev/disk/by-path/second-disk, mount: /data, on_plaintext: encrypt, timeout: 5m}\n"),
 			"/data/.empty":                text(""),
-			// The disk has no partitions to be known by, and where it is on the bus is the harness's affair.
+			// The disk has no partitions by which to name it, and its place on the bus
+			// depends on the harness.
 			"/etc/udev/rules.d/70-second-disk.rules": text(`KERNEL=="vdb", SYMLINK+="disk/by-path/second-disk"` + "\n"),
 			"/root/sums":                             text(sums),
 			slowly:                                   text("[Service]\nExecStart=\nExecStart=/usr/bin/imxcrypt rotate --resume-only --rate-limit 256KiB %I\n"),
@@ -81,8 +82,8 @@ func TestAnUpdateEncryptsData(t *testing.T) {
 	b.has(b.journal("-b", "-u", "imxcrypt@data"), "was made before, as /var/lib/imxcrypt/volumes/data.json says")
 }
 
-// usedInPlain is a disk that a plain filesystem takes all of, mounted when the power went, and
-// the sums of its files.
+// usedInPlain returns a disk filled by a plaintext filesystem that was mounted when
+// power was cut, and the checksums of its files.
 func usedInPlain(t *testing.T) (disk *vm.Disk, sums string) {
 	t.Helper()
 	disk = vm.NewDisk(t, 64<<20)
@@ -101,7 +102,7 @@ func usedInPlain(t *testing.T) (disk *vm.Disk, sums string) {
 	}
 	for _, argv := range [][]string{
 		{"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", dir, disk.Path, "64M"},
-		{"debugfs", "-w", "-R", "feature needs_recovery", disk.Path}, // encrypted only once it was checked
+		{"debugfs", "-w", "-R", "feature needs_recovery", disk.Path}, // must be checked before it is encrypted
 	} {
 		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")

@@ -11,20 +11,20 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// updateSlots are the two slots for a system, as docs/updates.md has them: without a
-// filesystem of imxcrypt's, and with one that the images replace.
+// updateSlots are two slots for a system, as in docs/updates.md: one without a
+// filesystem of imxcrypt's, and one with a filesystem that the images replace.
 const updateSlots = `volumes:
   - {name: rootfs2, device: /dev/vda, filesystem: none, required: false}
   - {name: rootfs3, device: /dev/vdb, filesystem: {type: ext4, uuid: any}, required: false}
 `
 
-// updateData is the volume that both systems use.
+// updateData adds the volume that both systems use.
 const updateData = updateSlots + `  - {name: data, device: /dev/vdc, mount: /data}
 `
 
-// A system in an encrypted slot writes its successor through the mapping of the
-// other slot, which is then booted, and the way back. What differs between the
-// architectures other tests go through.
+// A system in an encrypted slot writes its successor through the mapping of the other
+// slot. The successor is booted, and then the first system again. Other tests cover the
+// differences between the architectures.
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	arch := vm.ARM64
@@ -35,7 +35,7 @@ func TestUpdate(t *testing.T) {
 		}, options...)
 	}
 	first := system("1", updateData, "-b", "4096")
-	// The second one's configuration wants other sectors of the data.
+	// The configuration of the second system wants other sectors for the data volume.
 	second := system("2", strings.Replace(updateData, "mount: /data", "sector_size: 2048, mount: /data", 1), "-b", "4096")
 	small := system("small blocks", updateData, "-b", "1024")
 	slots := []*vm.Disk{vm.NewDisk(t, 48<<20), vm.NewDisk(t, 48<<20), vm.NewDisk(t, 48<<20)}
