@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// boardProgram plays the commands that need a board; the others are the program's.
+// boardProgram simulates the commands that need a board; the program runs the others.
 const boardProgram = `#!/bin/sh
 case "$1 $2" in
 "provision "*)
@@ -26,8 +26,9 @@ case "$1 $2" in
 esac
 `
 
-// The role, run twice by Ansible on a copy of this system, over what it takes for
-// ssh: the second run changes nothing, a check none at all, and a wrong configuration is not put in place.
+// Ansible runs the role twice on a copy of this system, over a connection that it takes
+// for ssh. The second run changes nothing, check mode changes nothing at all, and a
+// wrong configuration is not installed.
 func TestAnsibleRole(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -62,7 +63,7 @@ func TestAnsibleRole(t *testing.T) {
 	playbook := read(t, fleet+"ansible/boards.yml")
 	write("boards.yml", playbook, 0o644)
 	write("wrong.yml", strings.Replace(playbook, "device: PARTLABEL=data", "devise: PARTLABEL=data", 1), 0o644)
-	// All in a mount namespace of its own: nothing is left behind.
+	// Everything runs in its own mount namespace, so nothing is left behind.
 	script := write("run", `set -eu
 mount -t tmpfs tmpfs "$DIR/space" && mkdir "$DIR/space/upper" "$DIR/space/work" "$DIR/space/root"
 mount -t overlay -o "lowerdir=/,upperdir=$DIR/space/upper,workdir=$DIR/space/work" overlay "$BOARD"

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// The same sources give the same bytes: here, and in another folder, inside
-// somebody's repository, with another HOME, cache, module cache, umask and time
-// zone, and with everything set that go build obeys.
+// The same sources give the same bytes: here, and in another folder inside someone
+// else's repository, with another HOME, cache, module cache, umask and time zone, and
+// with every variable set that go build obeys.
 func TestBuildIsReproducible(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -41,8 +41,8 @@ func TestBuildIsReproducible(t *testing.T) {
 		"GOAMD64=v3", "GOARM64=v9.0", "GOARM=5", "CGO_ENABLED=1", "GOWORK=" + filepath.Join(home, "go.work"),
 		"TZ=Asia/Kathmandu", "LC_ALL=C",
 	}
-	// The cache of all but the first: what it takes from there, an earlier build
-	// has made with the same flags, and the first has nothing to take.
+	// All builds but the first use the shared cache. What they take from there, an
+	// earlier build has made with the same flags; the first has nothing to take.
 	shared := command(t, top, []string{"go", "env", "GOCACHE"})
 	cache := map[string]string{"amd64": filepath.Join(home, "cache"), "arm64": shared, "arm": shared}
 	for arch, cache := range cache {
@@ -65,8 +65,8 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 }
 
-// The version is that of the sources, not of the repository that they were
-// unpacked in.
+// The version is that of the sources, not of a repository into which they were
+// unpacked.
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	base, err := os.ReadFile(filepath.Join(top, "VERSION"))
@@ -98,7 +98,7 @@ func TestVersion(t *testing.T) {
 			t.Errorf("%s: version %q, expected %q", what, got, want)
 		}
 	}
-	// archive unpacks what git archive makes of the repository, as a server does.
+	// archive unpacks what git archive makes from the repository, as a server does.
 	archive := func(name string) string {
 		t.Helper()
 		place := filepath.Join(dir, name)

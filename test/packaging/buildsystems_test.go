@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// sources is a folder with the repository's files and a program that was built in it.
+// sources returns a folder with the repository's files and a program built in it.
 func sources(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -31,7 +31,7 @@ func sources(t *testing.T) string {
 	return dir
 }
 
-// same enforces that two trees have the same files with the same text.
+// same checks that two trees have the same files with the same text.
 func same(t *testing.T, what string, got, want map[string]string) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(want)) {
@@ -48,16 +48,16 @@ func same(t *testing.T, what string, got, want map[string]string) {
 	}
 }
 
-// What Buildroot's package puts into a system is what `make install` does, without the
-// parts that a board has no use for, and enables nothing. make runs the package's own
-// commands, as Buildroot's infrastructure would.
+// Buildroot's package installs the same files as `make install`, except the parts that
+// a board does not need, and enables nothing. make runs the package's own commands, as
+// Buildroot's infrastructure would.
 func TestBuildrootInstallsWhatInstallDoes(t *testing.T) {
 	t.Parallel()
 	const pkg = "/package/imxcrypt/"
 	full := installTree(t)
 	for _, c := range []struct {
 		init, hooks string
-		below       []string // what is taken of the full tree
+		below       []string // the part of the full tree that is installed
 		own         map[string]string
 	}{
 		{"systemd", "IMXCRYPT_INSTALL_INIT_SYSTEMD", []string{"/usr/bin/", "/usr/lib/udev/", "/usr/lib/systemd/"}, map[string]string{}},
@@ -87,7 +87,7 @@ func TestBuildrootInstallsWhatInstallDoes(t *testing.T) {
 				t.Errorf("/var/lib/imxcrypt: %v, %v", info, err)
 			}
 			// Buildroot enables each unit with an [Install] section that no preset
-			// disables; of a template it has no instance to enable.
+			// disables. A template has no instance to enable.
 			for name, text := range got {
 				unit := filepath.Base(name)
 				if strings.HasPrefix(name, "/usr/lib/systemd/system/") && !strings.Contains(unit, "@.") && strings.Contains(text, "\n[Install]\n") &&
@@ -99,7 +99,7 @@ func TestBuildrootInstallsWhatInstallDoes(t *testing.T) {
 	}
 }
 
-// Both of Yocto's recipes install all that `make install` does.
+// Both of Yocto's recipes install everything that `make install` does.
 func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
 	t.Parallel()
 	full := installTree(t)
@@ -114,7 +114,8 @@ func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
 			}
 			dir, dest := sources(t), t.TempDir()
 			if recipe == "imxcrypt-bin" {
-				// The released tarball: packaging/release has installed it into its folder.
+				// The released tarball, in whose folder packaging/release has installed
+				// the files.
 				command(t, dir, []string{"packaging/install", "imxcrypt"}, "DESTDIR="+dir)
 			}
 			variables := map[string]string{
@@ -151,8 +152,9 @@ func TestYoctoInstallsWhatInstallDoes(t *testing.T) {
 	}
 }
 
-// interpreters enforces what do_package_qa does (file-rdeps): a script that names another
-// shell than sh is in a package that depends on it, or is allowed to have none.
+// interpreters checks what do_package_qa checks (file-rdeps): a script that names a
+// shell other than sh is in a package that depends on that shell, or that is allowed
+// not to.
 func interpreters(t *testing.T, installed map[string]string) {
 	t.Helper()
 	recipe := read(t, layer+"/recipes-security/imxcrypt/imxcrypt.inc")
@@ -173,7 +175,7 @@ func interpreters(t *testing.T, installed map[string]string) {
 	}
 }
 
-// packaging/install refuses what it does not know, before it has installed anything.
+// packaging/install refuses unknown parts before it installs anything.
 func TestInstallKnowsItsParts(t *testing.T) {
 	t.Parallel()
 	dir, dest := sources(t), t.TempDir()

@@ -14,7 +14,8 @@ import (
 	"testing"
 )
 
-// kept are what no package may touch: what a board would lose its data without.
+// kept returns files that no package may touch: without them a board would lose its
+// data.
 func kept() map[string]string {
 	return map[string]string{
 		"/etc/imxcrypt/imxcrypt.yaml":          "volumes: [{name: data, device: /dev/vdb, mount: /data}]\n",
@@ -25,14 +26,14 @@ func kept() map[string]string {
 	}
 }
 
-// cleanSystem is the root of a Debian system of mmdebstrap's, in its release, with
-// systemd, initramfs-tools, and the modules of Debian 12's kernel.
+// cleanSystem makes the root of a Debian system of the given release with mmdebstrap,
+// with systemd, initramfs-tools, and the modules of Debian 12's kernel.
 func cleanSystem(t *testing.T, suite string) (root string) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: a Debian root filesystem can only be built by root")
 	}
-	// The last line: what else the command says goes to stderr.
+	// The last line: other output of the command goes to stderr.
 	made := filepath.Join(strings.TrimSpace(command(t, top, []string{"test/systemd/build-root", nativeDebian(t)})), "root")
 	root = filepath.Join(t.TempDir(), "root")
 	if suite == "bookworm" {
@@ -45,7 +46,7 @@ func cleanSystem(t *testing.T, suite string) (root string) {
 			suite, root, mirror})
 		command(t, made, []string{"cp", "-a", "--parents", "-t", root, "usr/lib/modules", "boot"})
 	}
-	// There documentation is left out.
+	// This file excludes documentation.
 	if err := os.RemoveAll(filepath.Join(root, "etc/dpkg/dpkg.cfg.d/99mmdebstrap")); err != nil {
 		t.Fatal(err)
 	}
@@ -53,12 +54,12 @@ func cleanSystem(t *testing.T, suite string) (root string) {
 }
 
 // inCleanSystem installs a package in a clean system, upgrades, removes and purges it,
-// with initramfs-tools and without.
+// with and without initramfs-tools.
 func inCleanSystem(t *testing.T, suite, deb, version string) {
 	root := cleanSystem(t, suite)
 	in := func(script string) string {
 		t.Helper()
-		// In a mount namespace of its own: nothing is left mounted, whatever happens.
+		// In its own mount namespace, so that nothing stays mounted, whatever happens.
 		cmd := exec.Command("unshare", "--mount", "--fork", "sh", "-euc", `mount -t proc proc "$0/proc"; mount --bind /dev "$0/dev"; exec chroot "$0" sh -euc "$1"`, root, script)
 		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"}
 		out, err := cmd.CombinedOutput()
@@ -67,8 +68,8 @@ func inCleanSystem(t *testing.T, suite, deb, version string) {
 		}
 		return string(out)
 	}
-	// image enforces what the initramfs has of ours: a program, its script and its
-	// configuration, or nothing.
+	// image checks which of our files are in the initramfs: a program, its script and
+	// its configuration, or nothing.
 	image := func(program string) {
 		t.Helper()
 		var want []string
@@ -146,7 +147,7 @@ func inCleanSystem(t *testing.T, suite, deb, version string) {
 		t.Errorf("units:\n%s", states)
 	}
 	for line := range strings.Lines(states) {
-		// unit, state, what a preset would make of it
+		// unit, state, and the state that a preset would give it
 		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], "enabled") {
 			t.Errorf("enabled unasked: %s", line)
 		}
@@ -172,8 +173,8 @@ func inCleanSystem(t *testing.T, suite, deb, version string) {
 	t.Log("purged")
 	in("dpkg --purge imxcrypt")
 	image("")
-	// An empty folder, which systemd does without: bookworm's systemd has it under
-	// /lib, and dpkg does not know that the two are one.
+	// An empty folder that systemd does not need: bookworm's systemd has it under /lib,
+	// and dpkg does not know that the two are one.
 	delete(before, "/usr/lib/systemd/system-sleep")
 	after = tree(t, root)
 	delete(after, "/usr/lib/systemd/system-sleep")
@@ -202,7 +203,7 @@ func inCleanSystem(t *testing.T, suite, deb, version string) {
 	}
 }
 
-// extractProgram takes the program out of a package.
+// extractProgram extracts the program from a package.
 func extractProgram(t *testing.T, deb string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -210,8 +211,8 @@ func extractProgram(t *testing.T, deb string) string {
 	return filepath.Join(dir, "usr/bin/imxcrypt")
 }
 
-// tree is what is in a system, by path: mode and text, or where a link leads. What
-// dpkg and initramfs-tools note for themselves is left out.
+// tree returns the contents of a system by path: mode and text, or the target of a
+// link. It skips files in which dpkg and initramfs-tools keep their own state.
 func tree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	all := map[string]string{}

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// The script that times a production line, in docs/factory.md, runs in a board's shells,
-// and notes each step with its exit code, also of one that fails.
+// The script in docs/factory.md that times a production line runs in a board's shells.
+// It records each step with its exit code, including steps that fail.
 func TestTimesOfAProductionLine(t *testing.T) {
 	t.Parallel()
 	_, after, found := strings.Cut(read(t, "docs/factory.md"), "    #!/bin/sh\n    # line-times ")

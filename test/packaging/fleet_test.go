@@ -15,9 +15,9 @@ import (
 
 const fleet = "packaging/fleet/"
 
-// Rules and dashboard ask for metrics and labels that the program prints. The page's
-// list is held against the program by cmd/imxcrypt. And the dashboard is one: no Grafana
-// is to be had here that would say so.
+// Rules and dashboard query only metrics and labels that the program prints.
+// cmd/imxcrypt checks the page's list against the program. The test also checks the
+// dashboard itself, because there is no Grafana here that could do it.
 func TestFleetAsksForMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	metrics := map[string][]string{}
@@ -84,7 +84,8 @@ func TestFleetAsksForMetricsThatExist(t *testing.T) {
 			t.Errorf("the dashboard has no variable %s", m[1])
 		}
 	}
-	// Without an id Grafana gives it one; with one it replaces somebody's.
+	// Without an id Grafana assigns one; with one the dashboard would replace someone
+	// else's.
 	if dashboard.ID != nil || dashboard.UID == "" || dashboard.SchemaVersion < 36 {
 		t.Errorf("uid %q, schema %d", dashboard.UID, dashboard.SchemaVersion)
 	}
@@ -160,8 +161,8 @@ func TestPrometheusRules(t *testing.T) {
 	}
 }
 
-// The unit's command line, with a program that plays the states of a board: the file
-// is whole or not there.
+// The unit's command line, with a program that simulates the states of a board: the
+// file is either complete or not there.
 func TestMetricsUnit(t *testing.T) {
 	t.Parallel()
 	unit := read(t, "packaging/systemd/imxcrypt-metrics.service")

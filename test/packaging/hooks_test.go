@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// The scripts for a sleep call the program as systemd-sleep, elogind and pm-utils call
-// them: with the keys to restore afterwards only, and where there is a configuration.
+// The sleep scripts call the program as systemd-sleep, elogind and pm-utils call them:
+// only to restore the keys afterwards, and only if there is a configuration.
 func TestSleepHooksCallTheProgram(t *testing.T) {
 	t.Parallel()
 	const program = "/usr/bin/imxcrypt"

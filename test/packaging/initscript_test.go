@@ -14,8 +14,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Buildroot's init script calls the program as its init does, hands on each exit code
-// of the program, and says on the console what it did.
+// Buildroot's init script calls the program as Buildroot's init calls the script,
+// passes on each of the program's exit codes, and reports on the console what it did.
 func TestInitScriptOfBuildroot(t *testing.T) {
 	t.Parallel()
 	const opening, closing = "Opening encrypted volumes", "Closing encrypted volumes"
@@ -37,7 +37,7 @@ func TestInitScriptOfBuildroot(t *testing.T) {
 			for _, action := range []string{"restart", "reload"} {
 				board.does(fault.ExitDone, action, fault.ExitDone, closing+"\nsays lock --all\n"+closing+": OK\n"+opening+"\nsays boot\n"+opening+": OK",
 					"imxcrypt lock --all", "modprobe -q dm-crypt", "imxcrypt boot")
-				// What is still in use is not opened a second time.
+				// A volume that is still in use is not opened a second time.
 				board.does(fault.ExitBusy, action, fault.ExitBusy, closing+"\nsays lock --all\n"+closing+": FAIL, exit code 5", "imxcrypt lock --all")
 			}
 			for _, action := range []string{"", "status"} {
@@ -46,7 +46,7 @@ func TestInitScriptOfBuildroot(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(board.root, "dev/mapper")); err != nil {
 				t.Error(err)
 			}
-			// A drop-in alone is a configuration; without one there is nothing to do.
+			// A drop-in alone is a configuration. Without any there is nothing to do.
 			if err := os.Remove(filepath.Join(board.root, "etc/imxcrypt/imxcrypt.yaml")); err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +94,8 @@ func (b initScript) write(name, text string) string {
 	return path
 }
 
-// does enforces what an action ends with, prints and runs, if the program ends with a code.
+// does checks the exit code, the output and the commands of an action if the program
+// exits with the given code.
 func (b initScript) does(program fault.Exit, action string, want fault.Exit, says string, runs ...string) {
 	b.t.Helper()
 	calls := b.write("calls", "")

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// installTree runs make install, with a program that stands in for the built one
-// and a Go that fails, and returns the installed files and links, with their text.
+// installTree runs make install, with a stand-in for the built program and a Go that
+// fails, and returns the installed files and links with their text.
 func installTree(t *testing.T, variables ...string) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
@@ -31,7 +31,8 @@ func installTree(t *testing.T, variables ...string) map[string]string {
 	return files(t, dest)
 }
 
-// files are those below a folder, with their text, or "-> " and where they lead.
+// files returns the files below a folder with their text, or "-> " and the target of a
+// link.
 func files(t *testing.T, dest string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -67,7 +68,7 @@ func files(t *testing.T, dest string) map[string]string {
 	return all
 }
 
-// installed is what is promised at least, below the prefix /usr.
+// installed returns the files that are promised at least, below the prefix /usr.
 func installed() []string {
 	return []string{
 		"/usr/bin/imxcrypt",
@@ -134,8 +135,8 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// With another prefix everything that names the program names it there, and what
-// other programs read is where those look.
+// With another prefix everything that names the program names it there, and files that
+// other programs read are in the places where those programs look.
 func TestInstallElsewhere(t *testing.T) {
 	t.Parallel()
 	tree := installTree(t, "PREFIX=/usr/local", "UDEVDIR=/lib/udev")

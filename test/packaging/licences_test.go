@@ -16,14 +16,14 @@ import (
 	"testing"
 )
 
-// module is what go list says of one.
+// module is a module as described by go list.
 type module struct {
 	Path, Version, Dir string
 	Main               bool
 	Replace            *module
 }
 
-// linked are the modules that have a part in the program, on any architecture.
+// linked returns the modules that are part of the program on any architecture.
 func linked(t *testing.T) []module {
 	t.Helper()
 	all := map[string]module{}
@@ -49,8 +49,8 @@ func linked(t *testing.T) []module {
 	return sorted
 }
 
-// texts are the files of a module whose names begin with one of the words,
-// whatever the case.
+// texts returns the files of a module whose names begin with one of the words, in any
+// case.
 func (m module) texts(t *testing.T, words ...string) (all []string) {
 	t.Helper()
 	entries, err := os.ReadDir(m.Dir)
@@ -73,8 +73,8 @@ func (m module) texts(t *testing.T, words ...string) (all []string) {
 
 const rule = "\n--------------------------------------------------------------------------------\n"
 
-// The texts that must go with the program are those of the modules in it, and of
-// Go's own library.
+// The texts that must accompany the program are those of its modules and of Go's
+// standard library.
 func TestLicencesAreThoseOfTheModules(t *testing.T) {
 	t.Parallel()
 	modules := linked(t)
@@ -108,8 +108,8 @@ func TestLicencesAreThoseOfTheModules(t *testing.T) {
 	upToDate(t, buildroot+"/package/imxcrypt/imxcrypt.hash", buildrootSums(t))
 }
 
-// buildrootSums is the file of sums of Buildroot's package, with all licences that the
-// package names.
+// buildrootSums returns the hash file of Buildroot's package, with all licences that
+// the package names.
 func buildrootSums(t *testing.T) string {
 	t.Helper()
 	const folder = buildroot + "/package/imxcrypt/"
@@ -129,8 +129,8 @@ func buildrootSums(t *testing.T) string {
 	return sums.String()
 }
 
-// upToDate holds a file of the repository to what it should say.
-// IMXCRYPT_UPDATE=1 writes it.
+// upToDate checks a file of the repository against its expected text. IMXCRYPT_UPDATE=1
+// writes the file.
 func upToDate(t *testing.T, name, want string) {
 	t.Helper()
 	path := filepath.Join(top, name)

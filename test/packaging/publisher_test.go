@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The recipes have the address of packaging/publisher, and nothing else in the
+// The recipes have the address from packaging/publisher, and nothing else in the
 // repository's packaging is a placeholder.
 func TestPublisher(t *testing.T) {
 	t.Parallel()

@@ -32,7 +32,7 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// Each script is one for the shell that it names, as far as that shell can say
+// Each script is valid for the shell that it names, as far as that shell can check
 // without running it.
 func TestScriptsAreOfTheirShell(t *testing.T) {
 	t.Parallel()
@@ -56,7 +56,7 @@ func TestScriptsAreOfTheirShell(t *testing.T) {
 		scripts++
 		command(t, top, []string{shell, "-n", strings.TrimPrefix(path, top+"/")})
 		info, err := d.Info()
-		// Buildroot's rules: a start script becomes executable where it is installed.
+		// Buildroot's rules: a start script becomes executable when it is installed.
 		if err == nil && info.Mode()&0o100 == 0 && d.Name() != "S12imxcrypt" {
 			t.Errorf("%s is not executable", path)
 		}
@@ -69,7 +69,7 @@ func TestScriptsAreOfTheirShell(t *testing.T) {
 	}
 }
 
-// The shell functions of the recipes, too: what bitbake hands to a shell.
+// The same for the shell functions in the recipes, which bitbake passes to a shell.
 func TestShellInRecipes(t *testing.T) {
 	t.Parallel()
 	functions := 0
@@ -99,8 +99,8 @@ func TestShellInRecipes(t *testing.T) {
 	}
 }
 
-// Python in the layer: modules, the test that runs on a target, and what bitbake hands
-// to its Python. As far as Python can say without running it.
+// Python in the layer: modules, the test that runs on a target, and what bitbake passes
+// to its Python, as far as Python can check without running it.
 func TestPythonInTheLayer(t *testing.T) {
 	t.Parallel()
 	said := command(t, top, []string{"python3", "-B", "-c", `
@@ -152,8 +152,8 @@ func generate(t *testing.T, variables map[string]string) (text string, err error
 	return out.String(), nil
 }
 
-// What a product's variables become is a configuration that the program takes, and
-// means what they say.
+// A product's variables become a configuration that the program accepts and that means
+// what they say.
 func TestConfigurationOfAProduct(t *testing.T) {
 	t.Parallel()
 	load := func(variables map[string]string) *configs.Config {
@@ -186,7 +186,7 @@ func TestConfigurationOfAProduct(t *testing.T) {
 	}
 }
 
-// A mistake ends the parsing, with the name of the variable.
+// A mistake ends parsing, with the name of the variable.
 func TestMistakesOfAProduct(t *testing.T) {
 	t.Parallel()
 	for part, variables := range map[string]map[string]string{
@@ -213,8 +213,8 @@ func TestMistakesOfAProduct(t *testing.T) {
 	}
 }
 
-// A mistake ends the parsing in the class, too: also a file of one's own that is not
-// there. Without it, bitbake would say so hours later, or never.
+// A mistake also ends parsing in the class, including a missing configuration file of
+// the product. Otherwise bitbake would report it hours later, or never.
 func TestTheClassEndsTheParsing(t *testing.T) {
 	t.Parallel()
 	own := filepath.Join(t.TempDir(), "imxcrypt.yaml")
@@ -229,7 +229,7 @@ func TestTheClassEndsTheParsing(t *testing.T) {
 		{filepath.Dir(own), "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: there is no file " + filepath.Dir(own)},
 		{"imxcrypt.yaml", "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: 'imxcrypt.yaml' is not an absolute path"},
 	} {
-		// bb and d are bitbake's.
+		// bb and d stand in for bitbake's.
 		said := command(t, top, []string{"python3", "-B", "-c", `
 import re, sys
 layer, configuration, device = sys.argv[1:]
@@ -247,8 +247,9 @@ print("volumes: %d" % len(imxcrypt_volumes(d)))
 	}
 }
 
-// What a product's configuration installs. Of the shell's functions bitbake gives to
-// do_install those that it sees called, which is not those in quotes: here it gets none.
+// What a product's configuration installs. bitbake gives do_install only those shell
+// functions whose calls it sees, and it does not see calls in quotes; here it gives
+// none.
 func TestConfigurationIsInstalled(t *testing.T) {
 	t.Parallel()
 	text := read(t, layer+"/recipes-security/imxcrypt/imxcrypt-configuration.bb")
@@ -297,8 +298,8 @@ func TestConfigurationIsInstalled(t *testing.T) {
 	}
 }
 
-// The partition of the example is empty: wic makes a FAT filesystem in one for which
-// nothing is said, and provisioning refuses that.
+// The example's partition is empty. By default wic makes a FAT filesystem in a
+// partition, and provisioning refuses that.
 func TestPartitionOfTheExampleIsEmpty(t *testing.T) {
 	t.Parallel()
 	line := regexp.MustCompile("(?m)(?:^|`)(part [^`\n]*--part-name data[^`\n]*)")
@@ -309,9 +310,10 @@ func TestPartitionOfTheExampleIsEmpty(t *testing.T) {
 	}
 }
 
-// Both recipes are for each processor with a CAAM, DCP or TEE of i.MX 6 and later, and
-// not for the ARMv5 of an i.MX28. What oe-core's conf/machine/include/arm makes of a
-// processor: the features of a Cortex-A7 or A9 do not have armv7a, the overrides do.
+// Both recipes are for every processor with a CAAM, DCP or TEE from i.MX 6 on, and not
+// for the ARMv5 of an i.MX28. This follows what oe-core's conf/machine/include/arm
+// makes of a processor: the features of a Cortex-A7 or A9 lack armv7a, the overrides
+// have it.
 func TestProcessorsOfTheRecipes(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"imxcrypt", "imxcrypt-bin"} {
@@ -351,8 +353,7 @@ except bb.parse.SkipRecipe as e:
 	}
 }
 
-// The recipes are for the version that the sources are, and name the licence by
-// its sum.
+// The recipes are for the version of the sources, and name the licence by its checksum.
 func TestRecipesAreOfThisVersion(t *testing.T) {
 	t.Parallel()
 	version := release(t)
@@ -368,8 +369,8 @@ func TestRecipesAreOfThisVersion(t *testing.T) {
 	}
 }
 
-// The module of initramfs-framework has the two functions that its init calls by
-// the file's name, and opens the volumes before the root filesystem is mounted.
+// The module of initramfs-framework has the two functions that its init calls by the
+// file's name, and opens the volumes before the root filesystem is mounted.
 func TestInitramfsModule(t *testing.T) {
 	t.Parallel()
 	recipe := read(t, layer+"/recipes-core/initrdscripts/initramfs-module-imxcrypt_1.0.bb")

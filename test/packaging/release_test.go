@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// release is the version in VERSION.
+// release returns the version in VERSION.
 func release(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(top, "VERSION"))
@@ -24,8 +24,8 @@ func release(t *testing.T) string {
 	return version
 }
 
-// A release is whole, the same wherever it is made, and what is in it is what it
-// says.
+// A release is complete, the same wherever it is made, and its contents are what it
+// claims.
 func TestRelease(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -41,7 +41,7 @@ func TestRelease(t *testing.T) {
 
 	key := filepath.Join(dir, "key")
 	command(t, dir, []string{"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a test", "-f", key})
-	// make releases from a clone of its own, in an environment of its own.
+	// make makes a release from its own clone, in its own environment.
 	make := func(name, umask string, env ...string) string {
 		clone, out := filepath.Join(dir, name), filepath.Join(dir, name+"-release")
 		git(t, dir, "clone", "-q", source, clone)
@@ -204,13 +204,14 @@ func readFolder(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// nativeGo and nativeDebian are the names of this machine's architecture.
+// nativeGo and nativeDebian return the names of this machine's architecture.
 func nativeGo(t *testing.T) string { return command(t, top, []string{"go", "env", "GOHOSTARCH"}) }
 func nativeDebian(t *testing.T) string {
 	return command(t, top, []string{"dpkg", "--print-architecture"})
 }
 
-// A release that would not be what it says is refused before anything is made.
+// A release whose contents would differ from what it claims is refused before anything
+// is made.
 func TestReleaseRefuses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

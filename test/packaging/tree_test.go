@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package packaging holds what leaves the repository to what was promised:
-// binaries, the installed tree, packages, the recipes of other build systems.
+// Package packaging checks what leaves the repository against what was promised:
+// binaries, the installed tree, packages, and the recipes of other build systems.
 package packaging
 
 import (
@@ -15,10 +15,10 @@ import (
 	"testing"
 )
 
-// top is the repository, seen from here.
+// top is the path from here to the repository.
 const top = "../.."
 
-// copyTree copies the repository's files, without what was built and git's own.
+// copyTree copies the repository's files, without build results and git's own files.
 func copyTree(t *testing.T, to string, leave ...string) {
 	t.Helper()
 	leave = append(leave, ".git", "build")
@@ -54,8 +54,8 @@ func copyTree(t *testing.T, to string, leave ...string) {
 	}
 }
 
-// command runs a program in a folder, and returns what it prints. Further
-// variables of the environment are those of the last argument.
+// command runs a program in a folder and returns its output. The last argument adds
+// variables to the environment.
 func command(t *testing.T, dir string, argv []string, env ...string) string {
 	t.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -70,15 +70,15 @@ func command(t *testing.T, dir string, argv []string, env ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// git runs git in a folder, as nobody in particular.
+// git runs git in a folder, independent of the user's configuration.
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
 	return command(t, dir, append([]string{"git", "-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "init.defaultBranch=main"}, args...),
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
 }
 
-// writeProgram writes a program that a test runs. No fork of a parallel test may inherit
-// the file while it is open for writing: running it would be ETXTBSY.
+// writeProgram writes a program that a test runs. A fork in a parallel test must not
+// inherit the file while it is open for writing: running it would fail with ETXTBSY.
 func writeProgram(path, text string) error {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// RAUC itself reads the configuration of docs/updates.md. It refuses keys, groups and
-// types that it does not know.
+// RAUC itself reads the configuration in docs/updates.md. It refuses unknown keys,
+// groups and types.
 func TestRAUCReadsItsConfiguration(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("rauc"); err != nil {
