@@ -13,7 +13,7 @@ RESULTS     := build/results
 # Packages with tests that boot virtual machines, by their build tag.
 VMPACKAGES   = $(shell grep -rl --include='*_test.go' --exclude-dir=build '^//go:build vmhost' . | xargs -r -n1 dirname | sort -u)
 
-# Static everywhere; only the race detector needs the C compiler.
+# Static on every platform; only the race detector needs the C compiler.
 export CGO_ENABLED = 0
 export GOARM = 7
 
@@ -33,7 +33,7 @@ build: ## Static, stripped binaries: build/bin/{amd64,arm64,arm}/imxcrypt
 		stat --format '%s bytes  %n' build/bin/$$arch/imxcrypt; \
 	done
 
-# Where `make install` puts things, below DESTDIR; more in packaging/install.
+# Where `make install` puts files, below DESTDIR; packaging/install has more.
 PREFIX ?= /usr
 GOARCH ?= $(shell uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/; s/^arm.*/arm/')
 BINARY  = build/bin/$(GOARCH)/imxcrypt

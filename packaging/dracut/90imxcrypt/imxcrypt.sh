@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# dracut, when udev has settled for the first time: opens the volumes of the
-# image's configuration. It waits for late devices by itself. What failed has been
-# said, with what to do about it; if it was the root filesystem, dracut waits for
-# it in vain and says so.
+# dracut runs this when udev has settled for the first time. It opens the volumes in the
+# image's configuration; the program itself waits for late devices. The program reports
+# failures and what to do about them. If the root filesystem is missing, dracut waits
+# for it in vain and reports that.
 if [ ! -e /run/imxcrypt-dracut ]; then
 	: >/run/imxcrypt-dracut
 	modprobe -q dm-crypt

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# dracut module: puts imxcrypt, its configuration and what it needs of the kernel
-# into the image. The configuration of the image, the volumes to open before the
+# dracut module: puts imxcrypt, its configuration and the kernel modules that it needs
+# into the image. The image's configuration, which lists the volumes to open before the
 # root filesystem is mounted, is /etc/imxcrypt/initramfs.yaml with its drop-ins in
-# initramfs.yaml.d, and what a vendor has below /usr/lib/imxcrypt under the same
-# names. Without any of them nothing is put in.
+# initramfs.yaml.d, and a vendor's files of the same names below /usr/lib/imxcrypt. If
+# there are none, nothing is put into the image.
 
-# The files of the configuration, one a line.
+# The configuration files, one per line.
 imxcrypt_files() {
 	local dir file
 	for dir in /etc/imxcrypt /usr/lib/imxcrypt; do
@@ -23,14 +23,14 @@ check() {
 	return 0
 }
 
-# The rules of udev for what device-mapper makes.
+# The udev rules for device-mapper's devices.
 depends() {
 	echo dm
 }
 
 installkernel() {
-	# Those a kernel has built in, or does not know, are passed over. Not only
-	# what this host has loaded now.
+	# Modules that a kernel has built in, or does not have, are skipped. Do not limit
+	# the image to modules that this host has loaded now.
 	hostonly='' instmods dm-mod dm-crypt ecb cbc xts adiantum nhpoly1305 chacha_generic aes-ce-blk aes-neon-blk aes-arm-ce aes-arm-bs aesni-intel loop caam caam_jr caamalg_desc tag_key
 }
 

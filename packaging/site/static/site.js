@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Plays a terminal recording (asciicast) in place of a link to it. Without this, or
-// from a disk, the link stays.
+// Plays a terminal recording (asciicast) in place of a link to it. Without this script,
+// or from a disk, the link stays.
 for (const link of document.querySelectorAll('main a[href$=".cast"]')) {
   fetch(link.href).then(r => r.ok ? r.text() : Promise.reject(r.status)).then(text => {
     const events = text.trim().split("\n").slice(1).map(line => JSON.parse(line));

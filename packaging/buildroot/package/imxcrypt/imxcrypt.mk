@@ -10,8 +10,9 @@ IMXCRYPT_LICENSE = Apache-2.0, BSD-3-Clause, MIT
 IMXCRYPT_LICENSE_FILES = LICENSE NOTICE THIRD_PARTY_LICENSES
 IMXCRYPT_DEPENDENCIES = host-go
 
-# Static, without cgo: it runs in an initramfs without a C library. Its own
-# script builds what the releases are; the modules are in the tarball.
+# Static and without cgo, because it runs in an initramfs without a C library. The
+# package's own script builds the same program as a release; the modules are in the
+# tarball.
 define IMXCRYPT_BUILD_CMDS
 	cd $(@D) && $(HOST_GO_TARGET_ENV) GO=$(HOST_DIR)/bin/go \
 		packaging/build $(GO_GOARCH) imxcrypt ./cmd/imxcrypt $(IMXCRYPT_VERSION)
@@ -20,7 +21,7 @@ endef
 IMXCRYPT_INSTALL_PARTS = cd $(@D) && DESTDIR=$(TARGET_DIR) PREFIX=/usr SYSTEMDDIR= UDEVDIR= \
 	packaging/install imxcrypt $(1)
 
-# Its own script installs it. Of the parts, those that a board has a use for.
+# The package's own script installs it, but only the parts that a board needs.
 define IMXCRYPT_INSTALL_TARGET_CMDS
 	$(call IMXCRYPT_INSTALL_PARTS,program udev)
 	$(INSTALL) -d -m 0700 $(TARGET_DIR)/var/lib/imxcrypt

@@ -12,15 +12,16 @@
 #   IMXCRYPT_DEVICE[data] = "PARTLABEL=data"
 #   IMXCRYPT_DEVICE[logs] = "PARTLABEL=logs"
 #
-# (lib/imxcrypt_configuration.py has them all). It puts the program and the
-# configuration into the images, and the options it needs into the kernel. Mistakes
-# end the parsing. For an imxcrypt.yaml written by hand, set IMXCRYPT_CONFIGURATION to its
-# path instead.
+# (lib/imxcrypt_configuration.py has all variables). The class puts the program and the
+# configuration into the images, and the options that they need into the kernel.
+# Mistakes end parsing. For an imxcrypt.yaml written by hand, set IMXCRYPT_CONFIGURATION
+# to its path instead.
 IMXCRYPT_VOLUMES ??= "data"
 IMXCRYPT_DEVICE ??= ""
 IMXCRYPT_MOUNT ??= ""
 IMXCRYPT_CONFIGURATION ??= ""
-# 1: volumes are made at the first boot, on empty devices, by a unit; 0: in a factory.
+# 1: a unit makes volumes at the first boot, on empty devices; 0: they are made in a
+# factory.
 IMXCRYPT_PROVISION ??= "0"
 # 1: the kernel gets the options.
 IMXCRYPT_KERNEL ??= "1"
@@ -53,8 +54,8 @@ python imxcrypt_check() {
 addhandler imxcrypt_check
 imxcrypt_check[eventmask] = "bb.event.ConfigParsed"
 
-# The kernel's options, as fragments of kernel-yocto. NXP's kernels have the CAAM's
-# black keys, mainline's its trusted keys.
+# The kernel options, as fragments for kernel-yocto. NXP's kernels have the CAAM's black
+# keys, mainline kernels its trusted keys.
 IMXCRYPT_KERNEL_FRAGMENTS ??= "imxcrypt.cfg imxcrypt-mainline.cfg"
 IMXCRYPT_KERNEL_FRAGMENTS:pn-linux-imx ??= "imxcrypt.cfg imxcrypt-caam.cfg"
 IMXCRYPT_KERNEL_FRAGMENTS:pn-linux-fslc-imx ??= "imxcrypt.cfg imxcrypt-caam.cfg"
@@ -71,7 +72,7 @@ python () {
         return
     d.prependVar('FILESEXTRAPATHS', d.getVar('IMXCRYPT_LAYERDIR') + '/files/kernel:')
     d.appendVar('SRC_URI', ''.join(' file://' + name for name in names))
-    # Toradex's recipes merge what this names. NXP's end with an error if it is set.
+    # Toradex's recipes merge the fragments named here. NXP's fail if it is set.
     if d.getVar('PN') == 'linux-toradex':
         d.appendVar('DELTA_KERNEL_DEFCONFIG', ''.join(' ' + name for name in names))
 }

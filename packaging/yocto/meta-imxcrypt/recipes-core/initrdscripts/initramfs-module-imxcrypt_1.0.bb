@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# For an encrypted root filesystem: in the image of the initramfs
+# For an encrypted root filesystem. In the image recipe of the initramfs:
 #
 #   PACKAGE_INSTALL:append = " initramfs-module-imxcrypt"
 #

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The released program: for releases whose Go is too old to build it.
+# The released program, for Yocto releases whose Go is too old to build it.
 require imxcrypt.inc
 
 COMPATIBLE_HOST = "(aarch64|arm|x86_64).*-linux"
@@ -19,7 +19,7 @@ do_compile[noexec] = "1"
 do_install() {
 	install -d ${D}
 	cp -R --no-dereference --preserve=mode,links,timestamps ${S}/usr ${D}/
-	# Without usrmerge (kirkstone) systemd looks for generators and hooks here only.
+	# Without usrmerge (kirkstone) systemd looks for generators and hooks only here.
 	if [ "${systemd_unitdir}" != "${nonarch_libdir}/systemd" ]; then
 		install -d ${D}${systemd_unitdir}/system-generators
 		ln -s ${bindir}/imxcrypt ${D}${systemd_unitdir}/system-generators/imxcrypt-generator

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The configuration that the class imxcrypt makes of a product's variables, and the
+# The configuration that the class imxcrypt makes from a product's variables, and the
 # mount points, which a read-only root must have.
 SUMMARY = "The configuration of imxcrypt for this product"
 LICENSE = "Apache-2.0"
@@ -31,8 +31,8 @@ python do_compile() {
 do_compile[vardeps] += "IMXCRYPT_TEXT"
 do_compile[file-checksums] += "${@d.getVar('IMXCRYPT_CONFIGURATION') + ':True' if d.getVar('IMXCRYPT_CONFIGURATION') else ''}"
 
-# The names of units are as systemd-escape writes them. Not by a function of the shell: of
-# one that is called in quotes bitbake does not see that it is needed.
+# Unit names are escaped as by systemd-escape. This is not a shell function: bitbake
+# does not see that a function called in quotes is needed.
 do_install() {
 	install -D -m 0644 ${B}/imxcrypt.yaml ${D}${sysconfdir}/imxcrypt/imxcrypt.yaml
 	install -d -m 0700 ${D}${localstatedir}/lib/imxcrypt

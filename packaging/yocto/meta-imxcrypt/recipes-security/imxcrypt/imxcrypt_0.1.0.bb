@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Built from the release's source tarball, which has the modules in it: nothing is
-# fetched by Go. By its own script, as the class's defaults (cgo, PIE) make of it a
-# program with an interpreter, which an initramfs without a C library cannot start.
+# Built from the release's source tarball, which includes the modules, so Go fetches
+# nothing. The tarball's own script builds it: the class's defaults (cgo, PIE) would
+# make a program with an interpreter, which an initramfs without a C library cannot
+# start.
 require imxcrypt.inc
 
 SRC_URI = "${IMXCRYPT_RELEASES}/imxcrypt-${PV}.tar.gz"

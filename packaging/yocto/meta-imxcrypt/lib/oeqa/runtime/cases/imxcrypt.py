@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# On the target (TEST_SUITES += "imxcrypt"): the program runs, takes the product's
-# configuration, and finds in the kernel what it needs.
+# On the target (TEST_SUITES += "imxcrypt"): the program runs, accepts the product's
+# configuration, and finds what it needs in the kernel.
 import json
 
 from oeqa.runtime.case import OERuntimeTestCase
