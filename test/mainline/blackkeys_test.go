@@ -13,15 +13,15 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// blackVolumes are one of each wrap, and one whose key the same CAAM seals by the
-// kernel's own way.
+// blackVolumes has a volume of each wrap, and one whose key the same CAAM seals through
+// the kernel's own trusted keys.
 const blackVolumes = `volumes:
   - {name: data, device: /dev/vda, source: caam, wrap: ccm, mount: {path: /data, options: [noatime]}}
   - {name: logs, device: /dev/vdb, source: caam, wrap: ecb, mount: {path: /logs, options: [noatime]}}
   - {name: more, device: /dev/vdc, source: trusted, mount: {path: /more, options: [noatime]}}
 `
 
-// The main job with black keys that a CAAM makes, opens and uses by its jobs:
+// The main job with black keys that a CAAM makes, opens and uses through its jobs:
 // provisioned, unlocked after a power cycle, given another key in use, taken through
 // sleeps, and not opened by another chip or in another state.
 func TestVolumesWithBlackKeysOfACAAM(t *testing.T) {
@@ -74,8 +74,8 @@ func TestVolumesWithBlackKeysOfACAAM(t *testing.T) {
 	}
 }
 
-// blackKeysSleep takes the volumes through a sleep that imxcrypt is in charge of, and
-// through one that it is not.
+// blackKeysSleep takes the volumes through a sleep that imxcrypt controls, and through
+// one that it does not control.
 func (b board) blackKeysSleep(check func(when string)) {
 	b.t.Helper()
 	if r := b.suspend(vm.CAAM, "imxcrypt", "sleep", "suspend"); r.Code != 0 || !strings.Contains(r.Stdout, "awake again; in use as before: data, logs, more") {
@@ -92,7 +92,7 @@ func (b board) blackKeysSleep(check func(when string)) {
 	check("after a suspend without imxcrypt")
 }
 
-// jobs is how many jobs the CAAM has done.
+// jobs returns how many jobs the CAAM has done.
 func (b board) jobs() int {
 	b.t.Helper()
 	stats := string(b.QMP("qom-get", map[string]string{"path": "/machine/fsl-caam", "property": "stats"}))

@@ -2,7 +2,7 @@
 
 //go:build vmhost
 
-// Package mainline proves on which facts about mainline's kernel the product
+// Package mainline tests the facts about the mainline kernel on which the product
 // relies. The boards run the kernel's own drivers, unchanged, over models of the
 // hardware; see README.md.
 package mainline
@@ -18,7 +18,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// board is a machine, and the program onethread in it.
+// board is a machine with the program onethread.
 type board struct {
 	*vm.Machine
 	t *testing.T
@@ -37,19 +37,19 @@ func start(t *testing.T, m vm.Mainline, disks ...*vm.Disk) board {
 	})}
 }
 
-// calls makes system calls on one thread of a new process, whose thread, process
-// and session keyrings end with it, and returns what came of each.
+// calls makes system calls on one thread of a new process, whose thread, process and
+// session keyrings end with it, and returns the result of each.
 func (b board) calls(calls ...[]string) []string {
 	b.t.Helper()
 	return b.callsBy([]string{"keyctl", "session", "-", onethread}, calls...)
 }
 
-// callsBy is calls in a process that the command starts.
+// callsBy is calls in a process started by the command argv.
 func (b board) callsBy(argv []string, calls ...[]string) []string {
 	b.t.Helper()
 	var in bytes.Buffer
 	for _, c := range calls {
-		// Strings always become JSON, and a buffer takes everything.
+		// Strings can always be encoded as JSON, and writing to a buffer cannot fail.
 		_ = json.NewEncoder(&in).Encode(c)
 	}
 	r := b.RunCommand(vm.Command{Argv: argv, Stdin: in.Bytes()})
@@ -63,7 +63,7 @@ func (b board) callsBy(argv []string, calls ...[]string) []string {
 	return answers
 }
 
-// expect makes one call in a process of its own.
+// expect makes one call in its own process and checks the result.
 func (b board) expect(want string, call ...string) {
 	b.t.Helper()
 	if got := b.calls(call)[0]; got != want {
@@ -71,13 +71,13 @@ func (b board) expect(want string, call ...string) {
 	}
 }
 
-// add is a call: a key in the thread keyring.
+// add is a call that adds a key to the thread keyring.
 func add(payload string) []string { return []string{"add", "thread", "kmk", payload} }
 
-// read is a call: all of that key.
+// read is a call that reads all of that key.
 func read() []string { return []string{"read", "thread", "kmk", "4096"} }
 
-// newKey has the kernel make a key, and returns its blob as keyctl pipe prints it.
+// newKey lets the kernel make a key, and returns its blob in the format of keyctl pipe.
 func (b board) newKey(payload string) (blob string) {
 	b.t.Helper()
 	answers := b.calls(add(payload), read())
@@ -91,10 +91,10 @@ func (b board) newKey(payload string) (blob string) {
 	return blob
 }
 
-// flip returns the blob with one bit of a byte changed; a negative number counts
-// from the end.
+// flip returns the blob with one bit of a byte changed. A negative index counts from
+// the end.
 func flip(blob string, at int) string {
-	// newKey has decoded it before.
+	// newKey has already decoded it.
 	raw, _ := hex.DecodeString(blob)
 	if at < 0 {
 		at += len(raw)
@@ -103,7 +103,7 @@ func flip(blob string, at int) string {
 	return hex.EncodeToString(raw)
 }
 
-// crypt are the parameters of a table over /dev/vda.
+// crypt returns the parameters of a table over /dev/vda.
 func crypt(cipher string, size int) string {
 	return fmt.Sprintf("%s :%d:trusted:kmk 0 /dev/vda 0 1 sector_size:4096", cipher, size)
 }

@@ -17,8 +17,8 @@ import (
 	"testing"
 )
 
-// packageHashes are those of the files of the kernel's source, as they stand in
-// Debian's package, by their path there.
+// packageHashes returns the hashes of the files in Debian's package of the kernel's
+// source, by their path there.
 func packageHashes(t *testing.T, source string) map[string]string {
 	t.Helper()
 	list, err := os.Open(filepath.Join(source, "SHA256SUMS"))
@@ -44,8 +44,8 @@ func hashOf(t *testing.T, file string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// changedForProtectedKeys are the files with a changed line, in the folder that they are
-// built in and in the package. test/mainline/build says which lines.
+// changedForProtectedKeys returns the files with a changed line: their path in the
+// build folder and in the package. test/mainline/build says which lines.
 func changedForProtectedKeys() map[string]string {
 	return map[string]string{
 		"md-protected/dm-crypt.c":   "drivers/md/dm-crypt.c",
@@ -53,7 +53,7 @@ func changedForProtectedKeys() map[string]string {
 	}
 }
 
-// linesThatDiffer counts the lines of two files of the same length that are not the same.
+// linesThatDiffer counts the lines that differ between two files of the same length.
 func linesThatDiffer(t *testing.T, a, b string) (n int) {
 	t.Helper()
 	var lines [2][]string
@@ -75,8 +75,8 @@ func linesThatDiffer(t *testing.T, a, b string) (n int) {
 	return n
 }
 
-// The modules are built from Debian's source of the kernel, without a changed
-// line, and from nothing else; but for the two lines that protected keys need.
+// The modules are built from Debian's source of the kernel without a changed line, and
+// from nothing else, except for the two lines that protected keys need.
 func TestTheDriversAreUnchanged(t *testing.T) {
 	t.Parallel()
 	t.Run("6.12", func(t *testing.T) { driversAreUnchanged(t, "6.12-cloud-arm64", "mainline") })
@@ -86,7 +86,7 @@ func TestTheDriversAreUnchanged(t *testing.T) {
 	})
 }
 
-// driversAreUnchanged looks at a kernel's drivers, and at its folder below build and
+// driversAreUnchanged checks the drivers of a kernel and its folder below build and
 // build/debian.
 func driversAreUnchanged(t *testing.T, flavour, folder string) {
 	t.Parallel()
@@ -102,13 +102,13 @@ func driversAreUnchanged(t *testing.T, flavour, folder string) {
 	built := map[string]bool{} // by their path in the package
 	err := filepath.WalkDir(obj, func(file string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "keygen" {
-			return filepath.SkipDir // test/simcaam's
+			return filepath.SkipDir // belongs to test/simcaam
 		}
 		if err != nil || d.IsDir() || !slices.Contains([]string{".c", ".h"}, filepath.Ext(file)) {
 			return err
 		}
 		name := filepath.Base(file)
-		// What the kernel's build system writes: modpost's, and the ASN.1 compiler's.
+		// Written by the kernel's build system: by modpost and the ASN.1 compiler.
 		if strings.HasSuffix(name, ".mod.c") || name == ".module-common.c" || strings.HasPrefix(name, "tpm2key.asn1.") {
 			return nil
 		}
@@ -139,7 +139,7 @@ func driversAreUnchanged(t *testing.T, flavour, folder string) {
 	t.Logf("%d files, as in the package", len(built))
 
 	// The list is made when the package is unpacked. make soak unpacks it again,
-	// since that takes eight seconds of processor time.
+	// because that takes eight seconds of processor time.
 	t.Run("unpacked again", func(t *testing.T) {
 		if os.Getenv("IMXCRYPT_SOAK") == "" {
 			t.Skip("NOT TESTED: the list of the files against the package, by make soak only (IMXCRYPT_SOAK=1)")

@@ -13,28 +13,28 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// source is what the kernel's commands give with one kind of key hardware. What
-// comes of a call is "ok" or an errno.
+// source is how the kernel's commands behave with one kind of key hardware. The result
+// of a call is "ok" or an errno.
 type source struct {
 	keys    vm.KeyHardware
 	kernel  vm.MainlineKernel
-	options string            // that `new` needs
-	blob    func(key int) int // bytes of the blob for a key of so many
-	begins  string            // the blob
-	bare    string            // what comes of `new` without those options
-	unknown string            // … of `new` with a word that nobody knows
+	options string            // required by `new`
+	blob    func(key int) int // size in bytes of the blob for a key of that size
+	begins  string            // the beginning of the blob
+	bare    string            // the result of `new` without those options
+	unknown string            // … of `new` with an unknown word
 	largest string            // … of `new 128`
 	foreign string            // … of another chip's blob
-	short   string            // … of a blob that is cut off, or of none
-	damaged map[int]string    // … of a blob by the byte that is damaged
-	strange map[string]string // … of blobs of other sources, by their kind
+	short   string            // … of a blob that is truncated or empty
+	damaged map[int]string    // … of a blob, by the damaged byte
+	strange map[string]string // … of blobs of other sources, by source
 	again   string            // … of a description that exists
 }
 
 func plus(n int) func(int) int { return func(key int) int { return key + n } }
 
-// The blobs of other sources, for a key of 32 bytes. What they hold is of no
-// account: no source gets as far as that.
+// The blobs of other sources, for a key of 32 bytes. Their contents do not matter: no
+// source reads that far.
 func foreignBlobs() map[string]string {
 	return map[string]string{
 		"caam": strings.Repeat("5a", 32+48),
@@ -60,7 +60,7 @@ func sources() []source {
 			strange: map[string]string{"caam": "EINVAL", "tee": "EINVAL", "tpm": "EINVAL"},
 		},
 		{
-			// A byte that nobody reads, the nonce, the tag, the key.
+			// An unused byte, the nonce, the tag, the key.
 			keys: vm.TEE, blob: plus(33), begins: "00",
 			bare: "ok", unknown: "ok", largest: "ok", again: "EPERM", foreign: "EFAULT", short: "EFAULT",
 			damaged: map[int]string{0: "ok", 1: "EFAULT", 17: "EFAULT", 33: "EFAULT", -1: "EFAULT"},
@@ -99,7 +99,7 @@ func eachSource(t *testing.T, test func(*testing.T, source)) {
 	})
 }
 
-// soakOnly leaves what needs Linux 7.x to make soak.
+// soakOnly leaves tests that need Linux 7.x to make soak.
 func soakOnly(t *testing.T) {
 	t.Helper()
 	if os.Getenv("IMXCRYPT_SOAK") == "" {
@@ -107,12 +107,12 @@ func soakOnly(t *testing.T) {
 	}
 }
 
-// How keys are made, read and loaded, and what says that they cannot be.
+// How keys are made, read and loaded, and which errors report that they cannot be.
 func TestTheKernelsCommands(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
 		b := start(t, vm.Mainline{Keys: s.keys, Kernel: s.kernel}, vm.NewDisk(t, 8<<20))
 
-		// A probe of the key type says that there is a source, and makes nothing.
+		// A probe of the key type shows that there is a source, and makes nothing.
 		b.expect("EINVAL", add("probe")...)
 
 		blobs := map[int]string{}
@@ -142,7 +142,7 @@ func TestTheKernelsCommands(t *testing.T) {
 		b.expect("EINVAL", add("load "+strings.Repeat("30", 513))...)
 		b.expect("EINVAL", add("load "+strings.Repeat("3", 32767))...)
 
-		// A buffer that is too short gets nothing; the length says so.
+		// A buffer that is too short gets nothing; the returned length shows that.
 		answers := b.calls(add("load "+blob), []string{"read", "thread", "kmk", fmt.Sprint(len(blob) - 1)}, read())
 		if want := fmt.Sprintf("ok %d", len(blob)); answers[1] != want {
 			t.Errorf("a short buffer: %q, expected %q", answers[1], want)
@@ -159,7 +159,7 @@ func TestTheKernelsCommands(t *testing.T) {
 			}
 		}
 
-		// What is there already has to be unlinked first, even for the same blob.
+		// An existing key must be unlinked first, even for the same blob.
 		answers = b.calls(add("load "+blob), add("load "+blob), add("new 32"+s.options),
 			[]string{"unlink", "thread", "kmk"}, add("load "+blob))
 		if want := []string{"ok", s.again, s.again, "ok", "ok"}; fmt.Sprint(answers) != fmt.Sprint(want) {
@@ -172,8 +172,8 @@ func TestTheKernelsCommands(t *testing.T) {
 	})
 }
 
-// runsTests runs tests of a package that has the product's calls of these commands: they
-// need a kernel with a trust source.
+// runsTests runs the tests of a package that makes the product's calls of these
+// commands. They need a kernel with a trust source.
 func (b board) runsTests(s source, pkg, pattern string, atLeast int) {
 	b.t.Helper()
 	const program = "/tmp/package.test"
@@ -185,7 +185,7 @@ func (b board) runsTests(s source, pkg, pattern string, atLeast int) {
 	}
 }
 
-// Without a source the key type is not there.
+// Without a source the key type does not exist.
 func TestWithoutASource(t *testing.T) {
 	t.Parallel()
 	b := start(t, vm.Mainline{})

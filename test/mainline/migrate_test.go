@@ -11,9 +11,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// The way of docs/mainline.md: a volume with a black key, on a kernel that has both
-// sources, is taken to trusted keys while it is in use, is cut off in the middle, and
-// opens at last on a kernel that has trusted keys only. The configuration with source
+// The procedure of docs/mainline.md: on a kernel that has both sources, a volume with a
+// black key moves to trusted keys while it is in use, is cut off in the middle, and
+// finally opens on a kernel that has only trusted keys. The configuration with source
 // auto never changes.
 func TestFromTheDriverOfNXPToTrustedKeys(t *testing.T) {
 	t.Parallel()
@@ -59,7 +59,7 @@ func TestFromTheDriverOfNXPToTrustedKeys(t *testing.T) {
 		}
 	}
 
-	// In use, stopped in the middle; then the power is cut.
+	// In use, and stopped in the middle; then power is cut.
 	b.MustSh("imxcrypt --config /etc/imxcrypt-moving.yaml rotate --dry-run data")
 	b.MustSh("imxcrypt --config /etc/imxcrypt-moving.yaml rotate --init-only data")
 	check("with both keys")
@@ -73,7 +73,8 @@ func TestFromTheDriverOfNXPToTrustedKeys(t *testing.T) {
 	b.MustSh("imxcrypt boot")
 	check("after a power cut in the middle")
 
-	// A kernel without NXP's driver has one of the two keys only, and says which is missing.
+	// A kernel without NXP's driver has only one of the two keys, and the error says
+	// which is missing.
 	b.Restart(func(c *vm.Config) { c.Mainline.Keygen = false })
 	configure()
 	if r := b.Sh("imxcrypt unlock data"); r.Code != 4 || !strings.Contains(r.Stderr, "caam-missing") && !strings.Contains(r.Stderr, "/dev/caam-keygen") {
@@ -86,7 +87,7 @@ func TestFromTheDriverOfNXPToTrustedKeys(t *testing.T) {
 	check("with the new key")
 	source("trusted")
 
-	// The product's kernel is mainline's now.
+	// From now on the product uses a mainline kernel.
 	b.Restart(func(c *vm.Config) { c.Mainline.Keygen = false })
 	configure()
 	b.MustSh("imxcrypt boot && imxcrypt verify data")

@@ -11,7 +11,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// What keeps the kernel from making trusted keys is distinguished, before anything is
+// Whatever keeps the kernel from making trusted keys is identified before anything is
 // written: exit code 4, and the remedy is named.
 func TestWhyThereAreNoTrustedKeys(t *testing.T) {
 	t.Parallel()
@@ -22,7 +22,7 @@ func TestWhyThereAreNoTrustedKeys(t *testing.T) {
 `
 	for name, c := range map[string]struct {
 		board vm.Mainline
-		// trusted and auto are what is said with these sources.
+		// trusted and auto are the expected messages with these sources.
 		trusted, auto string
 	}{
 		"TEE shadows the CAAM": {vm.Mainline{Keys: vm.CAAM, Source: vm.SourceUnset}, "trusted.source=caam", "nothing here seals keys"},

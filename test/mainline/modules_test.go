@@ -12,7 +12,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// modprobe loads a module and returns what it says, "" for success.
+// modprobe loads a module and returns its error message, or "" for success.
 func (b board) modprobe(words string) string {
 	b.t.Helper()
 	r := b.Sh("modprobe " + words)
@@ -22,15 +22,16 @@ func (b board) modprobe(words string) string {
 	return r.Stdout + r.Stderr
 }
 
-// A source that cannot start makes trusted.ko fail, and dm-crypt with it, which
-// needs its symbols: then no volume opens at all.
+// If a source cannot start, trusted.ko fails, and so does dm-crypt, which needs its
+// symbols: then no volume opens at all.
 func TestTrustedTakesDMCryptWithIt(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		board  vm.Mainline
 		params []string
 	}{
-		// A DCP that is open, one that is not there, random numbers of no use.
+		// A DCP that is open, one that does not exist, an unusable source of random
+		// numbers.
 		"an open DCP": {vm.Mainline{Keys: vm.DCP, State: vm.NonSecure}, []string{"source=dcp"}},
 		"CAAM":        {vm.Mainline{Keys: vm.CAAM}, []string{"source=dcp", "source=caam rng=nonsense", "source=caam rng=caam"}},
 	} {
@@ -44,7 +45,7 @@ func TestTrustedTakesDMCryptWithIt(t *testing.T) {
 				}
 				b.expect("ENODEV", add("probe")...)
 			}
-			// Not by modprobe, which would try trusted.ko again, without parameters.
+			// Not with modprobe, which would try trusted.ko again, without parameters.
 			r := b.Sh("insmod $(find /lib/modules -name dm-crypt.ko)")
 			if log := b.MustSh("dmesg"); r.Code == 0 || !strings.Contains(log, "dm_crypt: Unknown symbol key_type_trusted") {
 				t.Errorf("dm-crypt without trusted.ko: %v", r)
@@ -53,8 +54,8 @@ func TestTrustedTakesDMCryptWithIt(t *testing.T) {
 	}
 }
 
-// TEE comes before CAAM, and is content without a TEE: no key can be made then,
-// until the kernel knows which source to take.
+// TEE comes before CAAM, and loads successfully without a TEE: then no key can be made
+// until the kernel is given another source.
 func TestTEEShadowsCAAM(t *testing.T) {
 	t.Parallel()
 	b := start(t, vm.Mainline{Keys: vm.CAAM, Manual: true})
@@ -62,7 +63,7 @@ func TestTEEShadowsCAAM(t *testing.T) {
 		{"", "ENODEV", "ENODEV"},
 		{"source=caam", "EINVAL", "ok"},
 		{"source=tee", "ENODEV", "ENODEV"},
-		{"source=tpm", "ENODEV", "ENODEV"}, // not there, which is no failure
+		{"source=tpm", "ENODEV", "ENODEV"}, // does not exist, which is not a failure
 		{"source=nonsense", "ENODEV", "ENODEV"},
 	} {
 		if said := b.modprobe("trusted " + test.params); said != "" {

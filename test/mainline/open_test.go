@@ -11,9 +11,9 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// An open CAAM seals keys by a test key that all open chips share. A volume is made
-// with one only where the configuration allows it, and opens on any open chip, on no
-// closed one; one of a closed chip opens on no open one.
+// An open CAAM seals keys with a test key that all open chips share. A volume is made
+// with it only if the configuration allows that, and opens on any open chip but on no
+// closed one. A closed chip's volume does not open on an open chip.
 func TestAVolumeOnAnOpenCAAM(t *testing.T) {
 	t.Parallel()
 	const (
@@ -56,7 +56,8 @@ func TestAVolumeOnAnOpenCAAM(t *testing.T) {
 	b.MustSh("! test -e /dev/mapper/data")
 }
 
-// An open DCP makes and opens no key: trusted.ko does not load, and dm-crypt not with it.
+// An open DCP neither makes nor opens keys: trusted.ko does not load, and so neither
+// does dm-crypt.
 func TestAVolumeOnAnOpenDCP(t *testing.T) {
 	t.Parallel()
 	b := board{t: t, Machine: vm.Start(t, vm.Config{

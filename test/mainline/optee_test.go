@@ -21,7 +21,7 @@ func needsOPTEE(t *testing.T) {
 	}
 }
 
-// What an operator sees of a TEE's keys, whole, damaged, and without the TEE.
+// What an operator sees of a TEE's keys: intact, damaged, and without the TEE.
 func TestOPTEE(t *testing.T) {
 	t.Parallel()
 	needsOPTEE(t)

@@ -14,7 +14,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// trustedVolume is a configuration for mainline's kernel.
+// trustedVolume is a configuration for a mainline kernel.
 const trustedVolume = `volumes:
   - name: data
     device: /dev/vda
@@ -23,8 +23,8 @@ const trustedVolume = `volumes:
 `
 
 // The main job with the kernel's own drivers: provisioned, unlocked at boot after a
-// power cycle, not opened while its sealed key is damaged, given another key in use, and
-// not opened by another chip.
+// power cycle, not opened while its sealed key is damaged, given another key in use,
+// and not opened by another chip.
 func TestAVolumeWithATrustedKey(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
 		m := vm.Mainline{Keys: s.keys, Kernel: s.kernel}
@@ -40,7 +40,7 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 		})}
 		b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(trustedVolume))
 		b.MustSh("mkdir -p /data && imxcrypt provision data && echo 'meet me at the old oak' >/data/note && sync")
-		trust := strings.TrimSuffix(string(s.keys), "2") // tpm2 is the kernel's tpm
+		trust := strings.TrimSuffix(string(s.keys), "2") // the kernel's name of tpm2 is tpm
 		if dump := b.MustSh("dd if=/dev/vda bs=16k count=1 2>/dev/null | strings -n 8"); !strings.Contains(dump, `"trust":"`+trust+`"`) {
 			t.Errorf("the token does not name the trust source %s:\n%s", trust, dump)
 		}
@@ -81,9 +81,9 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 			b.refusesAnotherTrustSource()
 			b.adoptsWhatWasMadeByHand("aes-xts-plain64", "aes-xts-plain64", 64, 4096)
 			b.adoptsWhatWasMadeByHand("capi:adiantum(xchacha12,aes)-plain64", "xchacha12,aes-adiantum-plain64", 32, 4096)
-			b.adoptsWhatWasMadeByHand("aes-cbc-plain64", "capi:cbc(aes)-plain", 32, 512) // as Toradex' layer does
+			b.adoptsWhatWasMadeByHand("aes-cbc-plain64", "capi:cbc(aes)-plain", 32, 512) // as in Toradex's layer
 		}
-		// Somebody has a key of that name, which may not be taken for ours.
+		// Another program has a key of that name, which must not be taken for ours.
 		name, others := "imxcrypt:"+key[1]+":2", "new 64"+s.options
 		b.MustSh("imxcrypt lock data && keyctl session - sh -ec 'keyctl add trusted " + name + " \"" + others + "\" @s; imxcrypt unlock --mount data; keyctl search @s trusted " + name + "'")
 		note("unlocked again, with somebody's key of its name")
@@ -99,14 +99,14 @@ func TestAVolumeWithATrustedKey(t *testing.T) {
 	})
 }
 
-// configure is what a board has after each boot, whose root filesystem is in memory.
+// configure sets up a board after each boot, because its root filesystem is in memory.
 func (b board) configure(config string) {
 	b.t.Helper()
 	b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(config))
 	b.MustSh("mkdir -p /data /logs /more")
 }
 
-// says is a command, its exit code and what it prints in either stream.
+// says checks a command's exit code and its output in either stream.
 func (b board) says(command string, code int, texts ...string) {
 	b.t.Helper()
 	r := b.Sh(command)
@@ -117,8 +117,8 @@ func (b board) says(command string, code int, texts ...string) {
 	}
 }
 
-// encryptsInPlaceAndDecrypts takes over a filesystem with a file in plain text, and gives
-// it back. Its header lies in the volume that is mounted.
+// encryptsInPlaceAndDecrypts encrypts a filesystem with a plaintext file, and decrypts
+// it again. Its header is on the mounted volume.
 func (b board) encryptsInPlaceAndDecrypts() {
 	b.t.Helper()
 	b.Put("/etc/plain.yaml", []byte(`volumes:
@@ -142,8 +142,8 @@ func (b board) encryptsInPlaceAndDecrypts() {
 	b.MustSh("umount /plain")
 }
 
-// plugPulledInARotation leaves the volume mounted, its data under two keys. What a program
-// has synced to it by then is there afterwards.
+// plugPulledInARotation cuts power while the volume is mounted and its data is under
+// two keys. What a program has synced to it by then is there afterwards.
 func (b board) plugPulledInARotation(config string) {
 	b.t.Helper()
 	diary := b.Start("sh", "-c", `i=0
@@ -175,8 +175,8 @@ func (b board) plugPulledInARotation(config string) {
 	}
 }
 
-// refusesAnotherTrustSource: the kernel has one at a time, so a rotation from one to
-// another cannot begin, and says which there is.
+// refusesAnotherTrustSource: the kernel has one trust source at a time, so a rotation
+// from one to another cannot begin, and the error says which one there is.
 func (b board) refusesAnotherTrustSource() {
 	b.t.Helper()
 	b.Put("/etc/other.yaml", []byte(strings.Replace(trustedVolume, "source: trusted\n", "source: trusted\n    trusted: {source: tpm}\n", 1)))
@@ -191,8 +191,8 @@ func (b board) refusesAnotherTrustSource() {
 	}
 }
 
-// measuresBothCiphers: without a word of where keys come from, the benchmark takes what is
-// there, and recommends one of the ciphers that provisioning chooses from.
+// measuresBothCiphers: without a configured key source, the benchmark uses what is
+// available, and recommends one of the ciphers among which provisioning chooses.
 func (b board) measuresBothCiphers() {
 	b.t.Helper()
 	r := b.RunCommand(vm.Command{Argv: []string{"imxcrypt", "bench", "--each", "1ms", "--keys", "2"}, Timeout: 20 * time.Minute})
@@ -209,8 +209,8 @@ func (b board) measuresBothCiphers() {
 	}
 }
 
-// adoptsWhatWasMadeByHand takes over a volume of keyctl and dmsetup, whose table has the
-// cipher in a spelling of its own.
+// adoptsWhatWasMadeByHand adopts a volume made with keyctl and dmsetup, whose table
+// spells the cipher differently.
 func (b board) adoptsWhatWasMadeByHand(cipher, spelled string, keySize, sectorSize int) {
 	b.t.Helper()
 	name := fmt.Sprintf("hand%d-%d", keySize, sectorSize)

@@ -12,22 +12,23 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// protectedOptions are those of protected keys, by how the product's configuration
-// calls them.
+// protectedOptions returns the options for protected keys, by their name in the
+// product's configuration.
 func protectedOptions() map[string]string {
 	return map[string]string{"ccm": " pk key_enc_algo=1", "ecb": " pk key_enc_algo=2"}
 }
 
-// protectedCrypt are the parameters of a table over /dev/vda, for a payload of so many bytes.
+// protectedCrypt is a call that makes a table over /dev/vda, for a payload of that
+// size.
 func protectedCrypt(iv string, size int) []string {
 	return []string{"map", "volume", sectors, crypt("capi:cbc(paes)-"+iv, size)}
 }
 
-// payload is the length of what dm-crypt gets: a header, and the blob of 32 bytes.
+// payload is the length of what dm-crypt gets: a header and the blob of 32 bytes.
 const payload = 4 + 32 + 48
 
-// How protected keys are made and loaded, that nobody asks the hardware meanwhile, and
-// that mainline's driver writes past its buffer.
+// How protected keys are made and loaded, that loading does not involve the hardware,
+// and that mainline's driver writes past its buffer.
 func TestTheKernelsProtectedKeys(t *testing.T) {
 	soakOnly(t)
 	t.Parallel()
@@ -48,7 +49,7 @@ func TestTheKernelsProtectedKeys(t *testing.T) {
 		}
 		b.expect("ok", add("load "+blob+" pk bogus=1")...)
 
-		// The cipher is there, and dm-crypt does not take it.
+		// The cipher exists, but dm-crypt does not accept it.
 		if got := b.calls(add("load "+blob+options), protectedCrypt("plain64", payload))[1]; got != "ENOENT" {
 			t.Errorf("%s: the table: %s, expected ENOENT", wrap, got)
 		}
@@ -60,14 +61,14 @@ func TestTheKernelsProtectedKeys(t *testing.T) {
 		t.Error("dm-crypt does not say why it refuses the table")
 	}
 	b.overruns("protected keys", true)
-	// A mistake in the options is a key without a blob, and no error.
+	// A mistake in the options gives a key without a blob, and no error.
 	if answers := b.calls(add("new 32 pk bogus=1"), read()); answers[0] != "ok" || answers[1] != "ok 0" {
 		t.Errorf("new 32 pk bogus=1: %q, expected an empty blob", answers)
 	}
 }
 
-// With two lines changed nothing is overwritten, the data is there again after a power
-// cycle, and what is not this chip's key shows when something is read.
+// With two lines changed nothing is overwritten, and the data is there again after a
+// power cycle. A key that is not this chip's shows only when something is read.
 func TestDataComesBackWithTheProtectedBlob(t *testing.T) {
 	soakOnly(t)
 	t.Parallel()
@@ -90,7 +91,7 @@ func TestDataComesBackWithTheProtectedBlob(t *testing.T) {
 				t.Fatalf("%s: %q", iv, answers)
 			}
 			b.MustSh("dmsetup mknodes; dd if=/tmp/data of=/dev/mapper/volume bs=64k oflag=direct 2>/dev/null")
-			// What a suspend to RAM does: the blob is opened again for each request.
+			// As in a suspend to RAM: the blob is opened again for each request.
 			b.losePower()
 			b.readsBack(iv+", after the CAAM has lost its key", data)
 			b.expect("ok", "unmap", "volume")
@@ -122,8 +123,8 @@ func TestDataComesBackWithTheProtectedBlob(t *testing.T) {
 	}
 }
 
-// overruns says whether the kernel found out that it had written past a buffer. The board
-// has red zones behind them (vm.Linux7).
+// overruns checks whether the kernel noticed that it had written past a buffer. The
+// board has red zones after its buffers (vm.Linux7).
 func (b board) overruns(what string, want bool) {
 	b.t.Helper()
 	if log := b.MustSh("dmesg"); strings.Contains(log, "Redzone overwritten") != want {
@@ -140,7 +141,7 @@ func (b board) readsBack(when string, data []byte) {
 	}
 }
 
-// readsFail: the table is taken, and what is read with it is an error.
+// readsFail: the table is accepted, and reading through it fails.
 func (b board) readsFail(what, load, iv string) {
 	b.t.Helper()
 	if answers := b.calls(add("load "+load), protectedCrypt(iv, payload)); fmt.Sprint(answers) != "[ok ok]" {

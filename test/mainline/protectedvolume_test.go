@@ -16,10 +16,10 @@ func protectedVolume(wrap string) string {
 	return strings.Replace(trustedVolume, "source: trusted\n", "source: trusted\n    protected: true\n    wrap: "+wrap+"\n", 1)
 }
 
-// changedLine is what the product says dm-crypt has to have.
+// changedLine is the line that dm-crypt must have, as the product reports it.
 const changedLine = "crypto_alloc_skcipher(ciphermode, 0, 0)"
 
-// boardWith is a board with the product.
+// boardWith starts a board with the product.
 func boardWith(t *testing.T, kernel vm.MainlineKernel, config string) board {
 	t.Helper()
 	b := board{t: t, Machine: vm.Start(t, vm.Config{
@@ -30,9 +30,9 @@ func boardWith(t *testing.T, kernel vm.MainlineKernel, config string) board {
 	return b
 }
 
-// The main job with a key that only the CAAM sees, on a kernel whose dm-crypt takes its
-// cipher: provisioned, unlocked at boot after a power cycle, used after the CAAM has lost
-// its own key, given another key in use, and not opened by another chip.
+// The main job with a key that only the CAAM sees, on a kernel whose dm-crypt accepts
+// its cipher: provisioned, unlocked at boot after a power cycle, used after the CAAM
+// has lost its own key, given another key in use, and not opened by another chip.
 func TestAVolumeWithAProtectedKey(t *testing.T) {
 	soakOnly(t)
 	t.Parallel()
@@ -112,7 +112,8 @@ func TestAVolumeWithAProtectedKey(t *testing.T) {
 	}
 }
 
-// throwsAProtectedKeyAway has a volume on the second disk with another key at each unlocking.
+// throwsAProtectedKeyAway uses a volume on the second disk that gets another key at
+// each unlock.
 func (b board) throwsAProtectedKeyAway() {
 	b.t.Helper()
 	b.Put("/etc/scratch.yaml", []byte(`volumes:
@@ -125,8 +126,8 @@ func (b board) throwsAProtectedKeyAway() {
 		! test -e /scratch/note; echo 'for tomorrow' >/scratch/note; imxcrypt --config /etc/scratch.yaml lock scratch`)
 }
 
-// Where protected keys cannot be used, that shows before anything is written, and doctor
-// and the refusal say which line of the kernel it is.
+// If protected keys cannot be used, that is found before anything is written, and
+// doctor and the refusal name the line in the kernel.
 func TestProtectedKeysThatThisKernelDoesNotHave(t *testing.T) {
 	soakOnly(t)
 	t.Parallel()
@@ -141,7 +142,7 @@ func TestProtectedKeysThatThisKernelDoesNotHave(t *testing.T) {
 			}
 			b.MustSh("test $(tr -d '\\0' </dev/vda | wc -c) = 0")
 
-			// A volume in use keeps the key that it has.
+			// A volume in use keeps its key.
 			b.configure(trustedVolume)
 			b.MustSh("imxcrypt provision data && echo 'meet me at the old oak' >/data/note && sync")
 			b.configure(protectedVolume("ccm"))
@@ -154,7 +155,7 @@ func TestProtectedKeysThatThisKernelDoesNotHave(t *testing.T) {
 				t.Error("the refused rotation has written to the header")
 			}
 			b.MustSh("echo 3 >/proc/sys/vm/drop_caches; grep -qx 'meet me at the old oak' /data/note")
-			// No protected key was made to find that out.
+			// Finding that out made no protected key.
 			b.overruns("trials", false)
 		})
 	}

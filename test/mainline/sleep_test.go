@@ -13,15 +13,15 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// suspend runs a command that suspends the board, and returns what came of it. This kernel
-// knows s2idle only, from which the clock's alarm wakes it. A CAAM forgets the key that
-// encrypts its black keys meanwhile, as it does in a real suspend to RAM.
+// suspend runs a command that suspends the board, and returns its result. This kernel
+// supports only s2idle, from which the clock's alarm wakes it. Meanwhile a CAAM loses
+// the key that encrypts its black keys, as in a real suspend to RAM.
 func (b board) suspend(keys vm.KeyHardware, argv ...string) vm.Result {
 	b.t.Helper()
 	const asleep = "PM: suspend entry (s2idle)"
-	b.MustSh("dmesg -n 7") // so that the console says so
+	b.MustSh("dmesg -n 7") // so that the console shows it
 	before := strings.Count(b.Console(), asleep)
-	// Ahead of the board, however long it takes to get there.
+	// Always ahead of the board, however long it takes to suspend.
 	alarm := b.Start("sh", "-c", "cd /sys/class/rtc/rtc0; while echo 0 >wakealarm && echo +20 >wakealarm; do sleep 2; done")
 	p := b.Start(argv...)
 	for deadline := time.Now().Add(3 * time.Minute); p.Running() && strings.Count(b.Console(), asleep) == before; time.Sleep(100 * time.Millisecond) {
@@ -44,13 +44,13 @@ func (b board) suspend(keys vm.KeyHardware, argv ...string) vm.Result {
 	return r
 }
 
-// losePower has the CAAM lose the key that encrypts its black keys.
+// losePower makes the CAAM lose the key that encrypts its black keys.
 func (b board) losePower() {
 	b.t.Helper()
 	b.QMP("qom-set", map[string]any{"path": "/machine/fsl-caam", "property": "power-loss", "value": true})
 }
 
-// A suspend does no harm to a volume with a trusted key, which the kernel holds, and
+// A suspend does not harm a volume with a trusted key, which the kernel holds, and
 // imxcrypt has nothing to do.
 func TestTrustedVolumesSleep(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {

@@ -12,13 +12,13 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// ciphers are those that trusted keys are used with, and the size of their keys.
+// ciphers returns the ciphers used with trusted keys, and the size of their keys.
 func ciphers() map[string]int {
 	return map[string]int{"aes-xts-plain64": 64, "capi:adiantum(xchacha12,aes)-plain64": 32, "capi:cbc(aes)-essiv:sha256": 32}
 }
 
-// A volume's key is a trusted key only while its table is loaded; it comes back
-// from its blob after a power cycle, and on no other chip.
+// A volume's key is a trusted key only while its table is loaded. It comes back from
+// its blob after a power cycle, but on no other chip.
 func TestDataComesBackWithTheBlob(t *testing.T) {
 	eachSource(t, func(t *testing.T, s source) {
 		other := vm.Mainline{Keys: s.keys, Kernel: s.kernel, OTPMK: "another chip"}
@@ -37,7 +37,7 @@ func TestDataComesBackWithTheBlob(t *testing.T) {
 			if fmt.Sprint(answers) != "[ok ok ok ENOKEY]" {
 				t.Fatalf("%s: %q", cipher, answers)
 			}
-			// The process and its keyrings are gone; the volume is not.
+			// The process and its keyrings are gone; the volume is still there.
 			b.MustSh("dmsetup mknodes; dd if=/tmp/data of=/dev/mapper/volume bs=64k oflag=direct 2>/dev/null")
 			b.expect("ok", "unmap", "volume")
 			blobs[cipher], raw[cipher] = blob, string(b.Get("/dev/vda"))
@@ -69,7 +69,7 @@ func TestDataComesBackWithTheBlob(t *testing.T) {
 	})
 }
 
-// What dm-crypt says to a reference that is wrong, and in which keyrings it looks.
+// How dm-crypt answers a wrong reference, and in which keyrings it looks.
 func TestTablesNameTrustedKeys(t *testing.T) {
 	t.Parallel()
 	b := start(t, vm.Mainline{Keys: vm.CAAM}, vm.NewDisk(t, 8<<20))
@@ -90,8 +90,8 @@ func TestTablesNameTrustedKeys(t *testing.T) {
 			t.Errorf("in the %s keyring: %q", ring, answers)
 		}
 	}
-	// The user's keyring is looked into through the session's only. Without a
-	// session keyring that is the user's, too, which has a link there.
+	// The user keyring is searched only through the session keyring. Without one, the
+	// kernel uses the user session keyring, which has a link to the user keyring.
 	inUser := [][]string{{"add", "user", "kmk", "load " + blob}, table(64), {"unlink", "user", "kmk"}}
 	if answers := b.calls(inUser...); fmt.Sprint(answers) != "[ok ENOKEY ok]" {
 		t.Errorf("in the user's keyring, with a session of its own: %q", answers)
@@ -99,7 +99,7 @@ func TestTablesNameTrustedKeys(t *testing.T) {
 	if answers := b.callsBy([]string{onethread}, append(inUser, []string{"unmap", "volume"})...); fmt.Sprint(answers) != "[ok ok ok ok]" {
 		t.Errorf("in the user's keyring, without a session: %q", answers)
 	}
-	// CAAM's own ciphers are not for dm-crypt: they allocate memory.
+	// dm-crypt does not accept CAAM's own ciphers: they allocate memory.
 	drivers := b.MustSh("grep '^driver' /proc/crypto")
 	if !strings.Contains(drivers, "cbc-aes-caam") {
 		t.Errorf("no cbc-aes-caam in /proc/crypto:\n%s", drivers)
@@ -110,8 +110,8 @@ func TestTablesNameTrustedKeys(t *testing.T) {
 	}
 }
 
-// An open chip's blobs are sealed by a key that all open chips share: they open
-// on none once it is closed, and a closed chip's not while it is open.
+// An open chip's blobs are sealed with a key that all open chips share. They do not
+// open on a closed chip, and a closed chip's blobs do not open on an open one.
 func TestAnOpenCAAM(t *testing.T) {
 	t.Parallel()
 	const warning = "using insecure test key, enable HAB to use unique device key!"

@@ -2,11 +2,11 @@
 
 //go:build linux
 
-// Command onethread makes system calls about keys and tables in a virtual
-// machine, all on one thread, since that is what a thread keyring belongs to.
+// Command onethread makes system calls about keys and tables in a virtual machine, all
+// on one thread, because a thread keyring belongs to one thread.
 //
-// Each line of its input is a call, a JSON array of strings; each line of its
-// output is "ok", followed by what the call gave, or the name of the errno:
+// Each line of its input is a call, a JSON array of strings. Each line of its output is
+// "ok" followed by the result of the call, or the name of the errno:
 //
 //	["add", RING, DESCRIPTION, PAYLOAD]     a trusted key; RING is thread, process, session or user
 //	["read", RING, DESCRIPTION, SIZE]       gives the length and what came into a buffer of that size
@@ -121,8 +121,8 @@ func read(ringName, description, size string) (string, error) {
 	return fmt.Sprintf("%d %s", n, bytes.TrimRight(buffer, "\x00")), err
 }
 
-// mapDevice makes a mapping as dmsetup create does, without udev. One whose table
-// is refused is removed again.
+// mapDevice makes a mapping as dmsetup create does, without udev. If the table is
+// refused, it removes the mapping again.
 func mapDevice(name, sectors, parameters string) error {
 	length, err := strconv.ParseUint(sectors, 10, 64)
 	if err != nil {
@@ -140,13 +140,12 @@ func mapDevice(name, sectors, parameters string) error {
 		err = ioctl(unix.DM_DEV_SUSPEND, name, nil) // without the flag: resume
 	}
 	if err != nil {
-		_ = ioctl(unix.DM_DEV_REMOVE, name, nil) // the table's error counts
+		_ = ioctl(unix.DM_DEV_REMOVE, name, nil) // the table's error is the one to return
 	}
 	return err
 }
 
-// ioctl gives device-mapper a command about a mapping. Data is a table of one
-// target.
+// ioctl sends device-mapper a command about a mapping. Data is a table of one target.
 func ioctl(command uint, name string, data []byte) error {
 	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
 	if err != nil {

@@ -28,7 +28,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(FslCaam, FSL_CAAM)
 /* Pages of 4 KiB: the controller, the job rings, and DECO 0. */
 enum { PAGE_CTRL = 0, RINGS = 3, PAGE_DECO = 8 };
 
-/* Registers of the controller that are more than memory. */
+/* Registers of the controller that are not plain memory. */
 enum {
     CTRL_DECO_REQUEST = 0x9c,
     CTRL_JR_START = 0x94,
@@ -100,7 +100,7 @@ struct FslCaam {
     MemoryRegion registers;
     QEMUBH *work;
     char *otpmk, *state;
-    uint32_t mode; /* of operation: 2 trusted, 1 secure, 0 not */
+    uint32_t mode; /* operating mode: 2 trusted, 1 secure, 0 nonsecure */
     uint32_t ctrl[0x1000 / 4];
     Ring rings[RINGS];
     uint32_t deco_buffer[64], deco_status;
@@ -198,7 +198,8 @@ static bool ring_step(FslCaam *s, Ring *r)
     return true;
 }
 
-/* Outside of the guest's write, so that its processor continues; some jobs at a time. */
+/* Runs outside the guest's write, so that its processor continues; at most JOBS jobs at
+ * a time. */
 static void work(void *opaque)
 {
     enum { JOBS = 64 };
@@ -228,7 +229,7 @@ static uint32_t read_perf(FslCaam *s, uint32_t offset)
 {
     switch (offset) {
     case PERF_CTPR_LOW:
-        return 2; /* blobs; all else: 32-bit pointers, no queue interface, no virtualization */
+        return 2; /* blobs; otherwise: 32-bit pointers, no queue interface, no virtualization */
     case PERF_STATUS:
         return s->mode << 8; /* little endian */
     case PERF_CCBVID:
@@ -240,7 +241,7 @@ static uint32_t read_perf(FslCaam *s, uint32_t offset)
     case PERF_CHANUM_LOW:
         return 1u << 16 | 1; /* one RNG, one AES; no hashes, DES, public keys */
     case PERF_CAAMVID_HIGH:
-        return 0x0a160401; /* what an i.MX8M says */
+        return 0x0a160401; /* the value of an i.MX8M */
     }
     return 0;
 }

@@ -130,7 +130,7 @@ void black_wrap(struct caam_chip *chip, const uint8_t *red, uint32_t len, bool c
     }
 }
 
-/* An ECB key has nothing to check: one of another power cycle gives some other key. */
+/* An ECB key has no check: one of another power cycle gives a different key. */
 uint32_t black_unwrap(struct caam_chip *chip, const uint8_t *black, uint32_t len, bool ccm,
                       uint8_t *red)
 {
@@ -151,7 +151,7 @@ uint32_t black_unwrap(struct caam_chip *chip, const uint8_t *black, uint32_t len
     return status;
 }
 
-/* The blob's type is in the derivation: a black blob does not open as a red one. */
+/* The blob's type is part of the derivation: a black blob does not open as a red one. */
 static void blob_sealing_key(struct caam_chip *chip, const struct blob_kind *kind, uint8_t key[32])
 {
     uint8_t in[32 + sizeof kind->modifier + 2];
@@ -163,7 +163,7 @@ static void blob_sealing_key(struct caam_chip *chip, const struct blob_kind *kin
     chip->ops->sha256(chip->owner, in, sizeof in, key);
 }
 
-/* A blob's own key is used once, so that its nonce may be constant. */
+/* A blob's own key is used once, so its nonce may be constant. */
 static const uint8_t blob_nonce[BLOB_NONCE];
 
 /* A blob: its key, sealed; the data, encrypted with it; a MAC. */
@@ -181,7 +181,7 @@ void blob_seal(struct caam_chip *chip, const struct blob_kind *kind, const uint8
     chip->blobs_sealed++;
 }
 
-/* len is the data's. */
+/* len is the length of the data. */
 uint32_t blob_open(struct caam_chip *chip, const struct blob_kind *kind, const uint8_t *blob,
                    uint32_t len, uint8_t *data)
 {
@@ -257,7 +257,8 @@ static void xts_block(struct caam_chip *chip, const uint8_t *key, int half, bool
     xor_into(block, tweak, BLOCK);
 }
 
-/* The first half of the key is the data's, the second the tweak's. n is at least a block. */
+/* The first half of the key is for the data, the second for the tweak. n is at least a
+ * block. */
 static void xts(struct caam_chip *chip, const uint8_t *key, int half, bool encrypt, uint8_t *tweak,
                 uint8_t *data, uint32_t n)
 {
@@ -272,8 +273,8 @@ static void xts(struct caam_chip *chip, const uint8_t *key, int half, bool encry
     if (!tail) {
         return;
     }
-    /* The last whole block gives its end to the short one; decryption takes the tweaks the other
-     * way round. */
+    /* The last whole block passes its end to the short one; decryption takes the tweaks
+     * in the opposite order. */
     memcpy(next, tweak, BLOCK);
     xts_next(next);
     xts_block(chip, key, half, encrypt, encrypt ? tweak : next, data);

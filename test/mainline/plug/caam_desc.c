@@ -87,7 +87,7 @@ struct deco {
     uint32_t variable_in, variable_out;
     uint64_t math[4];
     uint32_t override;
-    uint8_t *fifo; /* what ciphers gave and nothing has taken */
+    uint8_t *fifo; /* output of ciphers that was not taken yet */
     size_t fifo_end, fifo_start;
     int depth;
     bool halted;
@@ -115,7 +115,8 @@ static int guest_write(struct deco *d, uint64_t address, const void *from, size_
     return d->chip->ops->write(d->chip->owner, address, from, n);
 }
 
-/* The next word of a command's own. Descriptors lie in buffers with room for the largest. */
+/* The next word of the command itself. Descriptors are in buffers with room for the
+ * largest. */
 static uint32_t take_word(struct command *c)
 {
     c->next++;
@@ -140,7 +141,8 @@ static int next_piece(struct deco *d, struct sequence *s)
         if (guest_read(d, s->table, entry, sizeof entry)) {
             return -1;
         }
-        /* i.MX has the high word of the address first, others the low one: it is 0 here. */
+        /* i.MX puts the high word of the address first, others the low one; here it is
+         * 0. */
         uint64_t address = (uint64_t)entry[0] | entry[1];
 
         s->table += sizeof entry;
@@ -237,7 +239,7 @@ static uint32_t key_room(uint32_t class)
     return class == 2 ? KEY2_MAX : KEY1_MAX;
 }
 
-/* KEY: a key into its register, red, or black and unwrapped on its way. */
+/* KEY: loads a key into its register, either red, or black and unwrapped on the way. */
 static uint32_t do_key(struct deco *d, struct command *c, bool sequence)
 {
     uint32_t len = c->word & 0x3ff, black = c->word & 1 << 22, ccm = c->word & 1 << 20;
@@ -268,7 +270,7 @@ static uint32_t do_key(struct deco *d, struct command *c, bool sequence)
     return status;
 }
 
-/* LOAD: bytes into a register. */
+/* LOAD: loads bytes into a register. */
 static uint32_t do_load(struct deco *d, struct command *c, bool sequence)
 {
     uint32_t len = c->word & 0xff, offset = c->word >> 8 & 0xff, reg = c->word >> 16 & 0x7f, size;
@@ -323,7 +325,7 @@ static uint32_t do_load(struct deco *d, struct command *c, bool sequence)
     return deco_error(ERR_LOAD);
 }
 
-/* STORE: a context out. */
+/* STORE: stores a context. */
 static uint32_t do_store(struct deco *d, struct command *c, bool sequence)
 {
     uint32_t len = c->word & 0xff, offset = c->word >> 8 & 0xff;
@@ -339,7 +341,7 @@ static uint32_t do_store(struct deco *d, struct command *c, bool sequence)
     return guest_write(d, take_word(c), from, len) ? deco_error(ERR_DMA) : 0;
 }
 
-/* SEQ FIFO LOAD: a message through the cipher of class 1, or skipped. */
+/* SEQ FIFO LOAD: passes a message through the cipher of class 1, or skips it. */
 static uint32_t do_fifo_load(struct deco *d, struct command *c)
 {
     uint32_t len = c->word & VARIABLE ? d->variable_in : c->word & 0xffff, status;
@@ -367,7 +369,7 @@ static uint32_t do_fifo_load(struct deco *d, struct command *c)
     return status;
 }
 
-/* Random numbers for the output FIFO, a sequence, or (neither) an address. */
+/* Random numbers for the output FIFO, a sequence, or (if neither) an address. */
 static uint32_t store_random(struct deco *d, struct command *c, uint32_t len, bool sequence)
 {
     uint64_t address = sequence ? 0 : take_word(c);
@@ -394,7 +396,7 @@ static uint32_t store_random(struct deco *d, struct command *c, uint32_t len, bo
     return status;
 }
 
-/* FIFO STORE: a key register leaves, black; or random numbers. */
+/* FIFO STORE: stores a key register as a black key, or random numbers. */
 static uint32_t do_fifo_store(struct deco *d, struct command *c)
 {
     uint32_t len = c->word & 0xffff, type = c->word >> 16 & 0x3f;
@@ -422,7 +424,7 @@ static uint32_t do_fifo_store(struct deco *d, struct command *c)
     return deco_error(ERR_FIFO_STORE);
 }
 
-/* SEQ FIFO STORE: what the cipher gave. */
+/* SEQ FIFO STORE: stores the cipher's output. */
 static uint32_t do_sequence_fifo_store(struct deco *d, struct command *c)
 {
     uint32_t len = c->word & VARIABLE ? d->variable_out : c->word & 0xffff;
@@ -460,8 +462,8 @@ static uint32_t do_move(struct deco *d, struct command *c)
     return deco_error(ERR_MOVE);
 }
 
-/* The blob protocol: from the input sequence to the output sequence. Black blobs take and give
- * black keys. The modifier stands in the key register of class 2. */
+/* The blob protocol, from the input sequence to the output sequence. Black blobs take
+ * and give black keys. The modifier is in the key register of class 2. */
 static uint32_t do_blob(struct deco *d, bool seal, uint32_t info)
 {
     enum { BLACK = 1 << 2, CCM = 1 << 8 };
@@ -511,7 +513,7 @@ static uint32_t do_blob(struct deco *d, bool seal, uint32_t info)
     return sequence_write(d, black, d->out.left);
 }
 
-/* The random number generator's state handles come and go; it needs no more. */
+/* The random number generator only needs its state handles to be created and removed. */
 static uint32_t do_rng(struct deco *d, uint32_t word)
 {
     enum { SECURE_KEYS = 0x40000000, INSTANTIATE = 1, UNINSTANTIATE = 3 };
@@ -555,7 +557,7 @@ static uint32_t do_jump(struct deco *d, struct command *c)
 {
     enum { LOCAL, NONLOCAL, HALT, HALT_STATUS };
     uint32_t type = c->word >> 22 & 3, test = c->word >> 16 & 3, wanted = c->word >> 8 & 0xff;
-    /* Calm, no input pending and the like: that always holds. Shared and self never do. */
+    /* Calm, no input pending and so on always hold. Shared and self never do. */
     uint32_t holds = c->word & 1 << 24 ? 0x1f : 0;
     bool taken = !wanted || (test & 2 ? wanted & holds : (wanted & holds) == wanted);
     int8_t by = c->word & 0xff;
@@ -583,7 +585,7 @@ static uint32_t do_jump(struct deco *d, struct command *c)
     return by ? CAAM_STATUS_USER | (uint8_t)by : 0;
 }
 
-/* The registers of MATH that are no general ones. */
+/* The registers of MATH that are not general-purpose. */
 static uint32_t *math_register(struct deco *d, uint32_t number)
 {
     switch (number) {
@@ -603,8 +605,7 @@ static uint32_t *math_register(struct deco *d, uint32_t number)
 
 enum { MATH_IMMEDIATE = 4, MATH_CONSTANT = 12, MATH_NOWHERE = 15 };
 
-/* constant is what the number MATH_CONSTANT stands for: 0 for the first operand, 1 for the other.
- */
+/* constant is the value of MATH_CONSTANT: 0 for the first operand, 1 for the other. */
 static bool math_operand(struct deco *d, uint32_t number, uint64_t immediate, uint64_t constant,
                          uint64_t *value)
 {
@@ -672,7 +673,7 @@ static uint32_t do_math(struct deco *d, struct command *c)
     return 0;
 }
 
-/* SEQ IN PTR, SEQ OUT PTR: where a sequence lies. */
+/* SEQ IN PTR, SEQ OUT PTR: the address of a sequence. */
 static uint32_t do_sequence_pointer(struct command *c, struct sequence *s, uint32_t not_modelled)
 {
     if (c->word & not_modelled) {
@@ -721,8 +722,8 @@ static uint32_t do_command(struct deco *d, struct command *c)
     return deco_error(ERR_COMMAND);
 }
 
-/* Runs the words from `from` to `end`. The buffer has twice WORDS, zeros after the end: a last
- * command may ask for more words than there are. */
+/* Runs the words from `from` to `end`. The buffer has twice WORDS, with zeros after the
+ * end: the last command may ask for more words than there are. */
 static uint32_t run(struct deco *d, const uint32_t *words, int from, int end)
 {
     for (int at = from, steps = 0; at < end && !d->halted; steps++) {
@@ -747,7 +748,7 @@ static uint32_t run(struct deco *d, const uint32_t *words, int from, int end)
     return 0;
 }
 
-/* The word from which on a header wants its descriptor run. */
+/* The word at which a header starts its descriptor. */
 static int start_of(uint32_t header)
 {
     return header >> 16 & 0x3f ? header >> 16 & 0x3f : 1;

@@ -27,22 +27,23 @@ struct caam_ops {
 struct caam_chip {
     const struct caam_ops *ops;
     void *owner;
-    uint8_t master[32]; /* seals blob keys: of the OTPMK, or the test key of an open chip */
+    uint8_t master[32]; /* seals blob keys: the OTPMK's, or the test key of an open chip */
     uint8_t jdkek[32];  /* wraps black keys: this power cycle's */
     uint32_t rdsta;     /* state handles of the random number generator */
     unsigned long jobs, blobs_sealed, blobs_opened, checks_failed;
 };
 
-/* A status word of the hardware: 0, or where it comes from and an error number. */
+/* A status word of the hardware: 0, or the source of an error and its number. */
 #define CAAM_STATUS_CCB(cha, error) (0x20000000u | (cha) << 4 | (error))
 #define CAAM_STATUS_DECO(error) (0x40000000u | (error))
-#define CAAM_STATUS_USER 0x30000000u /* a descriptor halted with a number of its own */
+#define CAAM_STATUS_USER 0x30000000u /* a descriptor halted with its own number */
 
 enum { CAAM_CHA_AES = 1, CAAM_CHA_RNG = 5, CAAM_CHA_UNKNOWN = 0xf };
 enum { CAAM_ERR_MODE = 1, CAAM_ERR_DATA_SIZE, CAAM_ERR_KEY_SIZE, CAAM_ERR_RNG = 9, CAAM_ERR_ICV };
 
 void caam_chip_reset(struct caam_chip *chip);
-/* Both return the status of the job: of the descriptor at an address, or in DECO 0's buffer. */
+/* Both return the status of the job: the descriptor at an address, or in DECO 0's
+ * buffer. */
 uint32_t caam_run_job(struct caam_chip *chip, uint64_t address);
 uint32_t caam_run_deco(struct caam_chip *chip, const uint32_t *words, int room);
 

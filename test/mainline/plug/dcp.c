@@ -130,7 +130,7 @@ static void crypt_blocks(const uint8_t key[BLOCK], uint8_t iv[BLOCK], bool encry
     }
 }
 
-/* Does a channel's packet and returns the channel's status, 0 for success. */
+/* Runs a channel's packet and returns the channel's status, 0 for success. */
 static uint32_t do_packet(FslDcp *s, int channel)
 {
     enum { DONE = 1 };
@@ -229,7 +229,8 @@ static uint64_t registers_read(void *opaque, hwaddr address, unsigned size)
     return 0;
 }
 
-/* The register that an address writes to, NULL if it has a meaning of its own, or none. */
+/* The register that an address writes to; NULL if there is none, or if it needs special
+ * handling. */
 static uint32_t *writable(FslDcp *s, hwaddr address)
 {
     if (address >= REG_CHANNELS && address < REG_CHANNELS_END) {

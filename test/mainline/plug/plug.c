@@ -101,7 +101,7 @@ static void imx_crypto_realize(DeviceState *device, Error **errp)
     if (s->state) {
         object_property_set_str(OBJECT(model), "state", s->state, &error_fatal);
     }
-    /* Not below /machine/peripheral: virt would look for it on its platform bus. */
+    /* Not below /machine/peripheral, where virt would look for it on its platform bus. */
     object_property_add_child(qdev_get_machine(), s->model, OBJECT(model));
     if (!sysbus_realize_and_unref(SYS_BUS_DEVICE(model), errp)) {
         return;
