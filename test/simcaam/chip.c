@@ -51,7 +51,7 @@ static void random_aes_key(struct crypto_aes_ctx *key)
 	memzero_explicit(raw, sizeof(raw));
 }
 
-/* A power-on reset: every black key made before is worthless from here on. */
+/* A power-on reset: every black key made before becomes useless. */
 static void chip_power_on(void)
 {
 	struct crypto_aes_ctx jdkek, tdkek;
@@ -104,8 +104,8 @@ static int chip_wrap(u32 type, const u8 *red, size_t red_len, u8 *black)
 }
 
 /*
- * -EBADMSG if a CCM key is not of this power cycle. An ECB key has nothing to
- * check: one of another power cycle yields some other red key, and success.
+ * -EBADMSG if a CCM key is from another power cycle. An ECB key has no check: one from
+ * another power cycle yields a different red key, and success.
  */
 int chip_unwrap(u32 type, const u8 *black, u8 *red, size_t red_len)
 {
@@ -136,9 +136,9 @@ int chip_unwrap(u32 type, const u8 *black, u8 *red, size_t red_len)
 }
 
 /*
- * The key that seals blob keys, from the master key of the security state. What
- * is sealed, a red key or a black one and in which wrap, is part of it: a blob
- * whose tag says something else does not open.
+ * The key that seals blob keys, derived from the master key of the security state. What
+ * is sealed, a red key or a black one and in which wrap, is part of the derivation: a
+ * blob whose tag says something else does not open.
  */
 static void blob_key_encryption_key(u32 type, struct crypto_aes_ctx *key)
 {
@@ -163,10 +163,11 @@ static void blob_key_encryption_key(u32 type, struct crypto_aes_ctx *key)
  */
 static const u8 blob_iv[CCM_IV_LEN];
 
-/* What the hardware leaves of the driver's buffer: whatever the heap held there. */
+/* What the hardware leaves unwritten in the driver's buffer: whatever the heap held
+ * there. */
 #define HEAP	0x6b
 
-/* Those bytes past the MAC, to blob_obj_len, are HEAP. */
+/* The bytes after the MAC, up to blob_obj_len, are HEAP. */
 static void seal_red(u32 type, const u8 *red, size_t red_len, u8 *blob)
 {
 	u8 *sealed = blob + BLOB_KEY_LEN, *mac = sealed + red_len;
@@ -312,8 +313,8 @@ static struct syscore_ops chip_syscore = { .resume = resume };
 #endif
 
 /*
- * Where there is nothing below s2idle, or only pm_test, the core goes not down. Its
- * stand-in is a device: devices sleep when all processes are frozen.
+ * With only s2idle or pm_test the core does not go down. A device stands in for it:
+ * devices are suspended when all processes are frozen.
  */
 static bool shallow_resets;
 module_param(shallow_resets, bool, 0644);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-/* AES with black keys, in software: what a ring of chip.c does. It allocates nothing. */
+/* AES with black keys, in software: the work of one of chip.c's rings. It allocates
+ * nothing. */
 #include <crypto/internal/skcipher.h>
 #include <linux/err.h>
 #include "simcaam.h"
@@ -44,7 +45,7 @@ static int run_cbc(struct skcipher_request *sub, struct skcipher_request *req, b
 	return encrypt ? crypto_skcipher_encrypt(sub) : crypto_skcipher_decrypt(sub);
 }
 
-/* By hand: Debian's ecb(aes) is a module that nobody else here needs. */
+/* By hand: Debian's ecb(aes) is a module that nothing else here needs. */
 static int run_ecb(struct skcipher_request *req, bool encrypt,
 		   const u8 *red, unsigned int red_len)
 {
@@ -79,7 +80,7 @@ int chip_crypt(void *engine, const struct tk_key *key, struct skcipher_request *
 	u8 red[AES_KEYSIZE_256] __aligned(16);
 	int err;
 
-	/* A job that the hardware cannot do: no TDKEK, no ECB key of odd length. */
+	/* A job that the hardware cannot do: TDKEK, or an ECB key of odd length. */
 	if (key->type & TAG_TDKEK)
 		return -EINVAL;
 	if (!(key->type & TAG_CCM) && key->obj_len != black_obj_len(key->type, key->red_len))

@@ -4,7 +4,7 @@
 #include <linux/module.h>
 #include "simcaam.h"
 
-/* A parameter "let the next N fail", counted down with each that does. */
+/* A parameter "the next N fail" that counts down with each failure. */
 static int countdown_set(const char *val, const struct kernel_param *kp)
 {
 	int n, err = kstrtoint(val, 0, &n);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What the silicon does with keys, by the silicon: jobs for the kernel's own driver of
- * the CAAM. Its headers build the descriptors. A job is what NXP's driver makes of the
- * same request, but for where the data lies: it goes through memory of a ring's own.
+ * What the silicon does with keys, done by the silicon: jobs for the kernel's own CAAM
+ * driver, whose headers build the descriptors. A job is the one that NXP's driver makes
+ * for the same request, except for the location of the data: it passes through memory
+ * that belongs to a ring.
  */
 #include "compat.h"
 #include "desc_constr.h"
@@ -10,8 +11,8 @@
 #include "jr.h"
 #include "simcaam.h"
 
-/* What mainline's desc.h leaves out: the wrap of a black key that leaves, and that a
- * blob is of a black key.
+/* What mainline's desc.h lacks: the wrap of a black key that is stored, and the flag
+ * for a blob of a black key.
  */
 #define FIFOST_TYPE_KEY_CCM	(0x14 << FIFOST_TYPE_SHIFT)
 #define OP_PCL_BLOB_BLACK	BIT(2)
@@ -29,7 +30,7 @@ struct window {
 };
 
 struct engine {
-	u32 job[MAX_CAAM_DESCSIZE];	/* first, as a descriptor has to be aligned */
+	u32 job[MAX_CAAM_DESCSIZE];	/* first, because a descriptor must be aligned */
 	struct device *ring;
 	struct window *window;
 	dma_addr_t address;		/* of the window */
@@ -103,7 +104,7 @@ int chip_make(u32 type, const u8 *red, size_t red_len, u8 *black)
 	if (red) {
 		append_key_as_imm(e->job, red, red_len, red_len, CLASS_1 | KEY_DEST_CLASS_REG);
 	} else {
-		/* Random bytes go to the key's register inside of the CAAM. */
+		/* Random bytes go to the key register inside the CAAM. */
 		append_operation(e->job, OP_TYPE_CLASS1_ALG | OP_ALG_ALGSEL_RNG);
 		append_cmd(e->job, CMD_FIFO_STORE | FIFOST_TYPE_RNGFIFO | red_len);
 		append_move(e->job, MOVE_WAITCOMP | MOVE_SRC_OUTFIFO | MOVE_DEST_CLASS1KEY | red_len);
@@ -155,7 +156,7 @@ int chip_open(u32 type, const u8 *blob, size_t red_len, u8 *black)
 			black, black_obj_len(type, red_len), red_len);
 }
 
-/* A piece of a request, in place. The key is unwrapped on its way, each time. */
+/* A piece of a request, in place. The key is unwrapped on the way each time. */
 static void crypt_job(struct engine *e, const struct tk_key *key, bool cbc, bool encrypt,
 		      unsigned int len)
 {

@@ -59,7 +59,7 @@ void tag_write(struct tag *tag, u32 type, size_t red_len, size_t obj_len)
 	tag->obj_len = cpu_to_le32(obj_len);
 }
 
-/* Leave a text, cut to the room there is, in a buffer of the user's. */
+/* Write a text to a user buffer, truncated to the room there is. */
 static void say(u64 buffer, size_t room, const char *text)
 {
 	void __user *out = u64_to_user_ptr(buffer);
@@ -73,7 +73,7 @@ static void say(u64 buffer, size_t room, const char *text)
 		return;
 }
 
-/* Fetch a word of the user's into text, which has room for len and a NUL. */
+/* Fetch a user's word into text, which has room for len and a NUL. */
 static int fetch(char *text, u64 from, size_t len)
 {
 	if (copy_from_user(text, u64_to_user_ptr(from), len))
@@ -96,7 +96,7 @@ static int check_red_len(const struct keygen_cmd *cmd, size_t len)
 		      "Invalid key size, expected values are between 16 and 64 bytes.\n");
 }
 
-/* The key's size or its bytes, as the mode has it. */
+/* The key's size or its bytes, depending on the mode. */
 static int create_value(const struct keygen_cmd *cmd, struct keygen_job *job, char *text)
 {
 	size_t len = cmd->key_value_len;
@@ -136,7 +136,7 @@ static int create_words(const struct keygen_cmd *cmd, struct keygen_job *job, ch
 		return refuse(cmd, -EFAULT,
 			      "Unable to copy from user the Key Mode: random (-s) or plaintext (-t).\n");
 	job->random = !strcmp(text, "-s");
-	/* The NUL has to be among what the user gave. */
+	/* The NUL must be part of what the user passed. */
 	if (strlen(text) == cmd->key_mode_len || (!job->random && strcmp(text, "-t")))
 		return refuse(cmd, -EINVAL,
 			      "Invalid argument for Key Mode, expected -s or -t.\n");
@@ -165,7 +165,7 @@ static int create_check(const struct keygen_cmd *cmd, struct keygen_job *job)
 	return err;
 }
 
-/* Tag the key that is in job->black. */
+/* Tag the key in job->black. */
 static void tag_black(struct keygen_job *job)
 {
 	size_t len = black_obj_len(job->type, job->red_len);
@@ -202,7 +202,7 @@ static int create_run(struct keygen_job *job)
 
 static int import_check(const struct keygen_cmd *cmd, struct keygen_job *job)
 {
-	/* The kernel's own check of copies: 160 bytes end with the struct they go to. */
+	/* The kernel's own check of copies: 160 bytes end with the destination struct. */
 	if (cmd->blob_len > IMPORT_STRUCT) {
 		pr_warn("Buffer overflow detected (%u < %u)!\n", IMPORT_STRUCT, cmd->blob_len);
 		return -EFAULT;
@@ -249,14 +249,14 @@ static int import_run(struct keygen_job *job)
 	return 0;
 }
 
-/* Hand out what was made, and the lengths, also where the room did not suffice. */
+/* Return what was made, and the lengths, even if the room was too small. */
 static int answer(struct keygen_cmd *cmd, const struct keygen_job *job, bool create)
 {
 	size_t black_room = cmd->black_key_len, blob_room = cmd->blob_len;
 
 	cmd->black_key_len = job->black_len;
 	if (black_room < job->black_len)
-		/* Also on IMPORT it is the blob that the text goes over. */
+		/* On IMPORT, too, the text goes over the blob. */
 		return refuse(cmd, -EINVAL, "Not enough space for black key.\n");
 	if (copy_to_user(u64_to_user_ptr(cmd->black_key), job->black, job->black_len))
 		return -EFAULT;
@@ -274,7 +274,7 @@ static int answer(struct keygen_cmd *cmd, const struct keygen_job *job, bool cre
 	return 0;
 }
 
-/* jobs: how many jobs the hardware does for it. */
+/* jobs: how many jobs the hardware does for this. */
 static int on_hardware(struct keygen_job *job, int (*run)(struct keygen_job *job),
 		       unsigned int jobs)
 {

@@ -128,7 +128,7 @@ static void complete_request(struct crypto_async_request *req, int err)
 	local_bh_enable();
 }
 
-/* The next request, or NULL; one that waited for room is notified that it is in. */
+/* The next request, or NULL; one that waited for room is notified that it is queued. */
 static struct crypto_async_request *ring_next(struct ring *ring)
 {
 	struct crypto_async_request *req, *waiting;
@@ -222,7 +222,7 @@ int rings_start(ring_job job)
 	return 0;
 }
 
-/* No request may be under way: whoever has a cipher holds the module. */
+/* No request may be in progress: every holder of a cipher holds the module. */
 void rings_stop(void)
 {
 	uint i;

@@ -60,8 +60,8 @@ static inline size_t blob_obj_len(size_t red_len)
 
 void tag_write(struct tag *tag, u32 type, size_t red_len, size_t obj_len);
 
-/* ccm.c: AES-CCM without associated data. The nonce has 7 bytes, in and out may
- * be the same buffer. ccm_open returns -EBADMSG, with out zeroed, if mac is wrong.
+/* ccm.c: AES-CCM without associated data. The nonce has 7 bytes; in and out may be the
+ * same buffer. ccm_open returns -EBADMSG, with out zeroed, if mac is wrong.
  */
 #define CCM_IV_LEN	7
 void ccm_seal(const struct crypto_aes_ctx *key, const u8 iv[CCM_IV_LEN],
@@ -71,20 +71,20 @@ int ccm_open(const struct crypto_aes_ctx *key, const u8 iv[CCM_IV_LEN],
 
 /*
  * What the silicon does with keys: chip.c in software, job.c on a CAAM. Objects are
- * without their tags; no red key comes out of here. All but the first two sleep.
+ * without their tags; no red key leaves these functions. All but the first two sleep.
  */
 int chip_init(void);
 void chip_exit(void);
-/* A black key of red, or of random bytes if that is NULL. */
+/* Makes a black key of red, or of random bytes if red is NULL. */
 int chip_make(u32 type, const u8 *red, size_t red_len, u8 *black);
-/* The blob of a black key. The last bytes, up to blob_obj_len, are of no account. */
+/* Makes the blob of a black key. The last bytes, up to blob_obj_len, do not matter. */
 int chip_seal(u32 type, const u8 *black, size_t red_len, u8 *blob);
-/* blob has BLOB_OBJ_MAX readable bytes, and black room for as many as a key has.
- * -EBADMSG for a blob of another chip, of the other security state, or damaged.
+/* blob has BLOB_OBJ_MAX readable bytes, and black has room for as many as a key has.
+ * Returns -EBADMSG for a blob of another chip, of the other security state, or damaged.
  */
 int chip_open(u32 type, const u8 *blob, size_t red_len, u8 *black);
 
-/* A black key as tk's setkey took it, without its tag. */
+/* A black key as tk's setkey accepted it, without its tag. */
 struct tk_key {
 	u32 type;
 	unsigned int red_len;
@@ -92,7 +92,7 @@ struct tk_key {
 	u8 black[BLACK_OBJ_MAX];
 };
 
-/* What does a ring's requests, one at a time. */
+/* Runs a ring's requests, one at a time. */
 void *chip_engine(void);	/* or an ERR_PTR */
 void chip_engine_free(void *engine);
 int chip_crypt(void *engine, const struct tk_key *key, struct skcipher_request *req, bool encrypt);
@@ -137,11 +137,11 @@ enum counter {
 };
 
 void count(enum counter counter);
-int fault_create(void);		/* the errno to fail with, or 0 */
+int fault_create(void);		/* returns the errno to fail with, or 0 */
 int fault_import(void);
 int fault_request(void);
 void fault_resume(void);
-bool fault_wrong_import(void);	/* the import is to yield another key */
+bool fault_wrong_import(void);	/* whether the import yields another key */
 bool fault_no_ring(void);
 
 #endif

@@ -50,13 +50,13 @@ static int tk_setkey(struct crypto_skcipher *tfm, const u8 *key, unsigned int le
 	if (red_len != AES_KEYSIZE_128 && red_len != AES_KEYSIZE_192 &&
 	    red_len != AES_KEYSIZE_256)
 		return -EINVAL;
-	/* The driver copies that much, over whatever lies behind its buffer. */
+	/* The driver copies that much, over whatever follows its buffer. */
 	if (obj_len > BLACK_OBJ_MAX)
 		return -EINVAL;
 	ctx->key.type = type;
 	ctx->key.red_len = red_len;
 	ctx->key.obj_len = obj_len;
-	/* Past the end of a key that is too short it reads on; here there are zeros. */
+	/* The driver reads past the end of a key that is too short; here there are zeros. */
 	memset(ctx->key.black, 0, sizeof(ctx->key.black));
 	memcpy(ctx->key.black, key + TAG_LEN, min(obj_len, len - (unsigned int)TAG_LEN));
 	return 0;

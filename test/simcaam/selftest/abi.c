@@ -128,7 +128,7 @@ static void test_create_errors(void)
 	ok(cmd.blob_len == 112, "... and reports the length that is needed");
 }
 
-/* A tag is not authenticated, but what it says goes into opening the blob. */
+/* A tag is not authenticated, but its contents are used to open the blob. */
 static void test_rewritten_tags(const struct key *key)
 {
 	static const struct {
@@ -158,7 +158,7 @@ static void test_rewritten_tags(const struct key *key)
 	}
 }
 
-/* What the hardware does not write of a blob is what the driver's buffer held. */
+/* What the hardware does not write in a blob is what the driver's buffer held. */
 static void test_tails(void)
 {
 	struct key one, other;
@@ -251,7 +251,7 @@ static long free_kilobytes(void)
 	return kilobytes;
 }
 
-/* Each round allocates at least 512 bytes in the kernel on each of these ways. */
+/* Each round allocates at least 512 bytes in the kernel on each of these paths. */
 static void test_leaks(void)
 {
 	const int rounds = has("otpmk") ? 10000 : 2000; /* jobs take their time */

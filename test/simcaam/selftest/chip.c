@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What the chip is: its state, its fuses, the quirks and faults it can be given. */
+/* What the chip is: its state, its fuses, and the quirks and faults that can be set. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -130,7 +130,7 @@ static void test_setkey(void)
 	is_errno(set_key(key.black, key.black_len), EINVAL, "setkey of a key of 64");
 }
 
-/* What comes of one request under a key that setkey has to take. */
+/* The result of one request under a key that setkey must accept. */
 static int use(const uint8_t *black, uint32_t len, uint8_t out[32], const char *what)
 {
 	int fd = cipher("tk(cbc(aes))", black, len), err;
@@ -141,7 +141,8 @@ static int use(const uint8_t *black, uint32_t len, uint8_t out[32], const char *
 	return err;
 }
 
-/* setkey does not ask whether a key fits its tag: a request fails, or nothing does. */
+/* setkey does not check whether a key fits its tag: either a request fails, or nothing
+ * does. */
 static void test_misfits(void)
 {
 	struct key ecb, ccm;
@@ -168,7 +169,7 @@ static void test_misfits(void)
 	is_errno(use(black, 64, out, "a ccm key of 32 tagged as one of 16"), EBADMSG, "... and fails requests");
 }
 
-/* A key of another power cycle. */
+/* A key from another power cycle. */
 static void test_stale(const struct key *key, const char *wrap)
 {
 	struct key again;

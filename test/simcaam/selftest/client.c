@@ -51,7 +51,7 @@ int create_sized(struct key *key, const char *wrap, int size)
 	return create(key, wrap, "-s", text, strlen(text) + 1);
 }
 
-/* Import a blob of that length; what comes out, or the text, goes to out. */
+/* Import a blob of that length; the resulting key, or the text, goes to out. */
 int import(const uint8_t *blob, uint32_t len, struct key *out)
 {
 	struct cmd cmd = {

@@ -8,7 +8,7 @@
 
 #define DEVICE "/dev/caam-keygen"
 
-/* The struct of the BSP's header, written down independently of the module's. */
+/* The struct from the BSP's header, written independently of the module's. */
 struct cmd {
 	uint8_t key_enc_len;
 	uint8_t key_mode_len;
@@ -42,7 +42,7 @@ __attribute__((format(printf, 2, 3)))
 void ok(int passed, const char *format, ...);
 void is_errno(int got, int want, const char *what);
 void is_text(const void *got, const char *want);
-int has(const char *parameter);	/* a CAAM has fewer than the simulated one */
+int has(const char *parameter);	/* a CAAM has fewer parameters than the simulated one */
 void set(const char *parameter, const char *value);
 void get(const char *parameter, char *value, size_t room);
 long counter(const char *parameter);

@@ -42,7 +42,7 @@ void is_text(const void *got, const char *want)
 		printf("# got \"%.60s\"\n", (const char *)got);
 }
 
-/* The file of a parameter, of whichever module there is. */
+/* The file of a parameter, of whichever module is loaded. */
 static const char *path_of(const char *parameter, char path[PATH_MAX])
 {
 	static const char *const modules[] = {"simcaam", "jobcaam"};
