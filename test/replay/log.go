@@ -9,11 +9,12 @@ import (
 	"fmt"
 )
 
-// The format, all numbers little-endian (Linux, Documentation/admin-guide/
-// device-mapper/log-writes.rst and drivers/md/dm-log-writes.c): the first sector
-// holds {magic, version, number of entries: u64; sector size: u32}. Entries
-// follow, each a sector with {sector, number of sectors, flags, length of the
-// mark: u64} and, of a mark, its text; then, except for discards, the data.
+// The format, with all numbers little-endian (Linux,
+// Documentation/admin-guide/device-mapper/log-writes.rst and
+// drivers/md/dm-log-writes.c). The first sector holds {magic, version, number of
+// entries: u64; sector size: u32}. Entries follow. Each has a sector with {sector,
+// number of sectors, flags, length of the mark: u64} and, for a mark, its text; then,
+// except for discards, the data.
 const (
 	logMagic   = 0x6a736677736872
 	logVersion = 1
@@ -28,22 +29,21 @@ const (
 	flagsKnown   = flagFlush | flagFUA | flagDiscard | flagMark | flagMetadata
 )
 
-// ErrLog is wrapped by every error about bytes that are no log.
+// ErrLog is wrapped by every error about bytes that are not a log.
 var ErrLog = errors.New("not a log of dm-log-writes")
 
 // Entry is one operation of a log.
 type Entry struct {
 	Off, Length int64 // in bytes
-	// Flush: everything before is durable when this one begins.
+	// Flush: everything before it is durable when this operation begins.
 	Flush bool
 	// FUA: this write is durable when it ends.
 	FUA bool
 	// Discard: there is no data.
 	Discard bool
-	// Mark is a text that somebody put into the log; such an entry is nothing
-	// else.
+	// Mark is a text that a program put into the log. Such an entry has nothing else.
 	Mark string
-	// Data is what was written, a part of the log's own bytes.
+	// Data is what was written. It is part of the log's own bytes.
 	Data []byte
 }
 
@@ -59,14 +59,14 @@ func (e Entry) String() string {
 	return fmt.Sprintf("write %#x+%#x flush=%v fua=%v", e.Off, e.Length, e.Flush, e.FUA)
 }
 
-// Log is what was done to one disk, in the order in which it was completed.
+// Log is what was done to one disk, in the order of completion.
 type Log struct {
 	SectorSize int64 // bytes
 	Entries    []Entry
 }
 
-// Parse reads a log. Entries behind the number that its first sector gives are
-// not looked at: their writer had not finished them. Errors wrap [ErrLog].
+// Parse reads a log. It ignores entries beyond the number in the first sector, because
+// their writer had not finished them. Errors wrap [ErrLog].
 func Parse(b []byte) (*Log, error) {
 	bad := func(format string, args ...any) (*Log, error) {
 		return nil, fmt.Errorf("%w: %s", ErrLog, fmt.Sprintf(format, args...))
@@ -108,7 +108,7 @@ func Parse(b []byte) (*Log, error) {
 	return l, nil
 }
 
-// parseEntry reads an entry's own sector, and returns how many bytes of data
+// parseEntry reads an entry's own sector, and returns the number of bytes of data that
 // follow it.
 func parseEntry(b []byte, size int64) (e Entry, length int64, err error) {
 	at, n := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
@@ -126,7 +126,7 @@ func parseEntry(b []byte, size int64) (e Entry, length int64, err error) {
 		}
 		return e, 0, nil
 	}
-	// Far more than any disk has, and small enough that nothing overflows.
+	// Far more than any disk has, and small enough to prevent overflow.
 	const limit = 1 << 40
 	if at > limit || n > limit {
 		return e, 0, fmt.Errorf("%d sectors at %d", n, at)

@@ -114,7 +114,7 @@ func TestAnUnfinishedEntryIsNotLookedAt(t *testing.T) {
 	}
 }
 
-// run replays a log over a disk of dots, eight sectors of 512 bytes.
+// run replays a log over eight sectors of 512 bytes filled with dots.
 func run(t *testing.T, log []byte) *Run {
 	t.Helper()
 	l, err := Parse(log)
@@ -128,7 +128,7 @@ func run(t *testing.T, log []byte) *Run {
 	return r
 }
 
-// picture is the first byte of each sector.
+// picture returns the first byte of each sector.
 func picture(im *crashtest.Image) string {
 	var s []byte
 	for i, b := range im.Bytes() {
@@ -364,7 +364,7 @@ func TestAnImageIsLaidOntoADisk(t *testing.T) {
 	}
 }
 
-// fatal is a TB that remembers.
+// fatal is a TB that records a failure.
 type fatal struct {
 	testing.TB
 	failed bool
@@ -413,8 +413,8 @@ func TestATapeBeginsEmpty(t *testing.T) {
 	}
 }
 
-// No bytes are taken for a log that is longer than they are, and what is taken
-// can be replayed.
+// No input is parsed as a log longer than itself, and every accepted log can be
+// replayed.
 func FuzzParse(f *testing.F) {
 	f.Add(sample(512))
 	f.Add(sample(4096))
@@ -443,7 +443,7 @@ func FuzzParse(f *testing.F) {
 		}
 		r, err := NewRun(crashtest.NewImage(64<<10), l)
 		if err != nil {
-			return // behind the end of this disk
+			return // beyond the end of this disk
 		}
 		for range r.Sample(Options{PerCut: 1, Crash: crashtest.Options{Exhaustive: 2, Limit: 2, Random: -1}}) {
 		}

@@ -15,20 +15,20 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// TB is the part of testing.TB that is used here.
+// TB is the part of testing.TB that this package uses.
 type TB interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// Tape is a disk that is recorded.
+// Tape is a disk that is being recorded.
 type Tape struct {
 	file string // of the log
 	base *crashtest.Image
 }
 
-// Load takes the content of a disk before the machine that is recorded is
-// started. Its LogWrites must be set.
+// Load reads the contents of a disk before the recorded machine starts. The disk's
+// LogWrites must be set.
 func Load(t TB, disk *vm.Disk) *Tape {
 	t.Helper()
 	if disk.LogWrites == "" {
@@ -38,7 +38,7 @@ func Load(t TB, disk *vm.Disk) *Tape {
 	if err != nil {
 		t.Fatalf("replay: %v", err)
 	}
-	// The log of an earlier boot is not this one's.
+	// Drop the log of an earlier boot.
 	if err := os.WriteFile(disk.LogWrites, nil, 0o600); err != nil {
 		t.Fatalf("replay: %v", err)
 	}
@@ -48,7 +48,7 @@ func Load(t TB, disk *vm.Disk) *Tape {
 // Place is a place in a log: the number of entries before it.
 type Place int
 
-// Now is the place behind everything that the guest knows to be complete.
+// Now returns the place after everything that the guest knows to be complete.
 func (p *Tape) Now(t TB) Place {
 	t.Helper()
 	l, err := p.log()
@@ -66,7 +66,7 @@ func (p *Tape) log() (*Log, error) {
 	return Parse(b)
 }
 
-// Changes are the writes and discards between two places.
+// Changes returns the writes and discards between two places.
 func (p *Tape) Changes(t TB, from, to Place) []Entry {
 	t.Helper()
 	l, err := p.log()
@@ -82,7 +82,7 @@ func (p *Tape) Changes(t TB, from, to Place) []Entry {
 	return changes
 }
 
-// Run is what was recorded so far, ready to be replayed.
+// Run returns what was recorded so far, ready to be replayed.
 func (p *Tape) Run(t TB) *Run {
 	t.Helper()
 	l, err := p.log()
@@ -104,7 +104,7 @@ type Run struct {
 	epochs []int
 }
 
-// NewRun puts a log into the model. The base cannot be written to any more.
+// NewRun puts a log into the model. The base must not be written to afterwards.
 func NewRun(base *crashtest.Image, l *Log) (*Run, error) {
 	r := &Run{}
 	r.rec, r.device = crashtest.Record(base)
@@ -141,12 +141,12 @@ func (r *Run) add(e Entry) error {
 	return err
 }
 
-// Durable reports whether everything that was complete at a place, and flushed
-// by then, is there in a state: what a program was assured is safe there must be.
+// Durable reports whether a state has everything that was complete and flushed at a
+// place. What a program was promised to be safe there must be in the state.
 func (r *Run) Durable(s *crashtest.State, at Place) bool { return s.Epoch >= r.epochs[at] }
 
-// Flushes is how many flushes there are between two places; to 0 is the end.
-// Each is a boundary: the power can go right before it.
+// Flushes returns the number of flushes between two places; to 0 is the end. Each is a
+// boundary: power can be cut right before it.
 func (r *Run) Flushes(from, to Place) int { return r.upTo(to) - r.epochs[from] }
 
 func (r *Run) upTo(to Place) int {
@@ -156,28 +156,27 @@ func (r *Run) upTo(to Place) int {
 	return r.epochs[to]
 }
 
-// Options choose among the states of a run.
+// Options select among the states of a run.
 type Options struct {
-	// From and To bound the cuts: the power goes at one of the flushes between
-	// the two places, or when the last of them is done. To 0 is the end.
+	// From and To bound the cuts: power is cut at one of the flushes between the two
+	// places, or when the last of them is done. To 0 is the end.
 	From, To Place
-	// Cuts is at how many of these flushes the power goes, evenly spread and the last
-	// one among them; 0 for all.
+	// Cuts is the number of these flushes at which power is cut, evenly spread and
+	// including the last one; 0 for all.
 	Cuts int
-	// PerCut is how many states are taken at each flush; 0 for all that Crash
-	// allows.
+	// PerCut is the number of states taken at each flush; 0 for all that Crash allows.
 	PerCut int
-	// Seed of the choice.
+	// Seed of the selection.
 	Seed uint64
-	// Crash bounds the enumeration that is chosen from.
+	// Crash bounds the enumeration from which states are selected.
 	Crash crashtest.Options
 }
 
-// Sample is a choice among the states of the model, in the order of the log, and
-// the same one for the same seed. No flush is left out, unless Cuts says so. Where
-// only some states of a flush are taken, the first has lost everything that was not flushed, and
-// others lost whole writes and tore one, in turns; where only one is taken, it is
-// of either kind.
+// Sample returns a selection of the model's states, in the order of the log. It is the
+// same for the same seed. It skips no flush unless Cuts is set. If only some states of
+// a flush are taken, the first has lost everything that was not flushed, and the others
+// alternately lost whole writes and tore one. If only one is taken, it is of either
+// kind.
 func (r *Run) Sample(o Options) []*crashtest.State {
 	first, last := r.epochs[o.From], r.upTo(o.To)
 	o.Crash.Seed = o.Seed
@@ -190,7 +189,7 @@ func (r *Run) Sample(o Options) []*crashtest.State {
 	}
 	for s := range r.rec.States(o.Crash) {
 		if o.To > 0 && s.Epoch == last && s.Loss() != crashtest.LostAll {
-			continue // written behind the place
+			continue // written after the place
 		}
 		if len(cut) > 0 && cut[0].Epoch != s.Epoch {
 			take()
@@ -201,8 +200,8 @@ func (r *Run) Sample(o Options) []*crashtest.State {
 	return all
 }
 
-// spread reports whether Cuts are so spread over the numbers from 0 to last that n is one
-// of them.
+// spread reports whether n is selected when Cuts are spread over the numbers from 0 to
+// last.
 func (o Options) spread(n, last int) bool {
 	if o.Cuts == 0 || o.Cuts > last {
 		return true
@@ -210,7 +209,7 @@ func (o Options) spread(n, last int) bool {
 	return (n+1)*o.Cuts/(last+1) > n*o.Cuts/(last+1)
 }
 
-// Count is how many states there are to choose from, at all of the flushes.
+// Count returns the number of states to select from, at all of the flushes.
 func (r *Run) Count(o Options) int {
 	o.Cuts, o.PerCut = 0, 0
 	return len(r.Sample(o))
@@ -233,7 +232,7 @@ func pick(cut []*crashtest.State, n int, rng *rand.Rand) []*crashtest.State {
 	if n > 1 {
 		turn = append([]crashtest.Loss{crashtest.LostAll}, turn...)
 	}
-	// What lost nothing is the next flush's state that lost everything.
+	// A state that lost nothing is the next flush's state that lost everything.
 	rest := append(slices.Clone(turn), crashtest.LostNone)
 	var chosen []int
 	for len(chosen) < n {
@@ -255,9 +254,8 @@ func pick(cut []*crashtest.State, n int, rng *rand.Rand) []*crashtest.State {
 	return out
 }
 
-// Distinct leaves one of those states out of many whose disks have the same
-// content: the last, of which the most is expected, since what is durable stays
-// so.
+// Distinct keeps one of those states whose disks have the same contents: the last, from
+// which the most is expected, because what is durable stays durable.
 func (r *Run) Distinct(states []*crashtest.State) []*crashtest.State {
 	last := map[[sha256.Size]byte]int{}
 	sums := make([][sha256.Size]byte, len(states))
@@ -274,7 +272,7 @@ func (r *Run) Distinct(states []*crashtest.State) []*crashtest.State {
 	return out
 }
 
-// contentOf is a hash of what a disk holds that is not zero.
+// contentOf returns a hash of a disk's non-zero contents.
 func contentOf(im *crashtest.Image) [sha256.Size]byte {
 	h := sha256.New()
 	b, zero := make([]byte, pieceSize), make([]byte, pieceSize)
@@ -286,20 +284,20 @@ func contentOf(im *crashtest.Image) [sha256.Size]byte {
 		if bytes.Equal(b[:n], zero[:n]) {
 			continue
 		}
-		binary.Write(h, binary.LittleEndian, off) // a hash takes all
+		binary.Write(h, binary.LittleEndian, off) // writing to a hash cannot fail
 		h.Write(b[:n])
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// Image is the disk in that state, a new one at each call.
+// Image returns the disk in that state, as a new image at each call.
 func (r *Run) Image(s *crashtest.State) *crashtest.Image { return s.Image(r.device) }
 
-// Final is the disk after all of the run.
+// Final returns the disk after the whole run.
 func (r *Run) Final() *crashtest.Image { return r.device.Live() }
 
-// Lay puts a state's image under a disk of the recorded one's size, which must
-// not be recorded itself. Nothing in the machine may have it open.
+// Lay writes a state's image to the file of a disk of the same size as the recorded
+// one, which must not be recorded itself. Nothing in the machine may have it open.
 func (r *Run) Lay(t TB, disk *vm.Disk, s *crashtest.State) {
 	t.Helper()
 	if disk.LogWrites != "" {
@@ -310,11 +308,11 @@ func (r *Run) Lay(t TB, disk *vm.Disk, s *crashtest.State) {
 	}
 }
 
-// pieceSize is what is compared and written at a time, in bytes.
+// pieceSize is the number of bytes compared and written at a time.
 const pieceSize = 64 << 10
 
-// WriteImage changes a file of an image's size, in place, into the image. Only
-// what differs is written.
+// WriteImage changes a file of the image's size into the image, in place. It writes
+// only what differs.
 func WriteImage(path string, im *crashtest.Image) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -343,7 +341,7 @@ func WriteImage(path string, im *crashtest.Image) error {
 	return f.Close()
 }
 
-// readImage takes a file, sparse as it may be, into memory.
+// readImage reads a file, which may be sparse, into memory.
 func readImage(path string) (*crashtest.Image, error) {
 	f, err := os.Open(path)
 	if err != nil {
