@@ -21,15 +21,16 @@ type rate struct {
 	Problem    string   `json:"problem"`
 }
 
-// What the kernel has of the processor's instructions for AES goes, and comes back.
+// Removes the kernel's drivers for the processor's AES instructions, and loads them
+// again.
 const (
 	withoutAES = "rmmod aes_ce_blk aes_ce_cipher; ! grep 'aes-ce$' /proc/crypto"
 	withAES    = "modprobe aes-ce-cipher; modprobe aes-ce-blk; grep -q 'xts-aes-ce$' /proc/crypto"
 )
 
-// ciphers compares the ciphers of all sources on one board: what the processor does for a
-// byte, in instructions, which is its time where it has nothing to wait for. The CAAM is a
-// model that works in no time, and whatever the chip takes comes on top of that.
+// ciphers compares the ciphers of all sources on one board: the processor's work per
+// byte, in instructions, which is its time unless it has to wait. The CAAM is a model
+// that works in no time; the time that a real chip takes is added to that.
 func (h *host) ciphers(m *vm.Machine, o options) {
 	measured := func(source string) []rate {
 		r := m.RunCommand(vm.Command{Argv: []string{"imxcrypt", "bench", "--json", "--source", source, "--each", "4ms", "--keys", "1"}, Timeout: time.Hour})
@@ -67,15 +68,15 @@ func (h *host) ciphers(m *vm.Machine, o options) {
 	}
 }
 
-// protectedVolumes are one with an ordinary and one with a protected key, in memory: counted
-// time jumps over waits for a disk.
+// protectedVolumes has one volume with an ordinary and one with a protected key, in
+// memory: counted time skips waits for a disk.
 const protectedVolumes = `volumes:
   - {name: v1, device: /run/v1.img, size: 24MiB, source: trusted, cipher: aes-xts-plain64, key_size: 64, filesystem: none}
   - {name: v2, device: /run/v2.img, size: 24MiB, source: trusted, protected: true, filesystem: none}
 `
 
-// protected compares the cipher of protected keys, which takes Linux 7.x with two lines
-// changed, with aes-xts-plain64 on the same board, as ciphers does.
+// protected compares the cipher of protected keys, which needs Linux 7.x with two lines
+// changed, with aes-xts-plain64 on the same board, in the same way as ciphers.
 func (h *host) protected(m *vm.Machine) {
 	m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(protectedVolumes))
 	m.MustSh("modprobe aes-ce-blk; grep -q 'xts-aes-ce$' /proc/crypto; imxcrypt provision --all")

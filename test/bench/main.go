@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Bench measures, in one run of a virtual machine, from the start of a process
-// until the volumes are mounted: imxcrypt, the shell recipe that products use,
-// and a C program that makes only the necessary system calls; with black keys of
-// the simulated CAAM, or with trusted keys of mainline's kernel. Emulated time is
-// no board's time, and the host has other work: what counts are the ratios of
-// what was measured in turn.
+// Bench measures, in one run of a virtual machine, the time from the start of a process
+// until the volumes are mounted. It compares imxcrypt, the shell recipe that products
+// use, and a C program that makes only the necessary system calls, either with black
+// keys of the simulated CAAM or with trusted keys of a mainline kernel. Emulated time
+// is not a board's time, and the host has other work, so what counts are the ratios
+// between measurements taken in turn.
 package main
 
 import (
@@ -25,22 +25,23 @@ const (
 	sourceTrusted = "trusted"
 )
 
-// options are what is measured, and how.
+// options say what is measured, and how.
 type options struct {
 	arch   vm.Arch
 	source string
 	rounds int
-	// counted: time is the number of instructions, which is the same at every
-	// run however busy the host is. Only one virtual processor runs at a time.
+	// counted makes time the number of instructions, which is the same in every run
+	// however busy the host is. Only one virtual processor runs at a time.
 	counted bool
 	against string
 	times   bool
 	sectors bool
-	// ciphers of all sources, on one board that has them; protected: that of protected keys.
+	// ciphers compares those of all sources on one board that has them; protected
+	// measures the cipher of protected keys.
 	ciphers, protected bool
 }
 
-// volumes is how many there are: several are the same with any source.
+// volumes returns the number of volumes. Measuring several with one source is enough.
 func (o options) volumes() int {
 	if o.source == sourceCAAM {
 		return 8
@@ -67,7 +68,7 @@ func main() {
 	if o.ciphers || o.protected {
 		o.source, o.counted, o.times = sourceTrusted, true, false
 	}
-	// They are sectors of the CAAM's jobs.
+	// This compares sectors with jobs of the CAAM.
 	o.sectors = o.sectors && o.source == sourceCAAM
 	os.Exit(vm.Main("bench", func(t vm.TB) { (&host{t}).run(o) }))
 }
@@ -115,7 +116,7 @@ func (h *host) times(m *vm.Machine, o options, binary string) {
 	h.size(o.arch, binary, runs)
 }
 
-// machine boots the virtual board with all that is measured.
+// machine boots the virtual board with everything that is measured.
 func (h *host) machine(o options, binary string) *vm.Machine {
 	files := map[string]vm.File{
 		"/etc/imxcrypt/imxcrypt.yaml": {Data: []byte(configuration(o.volumes(), o.source))},

@@ -12,7 +12,7 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// The runs, by what they are called.
+// The names of the runs.
 const (
 	hello       = "Go hello world"
 	version     = "imxcrypt version"
@@ -28,7 +28,7 @@ const (
 	otherAll    = "the other program, 8 volumes"
 )
 
-// run is one of the things measured.
+// run is one of the measured commands.
 type run struct {
 	name   string
 	argv   []string
@@ -36,8 +36,8 @@ type run struct {
 	memory []int           // KiB
 }
 
-// runsOf are the runs of a list of volumes; those of all together only where there are
-// several.
+// runsOf returns the runs for a list of volumes. It includes the runs over all volumes
+// only if there are several.
 func runsOf(list []volume, other bool) []*run {
 	runs := []*run{
 		{name: hello, argv: []string{"hello"}},
@@ -63,7 +63,7 @@ func runsOf(list []volume, other bool) []*run {
 	return runs
 }
 
-// measure runs all in turn, as many rounds as asked for and one more, which
+// measure runs all of them in turn, for the given number of rounds plus one, which
 // fills the page cache and is not counted.
 func (h *host) measure(m *vm.Machine, runs []*run, rounds int) {
 	for round := range rounds + 1 {
@@ -77,7 +77,7 @@ func (h *host) measure(m *vm.Machine, runs []*run, rounds int) {
 	}
 }
 
-// stopwatch runs a program in the guest under test/bench/guest/stopwatch.c.
+// stopwatch runs a program in the guest with test/bench/guest/stopwatch.c.
 func (h *host) stopwatch(m *vm.Machine, argv []string) (took time.Duration, memory int) {
 	r := m.Run(append([]string{"stopwatch"}, argv...)...)
 	lines := strings.Split(strings.TrimSpace(r.Stderr), "\n")
@@ -98,7 +98,7 @@ func (r *run) String() string {
 	return fmt.Sprintf("%-28s %7.1f ms  (%.1f to %.1f)", r.name, ms(median(t)), ms(t[0]), ms(t[len(t)-1]))
 }
 
-// ratios compares what was measured with the targets of the project.
+// ratios compares the measurements with the project's targets.
 func ratios(runs []*run, o options) []string {
 	times := func(name string) []time.Duration {
 		for _, r := range runs {
@@ -153,9 +153,9 @@ func ratios(runs []*run, o options) []string {
 	return list
 }
 
-// breakdown is what -v says of the steps of one volume, and what remains to the
-// process's end. Of its start -v knows the processor's time only; what that is
-// short of the clock's is in the remainder too.
+// breakdown returns the steps of one volume as reported by -v, and the remainder until
+// the process ends. For its start, -v knows only the processor time; the difference to
+// the wall-clock time is part of the remainder too.
 func (h *host) breakdown(m *vm.Machine, name string, rounds int) []string {
 	var order []string
 	steps := map[string][]time.Duration{}

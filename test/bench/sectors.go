@@ -9,8 +9,8 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// sectorMappings makes /dev/mapper/s512 and s4096 over RAM disks, with a key of
-// the simulated CAAM's, as the program's tables are.
+// sectorMappings makes /dev/mapper/s512 and s4096 over RAM disks, with a key of the
+// simulated CAAM, using the same tables as the program.
 const sectorMappings = `cd /root
 imxcrypt key create sectors --dir /root >/dev/null
 import sectors.bb sectors.key
@@ -23,12 +23,12 @@ done
 keyctl unlink "$id" @us >/dev/null
 rm sectors.key`
 
-// sectorRounds is how often each size is read and written with each latency.
+// sectorRounds is how often each size is read and written at each latency.
 const sectorRounds = 5
 
-// sectorSizes compares sectors of 512 and 4096 bytes with hardware that takes its
-// time for each job, which is one a sector. The two take turns, so that what else
-// the host does slows both: what counts is the median of the rounds' ratios.
+// sectorSizes compares sectors of 512 and 4096 bytes on hardware that needs time for
+// each job, which is one per sector. The two take turns, so that other work on the host
+// slows both; the result is the median of the rounds' ratios.
 func (h *host) sectorSizes(m *vm.Machine, o options) {
 	const parameter = "/sys/module/imxcrypt_simcaam/parameters/latency_us"
 	m.MustSh(sectorMappings)
@@ -55,8 +55,8 @@ func (h *host) sectorSizes(m *vm.Machine, o options) {
 	m.MustSh("echo 0 >" + parameter + "; dmsetup remove s512; dmsetup remove s4096; rmmod brd")
 }
 
-// throughput runs dd for so many requests of 256 KiB and returns MiB a second,
-// without what it takes to start, and to open and close the device.
+// throughput runs dd for that many requests of 256 KiB and returns MiB per second,
+// without the time for starting dd and for opening and closing the device.
 func (h *host) throughput(m *vm.Machine, dd string, sector, requests int) float64 {
 	run := func(count int) time.Duration {
 		r := m.Sh(fmt.Sprintf(dd, sector, count))

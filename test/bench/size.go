@@ -11,14 +11,14 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// The most that the program may take of storage on arm64, in bytes: stripped, and
-// packed by xz. TestSizeBudget holds it.
+// The largest size of the program on arm64, in bytes: stripped, and compressed with xz.
+// TestSizeBudget enforces it.
 const (
 	sizeBudget   = 8_400_000
 	packedBudget = 2_600_000
 )
 
-// size prints what the program takes of memory and of storage.
+// size prints how much memory and storage the program takes.
 func (h *host) size(arch vm.Arch, binary string, runs []*run) {
 	st, err := os.Stat(binary)
 	if err != nil {
@@ -40,8 +40,8 @@ func (h *host) size(arch vm.Arch, binary string, runs []*run) {
 	}
 }
 
-// compile builds a C program of test/bench/guest, static, as the simulated CAAM's
-// own tools are (test/simcaam/build).
+// compile builds a static C program of test/bench/guest, like the simulated CAAM's own
+// tools (test/simcaam/build).
 func (h *host) compile(arch vm.Arch, name string) string {
 	if text, err := exec.Command("test/tools/fetch-debian", string(arch), "build/debian", "libc6-dev", "linux-libc-dev").CombinedOutput(); err != nil {
 		h.Fatalf("fetch the C library: %v\n%s", err, text)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The program as it is released stays within its budget.
+// The released program stays within its budget.
 func TestSizeBudget(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -13,14 +13,14 @@ import (
 	"imxcrypt/test/vm"
 )
 
-// volume is one of the machine's, and what the recipe and the floor need to
-// open it too.
+// volume is one of the machine's volumes, with what the recipe and the floor need to
+// open it.
 type volume struct {
 	name, device, target, blob string
 	sectors, table             string
 }
 
-// configuration of n volumes v0, v1, … with keys of a source.
+// configuration returns a configuration with n volumes v0, v1, … with keys of a source.
 func configuration(n int, source string) string {
 	var b strings.Builder
 	b.WriteString("volumes:\n")
@@ -30,7 +30,7 @@ func configuration(n int, source string) string {
 	return b.String()
 }
 
-// provision makes the volumes and learns their blobs and tables.
+// provision makes the volumes and returns their blobs and tables.
 func provision(h *host, m *vm.Machine, n int) []volume {
 	var list []volume
 	for i := range n {
@@ -48,7 +48,7 @@ func provision(h *host, m *vm.Machine, n int) []volume {
 		words[4] = strings.Join(key[:3], ":") + ":bench:" + v.name
 		v.table = strings.Join(words[3:], " ")
 		blob := blobOf(h, m, v.device)
-		if key[2] == sourceTrusted { // as keyctl pipe prints it
+		if key[2] == sourceTrusted { // in the format of keyctl pipe
 			blob = []byte(hex.EncodeToString(blob))
 		}
 		m.Put(v.blob, blob)
@@ -57,8 +57,8 @@ func provision(h *host, m *vm.Machine, n int) []volume {
 	return list
 }
 
-// blobOf reads the blob out of a LUKS2 header: its JSON begins behind the 4 KiB
-// of the binary header and ends with a NUL.
+// blobOf reads the blob from a LUKS2 header. The JSON begins after the 4 KiB of the
+// binary header and ends with a NUL.
 func blobOf(h *host, m *vm.Machine, device string) []byte {
 	text := []byte(m.MustSh("dd if=" + device + " bs=4096 skip=1 count=3 2>/dev/null | tr -d '\\000'"))
 	var header struct {
@@ -78,8 +78,8 @@ func blobOf(h *host, m *vm.Machine, device string) []byte {
 	return nil
 }
 
-// byHand is a command of the recipe or the floor, which are given all that the program
-// finds by itself.
+// byHand returns a command line of the recipe or the floor, with everything that the
+// program finds by itself.
 func byHand(name string, list []volume) []string {
 	args := []string{name}
 	for _, v := range list {
@@ -95,7 +95,7 @@ func program(list []volume, args ...string) []string {
 	return args
 }
 
-// closeAll takes everything down, no matter what made it.
+// closeAll closes everything, whatever opened it.
 func closeAll(m *vm.Machine) {
 	m.MustSh(`for d in /m/*; do umount "$d" 2>/dev/null || :; done
 		dmsetup remove_all; rm -f /dev/mapper/v* /run/v*.key; keyctl clear @us`)

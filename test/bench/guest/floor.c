@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * floor (NAME BLOB SECTORS TABLE MOUNTPOINT)...: the floor. It makes only the
- * system calls that opening a volume cannot do without: no configuration, no
- * header, no proof of the key, no node, no waiting. A TABLE with a trusted key takes
- * the blob as keyctl pipe prints it.
+ * floor (NAME BLOB SECTORS TABLE MOUNTPOINT)...: the lower bound. It makes only the
+ * system calls without which a volume cannot be opened: no configuration, no header, no
+ * proof of the key, no node, no waiting. A TABLE with a trusted key takes the blob in
+ * the format of keyctl pipe.
  */
 #include <linux/dm-ioctl.h>
 #include <linux/keyctl.h>
@@ -32,7 +32,7 @@ static struct dm_ioctl *dm(unsigned long request, const char *name)
 	return d;
 }
 
-/* What add_key needs to open a trusted key, "load HEX", goes to payload, which has
+/* Writes what add_key needs to open a trusted key, "load HEX", to payload, which has
  * room for a blob of 512 bytes; returns its length. */
 static size_t load(const char *file, uint8_t *payload)
 {

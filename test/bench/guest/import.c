@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * import BLOB KEY: the black key of a blob, to a file, as `caam-keygen import` of NXP's
- * does. Leaner than that one: static, without OpenSSL, and without the shell and the
- * mkdir that it starts for its folder each time.
+ * import BLOB KEY: writes the black key of a blob to a file, as NXP's `caam-keygen
+ * import` does. It is leaner: static, without OpenSSL, and without the shell and the
+ * mkdir that NXP's program starts each time for its folder.
  */
 #include "import.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Import a blob by the interface of NXP's BSP (caam_keygen.h there). */
+/* Import a blob through the interface of NXP's BSP (caam_keygen.h there). */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,7 +22,7 @@ static void die(const char *what)
 	exit(1);
 }
 
-/* The black key goes to key, which has room for 96 bytes; returns its length. */
+/* Writes the black key to key, which has room for 96 bytes; returns its length. */
 static size_t import(const char *file, uint8_t *key)
 {
 	uint8_t blob[144];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * stopwatch PROGRAM ARGUMENT...: runs a program and writes, as the last line
- * on stderr, how long it took from its fork to its end (ns) and the most memory
- * it had in use (KiB). In C, and this small, so that its own cost hides nothing.
+ * stopwatch PROGRAM ARGUMENT...: runs a program and writes, as the last line on stderr,
+ * the time from its fork to its end (ns) and its peak memory use (KiB). It is small and
+ * in C, so that its own cost hides nothing.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

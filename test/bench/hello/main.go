@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Hello is the least a Go program can be: what its runtime costs to start.
+// Hello is the smallest Go program. It shows what starting the Go runtime costs.
 package main
 
 import "os"
