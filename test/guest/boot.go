@@ -46,7 +46,7 @@ func mountAll() error {
 	return unix.Sethostname([]byte("board"))
 }
 
-// mounted reports whether a directory is another filesystem's than its parent.
+// mounted reports whether a directory is on another filesystem than its parent.
 func mounted(dir string) bool {
 	var st, parent unix.Stat_t
 	return unix.Stat(dir, &st) == nil && unix.Stat(filepath.Dir(dir), &parent) == nil && st.Dev != parent.Dev

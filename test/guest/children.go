@@ -12,9 +12,9 @@ import (
 	"syscall"
 )
 
-// children starts processes and collects every one that ends: its own and the
-// orphans that PID 1 inherits. os/exec cannot be used next to a wait for any
-// child, since each would take the other's exit statuses.
+// children starts processes and collects every process that ends: its own and the
+// orphans that PID 1 inherits. os/exec cannot be used next to a wait for any child,
+// because each would take the other's exit statuses.
 type children struct {
 	mu    sync.Mutex // held over a fork: a status can only be looked up after the pid is known
 	known map[int]chan syscall.WaitStatus

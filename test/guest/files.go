@@ -14,8 +14,8 @@ import (
 	"imxcrypt/test/guest/wire"
 )
 
-// put writes one part of a file. After a failure the remaining parts of the
-// same request are dropped; the host has been informed.
+// put writes one part of a file. After a failure it drops the remaining parts of the
+// same request; the host has been informed.
 func (s *server) put(h wire.Header, payload []byte) {
 	f := s.files[h.ID]
 	if h.First {

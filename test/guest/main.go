@@ -2,15 +2,15 @@
 
 //go:build linux
 
-// Command guest is /init of the virtual machines that the tests boot. It
-// mounts what every program expects, loads modules, finds the virtio-serial
-// port to the host and then does what the host asks (package wire).
+// Command guest is /init of the virtual machines that the tests boot. It mounts what
+// every program expects, loads modules, opens the virtio-serial port to the host and
+// then does what the host requests (package wire).
 //
-// In a system with an init of its own it is a service that does only the last.
+// In a system with its own init it is a service that only handles the host's requests.
 //
-// It is one static program instead of a shell script because a Go start is
-// quicker than a shell's dozen forks on an emulated processor, and because the
-// host needs exit codes, both output streams and signals, exactly.
+// It is one static program instead of a shell script because starting a Go program is
+// quicker than a shell's dozen forks on an emulated processor, and because the host
+// needs exact exit codes, signals and both output streams.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 
 func main() {
 	if os.Getpid() != 1 {
-		// udev finds the port's driver in its own time.
+		// udev loads the port's driver in its own time.
 		if err := serve(time.Minute); err != nil {
 			fmt.Fprintln(os.Stderr, "guest:", err)
 			os.Exit(1)
@@ -30,7 +30,7 @@ func main() {
 		return
 	}
 	if err := run(); err != nil {
-		// The console is all there is. The host sees the port close when the
+		// There is only the console to report to. The host sees the port close when the
 		// machine goes down.
 		fmt.Fprintln(os.Stderr, "guest:", err)
 	}

@@ -18,12 +18,11 @@ import (
 	"imxcrypt/test/guest/wire"
 )
 
-// searchPath is where programs are looked for, as on a Debian root login.
+// searchPath is the search path for programs, as for a root login on Debian.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// drainIdle is how long output is still awaited after a process has ended,
-// counted from its last byte: a daemon that it left behind may hold the pipe
-// open for ever.
+// drainIdle is how long to wait for more output after a process has ended, counted from
+// its last byte: a daemon that it left behind may hold the pipe open forever.
 const drainIdle = 200 * time.Millisecond
 
 type process struct {
@@ -35,7 +34,7 @@ type process struct {
 func environment(extra []string) []string {
 	env := []string{"PATH=" + searchPath, "HOME=/root", "LC_ALL=C", "TMPDIR=/tmp", "TERM=dumb"}
 	if os.Getpid() == 1 {
-		// Debian's dmsetup would wait for a udev that is not here.
+		// Debian's dmsetup would wait for udev, which does not run here.
 		env = append(env, "DM_DISABLE_UDEV=1")
 	}
 	return append(env, extra...)
@@ -72,8 +71,8 @@ func openStdin(path string) (*os.File, error) {
 	return f, os.Remove(path)
 }
 
-// launch starts the program in a session of its own, so that a signal to the
-// group reaches all it started, and reports its output and end.
+// launch starts the program in its own session, so that a signal to the group reaches
+// every process that it started, and reports its output and its end.
 func (s *server) launch(p *process, h wire.Header) error {
 	path, err := lookPath(h.Argv[0])
 	if err != nil {
@@ -119,8 +118,7 @@ func (s *server) launch(p *process, h wire.Header) error {
 		st := <-status
 		took := time.Since(began)
 		close(p.done)
-		// What the process wrote is in the pipes; wake a reader that waits
-		// for more.
+		// The output of the process is in the pipes; wake a reader that waits for more.
 		outR.SetReadDeadline(time.Now().Add(drainIdle))
 		errR.SetReadDeadline(time.Now().Add(drainIdle))
 		readers.Wait()
@@ -136,8 +134,8 @@ func (s *server) launch(p *process, h wire.Header) error {
 	return nil
 }
 
-// forward sends what the process writes, until the pipe closes or, once the
-// process has ended, nothing comes any more.
+// forward sends the output of the process until the pipe closes or, once the process
+// has ended, no more arrives.
 func (s *server) forward(p *process, stream int, f *os.File) {
 	defer f.Close()
 	buffer := make([]byte, wire.MaxPayload)
@@ -160,8 +158,8 @@ func (s *server) forward(p *process, stream int, f *os.File) {
 	}
 }
 
-// readNow reads what is there, without waiting. A reader that got no processor
-// until the deadline was over has not looked yet.
+// readNow reads the available output without waiting. A reader that got no processor
+// time before the deadline has not looked yet.
 func readNow(f *os.File, buffer []byte) (n int, err error) {
 	raw, err := f.SyscallConn()
 	if err == nil {
@@ -188,7 +186,7 @@ func readNow(f *os.File, buffer []byte) (n int, err error) {
 func (s *server) signal(h wire.Header) {
 	p := s.process(h.ID)
 	if p == nil {
-		return // ended meanwhile: the host will read its Exited
+		return // it has ended, and the host will read its Exited
 	}
 	target := p.pid
 	if h.Group {

@@ -16,14 +16,13 @@ import (
 	"imxcrypt/test/guest/wire"
 )
 
-// server answers the host. Frames are read by one goroutine; whatever may
-// block is done by others.
+// server answers the host. One goroutine reads frames; others do whatever may block.
 type server struct {
 	in       io.Reader
 	outMu    sync.Mutex
 	out      io.Writer
 	children *children
-	files    map[uint64]*os.File // being written by Put, the reader's own
+	files    map[uint64]*os.File // being written by Put; used only by the reader
 
 	mu        sync.Mutex
 	processes map[uint64]*process
@@ -39,8 +38,8 @@ func newServer(p io.ReadWriter) *server {
 	}
 }
 
-// send reports to the host. An error means that the machine is going down: the
-// reader will see it too.
+// send reports to the host. An error means that the machine is going down, which the
+// reader sees too.
 func (s *server) send(h wire.Header, payload []byte) {
 	s.outMu.Lock()
 	defer s.outMu.Unlock()
@@ -78,7 +77,7 @@ func (s *server) serve() error {
 			if os.Getpid() == 1 {
 				return nil
 			}
-			// The system's own way; it ends this process with the others.
+			// The system's own poweroff, which ends this process with the others.
 			if _, _, err := s.children.start("/sbin/poweroff", []string{"poweroff"}, &syscall.ProcAttr{Env: environment(nil)}); err != nil {
 				return err
 			}

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// switchRoot makes the ext4 filesystem on a device the root, as switch_root of
-// util-linux does, and becomes its /sbin/init.
+// switchRoot makes the ext4 filesystem on a device the root, as util-linux's
+// switch_root does, and executes its /sbin/init.
 func switchRoot(device string) error {
 	const root = "/sysroot"
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
@@ -29,7 +29,7 @@ func switchRoot(device string) error {
 	if err := unix.Mount(device, root, "ext4", 0, ""); err != nil {
 		return fmt.Errorf("mount %s: %w", device, err)
 	}
-	// The new system mounts what else it wants by itself.
+	// The new system mounts these itself.
 	for _, dir := range []string{"/sys/fs/cgroup", "/tmp", "/dev/pts"} {
 		if err := unix.Unmount(dir, 0); err != nil {
 			return fmt.Errorf("unmount %s: %w", dir, err)

@@ -9,11 +9,11 @@ const SettingsPath = "/etc/guest.json"
 type Settings struct {
 	// Modules are loaded in this order.
 	Modules []Module `json:"modules"`
-	// Withheld are files removed before anything else, to play a kernel
-	// without some module.
+	// Withheld are files removed before anything else, to simulate a kernel without
+	// some module.
 	Withheld []string `json:"withheld,omitempty"`
-	// Root is a device with a filesystem; once the modules are loaded,
-	// /sbin/init there takes the agent's place.
+	// Root is a device with a filesystem. Once the modules are loaded, its /sbin/init
+	// replaces the agent.
 	Root string `json:"root,omitempty"`
 }
 

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package wire is the protocol between a test on the host and the agent that
-// is PID 1 of the virtual machine. It runs over one virtio-serial port.
+// Package wire is the protocol between a test on the host and the agent, which is PID 1
+// of the virtual machine. It runs over one virtio-serial port.
 //
-// Both sides send frames: a small JSON header and a raw payload, so that the
-// contents of files and the output of programs are never encoded. Every frame
-// carries the number of the request it belongs to, so many requests may be
-// under way at once; frames of one request keep their order.
+// Both sides send frames: a small JSON header and a raw payload, so that file contents
+// and program output are never encoded. Every frame carries the number of its request,
+// so many requests may be in progress at once; frames of one request keep their order.
 package wire
 
 import (
@@ -17,18 +16,18 @@ import (
 	"io"
 )
 
-// MaxPayload is the largest payload of a frame, in bytes. Sender and receiver
-// hold one payload in memory for each frame.
+// MaxPayload is the largest payload of a frame, in bytes. Sender and receiver hold one
+// payload in memory for each frame.
 const MaxPayload = 64 << 10
 
-// maxHeader bounds the JSON header of a frame, in bytes. It has to hold a
-// command line and an environment.
+// maxHeader limits the JSON header of a frame, in bytes. It must hold a command line
+// and an environment.
 const maxHeader = 1 << 20
 
-// magic starts every frame. A stray write to the port is thus distinguished from one.
+// magic starts every frame. It distinguishes a frame from a stray write to the port.
 const magic = 0x494d5846 // "IMXF"
 
-// Op is what a frame asks for or reports.
+// Op is what a frame requests or reports.
 type Op string
 
 // Requests, host to guest.
@@ -97,7 +96,7 @@ func Write(w io.Writer, h Header, payload []byte) error {
 	return nil
 }
 
-// ErrFrame is reported for bytes that are not a frame.
+// ErrFrame is the error for bytes that are not a frame.
 var ErrFrame = errors.New("not a frame of the guest protocol")
 
 // Read receives one frame. At a clean end of the stream the error is io.EOF.
