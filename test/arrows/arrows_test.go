@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package arrows holds the direction of the imports: they point down only, and
-// each of the larger modules is known to one package.
+// Package arrows checks the direction of the imports: they only point down, and only
+// one package knows each of the larger modules.
 package arrows
 
 import (
@@ -17,8 +17,8 @@ import (
 
 const module = "imxcrypt"
 
-// layers names for each top-level folder the folders it may import. internal
-// may be imported by all, and imports nothing of ours but internal.
+// layers lists, for each top-level folder, the folders that it may import. Every folder
+// may import internal, which imports nothing of ours but internal.
 func layers() map[string][]string {
 	return map[string][]string{
 		"cmd":       {"boot", "sleep", "bench", "volume", "configs"},
@@ -30,7 +30,7 @@ func layers() map[string][]string {
 	}
 }
 
-// owners names for each module the folders that may import it.
+// owners lists, for each module, the folders that may import it.
 func owners() map[string][]string {
 	return map[string][]string{
 		"github.com/anatol/devmapper.go": {"dmcrypt"},
@@ -40,7 +40,7 @@ func owners() map[string][]string {
 	}
 }
 
-// rooms names for each folder of volume those of its folders that it may import.
+// rooms lists, for each folder of volume, the folders of volume that it may import.
 // volume itself may import all of them.
 func rooms() map[string][]string {
 	return map[string][]string{
@@ -109,7 +109,7 @@ func packages(t *testing.T) []goPackage {
 	return list
 }
 
-// folder is the top-level folder of a package of ours, or nothing.
+// folder returns the top-level folder of one of our packages, or "".
 func folder(path string) string {
 	rest, ours := strings.CutPrefix(path, module+"/")
 	if !ours {
@@ -127,7 +127,7 @@ func TestImportsPointDown(t *testing.T) {
 	for _, p := range list {
 		from := folder(p.ImportPath)
 		if from == "test" {
-			continue // may look at everything
+			continue // may import everything
 		}
 		allowed, known := layers()[from]
 		if !known {

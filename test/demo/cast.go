@@ -11,7 +11,8 @@ import (
 )
 
 // cast writes an asciicast, version 2: a line of JSON for the terminal, and one for
-// each piece of output, with its time. asciinema and the documentation's site play it.
+// each piece of output with its time. asciinema and the documentation's site can play
+// it.
 type cast struct {
 	w     io.Writer
 	start time.Time

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Demo shows the main job on a virtual i.MX-like board: provisioning, a power
-// cycle, unlocking at boot, and the same disk in another chip. It fails if anything
-// is not as it should be. With -cast it also records what it prints, as an asciicast.
+// Demo shows the main job on a virtual board like an i.MX: provisioning, a power cycle,
+// unlocking at boot, and the same disk with another chip. It fails if anything is not
+// as it should be. With -cast it also records its output as an asciicast.
 package main
 
 import (
@@ -92,7 +92,7 @@ func run(h vm.TB, s screen, source string) {
 	s.say("\nAll as it should be, in %d s with three boots of the board.", int(time.Since(start).Seconds()))
 }
 
-// screen is what the audience sees.
+// screen is the output that the user sees.
 type screen struct{ io.Writer }
 
 func (s screen) say(format string, args ...any) { fmt.Fprintf(s, format+"\n", args...) }
@@ -110,7 +110,7 @@ type board struct {
 	m *vm.Machine
 }
 
-// prepare is what a board's image brings along.
+// prepare adds what is part of a board's image.
 func (b *board) prepare() {
 	b.m.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(config))
 	b.m.MustSh("mkdir -p /data")
@@ -130,7 +130,7 @@ func (b *board) run(code int, command string) string {
 	return r.Stdout
 }
 
-// excerpt shows those lines of a long output that contain one of the words.
+// excerpt shows only the lines of a long output that contain one of the words.
 func (b *board) excerpt(command string, words ...string) {
 	b.say("# %s", command)
 	r := b.m.Sh(command)

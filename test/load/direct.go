@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// direct prints the hash of a block of 4096 bytes, read past the page cache. (dd of
-// busybox goes through it where its buffer does not suit the device.)
+// direct prints the hash of a block of 4096 bytes, read past the page cache. (busybox's
+// dd goes through the cache if its buffer does not suit the device.)
 func direct(path string, block int64) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Load keeps a filesystem busy and checks every byte of it: for scenarios in
-// which the device below is changed meanwhile.
+// Load keeps a filesystem busy and checks every byte of it, for scenarios in which the
+// device below changes meanwhile.
 //
 //	load DIR          write and verify files in DIR until SIGTERM; -pause 100ms between them
 //	load -verify DIR  verify the files that are there
 //	load -direct 7 DEVICE  the hash of block 7, read past the page cache
 //
-// Each file is {length u32, random bytes, SHA-256 of both}, written under another
-// name, flushed and renamed, so that after a power cut each is whole: the new one
-// or the one before.
+// Each file is {length u32, random bytes, SHA-256 of both}. It is written under another
+// name, flushed and renamed, so that after a power cut each file is complete, either
+// new or old.
 package main
 
 import (
@@ -54,7 +54,7 @@ func main() {
 	err := l.verifyAll()
 	for err == nil && !*verify && ctx.Err() == nil {
 		if err = l.round(); err == nil && l.wrote == 1 {
-			fmt.Println("begun") // the starter waits for it before ending it
+			fmt.Println("begun") // the starter waits for this before ending it
 		}
 		select {
 		case <-ctx.Done():
@@ -77,7 +77,7 @@ type load struct {
 	syncs, reads    []time.Duration
 }
 
-// String is what was done, and the waits: median and longest.
+// String returns what was done, and the waits: median and longest.
 func (l *load) String() string {
 	return fmt.Sprintf("wrote %d files, verified %d; fsync median %v longest %v; read median %v longest %v",
 		l.wrote, l.verified, middle(l.syncs), longest(l.syncs), middle(l.reads), longest(l.reads))
@@ -131,8 +131,8 @@ func (l *load) write(path string) error {
 	return os.Rename(path+".new", path)
 }
 
-// verify reads a file past the page cache and checks it. One that was not
-// written yet is fine.
+// verify reads a file past the page cache and checks it. A file that was not written
+// yet is fine.
 func (l *load) verify(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
