@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Sourced by what fetches Debian packages without root and without touching the
-# host's apt or dpkg state (the host's list of architectures included). The
-# caller has set -eu, me (its name, for messages) and dest, an absolute path.
+# Sourced by scripts that fetch Debian packages without root and without touching the
+# host's apt or dpkg state (the host's list of architectures included). The caller has
+# set -eu, me (its name, for messages) and dest, an absolute path.
 #
 #   apt_use STATE deb|deb-src [SUITE...]
 #                               work with a private apt state, dest/STATE, for
@@ -13,11 +13,11 @@
 #                               $fetched; the caller removes it
 #   fetches_dropped             remove such folders of runs of the caller that were killed
 #
-# The host's settings, its proxy above all, hold here too; what it runs after an
-# update does not: that may clean the host's caches or notify its desktop.
+# The host's apt settings, above all its proxy, apply here too. Its hooks after an
+# update do not: they may clean the host's caches or notify its desktop.
 #
-# The mirrors are those that this host's own apt has for Debian 12, if it has
-# any; IMXCRYPT_DEBIAN_MIRROR and IMXCRYPT_DEBIAN_SECURITY name others.
+# The mirrors are those of the host's own apt for Debian 12, if it has any;
+# IMXCRYPT_DEBIAN_MIRROR and IMXCRYPT_DEBIAN_SECURITY name others.
 
 die() { echo "$me: $*" >&2; exit 1; }
 
@@ -29,9 +29,9 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -r "$keyring" ] || die "$keyring not found; install debian-archive-keyring"
 host=$(dpkg --print-architecture)
 
-# One private state knows the host's architecture (for the tools that run here)
-# and both of the guests': an update that names fewer than another did takes the
-# other's lists away.
+# One private state knows the host's architecture (for the tools that run here) and both
+# of the guests' architectures: an update with fewer of them would remove the other
+# lists.
 apt_use() {
 	apt=$dest/$1 apt_kind=$2
 	shift 2
@@ -56,7 +56,7 @@ aptget() { apt-get $apt_options "$@" >&2; }
 # shellcheck disable=SC2086
 aptcache() { apt-cache $apt_options "$@"; }
 
-# The mirror of a release that the host itself uses, or nothing.
+# The mirror that the host itself uses for a release, or nothing.
 host_mirror() {
 	apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
 		awk -v release="$1" '$1 == release { print $2; exit }'
@@ -81,7 +81,7 @@ apt_update() {
 	: >"$apt/updated"
 }
 
-# Each caller has folders of its own: others may be fetching at the same moment.
+# Each caller has its own folders: others may be fetching at the same moment.
 fetches() { echo "$dest/.fetch-$(echo "$me" | tr / _)"; }
 
 fetches_dropped() { rm -rf "$(fetches)".*; }

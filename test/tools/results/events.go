@@ -22,7 +22,7 @@ type event struct {
 	Output     string
 }
 
-// record is a test, or with an empty name a package.
+// record is a test, or a package if the name is empty.
 type record struct {
 	output strings.Builder
 	parent bool // has subtests
@@ -36,8 +36,8 @@ type reader struct {
 	tests   map[string]map[string]*record // package → test
 }
 
-// readTests follows a run, prints packages as they end with what failed in
-// them, and returns the counts.
+// readTests follows a run, prints each package with its failures when it ends, and
+// returns the counts.
 func readTests(in io.Reader, out io.Writer, name string, verbose bool) (step, error) {
 	r := &reader{out: out, verbose: verbose, step: step{Name: name}, tests: map[string]map[string]*record{}}
 	lines := bufio.NewReader(in)
@@ -78,14 +78,14 @@ func (r *reader) test(pkg, name string) *record {
 	return t
 }
 
-// parentOf is the name of the test that a subtest belongs to, "" if none.
+// parentOf returns the name of the test to which a subtest belongs, or "".
 func (r *reader) parentOf(pkg, name string) string {
 	for {
 		i := strings.LastIndex(name, "/")
 		if i < 0 {
 			return ""
 		}
-		// A subtest's own name may hold slashes.
+		// A subtest's own name may contain slashes.
 		if name = name[:i]; r.tests[pkg][name] != nil {
 			return name
 		}
@@ -113,7 +113,7 @@ func (r *reader) take(e event) {
 	}
 }
 
-// cost adds up what test/vm logs of a machine's processor time, by the name of the
+// cost adds up the processor time of machines that test/vm logs, by the name of the
 // test without its subtests.
 func (r *reader) cost(e event) {
 	_, text, found := strings.Cut(e.Output, ": vm: used ")
@@ -138,7 +138,7 @@ func (r *reader) testEnded(e event) {
 		fmt.Fprintf(r.out, "%-4s %7.1f s  %s\n", e.Action, e.Elapsed, short)
 	}
 	if e.Action == "fail" {
-		if !t.failed { // no subtest has said why
+		if !t.failed { // no subtest has reported the reason
 			r.step.Failed = append(r.step.Failed, short)
 			r.step.said(short, t.output.String())
 			fmt.Fprintf(r.out, "FAIL %s\n%s", short, t.output.String())
@@ -165,8 +165,9 @@ func (r *reader) testEnded(e event) {
 	t.output.Reset()
 }
 
-// said keeps the last lines of a test that has failed, without what test/vm adds at the
-// end of a failed test, for the summary: of a long log that is often all one gets to see.
+// said keeps the last lines of a failed test for the summary, without what test/vm adds
+// at the end of a failed test. If the log is long, the summary is often all that one
+// sees.
 func (s *step) said(test, output string) {
 	var own []string
 	machine := false
@@ -184,7 +185,7 @@ func (s *step) said(test, output string) {
 	s.Said[test] = own[max(0, len(own)-saidLines):]
 }
 
-// ownOutput leaves out the marks that go test itself writes.
+// ownOutput removes the marks that go test itself writes.
 func ownOutput(text string) string {
 	var own strings.Builder
 	for _, line := range strings.SplitAfter(text, "\n") {
@@ -200,8 +201,8 @@ func (r *reader) packageEnded(e event) {
 	t := r.test(e.Package, "")
 	switch {
 	case e.Action == "fail" && !t.failed:
-		// It did not compile, or it crashed or ran out of time: the tests
-		// that were under way have reported nothing.
+		// The package did not compile, or it crashed or ran out of time: the tests that
+		// were running have reported nothing.
 		r.step.Failed = append(r.step.Failed, e.Package)
 		fmt.Fprintf(r.out, "FAIL %s\n%s", e.Package, t.output.String())
 		for name, test := range r.tests[e.Package] {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Results counts tests. It reads `go test -json` and prints what a person wants
-// to see of it; it records what other steps of `make test` have come to; and it
-// sums all of it up.
+// Results counts tests. It reads `go test -json` and prints what a person wants to see
+// of it; it records the results of other steps of `make test`; and it summarizes
+// everything.
 //
 //	go test -json ./... | results -dir DIR -step unit [-v]
 //	results -dir DIR -step vet -passed|-failed
@@ -25,8 +25,7 @@ import (
 	"strings"
 )
 
-// step is what one step of a run has come to. Only tests without subtests are
-// counted.
+// step is the result of one step of a run. Only tests without subtests are counted.
 type step struct {
 	Name    string   `json:"name"`
 	Passed  int      `json:"passed"`
@@ -35,14 +34,15 @@ type step struct {
 	// The last lines of a test that has failed.
 	Said map[string][]string `json:"said,omitempty"`
 	// Seconds of processor time that the virtual machines of a test have used,
-	// its subtests' included.
+	// including its subtests.
 	Machines map[string]float64 `json:"machines,omitempty"`
 }
 
-// dearest is how many tests the summary names with what their machines used.
+// dearest is the number of tests that the summary lists with their machines' processor
+// time.
 const dearest = 20
 
-// saidLines is how many lines of a failed test the summary repeats.
+// saidLines is the number of lines of a failed test that the summary repeats.
 const saidLines = 12
 
 func main() {
@@ -95,8 +95,8 @@ func run(dir, name string, summary, passed, failed, verbose bool) (bool, error) 
 	return len(s.Failed) == 0, os.WriteFile(filepath.Join(dir, name+".json"), text, 0o644)
 }
 
-// summarize prints every step, what failed and what was skipped, and a last
-// line of three numbers.
+// summarize prints every step, what failed and what was skipped, and a last line with
+// three numbers.
 func summarize(out io.Writer, dir string) (bool, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
@@ -107,7 +107,7 @@ func summarize(out io.Writer, dir string) (bool, error) {
 	}
 	sort.Strings(files)
 	all := step{Machines: map[string]float64{}}
-	var why []string // who failed, with the last lines of each
+	var why []string // the failed tests, with the last lines of each
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -143,7 +143,8 @@ func summarize(out io.Writer, dir string) (bool, error) {
 	return len(all.Failed) == 0, nil
 }
 
-// costs are lines of the tests whose machines used most, after one of the sum.
+// costs returns a line with the sum, and a line for each of the tests whose machines
+// used most.
 func costs(machines map[string]float64) []string {
 	if len(machines) == 0 {
 		return nil
