@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Rotatebench measures, in one run of a virtual machine, how fast a volume gets
-// a new key, beside `cryptsetup reencrypt` and beside the limit: reading one
-// mapping and writing the other, with no protection, in pieces of the size that
-// is fastest; and how fast a filesystem in plain text becomes a volume, beside
-// `cryptsetup reencrypt --encrypt`. Then whether the time and the memory that it takes grow with the
-// volume, and what programs wait that use it meanwhile.
+// Rotatebench measures, in one run of a virtual machine, how fast a volume gets a new
+// key. It compares this with `cryptsetup reencrypt` and with the limit: reading one
+// mapping and writing the other, without protection, in pieces of the fastest size. It
+// also measures how fast a plaintext filesystem becomes a volume, compared with
+// `cryptsetup reencrypt --encrypt`. Then it measures whether time and memory grow with
+// the volume, and how long programs that use the volume wait meanwhile.
 //
 // All of them use aes-xts-plain64 with a key of 512 bits and sectors of 4096 bytes,
-// which cryptsetup cannot do with black keys: what is compared is the way of
-// moving the data, at the same cost of the cipher. Rates are slopes between two
-// sizes, so that starting does not count. Emulated time is no board's time, and
-// the host has other work: what counts are ratios of what was measured in turn.
+// which cryptsetup cannot do with black keys. This compares the methods of moving the
+// data, at the same cost of the cipher. Rates are slopes between two sizes, so that the
+// start-up time does not count. Emulated time is not a board's time, and the host has
+// other work, so what counts are ratios between measurements taken in turn.
 //
-// With -instructions time is what the guest's one processor has done, an
-// instruction in 4 ns, and the same however busy the host is. The disks are then
-// in the guest's memory, since counted time jumps over waits for real ones, and a
-// flush takes them 4 ms.
+// With -instructions, time is the work of the guest's one processor, an instruction in
+// 4 ns, and the same however busy the host is. The disks are then in the guest's
+// memory, because counted time skips waits for real ones, and a flush takes them 4 ms.
 package main
 
 import (
@@ -37,8 +36,8 @@ type options struct {
 	arch    vm.Arch
 	rounds  int
 	sizes   sizes // of the slopes: the smaller and the larger one
-	linear  sizes // measured once, beside those
-	seconds int   // of each measurement of waits
+	linear  sizes // measured once, in addition
+	seconds int   // duration of each measurement of waits
 	counted bool  // time is instructions
 }
 
@@ -91,10 +90,10 @@ func run(t vm.TB, o options) {
 	b.note("done")
 }
 
-// bench is one machine with a disk for each volume: of ours with the default gap,
-// with a wider one, and without, with a small and a large journal, and of cryptsetup's, each in both sizes of the
-// slope; of ours in the further sizes; and of what is encrypted in place, by us and by
-// cryptsetup, in both sizes.
+// bench is one machine with a disk for each volume: ours with the default gap, with a
+// wider gap, and without a gap with a small and a large journal; cryptsetup's; ours in
+// the additional sizes; and the volumes encrypted in place, by us and by cryptsetup.
+// Except for the additional ones, each has both sizes of the slope.
 type bench struct {
 	vm.TB
 	*vm.Machine
@@ -104,27 +103,28 @@ type bench struct {
 	gap, wide, journal, roomy, cryptsetup [2]volume
 	plain, theirs                         [2]volume
 	further                               []volume
-	// measured are the seconds of ours with a gap, of each size and round.
+	// measured holds the seconds of ours with a gap, for each size and round.
 	measured [2][]float64
-	memory   map[string]int64 // KiB that a rotation took at most, by volume
+	memory   map[string]int64 // KiB: the peak of a rotation, by volume
 }
 
-// volume is one disk's.
+// volume is the volume on one disk.
 type volume struct {
-	name   string // ours
+	name   string // the name of one of ours
 	device string
 	size   int64 // of the data, in MiB
 }
 
-// room is what a disk has beyond the data: headers and gaps. plainRoom is behind a
-// filesystem in plain text, and reduced is what cryptsetup takes of it.
+// room is the size of headers and gaps on a disk, in addition to the data. plainRoom is
+// the space after a plaintext filesystem, and reduced is how much of it cryptsetup
+// takes.
 const (
 	room      = 20
 	plainRoom = 64
 	reduced   = 32
 )
 
-// note reports on stderr how far the run is.
+// note reports the progress of the run on stderr.
 func (b *bench) note(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(b.begun).Seconds(), fmt.Sprintf(format, args...))
 }
@@ -166,7 +166,7 @@ func (b *bench) start() {
 	for i, size := range b.o.sizes {
 		b.gap[i] = add("gap", "", size)
 		b.wide[i] = add("wide", ", gap: 16MiB", size)
-		b.journal[i] = add("journal", ", gap: 0MiB, header_size: 4MiB", size) // a detached header has that
+		b.journal[i] = add("journal", ", gap: 0MiB, header_size: 4MiB", size) // the size in a detached header
 		b.roomy[i] = add("roomy", ", gap: 0MiB, header_size: 16MiB", size)
 		b.cryptsetup[i] = add("cryptsetup", "", size)
 		b.plain[i] = add("plain", "", size)
@@ -176,7 +176,7 @@ func (b *bench) start() {
 	for _, size := range b.o.linear {
 		b.further = append(b.further, add("further", "", size))
 	}
-	// To encrypt in place takes a state_dir that outlives the power.
+	// Encrypting in place needs a state_dir that survives a power cut.
 	state := "/dev/vd" + string(rune('a'+len(c.Disks)))
 	c.Disks = append(c.Disks, b.disk(32, false))
 	if b.o.counted {
@@ -199,8 +199,8 @@ func (b *bench) start() {
 	}
 }
 
-// disk is a disk of so many MiB. One that is full from the beginning is not
-// sparse, so that its first run finds what the others find.
+// disk makes a disk of that many MiB. A disk that is full from the beginning is not
+// sparse, so that its first run finds the same conditions as the others.
 func (b *bench) disk(size int64, full bool) *vm.Disk {
 	d := vm.NewDisk(b, size*mib)
 	if full {
@@ -211,7 +211,7 @@ func (b *bench) disk(size int64, full bool) *vm.Disk {
 	return d
 }
 
-// took runs a command and returns how long it took, and its peak of memory in KiB.
+// took runs a command and returns its duration and its peak memory use in KiB.
 func (b *bench) took(argv ...string) (time.Duration, int64) {
 	r := b.Run(append([]string{"/opt/rotateguest", "run"}, argv...)...)
 	var out struct {
@@ -231,7 +231,7 @@ func (b *bench) rotate(v volume) time.Duration {
 	return took
 }
 
-// encrypt makes a volume of ours of a filesystem in plain text.
+// encrypt makes a plaintext filesystem a volume of ours.
 func (b *bench) encrypt(v volume) time.Duration {
 	b.makePlain(v)
 	b.MustSh("rm -f /var/lib/imxcrypt/volumes/" + v.name + ".json")
@@ -239,7 +239,7 @@ func (b *bench) encrypt(v volume) time.Duration {
 	return took
 }
 
-// encryptTheirs makes one of cryptsetup's.
+// encryptTheirs makes it a volume of cryptsetup's.
 func (b *bench) encryptTheirs(v volume) time.Duration {
 	b.makePlain(v)
 	took, _ := b.took("cryptsetup", "reencrypt", "--encrypt", "-q", "--type", "luks2", "--reduce-device-size", fmt.Sprintf("%dM", reduced),
@@ -248,12 +248,12 @@ func (b *bench) encryptTheirs(v volume) time.Duration {
 	return took
 }
 
-// makePlain puts a filesystem of the volume's size onto its device, and nothing else.
+// makePlain puts a filesystem of the volume's size on its device, and nothing else.
 func (b *bench) makePlain(v volume) {
 	b.MustSh(fmt.Sprintf("dd if=/dev/zero of=%s bs=1M count=1 conv=fsync 2>/dev/null; mkfs.ext4 -q -F -b 4096 %[1]s %dM", v.device, v.size))
 }
 
-// sums are the digests of all that the smaller volumes of ours hold.
+// sums returns the digests of the contents of our smaller volumes.
 func (b *bench) sums() string {
 	var all []string
 	for _, v := range []volume{b.gap[0], b.journal[0]} {
@@ -265,7 +265,7 @@ func (b *bench) sums() string {
 	return strings.Join(all, " ")
 }
 
-// latencies are what a program waits, with and without a rotation below it.
+// latencies measures how long a program waits, with and without a rotation below it.
 func (b *bench) latencies() {
 	type waits struct {
 		N                int
@@ -286,7 +286,7 @@ func (b *bench) latencies() {
 	b.MustSh("imxcrypt unlock --mount " + v.name)
 	without := measure()
 	beside := func() map[string]waits {
-		// One after the other: a single one may end sooner than the measurement.
+		// One rotation after the other: a single one may end before the measurement.
 		p := b.Start("sh", "-c", "rm -f /run/enough; until test -e /run/enough; do imxcrypt rotate --json "+v.name+" || break; done")
 		p.WaitFor(`"event":"progress"`, time.Minute)
 		during := measure()
@@ -308,7 +308,7 @@ func (b *bench) latencies() {
 	}
 	report("with", 20, beside())
 	if b.o.counted {
-		return // its disks are dm-delay's
+		return // its disks use dm-delay
 	}
 	b.MustSh("rmmod dm-delay && rm $(find /lib/modules/ -name 'dm-delay.ko*') && depmod; ! modprobe -q dm-delay")
 	report("without", 60, beside())

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// way is one way to move the data: of the smaller volume, or of the larger one.
+// way is one way to move the data of the smaller or the larger volume.
 type way struct {
 	name string
 	run  func(which int) time.Duration
 	took [2][]float64 // seconds, of each round
 }
 
-// slope is how many seconds the difference of the sizes takes, by the medians.
+// slope returns the seconds for the difference of the sizes, from the medians.
 func (w *way) slope() float64 { return middle(w.took[1]) - middle(w.took[0]) }
 
 func (b *bench) rates() {
@@ -81,12 +81,13 @@ func (b *bench) rates() {
 	b.measured = ours.took
 }
 
-// chunking is how the limit's copy is cut: so many at a time, so long each.
+// chunking is how the limit's copy is divided: the number of pieces at a time and their
+// size.
 type chunking struct{ lanes, kib int64 }
 
 func (c chunking) String() string { return fmt.Sprintf("%d x %d KiB", c.lanes, c.kib) }
 
-// bestChunk is the fastest way to copy without protection.
+// bestChunk returns the fastest way to copy without protection.
 func (b *bench) bestChunk() chunking {
 	list := []chunking{{1, 1024}, {2, 512}, {2, 1024}, {4, 128}, {4, 256}, {4, 512}}
 	took := make([][]float64, len(list))
@@ -107,9 +108,9 @@ func (b *bench) bestChunk() chunking {
 	return list[best]
 }
 
-// limit copies between two mappings of a disk of cryptsetup's, over the place of
-// its data and a mebibyte before it, which is not the header's; or, plain, from the disk
-// itself to one. What it destroys there nobody reads but the next run.
+// limit copies between two mappings of one of cryptsetup's disks, over the location of
+// its data and the mebibyte before it, which is not part of the header; or, if plain,
+// from the disk itself to a mapping. Only the next run reads what this destroys.
 func (b *bench) limit(v volume, c chunking, plain bool) time.Duration {
 	const crypt = "echo 0 %d crypt aes-xts-plain64 %064d%064d 0 %s %d 1 sector_size:4096 | dmsetup create %s\n"
 	const linear = "echo 0 %d linear %s %d | dmsetup create %s\n"
@@ -125,7 +126,7 @@ func (b *bench) limit(v volume, c chunking, plain bool) time.Duration {
 	return took
 }
 
-// linearity prints what a MiB costs, and how much memory is taken, in each size.
+// linearity prints the time per MiB and the memory use for each size.
 func (b *bench) linearity() {
 	small, large := middle(b.measured[0]), middle(b.measured[1])
 	fixed := small - (large-small)*float64(b.o.sizes[0])/float64(b.o.sizes[1]-b.o.sizes[0])

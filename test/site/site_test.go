@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package site builds the documentation's site, follows every link in it, and looks
-// at it in a browser.
+// Package site builds the documentation's site, follows every link in it, and checks it
+// in a browser.
 package site
 
 import (
@@ -20,7 +20,7 @@ import (
 	"testing"
 )
 
-// site is what was built: pages by their path, and the names of all files.
+// site is the built site: pages by their path, and the names of all files.
 type site struct {
 	dir   string
 	pages map[string]string
@@ -82,7 +82,7 @@ func TestLinks(t *testing.T) {
 			}
 			switch link.Scheme {
 			case "https":
-				// Another site's: not asked for here. But nothing is loaded from there.
+				// Another site: not requested here. But nothing is loaded from it.
 				if strings.HasPrefix(m[0], "src") {
 					t.Errorf("%s loads %s", name, link)
 				}
@@ -115,8 +115,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// measure is a page that opens each of the site's in the width of a phone, and writes
-// down which of them can be scrolled sideways.
+// measure is a page that opens each of the site's pages in the width of a phone, and
+// records which of them can be scrolled sideways.
 const measure = `<!doctype html><title>measuring</title><pre id="out"></pre><script>
 (async () => {
   const out = document.getElementById("out");
@@ -132,7 +132,8 @@ const measure = `<!doctype html><title>measuring</title><pre id="out"></pre><scr
 })();
 </script>`
 
-// browser returns what runs a browser without a window, and returns what it prints.
+// browser returns a function that runs a browser without a window and returns its
+// output.
 func browser(t *testing.T) func(arguments ...string) []byte {
 	t.Helper()
 	for _, name := range []string{"chromium-headless-shell", "chromium"} {
@@ -152,7 +153,7 @@ func browser(t *testing.T) func(arguments ...string) []byte {
 	return nil
 }
 
-// Screens for a person to look at, of a monitor and of a phone: in build/screens.
+// Screenshots for a person to look at, for a monitor and a phone: in build/screens.
 func TestScreens(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("IMXCRYPT_SCREENS") == "" {
@@ -178,12 +179,12 @@ func TestScreens(t *testing.T) {
 	}
 }
 
-// No page is wider than a phone: what is, such as a table, is scrolled in itself.
+// No page is wider than a phone: wide elements, such as tables, scroll by themselves.
 func TestPhone(t *testing.T) {
 	t.Parallel()
 	browse := browser(t)
 	s := build(t)
-	list := []string{`"wide.html"`} // which it must find
+	list := []string{`"wide.html"`} // the test must find this one
 	for name := range s.pages {
 		list = append(list, `"`+name+`"`)
 	}

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Rotateguest does in the virtual machine what the benchmark of rotation measures:
+// Rotateguest does, in the virtual machine, what the benchmark of rotation measures:
 //
 //	rotateguest copy FROM TO BYTES LANES UNIT   the limit: one mapping read, the other written
 //	rotateguest run PROGRAM ARGS...             its time, and the memory it took at most
 //	rotateguest wait DIR SECONDS                the waits of a program that reads, writes and syncs
 //
-// copy moves the data as a rotation does, so many pieces of UNIT bytes at a time,
+// copy moves the data as a rotation does, with LANES pieces of UNIT bytes at a time,
 // but without protection and with one flush at the end.
 package main
 
@@ -49,17 +49,17 @@ func main() {
 
 const page = 4096
 
-// aligned is n bytes as O_DIRECT wants them.
+// aligned returns n bytes aligned for O_DIRECT.
 func aligned(n int) []byte {
 	b := make([]byte, n+page)
 	return b[-uintptr(unsafe.Pointer(&b[0]))&(page-1):][:n]
 }
 
-// run runs a program and prints what it took, in place of what it says.
+// run runs a program and prints its time and memory use instead of its output.
 func run(argv []string) error {
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stderr = os.Stderr
-	var out bytes.Buffer // a failure's reason, with --json
+	var out bytes.Buffer // the reason of a failure, with --json
 	c.Stdout = &out
 	begun := time.Now()
 	if err := c.Run(); err != nil {
@@ -123,7 +123,7 @@ func duplicate(from, to string, numbers []string) error {
 	return w.Sync()
 }
 
-// waits is what one kind of request had to wait: milliseconds.
+// waits are the waiting times of one kind of request, in milliseconds.
 type waits struct {
 	N                int
 	Median, P99, Max float64
@@ -135,8 +135,9 @@ const (
 	chunk    = 128 << 10
 )
 
-// wait reads and writes pages of a file past the page cache, with a pause between
-// two rounds as a program has that is not made of requests, and prints their waits.
+// wait reads and writes pages of a file past the page cache and prints the waiting
+// times. It pauses between two rounds, as a program does that does not only make
+// requests.
 func wait(dir, seconds string) error {
 	n, err := strconv.ParseFloat(seconds, 64)
 	if err != nil {
