@@ -3,8 +3,8 @@
  * /dev/caam-keygen: CREATE and IMPORT with the layout, the order of checks, the
  * errors and the texts of NXP's driver (BSP 5.4.47 to 6.18).
  *
- * One thing is not as it was: where that driver copies up to 160 bytes of blob
- * over what lies behind its buffer of 144, this one only returns EINVAL, too.
+ * One thing differs: that driver also copies up to 160 bytes of blob over what
+ * follows its buffer of 144; this one only returns EINVAL.
  */
 #include <linux/fs.h>
 #include <linux/miscdevice.h>

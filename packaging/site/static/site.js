@@ -14,7 +14,7 @@ for (const link of document.querySelectorAll('main a[href$=".cast"]')) {
       screen.textContent = "";
       let at = 0, last = 0;
       for (const [time, , data] of events) {
-        at += Math.min(time - last, 1.5); // nobody waits for a virtual machine
+        at += Math.min(time - last, 1.5); // do not wait for the virtual machine
         last = time;
         setTimeout(() => {
           if (mine !== run) return;
