@@ -80,7 +80,7 @@ int chip_crypt(void *engine, const struct tk_key *key, struct skcipher_request *
 	u8 red[AES_KEYSIZE_256] __aligned(16);
 	int err;
 
-	/* A job that the hardware cannot do: TDKEK, or an ECB key of odd length. */
+	/* A job that the hardware cannot do: TDKEK, or an ECB key of the wrong length. */
 	if (key->type & TAG_TDKEK)
 		return -EINVAL;
 	if (!(key->type & TAG_CCM) && key->obj_len != black_obj_len(key->type, key->red_len))

@@ -35,7 +35,7 @@ static const struct soc *shown;
 static struct device *soc_device;
 static struct nvmem_device *fuses;
 
-/* Other bits of the word are set, so that a test that compares the whole word fails. */
+/* Other bits of the word are set too, which exposes code that compares whole words. */
 static int fuses_read(void *priv, unsigned int offset, void *val, size_t bytes)
 {
 	__le32 word = cpu_to_le32(0x98002000 & ~shown->mask);

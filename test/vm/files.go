@@ -67,7 +67,7 @@ func (m *Machine) Get(path string) []byte {
 	return data
 }
 
-// TryGet is Get that returns any error.
+// TryGet is Get, but returns an error instead of ending the test.
 func (m *Machine) TryGet(path string) ([]byte, error) {
 	g, err := m.on()
 	if err != nil {

@@ -6,8 +6,9 @@
  *   LD_PRELOAD=imx-crypto.so qemu-system-aarch64 -M virt … \
  *     -device imx-crypto,model=fsl-caam|fsl-dcp[,otpmk=TEXT][,state=trusted|secure|nonsecure]
  *
- * The model is at an address that virt's memory map leaves free. Its interrupts are the first ones of virt's
- * platform bus, which nothing else here uses. Its node is in the root of the device tree.
+ * The model is at an address that virt's memory map leaves free. Its interrupts are the
+ * first ones of virt's platform bus, which nothing else here uses. Its node is in the root
+ * of the device tree.
  */
 #include "qemu/osdep.h"
 #include "hw/boards.h"
