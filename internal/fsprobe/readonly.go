@@ -17,8 +17,8 @@ func ReadOnlyTypes() []string { return []string{SquashFS, EROFS} }
 func IsReadOnly(fstype string) bool { return fstype == SquashFS || fstype == EROFS }
 
 // HasMark reports whether a device has the magic number of a type of ReadOnlyTypes
-// in its place. It proves nothing: neither superblock names its own UUID or is that
-// of one volume.
+// in its place. It proves no key: an image may be written to any number of volumes, so
+// its superblock does not identify one.
 func HasMark(r io.ReaderAt, size int64, fstype string) (bool, error) {
 	s := newSource(r, size)
 	for _, m := range others {
