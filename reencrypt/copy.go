@@ -15,8 +15,8 @@ import (
 // bufferAlign suits O_DIRECT on any logical block up to 4096 bytes.
 const bufferAlign = 4096
 
-// alignedBuffer is n bytes at an address that O_DIRECT accepts. The collector
-// does not move heap objects, so it stays there.
+// alignedBuffer returns n bytes at an address that O_DIRECT accepts. The garbage
+// collector does not move heap objects, so the address stays aligned.
 func alignedBuffer(n int) []byte {
 	b := make([]byte, n+bufferAlign)
 	skip := -uintptr(unsafe.Pointer(&b[0])) & (bufferAlign - 1)
@@ -35,26 +35,26 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 	return err
 }
 
-// route is one copy: length bytes from one view to another, or to none (0) if
-// only their checksums are wanted.
+// route is one copy: length bytes from one view to another, or to none (0) if only their
+// checksums are needed.
 type route struct {
 	from, to       View
 	fromOff, toOff int64
 	length         int64
-	// sums gets the checksum of each sector that is copied; nil if nobody wants them.
+	// sums receives the checksum of each copied sector; it is nil if they are not needed.
 	sums checksums
 }
 
-// checksums are the CRC-32C of each sector of some bytes. Lanes compute them side by
-// side, and most processors have an instruction for them: a zone is digested no slower
-// than it is copied, which SHA-256 of all of it would not be.
+// checksums are the CRC-32C of each sector of a range. Lanes compute them in parallel,
+// and most processors have an instruction for them, so digesting a zone is no slower than
+// copying it. A SHA-256 of the whole zone would be.
 type checksums []byte
 
 func newChecksums(length int64) checksums {
 	return make(checksums, length/SectorSize*crc32.Size)
 }
 
-// of puts in the checksums of p, which begins off bytes after the first sector.
+// of stores the checksums of p, which begins off bytes after the first sector.
 func (s checksums) of(p []byte, off int64) {
 	table := crc32.MakeTable(crc32.Castagnoli)
 	for at := off / SectorSize * crc32.Size; len(p) > 0; at += crc32.Size {
@@ -63,23 +63,23 @@ func (s checksums) of(p []byte, off int64) {
 	}
 }
 
-// part are those of length bytes from off on.
+// part returns the checksums of length bytes from off on.
 func (s checksums) part(off, length int64) checksums {
 	return s[off/SectorSize*crc32.Size:][:length/SectorSize*crc32.Size]
 }
 
-// digest is that of a record.
+// digest returns the digest that a record holds.
 func (s checksums) digest() [sha256.Size]byte { return sha256.Sum256(s) }
 
-// copier moves bytes with a few lanes: each reads a unit and writes it, so that
-// one lane's write runs beside another's read. Its buffers are all the memory
-// that a rotation takes.
+// copier moves bytes with a few lanes. Each lane reads a unit and writes it, so that one
+// lane's write overlaps another's read. The buffers are all the memory that a rotation
+// uses.
 type copier struct {
 	views *Views
 	align int64
 	unit  int64
-	// short: programs wait behind the copies, so each has a quarter of the length, and half
-	// as many run.
+	// short is true if programs wait behind the copies: each copy then has a quarter of
+	// the length, and half as many run.
 	short bool
 	bufs  [][]byte
 }
@@ -92,15 +92,15 @@ func newCopier(v *Views, align int64, lanes, unit int) *copier {
 	return c
 }
 
-// wipe clears what the buffers hold of the user's data.
+// wipe clears the user's data from the buffers.
 func (c *copier) wipe() {
 	for _, b := range c.bufs {
 		clear(b)
 	}
 }
 
-// run does one copy. On errors it returns the one with the lowest offset, after
-// every lane has come to rest.
+// run does one copy. If copies fail, it returns the error with the lowest offset, after
+// every lane has stopped.
 func (c *copier) run(r route) error {
 	bufs, parts, unit := c.bufs, int64(len(c.bufs)), c.unit
 	if c.short {
@@ -116,7 +116,7 @@ func (c *copier) run(r route) error {
 	return j.err
 }
 
-// job is the state the lanes of one copy share.
+// job is the state that the lanes of one copy share.
 type job struct {
 	route
 	*copier
@@ -127,7 +127,7 @@ type job struct {
 	errAt int64
 }
 
-// lane copies units until none is left or one failed.
+// lane copies units until none is left or one has failed.
 func (j *job) lane(buf []byte) {
 	for {
 		off, n := j.take()
@@ -173,8 +173,8 @@ func (j *job) copyUnit(off int64, p []byte) error {
 	return j.write(j.to, p, j.toOff+off)
 }
 
-// read reads through a view. A failed read is repeated block by block: it may
-// have been a passing fault, and if not the error names the very block.
+// read reads through a view. A failed read is repeated block by block: the fault may have
+// been transient, and if not, the error names the exact block.
 func (c *copier) read(v View, p []byte, off int64) error {
 	if readFull(c.views.reader(v), p, off) == nil {
 		return nil
@@ -187,7 +187,7 @@ func (c *copier) read(v View, p []byte, off int64) error {
 	})
 }
 
-// write writes through a view, as read reads.
+// write writes through a view, and repeats a failed write as read does.
 func (c *copier) write(v View, p []byte, off int64) error {
 	if _, err := c.views.writer(v).WriteAt(p, off); err == nil {
 		return nil

@@ -9,14 +9,14 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// ErrPaused is returned at a zone boundary after [Engine.Pause] or when the
-// context ended; then the context's cause is wrapped too. Everything up to the
+// ErrPaused is returned at a zone boundary after [Engine.Pause] or when the context has
+// ended; in that case the error also wraps the context's cause. Everything up to the
 // position is durable and nothing is held.
 var ErrPaused error = fault.New(fault.Interrupted, "rotation paused", nil)
 
-// ErrNoRecord means that neither slot holds a record of this rotation. As
-// [Engine.Begin] returns with both slots written, it is damage wherever the
-// header says that a rotation is under way.
+// ErrNoRecord means that neither slot holds a record of this rotation. Since
+// [Engine.Begin] returns only after both slots are written, this is damage if the header
+// says that a rotation is under way.
 var ErrNoRecord error = fault.New(fault.RotationDamaged, "no valid rotation record", nil)
 
 // IOError is a failed read, write or flush. The rotation stops at the last
@@ -55,8 +55,8 @@ func (e *LayoutError) Error() string {
 // FaultCode implements fault.Coder.
 func (e *LayoutError) FaultCode() fault.Code { return fault.DeviceUnsuitable }
 
-// MismatchError says that the record on the device was made for another
-// geometry than the caller's.
+// MismatchError says that the record on the device was made for a different geometry than
+// the caller's.
 type MismatchError struct {
 	Field          string
 	Record, Layout int64
@@ -69,8 +69,8 @@ func (e *MismatchError) Error() string {
 // FaultCode implements fault.Coder.
 func (e *MismatchError) FaultCode() fault.Code { return fault.HeaderMismatch }
 
-// StartedError is [Engine.Begin]'s refusal to forget a rotation of this volume
-// that has moved data and is not finished.
+// StartedError is returned by [Engine.Begin], which refuses to forget a rotation of this
+// volume that has moved data and is not finished.
 type StartedError struct {
 	Record Record
 }
@@ -83,8 +83,8 @@ func (e *StartedError) Error() string {
 // FaultCode implements fault.Coder.
 func (e *StartedError) FaultCode() fault.Code { return fault.Interrupted }
 
-// JournalError says that the journal does not hold what its record says. No
-// power cut does that, so the zone is left as it is.
+// JournalError says that the journal does not match the digest in its record. A power cut
+// cannot cause that, so the zone is left as it is.
 type JournalError struct {
 	Zone Zone
 }
@@ -96,10 +96,10 @@ func (e *JournalError) Error() string {
 // FaultCode implements fault.Coder.
 func (e *JournalError) FaultCode() fault.Code { return fault.RotationDamaged }
 
-// UnsettledError means that nobody knows on which side Zone counts: a record
-// could neither be made durable nor be shown to be absent, or an overwritten
-// zone could not be put back. The zone stays held. [Engine.Recover], in this
-// process or a later one, settles it when the storage answers again.
+// UnsettledError means that it is unknown on which side Zone counts: a record could
+// neither be made durable nor be shown to be absent, or an overwritten zone could not be
+// put back. The zone stays held. [Engine.Recover], in this process or a later one,
+// settles it once the storage answers again.
 type UnsettledError struct {
 	Zone Zone
 	Err  error
@@ -114,7 +114,7 @@ func (e *UnsettledError) Unwrap() error { return e.Err }
 // FaultCode implements fault.Coder.
 func (e *UnsettledError) FaultCode() fault.Code { return fault.IOFailed }
 
-// errBusy is what a second Step, Run, Recover or Begin at the same time gets.
+// errBusy is returned by Step, Run, Recover or Begin while another of them runs.
 var errBusy error = fault.New(fault.Busy, "the rotation is already being worked on", nil)
 
 // recordError says why the bytes of a slot are not a record.
@@ -124,5 +124,6 @@ func (e recordError) Error() string { return string(e) }
 
 var errEmptySlot = errors.New("never written")
 
-// errNewerRecord is a record that is whole, and says what this program does not know.
+// errNewerRecord means that a record is whole but holds something this program does not
+// know.
 var errNewerRecord error = fault.New(fault.HeaderRequirement, "the record of the rotation is a newer program's", nil)

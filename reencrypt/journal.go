@@ -7,7 +7,7 @@ import (
 	"errors"
 )
 
-// moveInPlace moves a zone that is overwritten: journal, record, copy, record.
+// moveInPlace moves a zone that is overwritten in place: journal, record, copy, record.
 func (e *Engine) moveInPlace(z Zone) error {
 	r := e.record
 	r.Phase, r.Zone = Journaled, z.Length
@@ -35,7 +35,7 @@ func (e *Engine) moveInPlace(z Zone) error {
 	return e.orUndo(z, err)
 }
 
-// orUndo puts the journaled zone back where it was not moved, unless nobody knows.
+// orUndo puts the journaled zone back if it was not moved, unless its state is unknown.
 func (e *Engine) orUndo(z Zone, err error) error {
 	if err == nil || undecided(err) {
 		return err
@@ -46,12 +46,12 @@ func (e *Engine) orUndo(z Zone, err error) error {
 	return err
 }
 
-// undo puts the journaled zone's old ciphertext back and makes the record say
-// so. Until then it can be repeated.
+// undo puts the old ciphertext of the journaled zone back and updates the record. Until
+// then it can be repeated.
 func (e *Engine) undo() error {
 	z := e.layout.exactZone(e.record.Position, e.record.Zone)
-	// Compared before anything is overwritten with it, and again as it is
-	// written: storage that fails may give different answers.
+	// The journal is compared before anything is overwritten with it, and again as it is
+	// written: failing storage may give different answers.
 	for _, to := range []View{0, Raw} {
 		sums := newChecksums(z.Length)
 		for _, p := range e.record.journalParts() {
@@ -80,7 +80,8 @@ type journalPart struct {
 	at int64 // bytes from the journal's start
 }
 
-// journalParts are the journaled zone as it lies in the journal, in rising order.
+// journalParts returns the parts of the journaled zone as they are in the journal, in
+// ascending order.
 func (r Record) journalParts() []journalPart {
 	z := r.layout().exactZone(r.Position, r.Zone)
 	first := z.Length
@@ -94,7 +95,7 @@ func (r Record) journalParts() []journalPart {
 	return all
 }
 
-// unjournaled is the record without what it says of the journal.
+// unjournaled returns the record without its journal fields.
 func (r Record) unjournaled() Record {
 	r.Digest, r.JournalAt, r.RingSize = [sha256.Size]byte{}, 0, 0
 	return r

@@ -7,8 +7,8 @@ import (
 	"math"
 )
 
-// SectorSize is the device-mapper sector in bytes, and the largest write that
-// storage is trusted to do whole.
+// SectorSize is the device-mapper sector in bytes, and the largest write that storage is
+// trusted to do atomically.
 const SectorSize = 512
 
 // maxSector is dm-crypt's largest crypt sector.
@@ -17,8 +17,8 @@ const maxSector = 4096
 // Mode is how a zone is protected while it is moved.
 type Mode uint8
 
-// The modes. Zone by zone, Gap copies into free space and Journal overwrites,
-// with the old ciphertext kept in a journal.
+// The modes. Both work zone by zone: Gap copies into free space; Journal overwrites, with
+// the old ciphertext kept in a journal.
 const (
 	Gap Mode = iota + 1
 	Journal
@@ -53,24 +53,24 @@ func (d Direction) String() string {
 	return fmt.Sprintf("direction %d", uint8(d))
 }
 
-// Layout is the geometry of one rotation. All sizes and offsets are in bytes.
-// The first eight fields are fixed from Begin to the end and are kept in every
-// record; the rest may differ from one run to the next.
+// Layout is the geometry of one rotation. All sizes and offsets are in bytes. The first
+// eight fields are fixed from Begin to the end and are part of every record; the rest may
+// differ from one run to the next.
 type Layout struct {
 	Mode      Mode
 	Direction Direction
 	// DataSize is the size of the plaintext, which a rotation does not change.
 	DataSize int64
-	// OldOffset and NewOffset are where its first byte lies on the data device
+	// OldOffset and NewOffset are where the first byte of the data is on the data device
 	// before and after. They are equal in mode Journal.
 	OldOffset, NewOffset int64
-	// OldSector and NewSector are the crypt sectors: 512, 1024, 2048 or 4096.
+	// OldSector and NewSector are the crypt sector sizes: 512, 1024, 2048 or 4096.
 	OldSector, NewSector int
 	// JournalOffset is where the journal begins in the header area (Journal).
 	JournalOffset int64
-	// LogicalBlock is the smallest block the devices take, a power of two up to
-	// 4096. It may grow when an image moves to another device; everything that
-	// is recorded is then checked against it again.
+	// LogicalBlock is the smallest block the devices accept, a power of two up to 4096.
+	// It may grow when an image moves to another device; everything that is recorded is
+	// then checked against it again.
 	LogicalBlock int
 
 	// Start and End bound the bytes of the data device that data and gap may
@@ -85,16 +85,17 @@ type Layout struct {
 	RecordOffset int64
 }
 
-// align is what every zone boundary must be a multiple of.
+// align returns what every zone boundary must be a multiple of.
 func (l Layout) align() int64 { return int64(max(l.OldSector, l.NewSector, l.LogicalBlock)) }
 
-// tornBlock is the physical block of storage with logical sectors of 512 bytes. Writing
-// one sector rewrites the block; a power cut then may damage its other sectors, too.
+// tornBlock is the physical block size of storage with logical sectors of 512 bytes.
+// Writing one sector rewrites the block, and a power cut may then damage the block's
+// other sectors too.
 const tornBlock = 4096
 
-// zoneAlign is what positions are chosen to be multiples of. Where zones are long enough
-// that includes tornBlock: then a torn copy damages nothing that is recorded as moved, if
-// the data begins at a multiple of that.
+// zoneAlign returns what positions are chosen to be multiples of. If zones are long
+// enough, that includes tornBlock: a torn copy then damages nothing that is recorded as
+// moved, if the data begins at a multiple of tornBlock.
 func (l Layout) zoneAlign() int64 {
 	if l.ZoneSize < 4*tornBlock {
 		return l.align()
@@ -109,7 +110,7 @@ func (l Layout) offset(side View) int64 {
 	return l.OldOffset
 }
 
-// shift is the distance the data moves.
+// shift returns the distance the data moves.
 func (l Layout) shift() int64 {
 	if l.NewOffset > l.OldOffset {
 		return l.NewOffset - l.OldOffset
@@ -181,7 +182,7 @@ func (l Layout) checkMode() error {
 		if l.shift() == 0 {
 			return wrong("new offset", "%d is the old one: there is no gap", l.NewOffset)
 		}
-		// The other way round the copy runs into data that has not moved yet.
+		// In the other direction the copy would run into data that has not moved yet.
 		if down := l.NewOffset < l.OldOffset; down != (l.Direction == Forward) {
 			return wrong("direction", "%s does not fit a move from %d to %d", l.Direction, l.OldOffset, l.NewOffset)
 		}

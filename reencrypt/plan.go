@@ -2,26 +2,25 @@
 
 package reencrypt
 
-// Placement is what is known of a volume before a rotation: where its data
-// lies and what is free. All sizes and offsets are in bytes.
+// Placement describes a volume before a rotation: where its data is and what is free. All
+// sizes and offsets are in bytes.
 type Placement struct {
 	// Start and End bound what data and gap may occupy on the data device.
 	Start, End int64
-	// Offset and Size are the data's.
+	// Offset and Size are those of the data.
 	Offset, Size int64
-	// OldSector and NewSector are the crypt sectors, LogicalBlock the device's.
+	// OldSector and NewSector are the crypt sector sizes, LogicalBlock is the device's.
 	OldSector, NewSector, LogicalBlock int
-	// MaxZone caps the zone; 0 leaves it at the gap or journal.
+	// MaxZone limits the zone size; if it is 0, only the gap or journal does.
 	MaxZone int64
-	// RecordOffset, JournalOffset and JournalSize lie in the header area. The
-	// journal may be missing (size 0) where there is a gap.
+	// RecordOffset, JournalOffset and JournalSize refer to the header area. The journal
+	// may be missing (size 0) if there is a gap.
 	RecordOffset, JournalOffset, JournalSize int64
 }
 
-// Plan chooses how a volume is rotated: into the larger gap beside the data
-// where there is one, else in place. The data moves by the whole gap, so that
-// the next rotation finds the same gap on the other side. Its error is a
-// [*LayoutError].
+// Plan chooses how a volume is rotated: into the larger gap beside the data if there is
+// one, otherwise in place. The data moves by the whole gap, so that the next rotation
+// finds the same gap on the other side. Its error is a [*LayoutError].
 func Plan(p Placement) (Layout, error) {
 	l := Layout{
 		Mode: Gap, Direction: Forward, DataSize: p.Size,
@@ -54,10 +53,10 @@ func Plan(p Placement) (Layout, error) {
 	return l, l.Validate()
 }
 
-// Resume is the layout of the rotation that r belongs to, on the device as it
-// is now: Start, End, LogicalBlock, MaxZone, RecordOffset and JournalSize are
-// taken from p, the rest, which a header may say otherwise by now, from the
-// record. Its error is a [*LayoutError].
+// Resume returns the layout of the rotation that r belongs to, on the device as it is
+// now. Start, End, LogicalBlock, MaxZone, RecordOffset and JournalSize come from p. The
+// rest comes from the record, since the header may say something else by now. Its error
+// is a [*LayoutError].
 func Resume(r Record, p Placement) (Layout, error) {
 	l := r.layout()
 	l.LogicalBlock, l.Start, l.End, l.RecordOffset = p.LogicalBlock, p.Start, p.End, p.RecordOffset
@@ -74,8 +73,8 @@ func Resume(r Record, p Placement) (Layout, error) {
 	return l, l.Validate()
 }
 
-// zone is the longest zone that room and cap allow: at least one block, which
-// Validate refuses where even that is too long.
+// zone returns the longest zone that room and MaxZone allow, but at least one block.
+// Validate refuses the layout if even one block is too long.
 func (p Placement) zone(room, block int64) int64 {
 	if p.MaxZone > 0 {
 		room = min(room, p.MaxZone)
@@ -83,7 +82,7 @@ func (p Placement) zone(room, block int64) int64 {
 	return max(roundDown(room, block), block)
 }
 
-// checkSizes is what Plan needs to know before it computes anything.
+// checkSizes checks what Plan relies on before it computes anything.
 func (l Layout) checkSizes() error {
 	l.ZoneSize = l.align()
 	if err := l.checkBlocks(); err != nil {
@@ -92,8 +91,8 @@ func (l Layout) checkSizes() error {
 	return l.checkPlaces()
 }
 
-// roundDown is the largest multiple of a, a power of two, that is not above v;
-// 0 for negative ones.
+// roundDown returns the largest multiple of a, a power of two, that is not above v, or 0
+// if v is negative.
 func roundDown(v, a int64) int64 {
 	if v < 0 {
 		return 0

@@ -36,19 +36,19 @@ const (
 	recordCopies  = slotSize / recordSize
 
 	slotSize = 4096
-	// RecordArea is the room in bytes that the records take in the header area.
+	// RecordArea is the number of bytes that the records take in the header area.
 	RecordArea = 2 * slotSize
 )
 
-// Phase is what the record says of the zone at its position.
+// Phase says what state the zone at the record's position is in.
 type Phase uint8
 
 const (
 	// Moving: the zone at the position is whole on the old side.
 	Moving Phase = iota + 1
-	// Journaled: it may be half overwritten; the journal has its old ciphertext.
+	// Journaled: the zone may be half overwritten; the journal has its old ciphertext.
 	Journaled
-	// Finished: there is none, everything is on the new side.
+	// Finished: there is no such zone, everything is on the new side.
 	Finished
 )
 
@@ -64,8 +64,8 @@ func (p Phase) String() string {
 	return fmt.Sprintf("phase %d", uint8(p))
 }
 
-// Binding ties records to one rotation of one volume, so that those of an
-// earlier one, left in the same place, are not taken for it.
+// Binding ties records to one rotation of one volume, so that records of an earlier
+// rotation, left in the same place, are not mistaken for it.
 type Binding struct {
 	UUID       [16]byte // the LUKS2 header's
 	Generation uint64   // of the new key
@@ -78,32 +78,32 @@ type Record struct {
 	Mode      Mode
 	Direction Direction
 	Phase     Phase
-	// DataSize, OldOffset and NewOffset are bytes, as in [Layout].
+	// DataSize, OldOffset and NewOffset are in bytes, as in [Layout].
 	DataSize, OldOffset, NewOffset int64
 	OldSector, NewSector           int
 	JournalOffset                  int64
-	// Position is the boundary between old and new in bytes of the volume:
-	// going forward everything below it is new, going backward everything from
-	// it on.
+	// Position is the boundary between old and new, in bytes of the volume. In direction
+	// Forward everything below it is new, in direction Backward everything from it on.
 	Position int64
-	// Zone is the length of the journaled zone at Position; in the other phases
-	// that of the last one moved, 0 if none was.
+	// Zone is the length of the journaled zone at Position. In the other phases it is the
+	// length of the last zone moved, or 0 if none was.
 	Zone int64
 	// Zones counts the zones moved so far.
 	Zones uint64
-	// Digest is that of the journaled zone's old ciphertext: the SHA-256 of the
-	// CRC-32C (big-endian) of each of its sectors of 512 bytes. Zero in the other
+	// Digest is the digest of the journaled zone's old ciphertext: the SHA-256 of the
+	// CRC-32C (big-endian) of each of its 512-byte sectors. It is zero in the other
 	// phases.
 	Digest [sha256.Size]byte
-	// JournalAt is where in the journal that ciphertext begins, in bytes from
-	// JournalOffset; zero in the other phases.
+	// JournalAt is where that ciphertext begins in the journal, in bytes from
+	// JournalOffset. It is zero in the other phases.
 	JournalAt int64
 	// RingSize is the size of the ring: a zone that reaches this offset continues at
-	// JournalOffset. It is zero for a zone that is moved by itself, and in the other phases.
+	// JournalOffset. It is zero for a zone that is moved by itself, and in the other
+	// phases.
 	RingSize int64
 }
 
-// layout is the recorded part of the geometry.
+// layout returns the recorded part of the geometry.
 func (r Record) layout() Layout {
 	return Layout{
 		Mode: r.Mode, Direction: r.Direction, DataSize: r.DataSize, OldOffset: r.OldOffset, NewOffset: r.NewOffset,
@@ -111,7 +111,7 @@ func (r Record) layout() Layout {
 	}
 }
 
-// fits compares the record with the geometry the caller computed.
+// fits compares the record with the geometry that the caller computed.
 func (r Record) fits(l Layout) error {
 	for _, c := range []struct {
 		field          string
@@ -125,7 +125,7 @@ func (r Record) fits(l Layout) error {
 		{"old sector size", int64(r.OldSector), int64(l.OldSector)},
 		{"new sector size", int64(r.NewSector), int64(l.NewSector)},
 		{"journal offset", r.JournalOffset, l.JournalOffset},
-		// Neither may have become smaller than what is already written.
+		// The logical block may have grown since the position was recorded.
 		{"position within a block", r.Position % l.align(), 0},
 	} {
 		if c.record != c.layout {
@@ -138,7 +138,7 @@ func (r Record) fits(l Layout) error {
 	return nil
 }
 
-// journalEnd is the most of the journal that the record may need.
+// journalEnd returns how much of the journal, at most, the record may need.
 func (r Record) journalEnd() int64 {
 	if r.RingSize > 0 {
 		return r.RingSize
@@ -146,7 +146,7 @@ func (r Record) journalEnd() int64 {
 	return r.JournalAt + r.Zone
 }
 
-// marshal is the slot that holds the record: every copy of it.
+// marshal fills the slot with every copy of the record.
 func (r Record) marshal(slot []byte) {
 	b := slot[:recordSize]
 	clear(b)
@@ -176,9 +176,9 @@ func (r Record) marshal(slot []byte) {
 	}
 }
 
-// parseRecord reads one copy of a record and checks all that can be checked
-// without knowing the volume. With errNewerRecord the record has its binding and
-// sequence.
+// parseRecord reads one copy of a record and checks everything that can be checked
+// without knowing the volume. A record returned with errNewerRecord has its binding and
+// sequence set.
 func parseRecord(b []byte) (Record, error) {
 	if len(b) != recordSize {
 		return Record{}, recordError("wrong length")
@@ -193,7 +193,7 @@ func parseRecord(b []byte) (Record, error) {
 		return Record{}, recordError("checksum wrong")
 	}
 	be := binary.BigEndian
-	// These are where they are in every version.
+	// These fields are at the same place in every version.
 	newer := Record{Sequence: be.Uint64(b[16:]), Binding: Binding{UUID: [16]byte(b[24:40]), Generation: be.Uint64(b[40:])}}
 	if v := be.Uint32(b[8:]); v != recordVersion {
 		return newer, fmt.Errorf("%w: record version %d", errNewerRecord, v)
@@ -220,7 +220,7 @@ func parseRecord(b []byte) (Record, error) {
 	return r, r.check()
 }
 
-// check refuses what no engine writes, checksum or not.
+// check refuses what no engine writes, even if the checksum is right.
 func (r Record) check() error {
 	l := r.layout()
 	l.LogicalBlock, l.Start, l.End = SectorSize, 0, math.MaxInt64

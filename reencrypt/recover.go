@@ -7,10 +7,10 @@ import (
 	"errors"
 )
 
-// Recover finds out how far the rotation is and settles a zone that was
-// interrupted, so that everybody may use the volume as [Record.Pieces] of the
-// result says. In mode Gap it writes nothing but, with [Options.CachedMeta], the record
-// again. Interrupted itself, it may be repeated.
+// Recover finds out how far the rotation is and settles a zone that was interrupted.
+// After that anyone may use the volume as [Record.Pieces] of the result says. In mode Gap
+// it writes nothing except, with [Options.CachedMeta], the record again. If it is
+// interrupted, it may be repeated.
 //
 // Its errors wrap [ErrNoRecord] or are a [*MismatchError], a [*JournalError],
 // an [*IOError] or an [*UnsettledError].
@@ -29,7 +29,8 @@ func (e *Engine) Recover(ctx context.Context) (Record, error) {
 
 func (e *Engine) recover(ctx context.Context) error {
 	e.settled = false
-	// A killed process may have left in a cache what is about to be relied on.
+	// What is about to be relied on may be only in a cache, left there by a killed
+	// process.
 	for _, v := range []View{New, Raw, Meta} {
 		if v == Raw && e.views.Raw == nil {
 			continue
@@ -59,7 +60,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			return &UnsettledError{Zone: e.layout.exactZone(r.Position, r.Zone), Err: err}
 		}
 	}
-	if e.cachedMeta && r.Phase != Journaled { // undoing has written another
+	if e.cachedMeta && r.Phase != Journaled { // undo has written another
 		if err := e.writeRecord(r); err != nil {
 			return err
 		}

@@ -9,18 +9,18 @@ import (
 	"sync"
 )
 
-// ring moves data in mode Journal without a stop between zones, where nobody is held and
-// nobody slows it down. The journal is a ring buffer: each sector has its place there by its
-// place in the volume. While what is journaled is copied, what comes after it is
-// journaled, and one record says both. The package's comment has the rules, and why they
-// are enough.
+// ring moves data in mode Journal without a stop between zones, if no zone is held and
+// nothing throttles the rotation. The journal is a ring buffer, in which the place of
+// each sector follows from its place in the volume. While what is journaled is copied,
+// what comes after it is journaled, and one record covers both. The package comment has
+// the rules, and why they are enough.
 type ring struct {
 	*Engine
 	size int64 // where it wraps
-	most int64 // that is journaled at a time: its size, but for a test that lets it be too much
-	unit int64 // of a lane's copy
-	// recordEvery is what a record moves the position by, as a rule; the first that moves
-	// it, at least.
+	most int64 // that may be journaled at a time: size, except in a test that lets it be too much
+	unit int64 // length of a lane's copy
+	// recordEvery is how far a record usually moves the position. The first record that
+	// moves it moves it at least this far.
 	recordEvery int64
 	sums        checksums
 
@@ -28,18 +28,20 @@ type ring struct {
 	change *sync.Cond
 	saving track // to the journal
 	moving track // from the old view to the new one; its limit is what the record has journaled
-	moved  int64 // that the record says
-	// ending says why no more is journaled: what is there already is moved first.
+	moved  int64 // how far the record says everything is moved
+	// ending is the reason why no more is journaled. What is journaled already is moved
+	// first.
 	ending error
-	err    error // of a copy, the first one's: what is journaled is put back
+	err    error // of the first copy that failed: what is journaled is put back
 }
 
-// unitsInRing is into how many copies a ring is divided, at least, if it is not tiny.
+// unitsInRing is the least number of copies that a ring is divided into, unless it is
+// tiny.
 const unitsInRing = 8
 
-// ringSize is how much of the journal a ring takes: no more than two zones, which is what
-// has to be put back after a cut, at most. It is a multiple of unit, the length of a copy.
-// It is 0 without room for what is copied and for what is journaled meanwhile.
+// ringSize returns how much of the journal a ring takes: at most two zones, since that
+// much may have to be put back after a cut. It is a multiple of unit, the length of a
+// copy. It is 0 if there is no room to copy and to journal at the same time.
 func (e *Engine) ringSize() (size, unit int64) {
 	size = min(e.layout.JournalSize, 2*e.layout.ZoneSize)
 	unit = max(roundDown(min(e.copier.unit, size/unitsInRing), tornBlock), tornBlock)
@@ -51,8 +53,9 @@ func (e *Engine) ringSize() (size, unit int64) {
 
 func (e *Engine) newRing() *ring {
 	size, unit := e.ringSize()
-	// While a quarter is made durable and recorded another one is moved, and a third one
-	// journaled. Who looks for traces of a rotation relies on a quarter of a zone.
+	// While one quarter is made durable and recorded, another is moved, and a third is
+	// journaled. The search for traces of a rotation relies on at least a quarter of a
+	// zone.
 	every := max(size, e.layout.ZoneSize) / 4
 	g := &ring{Engine: e, size: size, most: size, unit: unit, recordEvery: every, sums: newChecksums(size)}
 	g.change = sync.NewCond(&g.mu)
@@ -61,8 +64,8 @@ func (e *Engine) newRing() *ring {
 	return g
 }
 
-// room is how far may be journaled when a durable record says that what is below done is
-// moved: whatever comes after that is needed.
+// room returns how far may be journaled when a durable record says that everything below
+// done is moved. Whatever comes after done is still needed.
 func (g *ring) room(done int64) int64 {
 	pos := g.layout.position(done)
 	if g.layout.Direction == Backward {
@@ -71,7 +74,7 @@ func (g *ring) room(done int64) int64 {
 	return roundDown(pos, tornBlock) + g.most
 }
 
-// ring moves everything that is left. On errors the rotation stands where the last
+// ring moves everything that is left. After an error the rotation is where the last
 // record says, as after [Engine.Step].
 func (e *Engine) ring(ctx context.Context) error { return e.newRing().run(ctx) }
 
@@ -92,7 +95,7 @@ func (g *ring) run(ctx context.Context) error {
 	return err
 }
 
-// lane copies until nothing is left or something failed.
+// lane copies until nothing is left or a copy has failed.
 func (g *ring) lane(i int, buf []byte) {
 	for {
 		t, z := g.take(i)
@@ -118,8 +121,8 @@ func (g *ring) copy(t *track, z Zone, p []byte) error {
 	return g.copier.write(Meta, p, g.layout.JournalOffset+at)
 }
 
-// take gives a lane a copy that may be made now, of the kind that is behind, and waits
-// until there is one; it returns nil where there will be none. It also waits while ending
+// take gives a lane a copy that may be made now, of the kind that is behind. It waits
+// until there is one, and returns nil if there will be none. It also waits while ending
 // is set: a record under way may allow more copies.
 func (g *ring) take(i int) (*track, Zone) {
 	g.mu.Lock()
@@ -144,7 +147,7 @@ func (g *ring) take(i int) (*track, Zone) {
 	}
 }
 
-// next is what comes next on a track, if it may be copied now.
+// next returns what comes next on a track, if it may be copied now.
 func (g *ring) next(t *track) Zone {
 	z := g.layout.zoneAt(g.layout.position(t.next), g.unit)
 	if t.next+z.Length > t.limit {
@@ -154,7 +157,8 @@ func (g *ring) next(t *track) Zone {
 }
 
 // rest ends a lane's copy. If a piece cannot be journaled, what is journaled already is
-// still moved. After a failure a track's copied means nothing: ripe uses err, or the limit.
+// still moved. After a failure a track's copied field means nothing: ripe uses err, or
+// the limit.
 func (g *ring) rest(i int, t *track, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -170,7 +174,8 @@ func (g *ring) rest(i int, t *track, err error) {
 	g.change.Broadcast()
 }
 
-// stop gives a reason, in ending or err, unless there is one, and returns the one that counts.
+// stop sets a reason, ending or err, unless it is already set, and returns the one that
+// counts.
 func (g *ring) stop(reason *error, why error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -182,8 +187,8 @@ func (g *ring) stop(reason *error, why error) error {
 }
 
 // ripe waits until enough is copied to be recorded, or no more will come. It returns how
-// far everything is moved and how far journaled, or the copy's error once all lanes are
-// at rest.
+// far everything is moved and how far it is journaled, or the error of a copy once all
+// lanes are at rest.
 func (g *ring) ripe() (moved, saved int64, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -203,7 +208,7 @@ func (g *ring) ripe() (moved, saved int64, err error) {
 	}
 }
 
-// atRest: no lane is copying, or will before something is recorded.
+// atRest reports whether no lane is copying or will copy before something is recorded.
 func (g *ring) atRest() bool {
 	for i := range g.moving.flying {
 		if !g.moving.flying[i].empty() || !g.saving.flying[i].empty() {
@@ -213,8 +218,8 @@ func (g *ring) atRest() bool {
 	return g.err != nil || g.next(&g.moving).Length == 0 && (g.ending != nil || g.next(&g.saving).Length == 0)
 }
 
-// record makes durable what the lanes copied, until all of it is moved or the rotation is
-// paused. It runs on the engine's own goroutine.
+// record makes durable what the lanes copied, until everything is moved or the rotation
+// is paused. It runs on the engine's own goroutine.
 func (g *ring) record(ctx context.Context) error {
 	for {
 		moved, saved, err := g.ripe()
@@ -230,8 +235,8 @@ func (g *ring) record(ctx context.Context) error {
 	}
 }
 
-// commitTo makes durable what is moved below moved and journaled below saved, and gives the
-// lanes the room that this frees.
+// commitTo makes durable what is moved below moved and journaled below saved, and gives
+// the lanes the room that this frees.
 func (g *ring) commitTo(moved, saved int64) error {
 	r, before := g.Engine.record, span{g.moved, moved}
 	z, unsettled := g.layout.between(before), g.layout.between(span{g.moved, saved})
@@ -254,7 +259,7 @@ func (g *ring) commitTo(moved, saved int64) error {
 		return err
 	}
 	if g.dropped != nil && r.Phase != Finished {
-		// The storage may have dropped copies beyond the record, too: they are put back.
+		// The storage may also have dropped copies beyond the record: they are put back.
 		return g.dropped
 	}
 	g.mu.Lock()
@@ -267,9 +272,9 @@ func (g *ring) commitTo(moved, saved int64) error {
 	return nil
 }
 
-// flushBoth makes the copies durable, and the journal. Where one fails neither counts: they
-// may be on the same storage, which has dropped what was not durable of both and says so
-// once.
+// flushBoth makes the copies and the journal durable. If one flush fails, neither counts:
+// both may be on the same storage, which has dropped what was not durable of either and
+// reports that only once.
 func (g *ring) flushBoth(copies, journal bool) error {
 	var err, copiesErr error
 	var both sync.WaitGroup
@@ -283,7 +288,7 @@ func (g *ring) flushBoth(copies, journal bool) error {
 	return errors.Join(copiesErr, err)
 }
 
-// journaled is the record that z is in the journal.
+// journaled returns the record that says that z is in the journal.
 func (g *ring) journaled(r Record, z Zone) Record {
 	at := z.Start % g.size
 	digest := sha256.New()

@@ -8,9 +8,9 @@ import (
 	"fmt"
 )
 
-// Run moves zones until the rotation is finished (nil), paused ([ErrPaused]) or
-// fails. It recovers first where that has not been done. The user's data is
-// cleared from its buffers when it returns.
+// Run moves zones until the rotation is finished (nil), is paused ([ErrPaused]) or fails.
+// It recovers first if that has not been done. It clears the user's data from its buffers
+// before it returns.
 func (e *Engine) Run(ctx context.Context) error {
 	if !e.working.TryLock() {
 		return errBusy
@@ -30,8 +30,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// unheld is the way to move everything that is left where nobody is held and nobody
-// slows it down; nil where each zone is moved by itself.
+// unheld returns the function that moves everything that is left if no zone is held and
+// nothing throttles the rotation. It returns nil if each zone is moved by itself.
 func (e *Engine) unheld() func(context.Context) error {
 	if e.hooks.Hold != nil || e.hooks.Throttle != nil {
 		return nil
@@ -45,8 +45,8 @@ func (e *Engine) unheld() func(context.Context) error {
 	return nil
 }
 
-// Step moves one zone, or none if everything is moved, and reports whether the
-// rotation is finished. Otherwise it is like Run.
+// Step moves one zone, or none if everything is moved, and reports whether the rotation
+// is finished. Otherwise it is like Run.
 func (e *Engine) Step(ctx context.Context) (finished bool, err error) {
 	if !e.working.TryLock() {
 		return false, errBusy
@@ -96,7 +96,7 @@ func (e *Engine) step(ctx context.Context) (finished bool, err error) {
 	return e.record.Phase == Finished, nil
 }
 
-// ready is the state between two zones.
+// ready brings the engine to the state between two zones.
 func (e *Engine) ready(ctx context.Context) error {
 	if err := e.boundary(ctx); err != nil {
 		return err
@@ -107,8 +107,8 @@ func (e *Engine) ready(ctx context.Context) error {
 	return e.release(ctx)
 }
 
-// move takes the held zone from the old side to the new one. On an error other
-// than an [*UnsettledError] it is on the old side as before.
+// move takes the held zone from the old side to the new one. After an error other than an
+// [*UnsettledError] the zone is on the old side as before.
 func (e *Engine) move(z Zone) error {
 	if e.layout.Mode == Journal {
 		return e.moveInPlace(z)
@@ -122,7 +122,7 @@ func (e *Engine) move(z Zone) error {
 	return e.commit(e.moved(z), z)
 }
 
-// copyZone ends with the zone durable on the new side, record apart.
+// copyZone makes the zone durable on the new side. It does not write the record.
 func (e *Engine) copyZone(z Zone) error {
 	if err := e.copier.run(route{from: Old, fromOff: z.Start, to: New, toOff: z.Start, length: z.Length}); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (e *Engine) trusted() error {
 	return nil
 }
 
-// moved is the record that makes the zone count on the new side.
+// moved returns the record that makes the zone count on the new side.
 func (e *Engine) moved(z Zone) Record {
 	r := e.record
 	r.Phase = Moving
@@ -183,7 +183,7 @@ func (e *Engine) hold(ctx context.Context, z Zone) error {
 	return nil
 }
 
-// release lets the held zone go to the side that the record names.
+// release releases the held zone to the side that the record names.
 func (e *Engine) release(ctx context.Context) error {
 	if e.held.Length == 0 {
 		return nil

@@ -9,10 +9,9 @@ import (
 	"slices"
 )
 
-// ReadRecord finds the record of the rotation b in the header area, without
-// writing or flushing anything. offset is [Layout.RecordOffset]. It returns an
-// error wrapping [ErrNoRecord] if there is none, or an [*IOError] if a slot
-// cannot be read.
+// ReadRecord finds the record of the rotation b in the header area, without writing or
+// flushing anything. offset is [Layout.RecordOffset]. The error wraps [ErrNoRecord] if
+// there is no record, or is an [*IOError] if a slot cannot be read.
 func ReadRecord(meta io.ReaderAt, offset int64, b Binding) (Record, error) {
 	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
 	if err != nil {
@@ -21,9 +20,9 @@ func ReadRecord(meta io.ReaderAt, offset int64, b Binding) (Record, error) {
 	return s.find(b)
 }
 
-// Reached is the highest generation of a key that a rotation of the volume has
-// moved data to, as the slots say, finished or not; 0 if there was none. A
-// header with an older key alone is an old copy. Errors as [ReadRecord].
+// Reached returns the highest generation of a key that a rotation of the volume has moved
+// data to, finished or not, according to the slots; 0 if there was none. A header that
+// has only an older key is an old copy. Errors are as for [ReadRecord].
 func Reached(meta io.ReaderAt, offset int64, uuid [16]byte) (uint64, error) {
 	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
 	if err != nil {
@@ -43,8 +42,8 @@ func Reached(meta io.ReaderAt, offset int64, uuid [16]byte) (uint64, error) {
 	return most, nil
 }
 
-// Records is the newest record of each rotation of the volume that the slots
-// name, in no order: two at most. Errors as [ReadRecord].
+// Records returns the newest record of each rotation of the volume that is in the slots,
+// in no particular order: at most two. Errors are as for [ReadRecord].
 func Records(meta io.ReaderAt, offset int64, uuid [16]byte) ([]Record, error) {
 	s, err := readSlots(meta, offset, alignedBuffer(RecordArea))
 	if err != nil {
@@ -62,8 +61,8 @@ func Records(meta io.ReaderAt, offset int64, uuid [16]byte) ([]Record, error) {
 	return newest, nil
 }
 
-// slots is what the two slots hold: every valid copy, and the reason of a slot
-// that has none.
+// slots is the content of the two slots: every valid copy, and for a slot without one the
+// reason.
 type slots struct {
 	valid []Record
 	// newer are records of a newer program, of which only binding and sequence are known.
@@ -71,8 +70,8 @@ type slots struct {
 	reason [2]error
 }
 
-// readSlots reads both slots. An unreadable one ends it: what it held may be
-// newer than the other, whose data may be overwritten by now.
+// readSlots reads both slots. If one is unreadable it fails: that slot may have held a
+// newer record than the other, whose data may be overwritten by now.
 func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
 	var s slots
 	if err := readFull(meta, buf[:RecordArea], offset); err != nil {
@@ -98,9 +97,9 @@ func readSlots(meta io.ReaderAt, offset int64, buf []byte) (slots, error) {
 	return s, nil
 }
 
-// find is the newest record of the rotation b.
+// find returns the newest record of the rotation b.
 func (s slots) find(b Binding) (Record, error) {
-	// Older records of the same rotation say nothing: see readSlots.
+	// Older records of the same rotation say nothing; see readSlots.
 	if slices.ContainsFunc(s.newer, func(r Record) bool { return r.Binding == b }) {
 		return Record{}, errNewerRecord
 	}
@@ -120,7 +119,7 @@ func (s slots) find(b Binding) (Record, error) {
 	return Record{}, fmt.Errorf("%w: first slot: %w; second slot: %w", ErrNoRecord, s.reason[0], s.reason[1])
 }
 
-// newest is the highest sequence of any rotation, 0 if there is none.
+// newest returns the highest sequence of any rotation, or 0 if there is none.
 func (s slots) newest() uint64 {
 	var n uint64
 	for _, r := range slices.Concat(s.valid, s.newer) {
@@ -129,9 +128,11 @@ func (s slots) newest() uint64 {
 	return n
 }
 
-// firstSequence is that of the first record of the rotation b. It goes into the slot without
-// the last record of the rotation before, which says that that one is over: torn over that,
-// and cut off, it would leave only the one before the last, which says that it is not.
+// firstSequence returns the sequence of the first record of the rotation b. That record
+// goes into the slot that does not hold the last record of the previous rotation, which
+// says that the rotation is over. If a power cut tore the new record while it overwrote
+// that one, only the record before it would remain, which says that the rotation is not
+// over.
 func (s slots) firstSequence(b Binding) uint64 {
 	n, last := s.newest()+1, uint64(0)
 	for _, r := range s.valid {
@@ -145,8 +146,8 @@ func (s slots) firstSequence(b Binding) uint64 {
 	return n
 }
 
-// started is a rotation of the volume that a new one would make forgotten: any
-// that has moved data, unless it is another one and finished.
+// started returns a rotation of the volume that a new one would cause to be forgotten:
+// any that has moved data, unless it is a different one and finished.
 func (s slots) started(b Binding) (Record, bool) {
 	for _, r := range s.valid {
 		if r.UUID != b.UUID {
@@ -177,9 +178,9 @@ func (r Record) writeTo(meta io.WriterAt, offset int64, buf []byte) error {
 	return nil
 }
 
-// WriteAgain makes a record durable that was read through the page cache, which shows
-// what a killed process had not flushed, and what a flush that failed has lost. It
-// comes before anything that relies on the record. Errors are [*IOError].
+// WriteAgain makes durable a record that was read through the page cache, which also
+// shows what a killed process had not flushed and what a failed flush has lost. It must
+// be called before anything that relies on the record. Errors are [*IOError].
 func (r Record) WriteAgain(meta Writer, offset int64) error {
 	err := r.writeTo(meta, offset, alignedBuffer(slotSize))
 	if err == nil {
@@ -190,18 +191,18 @@ func (r Record) WriteAgain(meta Writer, offset int64) error {
 	return err
 }
 
-// flushFailed reports whether an error may mean that storage has dropped what it had
-// not made durable yet, of the data, too, where that is on the same storage.
+// flushFailed reports whether err may mean that the storage has dropped what it had not
+// made durable yet, including data if that is on the same storage.
 func flushFailed(err error) bool {
 	var failed *IOError
 	return errors.As(err, &failed) && failed.Op == "flush"
 }
 
-// commit makes next the record that counts. If that fails it finds out which
-// one does: nil if next made it after all, the write's error if the previous
-// one still counts, an [*UnsettledError] if the storage does not say. A flush that failed
-// once may succeed the next time without having written anything, so a record whose
-// flush has failed counts only once it was written and flushed again.
+// commit makes next the record that counts. If that fails, it finds out which record
+// does. It returns nil if next was written after all, the write's error if the previous
+// record still counts, and an [*UnsettledError] if the storage does not say. A flush that
+// failed once may succeed the next time without having written anything, so a record
+// whose flush failed counts only once it has been written and flushed again.
 func (e *Engine) commit(next Record, zone Zone) error {
 	next.Sequence = e.record.Sequence + 1
 	e.dropped = nil

@@ -8,31 +8,31 @@ import (
 	"sync"
 )
 
-// stream moves data in mode Gap without a stop between zones, where nobody is
-// held and nobody slows it down: the package's comment has its two rules, and why
-// they are enough. ripe and commitTo keep the first one, take the second.
+// stream moves data in mode Gap without a stop between zones, if no zone is held and
+// nothing throttles the rotation. The package comment has its two rules, and why they are
+// enough. ripe and commitTo keep the first rule, mayWrite keeps the second.
 type stream struct {
 	*Engine
-	unit int64 // of a lane's copy
+	unit int64 // length of a lane's copy
 
 	mu     sync.Mutex
 	change *sync.Cond
 	track
 	closed bool  // the lanes take no more, and do not write what they read ahead
-	err    error // the failed copy's with the lowest place
+	err    error // of the failed copy with the lowest place
 	errAt  int64
 }
 
-// track is the progress of the lanes with one kind of copy. It counts bytes since the
-// rotation's begin, whatever its direction.
+// track is the progress of the lanes with one kind of copy. It counts bytes from the
+// beginning of the rotation, whatever the direction.
 type track struct {
-	next   int64  // the lanes have taken what is below
+	next   int64  // the lanes have taken everything below
 	limit  int64  // and may write what is below this
 	copied int64  // everything below has been copied
 	flying []span // each lane's copy
 }
 
-// span is what lies between two counts of bytes; empty, no copy at all.
+// span is the range between two counts of bytes; an empty one means no copy.
 type span struct{ from, to int64 }
 
 func (c span) empty() bool { return c.from == c.to }
@@ -47,7 +47,7 @@ func (t *track) begin(lane int, n int64) {
 	t.next += n
 }
 
-// end says that a lane has copied what it was given.
+// end notes that a lane has finished its copy.
 func (t *track) end(lane int) {
 	t.flying[lane] = span{}
 	t.copied = t.next
@@ -58,11 +58,11 @@ func (t *track) end(lane int) {
 	}
 }
 
-// unitsInGap is into how many copies a gap is divided at least: some are under
-// way while others are made durable. More and smaller ones cost more requests.
+// unitsInGap is the least number of copies that a gap is divided into: some are under way
+// while others are made durable. More and smaller copies cost more requests.
 const unitsInGap = 4
 
-// piece is how long a copy may be, at most, so that the gap has room for some.
+// piece returns the maximum length of a copy, so that the gap has room for several.
 func (e *Engine) piece(most int64) int64 {
 	a := e.layout.zoneAlign()
 	return min(most, max(roundDown(e.layout.ZoneSize/unitsInGap, a), a))
@@ -75,8 +75,8 @@ func (e *Engine) newStream() *stream {
 	return s
 }
 
-// stream moves everything that is left. On errors the rotation stands where the
-// last record says, as after [Engine.Step].
+// stream moves everything that is left. After an error the rotation is where the last
+// record says, as after [Engine.Step].
 func (e *Engine) stream(ctx context.Context) error {
 	s := e.newStream()
 	var lanes sync.WaitGroup
@@ -92,11 +92,10 @@ func (e *Engine) stream(ctx context.Context) error {
 	return err
 }
 
-// lane copies until nothing is left, something failed or the stream is closed.
+// lane copies until nothing is left, a copy has failed or the stream is closed.
 //
-// It reads before it may write: what is not copied yet lies in its old place, and
-// nobody else writes to it. So there is something to write as soon as a record
-// allows it.
+// It reads before it may write: what is not copied yet is at its old place, and nothing
+// else writes to it. So there is something to write as soon as a record allows it.
 func (s *stream) lane(i int, buf []byte) {
 	for {
 		z, ok := s.take(i)
@@ -127,15 +126,16 @@ func (s *stream) take(i int) (Zone, bool) {
 	return z, true
 }
 
-// mayWrite waits until the lane's copy may be written. Where that will not come
-// any more, what was read is given up: it stays among what is not copied.
+// mayWrite waits until the lane's copy may be written. If that will never be, what was
+// read is discarded: it still counts as not copied.
 func (s *stream) mayWrite(i int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.flying[i].to > s.limit {
 		if s.closed || s.err != nil {
-			// Beyond every limit that a record under way may set yet, or atRest
-			// would wait for it; but not empty, or rest would count it as copied.
+			// Set it beyond every limit that a record under way may still set; otherwise
+			// atRest would wait for it. It must not be empty, or rest would count it as
+			// copied.
 			s.flying[i].to = math.MaxInt64
 			return false
 		}
@@ -165,9 +165,8 @@ func (s *stream) close() {
 	s.change.Broadcast()
 }
 
-// ripe waits until enough is copied to be recorded, or no more will come. It
-// returns how far everything is copied, or the copy's error once all lanes
-// are at rest.
+// ripe waits until enough is copied to be recorded, or no more will come. It returns how
+// far everything is copied, or the error of a copy once all lanes are at rest.
 func (s *stream) ripe() (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -184,7 +183,7 @@ func (s *stream) ripe() (int64, error) {
 	}
 }
 
-// atRest: no lane is copying, or will write before something is recorded.
+// atRest reports whether no lane is copying or will write before something is recorded.
 func (s *stream) atRest() bool {
 	for _, c := range s.flying {
 		if !c.empty() && c.to <= s.limit {
@@ -198,7 +197,7 @@ func (s *stream) atRest() bool {
 	return z.Length == 0 || s.next+z.Length > s.limit
 }
 
-// record makes durable what the lanes copied, until all of it is or the rotation
+// record makes durable what the lanes copied, until everything is copied or the rotation
 // is paused. It runs on the engine's own goroutine.
 func (s *stream) record(ctx context.Context) error {
 	var paused error
@@ -223,8 +222,8 @@ func (s *stream) record(ctx context.Context) error {
 	}
 }
 
-// commitTo makes everything that was moved below done durable, and gives the
-// lanes the room that this frees.
+// commitTo makes everything that was moved below done durable, and gives the lanes the
+// room that this frees.
 func (s *stream) commitTo(done int64) error {
 	z := s.layout.between(span{s.Engine.record.Done(), done})
 	if z.Length == 0 {
@@ -240,8 +239,8 @@ func (s *stream) commitTo(done int64) error {
 		return err
 	}
 	if s.dropped != nil && s.Engine.record.Phase != Finished {
-		// The lanes' copies beyond the record may be gone with what was not flushed,
-		// and the next flush would not say so. They are made again.
+		// The storage may have dropped the lanes' copies beyond the record with what was
+		// not flushed, and the next flush would not say so. They are made again.
 		return s.dropped
 	}
 	s.mu.Lock()

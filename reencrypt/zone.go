@@ -11,7 +11,7 @@ type View uint8
 const (
 	Old  View = iota + 1 // plaintext through the old mapping
 	New                  // plaintext through the new mapping
-	Raw                  // ciphertext, as it lies on the data device
+	Raw                  // ciphertext, as it is on the data device
 	Meta                 // the header area: records and journal
 )
 
@@ -29,13 +29,13 @@ func (v View) String() string {
 	return fmt.Sprintf("view %d", uint8(v))
 }
 
-// Zone is a run of plaintext that is moved in one go: bytes Start to
-// Start+Length of the volume.
+// Zone is a range of plaintext that is moved in one go: bytes Start to Start+Length of
+// the volume.
 type Zone struct {
 	Start, Length int64
 }
 
-// End is the first byte after the zone.
+// End returns the first byte after the zone.
 func (z Zone) End() int64 { return z.Start + z.Length }
 
 // Overlaps reports whether a request of n bytes at off touches the zone.
@@ -43,20 +43,19 @@ func (z Zone) Overlaps(off, n int64) bool { return off < z.End() && z.Start < of
 
 func (z Zone) String() string { return fmt.Sprintf("%d-%d", z.Start, z.End()) }
 
-// Piece is one line of the table that shows the whole volume while a rotation
-// is under way.
+// Piece is one line of the table that shows the whole volume during a rotation.
 type Piece struct {
 	Start, Length int64 // bytes of the volume
 	Side          View  // Old or New
-	Offset        int64 // the byte of the data device where Start lies
-	// Hot marks the zone in transit: its requests are held. Side is then the
-	// one it will have if all goes well.
+	Offset        int64 // the byte of the data device where Start is
+	// Hot marks the zone in transit: its requests are held. Side is then the side it will
+	// have if nothing fails.
 	Hot bool
 }
 
-// zoneAt is the zone of at most size bytes that is next at pos. Zones are
-// blocks of size counted from the volume's start, in both directions, so that
-// the short one is the last of the volume. Its length is 0 at the end.
+// zoneAt returns the next zone at pos, of at most size bytes. Zones are blocks of size
+// counted from the volume's start, in both directions, so that the short one is the last
+// of the volume. Its length is 0 at the end.
 func (l Layout) zoneAt(pos, size int64) Zone {
 	if l.Direction == Backward {
 		if pos <= 0 {
@@ -68,7 +67,7 @@ func (l Layout) zoneAt(pos, size int64) Zone {
 	return Zone{Start: pos, Length: min(size-pos%size, l.DataSize-pos)}
 }
 
-// exactZone is the zone of n bytes next to pos.
+// exactZone returns the zone of n bytes next to pos.
 func (l Layout) exactZone(pos, n int64) Zone {
 	if l.Direction == Backward {
 		return Zone{Start: pos - n, Length: n}
@@ -76,7 +75,7 @@ func (l Layout) exactZone(pos, n int64) Zone {
 	return Zone{Start: pos, Length: n}
 }
 
-// between is the zone that lies between two counts of moved bytes.
+// between returns the zone between two counts of moved bytes.
 func (l Layout) between(c span) Zone {
 	from, to := l.position(c.from), l.position(c.to)
 	return Zone{Start: min(from, to), Length: c.to - c.from}
@@ -92,7 +91,7 @@ func (l Layout) begin() int64 {
 
 func (l Layout) end() int64 { return l.DataSize - l.begin() }
 
-// after is the position once z, the zone at the present one, is moved.
+// after returns the position once z, the zone at the current position, is moved.
 func (l Layout) after(z Zone) int64 {
 	if l.Direction == Backward {
 		return z.Start
@@ -100,10 +99,10 @@ func (l Layout) after(z Zone) int64 {
 	return z.End()
 }
 
-// position is where the boundary is once n bytes are moved: the opposite of done.
+// position returns where the boundary is once n bytes are moved: the inverse of done.
 func (l Layout) position(n int64) int64 { return l.done(n) }
 
-// done is the number of bytes moved when the position is pos.
+// done returns the number of bytes moved when the position is pos.
 func (l Layout) done(pos int64) int64 {
 	if l.Direction == Backward {
 		return l.DataSize - pos
@@ -111,11 +110,11 @@ func (l Layout) done(pos int64) int64 {
 	return pos
 }
 
-// Pieces is the volume at position pos, in rising order and without a hole:
-// at most an old piece, the hot zone and a new piece. hot is the zone at pos
-// while it is in transit; the zero Zone otherwise.
+// Pieces returns the volume at position pos, in ascending order and without a hole: at
+// most an old piece, the hot zone and a new piece. hot is the zone at pos while it is in
+// transit, otherwise the zero Zone.
 func (l Layout) Pieces(pos int64, hot Zone) []Piece {
-	low, high := New, Old // forward: what lies below the position is new
+	low, high := New, Old // forward: what is below the position is new
 	from, to := pos, pos
 	if l.Direction == Backward {
 		low, high = Old, New
@@ -137,8 +136,8 @@ func (l Layout) Pieces(pos int64, hot Zone) []Piece {
 	return pieces
 }
 
-// Pieces is the volume as the record leaves it. A zone that is journaled is
-// hot: it must be settled by [Engine.Recover] before anybody may use it.
+// Pieces returns the volume as the record leaves it. A journaled zone is hot:
+// [Engine.Recover] must settle it before anyone may use it.
 func (r Record) Pieces() []Piece {
 	l := r.layout()
 	var hot Zone
@@ -148,8 +147,8 @@ func (r Record) Pieces() []Piece {
 	return l.Pieces(r.Position, hot)
 }
 
-// Done is the number of bytes that are under the new key.
+// Done returns the number of bytes that are under the new key.
 func (r Record) Done() int64 { return r.layout().done(r.Position) }
 
-// Untouched reports whether all data is still on the old side, and whole.
+// Untouched reports whether all data is still whole and on the old side.
 func (r Record) Untouched() bool { return r.Phase == Moving && r.Done() == 0 }

@@ -18,12 +18,12 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// prepare does everything that can be done, and refused, while the system runs:
-// what is needed later is open and was used once.
+// prepare does everything that can be done, and can be refused, while the system still
+// runs. Afterwards everything that is needed later is open and was used once.
 func (z *sleeping) prepare(ctx context.Context, specs []spec.Volume) error {
 	if !z.o.DryRun {
-		// Of the locked ones too: a key that is being made would go stale before
-		// it is used.
+		// Lock the locked volumes too: a key that is being made would go stale before it
+		// is used.
 		for _, s := range specs {
 			release, err := z.sys.Locks.Acquire(ctx, s.Name)
 			if err != nil {
@@ -96,8 +96,8 @@ func (z *sleeping) add(ctx context.Context, s spec.Volume) error {
 	return nil
 }
 
-// throwAway refuses to sleep with a key that cannot be opened a second time, where the
-// chip would forget it. Any other stays in the kernel.
+// throwAway refuses to sleep if the key cannot be opened a second time and the chip would
+// forget it. Any other key stays in the kernel.
 func (z *sleeping) throwAway(s spec.Volume) error {
 	t, err := z.sys.Mapper.Table(s.Mapping)
 	if err == nil && t.HasBlackKey() {
@@ -106,7 +106,7 @@ func (z *sleeping) throwAway(s spec.Volume) error {
 	return err
 }
 
-// refuseUnknownKeys refuses to sleep while a mapping has a key of the chip that nobody
+// refuseUnknownKeys refuses to sleep while a mapping has a key of the chip that nothing
 // would open again.
 func (z *sleeping) refuseUnknownKeys() error {
 	infos, err := z.sys.Mapper.List()
@@ -128,7 +128,7 @@ func (z *sleeping) refuseUnknownKeys() error {
 	return nil
 }
 
-// sort puts what needs another before it.
+// sort puts each volume before those it needs.
 func (z *sleeping) sort() {
 	for _, v := range z.volumes {
 		for _, o := range z.volumes {
@@ -137,7 +137,8 @@ func (z *sleeping) sort() {
 			}
 		}
 	}
-	// What is needed needs others in turn: the volume with a header, and that one's header.
+	// What is needed needs others in turn: a volume that holds a header, and that
+	// volume's own header.
 	for range z.volumes {
 		for _, v := range z.volumes {
 			for _, o := range v.on {
@@ -156,7 +157,7 @@ func (z *sleeping) sort() {
 type sleepingVolume struct {
 	*volume.InUse
 	s spec.Volume
-	// number is of the volume's own mapping, below are of all devices that it
+	// number is that of the volume's own mapping; below are those of all devices that it
 	// and its header are on.
 	number blockdev.Number
 	below  []blockdev.Number
@@ -181,7 +182,7 @@ func (v *sleepingVolume) shown() Volume {
 	return s
 }
 
-// wake resumes the volume after the sleep, unless one below cannot answer.
+// wake resumes the volume after the sleep, unless one below it stays suspended.
 func (v *sleepingVolume) wake(ctx context.Context) error {
 	for _, o := range v.on {
 		if o.stays {

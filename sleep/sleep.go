@@ -15,20 +15,20 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Machine is what carries a system through suspend-to-RAM.
+// Machine carries a system through suspend-to-RAM.
 type Machine interface {
-	// Freeze stops every process but this one and returns when all have stopped.
-	// After an error all continue.
+	// Freeze stops every process but this one and returns when all have stopped. After an
+	// error all of them continue.
 	Freeze(ctx context.Context) error
-	// Thaw lets them continue. It is called once after a Freeze that worked.
+	// Thaw lets them continue. It is called once after a successful Freeze.
 	Thaw() error
 	// Sync writes back what the filesystems hold.
 	Sync()
-	// Sleep suspends to RAM and returns when the system is awake again, or with
-	// the kernel's refusal.
+	// Sleep suspends to RAM and returns when the system is awake again, or with the
+	// kernel's error if it refuses.
 	Sleep() error
-	// Alarm shows a person at once, by a way that needs no process but this one,
-	// what they must act on.
+	// Alarm immediately shows a person what they must act on. It needs no process but
+	// this one.
 	Alarm(text string)
 }
 
@@ -38,55 +38,54 @@ type Options struct {
 	DryRun bool
 }
 
-// Result is what became of the unlocked volumes.
+// Result says what happened to the unlocked volumes.
 type Result struct {
-	// Volumes stand in the order in which they are suspended: what lies on
-	// another comes before it. They are resumed in the opposite order.
+	// Volumes are in the order in which they are suspended: a volume comes before those
+	// it is on. They are resumed in the opposite order.
 	Volumes []Volume `json:"volumes"`
 	// Slept is true if the system slept.
 	Slept bool `json:"slept"`
-	// Steps are what was done, or would be by a dry run, in order.
+	// Steps are what was done, or would be done in a dry run, in order.
 	Steps    []volume.Step `json:"steps,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"`
 }
 
-// Volume is one of them.
+// Volume describes one of them.
 type Volume struct {
 	Volume  string `json:"volume"`
 	Mapping string `json:"mapping"`
 	Source  string `json:"source"`
-	// NewKey is true where the blob is opened and proved again.
+	// NewKey is true if the blob is opened and proved again.
 	NewKey bool `json:"new_key"`
-	// Rotating is true where two keys are.
+	// Rotating is true if a rotation is under way, so that two keys are.
 	Rotating bool `json:"rotating"`
-	// Revived is true where the key had been lost before, and a rotation with it.
+	// Revived is true if the key had been lost before, and a rotation with it.
 	Revived bool `json:"-"`
-	// On are the volumes that this one, or its header, lies on.
+	// On are the volumes that this one, or its header, is on.
 	On []string `json:"on,omitempty"`
-	// Suspended is true if the volume was left suspended: its users wait, and
-	// nothing is read or written.
+	// Suspended is true if the volume was left suspended: its users wait, and nothing is
+	// read or written.
 	Suspended bool `json:"suspended"`
 }
 
-// Run takes the unlocked volumes through suspend-to-RAM, in which most chips
-// lose the key that their black keys are encrypted by. A mapping would continue with
-// the stale black key otherwise: each request fails (CCM), or noise is read and
-// written (ECB).
+// Run takes the unlocked volumes through suspend-to-RAM, in which most chips lose the key
+// that encrypts their black keys. Without this, a mapping would continue with the stale
+// black key: each request fails (CCM), or noise is read and written (ECB).
 //
-// specs are all volumes of the configuration; those that are locked are left
-// alone. Each key is opened and proved before the system sleeps, so that one which
-// is lost already does not lose a running system. Then the order matters:
+// specs are all volumes of the configuration; locked ones are left alone. Each key is
+// opened and proved before the system sleeps, so that a key that is already lost does not
+// cost a running system. Then the order matters:
 //
 //  1. every other process is frozen, and what they wrote is written back
 //  2. the mappings are suspended, the top ones first, with their filesystems
 //  3. the system sleeps
-//  4. from the bottom up each blob is opened again and proved beside its mapping,
-//     the table is loaded with the new black key, the mapping is resumed
+//  4. from the bottom up, each blob is opened again and proved beside its mapping, the
+//     table is loaded with the new black key, and the mapping is resumed
 //  5. the processes continue
 //
 // A volume whose key is not proved stays suspended, with an error of code
-// volume-stays-suspended, and so does what lies on it; the others continue. Where no
-// volume has a key of the chip, the system just sleeps.
+// volume-stays-suspended, and so do the volumes on it; the others continue. If no volume
+// has a key of the chip, the system just sleeps.
 func Run(ctx context.Context, sys volume.System, specs []spec.Volume, machine Machine, o Options) (Result, error) {
 	z := &sleeping{sys: sys.WithDefaults(), machine: machine, o: o}
 	z.last = z.sys.Now()
@@ -102,7 +101,7 @@ type sleeping struct {
 	sys     volume.System
 	machine Machine
 	o       Options
-	// volumes are sorted: what lies on another comes before it.
+	// volumes are sorted: a volume comes before those it is on.
 	volumes []*sleepingVolume
 	closers []func() error
 	result  Result
@@ -145,7 +144,7 @@ func (z *sleeping) run(ctx context.Context, specs []spec.Volume) (err error) {
 	if err := z.machine.Freeze(ctx); err != nil {
 		return err
 	}
-	// From here on everything that was begun is also ended, no matter who asks to stop.
+	// From here on everything that was begun is also finished, even if the context ends.
 	ctx = context.WithoutCancel(ctx)
 	defer func() { err = errors.Join(err, z.machine.Thaw()) }()
 	z.did("processes frozen")
@@ -178,7 +177,7 @@ func (z *sleeping) sleep() error {
 	return nil
 }
 
-// announce says what would be done.
+// announce notes what would be done.
 func (z *sleeping) announce(keyed bool) {
 	if !keyed {
 		z.would("suspend to RAM: no volume is unlocked with a key of the chip")
@@ -199,7 +198,7 @@ func (z *sleeping) announce(keyed bool) {
 	z.would("let the processes continue")
 }
 
-// suspend suspends all, or none.
+// suspend suspends all volumes, or none.
 func (z *sleeping) suspend(ctx context.Context) error {
 	for i, v := range z.volumes {
 		if err := v.Suspend(ctx); err != nil {
@@ -224,7 +223,7 @@ func (z *sleeping) resumeAll(ctx context.Context) error {
 		v.stays = true
 		err = volume.Failed(ctx, "wake", v.s, fault.New(fault.StaysSuspended, fmt.Sprintf("mapping %s stays suspended, and its users wait", v.s.Mapping), err))
 		errs = append(errs, err)
-		// What to do comes first: a long text is cut.
+		// What to do comes first, because a long text is cut off.
 		z.machine.Alarm(fmt.Sprintf("volume %s stays suspended; imxcrypt unlock %s resumes it when this is repaired: %v", v.s.Name, v.s.Name, err))
 	}
 	z.did("keys proved, volumes resumed")
