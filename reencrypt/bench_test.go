@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// medium is a storage of known speed. What it is read and written through costs
-// time beside that, as encryption does: two jobs at a time, as on two cores.
+// medium is storage of known speed. Reading and writing it costs time on top of that, as
+// encryption does: two jobs at a time, as on two cores.
 type medium struct {
 	size  int64
 	bus   chan time.Duration // one transfer at a time
-	rate  time.Duration      // of the bus, for a MiB
+	rate  time.Duration      // of the bus, per MiB
 	cores chan struct{}
-	work  time.Duration // of a core, for a MiB
+	work  time.Duration // of a core, per MiB
 	flush time.Duration
 }
 
@@ -67,9 +67,9 @@ func (s *small) WriteAt(p []byte, off int64) (int, error) {
 	return copy(s.b[off:], p), nil
 }
 
-// BenchmarkRotation measures a rotation on a storage as slow as an eMMC under a
-// coprocessor, and as a share of the limit: reading one mapping and writing the
-// other a MiB at a time, unprotected.
+// BenchmarkRotation measures a rotation on storage as slow as an eMMC under a
+// coprocessor. It also reports the rate as a share of the limit: reading one mapping and
+// writing the other a MiB at a time, unprotected.
 func BenchmarkRotation(b *testing.B) {
 	const mib = 1 << 20
 	ctx := context.Background()
@@ -111,14 +111,14 @@ func BenchmarkRotation(b *testing.B) {
 	}
 }
 
-// null is a view that costs nothing, to see what the engine itself costs.
+// null is a view that costs nothing, to measure what the engine itself costs.
 type null struct{}
 
 func (null) ReadAt(p []byte, _ int64) (int, error)  { return len(p), nil }
 func (null) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (null) Flush() error                           { return nil }
 
-// BenchmarkEngine is the engine's own cost for each zone of 1 MiB.
+// BenchmarkEngine measures the engine's own cost for each zone of 1 MiB.
 func BenchmarkEngine(b *testing.B) {
 	s := setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: 1 << 20, data: 64 << 20}
 	b.SetBytes(s.data)

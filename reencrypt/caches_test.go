@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writes are what a cache holds, the newest last.
+// writes are the contents of a cache, the newest last.
 type writes []struct {
 	off int64
 	p   []byte
@@ -44,8 +44,8 @@ func (w writes) flushTo(dev Writer) error {
 	return dev.Flush()
 }
 
-// Data and header are on one storage, a flush of which fails once and drops all that
-// was not durable, as an eMMC does that was reset; every flush after it succeeds.
+// Data and header are on the same storage. One of its flushes fails and drops everything
+// that was not durable, as an eMMC does that was reset; every flush after it succeeds.
 // What is recorded afterwards is durable nevertheless.
 func TestAFailedFlushDropsWhatWasNotDurable(t *testing.T) {
 	t.Parallel()
@@ -98,8 +98,8 @@ func TestAFailedFlushDropsWhatWasNotDurable(t *testing.T) {
 	}
 }
 
-// resetting is storage of which one flush fails. All of its disks lose then what was
-// not durable.
+// resetting is storage of which one flush fails. All of its disks then lose what was not
+// durable.
 type resetting struct {
 	*schedule
 	mu      sync.Mutex
@@ -159,9 +159,9 @@ func (c *cached) Flush() error {
 	return nil
 }
 
-// A file is read through the page cache. That shows a record which a killed process had
-// not flushed, and one whose flush has failed, after which the page counts as clean.
-// What recovery relies on is durable nevertheless.
+// A file is read through the page cache. The cache shows a record that a killed process
+// had not flushed, and one whose flush failed, after which the page counts as clean. What
+// recovery relies on is durable nevertheless.
 func TestARecordInThePageCacheIsMadeDurable(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Mode{Gap, Journal} {
@@ -179,7 +179,8 @@ func TestARecordInThePageCacheIsMadeDurable(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// The process is killed, or gives up, when its last record is in the cache.
+				// The process is killed, or gives up, while its last record is only in
+				// the cache.
 				meta.fails = true
 				for err == nil {
 					_, err = e.Step(context.Background())
@@ -199,7 +200,7 @@ func TestARecordInThePageCacheIsMadeDurable(t *testing.T) {
 					t.Fatalf("%v, lost %v: relied on %+v, durable is %+v, %v", mode, lost, rec, durable, err)
 				}
 				recovered++
-				// On, by a zone, over storage that works.
+				// Move one more zone, over storage that works.
 				if _, err := r.engine(t, next).Step(context.Background()); err != nil {
 					t.Fatal(err)
 				}
@@ -213,8 +214,8 @@ func TestARecordInThePageCacheIsMadeDurable(t *testing.T) {
 	}
 }
 
-// pageCache is a file's: a flush writes what is dirty. While it fails, what was written
-// stays in the cache, dirty, or lost: clean.
+// pageCache is a file's page cache: a flush writes what is dirty. While flushes fail,
+// what was written stays in the cache, either dirty or clean and lost.
 type pageCache struct {
 	ReadWriter
 	fails, lost   bool

@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// overlay is the volume as its users see it while it is rotated: the three
-// pieces, swapped by the hooks, with the hot one's requests waiting. It does
-// with a mutex what device-mapper does with suspended tables.
+// overlay is the volume as its users see it during a rotation: the three pieces, swapped
+// by the hooks, with requests to the hot one waiting. It does with a mutex what
+// device-mapper does with suspended tables.
 type overlay struct {
 	*rig
 	mu     sync.Mutex
 	change *sync.Cond
 	pos    int64
 	hot    Zone
-	busy   map[Zone]int // requests on their way
+	busy   map[Zone]int // requests in flight
 }
 
 func newOverlay(r *rig) *overlay {
@@ -60,7 +60,7 @@ func (o *overlay) Release(_ context.Context, z Zone, side View) error {
 	return nil
 }
 
-// request does one block, which lies in one piece.
+// request handles one block, which is in a single piece.
 func (o *overlay) request(off, n int64, do func(*cryptView) error) error {
 	z := Zone{Start: off, Length: n}
 	o.mu.Lock()
@@ -85,8 +85,8 @@ func (o *overlay) request(off, n int64, do func(*cryptView) error) error {
 	return err
 }
 
-// Several users read and write all the time, each its own blocks, and never see
-// anything but what they wrote, while the volume is rotated by several lanes.
+// Several users read and write all the time, each its own blocks, while several lanes
+// rotate the volume. They never see anything but what they wrote.
 func TestUsersSeeTheirWritesWhileItIsRotated(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Mode{Gap, Journal} {
@@ -99,7 +99,7 @@ func TestUsersSeeTheirWritesWhileItIsRotated(t *testing.T) {
 				o := r.options()
 				o.Lanes, o.Unit = 3, 4096
 				o.Hooks = Hooks{Hold: vol.Hold, Release: vol.Release, Throttle: func(context.Context, int64) error {
-					time.Sleep(time.Millisecond) // the users get a word in
+					time.Sleep(time.Millisecond) // let the users run
 					return nil
 				}}
 				e := r.engine(t, o)
@@ -143,7 +143,7 @@ func TestUsersSeeTheirWritesWhileItIsRotated(t *testing.T) {
 	}
 }
 
-// user works on the blocks that are its own and keeps want, the model, up to date.
+// user works on its own blocks and keeps want, the model, up to date.
 func user(vol *overlay, want []byte, me, users int64, stop chan struct{}) (writes int, err error) {
 	const block = 4096
 	rng := rand.New(rand.NewPCG(uint64(me), 4))

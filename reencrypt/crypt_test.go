@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-// cryptView is what a dm-crypt mapping with aes-cbc-plain64 shows of a device:
-// each crypt sector is one CBC message, its IV the number of its first 512-byte
-// sector. A crypt sector of 4096 bytes of which some 512-byte sectors are
-// missing decrypts to noise there, as in the kernel.
+// cryptView is what a dm-crypt mapping with aes-cbc-plain64 shows of a device: each crypt
+// sector is one CBC message, and its IV is the number of its first 512-byte sector. If
+// some 512-byte sectors of a 4096-byte crypt sector are missing, they decrypt to noise,
+// as in the kernel.
 type cryptView struct {
 	dev    ReadWriter
 	block  cipher.Block

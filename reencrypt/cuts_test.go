@@ -15,11 +15,11 @@ import (
 	"imxcrypt/internal/crashtest"
 )
 
-// soak takes the second cut after every state, and tries every state of it,
-// instead of a sample: hours instead of seconds.
+// soak reports whether to take the second cut after every state, and to try every state
+// of it, instead of a sample. This takes hours instead of seconds.
 func soak() bool { return os.Getenv("IMXCRYPT_SOAK") != "" }
 
-// setups are the volumes whose every power cut is tried.
+// setups are the volumes of which every power cut is tried.
 func setups() []setup {
 	var all []setup
 	for _, mode := range []Mode{Gap, Journal} {
@@ -29,8 +29,8 @@ func setups() []setup {
 					continue // nothing in them is concurrent
 				}
 				s := setup{mode: mode, direction: direction, oldSector: sectors[0], newSector: sectors[1]}
-				// A short last zone, and with large sectors more of them a zone
-				// than every subset is tried of.
+				// A short last zone, and with large sectors more sectors in a zone than
+				// every subset is tried of.
 				s.zone, s.data = 3*512, 10*512
 				if max(sectors[0], sectors[1]) == 4096 {
 					s.zone, s.data = 2*4096, 5*4096
@@ -47,9 +47,9 @@ type walker struct {
 	setup
 	rng  *rand.Rand
 	seed maphash.Seed
-	// every is one in how many states after a cut is tried, again one in how
-	// many is recovered under a second one, and thin one in how many of what
-	// that leaves is tried.
+	// every is one in how many states after a cut is tried, again is one in how many is
+	// recovered under a second cut, and thin is one in how many of the remaining states
+	// is tried.
 	every, again, thin int
 	// alter breaks the engine's views, to show that the walk would notice.
 	alter func(*rig, *Options)
@@ -106,9 +106,8 @@ func steps(t *testing.T, e *Engine) {
 	}
 }
 
-// walk settles the volume in every state that a cut of what r recorded can
-// leave. As long as depth lasts, the first thing the next run does, recovery
-// and a zone, is cut too.
+// walk settles the volume in every state that a cut of what r recorded can leave. As long
+// as depth permits, the first thing the next run does, recovery and one zone, is cut too.
 func (w *walker) walk(t *testing.T, r *rig, depth int) {
 	for st := range r.rec.States(crashtest.Options{Seed: 9}) {
 		if w.rng.IntN([]int{w.thin, w.every}[depth]) > 0 {
@@ -152,8 +151,8 @@ func (w *walker) known(raw, meta *crashtest.Image) bool {
 	return w.settled[k]
 }
 
-// Power goes at every write and flush of a rotation, with every loss that the
-// storage may make of it, and again while that is being recovered.
+// Power is cut at every write and flush of a rotation, with every loss that the storage
+// may cause, and again while the volume recovers from that.
 func TestNoPowerCutLosesASector(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -181,8 +180,7 @@ func TestNoPowerCutLosesASector(t *testing.T) {
 	}
 }
 
-// A cut during Begin leaves no record, or one at the start; Begin may be
-// repeated.
+// A cut during Begin leaves no record, or one at the start. Begin may be repeated.
 func TestBeginMayBeCut(t *testing.T) {
 	t.Parallel()
 	s := setups()[0]

@@ -16,8 +16,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// faults makes requests fail: those that bad says. Writes that fail may have
-// done half of their work.
+// faults makes those requests fail that bad selects. A write that fails may have done
+// half of its work.
 type faults struct {
 	mu  sync.Mutex
 	n   int // requests so far
@@ -107,9 +107,9 @@ func (h *holder) hooks() Hooks {
 	}
 }
 
-// The storage dies at each request in turn, or fails that one only. Wherever
-// that is, the volume stays as it was, and the same engine continues when the
-// storage works again.
+// The storage dies at each request in turn, or only that request fails. Wherever it
+// happens, the volume stays as it was, and the same engine continues when the storage
+// works again.
 func TestFaultAtEveryRequest(t *testing.T) {
 	t.Parallel()
 	for _, s := range setups() {
@@ -183,11 +183,11 @@ func TestFaultAtEveryRequest(t *testing.T) {
 	}
 }
 
-// Where a block is bad the error says which, through which mapping; the zone
-// goes back to the old side and the rest can be finished once it is repaired.
+// If a block is bad, the error says which one, and through which mapping. The zone goes
+// back to the old side, and the rest can be finished once the block is repaired.
 func TestBadBlockStopsAtItsZone(t *testing.T) {
 	t.Parallel()
-	const zone, bad = 3 * 512, 5 * 512 // a block in the second zone
+	const zone, bad = 3 * 512, 5 * 512 // bad is a block in the second zone
 	for _, c := range []struct {
 		mode Mode
 		op   string
@@ -241,8 +241,7 @@ func TestBadBlockStopsAtItsZone(t *testing.T) {
 	}
 }
 
-// A write of the record that fails says nothing about what is durable. The
-// engine looks.
+// A failed write of the record does not show what is durable. The engine looks.
 func TestFailedRecordIsLookedAt(t *testing.T) {
 	t.Parallel()
 	s := setup{mode: Gap, direction: Forward, oldSector: 512, newSector: 512, zone: 3 * 512, data: 10 * 512}
@@ -271,8 +270,9 @@ func TestFailedRecordIsLookedAt(t *testing.T) {
 				}
 				count[op]++
 				bad := c.bad(op, count)
-				// The kernel reports a page that could not be written once, and has it for clean
-				// then: a flush after that says nothing, unless the record was written again.
+				// The kernel reports a page that could not be written only once, and then
+				// treats it as clean: a later flush proves nothing, unless the record was
+				// written again.
 				if op == "flush" && !bad && count["lost"] > 0 && count["write"] == count["lost"] {
 					count["believed"]++
 				}
@@ -310,8 +310,7 @@ func TestFailedRecordIsLookedAt(t *testing.T) {
 	}
 }
 
-// A journal that is not what its record says is damage: nothing is overwritten
-// with it.
+// A journal that does not match its record is damage: nothing is overwritten with it.
 func TestDamagedJournalIsRefused(t *testing.T) {
 	t.Parallel()
 	s := setup{mode: Journal, direction: Forward, oldSector: 4096, newSector: 4096, zone: 8192, data: 5 * 4096}

@@ -128,8 +128,8 @@ func TestPlanUsesTheGapThereIs(t *testing.T) {
 	}
 }
 
-// However large the zones, going through all of them touches every byte once
-// and copies into free space only, and the pieces always cover the volume.
+// Whatever the size of the zones, going through all of them touches every byte once and
+// copies only into free space, and the pieces always cover the volume.
 func TestZonesCoverTheVolumeAndFitTheGap(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(8, 8))
@@ -157,7 +157,7 @@ func TestZonesCoverTheVolumeAndFitTheGap(t *testing.T) {
 					t.Fatalf("%+v at %d: %+v", l, pos, p)
 				}
 				next += p.Length
-				// What the copy overwrites belongs to no piece but the hot one's new place.
+				// The copy overwrites no piece except the hot one's new place.
 				if to := l.NewOffset + z.Start; !p.Hot && p.Offset < to+z.Length && to < p.Offset+p.Length {
 					t.Fatalf("%+v at %d: the copy of %v overwrites %+v", l, pos, z, p)
 				}

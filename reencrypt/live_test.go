@@ -13,9 +13,9 @@ import (
 	"imxcrypt/internal/crashtest"
 )
 
-// front is a user of the volume while it is rotated: it writes blocks through
-// the table as the hooks have left it, waits for a held zone, and flushes now
-// and then. It acts at every single request of the engine.
+// front is a user of the volume during a rotation: it writes blocks through the table as
+// the hooks have left it, waits for a held zone, and sometimes flushes. It acts at every
+// single request of the engine.
 type front struct {
 	*rig
 	rng   *rand.Rand
@@ -35,7 +35,7 @@ type front struct {
 type write struct {
 	off   int64
 	data  []byte
-	epoch int // flushes before it
+	epoch int // number of flushes before it
 }
 
 func newFront(r *rig, base []byte, seed uint64) *front {
@@ -118,7 +118,7 @@ func (f *front) put(w write) {
 	f.done = append(f.done, w)
 }
 
-// views are the engine's, with the user acting round each request.
+// views are the engine's views, with the user acting around each request.
 func (f *front) views() Views {
 	return Views{
 		Old: acting{f, f.old}, New: copied{acting{f, f.new}}, Raw: acting{f, f.raw}, Meta: acting{f, f.meta},
@@ -147,8 +147,7 @@ func (a acting) Flush() error {
 	return a.ReadWriter.Flush()
 }
 
-// copied is the new view: its flush is the moment after which an impatient
-// user would continue.
+// copied is the new view: an impatient user would continue right after its flush.
 type copied struct{ acting }
 
 func (c copied) Flush() error {
@@ -159,10 +158,9 @@ func (c copied) Flush() error {
 	return err
 }
 
-// check compares what is read after a cut in an epoch: every block is as it was
-// last written, unless a write of it was in flight. Then it is one of the
-// contents it may have, or, where a block is more than the storage writes
-// whole, anything.
+// check compares what is read after a cut in an epoch. Every block must be as it was last
+// written, unless a write to it was in flight. Then it is one of the contents it may
+// have, or anything if the block is larger than what the storage writes atomically.
 func (f *front) check(epoch int) func([]byte) error {
 	durable := func(w write) bool {
 		i := slices.Index(f.flushes[w.epoch:max(w.epoch, epoch)], f.raw)
@@ -198,9 +196,9 @@ func (f *front) check(epoch int) func([]byte) error {
 	}
 }
 
-// rotateUnder records a rotation with the user at work and returns how many
-// states a cut can leave, and how many are lost. It fails if the content is
-// wrong without any cut.
+// rotateUnder records a rotation with the user at work and returns how many states a cut
+// can leave, and how many of them are lost. It fails if the content is wrong without any
+// cut.
 func rotateUnder(t *testing.T, s setup, seed uint64, early bool, thin int) (tried, lost, waits int, example error) {
 	t.Helper()
 	r, want := started(t, s)
@@ -243,8 +241,8 @@ func rotateUnder(t *testing.T, s setup, seed uint64, early bool, thin int) (trie
 	return tried, lost, f.waits, example
 }
 
-// The volume is written at random, between and during all steps, and power goes
-// at any time: what was flushed is there.
+// The volume is written at random, between and during all steps, and power is cut at any
+// time: what was flushed is there.
 func TestNoPowerCutLosesAForegroundWrite(t *testing.T) {
 	t.Parallel()
 	seeds, thin := uint64(6), 24
@@ -273,8 +271,8 @@ func TestNoPowerCutLosesAForegroundWrite(t *testing.T) {
 	}
 }
 
-// The premise of holding: a write let through before the record is durable can
-// be lost although it was flushed.
+// This is the premise of holding: a write that is let through before the record is
+// durable can be lost although it was flushed.
 func TestPremiseEarlyReleaseLosesWrites(t *testing.T) {
 	t.Parallel()
 	for _, s := range setups() {

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// storage holds a zone for a fixed time and one for each MiB, with a jitter of up
-// to so much of both. Now and then it stalls, several times close together.
+// storage holds a zone for a fixed time plus a time per MiB, with a jitter of up to a
+// given share of both. Now and then it stalls, several times in close succession.
 type storage struct {
 	fixed, perMiB time.Duration
 	jitter        float64
 	stall         time.Duration
-	often         float64 // of all zones, so many begin a time of stalls
+	often         float64 // share of all zones that begin a time of stalls
 	rng           *rand.Rand
 	stalling      int
 }
 
-// hold is how long a zone is held; own leaves out what stalls add.
+// hold returns how long a zone is held; own leaves out what stalls add.
 func (s *storage) hold(n int64) (held, own time.Duration) {
 	t := float64(s.fixed) + float64(s.perMiB)*float64(n)/float64(mib)
 	own = time.Duration(t * (1 + s.jitter*(2*s.rng.Float64()-1)))
@@ -35,13 +35,13 @@ func (s *storage) hold(n int64) (held, own time.Duration) {
 
 const mib = 1 << 20
 
-// zones is a layout whose zones are so large at most.
+// zones is a layout with zones of at most the given size.
 func zones(largest int64) Layout {
 	return setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: largest, data: 64 * mib}.layout()
 }
 
-// run moves so many zones, and returns of the latter half the mean size, and the
-// hold that nine of ten do not exceed.
+// run moves that many zones. It returns the mean size of the second half, and the hold
+// that nine of ten of them do not exceed.
 func (s *storage) run(p *pace, zones int) (size int64, held time.Duration) {
 	s.rng = rand.New(rand.NewPCG(1, 7))
 	var holds []time.Duration
@@ -93,8 +93,8 @@ func TestZonesFitTheStorage(t *testing.T) {
 	}
 }
 
-// A system that was busy and no longer is gets the sizes of one that never was,
-// and the other way round.
+// A system that was busy and no longer is ends up with the same sizes as one that never
+// was, and vice versa.
 func TestZonesFollowTheStorage(t *testing.T) {
 	t.Parallel()
 	busy := storage{fixed: 300 * time.Millisecond, perMiB: 200 * time.Millisecond, jitter: 0.2}
@@ -110,8 +110,8 @@ func TestZonesFollowTheStorage(t *testing.T) {
 	}
 }
 
-// Zones shrink on a slow device and grow on a fast one, so that holding stays
-// near what was asked for.
+// Zones shrink on a slow device and grow on a fast one, so that holds stay near the
+// requested time.
 func TestZonesAdaptToTheDevice(t *testing.T) {
 	t.Parallel()
 	l := setup{mode: Gap, direction: Forward, oldSector: 4096, newSector: 4096, zone: 8 * mib, data: 64 * mib}.layout()

@@ -51,8 +51,8 @@ func TestRecordIsReadAsWritten(t *testing.T) {
 	}
 }
 
-// Whatever single byte is damaged, and wherever a record is torn into another,
-// it is not accepted.
+// A record with any single byte damaged, or one torn into another at any place, is not
+// accepted.
 func TestDamagedRecordIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, r := range sampleRecords() {
@@ -78,7 +78,7 @@ func TestDamagedRecordIsRefused(t *testing.T) {
 	}
 }
 
-// A checksum is no excuse for nonsense.
+// A correct checksum does not make nonsense valid.
 func TestNonsenseWithAChecksumIsRefused(t *testing.T) {
 	t.Parallel()
 	gap, journaled := sampleRecords()[0], sampleRecords()[2]
@@ -130,7 +130,7 @@ func FuzzParseRecord(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0xff}, recordSize), true)
 	f.Fuzz(func(t *testing.T, b []byte, seal bool) {
 		if seal && len(b) == recordSize {
-			// Let it get past the checksum.
+			// Make it pass the checksum.
 			b = bytes.Clone(b)
 			sum := sha256.Sum256(b[:recordBody])
 			copy(b[recordBody:], sum[:])
@@ -203,8 +203,8 @@ type failingReader struct{}
 
 func (failingReader) ReadAt([]byte, int64) (int, error) { return 0, unix.EIO }
 
-// A slot that cannot be read is not one that was never written: what it held
-// may be newer than the other.
+// A slot that cannot be read is not the same as one never written: its record may be
+// newer than the other slot's.
 func TestUnreadableSlotIsAnError(t *testing.T) {
 	t.Parallel()
 	_, err := ReadRecord(failingReader{}, 0, testBinding)
@@ -217,8 +217,8 @@ func TestUnreadableSlotIsAnError(t *testing.T) {
 	}
 }
 
-// What a newer program has recorded is not read past, to the older record beside it,
-// whose zone may be overwritten by now.
+// A newer program's record is not skipped in favour of the older record beside it, whose
+// zone may be overwritten by now.
 func TestANewerRecordIsNoAbsentOne(t *testing.T) {
 	t.Parallel()
 	old := sampleRecords()[0]
@@ -238,7 +238,7 @@ func TestANewerRecordIsNoAbsentOne(t *testing.T) {
 		if _, err := Records(bytes.NewReader(slots), 0, testBinding.UUID); fault.CodeOf(err) != fault.HeaderRequirement {
 			t.Errorf("%s: %v", name, err)
 		}
-		// A rotation that is over: the header has its key.
+		// That rotation is over: the header has its key.
 		if n, err := Reached(bytes.NewReader(slots), 0, testBinding.UUID); n != testBinding.Generation || err != nil {
 			t.Errorf("%s: reached %d, %v", name, n, err)
 		}
@@ -344,9 +344,9 @@ func TestErrorsNameTheirObject(t *testing.T) {
 	}
 }
 
-// The power goes while the first records of a rotation are written, whichever sectors of
-// them are there, and once more while that is repeated: the next run still begins, since
-// the slots never show the rotation before without its end.
+// Power is cut while the first records of a rotation are written, whichever of their
+// sectors are there, and once more while that is repeated. The next run still begins,
+// since the slots never show the previous rotation without its end.
 func TestBeginAfterEveryPowerCut(t *testing.T) {
 	t.Parallel()
 	before := sampleRecords()[1]
@@ -359,7 +359,8 @@ func TestBeginAfterEveryPowerCut(t *testing.T) {
 	}
 	s := setup{mode: Gap, direction: Forward, oldSector: 512, newSector: 512, zone: 4096, data: 8192}
 	o := emptyRig(t, s).options()
-	// begin is the area after a Begin of which the second write, or the first one, was torn.
+	// begin returns the area after a Begin in which the first or the second write was
+	// torn.
 	begin := func(area []byte, write int, sectors uint) []byte {
 		disk := &tornMeta{b: bytes.Clone(area), tear: write, sectors: sectors}
 		o.Layout.RecordOffset, o.Views.Meta = 0, disk
@@ -387,8 +388,8 @@ func TestBeginAfterEveryPowerCut(t *testing.T) {
 	t.Logf("%d states of two cuts tried", states)
 }
 
-// tornMeta is a header area of which write tear is torn: only some of its sectors are there,
-// and nothing of what follows.
+// tornMeta is a header area in which write tear is torn: only some of its sectors are
+// there, and nothing that follows.
 type tornMeta struct {
 	b       []byte
 	tear    int

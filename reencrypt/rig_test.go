@@ -25,7 +25,7 @@ func (s setup) String() string {
 	return fmt.Sprintf("%s %s, crypt sectors %d to %d", s.mode, s.direction, s.oldSector, s.newSector)
 }
 
-// testMargin is what lies on both sides of the data, to be left alone.
+// testMargin is the space on both sides of the data that must not be touched.
 const testMargin = 4096
 
 func (s setup) layout() Layout {
@@ -49,9 +49,9 @@ func (s setup) layout() Layout {
 
 var testBinding = Binding{UUID: [16]byte{1, 2, 3}, Generation: 7}
 
-// rig is a volume on two recorded disks. That they are two, each with a cache
-// of its own, leaves every state that one disk with one cache can leave, and
-// more: there every flush is for both.
+// rig is a volume on two recorded disks. Two disks, each with its own cache, can leave
+// every state that one disk with one cache can leave, and more, since on one disk every
+// flush is for both.
 type rig struct {
 	setup
 	l         Layout
@@ -60,7 +60,7 @@ type rig struct {
 	old, new  *cryptView
 }
 
-// newRig is a rig over disks with the given content.
+// newRig makes a rig over disks with the given content.
 func newRig(t testing.TB, s setup, raw, meta *crashtest.Image) *rig {
 	t.Helper()
 	r := &rig{setup: s, l: s.layout()}
@@ -71,7 +71,7 @@ func newRig(t testing.TB, s setup, raw, meta *crashtest.Image) *rig {
 	return r
 }
 
-// emptyRig is one over disks with noise outside the records.
+// emptyRig makes a rig over disks with noise outside the records.
 func emptyRig(t testing.TB, s setup) *rig {
 	t.Helper()
 	l := s.layout()
@@ -91,7 +91,7 @@ func imageOf(t testing.TB, b []byte) *crashtest.Image {
 	return im
 }
 
-// restarted is a rig over what the disks hold now, with an empty log: what a killed
+// restarted returns a rig over what the disks hold now, with an empty log: what a killed
 // process leaves.
 func (r *rig) restarted(t testing.TB) *rig { return newRig(t, r.setup, r.raw.Live(), r.meta.Live()) }
 
@@ -129,7 +129,7 @@ func (r *rig) fill(t testing.TB) []byte {
 	return want
 }
 
-// started is a rig with content and first records, the log empty.
+// started returns a rig with content and first records, and an empty log.
 func started(t testing.TB, s setup) (*rig, []byte) {
 	t.Helper()
 	r := emptyRig(t, s)
@@ -140,7 +140,7 @@ func started(t testing.TB, s setup) (*rig, []byte) {
 	return r.restarted(t), want
 }
 
-// view is the mapping of one side.
+// view returns the mapping of one side.
 func (r *rig) view(side View) *cryptView {
 	if side == New {
 		return r.new
@@ -148,7 +148,7 @@ func (r *rig) view(side View) *cryptView {
 	return r.old
 }
 
-// read is the whole volume as the pieces show it.
+// read returns the whole volume as the pieces show it.
 func (r *rig) read(pieces []Piece) ([]byte, error) {
 	got := make([]byte, r.data)
 	next := int64(0)
@@ -171,7 +171,7 @@ func (r *rig) read(pieces []Piece) ([]byte, error) {
 	return got, nil
 }
 
-// firstDifference is -1 for equal contents.
+// firstDifference returns -1 if the contents are equal.
 func firstDifference(got, want []byte) int {
 	for i := range want {
 		if got[i] != want[i] {
@@ -181,8 +181,8 @@ func firstDifference(got, want []byte) int {
 	return -1
 }
 
-// settle is what the next run does: recover, let the data be checked, and continue
-// to the end, which may change nothing.
+// settle does what the next run does: it recovers, lets the data be checked, and
+// continues to the end, which may change nothing.
 func (r *rig) settle(o Options, check func(got []byte) error) error {
 	e, err := NewEngine(o)
 	if err != nil {

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// While what is journaled is copied, what comes after it is journaled, and one record says
-// both: there are fewer than the two of each zone that is moved by itself.
+// While what is journaled is copied, what comes after it is journaled, and one record
+// covers both. So there are fewer records than the two for each zone that is moved by
+// itself.
 func TestTheNextZoneIsJournaledWhileOneIsCopied(t *testing.T) {
 	t.Parallel()
 	for _, s := range streamSetups() {
@@ -32,8 +33,8 @@ func TestTheNextZoneIsJournaledWhileOneIsCopied(t *testing.T) {
 	}
 }
 
-// What is journaled next never shares a block of storage with what still is, whatever
-// multiple of a sector the position is.
+// What is journaled next never shares a block of storage with what is still needed,
+// whatever multiple of a sector the position is.
 func TestRoomInARing(t *testing.T) {
 	t.Parallel()
 	for _, direction := range []Direction{Forward, Backward} {
@@ -52,8 +53,9 @@ func TestRoomInARing(t *testing.T) {
 	}
 }
 
-// A ring of any length, with copies of any length: a copy never goes beyond its end. Killed
-// in its middle, what is journaled is put back from both of its ends.
+// A ring of any length, with copies of any length: a copy never extends beyond its end.
+// If the process is killed in the middle, what is journaled is put back from both ends of
+// the ring.
 func TestRingsOfAllLengths(t *testing.T) {
 	t.Parallel()
 	wrapped := 0

@@ -26,7 +26,7 @@ func flushes(log []crashtest.Op) map[string]int {
 	return n
 }
 
-// Flushes are what a small zone costs: not one is superfluous.
+// Flushes are what a small zone costs: none is superfluous.
 func TestFlushesPerZone(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -50,7 +50,8 @@ func TestFlushesPerZone(t *testing.T) {
 	}
 }
 
-// Where programs use the volume, their requests wait behind shorter copies, and fewer.
+// If programs use the volume, copies are shorter and fewer at a time, since the programs'
+// requests wait behind them.
 func TestCopiesAreShorterBesidePrograms(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ zone, alone, beside int64 }{{1 << 20, 256 << 10, 64 << 10}, {8 << 20, 1 << 20, 256 << 10}} {
@@ -72,8 +73,8 @@ func TestCopiesAreShorterBesidePrograms(t *testing.T) {
 	}
 }
 
-// measured is a view of which the longest write is known, and how many were under way at
-// a time.
+// measured is a view that notes the longest write and how many writes were under way at a
+// time.
 type measured struct {
 	Writer
 	now, most, longest atomic.Int64
@@ -95,7 +96,7 @@ func raise(v *atomic.Int64, to int64) {
 	}
 }
 
-// How long a zone should be held may turn out in the middle of a rotation.
+// MaxHold may change in the middle of a rotation.
 func TestMaxHoldMayChange(t *testing.T) {
 	t.Parallel()
 	const perKiB = 400 * time.Microsecond
@@ -188,7 +189,7 @@ func TestPauseAtAZoneBoundary(t *testing.T) {
 	}
 }
 
-// A context that ended before anything was done touches nothing.
+// If the context has already ended, nothing is touched.
 func TestEndedContextTouchesNothing(t *testing.T) {
 	t.Parallel()
 	r, _ := started(t, setup{mode: Gap, direction: Forward, oldSector: 512, newSector: 512, zone: 1536, data: 5120})

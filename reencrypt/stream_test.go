@@ -18,8 +18,8 @@ import (
 	"imxcrypt/internal/crashtest"
 )
 
-// schedule decides in which order requests that are under way at the same time
-// begin and return: whenever everybody waits, it lets one of them continue.
+// schedule decides in which order concurrent requests begin and return: whenever all of
+// them wait, it lets one continue.
 type schedule struct {
 	rng     *rand.Rand
 	mu      sync.Mutex
@@ -39,7 +39,7 @@ func (s *schedule) turn() {
 	<-c
 }
 
-// run runs do, whose requests take their turns.
+// run runs do, whose requests take turns.
 func (s *schedule) run(t *testing.T, do func()) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
@@ -62,7 +62,7 @@ func (s *schedule) run(t *testing.T, do func()) {
 	})
 }
 
-// timed is a disk whose requests take their time.
+// timed is a disk whose requests take time.
 type timed struct {
 	*schedule
 	*crashtest.Disk
@@ -92,8 +92,8 @@ func (d timed) Flush() error {
 	return returned()
 }
 
-// streaming are the rig's options with requests that overlap, a copy as
-// short as can be.
+// streaming returns the rig's options with overlapping requests and copies as short as
+// possible.
 func streaming(r *rig, s *schedule) Options {
 	o := r.options()
 	raw := timed{s, r.raw}
@@ -107,7 +107,7 @@ func streaming(r *rig, s *schedule) Options {
 	return o
 }
 
-// streamUnit is the shortest copy with which requests overlap.
+// streamUnit returns the shortest copy with which requests overlap.
 func (r *rig) streamUnit() int {
 	if r.mode == Journal {
 		return bufferAlign
@@ -115,7 +115,7 @@ func (r *rig) streamUnit() int {
 	return int(r.l.align())
 }
 
-// streamSetups are small volumes with gaps of some copies, or rings of some.
+// streamSetups are small volumes with a gap or a ring of several copies.
 func streamSetups() []setup {
 	var all []setup
 	for _, s := range setups() {
@@ -124,7 +124,7 @@ func streamSetups() []setup {
 		switch {
 		case block == 4096:
 			s.zone, s.data = 4*block, 9*block
-		case s.mode == Journal: // which takes whole blocks of 4096 bytes
+		case s.mode == Journal: // the ring takes whole blocks of 4096 bytes
 			s.zone, s.data = 4*4096, 8*4096+1536
 		}
 		all = append(all, s)
@@ -136,8 +136,8 @@ func streamSetups() []setup {
 type streamed struct {
 	walker
 	seed uint64
-	// views breaks the engine's views, further lets copies go beyond the gap, or more
-	// be journaled than the ring holds, to show that the walk would notice.
+	// views breaks the engine's views. further lets copies extend beyond the gap, or
+	// journals more than the ring holds. Both are to show that the walk would notice.
 	views   func(*schedule, *Views)
 	further bool
 }
@@ -174,7 +174,7 @@ func (w *streamed) rotate(t *testing.T, r *rig, depth int) {
 	w.tryCuts(t, r, depth)
 }
 
-// tryCuts is walk, with the run after a first cut streaming, too.
+// tryCuts is walk, except that the run after a first cut streams too.
 func (w *streamed) tryCuts(t *testing.T, r *rig, depth int) {
 	for st := range r.rec.States(crashtest.Options{Exhaustive: 8, Random: 8, Limit: 64, Seed: w.seed}) {
 		if w.rng.IntN([]int{w.thin, w.every}[depth]) > 0 {
@@ -216,9 +216,9 @@ func newStreamed(s setup, want []byte, seed uint64) *streamed {
 	return w
 }
 
-// Copies are under way while others are flushed and recorded, in many orders.
-// Power goes at every flush, with every loss of what had not returned before
-// one began, and again in the run after that.
+// Copies are under way while others are flushed and recorded, in many orders. Power is
+// cut at every flush, with every loss of what had not returned before a flush began, and
+// again in the run after that.
 func TestNoPowerCutLosesASectorOfAStream(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(8)
@@ -259,7 +259,7 @@ func TestNoPowerCutLosesASectorOfAStream(t *testing.T) {
 	}
 }
 
-// With any of a stream's rules broken the same walk finds states that are lost.
+// With any of a stream's rules broken, the same walk finds lost states.
 func TestWrongStreamsLoseStates(t *testing.T) {
 	t.Parallel()
 	for name, views := range map[string]func(*schedule, *Views){
@@ -292,8 +292,8 @@ func TestWrongStreamsLoseStates(t *testing.T) {
 	}
 }
 
-// hasty is a view whose writes return before they have, so that a flush that
-// begins then need not know of them.
+// hasty is a view whose writes return too early, so that a flush that begins then need
+// not include them.
 type hasty struct {
 	*schedule
 	ReadWriter
@@ -306,9 +306,9 @@ func (h hasty) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// The storage dies at each request in turn, or fails that one only, while others
-// are under way: the volume stays as it was, and the same engine, or the next
-// one, continues when it works again.
+// The storage dies at each request in turn, or only that request fails, while others are
+// under way. The volume stays as it was, and the same engine, or the next one, continues
+// when the storage works again.
 func TestFaultsInAStream(t *testing.T) {
 	t.Parallel()
 	for _, s := range streamSetups() {
@@ -375,16 +375,17 @@ func TestFaultsInAStream(t *testing.T) {
 	}
 }
 
-// request is one kind of request: what it is of, and where byte 0 of the volume is there.
+// request is one kind of request: which view it is for, and where byte 0 of the volume is
+// there.
 type request struct {
 	view View
 	op   string
 	from int64
 }
 
-// One block can never be read, or never be written, and everything else continues:
-// the stream ends, whatever was being recorded or waiting meanwhile, and says
-// which block; nothing is lost.
+// One block can never be read, or never be written, and everything else works. The stream
+// ends, whatever was being recorded or waiting meanwhile, and says which block failed.
+// Nothing is lost.
 func TestABadBlockInAStream(t *testing.T) {
 	t.Parallel()
 	for _, s := range streamSetups() {
@@ -433,8 +434,8 @@ func TestABadBlockInAStream(t *testing.T) {
 	}
 }
 
-// A stream that is paused, or whose context ends, records what was copied and
-// stops; nothing is lost, and it continues.
+// A stream that is paused, or whose context ends, records what was copied and stops.
+// Nothing is lost, and it can continue.
 func TestPauseInAStream(t *testing.T) {
 	t.Parallel()
 	for _, s := range streamSetups() {
@@ -477,8 +478,7 @@ func TestPauseInAStream(t *testing.T) {
 	}
 }
 
-// While a position is made durable copies continue, by as much as the gap has room
-// for.
+// While a position is made durable, copies continue as far as the gap has room.
 func TestCopiesGoOnWhileOthersAreMadeDurable(t *testing.T) {
 	t.Parallel()
 	for _, s := range streamSetups() {

@@ -10,13 +10,13 @@ import (
 	"imxcrypt/internal/crashtest"
 )
 
-// noFlush is a view whose flush promises what it does not do.
+// noFlush is a view whose flush does nothing.
 type noFlush struct{ ReadWriter }
 
 func (noFlush) Flush() error { return nil }
 
-// Each rule of the order is there for a reason: with any one of them broken the
-// same walk finds states that are lost.
+// Each ordering rule has a reason: with any one of them broken, the same walk finds lost
+// states.
 func TestWrongOrdersLoseStates(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -59,10 +59,9 @@ func TestWrongOrdersLoseStates(t *testing.T) {
 	}
 }
 
-// The premise of the gap: checksums kept for each crypt sector, by which a torn
-// zone is sorted into old and new sectors, fail where a crypt sector is larger
-// than what the storage writes whole. A crypt sector of which a part is new
-// matches neither.
+// This is the premise of the gap. Suppose checksums were kept for each crypt sector, to
+// sort a torn zone into old and new sectors. They fail if a crypt sector is larger than
+// what the storage writes atomically: a partly new crypt sector matches neither.
 func TestPremiseChecksumsLoseTornSectors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
