@@ -65,7 +65,7 @@ func halfway(t *testing.T, wrap string) (*volumetest.Board, spec.Volume) {
 	return b, s
 }
 
-// halfInPlace is a volume in use of which a part is in plain text.
+// halfInPlace is a volume in use of which a part is in plaintext.
 func halfInPlace(t *testing.T, back bool) (*volumetest.Board, spec.Volume) {
 	t.Helper()
 	s := volumetest.Small(0)
@@ -90,8 +90,8 @@ func halfInPlace(t *testing.T, back bool) (*volumetest.Board, spec.Volume) {
 	return b, s
 }
 
-// The data is there after each sleep, and what was on its way is written with the
-// right key.
+// The data is there after each sleep, and requests in flight are written with the right
+// key.
 func TestVolumesSleep(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -106,7 +106,8 @@ func TestVolumesSleep(t *testing.T) {
 				at := len(want) - 8192
 				var writer sync.WaitGroup
 				m.During = func() error {
-					// A request that nobody froze: it waits for the volume.
+					// A request of a process that was not frozen: it waits for the
+					// volume.
 					writer.Go(func() { volumetest.Write(t, b, text, int64(at)) })
 					return nil
 				}
@@ -137,7 +138,7 @@ func TestVolumesSleep(t *testing.T) {
 	}
 }
 
-// Premise: without it the keys are stale, and ECB does not even say so.
+// Premise: without package sleep the keys are stale, and ECB does not even report it.
 func TestWithoutSleepTheKeysAreStale(t *testing.T) {
 	t.Parallel()
 	for _, wrap := range []string{"ccm", "ecb"} {
@@ -159,8 +160,8 @@ func TestWithoutSleepTheKeysAreStale(t *testing.T) {
 	}
 }
 
-// A key that is not proved after the sleep: the volume stays suspended, nothing
-// passes through it, and unlock continues when the key opens again.
+// If a key is not proved after the sleep, the volume stays suspended and nothing passes
+// through it. unlock resumes it once the key opens again.
 func TestAVolumeWhoseKeyIsNotProvedStaysSuspended(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -184,11 +185,11 @@ func TestAVolumeWhoseKeyIsNotProvedStaysSuspended(t *testing.T) {
 			if i, err := b.DM.Info("data"); err != nil || !i.Suspended || i.Inactive {
 				t.Fatalf("%+v %v", i, err)
 			}
-			// Of a rotation the status says why it does not continue.
+			// If a rotation is under way, the status says why it does not continue.
 			if st := b.Manager().Status(ctx, s); st.Err == nil || st.Rotation == nil && !fault.Is(st.Err, fault.StaysSuspended) {
 				t.Fatalf("status: %v", st.Err)
 			}
-			// Until the key opens nothing that a person may try lets it continue.
+			// Until the key opens, nothing that a person may try resumes the volume.
 			for range 2 {
 				if _, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{}); err == nil {
 					t.Fatal("unlocked with a key that does not open")
@@ -200,7 +201,7 @@ func TestAVolumeWhoseKeyIsNotProvedStaysSuspended(t *testing.T) {
 					t.Fatalf("%+v %v", i, err)
 				}
 			}
-			// Writing back would wait for it, with every process frozen.
+			// Writing back would wait for the volume, with every process frozen.
 			m.During, m.Thawed = nil, 0
 			r, err = sleep.Run(ctx, b.System(), []spec.Volume{s}, m, sleep.Options{})
 			if volumetest.Refused(t, err, fault.SleepRefused); r.Slept || m.Thawed != 0 {
@@ -230,7 +231,8 @@ func TestASleepThatFailsAnywhere(t *testing.T) {
 				want := volumetest.Content(t, b)
 				m := &volumetest.Machine{Board: b}
 				step := 0
-				// From the n-th step on three fail, which is how often a wake is tried.
+				// From the n-th step on, three steps fail, because a wake is tried that
+				// often.
 				b.Step = func(string) error {
 					if step++; step >= n && step < n+3 {
 						return unix.EIO
@@ -266,7 +268,7 @@ func TestASleepThatFailsAnywhere(t *testing.T) {
 	}
 }
 
-// pair is two disks, a volume on each, or the second in the first.
+// pair returns two disks with a volume on each, or with the second volume in the first.
 func pair(t *testing.T, nested bool) (*volumetest.Board, []spec.Volume) {
 	t.Helper()
 	outer := volumetest.Changed(func(s *spec.Volume) { s.Filesystem.Type, s.Mount.Path = spec.FilesystemNone, "" })
@@ -286,7 +288,7 @@ func pair(t *testing.T, nested bool) (*volumetest.Board, []spec.Volume) {
 	return b, []spec.Volume{outer, inner}
 }
 
-// order is in which order the volumes were suspended and resumed.
+// order returns the order in which the volumes were suspended and resumed.
 func order(t *testing.T, m *volumetest.Machine, specs []spec.Volume) (sleep.Result, []string) {
 	t.Helper()
 	var steps []string
@@ -304,7 +306,7 @@ func order(t *testing.T, m *volumetest.Machine, specs []spec.Volume) (sleep.Resu
 	return r, steps
 }
 
-// What lies on another is suspended before it and resumed after it.
+// A volume on another is suspended before it and resumed after it.
 func TestVolumesSleepFromTheTopDown(t *testing.T) {
 	t.Parallel()
 	b, specs := pair(t, true)
@@ -320,8 +322,9 @@ func TestVolumesSleepFromTheTopDown(t *testing.T) {
 	}
 }
 
-// A volume whose header is on another is suspended before it and resumed after it, as
-// the header is read when the volume wakes; and so on.
+// A volume whose header is on another volume is suspended before that one and resumed
+// after it, because the header is read when the volume wakes. The same holds along a
+// chain of volumes.
 func TestAHeaderOnAnotherVolume(t *testing.T) {
 	t.Parallel()
 	var disks []*volumetest.Disk
@@ -362,7 +365,7 @@ func TestAHeaderOnAnotherVolume(t *testing.T) {
 	}
 }
 
-// One volume's loss is not the other's, unless that lies on it.
+// The loss of one volume does not affect the other, unless the other is on it.
 func TestOneVolumeStaysSuspended(t *testing.T) {
 	t.Parallel()
 	for _, nested := range []bool{false, true} {
@@ -388,8 +391,8 @@ func TestOneVolumeStaysSuspended(t *testing.T) {
 	}
 }
 
-// What nobody would open again keeps the system from sleeping, and so does what
-// another command is doing.
+// A key that nothing would open again keeps the system from sleeping, and so does another
+// command at work.
 func TestSleepIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -439,7 +442,7 @@ func TestSleepIsRefused(t *testing.T) {
 	}
 }
 
-// tkMapping is a volume as the recipe of caam-keygen and dmsetup makes it.
+// tkMapping makes a volume as the caam-keygen and dmsetup recipe does.
 func tkMapping(ctx context.Context, b *volumetest.Board) error {
 	black, _, err := b.Chip.Create(ctx, "ccm", 32)
 	if err != nil {
@@ -459,7 +462,7 @@ func tkMapping(ctx context.Context, b *volumetest.Board) error {
 	})
 }
 
-// A kernel that refuses to sleep, and may have lost the keys on the way.
+// A kernel refuses to sleep, and may have lost the keys on the way.
 func TestAKernelThatRefusesToSleep(t *testing.T) {
 	t.Parallel()
 	b := volumetest.Mounted(t, volumetest.Spec())
@@ -473,8 +476,8 @@ func TestAKernelThatRefusesToSleep(t *testing.T) {
 	}
 }
 
-// A dry run reports the order and changes nothing; locked volumes and those without
-// a key of the chip need nothing.
+// A dry run reports the order and changes nothing. Locked volumes and those without a key
+// of the chip need nothing.
 func TestSleepDryRun(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
