@@ -13,38 +13,38 @@ import (
 	"imxcrypt/luks2"
 )
 
-// Check is the LUKS2 digest that distinguishes a wrong key from the right one: one
-// block of random bytes, written once through a mapping with the volume's own
-// key and cipher. The digest holds its place and the hash of its plaintext,
-// which reveals nothing about the key or the 4064 random bytes.
+// Check is the LUKS2 digest that distinguishes a wrong key from the right one: one block
+// of random bytes, written once through a mapping with the volume's own key and cipher.
+// The digest holds the block's place and the hash of its plaintext, which reveals nothing
+// about the key or the 4064 random bytes.
 //
-// The block ends with a hash of what must not be swapped: UUID, label,
-// generation, segments and recovery recipients. Only the holder of the key can make another block
+// The block ends with a hash of what must not be swapped: UUID, label, generation,
+// segments and recovery recipients. Only the holder of the key can make another block
 // that fits, so a header whose segments were moved does not pass.
 //
-// A detached header has a derived check: nothing is written through the key, but
-// what the key makes of a block of zeros in the header's file is known by its hash,
-// taken together with the binding. Zeros, because anyone who knows some plaintext of
-// another volume knows what that volume's key makes of blocks that he can choose;
-// what it makes of zeros he does not. It says which key belongs to the header. That
-// the device does the filesystem shows, which has to be there too, unless a rotation
-// is under way: then the superblock lies under one of two keys.
+// A detached header has a derived check. Nothing is written through the key; instead the
+// digest is a hash of what the key makes of a block of zeros in the header's file, taken
+// together with the binding. Zeros are used because anyone who knows some plaintext of
+// another volume knows what that volume's key makes of blocks that they can choose, but
+// not what it makes of zeros. This check says which key belongs to the header. That the
+// device belongs to it is shown by the filesystem, which must be there too, unless a
+// rotation is under way: then the superblock is under one of two keys.
 //
-// Detached headers of earlier versions have no check, and Size is 0: the recorded
-// identity of the filesystem is all that there is (see bind).
+// Detached headers of earlier versions have no check, and Size is 0: there is only the
+// recorded identity of the filesystem (see bind in package volume).
 type Check struct {
 	Offset, Size int64 // bytes from the header's start
 	Digest       [sha256.Size]byte
 	Segments     []string
-	// Derived: the block is zeros, and the digest that of what the key decrypts
-	// them to, and of the binding.
+	// Derived means that the block is zeros, and the digest is that of what the key
+	// decrypts them to, and of the binding.
 	Derived bool
 }
 
-// CheckIVOffset is the sector number, in 512-byte units, that the check area's
-// IVs begin at: the last that the 32 bits of `plain` can count, far from those of
-// the data on all but a volume of 2 TiB. (There one data block shares the IV of
-// a block of random bytes, which reveals nothing.)
+// CheckIVOffset is the sector number, in 512-byte units, at which the check area's IVs
+// begin: the last that the 32 bits of `plain` can count, far from the IVs of the data on
+// all volumes except one of 2 TiB. (There one data block shares the IV of a block of
+// random bytes, which reveals nothing.)
 const CheckIVOffset = uint64(1)<<32 - CheckAreaSize/SectorBytes
 
 type checkJSON struct {
@@ -62,7 +62,7 @@ func (c Check) Exists() bool { return c.Size > 0 }
 // InHeader reports whether there is a check area.
 func (c Check) InHeader() bool { return c.Size > 0 && !c.Derived }
 
-// luks is the digest as it is in the header.
+// luks returns the digest as it is stored in the header.
 func (c Check) luks() (luks2.Digest, error) {
 	var j checkJSON
 	if c.Size > 0 {
@@ -74,8 +74,8 @@ func (c Check) luks() (luks2.Digest, error) {
 	return out, out.Extra.Set(j)
 }
 
-// parseCheck reads a digest of type imxcrypt-check. headerArea is the size of
-// the header area in bytes, which the check area must lie in.
+// parseCheck reads a digest of type imxcrypt-check. headerArea is the size of the header
+// area in bytes, which must contain the check area.
 func parseCheck(raw luks2.Digest, headerArea int64) (Check, error) {
 	var j checkJSON
 	if err := raw.Extra.DecodeStrict(&j); err != nil {
@@ -119,13 +119,13 @@ type Binding struct {
 	Label      string       `json:"label"`
 	Generation int          `json:"generation"`
 	Segment    boundSegment `json:"segment"`
-	// Recipients of the recovery copy, so that nobody can add one of their own
-	// that the next rotation would seal the new key to.
+	// Recipients of the recovery copy, so that no one can add one of their own, to which
+	// the next rotation would seal the new key.
 	Recipients []string `json:"recovery_recipients,omitempty"`
-	// Plaintext is the side of the data that is in plain text: before this key, or
-	// after it.
+	// Plaintext says which side of the data is in plaintext: the one before this key, or
+	// the one after it.
 	Plaintext string `json:"plaintext,omitempty"`
-	// Moved is where the first bytes of that side lie.
+	// Moved is where the first bytes of that side are kept.
 	Moved int64 `json:"moved,omitempty"`
 }
 
@@ -137,11 +137,11 @@ type boundSegment struct {
 	SectorSize int    `json:"sector_size"`
 }
 
-// Hash is what the check area holds of the binding.
+// Hash returns what the check area holds of the binding.
 func (b Binding) Hash() [sha256.Size]byte {
 	text, err := json.Marshal(b)
 	if err != nil {
-		// Strings and integers only; encoding/json cannot refuse them.
+		// There are only strings and integers; encoding/json cannot refuse them.
 		panic(err)
 	}
 	return sha256.Sum256(append([]byte("imxcrypt-check-v1\x00"), text...))
@@ -158,14 +158,14 @@ func NewCheckBlock(random io.Reader, b Binding) ([]byte, error) {
 	return block, nil
 }
 
-// Derive is the digest of a derived check.
+// Derive returns the digest of a derived check.
 func Derive(block []byte, b Binding) [sha256.Size]byte {
 	h := b.Hash()
 	return sha256.Sum256(append(append([]byte("imxcrypt-derived-check-v1\x00"), block...), h[:]...))
 }
 
-// Fits reports whether a decrypted block is the one that was written, and
-// belongs to this header.
+// Fits reports whether a decrypted block is the one that was written, and belongs to this
+// header.
 func (c Check) Fits(block []byte, b Binding) bool {
 	if c.Derived {
 		return Derive(block, b) == c.Digest

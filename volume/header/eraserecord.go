@@ -13,17 +13,17 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// EraseRecordOffset is where the record of an erase lies on a device that held
-// its own header, in bytes: behind the check areas, so inside every header area
-// there can be. It is not in the place of a header copy: a new header could then
-// be torn over half of it.
+// EraseRecordOffset is where the record of an erase is on a device that held its own
+// header, in bytes. It is behind the check areas, so inside every possible header area.
+// It is not in the place of a header copy: a new header could then be torn over half of
+// it.
 const EraseRecordOffset = MetadataSize + checkAreaCount*CheckAreaSize
 
-// EraseRecordSuffix is appended to the path of a detached header for the file
-// that holds its record.
+// EraseRecordSuffix is appended to the path of a detached header to name the file that
+// holds its record.
 const EraseRecordSuffix = ".erased"
 
-// EraseState is how far erase went.
+// EraseState says how far the erase went.
 type EraseState uint32
 
 const (
@@ -31,10 +31,10 @@ const (
 	EraseDone  EraseState = 2 // nothing is left in the header area
 )
 
-// EraseRecord replaces a volume that erase destroyed. It is what
-// permits provisioning to take a device that is full of ciphertext, and by what
-// an interrupted erase is known. One sector, which is never torn; in a block of
-// 4096 bytes, so that devices with such sectors need no read-modify-write:
+// EraseRecord replaces a volume that erase destroyed. It permits provisioning to use a
+// device that is full of ciphertext, and it identifies an interrupted erase. It is one
+// sector, which is never torn, in a block of 4096 bytes, so that devices with such
+// sectors need no read-modify-write:
 //
 //	  0  16  "IMXCRYPT-ERASED\0"
 //	 16   4  version 1, little-endian, as all numbers
@@ -51,8 +51,8 @@ type EraseRecord struct {
 	Area        int64
 	When        time.Time
 	UUID, Label string
-	// Data ties the record of a detached header to the device: a file stays
-	// when a disk is changed.
+	// Data ties the record of a detached header to the device: a file stays when a disk
+	// is replaced.
 	Data [sha256.Size]byte
 }
 
@@ -73,7 +73,7 @@ func (r EraseRecord) String() string {
 	return fmt.Sprintf("volume %q (uuid %q) %s on %s", r.Label, r.UUID, verb, r.When.UTC().Format(time.DateOnly))
 }
 
-// Block is the record as it is stored.
+// Block returns the record as it is stored.
 func (r EraseRecord) Block() []byte {
 	b := make([]byte, BlockAlign)
 	copy(b, eraseMagic)
@@ -89,7 +89,7 @@ func (r EraseRecord) Block() []byte {
 	return b
 }
 
-// ParseEraseRecord reads a record; ok is false for anything else.
+// ParseEraseRecord parses a record; ok is false for anything else.
 func ParseEraseRecord(b []byte) (r EraseRecord, ok bool) {
 	if len(b) < SectorBytes || !bytes.HasPrefix(b, []byte(eraseMagic)) || binary.LittleEndian.Uint32(b[16:]) != 1 {
 		return r, false
@@ -125,7 +125,7 @@ func ReadEraseRecord(dev Device) (r EraseRecord, ok bool, err error) {
 	return r, ok, nil
 }
 
-// DataSum is what ties the record of a detached header to a device.
+// DataSum returns what ties the record of a detached header to a device.
 func DataSum(data Device) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, io.NewSectionReader(data, 0, min(MiB, data.Size()))); err != nil {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package header is what a volume has on the disk: imxcrypt's dialect of LUKS2.
+// Package header handles what a volume has on the disk: imxcrypt's dialect of LUKS2.
 //
 // A [Header] is the LUKS2 header (package luks2) with its token, check and segment
-// understood, or two of each while a rotation is under way. The package turns bytes
-// into that and back, and compares it with the configuration. It opens no key and
-// makes no mapping.
+// parsed, or two of each while a rotation is under way. The package converts between
+// bytes and that form, and compares it with the configuration. It opens no key and makes
+// no mapping.
 //
 //	token.go      the token: source, phase, generation, blob
 //	check.go      the digest that distinguishes a wrong key from the right one
-//	layout.go     where things lie on the device
+//	layout.go     where things are on the device
 //	rotation.go   the second key, the layout and the records of a rotation
 //	eraserecord.go, recovery.go, image.go, report.go
 package header
@@ -35,37 +35,38 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// segmentID is the number of the segment, the token and the digest of a volume
-// that is not being rotated.
+// segmentID is the number of the segment, the token and the digest of a volume that is
+// not being rotated.
 const segmentID = "0"
 
-// Header is a volume's LUKS2 header, understood.
+// Header is a volume's parsed LUKS2 header.
 type Header struct {
 	LUKS    *luks2.Header
 	Copies  luks2.Copies
 	Token   Token
 	Check   Check
 	Segment luks2.Segment
-	// Next is the same volume under the key that a rotation is moving it to;
-	// nil where none is under way.
+	// Next is the same volume under the key that a rotation is moving it to; nil if no
+	// rotation is under way.
 	Next *Header
-	// Seen is the filesystem's superblock as the proof of the key read it; nil
-	// where something else proved it.
+	// Seen is the filesystem's superblock as it was read to prove the key; nil if
+	// something else proved it.
 	Seen *fsprobe.Superblock
-	// Moved is where the first bytes of a segment in plain text lie, as many as the header
-	// area has, which has their place; 0 where they lie in front of the others.
+	// Moved is where the first bytes of a plaintext segment are kept, as many as the
+	// header area is long, because the header area is in their place. It is 0 if they are
+	// in front of the rest.
 	Moved int64
-	// plaintext is the side of the data, beside this key's, that is not encrypted; empty
-	// for none.
+	// plaintext says which side of the data, beside this key's, is not encrypted; empty
+	// if none is.
 	plaintext string
-	// boundMoved is Moved of that side.
+	// boundMoved is the value of Moved for that side.
 	boundMoved int64
-	// reached is the highest generation that the records of rotations in the
-	// header area name; 0 for none.
+	// reached is the highest generation in the records of rotations in the header area; 0
+	// if there are none.
 	reached uint64
 }
 
-// Binding is what this header's check must be tied to.
+// Binding returns what this header's check must be tied to.
 func (h *Header) Binding() Binding {
 	return Binding{
 		UUID: h.LUKS.UUID, Label: h.LUKS.Label, Generation: h.Token.Generation,
@@ -95,7 +96,7 @@ func New(s spec.Volume, uuid string, l Layout, t Token) (*Header, error) {
 	return h, h.Store()
 }
 
-// Store puts what was understood back into the LUKS2 metadata.
+// Store puts the parsed members back into the LUKS2 metadata.
 func (h *Header) Store() error {
 	md := &h.LUKS.Metadata
 	md.Tokens, md.Digests, md.Segments = map[string]luks2.Token{}, map[string]luks2.Digest{}, map[string]luks2.Segment{}
@@ -121,8 +122,8 @@ func (h *Header) Store() error {
 	return h.Next.put(nextID)
 }
 
-// put stores one key's token, digest and segment under the same number. Plain text has
-// the segment alone.
+// put stores one key's token, digest and segment under the same number. A plaintext side
+// has only the segment.
 func (h *Header) put(id string) error {
 	if h.InPlaintext() {
 		h.putPlain(id)
@@ -150,11 +151,10 @@ func (h *Header) Write(dev Device) error {
 	return h.LUKS.Write(dev)
 }
 
-// Read reads and understands a volume's header. What is not a header of
-// ours is an error whose code says what it is instead: not-provisioned,
-// provisioning-unfinished, plaintext-filesystem, foreign-header,
-// header-damaged, header-invalid, header-version, header-requirement or
-// erase-unfinished.
+// Read reads and parses a volume's header. If there is something other than a header of
+// ours, the error's code says what: not-provisioned, provisioning-unfinished,
+// plaintext-filesystem, foreign-header, header-damaged, header-invalid, header-version,
+// header-requirement or erase-unfinished.
 func Read(c *Storage) (*Header, error) {
 	h, err := FindHeader(c)
 	return h, c.ExplainErased(err)
@@ -207,14 +207,14 @@ func FindHeader(c *Storage) (*Header, error) {
 	return nil, fmt.Errorf("header on %s: %w", dev.Path(), err)
 }
 
-// nextFits checks what luks2 leaves out, since it is a backup segment: the place that a
-// rotation moves the data to is on the device.
+// nextFits checks that the place a rotation moves the data to is on the device. Package
+// luks2 does not check that, since it is a backup segment.
 func (h *Header) nextFits(c *Storage) error {
 	if h.Next == nil {
 		return nil
 	}
 	end := h.Next.Segment.Offset + h.Next.Segment.Size
-	if at := h.Next.Moved; at > 0 { // and the sector that ends it
+	if at := h.Next.Moved; at > 0 { // and the sector at its end
 		end = max(end, at+h.LUKS.Area()+BlockAlign)
 	}
 	if end > c.Data.Size() {
@@ -223,8 +223,8 @@ func (h *Header) nextFits(c *Storage) error {
 	return nil
 }
 
-// shrunkDevice explains a sound header whose data does not end on the device; nil for
-// any other header.
+// shrunkDevice explains a sound header whose data extends beyond the device; nil for any
+// other header.
 func shrunkDevice(c *Storage, dev Device) error {
 	const unbounded = 1 << 62
 	lh, copies, err := luks2.Read(dev, unbounded)
@@ -249,21 +249,21 @@ func shrunkDevice(c *Storage, dev Device) error {
 		c.Data.Path(), c.Data.Size(), h.LUKS.Label, h.LUKS.UUID, end)
 }
 
-// blankBehind is how far behind a header the device is blank when its first copy is
-// written, in bytes: provisioning has found it empty, or wiped it.
+// blankBehind is how many bytes behind a header are blank when its first copy is written:
+// provisioning has found the device empty, or wiped it.
 const blankBehind = 8 * MiB
 
-// tornFormat reports whether a storage holds what an interrupted first write of a
-// header leaves. Behind a header that was whole once lies what was encrypted since,
-// whatever became of its copies.
+// tornFormat reports whether a storage holds what an interrupted first write of a header
+// leaves. If a header was ever whole, encrypted data follows it, whatever happened to its
+// copies.
 func tornFormat(c *Storage, dev Device) (bool, error) {
 	area, unfinished, err := luks2.Unfinished(dev, dev.Size())
 	if err != nil || !unfinished {
 		return false, err
 	}
 	if c.Erased != nil {
-		// The record of an erase stays until a new header is whole: what lies behind is
-		// what was erased.
+		// The record of an erase stays until a new header is whole: what follows the
+		// header area is what was erased.
 		if r, ok, err := c.Erased(); err == nil && ok && r.State == EraseDone {
 			return true, nil
 		}
@@ -275,11 +275,11 @@ func tornFormat(c *Storage, dev Device) (bool, error) {
 	return behind.Empty, err
 }
 
-// aheadSize is what is read at once at a header's start, in bytes: both copies of
-// the default size and the records of a rotation.
+// aheadSize is how many bytes are read at once at a header's start: both copies of the
+// default size and the records of a rotation.
 const aheadSize = 64 * KiB
 
-// ahead is a device whose first bytes have been read already.
+// ahead is a device whose first bytes have already been read.
 type ahead struct {
 	Device
 	first []byte
@@ -292,8 +292,8 @@ func (a ahead) ReadAt(p []byte, off int64) (int, error) {
 	return a.Device.ReadAt(p, off)
 }
 
-// readAhead saves requests; what cannot be read shows when it is asked for. release
-// gives the memory back, which at boot no garbage collector does.
+// readAhead saves requests. If something cannot be read, this shows only when it is asked
+// for. release frees the memory, which during boot no garbage collector does.
 func readAhead(dev Device) (_ Device, release func()) {
 	first, err := unix.Mmap(-1, 0, int(min(aheadSize, dev.Size())), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -306,7 +306,7 @@ func readAhead(dev Device) (_ Device, release func()) {
 	return ahead{dev, first}, release
 }
 
-// ReadReached looks for what rotations have left: see notRolledBack.
+// ReadReached looks for what rotations have left; see NotRolledBack.
 func (h *Header) ReadReached(dev interface {
 	io.ReaderAt
 	Size() int64
@@ -332,9 +332,9 @@ func (h *Header) RotationBinding(generation int) (reencrypt.Binding, error) {
 	return b, nil
 }
 
-// NotRolledBack refuses an old copy of the header: one that does not know of a
-// key to which a rotation has moved data. What it opens would be noise but for
-// what the rotation had not come to.
+// NotRolledBack refuses an old copy of the header: one that does not know a key to which
+// a rotation has moved data. Through its key the data would be noise, except for the part
+// that the rotation has not reached.
 func (h *Header) NotRolledBack() error {
 	if newest := max(h.Token.Generation, h.nextGeneration()); h.reached > uint64(newest) {
 		return fault.Newf(fault.HeaderRolledBack, "the header of uuid %q has the key of generation %d, and a rotation has moved data to that of generation %d: an old copy of the header was restored",
@@ -350,7 +350,7 @@ func (h *Header) nextGeneration() int {
 	return h.Next.Token.Generation
 }
 
-// Understand reads the members that are ours out of a valid LUKS2 header.
+// Understand parses our members of a valid LUKS2 header.
 func Understand(lh *luks2.Header, copies luks2.Copies, path string) (*Header, error) {
 	if !lh.Requires(Requirement) || lh.Subsystem != Subsystem {
 		return nil, fault.Newf(fault.ForeignHeader, "%s holds a LUKS2 volume that is not ours: label %q, subsystem %q, uuid %q",
@@ -370,8 +370,8 @@ func Understand(lh *luks2.Header, copies luks2.Copies, path string) (*Header, er
 	return h, nil
 }
 
-// understandMembers reads one token, digest and segment, or two of each where a
-// rotation is under way. Plain text has only a segment.
+// understandMembers parses one token, digest and segment, or two of each if a rotation is
+// under way. A plaintext side has only a segment.
 func understandMembers(lh *luks2.Header) (*Header, error) {
 	md, want := lh.Metadata, 1
 	if lh.Requires(RequirementRotate) {
@@ -383,7 +383,7 @@ func understandMembers(lh *luks2.Header) (*Header, error) {
 	}
 	segments := want
 	if keys < want && len(md.Segments) == want+1 {
-		segments++ // the first one has been moved
+		segments++ // the first part has been moved
 	}
 	if len(md.Tokens) != keys || len(md.Digests) != keys || len(md.Segments) != segments || len(md.Keyslots) != 0 {
 		return nil, fmt.Errorf("%d tokens, %d digests, %d segments, %d keyslots instead of %d, %d, %d and none",
@@ -408,7 +408,7 @@ func understandMembers(lh *luks2.Header) (*Header, error) {
 	return h, h.checkRotation()
 }
 
-// understandKey reads the token, the digest and the segment of one key.
+// understandKey parses the token, the digest and the segment of one key.
 func understandKey(lh *luks2.Header, id string) (_ *Header, err error) {
 	h := &Header{LUKS: lh}
 	md := lh.Metadata
@@ -434,9 +434,10 @@ func understandKey(lh *luks2.Header, id string) (_ *Header, err error) {
 	return h, nil
 }
 
-// NotAHeader says what lies on a device instead of a header.
+// NotAHeader returns an error that says what is on a device instead of a header.
 func NotAHeader(dev Device) error {
-	// Before all signatures: with the superblock away, an older one may show.
+	// Check this before all signatures: while the superblock is away, an older one may
+	// show.
 	if m, found, err := ext4shrink.FindMark(dev); err == nil && found {
 		return fault.Newf(fault.ShrinkStarted, "the filesystem on %s was being made smaller when that was interrupted; the log %q has what is missing", dev.Path(), m.Path)
 	}
@@ -453,10 +454,9 @@ func NotAHeader(dev Device) error {
 	return fault.Newf(fault.PlaintextFound, "%s holds an unencrypted %s where an encrypted volume is expected", dev.Path(), what)
 }
 
-// Plaintext reports whether a device that lies under a detached header shows
-// something that is not ours. A filesystem counts only if its checksum or its
-// second superblock proves it: ciphertext shows a magic number of two bytes once
-// in a while.
+// Plaintext returns an error if a device with a detached header holds something that is
+// not ours. A filesystem counts only if its checksum or its second superblock proves it:
+// ciphertext sometimes shows a magic number of two bytes.
 func Plaintext(dev Device) error {
 	what, err := fsprobe.Signature(dev, dev.Size())
 	if err != nil {
@@ -475,8 +475,8 @@ func Plaintext(dev Device) error {
 	return nil
 }
 
-// Matches compares the header with the configuration, which is the authority.
-// The error names every difference.
+// Matches compares the header with the configuration, which is authoritative. The error
+// names every difference.
 func (h *Header) Matches(s spec.Volume) error {
 	s = s.For(h.Token.Source, h.Segment.Encryption)
 	var differences []string
@@ -528,8 +528,8 @@ func (h *Header) Matches(s spec.Volume) error {
 	return fault.Newf(fault.HeaderMismatch, "the header is not the one the configuration describes: %s", why)
 }
 
-// knownMembers refuses a segment with members that are not ours. With integrity, the
-// one that cryptsetup knows, the data lies elsewhere than the table would say.
+// knownMembers refuses a segment with members that are not ours. With the integrity
+// member, which cryptsetup knows, the data is elsewhere than the table would say.
 func knownMembers(g luks2.Segment) error {
 	if len(g.Extra) == 0 {
 		return nil

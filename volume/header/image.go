@@ -11,15 +11,14 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Image is a header area in memory, which package luks2 reads and repairs
-// as if it stood at the start of a device of size bytes. What lies behind the
-// area reads as zeros.
+// Image is a header area in memory, which package luks2 reads and repairs as if it were
+// at the start of a device of size bytes. What follows the area reads as zeros.
 type Image struct {
 	area []byte
 	size int64
 }
 
-// NewImage is the image of a device of size bytes that begins with area.
+// NewImage returns the image of a device of size bytes that begins with area.
 func NewImage(area []byte, size int64) Image { return Image{area, size} }
 
 // ReadAt implements io.ReaderAt.
@@ -49,14 +48,14 @@ func (i Image) WriteAt(p []byte, off int64) (int, error) {
 	return copy(i.area[off:], p), nil
 }
 
-// Size is that of the device in bytes.
+// Size returns the size of the device in bytes.
 func (i Image) Size() int64 { return i.size }
 
 // Flush does nothing: the image is memory.
 func (i Image) Flush() error { return nil }
 
-// AreaOf reads the whole header area from what holds it: both copies and
-// the check area, the copies repaired if one is damaged.
+// AreaOf reads the whole header area from dev: both copies and the check area. If one
+// copy is damaged, it is repaired in the result.
 func AreaOf(h *Header, dev Device) ([]byte, error) {
 	area := make([]byte, h.LUKS.Area())
 	if _, err := dev.ReadAt(area, 0); err != nil {
@@ -73,14 +72,14 @@ func AreaOf(h *Header, dev Device) ([]byte, error) {
 	return area, nil
 }
 
-// SameVolume enforces that a header is that of the volume s means: name, and
-// UUID where it is pinned. It is for commands that keep or destroy headers,
-// which a wrong cipher in the configuration must not prevent.
+// SameVolume enforces that the header is that of the volume in s: it checks the name, and
+// the UUID if s sets it. It is for commands that keep or destroy headers, which a wrong
+// cipher in the configuration must not prevent.
 func (h *Header) SameVolume(s spec.Volume, path string) error {
 	return SameVolume(s, path, luks2.Trace{UUID: h.LUKS.UUID, Label: h.LUKS.Label, Subsystem: h.LUKS.Subsystem})
 }
 
-// SameVolume is that of a header of which no more than a trace was found.
+// SameVolume is like [Header.SameVolume], for a header of which only a trace was found.
 func SameVolume(s spec.Volume, path string, t luks2.Trace) error {
 	if t.Label != s.Name || s.UUID != "" && t.UUID != s.UUID {
 		return fault.Newf(fault.HeaderMismatch, "%s holds the volume %q with uuid %q, not %q", path, t.Label, t.UUID, s.Name)

@@ -9,17 +9,18 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Layout is where things lie on the device, in bytes.
+// Layout says where things are on the device, in bytes.
 type Layout struct {
-	// HeaderSize is the header area: two metadata copies, then the keyslots
-	// area with the check areas and the records of a rotation. 0 if detached.
+	// HeaderSize is the size of the header area: two metadata copies, then the keyslots
+	// area with the check areas and the records of a rotation. It is 0 if the header is
+	// detached.
 	HeaderSize int64
-	// DataOffset and DataSize are the segment. Between HeaderSize and
-	// DataOffset lies the gap, which a rotation moves the data into.
+	// DataOffset and DataSize are the segment. Between HeaderSize and DataOffset is the
+	// gap, into which a rotation moves the data.
 	DataOffset, DataSize int64
 }
 
-// Gap is the free space in front of the data in bytes.
+// Gap returns the free space in front of the data in bytes.
 func (l Layout) Gap() int64 { return l.DataOffset - l.HeaderSize }
 
 // Sizes in bytes.
@@ -31,45 +32,44 @@ const (
 	// largest encryption sector and the largest logical block in use.
 	BlockAlign = 4096
 
-	// smallDevice is the size up to which the gap is not widened, and the data
-	// not aligned to the storage's erase size: there the space matters more.
+	// smallDevice is the size up to which the gap is not widened, and the data not
+	// aligned to the storage's erase size: on such devices space matters more.
 	smallDevice = 64 * MiB
 
-	// maxEraseSize is the largest erase size that is believed.
+	// maxEraseSize is the largest erase size that is accepted.
 	maxEraseSize = 64 * MiB
 
-	// wideGap is the least that the gap is widened to on larger devices. A
-	// rotation flushes and records for each half of a gap, so that 4 MiB are
-	// faster by half than 1 MiB (docs/rotation.md).
+	// wideGap is the minimum gap on larger devices. A rotation flushes and records for
+	// each half of a gap, so 4 MiB are faster by half than 1 MiB (docs/rotation.md).
 	wideGap = 4 * MiB
 
-	// MinData is the least data area that is worth a volume; ext4 needs less.
+	// MinData is the smallest data area that makes a useful volume; ext4 needs less.
 	MinData = 1 * MiB
 )
 
-// The keyslots area begins behind the two metadata copies of 16 KiB. A check
-// area is one block; two generations have one each while a rotation runs.
+// The keyslots area begins behind the two metadata copies of 16 KiB. A check area is one
+// block; during a rotation two generations have one each.
 const (
 	MetadataSize   = 2 * 16 * KiB
 	CheckAreaSize  = 4096
 	checkAreaCount = 2
 )
 
-// CheckOffset is the check area of a generation, in bytes from the header's
-// start. Neighbouring generations have different ones; the check that a volume gets
-// with another size lies in the other one.
+// CheckOffset returns the check area of a generation, in bytes from the header's start.
+// Consecutive generations have different ones. When a volume is resized, its new check
+// goes into the other one.
 func CheckOffset(generation int) int64 {
 	return MetadataSize + int64((generation-1)%checkAreaCount)*CheckAreaSize
 }
 
-// DeviceFacts is what the layout depends on.
+// DeviceFacts are what the layout depends on.
 type DeviceFacts struct {
 	Path      string
 	Size      int64
 	EraseSize int64
 }
 
-// PlanLayout places a new volume. An error is of code device-unsuitable.
+// PlanLayout places a new volume. Its error is of code device-unsuitable.
 func PlanLayout(s spec.Volume, d DeviceFacts) (Layout, error) {
 	if s.Detached() {
 		if d.Size%int64(s.SectorSize) != 0 {
@@ -101,9 +101,9 @@ func PlanLayout(s spec.Volume, d DeviceFacts) (Layout, error) {
 	}, nil
 }
 
-// PlanOver places a volume on a device that a filesystem begins on, with nothing in front
-// of it: the data moves up from byte 0, and what it is shown by until then is kept at
-// the end. An error is of code device-unsuitable.
+// PlanOver places a volume on a device that begins with a filesystem, with nothing in
+// front of it. The data moves up from byte 0, and what identifies it until then is kept
+// at the end. Its error is of code device-unsuitable.
 func PlanOver(s spec.Volume, d DeviceFacts) (Layout, Start, error) {
 	l, err := PlanLayout(s, d)
 	if err != nil {
@@ -124,8 +124,8 @@ func tooSmall(d DeviceFacts, need int64) error {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// MaxHeaderArea is the largest header area in bytes that the configuration
-// allows, and so the largest that is believed.
+// MaxHeaderArea is the largest header area in bytes that the configuration allows, and so
+// the largest that is accepted.
 const MaxHeaderArea = 16 * MiB
 
 // SectorBytes is the unit of device-mapper tables and of LUKS2.

@@ -42,8 +42,8 @@ func members(t testing.TB, tok luks2.Token) []byte {
 	return text
 }
 
-// Whatever a token says: it is refused, or what was understood of it can be
-// written and understood again as the same.
+// Any token is either refused, or its parsed form can be written and parsed again with
+// the same result.
 func FuzzParseToken(f *testing.F) {
 	tok := someToken(f)
 	raw, err := tok.luks()
@@ -79,7 +79,8 @@ func FuzzParseToken(f *testing.F) {
 		if err != nil {
 			t.Fatalf("written, but not understood: %v\n%s", err, members(t, raw))
 		}
-		// Created has seconds in the header, and what was read may have more.
+		// In the header Created has a resolution of seconds; what was parsed may have
+		// more.
 		got.Created, again.Created = time.Time{}, time.Time{}
 		if !reflect.DeepEqual(got, again) {
 			t.Fatalf("%+v\nbecame %+v", got, again)
@@ -153,7 +154,7 @@ func TestTokenRefusesWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// A check fits its own header only.
+// A check fits only its own header.
 func TestCheckIsBoundToItsHeader(t *testing.T) {
 	t.Parallel()
 	b := Binding{UUID: "u", Label: "data", Generation: 1, Segment: boundSegment{Offset: 2 * MiB, Size: MiB, Cipher: "c", SectorSize: 4096}}

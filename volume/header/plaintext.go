@@ -13,38 +13,38 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// A volume that is being encrypted, or decrypted, in place is one under rotation of
-// which one side is no ciphertext: its segment is linear, and has neither token nor
-// digest. The filesystem and the generation of that side are taken from the other.
+// A volume that is being encrypted or decrypted in place is a volume under rotation of
+// which one side is not ciphertext. That side's segment is linear, and it has neither
+// token nor digest. Its filesystem and generation are taken from the other side.
 
-// Where the header is on the device, it lies where the first bytes of the filesystem
-// were, or will be. The side in plain text then has two segments: those bytes, where they
-// are kept, and the others, in their place. A third one is the key's, or, of a
-// decryption, the last of these.
+// If the header is on the device, it is where the first bytes of the filesystem were, or
+// will be. The plaintext side then has two segments: those bytes, where they are kept,
+// and the rest, in its place. thirdID is the key's segment or, in a decryption, the
+// second of these two.
 const thirdID = "2"
 
-// RequirementPlaintext is the mandatory requirement of a header while a part of the
-// data is in plain text.
+// RequirementPlaintext is the mandatory requirement of a header while a part of the data
+// is in plaintext.
 const RequirementPlaintext = "imxcrypt-plaintext-v1"
 
-// The sides that can be in plain text, as the check of the other one is bound to it:
-// without the key nobody makes a volume's header say that its data is plain text, or
-// is to become it.
+// The sides that can be in plaintext. The check of the other side is bound to this:
+// without the key no one can make a volume's header say that its data is plaintext, or is
+// to become plaintext.
 const (
 	plaintextBefore = "before"
 	plaintextAfter  = "after"
 )
 
-// InPlaintext reports whether the segment is in plain text.
+// InPlaintext reports whether the segment is in plaintext.
 func (h *Header) InPlaintext() bool { return h.Segment.Type == luks2.SegmentLinear }
 
-// Encrypting reports whether plain text is moved under the volume's first key.
+// Encrypting reports whether plaintext is being moved under the volume's first key.
 func (h *Header) Encrypting() bool { return h.InPlaintext() && h.Next != nil }
 
-// Decrypting reports whether the data is moved out of its key.
+// Decrypting reports whether the data is being moved out of its key.
 func (h *Header) Decrypting() bool { return h.Next != nil && h.Next.InPlaintext() }
 
-// Keyed is the header, or where its data is in plain text as yet that of its first key.
+// Keyed returns the header or, if its data is still in plaintext, that of its first key.
 func (h *Header) Keyed() *Header {
 	if h.Encrypting() {
 		return h.Next
@@ -60,9 +60,9 @@ func (h *Header) Begun() error {
 	return nil
 }
 
-// NewEncrypting makes the header of a device with plain text that is to be encrypted
-// with the key in t, not yet written anywhere. Where the header goes onto the device,
-// moved is where the bytes are kept that it takes the place of.
+// NewEncrypting makes the header of a plaintext device that is to be encrypted with the
+// key in t. It is not written anywhere yet. If the header goes onto the device, moved is
+// where the bytes that it replaces are kept.
 func NewEncrypting(s spec.Volume, uuid string, l Layout, moved int64, t Token) (*Header, error) {
 	t.Phase = PhaseRotating
 	k, err := New(s, uuid, l, t)
@@ -74,7 +74,7 @@ func NewEncrypting(s spec.Volume, uuid string, l Layout, moved int64, t Token) (
 	return h, h.Store()
 }
 
-// plainBefore is the side in plain text that becomes the key's.
+// plainBefore returns the plaintext side that is to become the key's.
 func plainBefore(k *Header, moved int64) *Header {
 	k.plaintext, k.boundMoved = plaintextBefore, moved
 	h := plainBeside(k, k.Token.Generation-1)
@@ -82,7 +82,7 @@ func plainBefore(k *Header, moved int64) *Header {
 	return h
 }
 
-// putPlain stores the segments of a side in plain text.
+// putPlain stores the segments of a plaintext side.
 func (h *Header) putPlain(id string) {
 	segments := h.LUKS.Metadata.Segments
 	if h.Moved == 0 {
@@ -99,16 +99,16 @@ func (h *Header) putPlain(id string) {
 	segments[id], segments[restID] = first, rest
 }
 
-// BeginDecryption adds the side in plain text to the header, in memory. Where the header
-// is on the device, moved is where the bytes go that it has the place of. The digest of
-// the check is another one from now on.
+// BeginDecryption adds the plaintext side to the header, in memory. If the header is on
+// the device, moved is where the bytes go that belong in its place. This changes the
+// digest of the check.
 func (h *Header) BeginDecryption(moved int64) {
 	h.plaintext, h.boundMoved = plaintextAfter, moved
 	h.Next = plainBeside(h, h.Token.Generation+1)
 	h.Next.Token.Phase, h.Next.Segment.Flags = PhaseRotating, []string{flagNext}
 }
 
-// plainBeside is the side in plain text of a key's.
+// plainBeside returns the plaintext side for a key's side.
 func plainBeside(k *Header, generation int) *Header {
 	h := &Header{
 		LUKS: k.LUKS, Copies: k.Copies, Token: Token{Generation: generation, Filesystem: k.Token.Filesystem},
@@ -121,7 +121,7 @@ func plainBeside(k *Header, generation int) *Header {
 	return h
 }
 
-// moved is Moved of the side in plain text; 0 where there is none.
+// moved returns Moved of the plaintext side; 0 if there is none.
 func (h *Header) moved() int64 {
 	if h.Decrypting() {
 		return h.Next.Moved
@@ -129,8 +129,8 @@ func (h *Header) moved() int64 {
 	return h.Moved
 }
 
-// understandPlain reads the key's token, digest and segment, and the segment of the
-// side in plain text.
+// understandPlain parses the key's token, digest and segment, and the segment of the
+// plaintext side.
 func understandPlain(lh *luks2.Header) (*Header, error) {
 	if len(lh.Metadata.Segments) > 2 {
 		return understandMoved(lh)
@@ -200,7 +200,7 @@ func understandMoved(lh *luks2.Header) (*Header, error) {
 	return plainBefore(k, first.Offset), nil
 }
 
-// sector is the crypt sector of a side in bytes.
+// sector returns the crypt sector of a side in bytes.
 func (h *Header) sector() int {
 	if h.InPlaintext() {
 		return reencrypt.SectorSize

@@ -11,7 +11,7 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// inPlaintext is a header of a volume that is being encrypted, or decrypted.
+// inPlaintext returns the header of a volume that is being encrypted or decrypted.
 func inPlaintext(t *testing.T, decrypting bool) *Header {
 	t.Helper()
 	s := spec.Volume{Name: "data", Header: "/data.luks", HeaderSize: MiB, Cipher: "capi:tk(cbc(aes))-plain64", SectorSize: 4096}
@@ -32,7 +32,7 @@ func inPlaintext(t *testing.T, decrypting bool) *Header {
 	return h
 }
 
-// onTheDevice is one with its header on the device.
+// onTheDevice is like inPlaintext, with the header on the device.
 func onTheDevice(t *testing.T, decrypting bool) *Header {
 	t.Helper()
 	s := spec.Volume{Name: "data", Header: spec.HeaderOnDevice, HeaderSize: MiB, Cipher: "capi:tk(cbc(aes))-plain64", SectorSize: 4096}
@@ -52,8 +52,8 @@ func onTheDevice(t *testing.T, decrypting bool) *Header {
 	return h
 }
 
-// The bytes that the header has the place of are found where they are kept, on the way there
-// and back, and the check is bound to where that is.
+// The bytes that the header replaces are found where they are kept, in both directions,
+// and the check is bound to that place.
 func TestWhereThePlainTextLiesIsUnderstood(t *testing.T) {
 	t.Parallel()
 	for _, decrypting := range []bool{false, true} {
@@ -83,7 +83,7 @@ func TestWhereThePlainTextLiesIsUnderstood(t *testing.T) {
 	}
 }
 
-// Nor does a header on the device say two things.
+// A header on the device that contradicts itself is refused too.
 func TestContradictoryPlaintextOnTheDeviceIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(segments map[string]luks2.Segment, first, rest, key *luks2.Segment){
@@ -116,8 +116,8 @@ func TestContradictoryPlaintextOnTheDeviceIsRefused(t *testing.T) {
 	}
 }
 
-// What is written of a volume that is partly in plain text is understood as the same,
-// and its check is bound to which part that is.
+// The header written for a volume that is partly in plaintext is parsed with the same
+// result, and its check is bound to which part that is.
 func TestPlaintextIsUnderstood(t *testing.T) {
 	t.Parallel()
 	for _, decrypting := range []bool{false, true} {
@@ -144,7 +144,7 @@ func TestPlaintextIsUnderstood(t *testing.T) {
 	}
 }
 
-// A header whose segments, tokens and requirements do not say the same is refused.
+// A header whose segments, tokens and requirements contradict each other is refused.
 func TestContradictoryPlaintextIsRefused(t *testing.T) {
 	t.Parallel()
 	segment := func(id string, change func(*luks2.Segment)) func(*luks2.Header) {

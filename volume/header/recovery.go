@@ -17,15 +17,15 @@ import (
 )
 
 // Recovery is the red key of a volume, sealed to age recipients (X25519,
-// age-encryption.org/v1). Anyone with the identity of one of them opens the
-// volume off its board; that is its purpose, and why there is none by default.
+// age-encryption.org/v1). Anyone with the identity of one of them can open the volume off
+// its board; that is its purpose, and why there is none by default.
 type Recovery struct {
-	// Recipients are "age1…", as they were given. They are not secret.
+	// Recipients are "age1…" strings, as they were given. They are not secret.
 	Recipients []string
 	// Sealed is the age file for them. Its plaintext is a line
 	// "imxcrypt-recovery-v1 UUID GENERATION" and the key's bytes.
 	Sealed []byte
-	// WithPassphrase is another age file of the same plaintext, which opens with a
+	// WithPassphrase is another age file with the same plaintext, which opens with a
 	// passphrase: age allows no other recipient beside one.
 	WithPassphrase []byte
 }
@@ -36,7 +36,7 @@ func (r Recovery) Made() bool { return len(r.Sealed) > 0 || r.ByPassphrase() }
 // ByPassphrase reports whether there is a copy that opens with a passphrase.
 func (r Recovery) ByPassphrase() bool { return len(r.WithPassphrase) > 0 }
 
-// String names whom the copies are for.
+// String names the recipients of the copies.
 func (r Recovery) String() string {
 	who := slices.Clone(r.Recipients)
 	if r.ByPassphrase() {
@@ -51,8 +51,8 @@ type recoveryJSON struct {
 	WithPassphrase string   `json:"with_passphrase,omitempty"`
 }
 
-// Bounds of what is believed of a header. An age file of so small a plaintext
-// has some 200 bytes, and 100 for each recipient.
+// Limits on what is accepted from a header. An age file with so small a plaintext has
+// about 200 bytes, plus 100 for each recipient.
 const (
 	MaxRecipients = 8
 	maxSealed     = 4096
@@ -110,28 +110,27 @@ func ParseRecipient(text string) (age.Recipient, error) {
 	return r, nil
 }
 
-// plainCipher is the cipher that reads, with the red key, what tk() wrote with
-// the black one: the same algorithm without the hardware.
+// plainCipher returns the cipher that reads, with the red key, what tk() wrote with the
+// black key: the same algorithm without the hardware.
 func plainCipher(cipher string) string { return strings.Replace(cipher, "tk(cbc(aes))", "cbc(aes)", 1) }
 
 // A recovery copy does not say who sealed it: the recipient is public. Anyone who can
-// write the storage can seal a key of his own to it, with a header, a check and a
-// filesystem that fit, and a board that takes this key writes what he reads. So the
-// copy is known by its fingerprint, which is noted where the volume is made and
-// compared before a chip takes the key.
+// write to the storage can seal a key of their own to the recipient, with a matching
+// header, check and filesystem. A board that accepts this key writes data that they can
+// read. So the copy is identified by its fingerprint, which is noted where the volume is
+// made and compared before a chip accepts the key.
 
-// fingerprintSize is that of a fingerprint in bytes. Whoever forges a copy looks for a
-// second one with the fingerprint of a given one, which 128 bits make impossible; a
-// chosen pair with the same fingerprint is of no use. So half a SHA-256 will do,
-// and can be read out.
+// fingerprintSize is the size of a fingerprint in bytes. A forged copy would need the
+// same fingerprint as a given one, which 128 bits make impossible; a chosen pair with the
+// same fingerprint is of no use. So half a SHA-256 is enough, and it can be read out.
 const fingerprintSize = 16
 
-// Fingerprint is that of the recovery copy, in eight groups of four hexadecimal
-// digits; empty if there is no copy. It is the hash of the copy itself, as it is
-// stored, with what it is bound to. The age file opens to one key only, so its hash
-// stands for that key; and unlike a hash of the key it says nothing of it, and can be
-// taken by anyone with the header. A backup that is restored keeps it, and so does a
-// reseal; a rotation makes another copy, of another key.
+// Fingerprint returns the fingerprint of the recovery copy, in eight groups of four
+// hexadecimal digits, or "" if there is no copy. It is the hash of the copy itself, as it
+// is stored, with what it is bound to. The age file opens to one key only, so its hash
+// stands for that key. Unlike a hash of the key it reveals nothing about it, and anyone
+// with the header can compute it. Restoring a backup and resealing keep it; a rotation
+// makes another copy, of another key.
 func (h *Header) Fingerprint() string {
 	if !h.Token.Recovery.Made() {
 		return ""
@@ -151,7 +150,7 @@ func (h *Header) Fingerprint() string {
 	return strings.Join(groups, "-")
 }
 
-// parseFingerprint takes a fingerprint as people write it.
+// parseFingerprint accepts a fingerprint as people write it.
 func parseFingerprint(text string) (string, error) {
 	digits := strings.NewReplacer("-", "", " ", "", ":", "").Replace(strings.ToLower(strings.TrimSpace(text)))
 	if raw, err := hex.DecodeString(digits); err != nil || len(raw) != fingerprintSize {
@@ -160,7 +159,7 @@ func parseFingerprint(text string) (string, error) {
 	return digits, nil
 }
 
-// KnownBy enforces that the recovery copy has the fingerprint that was noted.
+// KnownBy enforces that the recovery copy has the noted fingerprint.
 func (h *Header) KnownBy(noted string) error {
 	want, err := parseFingerprint(noted)
 	if err != nil {
@@ -172,8 +171,8 @@ func (h *Header) KnownBy(noted string) error {
 	return nil
 }
 
-// Plain is the header as a machine without the hardware uses it, with the red
-// key. It is never written.
+// Plain returns the header as a machine without the hardware uses it, with the red key.
+// It is never written.
 func (h *Header) Plain() *Header {
 	p := *h
 	p.Segment.Encryption = plainCipher(h.Segment.Encryption)

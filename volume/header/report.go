@@ -11,17 +11,16 @@ import (
 	"imxcrypt/luks2"
 )
 
-// Report is the verdict over what may be a LUKS2 header.
+// Report is the result of checking what may be a LUKS2 header.
 type Report struct {
 	Path string `json:"path"`
-	// Valid by the LUKS2 specification and, for a volume of ours, by what
-	// imxcrypt demands of its own headers.
+	// Valid by the LUKS2 specification and, for a volume of ours, by what imxcrypt
+	// demands of its own headers.
 	Valid bool `json:"valid"`
-	// Rule is the first rule that is broken, in package luks2's words, empty
-	// where none is; "imxcrypt" where the header is sound LUKS2 and its
-	// imxcrypt members are not.
+	// Rule is the first broken rule, as package luks2 names it; empty if none is broken.
+	// It is "imxcrypt" if the header is sound LUKS2 but its imxcrypt members are not.
 	Rule string `json:"rule"`
-	// Imxcrypt reports whether the header says it is one of ours.
+	// Imxcrypt reports whether the header says that it is one of ours.
 	Imxcrypt     bool     `json:"imxcrypt"`
 	UUID         string   `json:"uuid"`
 	Label        string   `json:"label"`
@@ -42,7 +41,7 @@ type Copy struct {
 	Problem  string `json:"problem"`
 }
 
-// Content is what a header of ours says of its volume.
+// Content is what a header of ours says about its volume.
 type Content struct {
 	Source        string       `json:"source"`
 	Phase         Phase        `json:"phase"`
@@ -60,17 +59,16 @@ type Content struct {
 	Fingerprint   string       `json:"recovery_fingerprint"`
 }
 
-// Rules beside those of luks2: ruleImxcrypt is broken by a sound LUKS2 header
-// whose imxcrypt members are wrong, ruleRequirement by one with a mandatory
-// requirement that neither the specification, nor cryptsetup, nor imxcrypt
-// knows.
+// Rules in addition to those of luks2: ruleImxcrypt is broken by a sound LUKS2 header
+// whose imxcrypt members are wrong, ruleRequirement by one with a mandatory requirement
+// that neither the specification, nor cryptsetup, nor imxcrypt knows.
 const (
 	ruleImxcrypt    = "imxcrypt"
 	ruleRequirement = "unknown-requirement"
 )
 
-// knownRequirements are those of the LUKS2 specification (config.requirements),
-// those that cryptsetup has added to it since, and ours.
+// knownRequirements returns those of the LUKS2 specification (config.requirements), those
+// that cryptsetup has added since, and ours.
 func knownRequirements() []string {
 	return []string{
 		"offline-reencrypt", "online-reencrypt", "online-reencrypt-v2", "online-reencrypt-v3", "inline-hw-tags", "opal",
@@ -83,7 +81,7 @@ func knownRequirements() []string {
 func (r *Report) Check(dev Device) error {
 	report, err := luks2.Check(dev, dev.Size(), -1)
 	if err != nil {
-		// What is not ours is checked no more strictly than its own program does.
+		// A header that is not ours is checked no more strictly than by its own program.
 		if foreign, err2 := luks2.CheckForeign(dev, dev.Size(), -1); err2 == nil && !isOurs(foreign.Header) {
 			report, err = foreign, nil
 		}
@@ -105,7 +103,7 @@ func (r *Report) Check(dev Device) error {
 	if err != nil || !report.Copies.Intact() {
 		if begun := interruptedStart(dev, nil); begun != nil {
 			r.Problems = append(r.Problems, begun.Error())
-			if err == nil { // the first copy alone is there
+			if err == nil { // only the first copy is there
 				return begun
 			}
 		}
@@ -123,9 +121,9 @@ func (r *Report) Check(dev Device) error {
 		r.Detached = r.Detached || s.Offset < lh.Area()
 	}
 	r.Imxcrypt = isOurs(lh)
-	// A file as long as the header area is a backup, or a detached header; a foreign
-	// backup ends at the latest where the data begins. Of everything else that has its
-	// data behind it the end is known.
+	// A file as long as the header area is a backup or a detached header; a foreign
+	// backup ends at the latest where the data begins. In all other cases with the data
+	// behind the header, it is known where the data ends.
 	end := lh.Area()
 	if !r.Imxcrypt {
 		end = max(end, dataBegins(lh))
@@ -135,7 +133,7 @@ func (r *Report) Check(dev Device) error {
 		if err != nil && r.Imxcrypt {
 			return err
 		}
-		if err != nil { // cryptsetup says so when it opens the volume
+		if err != nil { // cryptsetup reports this when it opens the volume
 			r.Problems = append(r.Problems, err.Error())
 		}
 	}
@@ -149,7 +147,7 @@ func (r *Report) Check(dev Device) error {
 // isOurs reports whether a header says that it is one of imxcrypt's.
 func isOurs(lh *luks2.Header) bool { return lh.Requires(Requirement) && lh.Subsystem == Subsystem }
 
-// dataBegins is where the first segment begins.
+// dataBegins returns where the first segment begins.
 func dataBegins(lh *luks2.Header) int64 {
 	begin := int64(math.MaxInt64)
 	for _, s := range lh.Metadata.Segments {

@@ -14,7 +14,7 @@ import (
 	"imxcrypt/internal/devnum"
 )
 
-// headerFile is a file or device that begins with some bytes.
+// headerFile is a file or device that begins with the given bytes.
 type headerFile struct {
 	*bytes.Reader
 	size int64
@@ -32,8 +32,8 @@ func (headerFile) On() devnum.Number                  { return devnum.Number{} }
 func (headerFile) Path() string                       { return "/file" }
 func (headerFile) Close() error                       { return nil }
 
-// A header of another program is valid where that program opens it. One that says it
-// is ours is held to all rules.
+// A header of another program is valid if that program opens it. A header that says it is
+// ours must follow all rules.
 func TestForeignHeadersAreNotHeldToOurRules(t *testing.T) {
 	t.Parallel()
 	f, err := os.Open("../../luks2/testdata/cryptsetup-2.6.1/argon2id.gz")

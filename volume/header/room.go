@@ -4,9 +4,9 @@ package header
 
 import "imxcrypt/volume/spec"
 
-// Room is how many bytes the data could have on the device as it is now. What the
-// gap in front of the data lacks, since a rotation has moved the data down into it,
-// stays free at the end: the next rotation moves up.
+// Room returns how many bytes the data could have on the device as it is now. If a
+// rotation has moved the data down into the gap in front of it, the missing part of the
+// gap stays free at the end: the next rotation moves up.
 func (h *Header) Room(s spec.Volume, c *Storage, d DeviceFacts) (int64, error) {
 	end, unit := c.Data.Size(), int64(h.Segment.SectorSize)
 	if !c.Detached() {
@@ -20,7 +20,7 @@ func (h *Header) Room(s spec.Volume, c *Storage, d DeviceFacts) (int64, error) {
 	return max(0, end-h.Segment.Offset) / unit * unit, nil
 }
 
-// FreeCheckArea is the check area that this header's check is not in.
+// FreeCheckArea returns the check area that this header's check is not in.
 func (h *Header) FreeCheckArea() int64 {
 	if h.Check.Offset == CheckOffset(1) {
 		return CheckOffset(2)

@@ -15,32 +15,33 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// RequirementRotate is the mandatory requirement of a header while a rotation is
-// under way: a program that does not know it would take the data for that of one key.
+// RequirementRotate is the mandatory requirement of a header while a rotation is under
+// way: a program that does not know it would assume that all data is under one key.
 const RequirementRotate = "imxcrypt-rotate-v1"
 
-// RequirementRotateSource is added to it while the two keys come from different
-// sources, so that programs that know one source a volume refuse the header by name.
+// RequirementRotateSource is added to it while the two keys come from different sources,
+// so that programs that know only one source per volume refuse the header by name.
 const RequirementRotateSource = "imxcrypt-rotate-source-v1"
 
-// nextID is the number of the new key's segment, token and digest. Both
-// segments stand in the header as they are when all data is on their side; how
-// far the data has moved is in the rotation's record alone. So the header is
-// written at the beginning and at the end only.
+// nextID is the number of the new key's segment, token and digest. The header holds both
+// segments as they are when all data is on their side; how far the data has moved is only
+// in the rotation's record. So the header is written only at the beginning and at the
+// end.
 const nextID = "1"
 
 // flagNext marks the new segment: LUKS2 lets such a segment overlap another.
 const flagNext = "backup-final"
 
-// The keyslots area, from the header's start: the check areas, a block for the
-// record of an erase, the two record slots of a rotation, and the journal up to
-// the area's end.
+// The keyslots area, from the header's start: the check areas, a block for the record of
+// an erase, the two record slots of a rotation, and the journal up to the end of the
+// area.
 const (
 	RotationRecordOffset  = EraseRecordOffset + BlockAlign
 	RotationJournalOffset = RotationRecordOffset + reencrypt.RecordArea
 )
 
-// MaxZone caps a zone in bytes, however large the gap: it is held while it moves.
+// MaxZone limits a zone in bytes, however large the gap is: a zone is held while it
+// moves.
 const MaxZone = 16 * MiB
 
 // checkRotation compares the two keys of a header.
@@ -66,8 +67,8 @@ func (h *Header) checkRotation() error {
 	return nil
 }
 
-// mayBecome reports whether a rotation may take a volume from one source to another: to
-// source dev, which protects nothing, never.
+// mayBecome reports whether a rotation may take a volume from one source to another. It
+// may never take it to source dev, which protects nothing.
 func mayBecome(from, to string) bool { return to != spec.SourceDev || from == spec.SourceDev }
 
 // otherSource reports whether the rotation under way takes the volume to another source
@@ -76,8 +77,8 @@ func (h *Header) otherSource() bool {
 	return h.Next.Token.Source != h.Token.Source || h.Next.Token.Trust() != h.Token.Trust()
 }
 
-// PlanRotation chooses where the data goes. Its error is a
-// *reencrypt.LayoutError, or of code device-unsuitable.
+// PlanRotation chooses where the data goes. Its error is a *reencrypt.LayoutError, or of
+// code device-unsuitable.
 func (h *Header) PlanRotation(s spec.Volume, c *Storage) (reencrypt.Layout, error) {
 	area := h.LUKS.Area()
 	if size := c.Header.Size(); size < area {
@@ -96,8 +97,8 @@ func (h *Header) PlanRotation(s spec.Volume, c *Storage) (reencrypt.Layout, erro
 	})
 }
 
-// dataRange is what data and gap may take up of the device. Around the data of a
-// detached header nothing is known to be free.
+// dataRange returns the part of the device that data and gap may occupy. Around the data
+// of a detached header nothing is known to be free.
 func (h *Header) dataRange(c *Storage) (start, end int64) {
 	switch {
 	case h.moved() > 0:
@@ -108,9 +109,9 @@ func (h *Header) dataRange(c *Storage) (start, end int64) {
 	return h.LUKS.Area(), c.Data.Size()
 }
 
-// plannedEnd is where data and gap end by the layout that the volume was made with: the
-// gap lies in front of the data, or where a rotation has moved that to the front,
-// behind it. What a partition has grown by is not the volume's.
+// plannedEnd returns where data and gap end by the layout that the volume was made with.
+// The gap is in front of the data, or behind it if a rotation has moved the data to the
+// front. What a partition has grown by does not belong to the volume.
 func (h *Header) plannedEnd(s spec.Volume, c *Storage) int64 {
 	end := h.Segment.Offset + h.Segment.Size
 	if c.Detached() || h.Segment.Offset > h.LUKS.Area() {
@@ -123,8 +124,8 @@ func (h *Header) plannedEnd(s spec.Volume, c *Storage) int64 {
 	return end + l.Gap()
 }
 
-// Unused is how many bytes a device has grown by since the volume was made; 0 where
-// they are less than 1 MiB, or not known. What encrypting in place leaves at the end does
+// Unused returns how many bytes a device has grown by since the volume was made; 0 if
+// that is less than 1 MiB, or unknown. What encrypting in place leaves at the end does
 // not count.
 func (h *Header) Unused(s spec.Volume, c *Storage) int64 {
 	if h.Next != nil || c.Detached() && h.Token.Filesystem.UUID != h.FilesystemUUID(h.Token.Filesystem.Type) {
@@ -137,7 +138,7 @@ func (h *Header) Unused(s spec.Volume, c *Storage) int64 {
 	return 0
 }
 
-// Layout is that of the rotation under way, as the two segments define it.
+// Layout returns the layout of the rotation under way, as the two segments define it.
 func (h *Header) Layout(c *Storage) (reencrypt.Layout, error) {
 	area := h.LUKS.Area()
 	start, end := h.dataRange(c)
@@ -157,8 +158,8 @@ func (h *Header) Layout(c *Storage) (reencrypt.Layout, error) {
 		room = l.JournalSize
 	}
 	if h.Decrypting() && l.Mode == reencrypt.Journal {
-		// The filesystem's start comes last: what is half in plain text shows none that
-		// somebody would mount.
+		// The filesystem's start comes last: a volume half in plaintext then shows no
+		// filesystem that someone might mount.
 		l.Direction = reencrypt.Backward
 	}
 	l.ZoneSize = min(room, MaxZone) / BlockAlign * BlockAlign
@@ -195,10 +196,10 @@ func (h *Header) EndRotation() *Header {
 	return &n
 }
 
-// Changeable is the configuration with those members that a rotation can change
-// as the header has them: source, protected, wrap, key size, cipher and sector size. A cipher
-// that keys of the source are not used with stays as configured, and so does all else,
-// so that nobody can have it by writing it into a header. Source dev still takes a
+// Changeable returns the configuration with the members that a rotation can change set as
+// in the header: source, protected, wrap, key size, cipher and sector size. A cipher that
+// is not used with keys of the source stays as configured, and so does everything else,
+// so that it cannot be chosen by writing it into a header. Source dev still requires a
 // configuration that allows it.
 func (h *Header) Changeable(s spec.Volume) spec.Volume {
 	if s.Source == spec.SourceAuto && !spec.Sealed(h.Token.Source) {
@@ -212,7 +213,7 @@ func (h *Header) Changeable(s spec.Volume) spec.Volume {
 	return s
 }
 
-// Changes says what a rotation would change besides the key; empty: nothing.
+// Changes says what a rotation would change besides the key; it is empty if nothing.
 func (h *Header) Changes(s spec.Volume) string {
 	s = s.For(h.Token.Source, h.Segment.Encryption)
 	var list []string

@@ -13,13 +13,14 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// ScratchArea is the room in front of the data of a volume with a throw-away key.
+// ScratchArea is the space in front of the data of a volume with a throw-away key.
 const ScratchArea = MiB
 
-// ScratchMark is what provisioning leaves on the device of a volume with a throw-away key:
-// that what lies behind it may be overwritten at each unlocking. It is the first sector,
-// which is never torn and which every other use of the device overwrites. The rest of
-// [ScratchArea] is blank, so that a superblock which leaves the first sector is seen.
+// ScratchMark is what provisioning leaves on the device of a volume with a throw-away
+// key. It says that what follows may be overwritten each time the volume is unlocked. It
+// is the first sector, which is never torn and which every other use of the device
+// overwrites. The rest of [ScratchArea] is blank, so that a superblock which leaves the
+// first sector alone is noticed.
 //
 //	  0  16  "IMXCRYPT-SCRATCH"
 //	 16   4  version 1, little-endian, as all numbers
@@ -34,7 +35,7 @@ type ScratchMark struct {
 
 const scratchMagic = "IMXCRYPT-SCRATCH"
 
-// Sector is the mark as it is stored.
+// Sector returns the mark as it is stored.
 func (k ScratchMark) Sector() []byte {
 	b := make([]byte, SectorBytes)
 	copy(b, scratchMagic)
@@ -47,8 +48,8 @@ func (k ScratchMark) Sector() []byte {
 	return b
 }
 
-// ReadScratchMark reads the mark of volume s on its device. Where there is none, the error
-// says what there is: not-provisioned for nothing that is known.
+// ReadScratchMark reads the mark of volume s on its device. If there is none, the error
+// says what is there instead: not-provisioned if nothing known is.
 func ReadScratchMark(s spec.Volume, dev Device) (k ScratchMark, err error) {
 	if dev.Size() < 2*ScratchArea {
 		return k, fault.Newf(fault.DeviceUnsuitable, "%s has %d bytes, and a volume with a throw-away key needs %d", dev.Path(), dev.Size(), 2*ScratchArea)
@@ -86,14 +87,14 @@ func HasScratchMark(dev Device) bool {
 	return err == nil && bytes.HasPrefix(b, []byte(scratchMagic))
 }
 
-// Scratch is a header that is never written: of the data behind a mark, under a key that
-// is never stored.
+// Scratch returns a header that is never written. It describes the data behind a mark,
+// under a key that is never stored.
 func Scratch(s spec.Volume, k ScratchMark) *Header {
 	size := k.Size - ScratchArea
 	return &Header{
 		LUKS:  &luks2.Header{UUID: k.UUID, Label: k.Label},
 		Token: Token{Source: s.Source, Generation: 1, Phase: PhaseReady},
-		// There is nothing to prove the key by but what it is used for.
+		// Nothing proves the key except its use.
 		Check: Check{Size: CheckAreaSize},
 		Segment: luks2.Segment{
 			Type: luks2.SegmentCrypt, Offset: ScratchArea, Size: size - size%int64(s.SectorSize), Encryption: s.Cipher, SectorSize: s.SectorSize,

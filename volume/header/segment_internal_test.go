@@ -14,8 +14,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// A crypt segment with integrity, or anything else that we do not know, is not one of
-// ours: its data lies elsewhere than the table would say.
+// A crypt segment with integrity, or any other unknown member, is not one of ours: its
+// data is elsewhere than the table would say.
 func TestASegmentWithIntegrityIsRefused(t *testing.T) {
 	t.Parallel()
 	_, blob, err := caamtest.RandomChip().Create(context.Background(), caam.CCM, 32)

@@ -12,11 +12,11 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Start is how a device whose filesystem lies at its beginning gets a header there: the
-// bytes that the header takes the place of are kept at the device's end, beside the
-// header as it is going to be, and one sector says that both are whole. From that
-// sector on the device is the volume, however much of its header is written; without
-// it, it is the filesystem. The sector, in the device's last whole block:
+// Start describes how a device with a filesystem at its beginning gets a header there.
+// The bytes that the header replaces are kept at the end of the device, beside the future
+// header, and one sector says that both are whole. Once that sector is there the device
+// is the volume, however much of its header is written; without it, the device is the
+// filesystem. The sector is in the device's last whole block:
 //
 //	  0  16  "IMXCRYPT-HEADER\0", or of the way back "IMXCRYPT-PLAIN\0\0"
 //	 16   4  version 1, little-endian, as all numbers
@@ -28,14 +28,15 @@ import (
 //	 80  32  SHA-256 of the header area
 //	480  32  SHA-256 of bytes 0 to 479
 type Start struct {
-	// Area is the size of the header area, Saved and Staged are where the filesystem's
-	// first bytes and the header area are kept, Record is where the sector is. In bytes.
+	// Area is the size of the header area. Saved and Staged are where the filesystem's
+	// first bytes and the header area are kept, and Record is where the sector is. All
+	// are in bytes.
 	Area, Saved, Staged, Record int64
 
-	// Back: it is the way back, of a decryption. The header lies at the device's beginning, and
-	// the filesystem's first bytes take its place: from the sector on the device is the
-	// filesystem. The header is kept all the same: by it a sector that is not
-	// put back yet is distinguished from one that somebody has written since.
+	// Back is set for the way back, at the end of a decryption. The header is at the
+	// device's beginning, and the filesystem's first bytes replace it: once the sector is
+	// there the device is the filesystem. The header is kept all the same, to distinguish
+	// a sector that is not put back yet from one that was written by someone else since.
 	Back bool
 
 	saved, staged [sha256.Size]byte
@@ -46,8 +47,8 @@ const (
 	backMagic  = "IMXCRYPT-PLAIN\x00\x00"
 )
 
-// PlanBack is the way back on a device of size bytes, where the filesystem's first bytes
-// are kept at saved, and the area bytes before them are free.
+// PlanBack returns the way back on a device of size bytes on which the filesystem's first
+// bytes are kept at saved, and the area bytes before them are free.
 func PlanBack(size, area, saved int64) Start {
 	s := PlanStart(size, area)
 	s.Saved, s.Staged, s.Back = saved, saved-area, true
@@ -60,22 +61,22 @@ func PlanStart(size, area int64) Start {
 	return Start{Area: area, Saved: record - area, Staged: record - 2*area, Record: record}
 }
 
-// StartState is what lies at a device's beginning beside what the record at its end
-// says.
+// StartState is the state of a device's beginning compared with the record at its end.
 type StartState int
 
 const (
-	// StartNone: there is no record, or it says nothing any more.
+	// StartNone: there is no record, or it no longer applies.
 	StartNone StartState = iota
-	// StartBegun: each sector is the filesystem's or the header's, and what is written is not
-	// whole yet.
+	// StartBegun: each sector is the filesystem's or the header's, and what is being
+	// written is not whole yet.
 	StartBegun
-	// StartMixed: a part of the header is there, and something else was written, too.
+	// StartMixed: a part of the header is there, but something else was written too.
 	StartMixed
 )
 
-// Begin makes the device the volume: it writes the sector, durably, once the device
-// holds what the sector says, and begins with the bytes that are kept.
+// Begin makes the device the volume or, with Back, the filesystem: it writes the sector,
+// durably, if the device holds what the sector says and begins with the bytes that are
+// kept.
 func (s Start) Begin(dev Device) error {
 	first, saved, staged, err := s.read(dev)
 	if err != nil {
@@ -92,22 +93,23 @@ func (s Start) Begin(dev Device) error {
 	return put(dev, s.block(), s.Record)
 }
 
-// Finish writes the header, or the filesystem's first bytes, where they belong, from what
-// is kept, and takes the sector away, which has said what it had to: left there, it would
-// speak of whatever somebody makes of the device later. It may be repeated.
+// Finish writes the header, or the filesystem's first bytes, from where they are kept to
+// where they belong. Then it removes the sector, which has served its purpose: left
+// there, it would be applied to whatever the device is used for later. Finish may be
+// repeated.
 func (s Start) Finish(dev Device) error {
-	if err := dev.Flush(); err != nil { // the sector may be in a cache only
+	if err := dev.Flush(); err != nil { // the sector may be only in a cache
 		return err
 	}
 	_, saved, staged, err := s.read(dev)
 	if err != nil {
 		return err
 	}
-	// The first copy first: with it goes the superblock, so that nobody mounts a filesystem
-	// that has parts of the header in its middle. The second copy last: whoever finds both whole
-	// finds the rest whole. The way back is the opposite way, with what a filesystem is known
-	// by last: its superblock, which in one write with the sectors around it could be there
-	// before them, and then LUKS2's magic number.
+	// The first copy comes first: it overwrites the superblock, so that no one mounts a
+	// filesystem that has parts of the header in its middle. The second copy comes last:
+	// if both copies are whole, so is the rest. The way back has the opposite order. What
+	// identifies a filesystem comes last: its superblock, which could be there before the
+	// sectors around it if they were in one write with it, and then LUKS2's magic number.
 	const copySize = MetadataSize / 2
 	content, order := staged, []struct{ from, to int64 }{{0, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}}
 	if s.Back {
@@ -206,7 +208,7 @@ func (s Start) block() []byte {
 	return b
 }
 
-// parseStart reads the sector of a device of size bytes; ok is false for anything else.
+// parseStart parses the sector of a device of size bytes; ok is false for anything else.
 func parseStart(b []byte, size int64) (s Start, ok bool) {
 	sum := sha256.Sum256(b[:eraseSumOffset])
 	back := bytes.HasPrefix(b, []byte(backMagic))
@@ -227,8 +229,9 @@ func parseStart(b []byte, size int64) (s Start, ok bool) {
 	return s, back == s.Back && number(32) == s.Saved && number(40) == s.Staged && s.Staged >= area
 }
 
-// interruptedStart says of a device whose header was not read, or not both copies of
-// it, that it was being written; nil where it was not. err is why it was not read.
+// interruptedStart returns an error if a device whose header, or one copy of it, could
+// not be read was being written when that was interrupted; otherwise nil. err is why the
+// header was not read.
 func interruptedStart(dev Device, err error) error {
 	s, state, readErr := FindStart(dev)
 	switch {
@@ -245,8 +248,8 @@ func interruptedStart(dev Device, err error) error {
 	return nil
 }
 
-// Window is a device that begins at byte Begin of another: a header that is kept in the
-// middle of a device reads as if it stood at its start.
+// Window is a device that begins at byte Begin of another: through it, a header that is
+// kept in the middle of a device reads as if it were at the start.
 type Window struct {
 	Device
 	Begin int64
@@ -258,8 +261,8 @@ func (w Window) ReadAt(p []byte, off int64) (int, error) { return w.Device.ReadA
 // WriteAt implements io.WriterAt.
 func (w Window) WriteAt(p []byte, off int64) (int, error) { return w.Device.WriteAt(p, w.Begin+off) }
 
-// PlainView shows a device as the side in plain text h has it: the bytes that the header has the
-// place of lie elsewhere.
+// PlainView shows a device as h, the plaintext side, has it: the bytes that the header
+// area replaces are elsewhere.
 func (h *Header) PlainView(dev Device) io.ReaderAt {
 	if h.Moved == 0 {
 		return dev
@@ -284,7 +287,7 @@ func (d displaced) ReadAt(p []byte, off int64) (n int, err error) {
 	return n + m, err
 }
 
-// BeginOf is where what dev shows begins on the device that it is, in bytes.
+// BeginOf returns where the content of dev begins on the underlying device, in bytes.
 func BeginOf(dev Device) int64 {
 	if w, ok := dev.(Window); ok {
 		return w.Begin

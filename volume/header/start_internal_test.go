@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// memory is a device that is cut off after so many writes.
+// memory is a device that is cut off after a number of writes.
 type memory struct {
 	Device
 	b    []byte
@@ -27,9 +27,9 @@ func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 	return copy(m.b[off:], p), nil
 }
 
-// As soon as anything of the header is on the device its first copy is, and so the
-// filesystem's superblock is gone; until all of it is there a record says so, and none
-// afterwards, so that nothing is said of what somebody makes of the device later.
+// Once any part of the header is on the device, its first copy is, so the filesystem's
+// superblock is gone. Until the whole header is there a record says so. Afterwards there
+// is no record, so that none applies to whatever the device is used for later.
 func TestFinishGoesOver(t *testing.T) {
 	t.Parallel()
 	const area, copySize = 64 * KiB, MetadataSize / 2
@@ -59,7 +59,7 @@ func TestFinishGoesOver(t *testing.T) {
 			if _, ok := parseStart(d.b[s.Record:], d.Size()); ok || !whole {
 				t.Errorf("whole: %v, a record is left: %v", whole, ok)
 			}
-			// The filesystem is put back, by whoever knows how.
+			// The filesystem is put back by other means.
 			copy(d.b, plain[:area])
 			if _, state, err := FindStart(d); state != StartNone || err != nil {
 				t.Errorf("put back: state %v, %v", state, err)
@@ -75,9 +75,9 @@ func TestFinishGoesOver(t *testing.T) {
 	}
 }
 
-// The way back is over once all is put back, whatever of that a cut leaves and whatever is
-// written to the filesystem afterwards; until then a record says what is missing. What the
-// filesystem is known by comes last.
+// The way back is over once everything is put back, whatever a cut leaves of it and
+// whatever is written to the filesystem afterwards. Until then a record says what is
+// missing. What identifies the filesystem comes last.
 func TestFinishGoesBack(t *testing.T) {
 	t.Parallel()
 	const area = 64 * KiB
@@ -135,7 +135,8 @@ func TestFinishGoesBack(t *testing.T) {
 	}
 }
 
-// Whatever a device ends with, only a record whose places lie on it, apart, is believed.
+// Whatever a device ends with, a record is accepted only if its places are on the device
+// and do not overlap.
 func FuzzParseStart(f *testing.F) {
 	const size = 64 * MiB
 	for _, s := range []Start{PlanStart(size, MiB), PlanBack(size, MiB, 40*MiB)} {

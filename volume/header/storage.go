@@ -10,35 +10,35 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Device is a block device, or the file of a detached header. Offsets and
-// sizes are in bytes. A write is durable after Flush.
+// Device is a block device, or the file of a detached header. Offsets and sizes are in
+// bytes. A write is durable after Flush.
 type Device interface {
 	io.ReaderAt
 	io.WriterAt
 	Flush() error
 	Size() int64
 	LogicalBlockSize() int
-	// PreferredEraseSize is the storage's erase unit, 0 where it is unknown.
+	// PreferredEraseSize is the storage's erase unit, or 0 if it is unknown.
 	PreferredEraseSize() int64
 	ReadOnly() bool
 	Path() string
 	Number() blockdev.Number
-	// On is the device that the bytes are on: its own number, or that of the
+	// On is the device that the bytes are on: the device's own number, or that of the
 	// filesystem that a regular file is in.
 	On() blockdev.Number
 	Close() error
 }
 
-// Storage is a volume's storage, opened: the device with the data, and what
-// the header lies on, which is the same device or a file.
+// Storage is a volume's storage, opened: the device with the data, and what the header is
+// on, which is the same device or a file.
 type Storage struct {
 	Data   Device
 	Header Device
-	// Erased looks for the record of an erase; nil where nobody asks for it.
+	// Erased looks for the record of an erase; nil if it is not needed.
 	Erased func() (EraseRecord, bool, error)
 }
 
-// Detached reports whether the header lies apart from the data.
+// Detached reports whether the header is separate from the data.
 func (c *Storage) Detached() bool { return c.Header != c.Data }
 
 // Close closes the header and the data.
@@ -50,7 +50,8 @@ func (c *Storage) Close() error {
 	return errors.Join(err, c.Data.Close())
 }
 
-// ExplainErased says of a volume without a usable header that erase was here.
+// ExplainErased adds to the error of a volume without a usable header that the volume was
+// erased.
 func (c *Storage) ExplainErased(err error) error {
 	if err == nil || c.Erased == nil {
 		return err

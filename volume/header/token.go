@@ -14,8 +14,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Requirement is the mandatory requirement of every header of ours: it keeps
-// cryptsetup from removing the token, which holds the only blob.
+// Requirement is the mandatory requirement of every header of ours. It keeps cryptsetup
+// from removing the token, which holds the only blob.
 const Requirement = "imxcrypt-v1"
 
 // Subsystem is the header's subsystem field.
@@ -26,7 +26,7 @@ const (
 	digestType = "imxcrypt-check"
 )
 
-// Phase is how far provisioning went.
+// Phase says how far provisioning went.
 type Phase string
 
 // A volume in PhaseProvisioning holds no data yet; a volume in PhaseReady is
@@ -36,17 +36,17 @@ const (
 	PhaseReady        Phase = "ready"
 	// PhaseErasing: erase has begun, and nothing opens the volume any more.
 	PhaseErasing Phase = "erasing"
-	// PhaseRotating is that of the token whose key a rotation is moving the data
-	// to; the old key's token stays ready.
+	// PhaseRotating is the phase of the token whose key a rotation is moving the data to;
+	// the old key's token stays ready.
 	PhaseRotating Phase = "rotating"
-	// PhaseEncrypting and PhaseDecrypting are what status says of a volume of which a
-	// part is in plain text; no token has them.
+	// PhaseEncrypting and PhaseDecrypting are reported by status for a volume that is
+	// partly in plaintext; no token has them.
 	PhaseEncrypting Phase = "encrypting"
 	PhaseDecrypting Phase = "decrypting"
 )
 
-// Token is the LUKS2 token that holds a volume's sealed key and what must be
-// known to use it. Numbers are strings in JSON, as LUKS2 has it.
+// Token is the LUKS2 token that holds a volume's sealed key and what is needed to use it.
+// Numbers are strings in JSON, as LUKS2 requires.
 type Token struct {
 	Source string
 	Phase  Phase
@@ -54,8 +54,8 @@ type Token struct {
 	Generation int
 	// Blob is the sealed key; empty for the dev source.
 	Blob []byte
-	// Wrap is how the kernel has the key encrypted; with source trusted it is a
-	// protected key's, and empty otherwise.
+	// Wrap is how the key is encrypted in the kernel. With source trusted it is set for a
+	// protected key, and otherwise empty.
 	Wrap caam.Wrap
 	// KeySize is the red key's size in bytes.
 	KeySize int
@@ -63,14 +63,14 @@ type Token struct {
 	State    caam.SecurityState
 	Segments []string
 	Created  time.Time
-	// Filesystem is what mkfs made; empty before, and for none.
+	// Filesystem is what mkfs made; empty before that, and if there is none.
 	Filesystem FilesystemID
-	// Recovery is a copy of the red key for the holders of a recovery identity; by
+	// Recovery is a copy of the red key for the holders of a recovery identity. By
 	// default there is none.
 	Recovery Recovery
 }
 
-// FilesystemID is how a filesystem is known again.
+// FilesystemID is how a filesystem is recognized.
 type FilesystemID struct {
 	Type string `json:"type"`
 	UUID string `json:"uuid,omitempty"`
@@ -91,7 +91,7 @@ type tokenJSON struct {
 	Recovery   *recoveryJSON `json:"recovery,omitempty"`
 }
 
-// luks is the token as it is in the header.
+// luks returns the token as it is stored in the header.
 func (t Token) luks() (luks2.Token, error) {
 	j := tokenJSON{
 		Source: t.Source, Phase: t.Phase,
@@ -108,7 +108,8 @@ func (t Token) luks() (luks2.Token, error) {
 	return out, out.Extra.Set(j)
 }
 
-// Trust is the trust source that sealed a trusted key; empty for keys of other sources.
+// Trust returns the trust source that sealed a trusted key; empty for keys of other
+// sources.
 func (t Token) Trust() string {
 	if t.Source != spec.SourceTrusted {
 		return ""
@@ -116,20 +117,20 @@ func (t Token) Trust() string {
 	return keysource.TrustOf(t.Blob, t.KeySize)
 }
 
-// Protected reports whether it is a trusted key that only the CAAM sees. The hardware is
-// not asked for such a key before something is read.
+// Protected reports whether the key is a trusted key that only the CAAM sees. The
+// hardware is not asked for such a key before something is read.
 func (t Token) Protected() bool { return t.Source == spec.SourceTrusted && t.Wrap != "" }
 
-// Keys is the name that package keysource has for the token's key.
+// Keys returns the name that package keysource has for the token's key.
 func (t Token) Keys() string { return keysource.Kind(t.Source, t.Protected()) }
 
-// maxGeneration bounds what is believed of a header; nobody rotates a million
-// times.
+// maxGeneration is the largest generation accepted from a header; no volume is rotated a
+// million times.
 const maxGeneration = 1_000_000
 
-// parseToken reads a token of type imxcrypt. Everything in it comes from the
-// disk, so everything is checked; a member it does not know is an error, since
-// a later version would have added a requirement for what must be understood.
+// parseToken reads a token of type imxcrypt. Everything in it comes from the disk, so
+// everything is checked. An unknown member is an error, since a later version would have
+// added a requirement for anything that must be understood.
 func parseToken(raw luks2.Token) (Token, error) {
 	var j tokenJSON
 	if err := raw.Extra.DecodeStrict(&j); err != nil {

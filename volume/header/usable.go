@@ -11,13 +11,13 @@ import (
 )
 
 // Unbound reports whether nothing in the header says which key belongs to it: it is
-// detached, of an earlier version or just adopted. Anyone who can write the file can
-// make it open another volume of this chip.
+// detached, and from an earlier version or just adopted. Anyone who can write the file
+// can make it open another volume of this chip.
 func (h *Header) Unbound() bool {
 	return !h.Check.Exists() && h.Token.Phase == PhaseReady && !h.InPlaintext()
 }
 
-// Keepable refuses headers that a copy of would be worth nothing.
+// Keepable refuses a header of which a copy would be worthless.
 func (h *Header) Keepable() error {
 	if h.UnderRotation() {
 		return fault.Newf(fault.RotationUnderWay, "a rotation is under way: a copy of this header would be wrong as soon as it continues")
@@ -31,26 +31,26 @@ func (h *Header) Keepable() error {
 	return fault.Newf(fault.ProvisioningStarted, "provisioning was interrupted; there is no data in the volume yet")
 }
 
-// UnderRotation reports whether the header names two keys, or a key and plain text.
+// UnderRotation reports whether the header names two keys, or a key and plaintext.
 func (h *Header) UnderRotation() bool { return len(h.LUKS.Metadata.Segments) > 1 }
 
-// Shows reports whether the filesystem that was seen is the one on record.
+// Shows reports whether the filesystem that was seen is the recorded one.
 func (h *Header) Shows() bool {
 	want := h.Token.Filesystem
 	return h.Seen != nil && h.Seen.Verified && h.Seen.Type == want.Type && h.Seen.UUID == want.UUID && want.UUID != ""
 }
 
-// ShowsOwn reports whether the filesystem that was seen is one that was made for this
-// volume: it has the UUID that only the volume's identity gives.
+// ShowsOwn reports whether the filesystem that was seen was made for this volume: it has
+// the UUID that only the volume's identity gives.
 func (h *Header) ShowsOwn() bool {
 	own := h.FilesystemUUID(h.Token.Filesystem.Type)
 	return h.Seen != nil && h.Seen.Verified && h.Seen.Type == h.Token.Filesystem.Type && h.Seen.UUID == own && own != ""
 }
 
-// Believed refuses a header without a check that names a filesystem of another
-// identity, unless the configuration allows it: a writer of the file can take
-// the check out of it, and name the key and the filesystem of another volume. The
-// filesystem has been seen.
+// Believed refuses a header without a check that names a filesystem of another identity,
+// unless the configuration allows it. Otherwise, anyone who can write the file could
+// remove the check and name the key and the filesystem of another volume. The filesystem
+// has been seen before the call.
 func (h *Header) Believed(s spec.Volume) error {
 	if h.Check.Exists() || h.ShowsOwn() || s.AllowUnboundHeader {
 		return nil
@@ -58,8 +58,8 @@ func (h *Header) Believed(s spec.Volume) error {
 	return fault.Newf(fault.HeaderMismatch, "the detached header has no check of its key, and the filesystem %s was not made for this volume: somebody changed the header, or an earlier version adopted the volume; then allow_unbound_header: true opens it, until `imxcrypt provision %s` has added the check", h.Token.Filesystem.UUID, s.Name)
 }
 
-// FirstKey refuses a header whose phase cannot be true: a key that a rotation made
-// has data under it.
+// FirstKey refuses a header whose phase cannot be true: a key made by a rotation has data
+// under it.
 func (h *Header) FirstKey() error {
 	if err := h.NotRolledBack(); err != nil {
 		return err
@@ -70,8 +70,8 @@ func (h *Header) FirstKey() error {
 	return nil
 }
 
-// Recoverable refuses a header whose recovery copy would open only a part of the
-// data, or nothing.
+// Recoverable refuses a header whose recovery copy would open only a part of the data, or
+// nothing.
 func (h *Header) Recoverable() error {
 	if !h.Token.Recovery.Made() {
 		return fault.Newf(fault.RecoveryMissing, "the volume %q has no recovery copy of its key", h.LUKS.Label)
@@ -95,10 +95,9 @@ func (h *Header) RepairOn(c *Storage) error {
 	return err
 }
 
-// OfKey is the configuration for this header's key: with source auto its own source;
-// during a rotation the older one's
-// source and cipher may be another than configured. [Header.MatchesRotating] has
-// allowed it.
+// OfKey returns the configuration for this header's key. With source auto it has the
+// key's own source. During a rotation the older key's source and cipher may differ from
+// the configuration; [Header.MatchesRotating] has allowed that.
 func (h *Header) OfKey(s spec.Volume) spec.Volume {
 	if h.Next == nil {
 		return s.For(h.Token.Source, h.Segment.Encryption)
@@ -106,8 +105,8 @@ func (h *Header) OfKey(s spec.Volume) spec.Volume {
 	return h.Changeable(s)
 }
 
-// MatchesRotating compares the headers of a rotation that is under way with the
-// configuration: it is the new key that must be as configured.
+// MatchesRotating compares the headers of a rotation under way with the configuration:
+// the new key must be as configured.
 func (h *Header) MatchesRotating(s spec.Volume) error {
 	if h.Next == nil || h.Decrypting() {
 		return h.Matches(s)

@@ -14,10 +14,10 @@ func FormatUUID(u [16]byte, version byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
 }
 
-// FilesystemUUID is the UUID that mkfs is given: made of the volume's identity, so
-// that the filesystem of another volume is known by it whatever the header says
-// (version 8 of RFC 9562). A rotation changes neither. It is empty for filesystems
-// without a UUID of 128 bits.
+// FilesystemUUID returns the UUID to give to mkfs (version 8 of RFC 9562). It is derived
+// from the volume's identity, so that another volume's filesystem is recognized by it
+// whatever the header says. A rotation changes neither. It is empty for filesystems
+// without a 128-bit UUID.
 func (h *Header) FilesystemUUID(fstype string) string {
 	switch fstype {
 	case "ext4", "f2fs", "xfs", "btrfs":
