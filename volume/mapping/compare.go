@@ -10,9 +10,9 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// WithoutWipedKey puts the wanted reference where a suspended table has a key in
-// the clear, which is how the kernel shows one that `cryptsetup luksSuspend`
-// wiped. The table is reloaded before anything passes through it.
+// WithoutWipedKey replaces a key in the clear in a suspended table with the wanted
+// reference: the kernel shows such a key after `cryptsetup luksSuspend` has wiped it. The
+// table is reloaded before anything passes through it.
 func WithoutWipedKey(live, wanted dmcrypt.Table) dmcrypt.Table {
 	if len(live) != 1 || len(wanted) != 1 {
 		return live
@@ -26,14 +26,14 @@ func WithoutWipedKey(live, wanted dmcrypt.Table) dmcrypt.Table {
 	return dmcrypt.Table{is}
 }
 
-// Lockable refuses mappings that are not a volume of ours, whatever their name:
-// cryptsetup's have the same uuids.
+// Lockable refuses mappings that are not a volume of ours, whatever their name: those of
+// cryptsetup have the same kind of uuid.
 func (k Kernel) Lockable(s spec.Volume, info dmcrypt.Info) error {
 	if !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
 		return fault.Newf(fault.MappingMismatch, "mapping %s is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
 	}
 	if !info.Live {
-		return nil // never used, by a run that was killed
+		return nil // never used, left by a run that was killed
 	}
 	live, err := k.Mapper.Table(s.Mapping)
 	if err != nil {
@@ -44,7 +44,7 @@ func (k Kernel) Lockable(s spec.Volume, info dmcrypt.Info) error {
 	}
 	switch t := live[0].(type) {
 	case dmcrypt.Fail:
-		return nil // its table was wiped (dmsetup wipe_table): nothing lies behind it
+		return nil // its table was wiped (dmsetup wipe_table): there is nothing behind it
 	case dmcrypt.Crypt:
 		if strings.HasPrefix(t.Key.Description, "imxcrypt:") {
 			return nil

@@ -9,13 +9,13 @@ import (
 	"imxcrypt/volume/header"
 )
 
-// Shown is what a look at a volume's data through a key has found.
+// Shown is the result of looking at a volume's data through a key.
 type Shown struct {
-	// Proved: a block, at byte At of the volume, is noise as it is stored and is not
+	// Proved means that a block, at byte At of the volume, is noise as stored but not
 	// through the key.
 	Proved bool
 	At     int64
-	// Noise: something is stored that is noise through the key, too.
+	// Noise means that something is stored that is noise through the key too.
 	Noise bool
 }
 
@@ -23,9 +23,9 @@ type Shown struct {
 const lookAhead = 256 * header.KiB
 
 // SeeData looks at a volume's first limit bytes through a mapping of its data, until a
-// block proves the key: under a wrong key what is stored stays noise. The key may be
-// one that only a part of the data is under: the caller knows of rotations. What
-// cannot be read proves nothing.
+// block proves the key: under a wrong key what is stored stays noise. It is possible that
+// only a part of the data is under the key; the caller knows about rotations. What cannot
+// be read proves nothing.
 func SeeData(ctx context.Context, h *header.Header, c *header.Storage, a *Private, limit int64) (s Shown, err error) {
 	limit = min(limit, h.Segment.Size)
 	stored, clear := make([]byte, lookAhead), make([]byte, lookAhead)
@@ -56,7 +56,7 @@ func (s *Shown) compare(stored, clear []byte, at int64) {
 		case Noise(clear[i : i+header.BlockAlign]):
 			s.Noise = true
 		case repeats(stored[i : i+header.BlockAlign]):
-			// What is noise once and then again is not noise through a wrong key, either.
+			// What repeats as stored is not noise through a wrong key either.
 		default:
 			s.Proved, s.At = true, at+int64(i)
 			return
@@ -64,8 +64,8 @@ func (s *Shown) compare(stored, clear []byte, at int64) {
 	}
 }
 
-// repeats reports whether a block of a cipher, 16 bytes, is in b more than once. A
-// text with a counter that undoes the IV's makes such sectors, in CBC all of them.
+// repeats reports whether a cipher block of 16 bytes is in b more than once. Plaintext
+// with a counter that cancels that of the IV makes such sectors; in CBC all of them are.
 func repeats(b []byte) bool {
 	seen := map[[aes.BlockSize]byte]bool{}
 	for i := 0; i+aes.BlockSize <= len(b); i += aes.BlockSize {
@@ -78,8 +78,8 @@ func repeats(b []byte) bool {
 	return false
 }
 
-// Noise reports whether a block looks random: no byte is in it four times as often as
-// on average. Of random blocks less than one in 10^16 does not.
+// Noise reports whether a block looks random: no byte occurs in it four times as often as
+// on average. Fewer than one in 10^16 random blocks does not look random.
 func Noise(b []byte) bool {
 	var count [256]int
 	for _, x := range b {

@@ -10,10 +10,10 @@ import (
 	"imxcrypt/reencrypt"
 )
 
-// Hold leads the zone's requests to a suspended hot mapping. It suspends the overlay and
-// that mapping at the same time, since each suspend waits for grace periods of the kernel.
-// This is safe: the mapping was last used for the zone before the last one, and the
-// overlay's table has changed since, so no request is in it.
+// Hold directs the zone's requests to a suspended hot mapping. It suspends the overlay
+// and that mapping at the same time, since each suspend waits for grace periods of the
+// kernel. This is safe: the mapping was last used for the zone before the last one, and
+// the overlay's table has changed since, so no request is in it.
 func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err error) {
 	was := k.turn
 	k.turn = 1 - was
@@ -42,7 +42,7 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 	go func() { suspended <- k.Mapper.Suspend(ctx, hot, Quietly) }()
 	err = k.Mapper.Suspend(ctx, overlay, Quietly)
 	if err = errors.Join(err, <-suspended); err != nil {
-		// Back to the table before, whose zone was released.
+		// Go back to the previous table, whose zone was released.
 		return errors.Join(err, k.Mapper.Clear(overlay), k.resume(hot), k.resume(overlay))
 	}
 	if err := k.resume(overlay); err != nil {
@@ -51,9 +51,9 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 	return nil
 }
 
-// Release releases the zone's requests to the given side. The overlay keeps
-// the piece over the hot mapping until the next zone is held. After one that
-// goes to the old side no zone is held before rest has put the hot mappings away.
+// Release releases the zone's requests to the given side. The overlay keeps the piece
+// over the hot mapping until the next zone is held. After a release to the old side, no
+// zone is held until Rest has removed the hot mappings.
 func (k *Stack) Release(ctx context.Context, side reencrypt.View) error {
 	hot := k.Name(HotSuffixes()[k.turn])
 	if side == reencrypt.Old {
@@ -79,8 +79,8 @@ func (k *Stack) HotSuspended() (bool, error) {
 // wait for the zone.
 func (k *Stack) LacksDelay() bool { return k.noDelay }
 
-// Rest makes the overlay show what the record says without a hot mapping; none may be
-// suspended. It puts them away.
+// Rest makes the overlay show what the record says without a hot mapping, and removes the
+// hot mappings. None of them may be suspended.
 func (k *Stack) Rest(ctx context.Context, r reencrypt.Record) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := k.show(ctx, k.Layout.Pieces(r.Position, reencrypt.Zone{})); err != nil {

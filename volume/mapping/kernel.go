@@ -12,33 +12,33 @@ import (
 
 // Devices finds and opens block devices.
 type Devices interface {
-	// Find turns a device specification into a path, now or never: a device
-	// that is not there is an error of code [fault.DeviceMissing].
+	// Find turns a device specification into a path, without waiting. A missing device is
+	// an error of code [fault.DeviceMissing].
 	Find(ctx context.Context, spec string) (string, error)
 	Open(path string, f blockdev.Flags) (header.Device, error)
 	Users(n blockdev.Number) (blockdev.Users, error)
-	// Below are the devices below a device, at any depth.
+	// Below returns the devices below a device, at any depth.
 	Below(n blockdev.Number) []blockdev.Number
 }
 
-// Mapper is device-mapper. Activate and Load must be called on the thread
-// whose keyring holds the table's key.
+// Mapper is device-mapper. Activate and Load must be called on the thread whose keyring
+// holds the table's key.
 type Mapper interface {
-	// Activate creates a mapping that is not announced: no link, no
-	// probing. On failure nothing is left behind.
+	// Activate creates a mapping that is not announced: there is no link and no probing.
+	// If it fails, nothing is left behind.
 	Activate(ctx context.Context, name, uuid string, t dmcrypt.Table, readOnly bool) (dmcrypt.Number, error)
-	// Announce makes an activated mapping public; when it returns, its node
-	// /dev/mapper/NAME is there.
+	// Announce makes an activated mapping public. When it returns, its node
+	// /dev/mapper/NAME exists.
 	Announce(ctx context.Context, name string) error
 	Remove(ctx context.Context, name string) error
-	// Info is an error of [dmcrypt.ErrNotFound] for a mapping that is not there.
+	// Info returns an error wrapping [dmcrypt.ErrNotFound] if there is no such mapping.
 	Info(name string) (dmcrypt.Info, error)
 	Table(name string) (dmcrypt.Table, error)
-	// List is all mappings whose UUID begins with one of the prefixes; all there
-	// are without one.
+	// List returns all mappings whose UUID begins with one of the prefixes, or all
+	// mappings if there is no prefix.
 	List(uuidPrefixes ...string) ([]dmcrypt.Info, error)
-	// Load, Clear, Suspend, Resume and Swap are those of [dmcrypt.Mapper], for
-	// the tables of a volume in use.
+	// Load, Clear, Suspend, Resume and Swap are those of [dmcrypt.Mapper], for the tables
+	// of a volume in use.
 	Load(ctx context.Context, name string, t dmcrypt.Table, readOnly bool) error
 	Clear(name string) error
 	Suspend(ctx context.Context, name string, flags dmcrypt.SuspendFlag) error

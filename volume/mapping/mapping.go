@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mapping is what is live in the kernel: the mappings of a volume, private
+// Package mapping handles what is live in the kernel: the mappings of a volume, private
 // until their key is proved, and the stack of mappings of a rotation.
 //
 //	kernel.go    the parts of the system that mappings are made with
@@ -26,14 +26,14 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Private mappings carry a character that volume names cannot have, so they
-// never meet a volume's own.
+// Private mappings have a character that volume names cannot contain, so they never
+// collide with a volume's own.
 const (
 	CheckSuffix = ":check"
 	MkfsSuffix  = ":mkfs"
 )
 
-// DataTable is the table of the volume's data.
+// DataTable returns the table of the volume's data.
 func DataTable(h *header.Header, s spec.Volume, data blockdev.Number, key dmcrypt.KeyRef) (dmcrypt.Table, error) {
 	if h.InPlaintext() {
 		return plainTable(h, data), nil
@@ -45,8 +45,8 @@ func DataTable(h *header.Header, s spec.Volume, data blockdev.Number, key dmcryp
 	return table(h, Area{Device: data, Offset: h.Segment.Offset, Size: h.Segment.Size}, key, flags)
 }
 
-// plainTable is that of data in plain text. Where the header is on the device, the
-// first bytes lie elsewhere.
+// plainTable returns the table of plaintext data. If the header is on the device, the
+// first bytes are elsewhere.
 func plainTable(h *header.Header, data blockdev.Number) dmcrypt.Table {
 	piece := func(start, end, at int64) dmcrypt.Linear {
 		return dmcrypt.Linear{
@@ -61,7 +61,7 @@ func plainTable(h *header.Header, data blockdev.Number) dmcrypt.Table {
 	return dmcrypt.Table{piece(0, area, h.Moved), piece(area, h.Segment.Size, h.Segment.Offset+area)}
 }
 
-// Area is a run of a device in bytes, with the sector number its IVs begin at.
+// Area is a range of a device in bytes, with the sector number at which its IVs begin.
 type Area struct {
 	Device       blockdev.Number
 	Offset, Size int64
@@ -81,7 +81,7 @@ func table(h *header.Header, a Area, key dmcrypt.KeyRef, flags []string) (dmcryp
 	}}, nil
 }
 
-// KeyType is the kernel's type of a header's key.
+// KeyType returns the kernel's type of a header's key.
 func KeyType(h *header.Header) string {
 	if h.Token.Source == spec.SourceTrusted {
 		return "trusted"
@@ -89,7 +89,7 @@ func KeyType(h *header.Header) string {
 	return "logon"
 }
 
-// Description is how a live table names the key of a header.
+// Description returns the name that a live table has for a header's key.
 func Description(h *header.Header) string {
 	return keyring.Describe(h.LUKS.UUID, h.Token.Generation)
 }
@@ -98,20 +98,19 @@ func Description(h *header.Header) string {
 type Kernel struct {
 	Devices Devices
 	Mapper  Mapper
-	// Attach makes a read-only device of an image in a file; nil where there are no
-	// images.
+	// Attach makes a read-only device of an image in a file; nil if there are no images.
 	Attach func(path string) (device string, closer io.Closer, err error)
 }
 
-// Private is a mapping that this run made and the system does not know yet.
+// Private is a mapping that this run made and that is not public yet.
 type Private struct {
 	K    Kernel
 	Name string
 	Num  dmcrypt.Number
 }
 
-// Activate makes a private mapping of table(key). A left-over of a run that was
-// killed is taken away first; one that is open is somebody's and an error.
+// Activate makes a private mapping of table(key). It first removes what a killed run
+// left; if that is open, it belongs to someone else, and Activate fails.
 func (k Kernel) Activate(ctx context.Context, name, uuid, description string, key source.Key, readOnly bool, table func(dmcrypt.KeyRef) (dmcrypt.Table, error)) (*Private, error) {
 	if err := k.RemoveLeftover(ctx, name, uuid); err != nil {
 		return nil, err
@@ -131,7 +130,7 @@ func (k Kernel) Activate(ctx context.Context, name, uuid, description string, ke
 	return a, nil
 }
 
-// WithPrivate has use work on a private mapping of table(key), which goes when use
+// WithPrivate calls use with a private mapping of table(key), which is removed when use
 // returns. uuid and generation are those of the header that the key belongs to.
 func (k Kernel) WithPrivate(ctx context.Context, name, uuid string, generation int, key source.Key, readOnly bool, table func(dmcrypt.KeyRef) (dmcrypt.Table, error), use func(*Private) error) (err error) {
 	a, err := k.Activate(ctx, name, dmcrypt.HelperUUID(uuid, name), keyring.Describe(uuid, generation), key, readOnly, table)
@@ -149,8 +148,8 @@ func (k Kernel) WithData(ctx context.Context, s spec.Volume, h *header.Header, d
 	}, use)
 }
 
-// RemoveLeftover removes a mapping that a run which was killed left; one of another
-// uuid is an error.
+// RemoveLeftover removes a mapping that a killed run left; one with another uuid is an
+// error.
 func (k Kernel) RemoveLeftover(ctx context.Context, name, uuid string) error {
 	info, err := k.Mapper.Info(name)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
@@ -165,18 +164,17 @@ func (k Kernel) RemoveLeftover(ctx context.Context, name, uuid string) error {
 	return k.Mapper.Remove(ctx, name)
 }
 
-// Remove removes the mapping, also when ctx was cancelled: a run cleans up what it
-// made.
+// Remove removes the mapping, even if ctx was cancelled: a run cleans up what it made.
 func (a *Private) Remove(ctx context.Context) error {
 	return a.K.Mapper.Remove(context.WithoutCancel(ctx), a.Name)
 }
 
-// Node is the kernel's own name of the mapped device, which exists without
-// udev and before the mapping is announced.
+// Node returns the kernel's own name of the mapped device, which exists without udev and
+// before the mapping is announced.
 func (a *Private) Node() string { return fmt.Sprintf("/dev/dm-%d", a.Num.Minor) }
 
-// Open opens the mapped device past the page cache: what is read comes through
-// the key, not from a cache that another mapping filled.
+// Open opens the mapped device bypassing the page cache: what is read comes through the
+// key, not from a cache that another mapping filled.
 func (a *Private) Open(write bool) (header.Device, error) {
 	return a.K.Devices.Open(a.Node(), blockdev.Flags{Write: write, Direct: true})
 }

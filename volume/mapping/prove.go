@@ -20,13 +20,13 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// CheckArea is where the header's check lies on what the header lies on.
+// CheckArea returns where the header's check is, on what holds the header.
 func CheckArea(h *header.Header, on header.Device) Area {
 	return Area{Device: on.Number(), Offset: header.BeginOf(on) + h.Check.Offset, Size: h.Check.Size, ivOffset: header.CheckIVOffset}
 }
 
-// ReadThrough reads the first n bytes of an area through a read-only private
-// mapping with the key.
+// ReadThrough reads the first n bytes of an area through a read-only private mapping with
+// the key.
 func (k Kernel) ReadThrough(ctx context.Context, s spec.Volume, h *header.Header, key source.Key, at Area, n int64) ([]byte, error) {
 	block := make([]byte, n)
 	err := k.withArea(ctx, s, h, key, at, false, func(d header.Device) error {
@@ -65,9 +65,9 @@ func WithDevice(a *Private, write bool, use func(header.Device) error) error {
 	return errors.Join(use(d), d.Close())
 }
 
-// ProveByCheckArea reports whether key is the volume's. nil means proved. A key
-// that is not is an error of code key-wrong; a device that cannot be read, of
-// code io-failed.
+// ProveByCheckArea checks whether key is the volume's. It returns nil if that is proved.
+// The error is of code key-wrong if it is another key, and of code io-failed if the
+// device cannot be read.
 func (k Kernel) ProveByCheckArea(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) error {
 	raw := make([]byte, h.Check.Size)
 	if _, err := c.Header.ReadAt(raw, h.Check.Offset); err != nil {
@@ -76,7 +76,7 @@ func (k Kernel) ProveByCheckArea(ctx context.Context, s spec.Volume, h *header.H
 	block, err := k.ReadCheck(ctx, s, h, c, key)
 	switch {
 	case IsDecryptError(err):
-		// The ciphertext was read a moment ago, so it is the key.
+		// The ciphertext was read a moment ago, so the key is at fault.
 		return NotDecrypted(h, err)
 	case err != nil:
 		return fmt.Errorf("check the key: %w", err)
@@ -86,8 +86,9 @@ func (k Kernel) ProveByCheckArea(ctx context.Context, s spec.Volume, h *header.H
 	return nil
 }
 
-// NotDecrypted is the error of a key that the hardware does not take: a protected key,
-// for which it is asked only now, or a CCM black key of another power cycle.
+// NotDecrypted returns the error for a key that the hardware does not accept: a protected
+// key, for which the hardware is asked only now, or a CCM black key of another power
+// cycle.
 func NotDecrypted(h *header.Header, err error) error {
 	if h.Token.Protected() {
 		return fault.New(fault.BlobRejected, "the CAAM does not open the protected key: made by another chip or in another security state, or damaged", err)
@@ -95,8 +96,8 @@ func NotDecrypted(h *header.Header, err error) error {
 	return fault.New(fault.KeyWrong, "the hardware does not decrypt with this key", err)
 }
 
-// ReadCheck reads the block of the check with a key. That of a derived check lies
-// in a file, which gets a device for the moment, and must be zeros.
+// ReadCheck reads the block of the check with a key. The block of a derived check is in a
+// file, to which a device is attached for the moment, and must be zeros.
 func (k Kernel) ReadCheck(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) (block []byte, err error) {
 	on := c.Header
 	if h.Check.Derived {
@@ -123,7 +124,7 @@ func (k Kernel) ReadCheck(ctx context.Context, s spec.Volume, h *header.Header, 
 	return k.ReadThrough(ctx, s, h, key, CheckArea(h, on), h.Check.Size)
 }
 
-// DeriveCheck gives a key of a detached header's volume its derived check.
+// DeriveCheck gives a key of a volume with a detached header its derived check.
 func (k Kernel) DeriveCheck(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) error {
 	h.Check = header.Check{Offset: header.CheckOffset(h.Token.Generation), Size: header.CheckAreaSize, Derived: true}
 	block, err := k.ReadCheck(ctx, s, h, c, key)
@@ -134,20 +135,20 @@ func (k Kernel) DeriveCheck(ctx context.Context, s spec.Volume, h *header.Header
 	return nil
 }
 
-// IsDecryptError reports whether a read error through a mapping means that
-// its cipher failed: EILSEQ with O_DIRECT, EIO from the page cache.
+// IsDecryptError reports whether a read error through a mapping means that its cipher
+// failed: EILSEQ with O_DIRECT, EIO from the page cache.
 func IsDecryptError(err error) bool {
 	return errors.Is(err, unix.EILSEQ) || errors.Is(err, unix.EIO) || errors.Is(err, unix.EBADMSG)
 }
 
-// ProveByFilesystem is the fast path: does a mapping show the filesystem that
-// was made on it? proved false without an error means: not seen, ask the check.
+// ProveByFilesystem is the fast path: it reports whether a mapping shows the filesystem
+// that was made on it. If proved is false without an error, the filesystem was not seen
+// and the check must decide.
 //
-// Where there is a check, only a UUID that mkfs was given by this volume's own
-// identity is proof. The one recorded in the header is not: an attacker who puts another
-// volume of this chip in this one's place can write the header that fits it, but
-// not the superblock. Without a check the record counts where the configuration
-// allows that.
+// If there is a check, only a UUID that was given to mkfs from this volume's own identity
+// is proof. The one recorded in the header is not: an attacker who puts another volume of
+// this chip in place of this one can write a header that fits it, but not the superblock.
+// Without a check the recorded UUID counts if the configuration allows that.
 func ProveByFilesystem(s spec.Volume, h *header.Header, a *Private) (proved bool, err error) {
 	want := h.Token.Filesystem.Type
 	if want == "" {
@@ -164,12 +165,13 @@ func ProveByFilesystem(s spec.Volume, h *header.Header, a *Private) (proved bool
 	return h.ShowsOwn() || !h.Check.Exists() && h.Shows() && s.AllowUnboundHeader, nil
 }
 
-// Beyond is how many bytes the volume's filesystem has where that is more than its
-// mapping: by a header of before a resize. Else it is 0. What is seen is noted in h, as
-// ProveByFilesystem does.
+// Beyond returns the size of the volume's filesystem in bytes if it is larger than its
+// mapping, as with a header from before a resize; otherwise 0. It notes what it sees in
+// h, as ProveByFilesystem does.
 func Beyond(h *header.Header, a *Private) (size int64, err error) {
 	err = WithDevice(a, false, func(d header.Device) error {
-		// As if the device had the room; what is not seen then, either, is damaged.
+		// Read as if the device had the space; a filesystem that is not seen even then is
+		// damaged.
 		sb, err := fsprobe.ReadType(d, math.MaxInt64, h.Token.Filesystem.Type)
 		if err == nil && sb.Verified && sb.Size > d.Size() {
 			h.Seen, size = sb, sb.Size

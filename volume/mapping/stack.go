@@ -16,36 +16,36 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// The private mappings of a rotation, from the top: a volume in use is a linear
-// piece over the overlay, whose table shows each part of it on the side that it
-// is on; the zone in transit, over a hot mapping, which is suspended as long
-// as the zone is held. Only the overlay's table is swapped, and nobody but us
-// knows the overlay, so that udev sees no event for each zone.
+// The private mappings of a rotation, from the top. A volume in use is a linear piece
+// over the overlay, whose table maps each part of the volume to the side that it is on.
+// The zone in transit is mapped to a hot mapping, which is suspended as long as the zone
+// is held. Only the overlay's table is swapped, and the overlay is private, so that udev
+// does not see an event for each zone.
 //
-// A flush goes to each part of the overlay, and would wait for the zone as what is
-// written to it does, though it has nothing of it to make durable: what waits has
-// not been written. Where the kernel has dm-delay, flushes are led past the zone, to
-// the device below.
+// A flush goes to each part of the overlay, and would wait for the zone just as a write
+// to the zone does. Yet it has nothing in the zone to make durable: what waits has not
+// been written. If the kernel has dm-delay, flushes are directed past the zone, to the
+// device below.
 const (
 	OverlaySuffix = ":rotate"
 	OldSuffix     = ":old"
 	NewSuffix     = ":new"
 )
 
-// HotSuffixes are those of the hot mappings. The zones use them alternately: the one that
-// the overlay does not lead to can be suspended together with the overlay.
+// HotSuffixes are the suffixes of the hot mappings. The zones use them alternately: the
+// one that the overlay does not lead to can be suspended together with the overlay.
 func HotSuffixes() [2]string { return [2]string{":hot", ":hot2"} }
 
-// PrivateSuffixes are those of all private mappings there can be, in the order in
+// PrivateSuffixes are the suffixes of all possible private mappings, in the order in
 // which they can be removed.
 func PrivateSuffixes() []string {
 	hot := HotSuffixes()
 	return []string{OverlaySuffix, hot[0], hot[1], OldSuffix, NewSuffix, CheckSuffix, MkfsSuffix, TrialSuffix, ErrorSuffix, ClaimSuffix}
 }
 
-// Quietly suspends without freezing the filesystem, which would write to it
-// and wait for ever for a zone that is held, and without waiting for requests
-// that can be queued.
+// Quietly suspends without freezing the filesystem, which would write to the volume and
+// wait forever for a zone that is held, and without waiting for requests that can be
+// queued.
 const Quietly = dmcrypt.SkipLockFS | dmcrypt.NoFlush
 
 // Stack is the private mappings of one volume's rotation.
@@ -58,17 +58,17 @@ type Stack struct {
 	Old, New, Overlay dmcrypt.Number
 	Hot               [2]dmcrypt.Number
 	ReadOnly          bool
-	// turn is which of the hot mappings the overlay leads to, if it leads to one: none in
-	// the beginning, since Settle or Rest has removed what another run left.
+	// turn is the index of the hot mapping that the overlay leads to, if any. At the
+	// beginning it leads to none, since Settle or Rest has removed what another run left.
 	turn int
-	// noDelay: the kernel has no dm-delay, and flushes wait for the zone.
+	// noDelay means that the kernel has no dm-delay, and flushes wait for the zone.
 	noDelay bool
-	// flagged are the mappings whose flags udev has from this run.
+	// flagged are the mappings for which this run has given udev its flags.
 	flagged map[string]bool
 }
 
-// NewStack is the stack of the rotation that h and its record in c describe. No
-// mapping is looked at yet.
+// NewStack returns the stack of the rotation that h and its record in c describe. It does
+// not look at any mapping yet.
 func (k Kernel) NewStack(s spec.Volume, h *header.Header, c *header.Storage) (*Stack, error) {
 	l, err := h.Layout(c)
 	if err != nil {
@@ -77,7 +77,7 @@ func (k Kernel) NewStack(s spec.Volume, h *header.Header, c *header.Storage) (*S
 	return &Stack{Kernel: k, s: s, uuid: h.LUKS.UUID, Layout: l, ReadOnly: c.Data.ReadOnly(), flagged: map[string]bool{}}, nil
 }
 
-// Name is that of one of the mappings.
+// Name returns the name of one of the mappings.
 func (k *Stack) Name(suffix string) string { return k.s.Mapping + suffix }
 
 func (k *Stack) helper(suffix string) (name, uuid string) {
@@ -85,7 +85,7 @@ func (k *Stack) helper(suffix string) (name, uuid string) {
 	return name, dmcrypt.HelperUUID(k.uuid, name)
 }
 
-// Look finds a mapping of the stack; zero if it is not there.
+// Look finds a mapping of the stack; the result is zero if it is not there.
 func (k *Stack) Look(suffix string) (dmcrypt.Info, error) {
 	name, uuid := k.helper(suffix)
 	info, err := k.Mapper.Info(name)
@@ -98,7 +98,7 @@ func (k *Stack) Look(suffix string) (dmcrypt.Info, error) {
 	return info, err
 }
 
-// Attach finds the mappings of a stack that is live.
+// Attach finds the mappings of a live stack.
 func (k *Stack) Attach() error {
 	hot := HotSuffixes()
 	for _, x := range []struct {
@@ -138,7 +138,7 @@ func (k *Stack) Build(ctx context.Context, h *header.Header, c *header.Storage, 
 	return nil
 }
 
-// BuildOverlay makes the overlay as a record has it.
+// BuildOverlay makes the overlay as a record describes it.
 func (k *Stack) BuildOverlay(ctx context.Context, r reencrypt.Record) (err error) {
 	k.Overlay, err = k.activatePlain(ctx, OverlaySuffix, k.pieces(k.Layout.Pieces(r.Position, reencrypt.Zone{})))
 	return err
@@ -153,7 +153,7 @@ func (k *Stack) activatePlain(ctx context.Context, suffix string, t dmcrypt.Tabl
 	return k.Mapper.Activate(ctx, name, uuid, t, k.ReadOnly)
 }
 
-// pieces is the overlay's table.
+// pieces returns the overlay's table.
 func (k *Stack) pieces(list []reencrypt.Piece) dmcrypt.Table {
 	t := make(dmcrypt.Table, 0, len(list))
 	for _, p := range list {
@@ -174,12 +174,12 @@ func (k *Stack) pieces(list []reencrypt.Piece) dmcrypt.Table {
 	return t
 }
 
-// Whole is a table that shows all of another mapping.
+// Whole returns a table that shows all of another mapping.
 func (k *Stack) Whole(n dmcrypt.Number) dmcrypt.Table {
 	return dmcrypt.Table{dmcrypt.Linear{Length: uint64(k.Layout.DataSize / header.SectorBytes), Device: n}}
 }
 
-// Remove takes away all mappings of the stack, also after ctx was cancelled.
+// Remove removes all mappings of the stack, even if ctx was cancelled.
 func (k *Stack) Remove(ctx context.Context) error {
 	_, err := k.RemovePrivate(context.WithoutCancel(ctx), k.s)
 	return err
@@ -190,13 +190,12 @@ func (k *Stack) IsTop(live dmcrypt.Table) bool {
 	return !k.Overlay.IsZero() && k.Whole(k.Overlay).Equal(live)
 }
 
-// Settle makes a live volume that a killed rotation left usable: the zone that
-// is held goes to the side that the record names, and whatever is suspended is
-// resumed.
+// Settle makes a live volume usable that a killed rotation left: a held zone goes to the
+// side that the record names, and whatever is suspended is resumed.
 //
-// What is held in the hot mapping continues before the overlay is suspended,
-// which waits for it. With the overlay suspended nothing can be in the hot
-// mapping, whose table may then be of another zone.
+// Requests held in the hot mapping continue before the overlay is suspended, because that
+// suspend waits for them. If the overlay is suspended already, nothing can be in the hot
+// mapping, whose table may then be for another zone.
 func (k *Stack) Settle(ctx context.Context, e *reencrypt.Engine) error {
 	r, err := e.Recover(ctx)
 	if err != nil {
@@ -241,7 +240,7 @@ func (k *Stack) settleHot(ctx context.Context, suffix string, r reencrypt.Record
 	return k.resume(k.Name(suffix))
 }
 
-// heldSide is the mapping that the zone which the overlay's table leads to hot belongs to.
+// heldSide returns the side's mapping for the zone that the overlay's table leads to hot.
 func (k *Stack) heldSide(hot dmcrypt.Number, r reencrypt.Record) (dmcrypt.Number, error) {
 	live, err := k.Mapper.Table(k.Name(OverlaySuffix))
 	if err != nil {
@@ -288,9 +287,9 @@ func (k *Stack) show(ctx context.Context, list []reencrypt.Piece) error {
 	return k.resume(name)
 }
 
-// resume resumes a mapping of the stack, which is private. A rotation in use does that
-// twice for each zone: udev gets the flags once, or it would run a program each
-// time, and what waits for udev would wait for minutes.
+// resume resumes a mapping of the stack, which is private. A rotation of a volume in use
+// does that twice for each zone. udev gets the flags only once; otherwise it would run a
+// program each time, and whatever waits for udev would wait for minutes.
 func (k *Stack) resume(name string) error {
 	v := dmcrypt.Private
 	if k.flagged[name] {
@@ -301,10 +300,10 @@ func (k *Stack) resume(name string) error {
 	return err
 }
 
-// Node is the kernel's own name of a mapped device.
+// Node returns the kernel's own name of a mapped device.
 func Node(n dmcrypt.Number) string { return fmt.Sprintf("/dev/dm-%d", n.Minor) }
 
-// Holds reports whether some of a volume under rotation is suspended.
+// Holds reports whether any part of a volume under rotation is suspended.
 func (k Kernel) Holds(s spec.Volume) (bool, error) {
 	over, err := k.Mapper.Info(s.Mapping + OverlaySuffix)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
@@ -315,7 +314,7 @@ func (k Kernel) Holds(s spec.Volume) (bool, error) {
 	}
 	top, err := k.Mapper.Info(s.Mapping)
 	if errors.Is(err, dmcrypt.ErrNotFound) {
-		return false, nil // nobody can wait for what is not there
+		return false, nil // nothing can wait for what is not there
 	}
 	if err != nil {
 		return false, err

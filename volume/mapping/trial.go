@@ -12,15 +12,15 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// The private mappings of a trial. They belong to no volume and lie on no device, so
-// they carry a UUID of their own: the next trial removes what a killed run left.
+// The private mappings of a trial. They belong to no volume and are on no device, so they
+// have a UUID of their own: the next trial removes what a killed run left.
 const (
 	TrialSuffix = ":trial"
 	ErrorSuffix = ":error"
 	trialUUID   = "00000000-0000-0000-0000-000000000000"
 )
 
-// Try has the kernel load, and take away again, a table with the volume's cipher, its
+// Try has the kernel load, and unload again, a table with the volume's cipher, its
 // options and a key, over a target that fails every request.
 func (k Kernel) Try(ctx context.Context, s spec.Volume, key source.Key) error {
 	trial := s.Mapping + TrialSuffix

@@ -17,8 +17,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// RequireUnused enforces that nobody else uses the device, and removes what a killed
-// run left there: with its mapping goes a key out of the kernel.
+// RequireUnused enforces that no one else uses the device, and removes what a killed run
+// left there: with its mapping a key goes out of the kernel.
 func (k Kernel) RequireUnused(ctx context.Context, s spec.Volume, h *header.Header, data header.Device) error {
 	left, err := k.UsedByUs(s, h, data)
 	if err == nil && left {
@@ -27,17 +27,17 @@ func (k Kernel) RequireUnused(ctx context.Context, s spec.Volume, h *header.Head
 	return err
 }
 
-// UsedByUs reports whether private mappings of this volume lie on its device.
-// Anybody else who uses the device is an error of code device-in-use:
-// device-mapper lets several mappings share one, so a volume that is open by
-// another name already would be mounted twice, and destroyed.
+// UsedByUs reports whether private mappings of this volume are on its device. Any other
+// user of the device is an error of code device-in-use: device-mapper lets several
+// mappings share a device, so a volume that is already open under another name would be
+// mounted twice, and destroyed.
 func (k Kernel) UsedByUs(s spec.Volume, h *header.Header, data header.Device) (bool, error) {
 	return k.UsedBeside(s, h.LUKS.UUID, data, false)
 }
 
-// UsedBeside is UsedByUs for a volume of which no more than the UUID is known.
-// live: its own mapping may lie there, too. What carries another name is somebody
-// else's, also with this volume's UUID: it was opened by another configuration.
+// UsedBeside is UsedByUs for a volume of which only the UUID is known. If live is set,
+// the volume's own mapping may be there too. A mapping with another name belongs to
+// someone else, even with this volume's UUID: it was opened by another configuration.
 func (k Kernel) UsedBeside(s spec.Volume, uuid string, data header.Device, live bool) (private bool, err error) {
 	users, err := k.Devices.Users(data.Number())
 	if err != nil {
@@ -58,8 +58,8 @@ func (k Kernel) UsedBeside(s spec.Volume, uuid string, data header.Device, live 
 	return private, nil
 }
 
-// Unshared enforces that nobody but this volume's own mappings, which may be in
-// use, lie on the device at path.
+// Unshared enforces that only this volume's own mappings, which may be in use, are on the
+// device at path.
 func (k Kernel) Unshared(s spec.Volume, h *header.Header, path string) error {
 	data, err := k.Devices.Open(path, blockdev.Flags{})
 	if err != nil {
@@ -69,15 +69,15 @@ func (k Kernel) Unshared(s spec.Volume, h *header.Header, path string) error {
 	return errors.Join(err, data.Close())
 }
 
-// RoomForWrites is more header writes than any command needs, with what it takes to
-// end it after every interruption.
+// RoomForWrites is more header writes than any command needs, including those that finish
+// the command after every interruption.
 const RoomForWrites = 1 << 16
 
-// Claim enforces what must hold before a volume that is not open is written to:
-// nobody uses its device, not even somebody whom neither sysfs nor the mount table
-// of this namespace shows, and with write it can be written. The claim is given up at once,
-// since device-mapper takes none but its own; from then on each mapping claims the
-// device against all but other mappings.
+// Claim enforces what must hold before a volume that is not open is written to. No one
+// may use its device, not even a user that neither sysfs nor the mount table of this
+// namespace shows, and with write the device must be writable. The claim is given up at
+// once, since device-mapper accepts only its own claims; from then on each mapping claims
+// the device against everything except other mappings.
 func (k Kernel) Claim(ctx context.Context, s spec.Volume, h *header.Header, data header.Device, write bool) error {
 	if err := k.RequireUnused(ctx, s, h, data); err != nil {
 		return err
@@ -89,12 +89,14 @@ func (k Kernel) Claim(ctx context.Context, s spec.Volume, h *header.Header, data
 	return dev.Close()
 }
 
-// ClaimSuffix is that of the private mapping by which [Kernel.KeepClaim] holds a device.
+// ClaimSuffix is the suffix of the private mapping by which [Kernel.KeepClaim] holds a
+// device.
 const ClaimSuffix = ":claim"
 
-// KeepClaim is Claim until release is called: a private read-only mapping of the whole
-// device, beside which device-mapper lets other mappings lie on it and nothing else. Who
-// opens the device exclusively himself must release it before.
+// KeepClaim is Claim until release is called. It makes a private read-only mapping of the
+// whole device, beside which device-mapper allows other mappings on the device and
+// nothing else. Before a caller opens the device exclusively itself, it must call
+// release.
 func (k Kernel) KeepClaim(ctx context.Context, s spec.Volume, uuid string, data header.Device) (release func() error, err error) {
 	a := &Private{K: k, Name: s.Mapping + ClaimSuffix}
 	whole := dmcrypt.Table{dmcrypt.Linear{Length: uint64(data.Size() / header.SectorBytes), Device: data.Number()}}
@@ -104,9 +106,9 @@ func (k Kernel) KeepClaim(ctx context.Context, s spec.Volume, uuid string, data 
 	return func() error { return a.Remove(ctx) }, nil
 }
 
-// LockHeader keeps others from the file of a detached header until release is
-// called. A header on the device goes with the device. uuid is the volume's, whose lock is
-// held: what a killed run has left over the file, with a key, is taken away.
+// LockHeader keeps others from the file of a detached header until release is called. A
+// header on the device is protected with the device. uuid is that of the volume, whose
+// lock is held: what a killed run has left over the file, with a key, is removed.
 func (k Kernel) LockHeader(ctx context.Context, s spec.Volume, uuid string) (release func() error, err error) {
 	if !s.Detached() {
 		return func() error { return nil }, nil
@@ -122,8 +124,8 @@ func (k Kernel) LockHeader(ctx context.Context, s spec.Volume, uuid string) (rel
 	return f.Close, nil
 }
 
-// RemovePrivate takes away the private mappings of a name. removed reports whether
-// there was one.
+// RemovePrivate removes the private mappings of a volume. removed reports whether there
+// were any.
 func (k Kernel) RemovePrivate(ctx context.Context, s spec.Volume) (removed bool, err error) {
 	for _, suffix := range PrivateSuffixes() {
 		name := s.Mapping + suffix
@@ -145,12 +147,12 @@ func (k Kernel) RemovePrivate(ctx context.Context, s spec.Volume) (removed bool,
 	return removed, nil
 }
 
-// NotOwnMapping refuses a device that is the volume itself, unlocked: what lies
-// in it was perhaps made to look like its container.
+// NotOwnMapping refuses a device that is the unlocked volume itself: its content may have
+// been made to look like its container.
 func (k Kernel) NotOwnMapping(s spec.Volume, data header.Device) error {
 	info, err := k.Mapper.Info(s.Mapping)
 	if err != nil {
-		return nil // there is none, or no device-mapper
+		return nil // there is no mapping, or no device-mapper
 	}
 	if n := data.Number(); n.Major != info.Number.Major || n.Minor != info.Number.Minor {
 		return nil
