@@ -14,14 +14,14 @@ import (
 
 // The binary header (specification, section 2.1), all numbers big-endian.
 const (
-	binarySize = 4096 // bytes, JSON area behind it
+	binarySize = 4096 // bytes; the JSON area follows
 	sectorSize = 512  // bytes: device-mapper's unit
 	maxSector  = 4096 // bytes: dm-crypt's largest
 	headerUsed = 512  // bytes of the binary header that have a meaning
 
 	offMagic     = 0x000
 	offVersion   = 0x006
-	offSize      = 0x008 // of the copy, JSON area included
+	offSize      = 0x008 // of the copy, including the JSON area
 	offSeqID     = 0x010
 	offLabel     = 0x018
 	offAlgorithm = 0x048
@@ -44,11 +44,11 @@ const (
 	version        = 2
 )
 
-// MaxLabel is the greatest length in bytes of a label or subsystem.
+// MaxLabel is the maximum length in bytes of a label or subsystem.
 const MaxLabel = lenLabel - 1
 
-// headerSizes are the sizes in bytes that one copy may have. The second copy
-// lies behind the first, so they are also the places to look for it.
+// headerSizes are the sizes in bytes that one copy may have. The second copy is right
+// behind the first, so they are also the places to look for it.
 var headerSizes = [...]int64{16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20}
 
 // binaryHeader is what the first 4096 bytes of a copy say.
@@ -67,7 +67,7 @@ func magicOf(secondary bool) string {
 	return magicPrimary
 }
 
-// copySize checks a binary header as far as it must be before its JSON area is
+// copySize checks as much of a binary header as is necessary before its JSON area is
 // read, and returns the size of the copy. bin has at least 512 bytes.
 func copySize(bin []byte, offset int64) (int64, error) {
 	if string(bin[:6]) != magicOf(offset != 0) {
@@ -99,7 +99,7 @@ func verify(buf []byte) error {
 	return nil
 }
 
-// checksum is that of a copy with its checksum field taken as zero.
+// checksum returns the checksum of a copy with its checksum field taken as zero.
 func checksum(buf []byte) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	h.Write(buf[:offChecksum])
@@ -109,17 +109,17 @@ func checksum(buf []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// onlyVersionDamaged reports whether a copy of another version is one of ours in
-// whose version field bits have flipped: its checksum fits with the version put
-// right. It distinguishes damage from a LUKS1 header, or one to come, made
-// where an old second copy still lies.
+// onlyVersionDamaged reports whether a copy of another version is one of ours with
+// flipped bits in its version field: with the version corrected its checksum matches.
+// This distinguishes damage from a LUKS1 header, or a future one, that was made where an
+// old second copy still is.
 func onlyVersionDamaged(buf []byte) bool {
 	fixed := slices.Clone(buf)
 	binary.BigEndian.PutUint16(fixed[offVersion:], version)
 	return verify(fixed) == nil
 }
 
-// parseBinary validates the content of a binary header whose checksum fits.
+// parseBinary validates the content of a binary header whose checksum matches.
 func parseBinary(bin []byte) (binaryHeader, error) {
 	h := binaryHeader{
 		size:  int64(binary.BigEndian.Uint64(bin[offSize:])),
@@ -151,8 +151,8 @@ func parseBinary(bin []byte) (binaryHeader, error) {
 	return h, nil
 }
 
-// textField is a field's text up to the zero byte; not ok without one, or with
-// something behind it.
+// textField returns a field's text up to the zero byte. It is not ok if there is none, or
+// if something follows it.
 func textField(field []byte) (string, bool) {
 	text, rest, found := bytes.Cut(field, []byte{0})
 	return string(text), found && blank.Zero(rest)
@@ -182,7 +182,7 @@ func validUUID(s string) bool {
 	return true
 }
 
-// encodeCopy builds one copy whole, checksum included.
+// encodeCopy builds one whole copy, including the checksum.
 func encodeCopy(h binaryHeader, text []byte, secondary bool) []byte {
 	buf := make([]byte, h.size)
 	copy(buf[offMagic:], magicOf(secondary))

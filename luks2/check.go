@@ -7,31 +7,31 @@ import (
 	"io"
 )
 
-// Report is the verdict over a header that is valid.
+// Report is the result of checking a valid header.
 type Report struct {
 	Header *Header
 	Copies Copies
-	// Problems are what is wrong without making the header unusable: a copy to
-	// be repaired, copies in conflict. One sentence each.
+	// Problems are faults that do not make the header unusable, such as a copy to be
+	// repaired or copies in conflict. Each is one sentence.
 	Problems []string
 }
 
-// Check validates any LUKS2 header, cryptsetup's too, by the specification. size
-// is that of the device or file in bytes; dataSize that of the device with the
-// data, negative where it is not known (a detached header, a backup file).
-// Mandatory requirements are reported, not checked. Report.Header is nil with an
-// error; Report.Copies is filled in all the same. Errors as [Read]; an
-// *InvalidError names the first rule that is broken.
+// Check validates any LUKS2 header, including cryptsetup's, by the specification. size is
+// that of the device or file in bytes. dataSize is that of the device with the data,
+// negative if it is not known (a detached header, a backup file). Mandatory requirements
+// are reported, not checked. With an error Report.Header is nil, but Report.Copies is
+// still filled in. Errors are as for [Read]; an *InvalidError names the first broken
+// rule.
 func Check(r io.ReaderAt, size, dataSize int64) (*Report, error) {
 	return check(r, place{size: size, kind: anywhere, data: dataSize})
 }
 
-// CheckForeign is Check for headers of other programs, no stricter than cryptsetup
-// where that takes more than the specification says: key derivations that it does not
-// know, parameters that another one left, segments larger than any device, alignments
-// that dm-crypt would refuse. Texts that are no JSON, or that two readers may
-// understand in two ways, are refused all the same. Numbers that no device has are not
-// in Report.Header as they are in the header.
+// CheckForeign is Check for headers of other programs. It is no stricter than cryptsetup
+// where cryptsetup accepts more than the specification says: key derivations that it does
+// not know, parameters that another program left, segments larger than any device,
+// alignments that dm-crypt would refuse. Texts that are not JSON, or that two readers may
+// understand in two ways, are still refused. Numbers larger than any device differ in
+// Report.Header from those in the header.
 func CheckForeign(r io.ReaderAt, size, dataSize int64) (*Report, error) {
 	return check(r, place{size: size, kind: foreign, data: dataSize})
 }

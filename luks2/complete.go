@@ -14,21 +14,21 @@ import (
 type Completed struct {
 	// Image is both copies, whole.
 	Image []byte
-	// Checksummed: the checksum that one of the copies carries fits the result, so
-	// that it is what was written once. Without it both copies agree in all but
+	// Checksummed means that the checksum in one of the copies matches the result, so
+	// that it is what was once written. Otherwise both copies agree in everything but
 	// their checksums, and the caller has to prove the result.
 	Checksummed bool
-	// secondary: the second copy's checksum fits; it is then written last.
+	// secondary means that the second copy's checksum matches; it is then written last.
 	secondary bool
 }
 
-// Complete puts a header together where neither copy can serve and each has what
-// the other has lost: a binary header here and the text there, or texts that are
-// damaged in different places. Nothing is written. Whether something else was made
-// over the header is for the caller to decide. It is nil where a copy can serve.
+// Complete assembles a header if neither copy can be used and each has what the other has
+// lost: a binary header in one and the text in the other, or texts that are damaged in
+// different places. Nothing is written. Whether something else was made over the header
+// is for the caller to decide. The result is nil if a copy can be used.
 //
-// Errors: that of [Read] where the copies do not complete each other, or were
-// written as they are, or the device's own, wrapped.
+// Errors: that of [Read] if the copies do not complete each other, or were written as
+// they are, or the device's own, wrapped.
 func Complete(r io.ReaderAt, size int64) (*Completed, error) {
 	s := scan(r, place{size: size, kind: anywhere, data: -1})
 	damaged := (*DamagedError)(nil)
@@ -54,9 +54,9 @@ func Complete(r io.ReaderAt, size int64) (*Completed, error) {
 	return nil, s.err
 }
 
-// Write writes both copies, the one whose checksum proves them last. Each sector
-// is at any time as it was or as it should be: wherever the write is cut off, the
-// copies still complete each other.
+// Write writes both copies, the one whose checksum proves them last. At any time each
+// sector is as it was or as it should be: wherever the write is interrupted, the copies
+// still complete each other.
 func (c *Completed) Write(dev Device) error {
 	if err := flush(dev); err != nil {
 		return err
@@ -77,8 +77,8 @@ func (c *Completed) Write(dev Device) error {
 	return nil
 }
 
-// copySizes are the sizes that the copies may have by what is left of them, the
-// likeliest first.
+// copySizes returns the sizes that the copies may have, according to what is left of
+// them, the most likely first.
 func copySizes(r io.ReaderAt, size int64) []int64 {
 	d := &devReader{r: r, size: size}
 	var sizes []int64
@@ -104,7 +104,7 @@ func copySizes(r io.ReaderAt, size int64) []int64 {
 	return sizes
 }
 
-// complete makes both copies of what is left of them; nil where that is not enough.
+// complete makes both copies from what is left of them; nil if that is not enough.
 func complete(first, second []byte) *Completed {
 	raw, bodies := [2][]byte{first, second}, [2][]byte{body(first), body(second)}
 	var found *Completed
@@ -123,8 +123,8 @@ func complete(first, second []byte) *Completed {
 	return found
 }
 
-// body is what the two copies of a header have in common: what is the same in all
-// headers is put right, and what each copy has for itself is left out.
+// body returns what the two copies of a header have in common: what is the same in all
+// headers is corrected, and what is specific to each copy is left out.
 func body(raw []byte) []byte {
 	b := slices.Clone(raw)
 	copy(b, magicPrimary)
@@ -136,7 +136,7 @@ func body(raw []byte) []byte {
 	return b
 }
 
-// withChecksum is the copy that a body makes with the salt that raw has.
+// withChecksum returns the copy that a body makes with the salt in raw.
 func withChecksum(body, raw []byte, secondary bool) []byte {
 	b := slices.Clone(body)
 	copy(b, magicOf(secondary))
@@ -149,16 +149,16 @@ func withChecksum(body, raw []byte, secondary bool) []byte {
 	return b
 }
 
-// searchBytes bounds what is hashed in search of what fits a checksum, in bytes:
-// a second or two on a slow board.
+// searchBytes limits how many bytes are hashed in search of a match for a checksum: a
+// second or two on a slow board.
 const searchBytes = 16 << 20
 
-// search takes each run of bytes in which two bodies differ from the one or the
-// other, until the copy fits the checksum that raw has; nil where none does.
+// search takes each run of bytes in which two bodies differ from one or the other, until
+// the copy matches the checksum in raw; nil if none does.
 func search(own, other, raw []byte, secondary bool) []byte {
 	tried := -1
-	// Damage is a run; where the bytes that were lost are there by chance, or both
-	// copies are damaged within a sector, it is not one.
+	// Damage is a run, except if the lost bytes are there by chance, or if both copies
+	// are damaged within a sector.
 	for _, gap := range []int{sectorSize, 32, 1} {
 		runs := differences(own, other, gap)
 		if len(runs) == tried || len(runs) > 20 || len(own)<<len(runs) > searchBytes {
@@ -181,8 +181,8 @@ func search(own, other, raw []byte, secondary bool) []byte {
 	return nil
 }
 
-// differences are the runs, from and to, in which two bodies differ, joined where
-// less than gap bytes lie between them.
+// differences returns the runs, from and to, in which two bodies differ. Runs less than
+// gap bytes apart are joined.
 func differences(a, b []byte, gap int) [][2]int {
 	var runs [][2]int
 	for i := range a {

@@ -11,7 +11,7 @@ import (
 	"imxcrypt/internal/crashtest"
 )
 
-// damages are what becomes of the two copies of a header; whole reports whether what
+// damages are kinds of damage to the two copies of a header; whole reports whether what
 // is left completes the header.
 func damages() map[string]struct {
 	do    func(im *crashtest.Image, size int64)
@@ -113,7 +113,7 @@ func TestTwoDamagedCopiesCompleteEachOther(t *testing.T) {
 				t.Fatal("written by looking")
 			}
 			if !c.whole {
-				// Two texts with the same wrong byte are what both copies say.
+				// If both texts have the same wrong byte, that is what both copies say.
 				if done != nil && done.Checksummed || done == nil && err == nil {
 					t.Fatalf("completed: %v", err)
 				}
@@ -136,7 +136,7 @@ func TestTwoDamagedCopiesCompleteEachOther(t *testing.T) {
 	}
 }
 
-// A header that can serve is not completed, and what was written on purpose is not
+// A header that can be used is not completed, and what was written on purpose is not
 // guessed at.
 func TestCompletingLeavesAloneWhatIsNotDamage(t *testing.T) {
 	t.Parallel()
@@ -144,7 +144,7 @@ func TestCompletingLeavesAloneWhatIsNotDamage(t *testing.T) {
 	if done, err := Complete(im, im.Size()); done != nil || err != nil {
 		t.Fatalf("a sound header: %v", err)
 	}
-	// A checksum that fits, and text that is no header's.
+	// A matching checksum, but the text is not a header's.
 	h, _, err := Read(im, im.Size())
 	if err != nil {
 		t.Fatal(err)
@@ -161,8 +161,8 @@ func TestCompletingLeavesAloneWhatIsNotDamage(t *testing.T) {
 	}
 }
 
-// Wherever the power goes while a completed header is written, and once more: what
-// is there is the header, or completes it.
+// Wherever power is cut while a completed header is written, and once more: what is there
+// is the header, or completes it.
 func TestEveryPowerCutOfCompleting(t *testing.T) {
 	t.Parallel()
 	states := 0

@@ -12,18 +12,18 @@ import (
 	"imxcrypt/internal/crashtest"
 )
 
-// crashOptions: 32 sectors of a copy by prefixes, losses, survivors and tears,
-// and random subsets; all subsets where ten sectors or fewer differ.
+// crashOptions covers 32 sectors of a copy by prefixes, losses, survivors and tears, and
+// random subsets; all subsets if ten sectors or fewer differ.
 var crashOptions = crashtest.Options{Random: 64, Seed: 2, Limit: 256}
 
-// soak makes the long tests run whole: the environment says so.
+// soak makes the long tests run in full; the environment sets it.
 var soak = os.Getenv("IMXCRYPT_SOAK") != ""
 
-// secondCutSlice: without soak, one state in so many is cut a second time.
+// secondCutSlice says, without soak, of how many states one is cut a second time.
 const secondCutSlice = 16
 
-// changed is the header after a change that touches every part of it: most
-// sectors of the text differ.
+// changed returns the header after a change that touches every part of it: most sectors
+// of the text differ.
 func changed(t testing.TB, h *Header) *Header {
 	t.Helper()
 	c := h.Clone()
@@ -44,7 +44,7 @@ func filler(n int) string {
 	return string(b)
 }
 
-// phase says which of the two contents a header has.
+// phase returns which of the two contents a header has.
 func phase(t *testing.T, h *Header) string {
 	t.Helper()
 	var v struct {
@@ -56,23 +56,23 @@ func phase(t *testing.T, h *Header) string {
 	return v.Phase
 }
 
-// oldDisk is a disk with a header, written through the disk so that its state
-// is an image.
+// oldDisk returns a disk with a header, written through the disk so that its state is an
+// image.
 func oldDisk(t testing.TB, h *Header) *crashtest.Image {
 	t.Helper()
 	im := crashtest.NewImage(testSize)
 	if err := h.Format(im); err != nil {
 		t.Fatal(err)
 	}
-	// So that "older" really is: the number moves on.
+	// Increase the number, so that "older" really is older.
 	if err := h.Write(im); err != nil {
 		t.Fatal(err)
 	}
 	return im
 }
 
-// mustRead demands the old or the new header, and the new one where only that
-// is left. It returns which.
+// mustRead requires the old or the new header, and the new one if only that is left. It
+// returns which.
 func mustRead(t *testing.T, s *crashtest.State, im *crashtest.Image, oldSeq uint64) string {
 	t.Helper()
 	h, copies, err := Read(im, im.Size())
@@ -116,8 +116,8 @@ func TestPowerLossWhileFormatting(t *testing.T) {
 				}
 				continue
 			}
-			// Otherwise it is nothing yet, which is recognised, and formatting
-			// again succeeds.
+			// Otherwise there is nothing yet. That is recognized, and formatting again
+			// succeeds.
 			var damaged *DamagedError
 			if !errors.Is(err, ErrNotLUKS) && !errors.As(err, &damaged) {
 				t.Fatalf("%v: %v", s, err)
@@ -183,8 +183,8 @@ func TestPowerLossWhileWriting(t *testing.T) {
 	}
 }
 
-// secondCut lets the next run repair what the first cut left, or write over it,
-// and cuts it again; it returns the number of states.
+// secondCut lets the next run repair or overwrite what the first cut left, and cuts it
+// again. It returns the number of states.
 func secondCut(t *testing.T, s *crashtest.State, d *crashtest.Disk, oldSeq uint64) int {
 	t.Helper()
 	im := s.Image(d)
@@ -241,9 +241,8 @@ func TestPowerLossWhileRestoring(t *testing.T) {
 	}
 }
 
-// TestWithoutRepairingFirstASecondCutLosesBoth is why step 2 of the protocol is
-// there: with one copy damaged, writing the second copy at once overwrites the
-// only good one.
+// TestWithoutRepairingFirstASecondCutLosesBoth shows why step 2 of the protocol exists:
+// with one copy damaged, writing the second copy at once overwrites the only good one.
 func TestWithoutRepairingFirstASecondCutLosesBoth(t *testing.T) {
 	t.Parallel()
 	h := newHeader(t)
@@ -304,8 +303,8 @@ func fill(t *testing.T, im *crashtest.Image, off, n int64, v byte) {
 
 func wipe(t *testing.T, im *crashtest.Image, off, n int64) { t.Helper(); fill(t, im, off, n, 0) }
 
-// makeOlder puts the previous generation of the header in the place of one
-// copy, as an interrupted write leaves it.
+// makeOlder replaces one copy with the previous generation of the header, as an
+// interrupted write leaves it.
 func makeOlder(t *testing.T, im *crashtest.Image, h *Header, off int64) {
 	t.Helper()
 	old := h.Clone()

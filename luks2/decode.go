@@ -9,8 +9,8 @@ import (
 	"strconv"
 )
 
-// parseArea parses a whole JSON area. As cryptsetup demands: the text begins at
-// the first byte, a zero byte ends it, and nothing but zeros follows.
+// parseArea parses a whole JSON area. As in cryptsetup, the text must begin at the first
+// byte, a zero byte must end it, and only zeros may follow.
 func parseArea(area []byte) (*jsonValue, error) {
 	if len(area) == 0 || area[0] != '{' {
 		return nil, invalid(RuleJSONStart, `the JSON area does not begin with "{"`)
@@ -29,8 +29,8 @@ func parseArea(area []byte) (*jsonValue, error) {
 	return root, nil
 }
 
-// zeros is how many zero bytes b begins with. Blocks are compared, since most of
-// an area is zeros.
+// zeros returns how many zero bytes b begins with. It compares blocks, since most of an
+// area is zeros.
 func zeros(b []byte) int {
 	var zero [256]byte
 	n := 0
@@ -50,7 +50,7 @@ type section struct {
 	used map[string]bool
 }
 
-// newSection demands that v is an object.
+// newSection requires that v is an object.
 func newSection(path string, v *jsonValue) (*section, error) {
 	if v == nil {
 		return nil, invalid(RuleMember, "%s is missing", path)
@@ -61,7 +61,7 @@ func newSection(path string, v *jsonValue) (*section, error) {
 	return &section{path: path, v: v, used: map[string]bool{}}, nil
 }
 
-// member is the member of that name and type; it counts as known from then on.
+// member returns the member of that name and type, which counts as known from then on.
 func (s *section) member(name string, kind jsonKind) (*jsonValue, error) {
 	s.used[name] = true
 	v := s.v.get(name)
@@ -76,7 +76,7 @@ func (s *section) member(name string, kind jsonKind) (*jsonValue, error) {
 
 func (s *section) has(name string) bool { return s.v.get(name) != nil }
 
-// string is a text, which is never empty in a header.
+// string returns a text, which is never empty in a header.
 func (s *section) string(name string) (string, error) {
 	v, err := s.member(name, jsonString)
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *section) object(name string) (*section, error) {
 	return newSection(s.path+"."+name, v)
 }
 
-// strings is a list of strings; nil when empty.
+// strings returns a list of strings; nil if it is empty.
 func (s *section) strings(name string) ([]string, error) {
 	v, err := s.member(name, jsonArray)
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *section) strings(name string) ([]string, error) {
 	return list, nil
 }
 
-// uint32 is a JSON number without fraction and exponent.
+// uint32 returns a JSON number without fraction and exponent.
 func (s *section) uint32(name string) (uint32, error) {
 	v, err := s.member(name, jsonNumber)
 	if err != nil {
@@ -125,7 +125,7 @@ func (s *section) uint32(name string) (uint32, error) {
 	return uint32(n), nil
 }
 
-// decimal is a number of 64 bits in a string, without sign or leading zeros.
+// decimal returns a number of 64 bits from a string, without sign or leading zeros.
 func (s *section) decimal(name string) (uint64, error) {
 	text, err := s.string(name)
 	if err != nil {
@@ -141,7 +141,7 @@ func (s *section) decimal(name string) (uint64, error) {
 	return n, nil
 }
 
-// bytes is a decimal that counts bytes of a device: what int64 holds.
+// bytes returns a decimal that counts bytes of a device: it must fit int64.
 func (s *section) bytes(name string) (int64, error) {
 	n, err := s.decimal(name)
 	if err != nil {
@@ -153,8 +153,8 @@ func (s *section) bytes(name string) (int64, error) {
 	return int64(n), nil
 }
 
-// segmentBytes is bytes; a foreign number that is larger than any device is cut to
-// the largest.
+// segmentBytes is bytes, except that a foreign number larger than any device is reduced
+// to the largest.
 func (d *decoder) segmentBytes(s *section, name string) (int64, error) {
 	if d.at.kind != foreign {
 		return s.bytes(name)
@@ -210,8 +210,7 @@ func plainDecimal(s string) bool {
 	return true
 }
 
-// decodeMetadata turns an area's text into Metadata, and checks everything
-// that it says. jsonArea is the area's size by the binary header.
+// decodeMetadata turns an area's text into Metadata, and checks everything that it says.
 func decodeMetadata(area []byte, at place) (*Metadata, error) {
 	root, err := parseArea(area)
 	if err != nil {
@@ -251,7 +250,7 @@ func decodeMetadata(area []byte, at place) (*Metadata, error) {
 	return d.md, nil
 }
 
-// decoder carries what the sections need of each other.
+// decoder holds what the sections need from each other.
 type decoder struct {
 	at       place
 	jsonArea int64
@@ -316,7 +315,8 @@ func (d *decoder) tokens(s *section) error {
 		if t.Keyslots, err = d.references(s, "keyslots"); err != nil {
 			return err
 		}
-		// cryptsetup's own type; all others belong to those who made them.
+		// luks2-keyring is cryptsetup's own type; all other types are left to the
+		// programs that made them.
 		t.Extra = s.extra()
 		if t.Type == "luks2-keyring" && d.at.kind != foreign {
 			if _, err := s.string("key_description"); err != nil {
@@ -352,7 +352,7 @@ func (d *decoder) digests(s *section) error {
 	})
 }
 
-// references is a list of names of keyslots or segments, each of which exists.
+// references returns a list of names of keyslots or segments, each of which must exist.
 func (d *decoder) references(s *section, name string) ([]string, error) {
 	list, err := s.strings(name)
 	if err != nil {
@@ -393,8 +393,8 @@ func (d *decoder) segments(s *section) error {
 	})
 }
 
-// segment decodes a segment. Of a foreign one that is larger than any device, the
-// size is cut.
+// segment decodes a segment. If a foreign one is larger than any device, its size is
+// reduced.
 func (d *decoder) segment(s *section) (Segment, error) {
 	var g Segment
 	var err error
@@ -419,7 +419,7 @@ func (d *decoder) segment(s *section) (Segment, error) {
 		}
 		if d.at.kind == foreign && g.Offset > math.MaxInt64-g.Size {
 			g.Size = (math.MaxInt64-g.Offset)&^(maxSector-1) + g.Size%maxSector
-			g.Size -= maxSector // the end is a number, too
+			g.Size -= maxSector // the end must be a number too
 		}
 		if g.Offset > math.MaxInt64-g.Size {
 			return g, invalid(RuleSegmentBounds, "%s ends beyond any device", s.path)
@@ -447,8 +447,8 @@ func (d *decoder) segment(s *section) (Segment, error) {
 	return g, nil
 }
 
-// decodeCrypt decodes what only crypt segments have, and returns the unit in
-// bytes that the segment must be aligned to.
+// crypt decodes what only crypt segments have, and returns the unit in bytes that the
+// segment must be aligned to.
 func (d *decoder) crypt(s *section, g *Segment) (int64, error) {
 	var err error
 	if g.IVTweak, err = s.decimal("iv_tweak"); err != nil {

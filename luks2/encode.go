@@ -11,9 +11,8 @@ import (
 	"strconv"
 )
 
-// appendValue writes a value in the one form this package writes: no white
-// space, members sorted by name, numbers as they were, and only those
-// characters escaped that must be.
+// appendValue writes a value in the one form this package writes: no white space, members
+// sorted by name, numbers as they were, and only those characters escaped that must be.
 func appendValue(out []byte, v *jsonValue) []byte {
 	switch v.kind {
 	case jsonNumber:
@@ -91,7 +90,7 @@ func (w *objectWriter) string(n, s string) {
 	w.out = appendString(w.out, s)
 }
 
-// decimal writes a number as the format wants its 64-bit numbers: as a string.
+// decimal writes a number as the format requires for 64-bit numbers: as a string.
 func (w *objectWriter) decimal(n string, v int64) { w.string(n, strconv.FormatInt(v, 10)) }
 
 func (w *objectWriter) strings(n string, list []string) {
@@ -146,7 +145,7 @@ func objects[T any](w *objectWriter, n string, m map[string]T, write func(*objec
 	})
 }
 
-// encode is the JSON text of the metadata: the same for the same content.
+// encode returns the JSON text of the metadata: always the same for the same content.
 func (m *Metadata) encode(jsonArea int64) ([]byte, error) {
 	w := openObject(make([]byte, 0, 4096))
 	objects(w, "keyslots", m.Keyslots, func(w *objectWriter, k Members) { w.extra(k) })

@@ -9,7 +9,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// ErrNotLUKS is returned where neither copy shows a LUKS magic number.
+// ErrNotLUKS is returned if neither copy shows a LUKS magic number.
 var ErrNotLUKS error = notLUKS{}
 
 type notLUKS struct{}
@@ -20,8 +20,7 @@ func (notLUKS) FaultCode() fault.Code { return fault.NotProvisioned }
 // InvalidError says which rule of the format a header breaks.
 type InvalidError struct {
 	Rule Rule
-	// Detail names the object and the value, quoted where it comes from the
-	// disk.
+	// Detail names the object and the value, which is quoted if it comes from the disk.
 	Detail string
 }
 
@@ -37,13 +36,13 @@ func (e *InvalidError) FaultCode() fault.Code {
 	return fault.HeaderInvalid
 }
 
-// invalid is the one way to make an InvalidError.
+// invalid makes an InvalidError; nothing else does.
 func invalid(rule Rule, format string, args ...any) error {
 	return &InvalidError{Rule: rule, Detail: fmt.Sprintf(format, args...)}
 }
 
-// DamagedError says that there was a LUKS2 header and that neither copy can be
-// used any more.
+// DamagedError says that there was a LUKS2 header and that neither copy can be used any
+// more.
 type DamagedError struct {
 	Primary, Secondary error
 }
@@ -52,14 +51,13 @@ func (e *DamagedError) Error() string {
 	return fmt.Sprintf("both copies of the LUKS2 header are damaged: first: %v; second: %v", e.Primary, e.Secondary)
 }
 
-// Unwrap gives the reasons of both copies.
+// Unwrap returns the reasons for both copies.
 func (e *DamagedError) Unwrap() []error { return []error{e.Primary, e.Secondary} }
 
 // FaultCode makes DamagedError a fault.Coder.
 func (e *DamagedError) FaultCode() fault.Code { return fault.HeaderDamaged }
 
-// VersionError is returned for a LUKS header of another version: 1, or one to
-// come.
+// VersionError is returned for a LUKS header of another version: 1, or a future one.
 type VersionError struct{ Version uint16 }
 
 func (e *VersionError) Error() string {
@@ -69,8 +67,8 @@ func (e *VersionError) Error() string {
 // FaultCode makes VersionError a fault.Coder.
 func (e *VersionError) FaultCode() fault.Code { return fault.HeaderVersion }
 
-// RequirementError names the mandatory requirements of a header that its
-// reader does not know, and which therefore forbid to use it.
+// RequirementError names the mandatory requirements of a header that its reader does not
+// know, and which therefore forbid using it.
 type RequirementError struct{ Names []string }
 
 func (e *RequirementError) Error() string {
@@ -84,8 +82,8 @@ func (e *RequirementError) Error() string {
 // FaultCode makes RequirementError a fault.Coder.
 func (e *RequirementError) FaultCode() fault.Code { return fault.HeaderRequirement }
 
-// ConflictError says that the header on the device is no longer the one that
-// was read: somebody else wrote in between. Nothing has been written.
+// ConflictError says that the header on the device is no longer the one that was read:
+// something else wrote it in between. Nothing has been written.
 type ConflictError struct {
 	WantUUID, HaveUUID   string
 	WantSeqID, HaveSeqID uint64
@@ -101,9 +99,9 @@ func (e *ConflictError) Error() string {
 // FaultCode makes ConflictError a fault.Coder.
 func (e *ConflictError) FaultCode() fault.Code { return fault.HeaderMismatch }
 
-// ForeignError says that something else lies where the first copy should be
-// (as a rule a filesystem, made over the container), so that repairing it would
-// destroy that. Nothing has been written.
+// ForeignError says that something else is where the first copy should be, usually a
+// filesystem that was made over the container. Repairing the copy would destroy that.
+// Nothing has been written.
 type ForeignError struct{}
 
 func (e *ForeignError) Error() string {
@@ -113,10 +111,10 @@ func (e *ForeignError) Error() string {
 // FaultCode makes ForeignError a fault.Coder.
 func (e *ForeignError) FaultCode() fault.Code { return fault.HeaderCopyDamaged }
 
-// ExistsError says that Format found a LUKS header, or the remains of one.
-// Nothing has been written.
+// ExistsError says that Format found a LUKS header, or the remains of one. Nothing has
+// been written.
 type ExistsError struct {
-	// Err is what reading it gave; nil for a usable header.
+	// Err is the error from reading it; nil for a usable header.
 	Err error
 }
 
@@ -144,8 +142,8 @@ func (e *readError) Error() string {
 func (e *readError) Unwrap() error         { return e.err }
 func (e *readError) FaultCode() fault.Code { return fault.IOFailed }
 
-// writeError is an I/O error while writing. What lies on the device then is the
-// old or the new header.
+// writeError is an I/O error while writing. The device then holds the old or the new
+// header.
 type writeError struct {
 	what string
 	err  error

@@ -14,7 +14,7 @@ import (
 func TestMoreValuesThanAnyHeaderHas(t *testing.T) {
 	t.Parallel()
 	list := func(values int) []byte {
-		return []byte("[" + strings.Repeat("1,", values-2) + "1]") // the list is one itself
+		return []byte("[" + strings.Repeat("1,", values-2) + "1]") // the list is a value too
 	}
 	if _, _, err := parseJSON(list(maxJSONValues)); err != nil {
 		t.Errorf("%d values: %v", maxJSONValues, err)

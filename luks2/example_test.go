@@ -8,7 +8,7 @@ import (
 	"imxcrypt/luks2"
 )
 
-// A header is made in memory and counts once it is written.
+// A header is made in memory and takes effect when it is written.
 func ExampleNew() {
 	h, err := luks2.New(luks2.Options{UUID: "9f6f1c46-7a3c-4f7e-9d3b-0c1d2e3f4a5b", Label: "data", HeaderArea: 1 << 20})
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// Headers that cryptsetup takes, and reads well, though the specification is stricter:
-// the same kinds as among the valid images of its own test suite.
+// Headers that cryptsetup accepts, and reads correctly, although the specification is
+// stricter: the same kinds as among the valid images of its own test suite.
 func TestForeignHeadersAreCheckedAsCryptsetupDoes(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		from, old, new string
-		rule           Rule // that Check finds broken
+		rule           Rule // that Check reports as broken
 		valid          bool // for CheckForeign, as for cryptsetup
 	}{
 		"a key derivation that is not known":   {"argon2id", `"type":"argon2id"`, `"type":"argon2"`, RuleKeyslot, true},
@@ -51,7 +51,7 @@ func TestForeignHeadersAreCheckedAsCryptsetupDoes(t *testing.T) {
 	}
 }
 
-// The binary header, too: what cryptsetup does not look at.
+// The same for the binary header: what cryptsetup does not look at.
 func TestForeignBinaryHeadersAreCheckedAsCryptsetupDoes(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func([]byte){
@@ -72,7 +72,7 @@ func TestForeignBinaryHeadersAreCheckedAsCryptsetupDoes(t *testing.T) {
 	}
 }
 
-// What Check refuses, CheckForeign takes if cryptsetup does, but for texts that are no
+// What Check refuses, CheckForeign accepts if cryptsetup does, except texts that are not
 // JSON or that two readers may understand in two ways.
 func TestForeignHeadersMustBeJSONThatReadsOneWay(t *testing.T) {
 	t.Parallel()

@@ -12,12 +12,12 @@ import (
 	"testing"
 )
 
-// fuzzDevice is a small device: its size is given as larger than its bytes, so
-// that nothing need be allocated for what headers say of the rest.
+// fuzzDevice is a small device: its size is given as larger than its bytes, so that
+// nothing needs to be allocated for what headers say about the rest.
 const fuzzDevice = 64 << 20
 
-// sealed is a device whose two copies have that area, with right checksums.
-// second, where not nil, is the second copy's area.
+// sealed returns a device whose two copies have that area, with correct checksums.
+// second, if not nil, is the second copy's area.
 func sealed(area, second []byte, change func(buf []byte)) []byte {
 	data := make([]byte, 2*DefaultCopySize)
 	for i, text := range [][]byte{area, second} {
@@ -36,7 +36,7 @@ func sealed(area, second []byte, change func(buf []byte)) []byte {
 	return data
 }
 
-// invariants hold for any bytes.
+// checkInvariants checks what holds for any bytes.
 func checkInvariants(t *testing.T, data []byte) {
 	t.Helper()
 	r := bytes.NewReader(data)
@@ -61,11 +61,11 @@ func checkInvariants(t *testing.T, data []byte) {
 	if report.Header.CopySize() != DefaultCopySize || len(data) < 2*DefaultCopySize {
 		return
 	}
-	// What is taken can be repaired and written, and reads the same.
+	// What is accepted can be repaired and written, and reads the same.
 	m := newSparse(fuzzDevice)
 	copy(m.data, data)
 	if _, err := Repair(m); err != nil {
-		return // something else lies in the first copy's place
+		return // something else is in place of the first copy
 	}
 	after, err := Check(m, fuzzDevice, -1)
 	if err != nil || !after.Copies.Intact() {
@@ -76,7 +76,7 @@ func checkInvariants(t *testing.T, data []byte) {
 	}
 }
 
-// FuzzText has right checksums round any text.
+// FuzzText has correct checksums around any text.
 func FuzzText(f *testing.F) {
 	for _, tc := range invalidTexts {
 		f.Add([]byte(tc.text(f)))
@@ -93,8 +93,8 @@ func FuzzText(f *testing.F) {
 	})
 }
 
-// FuzzMetadata changes a valid header's JSON by its structure: a script of
-// changes, each of four bytes, is applied to one of the real texts.
+// FuzzMetadata changes a valid header's JSON through its structure: a script of changes,
+// each of four bytes, is applied to one of the real texts.
 func FuzzMetadata(f *testing.F) {
 	bases := []string{ourText(f), twoSegments(f)}
 	for _, tc := range realHeaders {
@@ -118,7 +118,7 @@ func FuzzMetadata(f *testing.F) {
 	})
 }
 
-// interesting are values at the borders of what the format allows.
+// interesting are values at the limits of what the format allows.
 var interesting = []string{
 	`"0"`, `"1"`, `"dynamic"`, `"512"`, `"4096"`, `"32768"`, `"1048576"`, `"2097152"`, `"16777216"`, `"67108864"`,
 	`"9223372036854775807"`, `"9223372036854775808"`, `"18446744073709551615"`, `"18446744073709551616"`, `"-1"`, `""`, `"00"`,
@@ -126,7 +126,7 @@ var interesting = []string{
 	`"crypt"`, `"linear"`, `"luks2"`, `"reencrypt"`, `"pbkdf2"`, `"raw"`, `["backup-final"]`, `"a b"`, `"ä"`,
 }
 
-// mutated is the text after a script of changes.
+// mutated returns the text after a script of changes.
 func mutated(t *testing.T, base string, script []byte) []byte {
 	t.Helper()
 	root, _, err := parseJSON([]byte(base))
@@ -145,7 +145,7 @@ func mutated(t *testing.T, base string, script []byte) []byte {
 	return appendValue(nil, root)
 }
 
-// containers are all objects and arrays of a tree.
+// containers returns all objects and arrays of a tree.
 func containers(v *jsonValue, list []*jsonValue) []*jsonValue {
 	if v.kind == jsonObject || v.kind == jsonArray {
 		list = append(list, v)
@@ -179,9 +179,9 @@ func change(c *jsonValue, kind byte, at int, value *jsonValue) {
 	switch kind % 6 {
 	case 0: // another value
 		c.members[at].value = value
-	case 1: // gone
+	case 1: // removed
 		c.members = slices.Delete(slices.Clone(c.members), at, at+1)
-	case 2: // twice
+	case 2: // duplicated
 		c.members = append(slices.Clone(c.members), c.members[at])
 	case 3: // under another name
 		c.members[at].name = strings.Trim(string(appendValue(nil, value)), `"`)
@@ -193,8 +193,8 @@ func change(c *jsonValue, kind byte, at int, value *jsonValue) {
 	}
 }
 
-// FuzzBinary changes the fields of the binary headers and puts the checksums
-// right, in the first copy, the second, or both.
+// FuzzBinary changes the fields of the binary headers and corrects the checksums, in the
+// first copy, the second, or both.
 func FuzzBinary(f *testing.F) {
 	text := []byte(ourText(f))
 	f.Add(uint16(offSize), uint64(16<<10), uint16(offSeqID), uint64(9), byte(3))
@@ -219,8 +219,8 @@ func FuzzBinary(f *testing.F) {
 	})
 }
 
-// FuzzJSON holds the parser to encoding/json: what it takes is JSON, and it
-// reads its own writing.
+// FuzzJSON compares the parser with encoding/json: what it accepts is JSON, and it reads
+// its own output.
 func FuzzJSON(f *testing.F) {
 	for _, s := range append(slices.Clone(interesting), `{"a":[1,{"b":null}],"c":"\ud83d\ude00\n"}`, `{"a":1,"a":2}`, `[1,]`, `"\u0000"`, `01`, `-`, `1.e1`) {
 		f.Add([]byte(s))

@@ -15,9 +15,8 @@ const (
 	DefaultHeaderArea = 1 << 20  // of both copies and the keyslots area
 )
 
-// Header is a LUKS2 header in memory. It has no connection to a device: what is
-// changed here counts once it is written. A Header must not be used by several
-// goroutines at once.
+// Header is a LUKS2 header in memory. It has no connection to a device: a change takes
+// effect when it is written. A Header must not be used by several goroutines at once.
 type Header struct {
 	// SeqID is the sequence number of the header as read or last written.
 	SeqID            uint64
@@ -28,26 +27,26 @@ type Header struct {
 	salts    [2][lenSalt]byte // of the first and second copy
 	copySize int64
 	kind     placeKind
-	data     int64 // size of the device a detached header belongs to; negative: not known
+	data     int64 // size of the device a detached header belongs to; negative: unknown
 }
 
 // Options are what New needs. The zero value of a size means its default.
 type Options struct {
-	UUID             string // obligatory, 8-4-4-4-12 hexadecimal digits
+	UUID             string // required, 8-4-4-4-12 hexadecimal digits
 	Label, Subsystem string // at most MaxLabel bytes, no zero byte
 	// HeaderArea is the size in bytes of both copies and the keyslots area
 	// together: a multiple of 4096.
 	HeaderArea int64
 	// CopySize is the size in bytes of one copy: 16 KiB, 32 KiB … 4 MiB.
 	CopySize int64
-	// Detached: the header lies apart from the data it describes, so segments
+	// Detached says that the header is separate from the data it describes, so segments
 	// may begin at 0.
 	Detached bool
 }
 
-// New makes a header without segments. It is not valid, and cannot be written,
-// before the caller has given it a segment, and each crypt segment a digest.
-// Errors are *InvalidError, or those of the system's random numbers.
+// New makes a header without segments. It is not valid, and cannot be written, until the
+// caller has given it a segment, and each crypt segment a digest. Errors are
+// *InvalidError, or those of the system's random numbers.
 func New(o Options) (*Header, error) {
 	if o.CopySize == 0 {
 		o.CopySize = DefaultCopySize
@@ -88,7 +87,7 @@ func newSalt(salt *[lenSalt]byte) error {
 	return nil
 }
 
-// checkFields validates the binary header's texts.
+// checkFields validates the texts of the binary header.
 func (h *Header) checkFields() error {
 	for _, f := range []struct{ name, text string }{{"label", h.Label}, {"subsystem", h.Subsystem}} {
 		if len(f.text) > MaxLabel || strings.ContainsRune(f.text, 0) {
@@ -101,39 +100,38 @@ func (h *Header) checkFields() error {
 	return nil
 }
 
-// CopySize is the size in bytes of one copy.
+// CopySize returns the size in bytes of one copy.
 func (h *Header) CopySize() int64 { return h.copySize }
 
-// Area is the size in bytes of both copies and the keyslots area: the first
-// byte that data may have on a device that holds its own header.
+// Area returns the size in bytes of both copies and the keyslots area: the first byte
+// that data may have on a device that holds its own header.
 func (h *Header) Area() int64 { return 2*h.copySize + h.Metadata.Config.KeyslotsSize }
 
-// KeyslotsArea is the run behind the copies, in bytes: the header's own place
-// for binary data.
+// KeyslotsArea returns the range behind the copies, in bytes: the header's own place for
+// binary data.
 func (h *Header) KeyslotsArea() (offset, size int64) {
 	return 2 * h.copySize, h.Metadata.Config.KeyslotsSize
 }
 
-// Detached reports whether the header lies apart from its data.
+// Detached reports whether the header is separate from its data.
 func (h *Header) Detached() bool { return h.kind == detached }
 
-// Clone is a deep copy, for changes that may be given up.
+// Clone returns a deep copy, for changes that may be discarded.
 func (h *Header) Clone() *Header {
 	c := *h
 	c.Metadata = h.Metadata.Clone()
 	return &c
 }
 
-// Validate checks the header as it would be written. size is that of what will
-// hold it, in bytes. Errors are *InvalidError.
+// Validate checks the header as it would be written. size is that of what will hold it,
+// in bytes. Errors are *InvalidError.
 func (h *Header) Validate(size int64) error {
 	_, err := h.encode(h.place(size))
 	return err
 }
 
-// CheckData checks whether the segments lie inside a device of that many bytes:
-// for a detached header, whose reader did not know it. Errors are
-// *InvalidError.
+// CheckData checks whether the segments are inside a device of size bytes. It is for a
+// detached header, whose reader did not know that size. Errors are *InvalidError.
 func (h *Header) CheckData(size int64) error {
 	var last interval
 	for _, id := range h.Metadata.SegmentIDs() {
@@ -145,8 +143,8 @@ func (h *Header) CheckData(size int64) error {
 	return checkBounds(last, size)
 }
 
-// encode gives the JSON text after checking it as a reader would: what we
-// would refuse to read is not written.
+// encode returns the JSON text after checking it as a reader would: what would be refused
+// when read is not written.
 func (h *Header) encode(at place) ([]byte, error) {
 	if err := h.checkFields(); err != nil {
 		return nil, err
@@ -166,7 +164,7 @@ func (h *Header) encode(at place) ([]byte, error) {
 	return text, nil
 }
 
-// place is where the header is, or goes to.
+// place returns where the header is, or is to be written.
 func (h *Header) place(size int64) place {
 	p := place{size: size, kind: h.kind, data: h.data}
 	if h.kind == attached {
@@ -175,7 +173,7 @@ func (h *Header) place(size int64) place {
 	return p
 }
 
-// binary is the binary header of one copy.
+// binary returns the binary header of one copy.
 func (h *Header) binary(secondary bool) binaryHeader {
 	b := binaryHeader{size: h.copySize, seqID: h.SeqID, label: h.Label, subsystem: h.Subsystem, uuid: h.UUID, salt: h.salts[0]}
 	if secondary {
@@ -184,8 +182,8 @@ func (h *Header) binary(secondary bool) binaryHeader {
 	return b
 }
 
-// Image is the whole header area as bytes, with a keyslots area of zeros: what
-// a new file with a detached header, or a backup, holds. A header without a
+// Image returns the whole header area as bytes, with a keyslots area of zeros: the
+// content of a new file with a detached header, or of a backup. A header without a
 // sequence number gets the first one.
 func (h *Header) Image() ([]byte, error) {
 	if h.SeqID == 0 {
@@ -206,15 +204,15 @@ func (h *Header) Requires(name string) bool {
 	return slices.Contains(h.Metadata.Config.Mandatory, name)
 }
 
-// Require adds a mandatory requirement: readers that do not know it leave the
-// volume alone.
+// Require adds a mandatory requirement: readers that do not know it leave the volume
+// alone.
 func (h *Header) Require(name string) {
 	if !h.Requires(name) {
 		h.Metadata.Config.Mandatory = append(h.Metadata.Config.Mandatory, name)
 	}
 }
 
-// Unrequire takes a mandatory requirement away.
+// Unrequire removes a mandatory requirement.
 func (h *Header) Unrequire(name string) {
 	h.Metadata.Config.Mandatory = slices.DeleteFunc(slices.Clone(h.Metadata.Config.Mandatory), func(n string) bool { return n == name })
 	if len(h.Metadata.Config.Mandatory) == 0 {
@@ -222,9 +220,8 @@ func (h *Header) Unrequire(name string) {
 	}
 }
 
-// CheckRequirements returns a *RequirementError with those mandatory
-// requirements that are not among the known ones. A header with one of those
-// must not be used.
+// CheckRequirements returns a *RequirementError with the mandatory requirements that are
+// not among the known ones. A header with such a requirement must not be used.
 func (h *Header) CheckRequirements(known ...string) error {
 	var unknown []string
 	for _, n := range h.Metadata.Config.Mandatory {

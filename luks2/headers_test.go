@@ -25,7 +25,7 @@ var realHeaders = []struct {
 	tokens   int
 	segments int
 	requires []string
-	sector   int // of segment 0; 0 where it is linear
+	sector   int // of segment 0; 0 if it is linear
 }{
 	{name: "argon2id", keyslots: 1, segments: 1, sector: 4096},
 	{name: "sector-512-labelled", label: "my label", keyslots: 1, segments: 1, sector: 512},
@@ -43,7 +43,7 @@ var realHeaders = []struct {
 	{name: "decrypt-detached", size: 16 << 20, detached: true, keyslots: 2, segments: 3, requires: []string{"online-reencrypt-v2"}, sector: 4096},
 }
 
-// realHeader is the start of such a device.
+// realHeader returns the start of such a device.
 func realHeader(t testing.TB, name string) []byte {
 	t.Helper()
 	f, err := os.Open(filepath.Join("testdata", "cryptsetup-2.6.1", name+".gz"))
@@ -107,8 +107,8 @@ func TestHeadersOfCryptsetupAreValid(t *testing.T) {
 	}
 }
 
-// rewritten demands that a header keeps its content over a rewrite, in a form
-// that does not change any more.
+// rewritten requires that a header keeps its content when it is rewritten, in a form that
+// does not change any more.
 func rewritten(t testing.TB, h *Header) {
 	t.Helper()
 	text, err := h.Metadata.encode(h.copySize - binarySize)
@@ -141,8 +141,7 @@ func TestALUKS1HeaderIsNamed(t *testing.T) {
 	}
 }
 
-// TestForeignMembersAreKept: members this package knows nothing about go
-// through a rewrite.
+// TestForeignMembersAreKept checks that unknown members survive a rewrite.
 func TestForeignMembersAreKept(t *testing.T) {
 	t.Parallel()
 	data := realHeader(t, "keyslots-and-tokens")

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// program is one of the programs that `make setup` installs. A missing one is
-// a failure: what these tests show cannot be shown without.
+// program returns one of the programs that `make setup` installs. A missing one is a
+// failure: these tests prove nothing without it.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin"} {
@@ -38,8 +38,8 @@ func run(t *testing.T, name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// imageFile is a sparse file of the memory's size with its first 8 MiB, which
-// is where headers are.
+// imageFile returns a sparse file of the memory's size with its first 8 MiB, which is
+// where headers are.
 func imageFile(t *testing.T, m *memory) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
@@ -148,7 +148,8 @@ func dynamic(h *Header) {
 	h.Metadata.Segments["0"] = s
 }
 
-// rotating has the head of the volume moved down by a zone under a new key.
+// rotating gives h the state in which a zone at the start of the volume has been moved
+// down under a new key.
 func rotating(h *Header) {
 	a, b := h.Metadata.Segments["0"], h.Metadata.Segments["0"]
 	a.Offset, a.Size = 1<<20, 2<<20
@@ -160,8 +161,8 @@ func rotating(h *Header) {
 	h.Require("imxcrypt-rotate-v1")
 }
 
-// TestCryptsetupTakesTheCopyWeTake: of two copies that differ, or one damaged,
-// the other program and this package choose the same.
+// TestCryptsetupTakesTheCopyWeTake checks that cryptsetup and this package choose the
+// same one of two copies that differ, or of which one is damaged.
 func TestCryptsetupTakesTheCopyWeTake(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -209,7 +210,7 @@ func TestCryptsetupTakesTheCopyWeTake(t *testing.T) {
 	}
 }
 
-// putCopy writes one copy with that header and number.
+// putCopy writes one copy with the given header and number.
 func putCopy(t *testing.T, m *memory, h *Header, seq uint64, secondary bool) {
 	t.Helper()
 	c := h.Clone()
@@ -227,8 +228,8 @@ func putCopy(t *testing.T, m *memory, h *Header, seq uint64, secondary bool) {
 	}
 }
 
-// TestCryptsetupOnInvalidHeaders: what we take cryptsetup takes, and where it
-// is laxer than we are, that is known and written down in the table.
+// TestCryptsetupOnInvalidHeaders checks that cryptsetup accepts what we accept, and that
+// the table records where it is laxer than we are.
 func TestCryptsetupOnInvalidHeaders(t *testing.T) {
 	t.Parallel()
 	versionIs261 := strings.HasPrefix(mustRun(t, "cryptsetup", "--version"), "cryptsetup 2.6.1")

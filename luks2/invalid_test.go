@@ -11,8 +11,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// build is a device whose two copies have that text, and a binary header
-// changed by change, with right checksums all the same.
+// build returns a device whose two copies have that text and a binary header changed by
+// change, but correct checksums.
 func build(t testing.TB, text string, change func(buf []byte)) *memory {
 	t.Helper()
 	return buildWithTail(t, append([]byte(text), 0), change)
@@ -42,8 +42,8 @@ func buildWithTail(t testing.TB, area []byte, change func(buf []byte)) *memory {
 	return m
 }
 
-// ourText is the text of a header of ours, reencryptText that of cryptsetup's
-// richest one.
+// ourText is the text of a header of ours, reencryptText that of cryptsetup's richest
+// one.
 func ourText(t testing.TB) string {
 	t.Helper()
 	h := newHeader(t)
@@ -60,17 +60,17 @@ func realText(t testing.TB, name string) string {
 	return text
 }
 
-// laxity is what cryptsetup 2.6.1 does with what we refuse.
+// laxity is what cryptsetup 2.6.1 does with a header that we refuse.
 type laxity bool
 
 const (
 	both laxity = false // refuses it too
-	lax  laxity = true  // takes it
+	lax  laxity = true  // accepts it
 )
 
 type invalidText struct {
 	name     string
-	from     string // which text: "", ours, or a real header's name
+	from     string // which text: "" for ours, or a real header's name
 	old, new string
 	rule     Rule
 	laxity   laxity
@@ -209,7 +209,7 @@ var invalidTexts = []invalidText{
 	{"datashift of no sectors", "encrypt-datashift", `"shift_size":"16777216"`, `"shift_size":"16777217"`, RuleArea, both},
 }
 
-// text is the invalid one.
+// text returns the invalid text.
 func (tc invalidText) text(t testing.TB) string {
 	t.Helper()
 	base := ""
@@ -227,8 +227,7 @@ func (tc invalidText) text(t testing.TB) string {
 	return strings.Replace(base, tc.old, tc.new, 1)
 }
 
-// twoSegments is a valid header's text with a second segment right behind the
-// first.
+// twoSegments returns a valid header's text with a second segment right behind the first.
 func twoSegments(t testing.TB) string {
 	t.Helper()
 	h := newHeader(t)

@@ -8,9 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of the JSON text, so that memory stays bounded whatever the bytes say
-// (some 5 MB in the worst case, besides the text). Real headers have some
-// hundred values and a depth of 5; the depth is json-c's own limit.
+// Bounds of the JSON text, so that memory stays bounded whatever the bytes say (about 5
+// MB in the worst case, besides the text). Real headers have a few hundred values and a
+// depth of 5; the depth limit is json-c's own.
 const (
 	maxJSONDepth  = 32
 	maxJSONValues = 1 << 15
@@ -33,12 +33,11 @@ func (k jsonKind) String() string {
 	return [...]string{"null", "false", "true", "number", "string", "array", "object"}[k]
 }
 
-// jsonValue is a parsed value. encoding/json is not used for parsing: it takes
-// the last of duplicate members, matches names without regard to case and
-// replaces broken UTF-8.
+// jsonValue is a parsed value. encoding/json is not used for parsing: it takes the last
+// of duplicate members, matches names without regard to case and replaces invalid UTF-8.
 type jsonValue struct {
 	kind    jsonKind
-	text    string // of a string, decoded; of a number, as it stands
+	text    string // of a string, decoded; of a number, as written
 	items   []*jsonValue
 	members []jsonMember // in the order of the text
 }
@@ -48,7 +47,7 @@ type jsonMember struct {
 	value *jsonValue
 }
 
-// get is the member of that name, nil if there is none.
+// get returns the member of that name, or nil if there is none.
 func (v *jsonValue) get(name string) *jsonValue {
 	for i := range v.members {
 		if v.members[i].name == name {

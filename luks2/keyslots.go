@@ -7,8 +7,8 @@ import (
 	"math"
 )
 
-// keyslots validates cryptsetup's keyslots: our volumes have none, but `header
-// check` checks any header. Types not known are held to what all types share.
+// keyslots validates cryptsetup's keyslots: our volumes have none, but `header check`
+// checks any header. Unknown types must follow the rules that all types share.
 func (d *decoder) keyslots(s *section) error {
 	return s.each(func(id string, s *section) error {
 		typ, err := s.string("type")
@@ -54,8 +54,7 @@ func (d *decoder) keyslots(s *section) error {
 	})
 }
 
-// area notes a keyslot's area, for the comparison of all of them, and returns
-// its type.
+// area notes a keyslot's area, for the comparison of all areas, and returns its type.
 func (d *decoder) area(s *section) (string, error) {
 	typ, err := s.string("type")
 	if err != nil {

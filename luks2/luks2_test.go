@@ -14,7 +14,7 @@ const (
 	testSize  = 16 << 20
 )
 
-// memory is a device in memory; what lies behind data reads as zeros.
+// memory is a device in memory; what follows data reads as zeros.
 type memory struct {
 	data []byte
 	size int64
@@ -24,7 +24,7 @@ type memory struct {
 
 func newMemory(size int) *memory { return &memory{data: make([]byte, size), size: int64(size)} }
 
-// newSparse is a device of which only the start, 64 KiB, can be written to.
+// newSparse returns a device of which only the start, 64 KiB, can be written to.
 func newSparse(size int64) *memory { return &memory{data: make([]byte, 64<<10), size: size} }
 
 func (m *memory) Size() int64 { return m.size }
@@ -55,7 +55,7 @@ func (m *memory) WriteAt(b []byte, off int64) (int, error) {
 	return copy(m.data[off:], b), nil
 }
 
-// newHeader is a header as our volumes have it: no keyslots, one token, one
+// newHeader returns a header like those of our volumes: no keyslots, one token, one
 // segment, one digest, a requirement.
 func newHeader(t testing.TB, change ...func(*Options)) *Header {
 	t.Helper()
@@ -92,7 +92,7 @@ func newHeader(t testing.TB, change ...func(*Options)) *Header {
 // longBase64 gives the token about the length of a real one.
 const longBase64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0BBQkNERUZHSElKS0xNTk9QUVJTVFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3A="
 
-// formatted is a device with that header.
+// formatted returns a device with that header.
 func formatted(t testing.TB, h *Header) *memory {
 	t.Helper()
 	m := newSparse(testSize)

@@ -12,11 +12,11 @@ import (
 	"strings"
 )
 
-// Metadata is the content of the JSON area. The keys of its maps are numbers in
-// decimal without leading zeros. Members that this package does not know are
-// kept in the Extra fields and written again.
+// Metadata is the content of the JSON area. The keys of its maps are numbers in decimal
+// without leading zeros. Members that this package does not know are kept in the Extra
+// fields and written back.
 type Metadata struct {
-	// Keyslots are cryptsetup's: kept, checked, never made here.
+	// Keyslots are cryptsetup's: kept and checked, but never made here.
 	Keyslots map[string]Members
 	Tokens   map[string]Token
 	Segments map[string]Segment
@@ -25,7 +25,7 @@ type Metadata struct {
 	Extra    Members
 }
 
-// Token binds something outside the header, a key as a rule, to keyslots.
+// Token binds something outside the header, usually a key, to keyslots.
 type Token struct {
 	Type     string
 	Keyslots []string
@@ -39,8 +39,8 @@ type Digest struct {
 	Extra              Members
 }
 
-// Segment types and flags of the specification. Segments of other types are
-// kept and held to the rules that all types share.
+// Segment types and flags of the specification. Segments of other types are kept and must
+// follow the rules that all types share.
 const (
 	SegmentCrypt  = "crypt"
 	SegmentLinear = "linear"
@@ -49,10 +49,10 @@ const (
 	flagBackupPrefix   = "backup-"
 )
 
-// SizeDynamic as a segment's size: from its offset to the end of the device.
+// SizeDynamic as a segment's size means from its offset to the end of the device.
 const SizeDynamic int64 = -1
 
-// Segment is one run of the device.
+// Segment is one range of the device.
 type Segment struct {
 	Type string
 	// Offset and Size are in bytes; Size may be SizeDynamic.
@@ -72,8 +72,8 @@ func (s Segment) Backup() bool {
 	return slices.ContainsFunc(s.Flags, func(f string) bool { return strings.HasPrefix(f, flagBackupPrefix) })
 }
 
-// End is the first byte behind the segment, for one of dynamic size with the
-// given size of the device in bytes.
+// End returns the first byte behind the segment. For a segment of dynamic size that is
+// the given size of the device in bytes.
 func (s Segment) End(deviceSize int64) int64 {
 	if s.Size == SizeDynamic {
 		return deviceSize
@@ -81,7 +81,7 @@ func (s Segment) End(deviceSize int64) int64 {
 	return s.Offset + s.Size
 }
 
-// Config holds for the container as a whole.
+// Config applies to the container as a whole.
 type Config struct {
 	// KeyslotsSize is the size in bytes of the area behind the two copies, a
 	// multiple of 4096, at most 128 MiB.
@@ -94,18 +94,17 @@ type Config struct {
 	Extra             Members
 }
 
-// SegmentIDs are the segments' names in the order of their numbers. That need
-// not be their order on the device, and backup segments are among them.
+// SegmentIDs returns the segments' names in the order of their numbers. That need not be
+// their order on the device, and backup segments are included.
 func (m *Metadata) SegmentIDs() []string { return sortedIDs(m.Segments) }
 
-// TokensOfType are the names of the tokens of that type, in the order of their
+// TokensOfType returns the names of the tokens of that type, in the order of their
 // numbers.
 func (m *Metadata) TokensOfType(typ string) []string {
 	return slices.DeleteFunc(sortedIDs(m.Tokens), func(id string) bool { return m.Tokens[id].Type != typ })
 }
 
-// DigestsOf are the names of the digests of a segment, in the order of their
-// numbers.
+// DigestsOf returns the names of the digests of a segment, in the order of their numbers.
 func (m *Metadata) DigestsOf(segment string) []string {
 	return slices.DeleteFunc(sortedIDs(m.Digests), func(id string) bool {
 		return !slices.Contains(m.Digests[id].Segments, segment)
@@ -127,18 +126,18 @@ func sortedIDs[T any](m map[string]T) []string {
 // Members are members of a JSON object, each with the JSON text of its value.
 type Members map[string]json.RawMessage
 
-// Decode fills the fields of the struct that v points to from the members that
-// their `json:"name"` tags name, exactly and with regard to case, which
-// encoding/json does not heed. Fields without a member are left alone, members
-// without a field ignored. The error names the member.
+// Decode fills the fields of the struct that v points to from the members that their
+// `json:"name"` tags name. Names must match exactly, including case, which encoding/json
+// ignores. Fields without a member are left alone, members without a field are ignored.
+// The error names the member.
 func (m Members) Decode(v any) error {
 	_, err := m.decode(v, false)
 	return err
 }
 
-// DecodeStrict is Decode where every member must have a field, also those of the
-// structs that fields point to. It does not make the tables that encoding/json has
-// for a struct, which for a header's few members take longer than all the rest.
+// DecodeStrict is Decode, but every member must have a field, including those of the
+// structs that fields point to. It does not build the tables that encoding/json has for a
+// struct, which for a header's few members take longer than everything else.
 func (m Members) DecodeStrict(v any) error {
 	known, err := m.decode(v, true)
 	if err != nil || known == len(m) {
@@ -194,8 +193,8 @@ func decodeInner(raw json.RawMessage, field reflect.Value) error {
 	return inner.DecodeStrict(field.Interface())
 }
 
-// Set takes over the members of v, a struct or map that encoding/json can
-// write. Members that v does not have are kept.
+// Set adds the members of v, a struct or map that encoding/json can write, or replaces
+// them. Members that v does not have are kept.
 func (m *Members) Set(v any) error {
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -236,7 +235,7 @@ func (m Members) clone() Members {
 	return c
 }
 
-// Clone is a deep copy.
+// Clone returns a deep copy.
 func (m *Metadata) Clone() Metadata {
 	c := Metadata{
 		Keyslots: make(map[string]Members, len(m.Keyslots)),

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// randomScript is one to three changes for mutated.
+// randomScript returns one to three changes for mutated.
 func randomScript(rng *rand.Rand) []byte {
 	script := make([]byte, 4*(1+rng.IntN(3)))
 	for i := range script {
@@ -19,7 +19,7 @@ func randomScript(rng *rand.Rand) []byte {
 	return script
 }
 
-// mutationBases are the texts that changes begin from.
+// mutationBases are the texts that changes start from.
 func mutationBases(t *testing.T) []string {
 	t.Helper()
 	bases := []string{ourText(t), twoSegments(t)}
@@ -31,8 +31,8 @@ func mutationBases(t *testing.T) []string {
 	return bases
 }
 
-// TestRandomChanges is the slice of the fuzzing that every run does: the same
-// changes each time, by a seed.
+// TestRandomChanges is the part of the fuzzing that every run does: the same changes each
+// time, from a seed.
 func TestRandomChanges(t *testing.T) {
 	t.Parallel()
 	n := 1000
@@ -65,8 +65,8 @@ func TestRandomChanges(t *testing.T) {
 	}
 }
 
-// TestCryptsetupTakesWhatWeTake: random headers that we take, and the other
-// program does not, would be our laxity.
+// TestCryptsetupTakesWhatWeTake tries random headers: one that we accept and cryptsetup
+// does not would mean that we are too lax.
 func TestCryptsetupTakesWhatWeTake(t *testing.T) {
 	t.Parallel()
 	want := 60

@@ -12,32 +12,32 @@ import (
 	"strings"
 )
 
-// CopyState is what became of one copy of the header.
+// CopyState is the state of one copy of the header.
 type CopyState string
 
-// States of a copy. Only a good or older one can serve.
+// States of a copy. Only a good or older copy can be used.
 const (
 	CopyGood       CopyState = "good"
 	CopyOlder      CopyState = "older"      // good, with a lower sequence number than the other
 	CopyDamaged    CopyState = "damaged"    // magic number, but the checksum or what leads to it is wrong
-	CopyInvalid    CopyState = "invalid"    // right checksum, content against the format
+	CopyInvalid    CopyState = "invalid"    // matching checksum, but the content breaks the format
 	CopyUnreadable CopyState = "unreadable" // I/O error
 	CopyAbsent     CopyState = "absent"     // no magic number
 )
 
-// Copy describes one of the two copies as it lies on the device.
+// Copy describes one of the two copies as it is on the device.
 type Copy struct {
 	Offset int64 // in bytes
 	State  CopyState
-	SeqID  uint64 // 0 unless the checksum fits
-	// Err says why the copy cannot serve; nil for a good or older one.
+	SeqID  uint64 // 0 unless the checksum matches
+	// Err says why the copy cannot be used; nil for a good or older one.
 	Err error
 }
 
-// Copies describes both.
+// Copies describes both copies.
 type Copies struct {
 	Primary, Secondary Copy
-	// Conflict: both are good and have the same sequence number, but different
+	// Conflict means that both are good and have the same sequence number, but different
 	// content. No interrupted write leaves that; the first one was taken.
 	Conflict bool
 }
@@ -47,7 +47,7 @@ func (c Copies) Intact() bool {
 	return c.Primary.State == CopyGood && c.Secondary.State == CopyGood && !c.Conflict
 }
 
-// Damage says what is wrong with the copies; empty where nothing is.
+// Damage says what is wrong with the copies; it is empty if nothing is.
 func (c Copies) Damage() string {
 	var wrong []string
 	for _, x := range []struct {
@@ -67,22 +67,22 @@ func (c Copies) Damage() string {
 	return strings.Join(wrong, "; ")
 }
 
-// Read reads the header at the start of a device that holds its data too: size
-// is the device's in bytes, and no segment may touch the header or leave the
-// device. Copies is filled in with an error too.
+// Read reads the header at the start of a device that also holds its data. size is the
+// device's in bytes, and no segment may touch the header or extend beyond the device.
+// Copies is filled in even if there is an error.
 //
-// One call of ReadAt of 32 KiB serves a header of the default size.
+// One call of ReadAt for 32 KiB is enough for a header of the default size.
 //
-// Errors: ErrNotLUKS, *VersionError, *InvalidError, *DamagedError (neither copy
-// is usable), or the device's own, wrapped.
+// Errors: ErrNotLUKS, *VersionError, *InvalidError, *DamagedError (neither copy is
+// usable), or the device's own, wrapped.
 func Read(r io.ReaderAt, size int64) (*Header, Copies, error) {
 	return readAt(r, place{size: size, kind: attached, data: size})
 }
 
-// ReadDetached reads a header that lies apart from its data, as a rule in a
-// file; size is that of what holds the header, dataSize that of the device it
-// describes, both in bytes. A negative dataSize leaves the segments' ends
-// unchecked; see [Header.CheckData]. Errors as [Read].
+// ReadDetached reads a header that is separate from its data, usually in a file. size is
+// that of what holds the header, dataSize that of the device it describes, both in bytes.
+// With a negative dataSize the ends of the segments are not checked; see
+// [Header.CheckData]. Errors are as for [Read].
 func ReadDetached(r io.ReaderAt, size, dataSize int64) (*Header, Copies, error) {
 	return readAt(r, place{size: size, kind: detached, data: dataSize})
 }
@@ -95,10 +95,10 @@ func readAt(r io.ReaderAt, at place) (*Header, Copies, error) {
 	return s.header(at), s.copies(), nil
 }
 
-// scanned is all that is known of the two copies on a device.
+// scanned is everything known about the two copies on a device.
 type scanned struct {
 	primary, secondary onDisk
-	// best is the copy that holds, one of the two; nil when err is set.
+	// best is the copy that counts, one of the two; nil if err is set.
 	best     *onDisk
 	conflict bool
 	err      error
@@ -107,17 +107,17 @@ type scanned struct {
 // onDisk is one copy as read.
 type onDisk struct {
 	Copy
-	buf []byte // the whole copy; nil unless its checksum fits
+	buf []byte // the whole copy; nil unless its checksum matches
 	bin binaryHeader
 	md  *Metadata // nil unless valid
 }
 
 func (c *onDisk) usable() bool { return c.md != nil }
 
-// fail records why the copy cannot serve.
+// fail records why the copy cannot be used.
 func (c *onDisk) fail(state CopyState, err error) { c.State, c.Err = state, err }
 
-// scan reads both copies and decides which one holds.
+// scan reads both copies and decides which one counts.
 func scan(r io.ReaderAt, at place) *scanned {
 	s := &scanned{}
 	d := newDevReader(r, at.size)
@@ -135,9 +135,9 @@ func scan(r io.ReaderAt, at place) *scanned {
 	return s
 }
 
-// searchSecondary looks for the second copy where the first does not give its
-// size. The lowest place wins: a copy at a lower place than the right one would
-// lie inside the first copy's JSON area.
+// searchSecondary looks for the second copy if the first does not give its size. The
+// lowest place wins: a copy below the right place would be inside the first copy's JSON
+// area.
 func searchSecondary(d *devReader, at place) onDisk {
 	var best *onDisk
 	for _, off := range headerSizes {
@@ -155,8 +155,8 @@ func searchSecondary(d *devReader, at place) onDisk {
 	return *best
 }
 
-// readCopy reads and validates the copy at off. Where it has the same JSON text as
-// like, its metadata is shared instead of parsed again.
+// readCopy reads and validates the copy at off. If it has the same JSON text as like, it
+// shares the metadata instead of parsing it again.
 func readCopy(d *devReader, off int64, at place, like *onDisk) onDisk {
 	c := onDisk{Copy: Copy{Offset: off, State: CopyGood}}
 	bin, err := d.read(off, min(binarySize, max(d.size-off, 0)))
@@ -214,8 +214,8 @@ func readCopy(d *devReader, off int64, at place, like *onDisk) onDisk {
 	return c
 }
 
-// failVersion distinguishes a header of another version from flipped bits. For the
-// former the state is "invalid": something else is there, on purpose.
+// failVersion distinguishes a header of another version from flipped bits. For the former
+// the state is "invalid": something else is there, on purpose.
 func (c *onDisk) failVersion(d *devReader, bin []byte, other *VersionError) {
 	size := int64(binary.BigEndian.Uint64(bin[offSize:]))
 	if slices.Contains(headerSizes[:], size) && size <= d.size-c.Offset {
@@ -227,7 +227,7 @@ func (c *onDisk) failVersion(d *devReader, bin []byte, other *VersionError) {
 	c.fail(CopyInvalid, other)
 }
 
-// decide chooses the copy that holds, or the error.
+// decide chooses the copy that counts, or the error.
 func (s *scanned) decide() {
 	p, q := &s.primary, &s.secondary
 	switch {
@@ -258,9 +258,9 @@ func (s *scanned) decideBoth() {
 	}
 }
 
-// decideOne: only good is usable. But chance does not make checksums: another
-// copy with a right one and a higher number was written on purpose, by a newer
-// program or an attacker, and an older state is not put in its place.
+// decideOne chooses if only good is usable. Damage does not produce matching checksums:
+// if the other copy has one and a higher number, it was written on purpose, by a newer
+// program or an attacker, and an older state must not replace it.
 func (s *scanned) decideOne(good, bad *onDisk) {
 	if bad.State == CopyInvalid && bad.buf != nil && bad.SeqID > good.SeqID {
 		s.err = bad.Err
@@ -269,7 +269,7 @@ func (s *scanned) decideOne(good, bad *onDisk) {
 	s.best = good
 }
 
-// failure is the error where neither copy is usable.
+// failure returns the error if neither copy is usable.
 func (s *scanned) failure() error {
 	p, q := &s.primary, &s.secondary
 	switch {
@@ -291,7 +291,7 @@ func (s *scanned) copies() Copies {
 	return Copies{Primary: s.primary.Copy, Secondary: s.secondary.Copy, Conflict: s.conflict}
 }
 
-// header makes a Header of the copy that holds.
+// header makes a Header from the copy that counts.
 func (s *scanned) header(at place) *Header {
 	b := s.best
 	h := &Header{
@@ -306,13 +306,13 @@ func (s *scanned) header(at place) *Header {
 			}
 		}
 	}
-	// A copy that has no salt to keep gets one when it is written.
+	// A copy without a salt to keep gets one when it is written.
 	h.salts[0], h.salts[1] = s.primary.bin.salt, s.secondary.bin.salt
 	return h
 }
 
-// devReader reads a device with the usual 32 KiB, both copies of a header of
-// the default size, already in memory.
+// devReader reads a device with the usual 32 KiB, both copies of a header of the default
+// size, already in memory.
 type devReader struct {
 	r     io.ReaderAt
 	size  int64
@@ -321,15 +321,15 @@ type devReader struct {
 
 func newDevReader(r io.ReaderAt, size int64) *devReader {
 	d := &devReader{r: r, size: max(size, 0)}
-	// An error here may concern one copy only: each is read again by itself.
+	// An error here may affect only one copy: each is read again by itself.
 	if start, err := d.fetch(0, min(2*DefaultCopySize, d.size)); err == nil {
 		d.start = start
 	}
 	return d
 }
 
-// read returns n bytes at off, which the caller has checked to be inside the
-// device. The slice may be shared and is not written to.
+// read returns n bytes at off, which the caller has checked to be inside the device. The
+// slice may be shared and must not be written to.
 func (d *devReader) read(off, n int64) ([]byte, error) {
 	if off+n <= int64(len(d.start)) {
 		return d.start[off : off+n], nil

@@ -58,8 +58,8 @@ func TestLargerHeadersAreReadToo(t *testing.T) {
 	}
 }
 
-// TestEachDamagedByteIsSurvived: whatever single byte of the meaningful ones of
-// one copy changes, the other serves and a repair restores the first.
+// TestEachDamagedByteIsSurvived changes every single meaningful byte of one copy: the
+// other copy serves, and a repair restores the damaged one.
 func TestEachDamagedByteIsSurvived(t *testing.T) {
 	t.Parallel()
 	h := newHeader(t)
@@ -149,8 +149,8 @@ func TestTruncatedDevices(t *testing.T) {
 
 func TestALaterFormatIsNotTakenForDamage(t *testing.T) {
 	t.Parallel()
-	// A LUKS1 header, or one to come, over the first copy, while the second one
-	// still lies there: it must not be "repaired" away.
+	// A LUKS1 header, or a future one, over the first copy, while the second one is still
+	// there: it must not be "repaired" away.
 	for _, version := range []uint16{0, 1, 3, 0xffff} {
 		m := formatted(t, newHeader(t))
 		binary.BigEndian.PutUint16(m.data[offVersion:], version)
@@ -194,7 +194,7 @@ func TestAnInvalidCopyWithAHigherNumberIsNotIgnored(t *testing.T) {
 	}
 }
 
-// faulty fails reads that touch a run of bytes.
+// faulty fails reads that touch a range of bytes.
 type faulty struct {
 	*memory
 	from, to int64
@@ -238,7 +238,7 @@ func TestUnreadableSectors(t *testing.T) {
 	}
 }
 
-// shortReader ends a read early without an error, as no ReaderAt may.
+// shortReader ends a read early without an error, which no ReaderAt may do.
 type shortReader struct{ io.ReaderAt }
 
 func (s shortReader) ReadAt(b []byte, off int64) (int, error) { return len(b) / 2, nil }
@@ -272,7 +272,7 @@ func TestADetachedHeader(t *testing.T) {
 	if err := got.CheckData(8 << 20); err != nil {
 		t.Error(err)
 	}
-	// The same header on the device itself would have itself overwritten.
+	// The same header on the device itself would get itself overwritten.
 	_, _, err = Read(m, m.Size())
 	wantRule(t, err, RuleSegmentInHeader)
 	got.Label = "renamed"
@@ -305,7 +305,7 @@ func TestCheckNamesWhatIsWrongWithoutBeingFatal(t *testing.T) {
 	}
 }
 
-// TestMemoryIsBounded: the worst bytes there can be, in the largest headers.
+// TestMemoryIsBounded reads the worst possible bytes, in the largest headers.
 func TestMemoryIsBounded(t *testing.T) {
 	const size, limit = 4 << 20, 96 << 20
 	area := size - binarySize - 1

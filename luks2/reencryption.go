@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// What cryptsetup demands of headers with its own keyslots and its own
-// re-encryption (lib/luks2, 2.6.1). Ours have neither: a rotation of ours shows
-// in tokens, segments and a requirement of ours.
+// What cryptsetup requires of headers with its own keyslots and its own re-encryption
+// (lib/luks2, 2.6.1). Our headers have neither: a rotation of ours shows in tokens,
+// segments and a requirement of ours.
 
-// validateKeyslotDigests: each "luks2" keyslot holds one volume key.
+// validateKeyslotDigests checks that each "luks2" keyslot holds one volume key.
 func (d *decoder) validateKeyslotDigests() error {
 	digests := map[string]int{}
 	for _, g := range d.md.Digests {
@@ -27,9 +27,9 @@ func (d *decoder) validateKeyslotDigests() error {
 	return nil
 }
 
-// validateReencryption: a re-encryption has a requirement, one keyslot, and the
-// states before and after it as backup segments; each segment is in one of the
-// two states.
+// validateReencryption checks that a re-encryption has a requirement, one keyslot, and
+// the states before and after it as backup segments, and that each segment is in one of
+// the two states.
 func (d *decoder) validateReencryption() error {
 	keyslots, requirements := 0, 0
 	for _, k := range d.md.Keyslots {

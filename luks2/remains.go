@@ -11,14 +11,14 @@ import (
 	"imxcrypt/internal/blank"
 )
 
-// maxForeignBytes is how many bytes of an unusable first copy may be none of a
-// header's for it to count as ours. A torn write leaves none, flipped bits a
-// few, the superblock of a filesystem, of swap or of a RAID at least thirty.
+// maxForeignBytes is how many bytes that are not a header's an unusable first copy may
+// have and still count as ours. A torn write leaves none and flipped bits a few; the
+// superblock of a filesystem, of swap or of a RAID leaves at least thirty.
 const maxForeignBytes = 16
 
-// overwritten reports whether something else lies where the first copy, which is
-// not usable, should be. A filesystem made over a container leaves the second
-// copy good for a while, and must not be destroyed by "repairing" the first.
+// overwritten reports whether something else is where the first copy, which is not
+// usable, should be. A filesystem made over a container leaves the second copy good for a
+// while, and must not be destroyed by "repairing" the first.
 func overwritten(r io.ReaderAt, s *scanned) (bool, error) {
 	if s.primary.State == CopyUnreadable {
 		return false, nil // there is nothing left to lose
@@ -44,11 +44,11 @@ func overwritten(r io.ReaderAt, s *scanned) (bool, error) {
 	return foreign > maxForeignBytes, nil
 }
 
-// ours reports whether a first copy can have that byte at i; want is one of the
+// ours reports whether a first copy can have the byte c at i; want is a first copy of the
 // same volume.
 func ours(i int, c byte, want []byte) bool {
 	switch {
-	case i >= binarySize: // text, of another generation perhaps
+	case i >= binarySize: // text, perhaps of another generation
 		return c == 0 || (' ' <= c && c <= '~')
 	case offSeqID <= i && i < offAlgorithm, // number and label may change
 		offSalt <= i && i < offUUID,
@@ -59,12 +59,11 @@ func ours(i int, c byte, want []byte) bool {
 	return c == want[i]
 }
 
-// Unfinished reports whether what lies in the first bytes of a device is what an
-// interrupted [Header.Format] leaves on an empty one, and nothing else: no
-// first copy, and of the second one some sectors. size is the device's in
-// bytes; area is how many bytes from the start have been checked (the two
-// copies), so that the caller, who alone can say that the device holds nothing
-// else, knows where to continue.
+// Unfinished reports whether the first bytes of a device are what an interrupted
+// [Header.Format] leaves on an empty one, and nothing else: no first copy, and some
+// sectors of the second. size is the device's in bytes. area is how many bytes from the
+// start have been checked (the two copies), so that the caller knows where to continue;
+// only the caller can say that the device holds nothing else.
 func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err error) {
 	d := &devReader{r: r, size: size}
 	first, err := d.fetch(0, min(size, headerSizes[0]))
@@ -83,20 +82,20 @@ func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err err
 			return 0, false, err
 		}
 		if blankSectors(buf) {
-			// A copy's padding is zeros, which on storage that reads as 0xFF
-			// are remains too.
+			// A copy's padding is zeros, which count as remains on storage that reads as
+			// 0xFF.
 			if first[0] != buf[0] || !blank.Erased(buf) {
 				return 2 * copySize, true, nil
 			}
-			continue // may be the first copy's place for the next size
+			continue // may be the place of the first copy in the next size
 		}
 		return 2 * copySize, tornSecondary(buf), nil
 	}
 	return 0, false, nil
 }
 
-// tornSecondary reports whether each sector is either blank or what a second copy
-// has there.
+// tornSecondary reports whether each sector is either blank or what a second copy has
+// there.
 func tornSecondary(buf []byte) bool {
 	head := buf[:headerUsed]
 	if !blank.Erased(head) && (string(head[:6]) != magicSecondary ||
@@ -123,15 +122,15 @@ func tornSecondary(buf []byte) bool {
 	return true
 }
 
-// isText: no control characters, and no bytes that UTF-8 never has. A sector's
-// border may cut a character.
+// isText reports whether b has no control characters, and no bytes that never occur in
+// UTF-8. A sector boundary may cut a character.
 func isText(b []byte) bool {
 	for _, c := range b {
 		if c < 0x20 || c == 0x7f || c == 0xc0 || c == 0xc1 || c > 0xf4 {
 			return false
 		}
 	}
-	// At most three bytes at either end belong to characters cut in half.
+	// At most three bytes at either end belong to a character that was cut.
 	for cut := 0; cut < utf8.UTFMax && cut < len(b); cut++ {
 		for end := 0; end < utf8.UTFMax && end < len(b)-cut; end++ {
 			if utf8.Valid(b[cut : len(b)-end]) {
@@ -142,7 +141,7 @@ func isText(b []byte) bool {
 	return len(b) == 0
 }
 
-// blankSectors reports whether each sector is as erased storage reads.
+// blankSectors reports whether each sector reads like erased storage.
 func blankSectors(buf []byte) bool {
 	for len(buf) > 0 {
 		n := min(sectorSize, len(buf))

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A backup takes the place of a header whose number cannot grow: the numbers begin
-// again, and wherever that is cut off a reader finds the one or the other.
+// A backup replaces a header whose number cannot grow: the numbers start again, and
+// wherever that is interrupted, a reader finds one or the other.
 func TestRestoreOverTheLastSequenceNumber(t *testing.T) {
 	t.Parallel()
 	h := newHeader(t)

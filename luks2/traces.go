@@ -7,16 +7,17 @@ import (
 	"io"
 )
 
-// Trace is what the first bytes of a copy say of the container, whatever became
-// of the rest: nothing of it is checked. It comes from the disk and is to be
-// printed quoted.
+// Trace is what the first bytes of a copy say about the container, whatever happened to
+// the rest. None of it is checked. It comes from the disk and must be quoted when
+// printed.
 type Trace struct {
 	Offset                 int64 // of the copy, in bytes
 	UUID, Label, Subsystem string
 }
 
-// Traces lists the places that still show the magic number of a copy of a
-// LUKS2 header. It shows whose damaged header it was, and is for nothing else. The error is the device's own.
+// Traces lists the places that still show the magic number of a copy of a LUKS2 header.
+// It shows whose damaged header it was, and is for nothing else. The error is the
+// device's own.
 func Traces(r io.ReaderAt, size int64) ([]Trace, error) {
 	d := &devReader{r: r, size: size}
 	var found []Trace

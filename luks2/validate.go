@@ -8,32 +8,32 @@ import (
 	"strconv"
 )
 
-// maxKeyslotsSize is cryptsetup's bound of the keyslots area in bytes.
+// maxKeyslotsSize is cryptsetup's limit for the keyslots area in bytes.
 const maxKeyslotsSize = 128 << 20
 
-// place says where a header lies and where its data does.
+// place says where a header is and where its data is.
 type place struct {
 	// size of what holds the header, in bytes.
 	size int64
 	kind placeKind
-	// data is the size in bytes of what holds the data; negative: not known.
+	// data is the size in bytes of what holds the data; negative if unknown.
 	data int64
 }
 
 type placeKind uint8
 
 const (
-	// attached: header and data on one device, so no segment may touch the
-	// header. A header that claims "detached" there would have itself
-	// encrypted and overwritten.
+	// attached means that header and data are on one device, so no segment may touch the
+	// header. A header there that claims "detached" would get itself encrypted and
+	// overwritten.
 	attached placeKind = iota
 	detached
 	anywhere
-	// foreign: anywhere, and no stricter than cryptsetup is.
+	// foreign is anywhere, and no stricter than cryptsetup.
 	foreign
 )
 
-// interval is a run of bytes, end exclusive.
+// interval is a range of bytes, end exclusive.
 type interval struct {
 	path       string
 	start, end int64
@@ -103,7 +103,7 @@ func (d *decoder) validateSegments() error {
 	if a, b, found := firstOverlap(regular); found {
 		return invalid(RuleSegmentOverlap, "%s (%d to %d) and %s (%d to %d)", a.path, a.start, a.end, b.path, b.start, b.end)
 	}
-	// regular is in the order of the device from here on.
+	// From here on regular is in the order of the device.
 	first, last := regular[0], regular[len(regular)-1]
 	if first.start < d.headerArea() && (first.start > 0 || d.at.kind == attached) {
 		return invalid(RuleSegmentInHeader, "%s begins at %d, the header takes %d bytes", first.path, first.start, d.headerArea())
@@ -114,7 +114,7 @@ func (d *decoder) validateSegments() error {
 	return checkBounds(last, d.at.data)
 }
 
-// checkBounds: the last segment on the device ends, and has begun, inside it.
+// checkBounds checks that the last segment on the device begins and ends inside it.
 func checkBounds(last interval, data int64) error {
 	if last.end == math.MaxInt64 {
 		if last.start >= data {
@@ -128,8 +128,8 @@ func checkBounds(last interval, data int64) error {
 	return nil
 }
 
-// validateSegmentDigests: cryptsetup refuses a crypt segment without a digest,
-// backups too.
+// validateSegmentDigests refuses a crypt segment without a digest, as cryptsetup does,
+// backups included.
 func (d *decoder) validateSegmentDigests() error {
 	has := map[string]bool{}
 	for _, g := range d.md.Digests {
@@ -163,7 +163,7 @@ func checkWords(rule Rule, what string, list []string) error {
 	return nil
 }
 
-// isWord: printable ASCII without spaces, not empty.
+// isWord reports whether s is not empty and only printable ASCII without spaces.
 func isWord(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {

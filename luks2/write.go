@@ -12,8 +12,8 @@ import (
 	"imxcrypt/internal/blank"
 )
 
-// Device is what headers are written to. Flush returns when everything written
-// so far will outlive a loss of power.
+// Device is what headers are written to. Flush returns once everything written so far
+// will survive a power cut.
 type Device interface {
 	io.ReaderAt
 	io.WriterAt
@@ -21,21 +21,19 @@ type Device interface {
 	Flush() error
 }
 
-// Write puts the header in the place of the one it was read from, with the next
-// sequence number. Wherever it is cut off, a reader afterwards finds the old or
-// the new header:
+// Write replaces the header that this one was read from, with the next sequence number.
+// Wherever it is interrupted, a reader afterwards finds the old or the new header:
 //
 //  1. flush: what was read may not have been durable yet
-//  2. where a copy is damaged or older, rewrite it from the other; flush.
-//     Without this step the next one could be cut off while it overwrites the
-//     only good copy.
+//  2. if a copy is damaged or older, rewrite it from the other; flush. Without this step
+//     the next one could be interrupted while it overwrites the only good copy.
 //  3. write the second copy; flush
 //  4. write the first copy; flush
 //
-// Errors: *InvalidError (the header itself, or what lies on the device),
-// *ConflictError (somebody wrote since it was read), *ForeignError, all of
-// [Read]'s, and the device's own, wrapped. After the last kind the device holds
-// the old or the new header: read it again before another attempt.
+// Errors: *InvalidError (the header itself, or what is on the device), *ConflictError
+// (something else wrote it since it was read), *ForeignError, all errors of [Read], and
+// the device's own, wrapped. After an error of the last kind the device holds the old or
+// the new header: read it again before another attempt.
 func (h *Header) Write(dev Device) error {
 	at := h.place(dev.Size())
 	next, err := h.next(h.SeqID)
@@ -66,14 +64,13 @@ func (h *Header) Write(dev Device) error {
 	return nil
 }
 
-// Format writes the first header of an empty device, or of the file of a
-// detached header, with sequence number 1: second copy, flush, first copy,
-// flush. Cut off, it leaves nothing, or the header, or what [Unfinished]
-// recognises. It does not check whether the rest of the device is empty; that
-// is the caller's duty.
+// Format writes the first header of an empty device, or of the file of a detached header,
+// with sequence number 1: second copy, flush, first copy, flush. If it is interrupted, it
+// leaves nothing, or the header, or what [Unfinished] recognizes. It does not check
+// whether the rest of the device is empty; that is the caller's duty.
 //
-// Errors: *ExistsError where there is a LUKS header or remains of one that no
-// interrupted Format explains, *InvalidError, and the device's own, wrapped.
+// Errors: *ExistsError if there is a LUKS header or remains of one that no interrupted
+// Format explains, *InvalidError, and the device's own, wrapped.
 func (h *Header) Format(dev Device) error {
 	first := h.Clone()
 	first.SeqID = 1
@@ -103,15 +100,15 @@ func (h *Header) Format(dev Device) error {
 	return nil
 }
 
-// Restore writes the header, as a rule one from a backup, whatever lies on the
-// device: also over damage, another header or another generation, all of which
-// are for the caller to check before. The sequence number becomes higher than
-// any that is there, or 1 where none is: until both copies are replaced, the
-// reader finds the old one. Where a good header is, a reader finds the old or the new
-// one wherever the write is cut off. The keyslots area is the caller's.
+// Restore writes the header, usually one from a backup, whatever is on the device,
+// including damage, another header or another generation. The caller must check for these
+// before. The sequence number becomes higher than any that is there. If no number is
+// higher, it becomes 1; until both copies are replaced, a reader then finds the old
+// header. If there is a good header, a reader finds the old or the new one wherever the
+// write is interrupted. The keyslots area is left to the caller.
 //
-// Errors: *InvalidError, also where a good header with copies of another size
-// is there, and the device's own, wrapped.
+// Errors: *InvalidError, also if a good header with copies of another size is there, and
+// the device's own, wrapped.
 func (h *Header) Restore(dev Device) error {
 	at := h.place(dev.Size())
 	if err := flush(dev); err != nil {
@@ -145,15 +142,15 @@ func (h *Header) Restore(dev Device) error {
 	return nil
 }
 
-// Repair rewrites a damaged or older copy from the good one, and flushes. It
-// flushes first, so that what the caller acts upon afterwards is durable either
-// way. repaired is false when there was nothing to do.
+// Repair rewrites a damaged or older copy from the good one, and flushes. It flushes
+// first, so that what the caller acts on afterwards is durable in either case. repaired
+// is false if there was nothing to do.
 //
 // Errors: those of [Read], *ForeignError, and the device's own, wrapped.
 func Repair(dev Device) (repaired bool, err error) { return repairAt(dev, false) }
 
-// RepairOver is [Repair], but also overwrites what looks like something else in
-// place of the first copy. The caller has checked that it may.
+// RepairOver is [Repair], but also overwrites what looks like something else in place of
+// the first copy. The caller has checked that it may.
 func RepairOver(dev Device) (repaired bool, err error) { return repairAt(dev, true) }
 
 func repairAt(dev Device, force bool) (bool, error) {
@@ -167,8 +164,8 @@ func repairAt(dev Device, force bool) (bool, error) {
 	return repair(dev, s, force)
 }
 
-// repair makes both copies the same as the best one. force also overwrites
-// something else in its place.
+// repair makes both copies the same as the best one. With force it also overwrites
+// something else in place of the first copy.
 func repair(dev Device, s *scanned, force bool) (bool, error) {
 	if s.copies().Intact() {
 		return false, nil
@@ -189,8 +186,8 @@ func repair(dev Device, s *scanned, force bool) (bool, error) {
 	return true, flush(dev)
 }
 
-// twin makes the other copy of a good one: same content and number, a salt of
-// its own.
+// twin makes the other copy of a good one: the same content and number, with its own
+// salt.
 func twin(good []byte, secondary bool) ([]byte, error) {
 	var salt [lenSalt]byte
 	if err := newSalt(&salt); err != nil {
@@ -209,8 +206,8 @@ func twin(good []byte, secondary bool) ([]byte, error) {
 	return buf, nil
 }
 
-// Room fails where the sequence number does not leave room for so many writes: what
-// begins with one of them must be able to end.
+// Room returns an error if the sequence number leaves no room for that many writes: an
+// operation that begins with one of them must be able to finish.
 func (h *Header) Room(writes uint64) error {
 	if h.SeqID > math.MaxUint64-writes {
 		return invalid(RuleSequence, "the sequence number %d cannot grow by %d", h.SeqID, writes)
@@ -218,8 +215,8 @@ func (h *Header) Room(writes uint64) error {
 	return nil
 }
 
-// Unobstructed fails with a *ForeignError where something else lies in the place of
-// the first copy: [Header.Write] would not write over it.
+// Unobstructed returns a *ForeignError if something else is in place of the first copy:
+// [Header.Write] would not write over it.
 func (h *Header) Unobstructed(dev Device) error {
 	s := scan(dev, h.place(dev.Size()))
 	if s.err != nil {
@@ -239,7 +236,7 @@ func unobstructed(dev io.ReaderAt, s *scanned) error {
 	return err
 }
 
-// next is a copy of the header with the number after seqID, and a salt for each
+// next returns a copy of the header with the number after seqID, and a salt for each
 // copy.
 func (h *Header) next(seqID uint64) (*Header, error) {
 	if seqID == math.MaxUint64 {
@@ -258,7 +255,7 @@ func (h *Header) next(seqID uint64) (*Header, error) {
 	return n, nil
 }
 
-// writeCopies: the second one, flush, the first one, flush.
+// writeCopies writes and flushes the second copy, then the first.
 func (h *Header) writeCopies(dev Device, text []byte) error {
 	for _, secondary := range []bool{true, false} {
 		if err := writeCopy(dev, encodeCopy(h.binary(secondary), text, secondary), secondary); err != nil {

@@ -241,8 +241,8 @@ func TestUnfinishedDiffersFromOtherThings(t *testing.T) {
 	}
 }
 
-// TestAFilesystemMadeOverTheContainerIsNotRepairedAway: the second copy lives on
-// behind a new filesystem, whose superblock the first copy's place now is.
+// TestAFilesystemMadeOverTheContainerIsNotRepairedAway: the second copy survives behind a
+// new filesystem, whose superblock is in the first copy's place.
 func TestAFilesystemMadeOverTheContainerIsNotRepairedAway(t *testing.T) {
 	t.Parallel()
 	for _, mkfs := range [][]string{
@@ -283,7 +283,7 @@ func TestAFilesystemMadeOverTheContainerIsNotRepairedAway(t *testing.T) {
 					t.Error("it was written to")
 				}
 			}
-			// On request it is another matter.
+			// On request it is overwritten.
 			if err := newHeader(t).Restore(fs); err != nil {
 				t.Errorf("restore: %v", err)
 			}
@@ -449,7 +449,7 @@ func TestStrictMembersAreAllKnown(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		members Members
-		says    string // empty: no error
+		says    string // empty if there is no error
 	}{
 		"nothing":              {Members{}, ""},
 		"null":                 {Members{"inner": []byte(`null`)}, ""},
