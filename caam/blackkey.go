@@ -8,7 +8,7 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// BlackKey is a tagged black key in locked memory. Its owner calls Wipe.
+// BlackKey is a tagged black key in locked memory. Its owner must call Wipe.
 type BlackKey struct {
 	mem       *secret.Buffer
 	wrap      Wrap
@@ -37,8 +37,8 @@ func readBlackKey(data []byte) (tag, error) {
 }
 
 // CheckKey returns why bytes must not become a key for tk(). The driver trusts the
-// header: one that does not match the payload makes it read past the payload or
-// overwrite kernel memory. The error is an [*Error] of kind Damaged.
+// header: if it does not match the payload, the driver reads past the payload or
+// overwrites kernel memory. The error is an [*Error] of kind Damaged.
 func CheckKey(payload []byte) error {
 	t, err := readBlackKey(payload)
 	if err == nil && !IsAESKeySize(int(t.redKeyLen)) {
@@ -50,18 +50,18 @@ func CheckKey(payload []byte) error {
 	return nil
 }
 
-// Bytes is the tagged object as caam-keygen writes it and tk() takes it: in
-// locked memory, valid until Wipe, nil afterwards.
+// Bytes returns the tagged object as caam-keygen writes it and tk() takes it. It is in
+// locked memory, valid until Wipe, and nil afterwards.
 func (k *BlackKey) Bytes() []byte { return k.mem.Bytes() }
 
-// Len is the size in bytes of the tagged object: the number that belongs in a
-// dm-crypt table. 0 after Wipe.
+// Len returns the size in bytes of the tagged object: the number that belongs in a
+// dm-crypt table. It is 0 after Wipe.
 func (k *BlackKey) Len() int { return k.mem.Len() }
 
-// RedKeyLen is the length in bytes of the AES key within.
+// RedKeyLen returns the length in bytes of the AES key in it.
 func (k *BlackKey) RedKeyLen() int { return k.redKeyLen }
 
-// Wrap is what the key is encrypted with.
+// Wrap returns what the key is encrypted with.
 func (k *BlackKey) Wrap() Wrap { return k.wrap }
 
 // Wipe overwrites the key. It may be called more than once, and on nil.
@@ -71,7 +71,7 @@ func (k *BlackKey) Wipe() {
 	}
 }
 
-// String keeps a key printed by mistake from showing its content.
+// String keeps a key that is printed by mistake from showing its content.
 func (k *BlackKey) String() string { return "[black key]" }
 
 // GoString does the same for %#v.

@@ -33,7 +33,7 @@ func ParseBlob(data []byte) (Blob, error) {
 	}
 }
 
-// Wrap is what the black key will be encrypted with; empty if b is not a blob.
+// Wrap returns what the black key will be encrypted with; empty if b is not a blob.
 func (b Blob) Wrap() Wrap {
 	t, err := readTag(b)
 	if err != nil {
@@ -42,7 +42,7 @@ func (b Blob) Wrap() Wrap {
 	return t.wrap()
 }
 
-// RedKeyLen is the length in bytes of the key in the blob, according to the header;
+// RedKeyLen returns the length in bytes of the key in the blob, according to the header;
 // 0 if b is not a blob.
 func (b Blob) RedKeyLen() int {
 	t, err := readTag(b)

@@ -19,9 +19,9 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// The tests here have the real system calls, and a driver that follows NXP's
-// in layout, checks and errors: the module of test/simcaam. They change it, so
-// none runs beside another.
+// The tests here use the real system calls, and a driver that follows NXP's in layout,
+// checks and errors: the module of test/simcaam. They change it, so none runs in
+// parallel.
 
 const parameters = "/sys/module/imxcrypt_simcaam/parameters/"
 
@@ -39,7 +39,7 @@ func set(t testing.TB, name, value, back string) {
 	}
 }
 
-// kept is a parameter's present value.
+// kept returns a parameter's current value.
 func kept(t testing.TB, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(parameters + name)

@@ -13,8 +13,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// What the driver would read past its end, or write over kernel memory for, never
-// gets to it: a key whose header does not fit what follows.
+// A key whose header does not fit what follows never gets to the driver, which would read
+// past its end, or overwrite kernel memory.
 func TestCheckKey(t *testing.T) {
 	t.Parallel()
 	for _, wrap := range []caam.Wrap{caam.ECB, caam.CCM} {
@@ -46,7 +46,7 @@ func TestCheckKey(t *testing.T) {
 			}
 		}
 	}
-	// Well-formed, and of no use: the driver seals keys that tk() does not take.
+	// Well-formed, but useless: the driver seals keys that tk() does not take.
 	for _, n := range []int{17, 64} {
 		object := appendObject(n)
 		if err := caam.CheckKey(object); err == nil {
@@ -55,7 +55,7 @@ func TestCheckKey(t *testing.T) {
 	}
 }
 
-// appendObject is a CCM black key around n bytes.
+// appendObject returns a CCM black key around n bytes.
 func appendObject(n int) []byte {
 	size := caam.BlackKeySize(caam.CCM, n)
 	var b []byte
@@ -65,8 +65,8 @@ func appendObject(n int) []byte {
 	return append(b, make([]byte, size-20)...)
 }
 
-// What lies behind the bytes that the hardware uses is what the kernel's memory held
-// before. It is not kept, and the blob opens all the same.
+// What follows the bytes that the hardware uses is old kernel memory. It is not kept, and
+// the blob still opens.
 func TestParseBlobDropsWhatTheHardwareDoesNotRead(t *testing.T) {
 	t.Parallel()
 	for _, wrap := range []caam.Wrap{caam.ECB, caam.CCM} {

@@ -8,7 +8,7 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// DefaultDevice is the node the BSP driver registers (a misc device).
+// DefaultDevice is the node that the BSP driver registers (a misc device).
 const DefaultDevice = "/dev/caam-keygen"
 
 // command is struct caam_keygen_cmd of linux/caam_keygen.h. The padding is
@@ -28,8 +28,8 @@ type command struct {
 	blob        uint64
 }
 
-// The struct's size is in the ioctl numbers; the build fails if an
-// architecture lays it out otherwise.
+// The struct's size is in the ioctl numbers; the build fails on an architecture with
+// another layout.
 const commandSize = 56
 
 var (
@@ -45,9 +45,9 @@ const (
 	ioctlImport = ioctlCreate + 1
 )
 
-// exchange holds all the memory that one command points into. It has locked pages
-// of its own: it may hold a red key and will hold a black one, and the kernel gets
-// plain addresses, so the garbage collector must not move it.
+// exchange holds all the memory that one command points into. It has its own locked
+// pages: it may hold a red key and will hold a black one, and the kernel gets plain
+// addresses, so the garbage collector must not move it.
 type exchange struct {
 	// args holds, at the offsets below, the arguments and the blob.
 	args *secret.Buffer
@@ -77,13 +77,13 @@ func newExchange() (*exchange, error) {
 	return &exchange{args: args, key: key}, nil
 }
 
-// wipe frees all of it, except what takeKey returned.
+// wipe frees all of it, except what takeKey has returned.
 func (x *exchange) wipe() {
 	x.args.Wipe()
 	x.key.Wipe()
 }
 
-// takeKey hands the black key's buffer over, cut to n bytes.
+// takeKey hands over the black key's buffer, truncated to n bytes.
 func (x *exchange) takeKey(n int) (*secret.Buffer, error) {
 	if err := x.key.Truncate(n); err != nil {
 		return nil, err
@@ -104,8 +104,8 @@ func (x *exchange) put(at int, b []byte) uint64 {
 
 func address(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
 
-// createCommand fills in CREATE. mode is "-s" with the size in decimal and a
-// NUL as value, or "-t" with the red key's bytes.
+// createCommand fills in CREATE. mode is "-s", with the size in decimal and a NUL as
+// value, or "-t", with the red key's bytes.
 func (x *exchange) createCommand(w Wrap, mode string, value []byte) *command {
 	enc := append([]byte(w), 0)
 	return &command{
@@ -122,8 +122,8 @@ func (x *exchange) createCommand(w Wrap, mode string, value []byte) *command {
 	}
 }
 
-// importCommand fills in IMPORT. The caller has parsed the blob: the driver
-// copies blob_len bytes into an array of 144 without looking.
+// importCommand fills in IMPORT. The caller has parsed the blob: the driver copies
+// blob_len bytes into an array of 144 without checking.
 func (x *exchange) importCommand(blob Blob) *command {
 	return &command{
 		blackKey:    address(x.key.Bytes()),
@@ -133,7 +133,7 @@ func (x *exchange) importCommand(blob Blob) *command {
 	}
 }
 
-// kernelText is the message the driver may have left in a buffer that was all
+// kernelText returns the message that the driver may have left in a buffer that was all
 // zero before, or "". It must be plain text up to a NUL: hardware failures leave the
 // buffer alone, and key material never passes.
 func kernelText(buffer []byte) string {

@@ -4,10 +4,10 @@ package caam
 
 import "fmt"
 
-// Convert converts a blob of an older form, and returns a current one as it is.
-// The result opens only where the old one did; import it before trusting it. The
-// sealed bytes are the same in all forms: Convert prepends the header and pads to
-// the driver's size with zeros, which the hardware never reads.
+// Convert converts a blob of an older form, and returns a current one unchanged. The
+// result opens only where the old one did; import it before trusting it. The sealed bytes
+// are the same in all forms: Convert prepends the header and pads to the driver's size
+// with zeros, which the hardware never reads.
 //
 // The error is an [*Error]: Damaged for an unknown form, BadArgument for one that
 // cannot be converted.

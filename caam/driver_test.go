@@ -16,9 +16,9 @@ import (
 	"imxcrypt/caam/caamtest"
 )
 
-// driver plays the kernel's side of /dev/caam-keygen over a simulated chip. It
-// knows the command struct by the byte offsets of NXP's header only, and
-// follows its addresses as a kernel does: by copying from, and to, a process.
+// driver plays the kernel's side of /dev/caam-keygen with a simulated chip. It knows the
+// command struct only by the byte offsets of NXP's header, and follows its addresses as a
+// kernel does: by copying from, and to, a process.
 type driver struct {
 	chip *caamtest.Chip
 

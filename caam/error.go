@@ -13,23 +13,23 @@ import (
 type Kind string
 
 const (
-	// NoDevice: there is no CAAM to talk to. Err distinguishes two cases:
-	// ENOENT is a missing device node (module not loaded, or no BSP kernel),
-	// ENXIO, ENODEV and ENOTTY a node without that driver behind it.
+	// NoDevice: there is no CAAM. Err distinguishes two cases: ENOENT is a missing device
+	// node (module not loaded, or no BSP kernel); ENXIO, ENODEV and ENOTTY are a node
+	// without that driver behind it.
 	NoDevice Kind = "no device"
 	// NotInitialised: the driver is there but has no job ring (ENODEV).
 	NotInitialised Kind = "not initialised"
-	// NoPermission: the device node may not be opened by this user.
+	// NoPermission: this user may not open the device node.
 	NoPermission Kind = "no permission"
 	// NoProgram: caam-keygen is not installed, or cannot be run.
 	NoProgram Kind = "no program"
-	// Rejected: the hardware's integrity check of a blob failed (EBADMSG):
-	// another chip's, another security state's, or damaged.
+	// Rejected: the hardware's integrity check of a blob failed (EBADMSG). The blob is
+	// from another chip or another security state, or it is damaged.
 	Rejected Kind = "rejected"
-	// Damaged: not a well-formed blob or black key, seen before the hardware.
+	// Damaged: not a well-formed blob or black key; found before the hardware was used.
 	Damaged Kind = "damaged"
-	// Mismatch: the object returned is well-formed but is not what was asked
-	// for, in wrap or in key length.
+	// Mismatch: the returned object is well-formed but differs from the request, in wrap
+	// or in key length.
 	Mismatch Kind = "mismatch"
 	// BadArgument: the request itself cannot be carried out.
 	BadArgument Kind = "bad argument"

@@ -9,8 +9,8 @@ import (
 	"imxcrypt/caam"
 )
 
-// What a file of caam-keygen is can be read off its 20-byte header. An ECB black
-// key of 16 bytes is 36 bytes long, its blob 96.
+// The 20-byte header says what a file of caam-keygen is. An ECB black key of 16 bytes is
+// 36 bytes long, its blob 96.
 func ExampleInspect() {
 	tag, err := hex.DecodeString("4f67615400000000010000001000000010000000")
 	if err != nil {

@@ -8,9 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewTestIoctl is an Ioctl whose kernel is call: it gets the ioctl's number
-// and the command struct as the bytes a kernel would copy, and may change
-// them.
+// NewTestIoctl returns an Ioctl whose kernel is call: call gets the ioctl's number and
+// the command struct as the bytes a kernel would copy, and may change them.
 func NewTestIoctl(path string, call func(request uint, command []byte) error) *Ioctl {
 	return &Ioctl{
 		path: path,
@@ -24,7 +23,7 @@ func NewTestIoctl(path string, call func(request uint, command []byte) error) *I
 // KernelText is kernelText.
 func KernelText(buffer []byte) string { return kernelText(buffer) }
 
-// FencedInChroot is a fence around nothing, for a caller whose root is a folder.
+// FencedInChroot is a fence around nothing, for a caller whose root is a directory.
 func FencedInChroot(root, dir string) error {
 	return onDoomedThread(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {

@@ -19,8 +19,8 @@ import (
 	"imxcrypt/caam/caamtest"
 )
 
-// The test binary is NXP's program as well: started under its name it behaves
-// as that program does, good and bad.
+// The test binary also is NXP's program: started under its name, it behaves as that
+// program does, including its faults.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "caam-keygen" {
 		os.Exit(caamKeygen())
@@ -34,7 +34,7 @@ type fake struct {
 	Chip     []byte
 	Device   string
 	Location string
-	// Behave names one of the ways in which things go wrong.
+	// Behave names one of the ways to go wrong.
 	Behave string
 }
 
@@ -164,8 +164,8 @@ func (f fake) open(blobFile, name string) {
 	f.write(name, key.Bytes())
 }
 
-// usage is what the program prints after a failure: the text the driver left,
-// or whatever lay in memory there, and its usage.
+// usage prints what the program prints after a failure: the text that the driver left, or
+// whatever was in memory there, and its usage.
 func usage(text string) {
 	fmt.Printf("%s\nCAAM keygen usage: caam-keygen [options]\nOptions:\ncreate <key_name> <key_enc> <key_mode> <key_val>\n", text)
 }

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fenced runs work on a thread and in a mount namespace of its own, with an empty
-// in-memory filesystem over dir: nobody else sees what a program writes there, and
-// it is gone afterwards. work must stay on its goroutine; children that it starts
-// are inside too.
+// fenced runs work on its own thread and in its own mount namespace, with an empty
+// in-memory filesystem over dir: no other process sees what a program writes there, and
+// it is gone afterwards. work must stay on its goroutine; children that it starts are
+// inside too.
 //
-// The filesystem is ramfs: unlike tmpfs it never goes to swap.
+// The filesystem is ramfs, which unlike tmpfs is never swapped out.
 //
-// Needs CAP_SYS_ADMIN; without it the error is EPERM.
+// It needs CAP_SYS_ADMIN; without it the error is EPERM.
 func fenced(dir string, work func() error) error {
 	return onDoomedThread(func() error { return inside(dir, work) })
 }
@@ -33,9 +33,9 @@ func onDoomedThread(work func() error) error {
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// The main thread cannot end, and /proc/self is it: its
-			// namespace would be taken for the process's for ever. It is
-			// kept busy while another does the work.
+			// The main thread cannot end, and /proc/self refers to it: its namespace
+			// would be taken for the process's forever. It is kept busy while another
+			// thread does the work.
 			defer runtime.UnlockOSThread()
 			result <- onDoomedThread(work)
 			return
@@ -46,8 +46,8 @@ func onDoomedThread(work func() error) error {
 }
 
 func inside(dir string, work func() error) (err error) {
-	// CLONE_FS goes with it, as threads share their root and working
-	// directory otherwise, and gives the thread an umask of its own.
+	// CLONE_FS is necessary, since threads otherwise share their root and working
+	// directory. It also gives the thread its own umask.
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		return fmt.Errorf("leave the mount namespace: %w", err)
 	}
@@ -63,7 +63,7 @@ func inside(dir string, work func() error) (err error) {
 		return fmt.Errorf("mount memory over %s: %w", at, err)
 	}
 	defer func() {
-		// The thread's end would do it too, but not be waited for.
+		// The end of the thread would do this too, but could not be waited for.
 		if e := unix.Unmount(at, unix.MNT_DETACH); e != nil {
 			err = errors.Join(err, fmt.Errorf("unmount %s: %w", at, e))
 		}
@@ -74,12 +74,12 @@ func inside(dir string, work func() error) (err error) {
 	return work()
 }
 
-// errRootNotMounted: / is a folder of a filesystem mounted elsewhere, as after a
-// chroot, so its mount propagation cannot be changed.
+// errRootNotMounted means that / is a directory of a filesystem mounted elsewhere, as
+// after a chroot, so its mount propagation cannot be changed.
 var errRootNotMounted = errors.New("/ is not a mount point, as in a chroot; bind the new root onto itself before (mount --bind ROOT ROOT; chroot ROOT), or use caam.engine: ioctl")
 
-// notPrivate explains why mounts could not be made private (mount(2): EINVAL if it
-// is not a mount point).
+// notPrivate explains why mounts could not be made private (mount(2): EINVAL if it is not
+// a mount point).
 func notPrivate(err error) error {
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("make mounts private: %w: %w", err, errRootNotMounted)
@@ -87,10 +87,10 @@ func notPrivate(err error) error {
 	return fmt.Errorf("make mounts private: %w", err)
 }
 
-// mountPoint is where memory can be mounted so that dir lies in it: dir
-// itself, or, where that is missing (on a read-only root it cannot be made),
-// an empty directory above it. A directory with something in it is not
-// covered: the program, or its libraries, might be in there.
+// mountPoint returns where memory can be mounted so that dir is in it: dir itself or, if
+// that is missing (on a read-only root it cannot be made), an empty directory above it. A
+// directory that is not empty is not covered: it might contain the program or its
+// libraries.
 func mountPoint(dir string) (string, error) {
 	st, err := os.Stat(dir)
 	switch {

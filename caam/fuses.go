@@ -26,9 +26,9 @@ type family struct {
 	Old    string
 	Offset hex32
 	Mask   hex32
-	// NoFuse is why the state cannot be read; empty if it can.
+	// NoFuse says why the state cannot be read; empty if it can.
 	NoFuse string `json:"no_fuse"`
-	// KeepsKeys are those of SoC whose black keys outlive suspend-to-RAM.
+	// KeepsKeys are those in SoC whose black keys survive suspend-to-RAM.
 	KeepsKeys []string `json:"keeps_keys"`
 }
 
@@ -57,7 +57,7 @@ func readFamilies(table string) ([]family, error) {
 func familyOf(soc string) (family, bool) {
 	families, err := readFamilies(fuseTable)
 	if err != nil {
-		return family{}, false // a test reads the table that is built in
+		return family{}, false // a test reads the built-in table
 	}
 	i := slices.IndexFunc(families, func(f family) bool { return slices.Contains(f.SoC, soc) })
 	if i < 0 {

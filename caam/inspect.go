@@ -15,12 +15,11 @@ type Form string
 const (
 	FormBlob     Form = "blob"
 	FormBlackKey Form = "black key"
-	// FormOldBlackKey and FormOldBlob are of the first kernels of 2020: the
-	// key behind a tag of 16 bytes without red_key_len, the blob behind its
-	// type alone, a u32.
+	// FormOldBlackKey and FormOldBlob are from the first kernels of 2020: the key follows
+	// a tag of 16 bytes without red_key_len, the blob follows only its type, a u32.
 	FormOldBlackKey Form = "black key with the 16-byte tag of 2020"
 	FormOldBlob     Form = "blob with the 4-byte header of 2020"
-	// FormHexBlob is of the 4.14 kernels: ":hex:" and the bare blob.
+	// FormHexBlob is from the 4.14 kernels: ":hex:" and the bare blob.
 	FormHexBlob Form = "blob of the :hex: form of 4.14 kernels"
 )
 
@@ -30,7 +29,7 @@ type Info struct {
 	Wrap Wrap
 	// RedKeyLen is the length in bytes of the AES key in it.
 	RedKeyLen int
-	// Size is that of the whole object in bytes.
+	// Size is the size of the whole object in bytes.
 	Size int
 	// Convertible reports whether [Convert] can convert it.
 	Convertible bool
@@ -42,9 +41,9 @@ const (
 	hexPrefix     = ":hex:"
 )
 
-// Inspect identifies a file of caam-keygen or one of its predecessors. The error is
-// an [*Error] of kind Damaged with the first problem. Looking right is not enough:
-// every form has its exact size.
+// Inspect identifies a file of caam-keygen or one of its predecessors. The error is an
+// [*Error] of kind Damaged with the first problem. Every form must also have its exact
+// size.
 func Inspect(data []byte) (Info, error) {
 	switch {
 	case len(data) == 0:
@@ -79,9 +78,9 @@ func inspectTagged(data []byte) (Info, error) {
 	return info, nil
 }
 
-// inspectOldBlackKey recognises the 16-byte tag of magic, version, type and black
-// key length. No current object passes as one: its fourth word is a red key's
-// length, never the whole length less 16.
+// inspectOldBlackKey recognizes the 16-byte tag of magic, version, type and black key
+// length. No current object passes as one: its fourth word is a red key's length, never
+// the whole length less 16.
 func inspectOldBlackKey(data []byte) (Info, bool) {
 	if len(data) < oldTagSize {
 		return Info{}, false
@@ -110,9 +109,9 @@ func inspectOldBlackKey(data []byte) (Info, bool) {
 	return info, true
 }
 
-// inspectOldBlob recognises blobs with only their type in front. The
-// kernel that made them sealed the black key's whole length: for ECB that is
-// the (padded) red key, for CCM 12 bytes more than the key.
+// inspectOldBlob recognizes blobs with only their type in front. The kernel that made
+// them sealed the black key's whole length: for ECB that is the (padded) red key, for CCM
+// 12 bytes more than the key.
 func inspectOldBlob(data []byte) (Info, error) {
 	if len(data) < oldBlobHeader {
 		return Info{}, damaged(fmt.Sprintf("%d bytes are too few for anything known", len(data)))
@@ -131,8 +130,8 @@ func inspectOldBlob(data []byte) (Info, error) {
 	return info, nil
 }
 
-// inspectHex recognises the blobs of 4.14 kernels: despite the name, binary after
-// the prefix. Those kernels made only ECB black keys.
+// inspectHex recognizes the blobs of 4.14 kernels: despite the name, binary after the
+// prefix. Those kernels made only ECB black keys.
 func inspectHex(data []byte) (Info, error) {
 	n := len(data) - len(hexPrefix) - blobOverhead
 	if !IsAESKeySize(n) {

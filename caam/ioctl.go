@@ -21,7 +21,7 @@ import (
 // the driver takes a job ring for each call.
 type Ioctl struct {
 	path string
-	// call issues one ioctl; a field so that tests can be the kernel.
+	// call issues one ioctl; it is a field so that tests can stand in for the kernel.
 	call  func(request uint, c *command) error
 	close func() error
 }
@@ -56,9 +56,8 @@ func OpenIoctl(path string) (*Ioctl, error) {
 	return &Ioctl{path: path, call: call, close: file.Close}, nil
 }
 
-// keygen issues the ioctl itself. c escapes to the heap, whose objects do not
-// move, and is kept alive by the conversion in the call; what c points to is
-// mapped memory.
+// keygen issues the ioctl itself. c escapes to the heap, whose objects do not move, and
+// the conversion in the call keeps it alive. What c points to is mapped memory.
 func keygen(fd uintptr, request uint, c *command) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(unsafe.Pointer(c)))
@@ -88,9 +87,9 @@ func openError(path string, err error) error {
 // Close closes the device. Calls in progress finish first; later ones fail.
 func (d *Ioctl) Close() error { return d.close() }
 
-// Create has the hardware draw a key of keySize bytes (16, 24 or 32) and seal
-// it. The caller owns the BlackKey. The call cannot be interrupted; ctx is checked
-// before it. The error is an [*Error], or ctx's.
+// Create has the hardware generate a key of keySize bytes (16, 24 or 32) and seal it. The
+// caller owns the BlackKey. The call cannot be interrupted; ctx is checked before it. The
+// error is an [*Error], or ctx's.
 func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
 	if why := unfit(w, keySize); why != "" {
 		return nil, nil, d.fail("create", BadArgument, why, nil)
@@ -98,10 +97,9 @@ func (d *Ioctl) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blo
 	return d.create(ctx, w, "-s", append(strconv.AppendInt(nil, int64(keySize), 10), 0), keySize)
 }
 
-// CreateFrom seals a given key of 16, 24 or 32 bytes. Kernels up to 5.10 treat it as
-// a C string and truncate it at a zero byte; the lengths they return reveal that,
-// and the error is of kind Mismatch. The caller keeps red. Otherwise it is
-// [Ioctl.Create].
+// CreateFrom seals a given key of 16, 24 or 32 bytes. Kernels up to 5.10 treat it as a C
+// string and truncate it at a zero byte; the lengths they return reveal that, and the
+// error is of kind Mismatch. The caller keeps red. Otherwise it is like [Ioctl.Create].
 func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*BlackKey, Blob, error) {
 	n := red.Len()
 	if why := unfit(w, n); why != "" {
@@ -112,9 +110,9 @@ func (d *Ioctl) CreateFrom(ctx context.Context, w Wrap, red *secret.Buffer) (*Bl
 	if !errors.As(err, &e) || e.Kind != Mismatch && e.Kind != BadArgument {
 		return key, blob, err
 	}
-	// The older kernels also read past a key that is not NUL-terminated, while newer
-	// ones would count the NUL. So only those that came to another length without a
-	// NUL get one.
+	// The older kernels also read past a key that is not NUL-terminated, while newer ones
+	// would count the NUL. So a NUL is added only if the result without one has another
+	// length.
 	terminated, err := secret.New(n + 1)
 	if err != nil {
 		return nil, nil, d.fail("create", Failed, "", err)
@@ -164,9 +162,9 @@ func (d *Ioctl) create(ctx context.Context, w Wrap, mode string, value []byte, k
 	return key, blob, nil
 }
 
-// Import has the hardware open a blob. The caller owns the BlackKey. The error
-// is an [*Error], of kind Rejected if the blob is not this chip's in its
-// present security state, or ctx's.
+// Import has the hardware open a blob. The caller owns the BlackKey. The error is an
+// [*Error], of kind Rejected if the blob is not this chip's in its current security
+// state, or ctx's.
 func (d *Ioctl) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 	// This also refuses more than 144 bytes, which would overrun the driver's stack.
 	blob, err := ParseBlob(blob)

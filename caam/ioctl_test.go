@@ -110,7 +110,7 @@ func TestOnlyTextIsTakenForText(t *testing.T) {
 		{"", ""},
 		{"\x00\x00\x00\x00", ""},
 		{"Invalid key size.\n\x00\x00", "Invalid key size."},
-		{"Invalid key size.\n", ""},              // no end: not the driver's
+		{"Invalid key size.\n", ""},              // no end: not from the driver
 		{"Invalid key size.\n\x00then more", ""}, // it only ever wrote one sentence
 		{"OgaT\x00\x00\x00\x00", ""},             // a tagged object's start
 		{"Invalid \xfe size.\x00", ""},           // not text
@@ -203,8 +203,8 @@ func TestGivenKeyIsWholeOnOldKernelsToo(t *testing.T) {
 	}
 }
 
-// A zero byte in a given key is no reason to refuse it, but older kernels cut the
-// key short there: what they then seal is never taken for the key.
+// A zero byte in a given key is not a reason to refuse it, but older kernels cut the key
+// short there. What they then seal is never taken for the key.
 func TestGivenKeyWithAZeroByte(t *testing.T) {
 	t.Parallel()
 	for _, at := range []int{0, 15, 16, 31} {
@@ -273,7 +273,7 @@ func TestAStaleNodeIsNoMissingOne(t *testing.T) {
 		t.Skip("NOT TESTED: making a device node takes root")
 	}
 	node := filepath.Join(t.TempDir(), "caam-keygen")
-	// A misc minor that nobody has.
+	// A misc minor that nothing uses.
 	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 200<<2))); err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,8 @@ import (
 	"imxcrypt/caam/caamtest"
 )
 
-// copies looks through this process's memory for what lies in secret, and
-// returns the places where it is found again.
+// copies searches this process's memory for the content of secret, and returns the places
+// where it is found again.
 func copies(secret []byte) ([]string, error) {
 	mem, err := os.Open("/proc/self/mem")
 	if err != nil {
@@ -49,7 +49,7 @@ func copies(secret []byte) ([]string, error) {
 			for at := run[0]; at < run[1]; at += uint64(len(chunk) - len(secret)) {
 				n, err := mem.ReadAt(chunk[:min(uint64(len(chunk)), run[1]-at)], int64(at))
 				if err != nil && n == 0 {
-					break // given back meanwhile
+					break // returned to the system meanwhile
 				}
 				if i := bytes.Index(chunk[:n], secret); i >= 0 {
 					found = append(found, fmt.Sprintf("%#x in %s", at+uint64(i), strings.TrimSpace(line)))
@@ -89,8 +89,8 @@ func touched(from, to uint64) ([][2]uint64, error) {
 	return runs, nil
 }
 
-// onlyCopy fails if a black key is in memory but in its own pages; and first
-// makes sure that a copy would be found.
+// onlyCopy fails if a black key is in memory outside of its own pages. First it makes
+// sure that a copy would be found.
 func onlyCopy(t *testing.T, key *caam.BlackKey) {
 	t.Helper()
 	const header = 20
@@ -110,7 +110,8 @@ func onlyCopy(t *testing.T, key *caam.BlackKey) {
 	runtime.KeepAlive(planted)
 }
 
-// Not beside others: their chips, in this process, have keys on the heap.
+// This does not run in parallel: the chips of other tests, in this process, have keys on
+// the heap.
 func TestProgramLeavesNoCopyInMemory(t *testing.T) {
 	p := install(t, fake{Chip: caamtest.RandomChip().Save()})
 	key, blob, err := p.Create(context.Background(), caam.CCM, 32)

@@ -15,25 +15,24 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// DefaultLocation is where NXP's caam-keygen is built to write its files
-// (KEYBLOB_LOCATION); other builds have others.
+// DefaultLocation is where NXP's caam-keygen writes its files by default
+// (KEYBLOB_LOCATION); other builds use other places.
 const DefaultLocation = "/data/caam"
 
-// Program is the engine that runs NXP's caam-keygen program, for BSPs whose driver
-// has another ABI than [Ioctl]. The program leaves black keys in a fixed directory
-// and exits with 0 on nearly every failure. So each call runs it in a mount
-// namespace of its own with a memory filesystem over that directory, goes by the
-// files left there, and moves the black key straight into locked memory. Several
-// goroutines may use it at once. Needs root.
+// Program is the engine that runs NXP's caam-keygen program, for BSPs whose driver has
+// another ABI than [Ioctl]. The program leaves black keys in a fixed directory and exits
+// with 0 on nearly every failure. So each call runs it in its own mount namespace with a
+// memory filesystem over that directory, relies on the files left there, and moves the
+// black key straight into locked memory. Several goroutines may use it at once. It needs
+// root.
 type Program struct {
 	path     string
 	location string
 }
 
-// OpenProgram finds the program. path is absolute, or empty for caam-keygen in
-// the fixed PATH; location is the directory the program was built to write to,
-// [DefaultLocation] if empty. The error is an [*Error] of kind NoProgram or
-// BadArgument.
+// OpenProgram finds the program. path is absolute, or empty for caam-keygen in the fixed
+// PATH. location is the directory that the program was built to write to, or empty for
+// [DefaultLocation]. The error is an [*Error] of kind NoProgram or BadArgument.
 func OpenProgram(path, location string) (*Program, error) {
 	if location == "" {
 		location = DefaultLocation
@@ -76,7 +75,7 @@ func findProgram(path string) (string, error) {
 	return "", &Error{Op: "open", Path: path, Kind: NoProgram, Reason: "the program is not there, or cannot be run", Err: cause}
 }
 
-// Close does nothing; it matches [Ioctl].
+// Close does nothing; it exists to match [Ioctl].
 func (p *Program) Close() error { return nil }
 
 // The names of the files within the location.
@@ -86,7 +85,7 @@ const (
 	inName   = "imxcrypt-import.bb"
 )
 
-// Create is [Ioctl.Create]. Cancelling ctx ends the program.
+// Create is like [Ioctl.Create]. Cancelling ctx ends the program.
 func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, Blob, error) {
 	if why := unfit(w, keySize); why != "" {
 		return nil, nil, p.fail("create", BadArgument, why, nil)
@@ -118,15 +117,15 @@ func (p *Program) Create(ctx context.Context, w Wrap, keySize int) (*BlackKey, B
 	return key, blob, nil
 }
 
-// CreateFrom is always refused, as a bad argument: the program takes a red key only
-// as an argument, which every process can read.
+// CreateFrom is always refused as a bad argument: the program accepts a red key only as a
+// command-line argument, which every process can read.
 func (p *Program) CreateFrom(context.Context, Wrap, *secret.Buffer) (*BlackKey, Blob, error) {
 	return nil, nil, p.fail("create", BadArgument, "caam-keygen takes a given key in its arguments only, for all to see; the ioctl engine can do it", nil)
 }
 
-// Import is [Ioctl.Import]. The program does not distinguish a rejected blob from
-// other hardware failures; a failure without a message counts as a rejection, which
-// it nearly always is.
+// Import is like [Ioctl.Import]. The program does not distinguish a rejected blob from
+// other hardware failures; a failure without a message counts as a rejection, which it
+// nearly always is.
 func (p *Program) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 	blob, err := ParseBlob(blob)
 	if err != nil {
@@ -157,8 +156,8 @@ func (p *Program) Import(ctx context.Context, blob Blob) (*BlackKey, error) {
 	return key, nil
 }
 
-// fenced runs work within the fence and classifies failures of the fence itself.
-// The caller wipes a black key that work has taken.
+// fenced runs work inside the fence and classifies failures of the fence itself. The
+// caller wipes a black key that work has taken.
 func (p *Program) fenced(ctx context.Context, op string, work func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -201,8 +200,8 @@ func (p *Program) takeKey(op string, out outcome) (*BlackKey, error) {
 	return key, nil
 }
 
-// take moves a file out of the location into locked memory: the file is overwritten
-// and removed. A missing file is how the program reports a failure.
+// take moves a file out of the location into locked memory: the file is overwritten and
+// removed. A missing file means that the program failed.
 func (p *Program) take(op, name string, atMost int, out outcome) (*secret.Buffer, error) {
 	path := filepath.Join(p.location, name)
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
@@ -227,7 +226,7 @@ func (p *Program) scrub() {
 	if err != nil {
 		return
 	}
-	// Nothing more can be done if this fails; the file goes with the fence.
+	// Nothing more can be done if this fails; the file disappears with the fence.
 	mem, _ := drain(file, MaxBlackKeySize)
 	mem.Wipe()
 	_ = file.Close()

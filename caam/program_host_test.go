@@ -10,7 +10,7 @@ import (
 	"imxcrypt/caam/caamtest"
 )
 
-// In the VM the same is done over the driver.
+// In the VM the same is done with the driver.
 func TestProgramIsAnEngine(t *testing.T) {
 	t.Parallel()
 	chip := caamtest.RandomChip()

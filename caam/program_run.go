@@ -12,23 +12,22 @@ import (
 	"time"
 )
 
-// fixedPATH is where programs are looked for, whatever the caller's
-// environment says; caam-keygen itself calls mkdir through a shell.
+// fixedPATH is where programs are searched for, whatever the caller's environment says;
+// caam-keygen itself calls mkdir through a shell.
 const fixedPATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 // outcome is the program's result besides its files.
 type outcome struct {
 	text string
-	// exit is nil for exit status 0, which says nothing.
+	// exit is nil for exit status 0, which means nothing.
 	exit error
 }
 
 // run starts the program from the calling thread and waits for it. Its output is
 // truncated and cleaned. The program never prints key material, except for an
-// uninitialised buffer when the driver left no text there.
+// uninitialized buffer if the driver left no text there.
 //
-// The error is ctx's, or an [*Error] of kind NoProgram where it cannot be
-// started.
+// The error is ctx's, or an [*Error] of kind NoProgram if it cannot be started.
 func (p *Program) run(ctx context.Context, args ...string) (outcome, error) {
 	var out head
 	cmd := exec.CommandContext(ctx, p.path, args...)
@@ -41,8 +40,8 @@ func (p *Program) run(ctx context.Context, args ...string) (outcome, error) {
 		return cmd.Process.Signal(syscall.SIGTERM)
 	}
 	cmd.WaitDelay = 2 * time.Second
-	// It must not outlive us with a black key at hand. The signal follows the
-	// thread that started it, which waits here.
+	// The program must not outlive this process with a black key at hand. The signal
+	// depends on the thread that started it, which waits here.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -65,8 +64,8 @@ func (o outcome) explain(e *Error) *Error {
 	return e
 }
 
-// failure classifies an operation without a result by the program's and the
-// driver's messages.
+// failure classifies an operation without a result by the messages of the program and the
+// driver.
 func (o outcome) failure(e *Error) *Error {
 	e = o.explain(e)
 	has := func(words string) bool { return strings.Contains(o.text, words) }
@@ -92,7 +91,7 @@ func (h *head) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// sentence is the first line that is a message: not the usage that the program
+// sentence returns the first line that is a message: not the usage that the program
 // prints after each failure, nor memory printed by mistake.
 func (h *head) sentence() string {
 	const usage = "CAAM keygen usage"

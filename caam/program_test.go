@@ -100,7 +100,7 @@ func TestProgramRunsWithinAFence(t *testing.T) {
 	}
 }
 
-// A root that is not a mount point cannot be fenced off, and says what helps.
+// A root that is not a mount point cannot be fenced off, and the error says what helps.
 func TestFenceInAChroot(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -147,8 +147,8 @@ func TestNothingOfAFencedRunStays(t *testing.T) {
 	}
 }
 
-// The thread of each run ends with it: no other code of this process ever
-// finds itself in the run's namespace.
+// The thread of each run ends with it: no other code of this process ever runs in its
+// namespace.
 func TestNamespacesDieWithTheirThread(t *testing.T) {
 	t.Parallel()
 	p := install(t, fake{Chip: caamtest.RandomChip().Save()})
@@ -163,8 +163,8 @@ func TestNamespacesDieWithTheirThread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Threads end a little later than their goroutines, and tests beside this
-	// one have some of their own.
+	// Threads end a little later than their goroutines, and parallel tests have some of
+	// their own.
 	var strange []string
 	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		strange = nil
@@ -248,14 +248,14 @@ func TestHangingProgramIsEnded(t *testing.T) {
 	}
 }
 
-// On a read-only root the location cannot be made, and need not be, if there
-// is an empty directory above it.
+// On a read-only root the location cannot be made, and need not be, if there is an empty
+// directory above it.
 func TestMissingLocation(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
 		with []string
-		kind caam.Kind // empty: it works
+		kind caam.Kind // empty if it works
 	}{
 		{"there", []string{"data/caam/keys/"}, ""},
 		{"empty directory above", []string{"data/"}, ""},

@@ -21,9 +21,9 @@ type object interface {
 	RedKeyLen() int
 }
 
-// mismatch returns how an object differs from the request, or "". Some kernels
-// silently truncate a given key, and a table loaded with another key than the
-// header names loses data.
+// mismatch returns how an object differs from the request, or "". Some kernels silently
+// truncate a given key, and a table loaded with another key than the one the header names
+// loses data.
 func mismatch(o object, w Wrap, keySize int) string {
 	if o.Wrap() == w && o.RedKeyLen() == keySize {
 		return ""

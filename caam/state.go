@@ -15,44 +15,43 @@ import (
 	"strings"
 )
 
-// SecurityState is which master key the chip seals blobs under.
+// SecurityState says which master key the chip seals blobs under.
 type SecurityState string
 
 const (
-	// Open: a test key that every open chip has. Such blobs open on any of
-	// them, and on none once the chip is closed.
+	// Open: a test key that every open chip has. Such blobs open on any open chip, and on
+	// none once the chip is closed.
 	Open SecurityState = "open"
 	// Closed: the chip's own fused key.
 	Closed SecurityState = "closed"
-	// Unknown: nothing readable says so, or the evidence conflicts.
+	// Unknown: nothing readable says which, or the evidence conflicts.
 	Unknown SecurityState = "unknown"
 )
 
 // State is what Linux reveals of the chip's security state.
 type State struct {
 	State SecurityState
-	// SoC is the chip's name as the kernel has it ("i.MX8MP"); empty where it
-	// names none.
+	// SoC is the chip's name according to the kernel ("i.MX8MP"); empty if it gives none.
 	SoC string
-	// Key names the unit of this SoC that seals keys: caam, dcp, ele; empty
-	// for an unknown SoC.
+	// Key names the unit of this SoC that seals keys: caam, dcp or ele; empty for an
+	// unknown SoC.
 	Key string
-	// KeepsKeys reports whether black keys outlive suspend-to-RAM on this SoC.
+	// KeepsKeys reports whether black keys survive suspend-to-RAM on this SoC.
 	KeepsKeys bool
 	// Evidence lists, as sentences, what was read and what it said.
 	Evidence []string
 }
 
-// lockedWord is the value of a fuse whose bank may not be read.
+// lockedWord is the value that a fuse reads as if its bank may not be read.
 const lockedWord = 0xBADABADA
 
-// ReadSecurityState reads the fuses and the kernel's log. root is the folder above
+// ReadSecurityState evaluates the fuses and the kernel log. root is the directory above
 // sys, empty for the running system; log holds the lines of the kernel log that the
 // caller has. It never fails: what cannot be read is evidence of an unknown state.
 //
-// The fuse decides. It is necessary for a closed chip, not sufficient: hence the
-// log, which can only make the result more cautious. The log alone means "open"
-// only if CAAM or DCP itself reports the test key.
+// The fuse decides. For a closed chip it is necessary but not sufficient. That is why the
+// log is evaluated too, which can only make the result more cautious. The log alone means
+// "open" only if CAAM or DCP itself reports the test key.
 func ReadSecurityState(root string, log []string) State {
 	s := State{State: Unknown}
 	s.readSoC(root)
@@ -116,8 +115,8 @@ func (s *State) readFuse(root string) SecurityState {
 	return state
 }
 
-// word reads the fuse's word from the nvmem or, where that is missing, from
-// the file of an old BSP. source names the place it came from.
+// word reads the fuse's word from the nvmem or, if that is missing, from the file of an
+// old BSP. source names the place it came from.
 func (f family) word(root string) (word uint32, source string, err error) {
 	nvmem := filepath.Join("/sys/bus/nvmem/devices", f.NVMEM, "nvmem")
 	word, err = readWord(filepath.Join(root, nvmem), int64(f.Offset))
@@ -164,9 +163,9 @@ const (
 	testKeyInUse
 )
 
-// readLog recognises the messages of drivers/crypto/caam, of the trusted keys' DCP
-// source and of the BSP's caam-snvs driver. The latter's state "init" is not
-// evidence: it is printed when the driver starts early.
+// readLog recognizes the messages of drivers/crypto/caam, of the trusted keys' DCP source
+// and of the BSP's caam-snvs driver. The caam-snvs state "init" is not evidence: it is
+// printed when the driver starts early.
 func (s *State) readLog(log []string) hint {
 	found := nothing
 	for _, line := range log {

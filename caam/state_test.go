@@ -21,7 +21,7 @@ const (
 	dcpTestKey     = "[    4.1] Device neither in secure nor trusted mode!"
 )
 
-// In the binary, which also runs where this folder is not.
+// In the binary, which also runs where this directory does not exist.
 //
 //go:embed testdata/security-state
 var recorded embed.FS

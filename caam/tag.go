@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// The header of a tagged object (struct header_conf of NXP's tag_object.h):
-// five little-endian u32. It is not authenticated by anything.
+// The header of a tagged object (struct header_conf of NXP's tag_object.h): five
+// little-endian u32. Nothing authenticates it.
 const (
 	tagSize  = 20
 	tagMagic = 0x5461674f // on disk "OgaT"
@@ -21,8 +21,8 @@ const (
 	typeCCM = 1 | 1<<3
 )
 
-// The largest objects, around a red key of 64 bytes, and the driver's buffer sizes,
-// MAX_BLACK_KEY_SIZE and MAX_BLOB_SIZE.
+// The sizes of the largest objects, around a red key of 64 bytes. They are also the
+// driver's buffer sizes, MAX_BLACK_KEY_SIZE and MAX_BLOB_SIZE.
 const (
 	MaxBlackKeySize = tagSize + maxRedKey + 12
 	MaxBlobSize     = MaxBlackKeySize + blobOverhead
@@ -32,7 +32,7 @@ type tag struct {
 	typ, redKeyLen, objLen uint32
 }
 
-// readTag reads data's header and checks its consistency and the data's length. The
+// readTag reads the header of data and checks its consistency and the data's length. The
 // error text starts with the object's fault.
 func readTag(data []byte) (tag, error) {
 	if len(data) < tagSize {

@@ -36,7 +36,7 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// object is a tagged object of the given header words and n bytes behind it.
+// object returns a tagged object of the given header words, followed by n bytes.
 func object(t *testing.T, header string, n int) []byte {
 	t.Helper()
 	data, err := hex.DecodeString(strings.ReplaceAll(header, " ", ""))
@@ -205,8 +205,8 @@ func TestConvertRefusesWhatHoldsNoSealedKey(t *testing.T) {
 	wantKind(t, err, caam.Damaged)
 }
 
-// What a current driver seals, an older one sealed in the same way: the
-// converted form of its bytes opens.
+// An older driver seals in the same way as a current one: the converted form of its bytes
+// opens.
 func TestConvertedBlobOpens(t *testing.T) {
 	t.Parallel()
 	chip := caamtest.RandomChip()

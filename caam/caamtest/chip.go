@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package caamtest is a CAAM for tests: a simulated chip in plain Go, and the
-// suite of tests that every engine of package caam has to pass, over the
-// simulated chip or a real one.
+// Package caamtest is a CAAM for tests: a simulated chip in plain Go, and the suite of
+// tests that every engine of package caam has to pass, with the simulated chip or a real
+// one.
 package caamtest
 
 import (
@@ -21,13 +21,13 @@ import (
 	"imxcrypt/internal/secret"
 )
 
-// Chip is a simulated i.MX chip with the semantics of the BSP driver: blobs
-// are sealed under its OTPMK, or, while it is open, under a test key that all
-// open chips have in common; black keys under a JDKEK that each power cycle
-// makes. It is an engine like [caam.Ioctl], for several goroutines.
+// Chip is a simulated i.MX chip with the semantics of the BSP driver. Blobs are sealed
+// under its OTPMK or, while it is open, under a test key that all open chips share. Black
+// keys are encrypted under a JDKEK that each power cycle makes. It is an engine like
+// [caam.Ioctl], and several goroutines may use it.
 //
-// The cryptography is real, so that a wrong key really is a wrong key, but it
-// is not CAAM's: objects have the right sizes and open only on a Chip.
+// The cryptography is real, so that a wrong key really is a wrong key, but it is not
+// CAAM's: objects have the right sizes and open only on a Chip.
 type Chip struct {
 	mu     sync.Mutex
 	otpmk  [32]byte
@@ -65,19 +65,19 @@ func (c *Chip) BurnFuse() {
 	c.closed = true
 }
 
-// Close does nothing; an engine is closed by those who use it.
+// Close does nothing; code that uses an engine closes it.
 func (c *Chip) Close() error { return nil }
 
-// SetFault has fault asked before each operation, "create" or "import"; its
-// error, as a rule an errno, fails the operation. nil ends it.
+// SetFault has fault called before each operation, "create" or "import". Its error,
+// usually an errno, fails the operation. nil removes it.
 func (c *Chip) SetFault(fault func(op string) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fault = fault
 }
 
-// SetOldKernel gives the chip a driver that takes a key handed to it for a C
-// string, as those up to 5.10 do.
+// SetOldKernel gives the chip a driver that treats a given key as a C string, as kernels
+// up to 5.10 do.
 func (c *Chip) SetOldKernel(old bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,8 +89,8 @@ type state struct {
 	Closed, Old  bool
 }
 
-// Save returns the chip's whole state, for [Load] in another process of the
-// same test, in the same power cycle.
+// Save returns the chip's whole state, for [Load] in another process of the same test, in
+// the same power cycle.
 func (c *Chip) Save() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,7 +101,7 @@ func (c *Chip) Save() []byte {
 	return data
 }
 
-// Load returns the chip that was saved.
+// Load returns the saved chip.
 func Load(data []byte) (*Chip, error) {
 	var s state
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -114,9 +114,9 @@ func Load(data []byte) (*Chip, error) {
 	return c, nil
 }
 
-// DriverCreate is the CREATE ioctl: enc "ecb" or "ccm", mode "-s" with the size
-// in decimal and a NUL, or "-t" with a key. An error is an errno, with the
-// driver's text where it has one.
+// DriverCreate is the CREATE ioctl: enc is "ecb" or "ccm", mode is "-s" with the size in
+// decimal and a NUL, or "-t" with a key. The error is an errno, with the driver's text if
+// it has one.
 func (c *Chip) DriverCreate(enc, mode string, value []byte) (key, blob []byte, text string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,8 +146,7 @@ func (c *Chip) DriverCreate(enc, mode string, value []byte) (key, blob []byte, t
 			if end := bytes.IndexByte(red, 0); end >= 0 {
 				red = red[:end]
 			} else {
-				// Nothing ends the string: the driver reads what happens
-				// to lie behind.
+				// Nothing ends the string: the driver reads whatever follows it.
 				red = append(red, 0xa5)
 			}
 		}
@@ -250,9 +249,9 @@ func (c *Chip) Import(ctx context.Context, blob caam.Blob) (*caam.BlackKey, erro
 	return blackKey(key)
 }
 
-// Unwrap is what tk(cbc(aes)) would encrypt with if it were handed this black
-// key now. A stale CCM key is EBADMSG; a stale ECB key silently gives another key.
-// EINVAL if it is not a black key.
+// Unwrap returns what tk(cbc(aes)) would encrypt with if it were given this black key
+// now. A stale CCM key is EBADMSG; a stale ECB key silently gives another key. The error
+// is EINVAL if it is not a black key.
 func (c *Chip) Unwrap(black []byte) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -290,6 +289,6 @@ func fail(op string, err error, text string) error {
 }
 
 func random(b []byte) {
-	// Never fails (crypto/rand ends the program rather).
+	// This never fails (crypto/rand ends the program instead).
 	_, _ = rand.Read(b)
 }

@@ -70,7 +70,7 @@ func blocks(crypt func(dst, src []byte), data []byte) []byte {
 	return out
 }
 
-// master is the key that blobs are sealed under in the present state.
+// master returns the key that blobs are sealed under in the current state.
 func (c *Chip) master() []byte {
 	if c.closed {
 		return mac(c.otpmk[:], 32, []byte(keyModifier))
@@ -122,7 +122,7 @@ func (c *Chip) blacken(w caam.Wrap, red []byte) []byte {
 	return append(out, mac(c.jdkek[:], nonceLen, nonce, encrypted)...)
 }
 
-// whiten undoes blacken: n bytes of red key.
+// whiten undoes blacken and returns n bytes of red key.
 func (c *Chip) whiten(w caam.Wrap, n int, body []byte) ([]byte, error) {
 	if w == caam.ECB {
 		return blocks(block(c.jdkek[:]).Decrypt, body)[:n], nil

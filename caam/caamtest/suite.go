@@ -25,18 +25,18 @@ type Engine interface {
 	Import(ctx context.Context, blob caam.Blob) (*caam.BlackKey, error)
 }
 
-// Suite says what [TestEngine] has to know of an engine.
+// Suite is what [TestEngine] has to know about an engine.
 type Suite struct {
-	// Open returns an engine; all of one test are over the same chip, in the
-	// same power cycle.
+	// Open returns an engine; all engines of one test use the same chip, in the same
+	// power cycle.
 	Open func(t testing.TB) Engine
 	// Foreign is another chip; nil if there is none.
 	Foreign func(t testing.TB) Engine
 	// NoRedKeys: CreateFrom is refused, as a bad argument.
 	NoRedKeys bool
-	// Costly: each operation starts a program; be content with samples.
+	// Costly: each operation starts a program, so only samples are tried.
 	Costly bool
-	// NoErrno: the engine learns of failures without an errno.
+	// NoErrno: the engine learns about failures without an errno.
 	NoErrno bool
 }
 
@@ -46,7 +46,7 @@ var _ Engine = (*caam.Ioctl)(nil)
 type shape struct {
 	wrap caam.Wrap
 	size int
-	// As the table of the interface's description has them, in bytes.
+	// In bytes, as in the table of the interface's description.
 	black, blob int
 }
 
@@ -57,7 +57,7 @@ func shapes() []shape {
 	}
 }
 
-// TestEngine holds an engine to the contract of the package.
+// TestEngine checks an engine against the package's contract.
 func TestEngine(t *testing.T, s Suite) {
 	t.Run("objects have their exact sizes", s.sizes)
 	t.Run("a blob opens to its key", s.opens)
@@ -158,7 +158,7 @@ func (s Suite) given(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n == 16 {
-			red.Bytes()[7] = 0 // a key is no string
+			red.Bytes()[7] = 0 // a key is not a string
 		}
 		one, blob, err := e.CreateFrom(ctx, caam.ECB, red)
 		if err != nil {
@@ -191,16 +191,15 @@ func (s Suite) impossible(t *testing.T) {
 func (s Suite) bitFlips(t *testing.T) {
 	e := s.Open(t)
 	_, blob := s.create(t, e, caam.CCM, 32)
-	// The hardware reads the key's length and 48 bytes more; what lies
-	// behind is filling.
+	// The hardware reads the key's length and 48 bytes more; what follows is padding.
 	const read = tagSize + 32 + 48
 	step := 7
 	if s.Costly {
 		step = 27
 	}
 	for at := 0; at < len(blob); at++ {
-		// The header byte by byte, which costs nothing; the rest is a job for
-		// the hardware each.
+		// Try the header byte by byte, which costs nothing; each byte of the rest is a
+		// job for the hardware.
 		if at >= tagSize && at%step != 0 && at != read-1 && at != read {
 			continue
 		}
@@ -236,7 +235,7 @@ func (s Suite) lengths(t *testing.T) {
 		_, err := e.Import(context.Background(), grown[:n])
 		wantKind(t, err, caam.Damaged)
 	}
-	// A header that goes along with the length does not help it.
+	// A header that matches the length does not help.
 	for _, n := range []int{145, 400, len(grown)} {
 		long := bytes.Clone(grown[:n])
 		binary.LittleEndian.PutUint32(long[16:], uint32(n-tagSize))

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// trustedModifier is the key modifier of mainline's trusted keys, which is why a blob of
-// caam-keygen does not open as one, and the other way round.
+// trustedModifier is the key modifier of mainline's trusted keys. Because of it, a blob
+// of caam-keygen does not open as a trusted key, nor the other way round.
 const trustedModifier = "SECURE_KEY"
 
 // NewTrusted makes a key of n bytes and its blob as mainline's trusted keys do.
@@ -24,7 +24,7 @@ func (c *Chip) NewTrusted(n int) (key, blob []byte, err error) {
 	return key, sealTrusted(c.trustedMaster(), key), nil
 }
 
-// sealTrusted is a blob of a key.
+// sealTrusted returns a blob of a key.
 func sealTrusted(master, key []byte) []byte {
 	blobKey := make([]byte, sealedKeyLen)
 	random(blobKey)
@@ -33,8 +33,8 @@ func sealTrusted(master, key []byte) []byte {
 	return append(blob, mac(blobKey, macLen, encrypted)...)
 }
 
-// LoadTrusted opens a blob of NewTrusted, on the chip and in the security state that it
-// was made in; EBADMSG elsewhere.
+// LoadTrusted opens a blob of NewTrusted, on the chip and in the security state in which
+// it was made; otherwise the error is EBADMSG.
 func (c *Chip) LoadTrusted(blob []byte) ([]byte, error) {
 	n := len(blob) - sealedKeyLen - macLen
 	if n < 32 || n > 128 {
@@ -57,8 +57,8 @@ func openTrusted(master, blob []byte, n int) ([]byte, error) {
 
 func (c *Chip) trustedMaster() []byte { return mac(c.master(), 32, []byte(trustedModifier)) }
 
-// The header of a protected key as the kernel has it: a mark, the wrap (1 CCM, 2 ECB), and
-// the plain key's length, little-endian. The blob follows.
+// The header of a protected key in the kernel: a mark, the wrap (1 CCM, 2 ECB), and the
+// plain key's length, little-endian. The blob follows.
 const (
 	protectedHeader  = 4
 	protectedKeySize = 32
@@ -78,14 +78,15 @@ func (c *Chip) NewProtected(n int, wrap byte) (payload, blob []byte, err error) 
 	return ProtectedPayload(blob, wrap), blob, nil
 }
 
-// ProtectedPayload is what the kernel makes of the blob of a protected key. The chip is
-// not asked, and nothing is refused.
+// ProtectedPayload returns what the kernel makes of the blob of a protected key. The chip
+// is not asked, and nothing is refused.
 func ProtectedPayload(blob []byte, wrap byte) []byte {
 	return append([]byte{1, wrap, protectedKeySize, 0}, blob...)
 }
 
-// UnwrapProtected is what paes would encrypt with: the blob is opened for each request,
-// in any power cycle. One of another chip, or none at all, is EBADMSG.
+// UnwrapProtected returns what paes would encrypt with: the blob is opened for each
+// request, in any power cycle. A blob of another chip, or something that is not one, is
+// EBADMSG.
 func (c *Chip) UnwrapProtected(payload []byte) ([]byte, error) {
 	const size = protectedHeader + sealedKeyLen + protectedKeySize + macLen
 	if len(payload) != size || payload[0] != 1 {
@@ -96,8 +97,8 @@ func (c *Chip) UnwrapProtected(payload []byte) ([]byte, error) {
 	return openTrusted(c.protectedMaster(payload[1]), payload[protectedHeader:], protectedKeySize)
 }
 
-// protectedMaster differs from that of ordinary trusted keys: they do not open as each
-// other.
+// protectedMaster differs from the master of ordinary trusted keys: neither kind opens as
+// the other.
 func (c *Chip) protectedMaster(wrap byte) []byte {
 	return mac(c.master(), 32, []byte(trustedModifier), []byte{'p', 'k', wrap})
 }
