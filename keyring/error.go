@@ -12,13 +12,13 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Error is every error of this package; it never holds a payload.
+// Error is the type of every error of this package; it never holds a payload.
 type Error struct {
 	// Op is "add", "search", "read" or "remove".
 	Op string
-	// Type is the key's; empty for logon.
+	// Type is the key's type; empty for logon.
 	Type string
-	// Description is the key's.
+	// Description is the key's description.
 	Description string
 	// Err is the cause; errors.Is finds the errno in it.
 	Err error

@@ -4,5 +4,6 @@
 
 package keyring_test
 
-// inVM: the kernel is the test VM's and has all that the tests need.
+// inVM reports whether the kernel is the test VM's and has everything that the tests
+// need.
 const inVM = false

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needKeyrings ends a test where the kernel, or a container around it, offers
-// no keyrings. In the VM that is a failure.
+// needKeyrings skips a test if the kernel, or a container around it, offers no keyrings.
+// In the VM that is a failure.
 func needKeyrings(t *testing.T) {
 	t.Helper()
 	_, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_USER_KEYRING, true)
@@ -27,9 +27,9 @@ func needKeyrings(t *testing.T) {
 	}
 }
 
-// lookup asks as dm-crypt does when a table is loaded: for the calling
-// thread, in its thread, process and session keyrings, without a call up to
-// user space. x/sys always gives request_key something to call up with.
+// lookup asks as dm-crypt does when it loads a table: for the calling thread, in its
+// thread, process and session keyrings, without an upcall to user space. x/sys always
+// passes request_key something for the upcall.
 func lookup(description string) (int, error) {
 	typ, err := unix.BytePtrFromString("logon")
 	if err != nil {
@@ -46,7 +46,7 @@ func lookup(description string) (int, error) {
 	return int(id), nil
 }
 
-// onAnotherThread runs f on a thread that ends with it, whatever f did to it.
+// onAnotherThread runs f on a thread that ends with it, whatever f did to the thread.
 func onAnotherThread(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -57,16 +57,15 @@ func onAnotherThread(f func()) {
 	<-done
 }
 
-// onOwnThread runs a test on a thread whose keyrings no other test has used,
-// and gives the thread up afterwards.
+// onOwnThread runs a test on a thread whose keyrings no other test has used, and discards
+// the thread afterwards.
 func onOwnThread(t *testing.T, f func()) {
 	t.Helper()
-	// A test that fails for good must do so on its own goroutine; f reports
-	// by t.Error only.
+	// A test may call FailNow only on its own goroutine, so f uses only t.Error.
 	onAnotherThread(f)
 }
 
-// listed reports whether the kernel lists a key of that description to us.
+// listed reports whether the kernel lists a key of that description to this process.
 func listed(t *testing.T, description string) bool {
 	t.Helper()
 	keys, err := os.ReadFile("/proc/keys")

@@ -15,11 +15,11 @@ import (
 	"imxcrypt/keyring"
 )
 
-// inVM: the kernel is the test VM's and has all that the tests need.
+// inVM reports whether the kernel is the test VM's and has everything that the tests
+// need.
 const inVM = true
 
-// Nobody has made keyrings for a process that PID 1 started, as nobody does in
-// an initramfs.
+// No keyrings have been made for a process that PID 1 started, as in an initramfs.
 func TestKeysWorkWithoutAnySession(t *testing.T) {
 	onOwnThread(t, func() {
 		err := keyring.Ring{}.WithLogonKey("test:no-session", payload, func() error {
@@ -32,8 +32,8 @@ func TestKeysWorkWithoutAnySession(t *testing.T) {
 	})
 }
 
-// Changes a limit of the whole machine, so it belongs in the VM, and does not
-// run beside others.
+// This changes a limit of the whole machine, so it belongs in the VM, and does not run in
+// parallel.
 func TestUsedUpQuotaIsNamed(t *testing.T) {
 	const limit = "/proc/sys/kernel/keys/root_maxbytes"
 	before, err := os.ReadFile(limit)

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the design of this package rests on, as the kernel does it: none of
-// these tests our code.
+// What the design of this package relies on, as the kernel does it: none of this tests
+// our code.
 
 func add(t *testing.T, description, payload string, ring int) int {
 	t.Helper()
@@ -68,8 +68,8 @@ func TestPremiseSessionKeyringMadeByAnotherThreadIsNotOurs(t *testing.T) {
 	})
 }
 
-// Whether the user's keyring is any good depends on who made the session: a
-// service manager's has no link to it, and without any session it is searched.
+// Whether the user's keyring is searched depends on what made the session: a service
+// manager's session has no link to it, and without any session it is searched.
 func TestPremiseUserKeyringIsFoundThroughTheSessionOnly(t *testing.T) {
 	t.Parallel()
 	needKeyrings(t)
@@ -123,7 +123,7 @@ func TestPremiseLogonDescriptionNeedsAPrefix(t *testing.T) {
 			_, err := unix.AddKey("logon", name, []byte("x"), unix.KEY_SPEC_THREAD_KEYRING)
 			wantErrno(t, name, err, unix.EINVAL)
 		}
-		// White space is fine with the kernel; it would split a table's line.
+		// The kernel accepts white space, but it would split a table's line.
 		unlink(t, add(t, "premise:white space", "x", unix.KEY_SPEC_THREAD_KEYRING), unix.KEY_SPEC_THREAD_KEYRING)
 	})
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The module below has the system call numbers of these machines only.
+// The module below has only the system call numbers of these machines.
 //go:build amd64 || 386 || arm
 
 package keyring_test
@@ -17,8 +17,8 @@ import (
 	"imxcrypt/keyring"
 )
 
-// ours is what somebody else's reader of keyrings finds of keys with our
-// prefix, from every keyring this thread has.
+// ours returns what another reader of keyrings finds of keys with our prefix, from every
+// keyring this thread has.
 func ours(prefix string) ([]string, error) {
 	var found []string
 	for _, open := range []func() (keyctl.Keyring, error){

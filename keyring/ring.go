@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Describe is the description of a volume's key. A live table shows it, and so
+// Describe returns the description of a volume's key. A live table shows it, and so
 // identifies which of the volume's keys it was loaded with.
 func Describe(uuid string, generation int) string {
 	return fmt.Sprintf("imxcrypt:%s:%d", uuid, generation)
@@ -19,8 +19,8 @@ func Describe(uuid string, generation int) string {
 // keyType is dm-crypt's own choice for keys that only the kernel may read.
 const keyType = "logon"
 
-// The kernel's bounds: KEY_MAX_DESC_SIZE of security/keys/keyctl.c counts the
-// NUL; a payload's bound is in user_preparse of user_defined.c. Both in bytes.
+// The kernel's limits, in bytes: KEY_MAX_DESC_SIZE of security/keys/keyctl.c counts the
+// NUL; the limit of a payload is in user_preparse of user_defined.c.
 const (
 	maxDescription = 4096 - 1
 	maxPayload     = 32767
@@ -29,14 +29,13 @@ const (
 // Ring is the calling thread's keyring.
 type Ring struct{}
 
-// WithLogonKey adds payload as a logon key, calls fn, and removes the key, also
-// when fn panics or ends its goroutine. The goroutine is locked to
-// its thread meanwhile; only that thread has the key, so fn must do its work
-// itself and not in another goroutine. It may call WithLogonKey for a second
-// key, under another description.
+// WithLogonKey adds payload as a logon key, calls fn, and removes the key, even if fn
+// panics or ends its goroutine. Meanwhile the goroutine is locked to its thread. Only
+// that thread has the key, so fn must do its work itself and not in another goroutine. It
+// may call WithLogonKey for a second key, with another description.
 //
-// The caller keeps payload; the kernel's copy is wiped before WithLogonKey returns
-// or soon after. A key that could not be removed is an error even if fn had none.
+// The caller keeps payload; the kernel's copy is wiped before WithLogonKey returns or
+// soon after. If the key cannot be removed, that is an error even if fn returned none.
 //
 // The error is an [*Error], or what fn returned.
 func (Ring) WithLogonKey(description string, payload []byte, fn func() error) (err error) {
@@ -46,7 +45,7 @@ func (Ring) WithLogonKey(description string, payload []byte, fn func() error) (e
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	// Adding an existing key replaces its payload: under the table that a caller up
+	// Adding an existing key would replace its payload, under the table that a caller up
 	// the stack is about to load.
 	switch _, err := unix.KeyctlSearch(unix.KEY_SPEC_THREAD_KEYRING, keyType, description, 0); {
 	case err == nil:
@@ -67,10 +66,10 @@ func (Ring) WithLogonKey(description string, payload []byte, fn func() error) (e
 	return fn()
 }
 
-// remove revokes the key and unlinks it. Revoking drops the payload even if the key
-// has other references; dm-crypt has none, as it copied the payload when the table
-// was loaded. Unlinking takes the key out of the ring before the call returns;
-// invalidating would leave that to a worker.
+// remove revokes the key and unlinks it. Revoking drops the payload even if the key has
+// other references; dm-crypt has none, as it copied the payload when the table was
+// loaded. Unlinking takes the key out of the ring before the call returns; invalidating
+// would leave that to a worker.
 func remove(id int) error {
 	_, revoked := unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
 	_, unlinked := unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0)
@@ -81,8 +80,8 @@ func remove(id int) error {
 	return errors.Join(unlinked, revoked)
 }
 
-// check refuses what the kernel would refuse or dm-crypt would misread: white space
-// ends a word of a table, and a backslash escapes in it.
+// check refuses what the kernel would refuse or dm-crypt would misread: white space ends
+// a word of a table, and a backslash is an escape character in it.
 func check(description string, payload []byte) error {
 	if len(payload) == 0 || len(payload) > maxPayload {
 		return fmt.Errorf("key of %d bytes, want 1 to %d: %w", len(payload), maxPayload, unix.EINVAL)

@@ -58,8 +58,8 @@ func TestKeyLivesAsLongAsTheCallback(t *testing.T) {
 	})
 }
 
-// The callback and what is around it share one thread, and the goroutine is
-// free to move afterwards.
+// The callback and the code around it share one thread, and the goroutine is free to move
+// afterwards.
 func TestCallbackRunsOnTheLockedThread(t *testing.T) {
 	t.Parallel()
 	needKeyrings(t)
@@ -169,8 +169,8 @@ func TestKeyInUseIsNotReplaced(t *testing.T) {
 	})
 }
 
-// A key of the same name that somebody has put into a keyring that dm-crypt also looks
-// into, or a script has left there, is neither in the way nor taken.
+// A key of the same name that someone has put into a keyring that dm-crypt also searches,
+// or that a script has left there, is neither in the way nor taken.
 func TestKeysOfOthersOfThatNameDoNotMatter(t *testing.T) {
 	t.Parallel()
 	needKeyrings(t)
@@ -206,7 +206,7 @@ func TestKeysOfOthersOfThatNameDoNotMatter(t *testing.T) {
 	})
 }
 
-// Somebody who got hold of the key meanwhile has nothing in the end.
+// Someone who got hold of the key meanwhile ends up with nothing.
 func TestKeyLinkedElsewhereIsDead(t *testing.T) {
 	t.Parallel()
 	needKeyrings(t)

@@ -13,14 +13,14 @@ import (
 // (Documentation/security/keys/trusted-encrypted.rst).
 const trustedType = "trusted"
 
-// maxSealed bounds the text of a blob as it is read back, in bytes: twice the
-// kernel's MAX_BLOB_SIZE of 512.
+// maxSealed limits the text of a blob as it is read back, in bytes: twice the kernel's
+// MAX_BLOB_SIZE of 512.
 const maxSealed = 2 * 512
 
-// WithTrustedKey has the kernel make ("new N") or open ("load HEX") a trusted key in
-// the calling thread's keyring, calls fn, and takes the key away again, as
-// [Ring.WithLogonKey] does. sealed reads the blob back, in hexadecimal digits. The
-// key itself is never seen outside of the kernel.
+// WithTrustedKey has the kernel make ("new N") or open ("load HEX") a trusted key in the
+// calling thread's keyring, calls fn, and removes the key, as [Ring.WithLogonKey] does.
+// sealed reads the blob back, in hexadecimal digits. The key itself is never seen outside
+// the kernel.
 //
 // The error is an [*Error], or what fn returned.
 func (Ring) WithTrustedKey(description, command string, fn func(sealed func() ([]byte, error)) error) (err error) {
@@ -33,8 +33,8 @@ func (Ring) WithTrustedKey(description, command string, fn func(sealed func() ([
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	// Adding to a key that is there is an update, which trust sources refuse each in
-	// a way of its own.
+	// Adding a key that exists is an update, which each trust source refuses in its own
+	// way.
 	switch _, err := unix.KeyctlSearch(unix.KEY_SPEC_THREAD_KEYRING, trustedType, description, 0); {
 	case err == nil:
 		return fail("add", unix.EEXIST)

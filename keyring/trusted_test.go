@@ -16,7 +16,7 @@ import (
 	"imxcrypt/keyring"
 )
 
-// needTrustSource ends a test where the kernel has no trust source. On the boards of
+// needTrustSource skips a test if the kernel has no trust source. On the boards of
 // test/mainline, which run these tests, that is a failure.
 func needTrustSource(t *testing.T) {
 	t.Helper()
@@ -41,7 +41,7 @@ func TestATrustedKeyLivesAsLongAsTheCallback(t *testing.T) {
 	needTrustSource(t)
 	onOwnThread(t, func() {
 		name, command, blob := keyring.Describe("trusted", 1), "new 32", ""
-		// Made, and then opened from the blob that was read back.
+		// The key is made, and then opened from the blob that was read back.
 		for range 2 {
 			err := keyring.Ring{}.WithTrustedKey(name, command, func(sealed func() ([]byte, error)) error {
 				if err := trusted(name); err != nil {
@@ -130,7 +130,7 @@ func TestATrustedKeyThatIsRefused(t *testing.T) {
 	})
 }
 
-// What dm-crypt would misread the kernel never sees, whatever kernel it is.
+// The kernel never sees what dm-crypt would misread, whatever kernel it is.
 func TestOddDescriptionsOfTrustedKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"", "noprefix", ":empty", "prefix:", "white: space", `back:\slash`, "line:\nfeed", "x:" + strings.Repeat("y", 4096)} {
