@@ -14,43 +14,43 @@ import (
 //	capi:tk(cbc(aes))-plain64     an algorithm of the kernel's crypto API
 //	aes-xts-plain64               cipher-chainmode-ivmode[:ivopts]
 //
-// The string itself is on-disk format (LUKS2 stores it) and what the kernel
-// echoes, so it is kept as written.
+// The string itself is on-disk format (LUKS2 stores it) and what the kernel echoes, so it
+// is kept as written.
 type Cipher string
 
 // CipherSpec is a parsed Cipher.
 type CipherSpec struct {
-	// Algorithm is the crypto API's name, the same for both notations:
-	// "tk(cbc(aes))", "xts(aes)".
+	// Algorithm is the crypto API's name, the same for both notations: "tk(cbc(aes))",
+	// "xts(aes)".
 	Algorithm string
-	// IV is the mode that makes a sector's initialisation vector.
+	// IV is the mode that makes a sector's initialization vector.
 	IV string
 	// IVOptions is what follows the mode after a colon (essiv's hash).
 	IVOptions string
 }
 
-// Wrapped reports whether the bytes given to setkey are not the key but a
-// wrapping of it, which differs at every boot (CAAM's tk) or at every export
-// (paes). The drivers' own names ("tk-cbc-aes-caam") count as well.
+// Wrapped reports whether the bytes given to setkey are not the key but a wrapping of it,
+// which differs at every boot (CAAM's tk) or at every export (paes). The drivers' own
+// names ("tk-cbc-aes-caam") count as well.
 func (s CipherSpec) Wrapped() bool {
 	return strings.HasPrefix(s.Algorithm, "tk(") || strings.HasPrefix(s.Algorithm, "tk-") || strings.Contains(s.Algorithm, "paes")
 }
 
-// The IV modes that depend on nothing but the sector's number, plus eboiv,
-// which runs the number through the data cipher itself. All others hash the
-// bytes given to setkey (essiv, lmk, tcw, elephant), or are unsuitable for data that
-// must be readable again (random) or secret (null).
+// The IV modes that depend only on the sector's number, plus eboiv, which runs the number
+// through the data cipher itself. All others hash the bytes given to setkey (essiv, lmk,
+// tcw, elephant), or are unsuitable for data that must be readable again (random) or
+// secret (null).
 var (
 	ivsForWrapped = []string{"plain", "plain64", "eboiv"}
 	ivsForPlain   = []string{"plain", "plain64", "plain64be", "benbi", "eboiv", "essiv"}
 )
 
-// maxCipher bounds a cipher string: two crypto API names (CRYPTO_MAX_ALG_NAME
-// is 128) could not be longer.
+// maxCipher limits a cipher string: two crypto API names (CRYPTO_MAX_ALG_NAME is 128)
+// cannot be longer.
 const maxCipher = 255
 
-// Parse parses the string. It refuses what cannot be a dm-crypt cipher, key counts
-// and AEAD; whether the cipher is safe is for Validate.
+// Parse parses the string. It refuses what cannot be a dm-crypt cipher, key counts and
+// AEAD. Validate checks whether the cipher is safe.
 func (c Cipher) Parse() (CipherSpec, error) {
 	var s CipherSpec
 	text := string(c)
@@ -87,9 +87,8 @@ func (c Cipher) Parse() (CipherSpec, error) {
 	return s, nil
 }
 
-// Validate checks that data encrypted with the cipher can be read again with the
-// same key after a reboot. A key source may allow fewer ciphers; that is checked
-// elsewhere.
+// Validate checks that data encrypted with the cipher can be read again with the same key
+// after a reboot. A key source may allow fewer ciphers; that is checked elsewhere.
 func (c Cipher) Validate() error {
 	s, err := c.Parse()
 	if err != nil {
@@ -115,11 +114,10 @@ func (c Cipher) Validate() error {
 	return nil
 }
 
-// keySizes are the payload sizes in bytes that an algorithm takes; nil if
-// only the kernel knows. For tk they are the tagged black keys of
-// 16, 24 and 32 byte AES keys: 20 bytes of header and, for ECB, the key in
-// whole blocks (36, 52, 52) or, for CCM, the key with 12 bytes of nonce and
-// tag (48, 56, 64).
+// keySizes returns the payload sizes in bytes that an algorithm takes; nil if only the
+// kernel knows. For tk they are those of the tagged black keys of 16, 24 and 32 byte AES
+// keys: 20 bytes of header and, for ECB, the key in whole blocks (36, 52, 52) or, for
+// CCM, the key with 12 bytes of nonce and tag (48, 56, 64).
 func (s CipherSpec) keySizes() []int {
 	switch s.Algorithm {
 	case "tk(cbc(aes))", "tk(ecb(aes))":
@@ -149,9 +147,9 @@ func balanced(s string) bool {
 	return depth == 0
 }
 
-// printable reports whether s is one word of a table line: ASCII, no white
-// space, no control characters, and no backslash, by which the device-mapper
-// quotes (dm_split_args).
+// printable reports whether s is one word of a table line: ASCII, no white space, no
+// control characters, and no backslash, which device-mapper uses for quoting
+// (dm_split_args).
 func printable(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' || s[i] == '\\' {

@@ -13,19 +13,19 @@ import (
 	"imxcrypt/internal/keysource"
 )
 
-// Crypt is a dm-crypt target of a table. Start, Length and Offset
-// count sectors of 512 bytes, whatever the encryption sector is.
+// Crypt is a dm-crypt target of a table. Start, Length and Offset count sectors of 512
+// bytes, whatever the encryption sector is.
 type Crypt struct {
 	Start, Length uint64
 	Cipher        Cipher
 	Key           KeyRef
-	// IVOffset is added to the sector's number before the initialisation
-	// vector is made from it, in 512-byte sectors; LUKS2 calls it iv_tweak.
+	// IVOffset is added to the sector's number before the initialization vector is made
+	// from it, in 512-byte sectors; LUKS2 calls it iv_tweak.
 	IVOffset uint64
 	// Device holds the ciphertext, starting at Offset.
 	Device Number
 	Offset uint64
-	// Options are dm-crypt's optional parameters, in the kernel's order: see
+	// Options are dm-crypt's optional parameters, in the kernel's order; see
 	// CryptOptions.
 	Options []string
 }
@@ -45,7 +45,7 @@ func (c Crypt) Params() string {
 	return strings.Join(fields, " ")
 }
 
-// optionFields is the count and the options, or nothing if there are none, as the
+// optionFields returns the count and the options, or nothing if there are none, as the
 // kernel prints them.
 func optionFields(options []string) []string {
 	if len(options) == 0 {
@@ -54,7 +54,7 @@ func optionFields(options []string) []string {
 	return append([]string{strconv.Itoa(len(options))}, options...)
 }
 
-// SectorSize is the encryption sector in bytes.
+// SectorSize returns the encryption sector in bytes.
 func (c Crypt) SectorSize() int {
 	for _, o := range c.Options {
 		if v, ok := strings.CutPrefix(o, "sector_size:"); ok {
@@ -139,7 +139,7 @@ func (c Crypt) library() devmapper.Table {
 		Encryption:    string(c.Cipher),
 		KeyID:         c.Key.String(),
 		IVTweak:       c.IVOffset,
-		Flags:         c.Options, // with the sector size among them, in the kernel's order
+		Flags:         c.Options, // including the sector size, in the kernel's order
 	}
 }
 
@@ -159,7 +159,7 @@ func (c Crypt) diff(live Target) []string {
 	return d
 }
 
-// shown is the reference for a message.
+// shown returns the reference for a message.
 func (k KeyRef) shown() string {
 	if k.InTheClear {
 		return fmt.Sprintf("a key of %d bytes in the clear", k.Size)

@@ -17,7 +17,7 @@ import (
 	"imxcrypt/internal/klog"
 )
 
-// named adds the operation and the mapping to our own error.
+// named adds the operation and the mapping to an error of this package.
 func named(err error, op, name string) error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -28,8 +28,8 @@ func named(err error, op, name string) error {
 	return &Error{Op: op, Name: name, Err: err}
 }
 
-// failure classifies the error of an ioctl on a mapping, not on its table. That of
-// opening the control device says all there is.
+// failure classifies the error of an ioctl on a mapping, not on its table. The error of
+// opening the control device is complete and returned as it is.
 func (m *Mapper) failure(op, name string, err error) error {
 	var unopened *Error
 	if errors.As(err, &unopened) {
@@ -74,9 +74,9 @@ func (m *Mapper) createFailed(op, name, uuid string, err error, mark *klog.Mark)
 }
 
 // What the kernel logs for the steps of loading a crypt table (crypt_ctr and
-// dm_table_add_target), which the errno alone does not distinguish. We do not rely
-// on it: if the log cannot be read, or a kernel words it differently, we check the
-// device and the target.
+// dm_table_add_target), which the errno alone does not distinguish. We do not rely on it:
+// if the log cannot be read, or a kernel words it differently, we check the device and
+// the target.
 const (
 	logNoTarget   = "unknown target type"
 	logCipher     = "Error allocating crypto tfm"
@@ -156,8 +156,8 @@ func (m *Mapper) whyInvalid(e *Error, t Table, log string) {
 	}
 }
 
-// missing names a device of the table that the kernel does not know; empty if it
-// knows them all, or sysfs cannot be read.
+// missing names a device of the table that the kernel does not know; empty if it knows
+// them all, or sysfs cannot be read.
 func (m *Mapper) missing(t Table) string {
 	if _, err := os.Stat(filepath.Join(m.options.Sys, "dev/block")); err != nil {
 		return ""
@@ -224,8 +224,8 @@ func list(t Table, what func(Crypt) string) string {
 	return strings.Join(all, ", ")
 }
 
-// kernelLog is what the kernel logged since the mark about the device n, or about
-// any if n is zero. Lines that name another mapping's device are left out.
+// kernelLog returns what the kernel has logged since the mark about the device n, or
+// about any device if n is zero. Lines that name another mapping's device are left out.
 func kernelLog(mark *klog.Mark, n Number) []string {
 	const dm, table = "device-mapper: ", "table: "
 	var specific, general []string

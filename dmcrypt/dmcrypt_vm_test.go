@@ -26,8 +26,8 @@ func TestContract(t *testing.T) {
 	dmtest.TestMapper(t, fixture(dmcrypt.Options{RemoveWait: 300 * time.Millisecond}))
 }
 
-// The errors are distinguished also if the kernel log cannot be read
-// (dmesg_restrict, containers); then only the words are missing.
+// The errors are distinguished even if the kernel log cannot be read (dmesg_restrict,
+// containers); only the kernel's words are then missing.
 func TestContractWithoutTheKernelLog(t *testing.T) {
 	dmtest.TestMapper(t, fixture(dmcrypt.Options{RemoveWait: 300 * time.Millisecond, KernelLog: "/nonexistent"}))
 }
@@ -39,8 +39,7 @@ func xts(n dmcrypt.Number) dmcrypt.Crypt {
 	}
 }
 
-// activate makes a mapping, with a key if the table wants one, and removes it
-// at the end.
+// activate makes a mapping, with a key if the table needs one, and removes it at the end.
 func activate(t *testing.T, m *dmcrypt.Mapper, table dmcrypt.Table) dmcrypt.Number {
 	t.Helper()
 	var n dmcrypt.Number
@@ -59,7 +58,7 @@ func activate(t *testing.T, m *dmcrypt.Mapper, table dmcrypt.Table) dmcrypt.Numb
 	return n
 }
 
-// refused activates a table that is wrong, with a key of 64 bytes at hand.
+// refused activates an invalid table, with a key of 64 bytes available.
 func refused(t *testing.T, m *dmcrypt.Mapper, table dmcrypt.Table) *dmcrypt.Error {
 	t.Helper()
 	var err error
@@ -133,8 +132,8 @@ func TestAnOptionThatTheKernelDoesNotKnow(t *testing.T) {
 	}
 }
 
-// A kernel without the simulated CAAM says that it lacks the cipher; with it,
-// bytes that are no black key are refused.
+// A kernel without the simulated CAAM reports that it lacks the cipher. With it, bytes
+// that are not a black key are refused.
 func TestTk(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)
@@ -150,8 +149,8 @@ func TestTk(t *testing.T) {
 	}
 }
 
-// What udev would get, as the kernel sends it: quiet while the key has not
-// been proved, public once, and a removal without a cookie to wait on.
+// What udev would get, as the kernel sends it: quiet until the key has been proved,
+// public once, and a removal without a cookie to wait on.
 func TestUdevGetsItsFlags(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)

@@ -3,9 +3,9 @@
 // Package dmcrypt loads dm-crypt tables into the kernel's device-mapper, reads back
 // live ones, and maintains the nodes in /dev/mapper.
 //
-// Tables are values, formatted and parsed in dmsetup's notation. Keys are passed by
-// reference only: there is no way to pass a key itself, and a plain key in someone
-// else's table is not kept when that is read.
+// Tables are values, formatted and parsed in dmsetup's notation. Keys are passed only by
+// reference: there is no way to pass a key itself, and a plain key in someone else's
+// table is not kept when that table is read.
 //
 // Loading a table resolves the reference in the calling thread's keyrings:
 // [Mapper.Activate] and [Mapper.Load] run entirely on the caller's thread, which the
@@ -15,6 +15,6 @@
 // mounts a device whose key has not been proved. [Mapper.Announce] makes it public.
 //
 // Creating, loading and removing use github.com/anatol/devmapper.go. What that lacks
-// (suspend with flags, event numbers for udev, table read-back, dependencies,
-// versions, renaming) are our own ioctls, after include/uapi/linux/dm-ioctl.h.
+// (suspend with flags, event numbers for udev, table read-back, dependencies, versions,
+// renaming) is done with our own ioctls, after include/uapi/linux/dm-ioctl.h.
 package dmcrypt

@@ -13,26 +13,26 @@ import (
 // Kind classifies errors, for errors.Is(err, dmcrypt.ErrBusy).
 type Kind string
 
-// Error makes a Kind usable with errors.Is; it is the text of an Error, too.
+// Error makes a Kind usable with errors.Is; it is also the text of an Error.
 func (k Kind) Error() string { return string(k) }
 
 // The kinds. An Error without one has only its errno.
 const (
 	// ErrBusy: the mapping is open (mounted, or held by another mapping).
 	ErrBusy Kind = "the mapping is in use"
-	// ErrExists: the name or the UUID belongs to a mapping already.
+	// ErrExists: the name or the UUID already belongs to a mapping.
 	ErrExists Kind = "a mapping of that name or uuid exists"
-	// ErrNotFound: no mapping of that name.
+	// ErrNotFound: there is no mapping of that name.
 	ErrNotFound Kind = "no such mapping"
 	// ErrMismatch: the live mapping is not the wanted one.
 	ErrMismatch Kind = "the live mapping is not the one that was wanted"
-	// ErrNoDevice: the device under the mapping is not there.
+	// ErrNoDevice: the device under the mapping is missing.
 	ErrNoDevice Kind = "the device under it is missing"
 	// ErrDeviceInUse: another holder has the device under the mapping exclusively.
 	ErrDeviceInUse Kind = "the device under it is in use"
 	// ErrDeviceReadOnly: the device under the mapping cannot be written.
 	ErrDeviceReadOnly Kind = "the device under it is read-only"
-	// ErrDeviceTooSmall: the table reaches beyond the device's end.
+	// ErrDeviceTooSmall: the table extends beyond the end of the device.
 	ErrDeviceTooSmall Kind = "the table is longer than the device"
 	// ErrNoKey: the key is not in a keyring that this thread possesses.
 	ErrNoKey Kind = "the key is not in this thread's keyring"
@@ -54,7 +54,7 @@ const (
 	ErrPermission Kind = "not permitted"
 	// ErrInvalid: a name or table that is never loaded.
 	ErrInvalid Kind = "not valid"
-	// ErrNode: /dev/mapper/NAME did not come, or is something else.
+	// ErrNode: /dev/mapper/NAME did not appear, or is something else.
 	ErrNode Kind = "the device node"
 )
 
@@ -64,7 +64,7 @@ type Error struct {
 	Op string
 	// Name is the mapping's name; may be empty.
 	Name string
-	// Kind is empty for an error of no kind.
+	// Kind is empty if the error has no kind.
 	Kind Kind
 	// Detail adds to the kind: which cipher, which device.
 	Detail string
@@ -72,8 +72,8 @@ type Error struct {
 	Err error
 	// Opens is how often the mapping is open, for ErrBusy.
 	Opens int
-	// Differences are the ways in which the live mapping differs from the
-	// wanted one, for ErrMismatch.
+	// Differences are the differences between the live mapping and the wanted one, for
+	// ErrMismatch.
 	Differences []string
 	// KernelLog is what the kernel logged during the operation; empty if it cannot
 	// be read.
@@ -110,16 +110,16 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap gives the cause, so that errors.Is finds the errno.
+// Unwrap returns the cause, so that errors.Is finds the errno.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is finds the kind.
+// Is reports whether target is the kind of the error.
 func (e *Error) Is(target error) bool {
 	k, ok := target.(Kind)
 	return ok && k != "" && k == e.Kind
 }
 
-// FaultCode is the stable identifier of the kind.
+// FaultCode returns the stable identifier of the kind.
 func (e *Error) FaultCode() fault.Code {
 	switch e.Kind {
 	case ErrBusy, ErrExists:
@@ -160,7 +160,7 @@ func (e *Error) FaultCode() fault.Code {
 	return fault.Failed
 }
 
-// invalid wraps the error of one of our checks.
+// invalid wraps the error of a check in this package.
 func invalid(err error) *Error {
 	e := &Error{Kind: ErrInvalid, Err: err}
 	var size *sizeError

@@ -33,12 +33,12 @@ type Info struct {
 	// Live and Inactive report which tables exist.
 	Live, Inactive bool
 	ReadOnly       bool
-	// Removing: removed as soon as nobody has it open.
+	// Removing: it is removed as soon as nothing has it open.
 	Removing bool
 }
 
-// Ours reports whether the mapping is, by its UUID, a LUKS2 volume's or one of its
-// helpers, cryptsetup's included.
+// Ours reports whether the mapping is, by its UUID, that of a LUKS2 volume or one of its
+// helpers, including cryptsetup's.
 func (i Info) Ours() bool {
 	return strings.HasPrefix(i.UUID, UUIDPrefixVolume) || strings.HasPrefix(i.UUID, UUIDPrefixHelper)
 }
@@ -55,7 +55,7 @@ func infoOf(h *unix.DmIoctl) Info {
 	}
 }
 
-// Info returns a mapping's state; ErrNotFound if no mapping has that name.
+// Info returns a mapping's state, or ErrNotFound if no mapping has that name.
 func (m *Mapper) Info(name string) (Info, error) {
 	if err := ValidateName(name); err != nil {
 		return Info{}, err
@@ -67,7 +67,7 @@ func (m *Mapper) Info(name string) (Info, error) {
 	return i, nil
 }
 
-// info accepts any name from the kernel, also one that we would not give.
+// info accepts any name from the kernel, even one that we would not give.
 func (m *Mapper) info(name string) (Info, error) {
 	r := newRequest(name, 0)
 	if err := m.do(unix.DM_DEV_STATUS, r); err != nil {
@@ -76,8 +76,8 @@ func (m *Mapper) info(name string) (Info, error) {
 	return infoOf(r.header()), nil
 }
 
-// ByNumber returns the mapping with a device number; ErrNotFound if the device is
-// not a mapping.
+// ByNumber returns the mapping with a device number, or ErrNotFound if the device is not
+// a mapping.
 func (m *Mapper) ByNumber(n Number) (Info, error) {
 	const op = "look up the device"
 	if _, err := m.control(); err != nil {
@@ -141,11 +141,11 @@ func (m *Mapper) List(uuidPrefixes ...string) ([]Info, error) {
 	return all, nil
 }
 
-// Table reads back the live table; nil without an error if there is no live table.
+// Table reads back the live table. It returns nil without an error if there is none.
 func (m *Mapper) Table(name string) (Table, error) { return m.table(name, 0) }
 
-// InactiveTable reads the table that the next Resume makes live; nil if none
-// is loaded.
+// InactiveTable reads back the table that the next Resume makes live; nil if none is
+// loaded.
 func (m *Mapper) InactiveTable(name string) (Table, error) {
 	return m.table(name, unix.DM_QUERY_INACTIVE_TABLE_FLAG)
 }
@@ -156,7 +156,7 @@ func (m *Mapper) table(name string, flags uint32) (Table, error) {
 		return nil, err
 	}
 	r, err := m.doOutput(unix.DM_TABLE_STATUS, name, func(h *unix.DmIoctl) {
-		// SECURE_DATA: the kernel wipes its copy, for there may be keys in it.
+		// SECURE_DATA: the kernel wipes its copy, since it may contain keys.
 		h.Flags = unix.DM_STATUS_TABLE_FLAG | unix.DM_NOFLUSH_FLAG | unix.DM_SECURE_DATA_FLAG | flags
 	})
 	if err != nil {
@@ -171,8 +171,8 @@ func (m *Mapper) table(name string, flags uint32) (Table, error) {
 }
 
 // readStatus reads the answer to DM_TABLE_STATUS: for each target a struct
-// dm_target_spec whose next counts from the beginning of the data, followed by
-// the parameters and a NUL.
+// dm_target_spec, whose next field counts from the beginning of the data, followed by the
+// parameters and a NUL.
 func readStatus(out []byte, count int) (Table, error) {
 	var t Table
 	const header = unix.SizeofDmTargetSpec
@@ -208,7 +208,7 @@ func readStatus(out []byte, count int) (Table, error) {
 	return t, nil
 }
 
-// Devices are the devices that the live table uses, as the kernel holds them.
+// Devices returns the devices that the live table uses, as the kernel holds them.
 func (m *Mapper) Devices(name string) ([]Number, error) {
 	const op = "ask for the devices under it"
 	if err := ValidateName(name); err != nil {
@@ -234,9 +234,9 @@ func (m *Mapper) Devices(name string) ([]Number, error) {
 	return numbers, nil
 }
 
-// Verify reads back a mapping and compares it with the one wanted: UUID, table
-// and whether it can be written. The error is of the kind ErrMismatch and names
-// every difference, or ErrNotFound. Suspended mappings can match too; see Info.
+// Verify reads back a mapping and compares it with the wanted one: UUID, table and
+// whether it can be written. The error is of the kind ErrMismatch, which names every
+// difference, or ErrNotFound. Suspended mappings can match too; see Info.
 func (m *Mapper) Verify(name, uuid string, want Table, readOnly bool) (Info, error) {
 	i, err := m.Info(name)
 	if err != nil {
@@ -252,7 +252,7 @@ func (m *Mapper) Verify(name, uuid string, want Table, readOnly bool) (Info, err
 	return i, nil
 }
 
-// Compare is Verify for a state already read.
+// Compare is Verify for a state that was already read.
 func Compare(i Info, live Table, uuid string, want Table, readOnly bool) []string {
 	var d differences
 	if i.UUID != uuid {
@@ -267,9 +267,9 @@ func Compare(i Info, live Table, uuid string, want Table, readOnly bool) []strin
 	return append(d, want.Diff(live)...)
 }
 
-// TargetVersion is the version of one of the kernel's targets ("crypt"). Where
-// the target is a module, asking loads it if the kernel can. ErrNoTarget if
-// the kernel does not have it.
+// TargetVersion returns the version of one of the kernel's targets ("crypt"). If the
+// target is a module, asking loads it if the kernel can. The error is ErrNoTarget if the
+// kernel does not have it.
 func (m *Mapper) TargetVersion(target string) (Version, error) {
 	const op = "ask for the target"
 	r, err := m.doOutput(unix.DM_GET_TARGET_VERSION, target, func(*unix.DmIoctl) {})
@@ -290,8 +290,7 @@ func (m *Mapper) TargetVersion(target string) (Version, error) {
 	return v, nil
 }
 
-// findVersion walks a list of struct dm_target_versions, each followed by its
-// name.
+// findVersion walks a list of struct dm_target_versions, each followed by its name.
 func findVersion(out []byte, target string) (Version, bool) {
 	const header = int(unsafe.Sizeof(unix.DmTargetVersions{}))
 	for len(out) >= header {

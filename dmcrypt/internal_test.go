@@ -166,7 +166,7 @@ func TestWithoutUdevTheLinkIsMadeAndRemoved(t *testing.T) {
 			}
 			d.disappear("v", dm3, false)
 			if to, _ := os.Readlink(d.path("v")); to == "../dm-3" {
-				// The device is there still: somebody made a new one.
+				// The device is still there: a new one was made.
 				if err := os.Remove(d.dmPath(dm3)); err != nil {
 					t.Fatal(err)
 				}
@@ -208,8 +208,8 @@ func TestUdevIsWaitedFor(t *testing.T) {
 	go func() {
 		defer close(made)
 		time.Sleep(20 * time.Millisecond)
-		// As udev does: a link of another name, then renamed; and before
-		// that, something that is of no concern.
+		// As udev does: make a link with another name, then rename it. Before that, do
+		// something irrelevant.
 		_ = os.WriteFile(d.path("other"), nil, 0o644)
 		_ = os.Symlink("../dm-3", d.path(".v.tmp"))
 		_ = os.Rename(d.path(".v.tmp"), d.path("v"))
@@ -250,8 +250,8 @@ func TestKernelLogOfOneMappingOnly(t *testing.T) {
 		defer mark.Close()
 		var all []string
 		for i, l := range lines {
-			// A file, unlike the device, gives all that is there at once: look
-			// after each line.
+			// A file, unlike the device, returns everything it has at once: check after
+			// each line.
 			f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -306,8 +306,8 @@ func TestUsersThatStayAreNamed(t *testing.T) {
 	}
 }
 
-// ENOENT and EINVAL have several causes; sysfs distinguishes them where the
-// kernel log is not to be had.
+// ENOENT and EINVAL have several causes; sysfs distinguishes them if the kernel log
+// cannot be read.
 func TestDevicesAreLookedAtInSysfs(t *testing.T) {
 	t.Parallel()
 	m := fakeMapper(t, map[string]string{"sys/dev/block/8:1/size": "2048\n"})
@@ -343,7 +343,7 @@ func TestAKernelWithoutDeviceMapperSaysSo(t *testing.T) {
 	}
 }
 
-// Without a device-mapper every method says so, the first one and later ones.
+// Without a device-mapper every method reports that, the first one and later ones.
 func TestLazyWithoutADeviceMapper(t *testing.T) {
 	t.Parallel()
 	m := Lazy(Options{})

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// request is one struct dm_ioctl with room for data after it. The memory consists
-// of words, so that the structs in it are aligned on every architecture.
+// request is one struct dm_ioctl with room for data after it. The memory consists of
+// words, so that the structs in it are aligned on every architecture.
 type request struct {
 	words []uint64
 	size  int // bytes
@@ -41,11 +41,11 @@ func (r *request) bytes() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&r.words[0])), r.size)
 }
 
-// data is the room behind the header.
+// data returns the room after the header.
 func (r *request) data() []byte { return r.bytes()[unix.SizeofDmIoctl:] }
 
-// output is what the kernel wrote behind the header; empty if it claims to
-// have written where nothing is.
+// output returns what the kernel wrote after the header; empty if the offsets that it
+// gives are outside the buffer.
 func (r *request) output() []byte {
 	h := r.header()
 	if int64(h.Data_start) < unix.SizeofDmIoctl || h.Data_start > h.Data_size || int64(h.Data_size) > int64(r.size) {
@@ -59,8 +59,8 @@ func (r *request) wipe() {
 	runtime.KeepAlive(r.words)
 }
 
-// do issues the ioctl on the calling thread. It repeats a call interrupted by a
-// signal: the kernel has undone what it began.
+// do issues the ioctl on the calling thread. It repeats a call interrupted by a signal:
+// the kernel has undone what it began.
 func (m *Mapper) do(cmd uintptr, r *request) error {
 	control, err := m.control()
 	if err != nil {
@@ -79,7 +79,7 @@ func (m *Mapper) do(cmd uintptr, r *request) error {
 	}
 }
 
-// maxOutput bounds what is asked of the kernel in one answer.
+// maxOutput limits what is asked of the kernel in one answer.
 const maxOutput = 1 << 20
 
 // doOutput issues an ioctl that writes data, with more room until it fits. prepare
@@ -102,7 +102,7 @@ func (m *Mapper) doOutput(cmd uintptr, name string, prepare func(*unix.DmIoctl))
 	}
 }
 
-// cString is the text before the first NUL.
+// cString returns the text before the first NUL.
 func cString(b []byte) string {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]

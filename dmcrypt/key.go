@@ -12,32 +12,30 @@ import (
 )
 
 // KeyRef names a key in the kernel's keyring as dm-crypt does:
-// ":64:logon:imxcrypt:<uuid>:1". There is no way to pass a key itself to this
-// package.
+// ":64:logon:imxcrypt:<uuid>:1". There is no way to pass a key itself to this package.
 //
 // The zero KeyRef is the "-" of a table without a key.
 type KeyRef struct {
 	// Size is the payload's length in bytes, exactly.
 	Size int
-	// Type is the key's type: logon, trusted or encrypted. User keys can be
-	// read back by programs and are not accepted for a table of ours.
+	// Type is the key's type: logon, trusted or encrypted. Programs can read back user
+	// keys, so these are not accepted for a table of ours.
 	Type string
-	// Description is the key's name; no white space.
+	// Description is the key's name, without white space.
 	Description string
-	// InTheClear marks a key given as hexadecimal digits in a table that someone
-	// else loaded. Only its Size is kept. It prints as zeros, as in dmsetup without
+	// InTheClear marks a key given as hexadecimal digits in a table that someone else
+	// loaded. Only its Size is kept. It prints as zeros, as in dmsetup without
 	// --showkeys, and such a table cannot be loaded.
 	InTheClear bool
 }
 
-// maxKey is far above any key (a 64-byte red key is 96 bytes as the largest
-// black key, 32-byte protected keys are 84); it bounds arithmetic with sizes
-// that come from outside.
+// maxKey is far above any key (a 64-byte red key is 96 bytes as the largest black key,
+// 32-byte protected keys are 84); it limits arithmetic with sizes that come from outside.
 const maxKey = 4096
 
 var keyTypes = []string{"logon", "trusted", "encrypted"}
 
-// String is dm-crypt's notation.
+// String returns dm-crypt's notation.
 func (k KeyRef) String() string {
 	switch {
 	case k.InTheClear:
@@ -48,8 +46,8 @@ func (k KeyRef) String() string {
 	return ":" + strconv.Itoa(k.Size) + ":" + k.Type + ":" + k.Description
 }
 
-// parseKey parses a key field. It inspects a key in the clear without copying it:
-// it must not become a string that stays in memory.
+// parseKey parses a key field. It inspects a key in the clear without copying it: the key
+// must not become a string that stays in memory.
 func parseKey(field []byte) (KeyRef, error) {
 	if len(field) == 1 && field[0] == '-' {
 		return KeyRef{}, nil
@@ -85,8 +83,8 @@ func isHex(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
 
-// maxDescription: a key's description may have a page; a table line should
-// not. Ours have 50 bytes.
+// maxDescription limits a key's description. The kernel allows a page; a table line
+// should be shorter. Our descriptions have 50 bytes.
 const maxDescription = 1024
 
 func (k KeyRef) validate(c CipherSpec) error {

@@ -11,12 +11,11 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// heard reports whether udev or anything else may be listening to the kernel's
-// uevents. It is false only if certainly nothing is, as in an initramfs without
-// udev.
+// heard reports whether udev or anything else may be listening to the kernel's uevents.
+// It is false only if certainly nothing is, as in an initramfs without udev.
 //
-// We see only the sockets of our network namespace, which a service may have to
-// itself; so udev is also detected by its own file.
+// Only the sockets of this process's network namespace are visible, and a service may
+// have its own; so udev is also detected by its own file.
 func (d nodes) heard() bool {
 	if _, err := os.Stat(filepath.Join(d.run, "udev/control")); err == nil {
 		return true

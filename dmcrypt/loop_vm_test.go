@@ -19,8 +19,7 @@ import (
 	"imxcrypt/internal/devnum"
 )
 
-// loopDevice makes a block device of a file, in memory, for the time of a
-// test.
+// loopDevice makes a block device of a file, in memory, for the duration of a test.
 func loopDevice(t *testing.T, size int64, readOnly bool) (path string, n dmcrypt.Number) {
 	t.Helper()
 	file, err := os.Create(filepath.Join(t.TempDir(), "disk"))
@@ -67,7 +66,7 @@ func loopDevice(t *testing.T, size int64, readOnly bool) (path string, n dmcrypt
 	return path, devnum.Of(uint64(st.Rdev))
 }
 
-// open opens past the page cache.
+// open opens path bypassing the page cache.
 func open(path string, write bool) (*blockdev.Device, error) {
 	return blockdev.System{}.Open(path, blockdev.Flags{Write: write, Direct: true})
 }
@@ -101,8 +100,8 @@ func newMapper(t *testing.T, o dmcrypt.Options) *dmcrypt.Mapper {
 	return m
 }
 
-// absent is a number that no device of the VM has: a major for local use. Not
-// one of loop's, which makes a device of any minor number that is asked for.
+// absent is a number that no device of the VM has: a major for local use. It is not one
+// of loop's, since the loop driver makes a device for any minor number that is asked for.
 var absent = dmcrypt.Number{Major: 240, Minor: 7}
 
 func fixture(o dmcrypt.Options) func(t *testing.T) dmtest.Fixture {

@@ -19,8 +19,7 @@ import (
 	"imxcrypt/internal/plainfile"
 )
 
-// Options are where a Mapper finds things; the zero value is right outside
-// tests.
+// Options say where a Mapper finds things. The zero value is right except in tests.
 type Options struct {
 	// Sys, Proc, Dev and Run are the roots of the kernel's and udev's
 	// filesystems: "/sys", "/proc", "/dev", "/run". The ioctls always go to
@@ -28,11 +27,11 @@ type Options struct {
 	Sys, Proc, Dev, Run string
 	// KernelLog is read after a failure: "/dev/kmsg".
 	KernelLog string
-	// RemoveWait is how long Remove waits for a process that has the mapping open
-	// for a moment, such as udev's blkid; 3 s.
+	// RemoveWait is how long Remove waits for a process that briefly has the mapping
+	// open, such as udev's blkid; the default is 3 s.
 	RemoveWait time.Duration
-	// NodeWait is how long Announce waits for udev's node before it makes one
-	// itself; 3 s.
+	// NodeWait is how long Announce waits for udev's node before it makes one itself; the
+	// default is 3 s.
 	NodeWait time.Duration
 }
 
@@ -44,14 +43,14 @@ const (
 // Mapper uses the kernel's device-mapper. Several goroutines may call its methods,
 // for different mappings.
 type Mapper struct {
-	control func() (*os.File, error) // opens it at the first call
+	control func() (*os.File, error) // opens it on first use
 	options Options
 	nodes   nodes
 }
 
 // New opens the device-mapper's control device. The error is of the kind
-// ErrNoDeviceMapper if the kernel lacks it (CONFIG_BLK_DEV_DM, or the module dm-mod
-// is not loaded), ErrPermission if it may not be used.
+// ErrNoDeviceMapper if the kernel lacks it (CONFIG_BLK_DEV_DM, or the module dm-mod is
+// not loaded), and ErrPermission if it may not be used.
 func New(o Options) (*Mapper, error) {
 	m := Lazy(o)
 	if _, err := m.control(); err != nil {
@@ -60,8 +59,8 @@ func New(o Options) (*Mapper, error) {
 	return m, nil
 }
 
-// Lazy is New for a mapper that may never be used: the control device is opened by
-// the first method that needs it, with New's errors.
+// Lazy is New for a mapper that may never be used: the first method that needs the
+// control device opens it, with New's errors.
 func Lazy(o Options) *Mapper {
 	for _, d := range []struct {
 		where *string
@@ -81,7 +80,7 @@ func Lazy(o Options) *Mapper {
 }
 
 func openControl() (*os.File, error) {
-	// Not below Options.Dev: the library opens this path, too.
+	// Not below Options.Dev: the library opens this path too.
 	control, err := plainfile.Open("/dev/mapper/control", os.O_RDWR)
 	if err != nil {
 		e := &Error{Op: "open the device-mapper", Err: err}
@@ -105,7 +104,7 @@ func (m *Mapper) Close() error {
 	return control.Close()
 }
 
-// Version is the version of the kernel's device-mapper interface.
+// Version returns the version of the kernel's device-mapper interface.
 func (m *Mapper) Version() (Version, error) {
 	if _, err := m.control(); err != nil {
 		return Version{}, err
@@ -117,16 +116,15 @@ func (m *Mapper) Version() (Version, error) {
 	return Version{major, minor, patch}, nil
 }
 
-// Activate makes a mapping: creates it, loads the table and resumes it in
-// private. It returns the new device's number. If anything fails, nothing is
-// left behind.
+// Activate makes a mapping: it creates it, loads the table and resumes it as private. It
+// returns the new device's number. If anything fails, nothing is left behind.
 //
-// It runs on the calling thread throughout, since dm-crypt looks for the key
-// in that thread's keyrings. A context that is done is noticed between the
-// steps; the ioctls themselves cannot be interrupted.
+// It runs entirely on the calling thread, since dm-crypt looks for the key in that
+// thread's keyrings. The end of the context is noticed between the steps; the ioctls
+// themselves cannot be interrupted.
 //
-// Errors are [*Error]; ErrExists if the name or the UUID is taken, possibly by the
-// wanted mapping itself, which [Mapper.Verify] finds out.
+// Errors are [*Error]. The kind is ErrExists if the name or the UUID is taken, possibly
+// by the wanted mapping itself, which [Mapper.Verify] finds out.
 func (m *Mapper) Activate(ctx context.Context, name, uuid string, t Table, readOnly bool) (n Number, err error) {
 	const op = "create the device"
 	if err := ValidateName(name); err != nil {
@@ -165,20 +163,20 @@ func (m *Mapper) Activate(ctx context.Context, name, uuid string, t Table, readO
 	return devnum.Of(h.Dev), nil
 }
 
-// discard removes an unfinished mapping; nil if that worked, so that only the cause
-// of the failure is reported.
+// discard removes an unfinished mapping. It returns nil if that worked, so that only the
+// cause of the failure is reported.
 func (m *Mapper) discard(ctx context.Context, name string) error {
-	// The context may be why we are here.
+	// The context may be the reason for the failure.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.options.RemoveWait)
 	defer cancel()
 	return m.Remove(ctx, name)
 }
 
-// Load puts a table into a mapping's inactive slot; Resume makes it live. Like
-// Activate it stays on the calling thread.
+// Load puts a table into a mapping's inactive slot; Resume makes it live. Like Activate
+// it stays on the calling thread.
 //
-// The kernel does not compare a table that follows another one with the size
-// of the devices under it; Load does, and reports ErrDeviceTooSmall.
+// The kernel does not compare a table that replaces another with the size of the devices
+// under it; Load does, and reports ErrDeviceTooSmall.
 func (m *Mapper) Load(ctx context.Context, name string, t Table, readOnly bool) error {
 	if err := t.Validate(); err != nil {
 		return named(err, "load the table", name)
@@ -221,12 +219,11 @@ func (m *Mapper) Clear(name string) error {
 	return nil
 }
 
-// Announce makes a private mapping public: udev gets its event and makes its links
-// or, without udev, Announce makes the node in /dev/mapper. It returns when
-// [Mapper.Node] can be opened. The mapping must be idle: it is suspended for an
-// instant, without freezing a filesystem, because the kernel announces a mapping
-// only when it is resumed. If nothing listens, the suspend is left out, since it
-// takes the kernel some milliseconds.
+// Announce makes a private mapping public: udev gets its event and makes its links or,
+// without udev, Announce makes the node in /dev/mapper. It returns when [Mapper.Node] can
+// be opened. The mapping must be idle: it is briefly suspended, without freezing a
+// filesystem, because the kernel announces a mapping only when it is resumed. If nothing
+// listens, the suspend is left out, since it takes the kernel a few milliseconds.
 func (m *Mapper) Announce(ctx context.Context, name string) error {
 	if !m.nodes.heard() {
 		// A suspended mapping still has to be resumed.
@@ -240,7 +237,7 @@ func (m *Mapper) Announce(ctx context.Context, name string) error {
 	if err := m.Suspend(ctx, name, SkipLockFS|NoFlush); err != nil {
 		return err
 	}
-	// Ignores the context: the mapping would stay suspended.
+	// The context is ignored: otherwise the mapping would stay suspended.
 	h, err := m.resume(name, Public, SkipLockFS|NoFlush)
 	if err != nil {
 		return m.failure("resume the device", name, err)
@@ -251,12 +248,12 @@ func (m *Mapper) Announce(ctx context.Context, name string) error {
 	return nil
 }
 
-// Node is the path of a public mapping.
+// Node returns the path of a public mapping.
 func (m *Mapper) Node(name string) string { return filepath.Join(m.options.Dev, unix.DM_DIR, name) }
 
-// DevicePath is a path by which a mapping's device can be opened, also while
-// it is private: devtmpfs' /dev/dm-N, which exists as soon as the device does.
-// Without devtmpfs, a node is made in /dev/mapper.
+// DevicePath returns a path by which a mapping's device can be opened, even while it is
+// private: devtmpfs' /dev/dm-N, which exists as soon as the device does. Without
+// devtmpfs, a node is made in /dev/mapper.
 func (m *Mapper) DevicePath(name string, n Number) (string, error) {
 	path, err := m.nodes.devicePath(name, n)
 	if err != nil {

@@ -15,27 +15,27 @@ const (
 	MaxUUID = unix.DM_UUID_LEN - 1
 )
 
-// Prefixes of the UUIDs of our mappings: cryptsetup's own for LUKS2 volumes,
-// and the one that it gives to helpers, which it closes with them.
+// Prefixes of the UUIDs of our mappings: cryptsetup's own for LUKS2 volumes, and the one
+// that it gives to helpers, which it closes together with them.
 const (
 	UUIDPrefixVolume = "CRYPT-LUKS2-"
 	UUIDPrefixHelper = "CRYPT-SUBDEV-"
 )
 
-// VolumeUUID is the device-mapper UUID of a volume's mapping, from the UUID in
-// its header, with or without dashes, and the mapping's name.
+// VolumeUUID returns the device-mapper UUID of a volume's mapping, from the UUID in its
+// header, with or without dashes, and the mapping's name.
 func VolumeUUID(uuid, name string) string {
 	return UUIDPrefixVolume + strings.ReplaceAll(uuid, "-", "") + "-" + name
 }
 
-// HelperUUID is the device-mapper UUID of an inner mapping of a volume.
+// HelperUUID returns the device-mapper UUID of an inner mapping of a volume.
 func HelperUUID(uuid, name string) string {
 	return UUIDPrefixHelper + strings.ReplaceAll(uuid, "-", "") + "-" + name
 }
 
 // ValidateName checks that a mapping may have the name. The library would silently
 // truncate names longer than MaxName. libdevmapper and udev's rules write other
-// characters as \xNN into /dev/mapper, where nobody would look for them.
+// characters as \xNN into /dev/mapper, where no one would look for them.
 func ValidateName(name string) error {
 	switch {
 	case name == "":
@@ -62,8 +62,8 @@ func ValidateUUID(uuid string) error {
 	return nil
 }
 
-// unmangled is the index of the first character that libdevmapper would mangle
-// (DM_UDEV's whitelist, less the slash), or -1.
+// unmangled returns the index of the first character that libdevmapper would mangle
+// (DM_UDEV's whitelist, without the slash), or -1.
 func unmangled(s string) int {
 	for i := range len(s) {
 		c := s[i]

@@ -18,8 +18,8 @@ import (
 	"imxcrypt/internal/devnum"
 )
 
-// nodes maintains /dev/mapper/NAME. With udev, its rules make and remove the link;
-// otherwise we do. devtmpfs alone gives /dev/dm-N.
+// nodes maintains /dev/mapper/NAME. If there is udev, its rules make and remove the link;
+// otherwise nodes does. devtmpfs alone provides only /dev/dm-N.
 type nodes struct {
 	dev, run, proc string
 	rules          []string // where udev's rules are
@@ -42,14 +42,14 @@ func isDevice(path string, n Number) bool {
 
 func (d nodes) path(name string) string { return filepath.Join(d.dev, unix.DM_DIR, name) }
 
-// dmPath is the path of devtmpfs' node.
+// dmPath returns the path of devtmpfs' node.
 func (d nodes) dmPath(n Number) string {
 	return filepath.Join(d.dev, "dm-"+strconv.FormatUint(uint64(n.Minor), 10))
 }
 
-// udev reports whether there is a udev that makes nodes for mappings: it runs,
-// and has the device-mapper's rules (10-dm.rules, 55-dm.rules on Debian),
-// which come with dmsetup and are not on every board.
+// udev reports whether there is a udev that makes nodes for mappings: it runs, and it has
+// device-mapper's rules (10-dm.rules, 55-dm.rules on Debian), which come with dmsetup and
+// are not on every board.
 func (d nodes) udev() bool {
 	if _, err := os.Stat(filepath.Join(d.run, "udev/control")); err != nil {
 		return false
@@ -62,8 +62,8 @@ func (d nodes) udev() bool {
 	return false
 }
 
-// appear returns when a public mapping's node exists. If udev does not make it in
-// time (busy, or broken), we do, as libdevmapper does.
+// appear returns when a public mapping's node exists. If udev does not make it in time
+// (because it is busy or broken), appear does, as libdevmapper does.
 func (d nodes) appear(ctx context.Context, name string, n Number) error {
 	path := d.path(name)
 	if d.udev() {
@@ -79,7 +79,7 @@ func (d nodes) appear(ctx context.Context, name string, n Number) error {
 	return d.make(name, n)
 }
 
-// devicePath is where a mapping, public or not, can be opened.
+// devicePath returns where a mapping, public or not, can be opened.
 func (d nodes) devicePath(name string, n Number) (string, error) {
 	for _, path := range []string{d.dmPath(n), d.path(name)} {
 		if d.isDevice(path, n) {
@@ -92,11 +92,11 @@ func (d nodes) devicePath(name string, n Number) (string, error) {
 	return d.path(name), nil
 }
 
-// make makes the link ../dm-N or, without devtmpfs, a node. It replaces an existing
-// one, atomically, only if that is a leftover.
+// make makes the link ../dm-N or, without devtmpfs, a node. It replaces an existing one,
+// atomically, only if that is a leftover.
 func (d nodes) make(name string, n Number) error {
 	path := d.path(name)
-	// Once more when something came or went between looking and making.
+	// Try again if something appeared or disappeared between looking and making.
 	var err error
 	for range 3 {
 		var there fs.FileInfo
@@ -148,10 +148,10 @@ func (d nodes) replace(path string, n Number) error {
 	return nil
 }
 
-// leftover reports whether a file in place of a mapping's node is from an earlier
-// mapping of that name: a dangling link, a link to another dm device (names are
-// unique in the kernel, and this one is n's), or a node with device-mapper's major
-// number. Anything else was put there on purpose.
+// leftover reports whether a file in place of a mapping's node is from an earlier mapping
+// of that name: a dangling link, a link to another dm device (names are unique in the
+// kernel, and this one is n's), or a node with device-mapper's major number. Anything
+// else was put there on purpose.
 func (d nodes) leftover(path string, there fs.FileInfo, n Number) bool {
 	switch there.Mode().Type() {
 	case fs.ModeSymlink:
@@ -174,12 +174,12 @@ func (d nodes) leftover(path string, there fs.FileInfo, n Number) bool {
 }
 
 // disappear removes the node of a removed or renamed mapping. udev removes its own;
-// the second to try finds nothing. Failing to is harmless: a dangling link is
+// whichever comes second finds nothing. A failure is harmless: a dangling link is
 // replaced when it is in the way.
 func (d nodes) disappear(name string, n Number, renamed bool) {
 	path := d.path(name)
 	if to, err := os.Readlink(path); err == nil {
-		// If the device exists again, it is a new one, and the link may be its.
+		// If the device exists again, it is a new one, and the link may belong to it.
 		if to == filepath.Join("..", filepath.Base(d.dmPath(n))) && (renamed || !d.isDevice(d.dmPath(n), n)) {
 			_ = os.Remove(path)
 		}

@@ -13,9 +13,8 @@ import (
 	"imxcrypt/internal/keysource"
 )
 
-// dm-crypt's optional parameters that we use, in the order in which the kernel
-// prints them (crypt_status), with the version of the crypt target that
-// brought each.
+// The optional parameters of dm-crypt that we use, in the order in which the kernel
+// prints them (crypt_status), with the version of the crypt target that introduced each.
 var optionOrder = []struct {
 	name  string
 	since Version
@@ -34,10 +33,9 @@ var optionOrder = []struct {
 // sector may be larger.
 const SectorBytes = 512
 
-// CryptOptions puts flags (names only: "allow_discards") and the sector size
-// in bytes (0 and 512 alike mean 512) into the form that a Crypt target holds
-// and the kernel echoes. Unknown, repeated or unsupported flags are an error
-// that names the flag.
+// CryptOptions puts flags (names only: "allow_discards") and the sector size in bytes (0
+// and 512 both mean 512) into the form that a Crypt target holds and the kernel echoes.
+// For unknown, repeated or unsupported flags the error names the flag.
 func CryptOptions(sectorSize int, flags ...string) ([]string, error) {
 	options := slices.Clone(flags)
 	for _, f := range flags {
@@ -51,8 +49,8 @@ func CryptOptions(sectorSize int, flags ...string) ([]string, error) {
 	return canonical(options)
 }
 
-// SupportsOption reports whether a crypt target of version v knows an option, by
-// its name without a value. It is false for unknown names.
+// SupportsOption reports whether a crypt target of version v knows an option, by its name
+// without a value. It is false for unknown names.
 func SupportsOption(v Version, name string) bool {
 	i := optionRank(name)
 	return i >= 0 && v.Compare(optionOrder[i].since) >= 0
@@ -68,8 +66,8 @@ func optionRank(option string) int {
 	return -1
 }
 
-// canonical sorts options as the kernel does and drops sector_size:512, which
-// it does not echo.
+// canonical sorts options as the kernel does and drops sector_size:512, which the kernel
+// does not echo.
 func canonical(options []string) ([]string, error) {
 	var out []string
 	seen := map[int]bool{}

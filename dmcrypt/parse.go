@@ -10,14 +10,13 @@ import (
 	"imxcrypt/internal/devnum"
 )
 
-// maxTableText bounds the text of a table, as the read-back from the kernel.
+// maxTableText limits the text of a table, like the read-back from the kernel.
 const maxTableText = 1 << 20
 
-// ParseTable parses dmsetup's notation, one target per line. It accepts what the
-// kernel echoes, which is more than Validate does: options that we do not use are an
-// error, targets that we do not use become [Unknown], and a key in the clear becomes
-// a [KeyRef] marked as such, without the key. No error
-// quotes a line, which might hold a key.
+// ParseTable parses dmsetup's notation, one target per line. It accepts what the kernel
+// echoes, which is more than Validate does: options that we do not use are an error,
+// targets that we do not use become [Unknown], and a key in the clear becomes a [KeyRef]
+// marked as such, without the key. No error quotes a line, which might hold a key.
 func ParseTable(text string) (Table, error) { return parseTable([]byte(text)) }
 
 func parseTable(text []byte) (Table, error) {
@@ -56,8 +55,8 @@ func parseTable(text []byte) (Table, error) {
 	return t, nil
 }
 
-// asciiFields splits at blanks and tabs only: device-mapper knows no other white
-// space.
+// asciiFields splits only at blanks, tabs and carriage returns: device-mapper knows no
+// other white space.
 func asciiFields(line []byte) [][]byte {
 	return bytes.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' })
 }
@@ -132,8 +131,8 @@ func parseCrypt(start, length uint64, p [][]byte) (Target, error) {
 	return c, nil
 }
 
-// parseDelay reads a table of the kind that Delay stands for; ok is false for any other,
-// which is somebody else's.
+// parseDelay reads a table of the kind that Delay stands for. ok is false for any other,
+// which is someone else's.
 func parseDelay(start, length uint64, p [][]byte) (x Delay, ok bool) {
 	var places [3]struct {
 		device Number

@@ -19,10 +19,10 @@ import (
 	"imxcrypt/dmcrypt"
 )
 
-// These tests pin what the kernel and the library do, where the design rests
-// on it. They do not test this package.
+// These tests pin down what the kernel and the library do, where the design depends on
+// it. They do not test this package.
 
-// foreign makes a mapping by dmsetup, as somebody else would.
+// foreign makes a mapping with dmsetup, as another program would.
 func foreign(t *testing.T, m *dmcrypt.Mapper, table string) {
 	t.Helper()
 	cmd := exec.Command("dmsetup", "create", name, "--table", table)
@@ -37,7 +37,7 @@ func foreign(t *testing.T, m *dmcrypt.Mapper, table string) {
 	})
 }
 
-// What we print is what dmsetup prints.
+// Our notation is the same as dmsetup's.
 func TestPremiseNotationIsDmsetups(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)
@@ -51,11 +51,11 @@ func TestPremiseNotationIsDmsetups(t *testing.T) {
 	}
 }
 
-// Where a key may lie for the kernel to find it when a table is loaded. The
-// user's keyring is searched only from a process without a session keyring (as
-// in an initramfs), by way of the user-session keyring, and never in a service
-// or a shell: a key there works on the developer's console or at boot, not in
-// both. The thread's own keyring works everywhere.
+// Where a key may be for the kernel to find it when a table is loaded. The user's keyring
+// is searched only from a process without a session keyring (as in an initramfs), by way
+// of the user-session keyring, and never in a service or a shell: a key there works on
+// the developer's console or at boot, but not in both. The thread's own keyring works
+// everywhere.
 func TestPremiseWhereKeysAreFound(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)
@@ -72,7 +72,7 @@ func TestPremiseWhereKeysAreFound(t *testing.T) {
 		{"user keyring, with a session", unix.KEY_SPEC_USER_KEYRING, true, false},
 	} {
 		done := make(chan struct{})
-		go func() { // a thread of its own, which ends with it and its keyrings
+		go func() { // a separate thread, which ends with it and its keyrings
 			defer close(done)
 			runtime.LockOSThread()
 			if c.session {
@@ -103,7 +103,7 @@ func TestPremiseWhereKeysAreFound(t *testing.T) {
 	}
 }
 
-// The kernel copies the key: a mapping works on when the key is gone, and a
+// The kernel copies the key: a mapping continues to work when the key is gone, and a
 // reload needs it again.
 func TestPremiseTheKeyIsNeededWhileLoadingOnly(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
@@ -127,9 +127,8 @@ func TestPremiseTheKeyIsNeededWhileLoadingOnly(t *testing.T) {
 	}
 }
 
-// The table of a mapping that has one is not compared with the device when it
-// is loaded, but when it is resumed, and then the mapping stays suspended with
-// the old table.
+// If a mapping has a table, a new one is not compared with the device when it is loaded,
+// but when it is resumed, and the mapping then stays suspended with the old table.
 func TestPremiseATableTooLongIsTakenByALiveMapping(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)
@@ -150,7 +149,7 @@ func TestPremiseATableTooLongIsTakenByALiveMapping(t *testing.T) {
 	}
 }
 
-// The library cuts a name that is too long without a word.
+// The library silently cuts a name that is too long.
 func TestPremiseLongNamesAreCut(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	long := name + strings.Repeat("n", dmcrypt.MaxName)
@@ -165,8 +164,8 @@ func TestPremiseLongNamesAreCut(t *testing.T) {
 	}
 }
 
-// Sizes and offsets that Validate refuses are refused by the kernel, too; none
-// of them is refused for the fun of it.
+// The kernel too refuses the sizes and offsets that Validate refuses; none of them is
+// refused without need.
 func TestPremiseTheKernelRefusesWhatValidateRefuses(t *testing.T) {
 	_, n := loopDevice(t, 4<<20, false)
 	m := newMapper(t, dmcrypt.Options{})
@@ -197,7 +196,7 @@ func TestPremiseTheKernelRefusesWhatValidateRefuses(t *testing.T) {
 	}
 }
 
-// A read-only device below: what the kernel says, and when.
+// A read-only device below: what the kernel reports, and when.
 func TestPremiseAReadOnlyDeviceBelow(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, true)
@@ -235,15 +234,15 @@ func TestPremiseAReadOnlyDeviceBelow(t *testing.T) {
 	}
 }
 
-// A device without a size, as a loop device that has no file, passes for large
-// enough: the maker of a table has to check the size.
+// A device without a size, such as a loop device without a file, is taken as large
+// enough: the code that makes a table has to check the size.
 func TestPremiseADeviceOfNoSizeIsTaken(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	activate(t, m, dmcrypt.Table{dmcrypt.Linear{Length: 64, Device: dmcrypt.Number{Major: 7, Minor: 77}}})
 }
 
-// The kernel counts what is read and written through a mapping, and not with it what is
-// read through one below: so a rotation sees whether programs use its volume.
+// The kernel counts what is read and written through a mapping, and does not include what
+// is read through a mapping below. So a rotation sees whether programs use its volume.
 func TestPremiseRequestsAreCountedForEachMapping(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)
@@ -279,7 +278,7 @@ func TestPremiseRequestsAreCountedForEachMapping(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	through(top, above) // whoever looks at a new device has done so
+	through(top, above) // whatever looks at a new device has done so
 	before := count()
 	through(name, below)
 	if after := count(); after != before {
@@ -291,8 +290,7 @@ func TestPremiseRequestsAreCountedForEachMapping(t *testing.T) {
 	}
 }
 
-// Without udev nobody makes /dev/mapper/NAME; devtmpfs makes /dev/dm-N at
-// once.
+// Without udev nothing makes /dev/mapper/NAME; devtmpfs makes /dev/dm-N at once.
 func TestPremiseNodesWithoutUdev(t *testing.T) {
 	m := newMapper(t, dmcrypt.Options{})
 	_, n := loopDevice(t, 4<<20, false)

@@ -16,13 +16,12 @@ import (
 	"imxcrypt/internal/mount"
 )
 
-// Remove removes a mapping, its tables and its node in /dev/mapper. If the mapping
-// is mounted or otherwise in use, it returns ErrBusy, at once if
-// that can be seen, otherwise after Options.RemoveWait, since udev opens
-// mappings for a moment. ErrNotFound if no mapping has that name.
+// Remove removes a mapping, its tables and its node in /dev/mapper. If the mapping is
+// mounted or otherwise in use, it returns ErrBusy: at once if the use can be seen,
+// otherwise after Options.RemoveWait, since udev opens mappings briefly. It returns
+// ErrNotFound if no mapping has that name.
 //
-// udev's event carries the flag of a primary source and no cookie; nothing waits
-// for it.
+// udev's event carries the flag of a primary source and no cookie; nothing waits for it.
 func (m *Mapper) Remove(ctx context.Context, name string) error {
 	const op = "remove the device"
 	i, err := m.Info(name)
@@ -31,8 +30,8 @@ func (m *Mapper) Remove(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.options.RemoveWait)
 	defer cancel()
-	// Each pause is twice the one before: a blkid takes some milliseconds,
-	// and a long wait costs few wakeups.
+	// Each pause is twice the previous one: a blkid takes a few milliseconds, and a long
+	// wait should cost few wakeups.
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		err := devmapper.Remove(name)
 		if err == nil {
@@ -57,8 +56,8 @@ func (m *Mapper) Remove(ctx context.Context, name string) error {
 	}
 }
 
-// RemoveLater makes the kernel remove a mapping as soon as nobody has it open, which
-// may be now.
+// RemoveLater makes the kernel remove a mapping as soon as nothing has it open, which may
+// be now.
 func (m *Mapper) RemoveLater(name string) error {
 	i, err := m.Info(name)
 	if err != nil {
@@ -76,7 +75,7 @@ func (m *Mapper) RemoveLater(name string) error {
 	return nil
 }
 
-// sleep waits; false if the context was done first.
+// sleep waits; it returns false if the context ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -88,8 +87,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// longUser names a user that will not go away by itself: a mapping above, or a
-// mount. It is empty if there is neither; udev's probes do not count.
+// longUser names a user that will not go away by itself: a mapping above, or a mount. It
+// is empty if there is neither; udev's probes do not count.
 func (m *Mapper) longUser(n Number) string {
 	holders, err := os.ReadDir(filepath.Join(m.options.Sys, "dev/block", n.String(), "holders"))
 	if err == nil && len(holders) > 0 {

@@ -8,12 +8,11 @@ import (
 	"strings"
 )
 
-// Table is what a mapping does: its targets, in order, without holes, from
-// sector 0.
+// Table says what a mapping does: its targets, in order, without holes, from sector 0.
 type Table []Target
 
-// String is dmsetup's notation, a line for each target, as the kernel would
-// echo it.
+// String returns dmsetup's notation, one line for each target, as the kernel would echo
+// it.
 func (t Table) String() string {
 	var b strings.Builder
 	for i, target := range t {
@@ -29,7 +28,7 @@ func (t Table) String() string {
 	return b.String()
 }
 
-// Sectors is the size of the mapped device in sectors of 512 bytes.
+// Sectors returns the size of the mapped device in sectors of 512 bytes.
 func (t Table) Sectors() uint64 {
 	if len(t) == 0 {
 		return 0
@@ -38,12 +37,12 @@ func (t Table) Sectors() uint64 {
 	return start + length
 }
 
-// maxTargets bounds a table; ours have at most a handful of targets.
+// maxTargets limits a table; ours have at most a handful of targets.
 const maxTargets = 1024
 
-// Validate checks that the table may be loaded: no holes, lengths that suit the
-// sector size, ciphers that can be read again, keys by reference. The
-// error is an [*Error] of the kind [ErrInvalid], [ErrCipher] or [ErrKeySize].
+// Validate checks that the table may be loaded: no holes, lengths that suit the sector
+// size, ciphers whose data can be read again, keys by reference. The error is an [*Error]
+// of the kind [ErrInvalid], [ErrCipher] or [ErrKeySize].
 func (t Table) Validate() error {
 	if len(t) == 0 || len(t) > maxTargets {
 		return invalid(fmt.Errorf("table of %d targets", len(t)))
@@ -71,8 +70,8 @@ func (t Table) Validate() error {
 // Equal reports whether both tables do the same.
 func (t Table) Equal(live Table) bool { return len(t.Diff(live)) == 0 }
 
-// Diff describes each way in which a live table differs from t, the wanted one; nil
-// if they are equal. The order of options does not matter.
+// Diff describes each difference between a live table and t, the wanted one; nil if they
+// are equal. The order of options does not matter.
 func (t Table) Diff(live Table) []string {
 	if len(t) != len(live) {
 		return []string{fmt.Sprintf("%d targets, wanted %d", len(live), len(t))}
@@ -89,8 +88,7 @@ func (t Table) Diff(live Table) []string {
 	return all
 }
 
-// Devices are the devices that the table uses, each once, in order of their
-// first use.
+// Devices returns the devices that the table uses, each once, in order of first use.
 func (t Table) Devices() []Number {
 	var all []Number
 	add := func(list ...Number) {
@@ -151,11 +149,11 @@ func sortedWords(words []string) string {
 	return strings.Join(s, " ")
 }
 
-// IsCut reports whether the table lets nothing pass: every request fails.
+// IsCut reports whether the table lets nothing pass, so that every request fails.
 func (t Table) IsCut() bool { return len(t) == 1 && t[0].Kind() == (Fail{}).Kind() }
 
-// HasBlackKey reports whether a target has a key that most chips lose in
-// suspend-to-RAM. Mainline's protected keys (paes) open their blob for each request.
+// HasBlackKey reports whether a target has a key that most chips lose in suspend-to-RAM.
+// Mainline's protected keys (paes) do not count: they open their blob for each request.
 func (t Table) HasBlackKey() bool {
 	return slices.ContainsFunc(t, func(target Target) bool {
 		c, ok := target.(Crypt)

@@ -14,7 +14,7 @@ import (
 
 var disk = dmcrypt.Number{Major: 8, Minor: 1}
 
-// volume is the table of a volume as provisioning makes it.
+// volume returns the table of a volume as provisioning makes it.
 func volume(change func(*dmcrypt.Crypt)) dmcrypt.Table {
 	c := dmcrypt.Crypt{
 		Length: 4096, Cipher: "capi:tk(cbc(aes))-plain64", Device: disk, Offset: 4096,
@@ -55,7 +55,7 @@ func TestValidate(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(*dmcrypt.Crypt)
-		kind   dmcrypt.Kind // empty: allowed
+		kind   dmcrypt.Kind // empty if it is allowed
 		code   fault.Code
 	}{
 		"a volume":                      {change: nil},
@@ -162,8 +162,8 @@ func TestCryptOptions(t *testing.T) {
 	}
 }
 
-// Somebody else's table with a key in the clear: the key's place is kept, the
-// key is not.
+// For someone else's table with a key in the clear, the key's place is kept, but not the
+// key.
 func TestAKeyInTheClearIsNotKept(t *testing.T) {
 	t.Parallel()
 	const key = "00112233445566778899aabbccddeeff"
@@ -196,7 +196,7 @@ func TestAKeyInTheClearIsNotKept(t *testing.T) {
 			t.Errorf("error %v: none, or with the key in it", err)
 		}
 	}
-	// A target that we know nothing of may have a key anywhere.
+	// An unknown target may have a key anywhere.
 	table, err = dmcrypt.ParseTable("0 8 integrity 8:1 0 32 J 1 internal_hash:hmac(sha256):" + key)
 	if err != nil || strings.Contains(table.String(), key) {
 		t.Errorf("got %s, %v", table, err)
@@ -298,14 +298,14 @@ func TestErrorsSayAllThereIs(t *testing.T) {
 	if fault.CodeOf(err) != fault.CipherMissing || errors.Is(err, dmcrypt.ErrBusy) || errors.Is(err, dmcrypt.Kind("")) {
 		t.Errorf("code %s", fault.CodeOf(err))
 	}
-	// What to do is another thing where no CAAM is needed.
+	// The advice is different if no CAAM is needed.
 	if err.Detail = "aes-xts-plain64"; fault.CodeOf(err) != fault.SoftCipherMissing {
 		t.Errorf("code %s", fault.CodeOf(err))
 	}
 }
 
-// What is parsed is written so that it is parsed as the same again, and no
-// digit of a key in the clear comes through.
+// What is parsed is written so that it is parsed with the same result, and no digit of a
+// key in the clear gets through.
 func FuzzParseTable(f *testing.F) {
 	for _, s := range []string{
 		volume(nil).String(),

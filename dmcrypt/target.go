@@ -16,12 +16,12 @@ import (
 // Target is one piece of a table. The types are Crypt, Linear, Delay, Fail, Zero,
 // Flakey and, read back only, Unknown.
 type Target interface {
-	// Extent is the piece of the mapped device, in sectors of 512 bytes.
+	// Extent returns the piece of the mapped device, in sectors of 512 bytes.
 	Extent() (start, length uint64)
-	// Kind is the target's name: "crypt".
+	// Kind returns the target's name: "crypt".
 	Kind() string
-	// Params are the target's parameters in dmsetup's notation, as the
-	// kernel echoes them.
+	// Params returns the target's parameters in dmsetup's notation, as the kernel echoes
+	// them.
 	Params() string
 
 	validate() error
@@ -68,9 +68,9 @@ func (l Linear) diff(live Target) []string {
 	return d
 }
 
-// Delay maps a piece of another device, and leads flushes to a device of their own.
-// The kernel's target (since 4.18 with three devices) can also make requests late; this
-// one does not.
+// Delay maps a piece of another device, and directs flushes to a separate device. The
+// kernel's target (since 4.18 with three devices) can also delay requests; this one does
+// not.
 type Delay struct {
 	Start, Length uint64
 	Device        Number
@@ -139,7 +139,7 @@ func (f Fail) library() devmapper.Table {
 
 func (f Fail) diff(live Target) []string { return diffPlain(f, live) }
 
-// Zero reads as zeros and drops what is written.
+// Zero reads as zeros and discards what is written.
 type Zero struct{ Start, Length uint64 }
 
 // Extent implements Target.
@@ -159,15 +159,14 @@ func (z Zero) library() devmapper.Table {
 
 func (z Zero) diff(live Target) []string { return diffPlain(z, live) }
 
-// Flakey serves a device for Up seconds and misbehaves for Down seconds, in
-// turns: for tests of what happens on I/O errors.
+// Flakey alternates between Up seconds in which it serves a device and Down seconds in
+// which it misbehaves. It is for tests of what happens on I/O errors.
 type Flakey struct {
 	Start, Length uint64
 	Device        Number
 	Offset        uint64
 	Up, Down      uint32
-	// Options: none (all requests fail), drop_writes, error_writes or
-	// error_reads.
+	// Options are none (all requests fail), drop_writes, error_writes or error_reads.
 	Options []string
 }
 
@@ -242,13 +241,13 @@ func (u Unknown) validate() error {
 
 func (u Unknown) library() devmapper.Table { return nil }
 
-// diff never finds an Unknown equal to anything, since its behaviour is unknown.
+// diff never finds an Unknown equal to anything, since its behavior is unknown.
 func (u Unknown) diff(live Target) []string {
 	return []string{fmt.Sprintf("target %s is not understood", u.Name)}
 }
 
-// maxSectors bounds starts, lengths and offsets: their bytes fit a signed 64
-// bit number, so that no sum or product below overflows.
+// maxSectors limits starts, lengths and offsets: in bytes they fit a signed 64 bit
+// number, so that no sum or product below overflows.
 const maxSectors = 1<<63/SectorBytes - 1
 
 func validateExtent(n Number, offset, length uint64) error {

@@ -17,8 +17,8 @@ import (
 
 type uevent struct{ action, cookie string }
 
-// listen receives the kernel's uevents from now on; the function that it
-// returns gives those of a device.
+// listen receives the kernel's uevents from now on; the returned function gives those of
+// a device.
 func listen(t *testing.T) func(dmcrypt.Number) []uevent {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
@@ -32,8 +32,7 @@ func listen(t *testing.T) func(dmcrypt.Number) []uevent {
 	return func(n dmcrypt.Number) []uevent {
 		var all []uevent
 		buf := make([]byte, 16384)
-		// The events were sent before the ioctls returned, but for that of a
-		// removal.
+		// The events were sent before the ioctls returned, except that of a removal.
 		for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
 			size, _, err := unix.Recvfrom(fd, buf, 0)
 			if errors.Is(err, unix.EAGAIN) {

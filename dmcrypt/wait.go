@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waitFor waits until there() holds, checking on each change in the directory. It
-// returns the context's error if that is done first.
+// waitFor waits until there() is true, checking on each change in the directory. It
+// returns the context's error if that ends first.
 func waitFor(ctx context.Context, dir string, there func() bool) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -27,7 +27,7 @@ func waitFor(ctx context.Context, dir string, there func() bool) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	// The first look comes after the watch: nothing is missed in between.
+	// The first check comes after the watch, so that nothing is missed in between.
 	for buf := make([]byte, 4096); !there(); {
 		if err := ctx.Err(); err != nil {
 			return err

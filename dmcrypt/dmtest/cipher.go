@@ -21,7 +21,7 @@ import (
 type cryptPart struct {
 	k         *Kernel
 	algorithm string // "tk(cbc(aes))"
-	mode      string // cbc or xts
+	mode      string // cbc, xts or adiantum
 	wrapped   bool
 	iv        string
 	payload   []byte
@@ -31,7 +31,7 @@ type cryptPart struct {
 }
 
 // modes are the algorithms that the fake has. Its Adiantum is as wide as a sector in that
-// all of it depends on the key and the number; the ciphertext is the fake's own.
+// every byte depends on the key and the number; the ciphertext is the fake's own.
 var modes = map[string]string{
 	"cbc(aes)": "cbc", "tk(cbc(aes))": "cbc", "cbc(paes)": "cbc", "xts(aes)": "xts", "adiantum(xchacha12,aes)": "adiantum",
 }
@@ -67,8 +67,8 @@ func (k *Kernel) newCrypt(c dmcrypt.Crypt) (*cryptPart, error) {
 	return p, nil
 }
 
-// lookUp finds a key for the calling thread. The kernel lock is held; the
-// callback must not call back into the Kernel.
+// lookUp finds a key for the calling thread. The kernel lock is held; the callback must
+// not call back into the Kernel.
 func (k *Kernel) lookUp(ref dmcrypt.KeyRef) ([]byte, error) {
 	if k.o.Key == nil {
 		return nil, unix.ENOKEY
@@ -76,7 +76,7 @@ func (k *Kernel) lookUp(ref dmcrypt.KeyRef) ([]byte, error) {
 	return k.o.Key(unix.Gettid(), ref.Type, ref.Description)
 }
 
-// key is the AES key of this moment.
+// key returns the current AES key.
 func (p *cryptPart) key() ([]byte, error) {
 	if !p.wrapped {
 		return p.payload, nil
@@ -86,14 +86,14 @@ func (p *cryptPart) key() ([]byte, error) {
 	}
 	red, err := p.k.o.RedKey(p.algorithm, p.payload)
 	if err != nil {
-		// The block layer knows no bad message: BLK_STS_PROTECTION.
+		// The block layer has no EBADMSG: BLK_STS_PROTECTION.
 		return nil, fmt.Errorf("request refused by the cipher (%v): %w", err, unix.EILSEQ)
 	}
 	return red, nil
 }
 
-// crypt encrypts or decrypts whole sectors in place; at is the place of the
-// first in the target, in bytes.
+// crypt encrypts or decrypts whole sectors in place; at is the place of the first one in
+// the target, in bytes.
 func (p *cryptPart) crypt(data []byte, at int64, encrypt bool) error {
 	key, err := p.key()
 	if err != nil {
@@ -136,7 +136,7 @@ func (p *cryptPart) halves() int {
 	return 1
 }
 
-// plainNumber is what plain and plain64 make of a sector's number.
+// plainNumber returns what plain and plain64 make of a sector's number.
 func (p *cryptPart) plainNumber(number uint64) uint64 {
 	if p.iv == "plain" {
 		return number & 0xffffffff
@@ -144,10 +144,10 @@ func (p *cryptPart) plainNumber(number uint64) uint64 {
 	return number
 }
 
-// cbcIV makes the IV (drivers/md/dm-crypt.c). eboiv is the byte offset, which
-// it takes to be the number times the sector size also where the number counts
-// 512-byte sectors, encrypted as one block. essiv is the number, encrypted with the hash
-// of the key.
+// cbcIV makes the IV (drivers/md/dm-crypt.c). eboiv is the byte offset, encrypted as one
+// block; it takes the byte offset to be the number times the sector size even if the
+// number counts 512-byte sectors. essiv is the number, encrypted with the hash of the
+// key.
 func (p *cryptPart) cbcIV(key []byte, block cipher.Block, number uint64) []byte {
 	iv := make([]byte, aes.BlockSize)
 	switch p.iv {
@@ -156,7 +156,7 @@ func (p *cryptPart) cbcIV(key []byte, block cipher.Block, number uint64) []byte 
 	case "essiv":
 		binary.LittleEndian.PutUint64(iv, number)
 		salt := sha256.Sum256(key)
-		block, _ = aes.NewCipher(salt[:]) // of 32 bytes always
+		block, _ = aes.NewCipher(salt[:]) // always 32 bytes
 	default:
 		binary.LittleEndian.PutUint64(iv, p.plainNumber(number))
 		return iv

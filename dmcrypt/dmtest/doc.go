@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dmtest is a device-mapper without a kernel, for tests of packages
-// that use dmcrypt. Its mappings hold real ciphertext, over any backing that
-// can be read and written at offsets, and it has the kernel's hard edges: keys
-// are found by the thread that has them only, a device in use cannot be
-// removed, a suspended one makes its users wait, and a black key of another
-// power cycle is noticed when data is read, not when the table is loaded.
+// Package dmtest is a device-mapper without a kernel, for tests of packages that use
+// dmcrypt. Its mappings hold real ciphertext, over any backing that can be read and
+// written at offsets, and it has the kernel's rough edges: keys are found only by the
+// thread that has them, a device in use cannot be removed, a suspended one makes its
+// users wait, and a black key of another power cycle is noticed when data is read, not
+// when the table is loaded.
 //
-// TestMapper holds the fake and the kernel to the same behaviour.
+// TestMapper checks that the fake and the kernel behave in the same way.
 package dmtest
 
 import (
@@ -49,11 +49,11 @@ var (
 	_ Mapper = (*Kernel)(nil)
 )
 
-// Backing is a device under a mapping. If it has a method Flush() error too,
-// that is called when a mapping over it is flushed.
+// Backing is a device under a mapping. If it also has a method Flush() error, that is
+// called when a mapping over it is flushed.
 type Backing interface {
 	io.ReaderAt
 	io.WriterAt
-	// Size in bytes.
+	// Size returns the size in bytes.
 	Size() int64
 }

@@ -16,8 +16,8 @@ import (
 	"imxcrypt/dmcrypt"
 )
 
-// File is an open mapping. Offsets and lengths need not be aligned; what is
-// not, is read, changed and written back.
+// File is an open mapping. Offsets and lengths need not be aligned; unaligned blocks are
+// read, changed and written back.
 type File struct {
 	k        *Kernel
 	m        *mapping
@@ -27,9 +27,9 @@ type File struct {
 	closeErr error
 }
 
-// Open opens a mapping by /dev/dm-N, or by /dev/mapper/NAME if it has been
-// announced: ENOENT otherwise. A read-only mapping cannot be opened for
-// writing (EACCES).
+// Open opens a mapping by /dev/dm-N, or by /dev/mapper/NAME if it has been announced;
+// otherwise the error is ENOENT. A read-only mapping cannot be opened for writing
+// (EACCES).
 func (k *Kernel) Open(file string, write bool) (*File, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -60,10 +60,10 @@ func (k *Kernel) lookPath(file string) *mapping {
 	return nil
 }
 
-// Path is what the file was opened by.
+// Path returns the path that the file was opened by.
 func (f *File) Path() string { return f.path }
 
-// Number is the mapping's.
+// Number returns the mapping's number.
 func (f *File) Number() dmcrypt.Number { return f.k.number(f.m) }
 
 // ReadOnly reports whether the mapping cannot be written.
@@ -73,7 +73,7 @@ func (f *File) ReadOnly() bool {
 	return f.m.liveRO
 }
 
-// Size is that of the live table, in bytes.
+// Size returns the size of the live table, in bytes.
 func (f *File) Size() int64 {
 	f.k.mu.Lock()
 	defer f.k.mu.Unlock()
@@ -83,8 +83,7 @@ func (f *File) Size() int64 {
 	return int64(f.m.live.text.Sectors()) * dmcrypt.SectorBytes
 }
 
-// LogicalBlockSize is the largest encryption sector in the live table, in
-// bytes.
+// LogicalBlockSize returns the largest encryption sector in the live table, in bytes.
 func (f *File) LogicalBlockSize() int {
 	f.k.mu.Lock()
 	defer f.k.mu.Unlock()
@@ -106,7 +105,7 @@ func (m *mapping) blockSize() int64 {
 	return size
 }
 
-// Close closes the file; more than once is harmless.
+// Close closes the file; it may be called more than once.
 func (f *File) Close() error {
 	f.closing.Do(func() {
 		f.k.mu.Lock()
@@ -116,8 +115,8 @@ func (f *File) Close() error {
 	return f.closeErr
 }
 
-// Flush flushes everything under the mapping; a suspended one, here or below,
-// makes it wait.
+// Flush flushes everything under the mapping. It waits for a suspended mapping, here or
+// below.
 func (f *File) Flush() error {
 	return f.k.request(f.m, func(t *table) error {
 		for _, p := range t.parts {
@@ -198,7 +197,7 @@ func clipLength(n int, off, size int64) int {
 	return int(min(int64(n), size-off))
 }
 
-// around reads the whole blocks round a piece; skip is where it begins.
+// around reads the whole blocks around a piece; skip is where the piece begins.
 func (f *File) around(off int64, n int) (buf []byte, skip int, err error) {
 	unit := int64(f.LogicalBlockSize())
 	first := off / unit * unit
@@ -211,8 +210,8 @@ func (f *File) around(off int64, n int) (buf []byte, skip int, err error) {
 	return buf, int(off - first), err
 }
 
-// request runs I/O on a mapping's live table, which stays until it is done. On
-// a suspended mapping it waits.
+// request runs I/O on a mapping's live table, which stays until it is done. On a
+// suspended mapping it waits.
 func (k *Kernel) request(m *mapping, do func(*table) error) error {
 	k.mu.Lock()
 	for m.suspended && !m.gone {
@@ -235,8 +234,7 @@ func (k *Kernel) request(m *mapping, do func(*table) error) error {
 	return err
 }
 
-// transfer reads or writes through the targets. buf is changed by a write,
-// too.
+// transfer reads or writes through the targets. A write also changes buf.
 func (k *Kernel) transfer(t *table, buf []byte, off int64, write bool) error {
 	for _, p := range t.parts {
 		from, to := max(off, p.start), min(off+int64(len(buf)), p.start+p.length)

@@ -12,35 +12,35 @@ import (
 	"imxcrypt/dmcrypt"
 )
 
-// Options make a Kernel. Only Device is needed.
+// Options configure a Kernel. Only Device is required.
 type Options struct {
-	// Device finds the device of a number. An errno of it is the kernel's:
-	// unix.ENODEV for one that is not there, unix.EBUSY for one that
-	// somebody else holds exclusively.
+	// Device finds the device with a number. An errno from it is the kernel's:
+	// unix.ENODEV for a device that does not exist, unix.EBUSY for one that is held
+	// exclusively elsewhere.
 	Device func(n dmcrypt.Number) (Backing, error)
-	// Key finds a key for a thread (gettid), as the kernel does in that
-	// thread's keyrings; unix.ENOKEY if it has none. nil: there are no keys.
-	// The payload is copied.
+	// Key finds a key for a thread (gettid), as the kernel does in that thread's
+	// keyrings; the error is unix.ENOKEY if the thread has none. nil means that there are
+	// no keys. The payload is copied.
 	Key func(thread int, keyType, description string) ([]byte, error)
-	// SetKey is what an algorithm's driver checks when it is given a key; an
-	// error makes the load fail with EINVAL. nil: tk wants a tagged object,
-	// others a length they know.
+	// SetKey is what an algorithm's driver checks when it is given a key; an error makes
+	// the load fail with EINVAL. nil means that tk requires a tagged object, and others a
+	// length that they know.
 	SetKey func(algorithm string, payload []byte) error
-	// RedKey turns what was given to setkey into the AES key, at each
-	// request. An error fails the request (CCM with a stale key: EBADMSG in
-	// the driver, EILSEQ for the reader); another key makes noise (ECB).
-	// Only for algorithms that wrap keys (tk, paes).
+	// RedKey turns what was given to setkey into the AES key, for each request. An error
+	// fails the request (CCM with a stale key: EBADMSG in the driver, EILSEQ for the
+	// reader); another key produces noise (ECB). It is only for algorithms that wrap keys
+	// (tk, paes).
 	RedKey func(algorithm string, payload []byte) ([]byte, error)
-	// NoCiphers are algorithms that this kernel does not have, or dm-crypt does not
-	// get; nil: it gets those that the fake has.
+	// NoCiphers are algorithms that this kernel does not have, or dm-crypt does not get;
+	// nil means that it gets those that the fake has.
 	NoCiphers func() []string
 	// NoTargets are targets that this kernel does not have.
 	NoTargets func() []string
-	// Before is called before each step with its name (create, load, suspend,
-	// resume, clear, remove, rename, uuid, node) and the mapping's; an error is the
+	// Before is called before each step with the step's name (create, load, suspend,
+	// resume, clear, remove, rename, uuid, node) and the mapping's. An error is the
 	// step's result, and nothing is done.
 	Before func(step, name string) error
-	// Major is the device number's; 253.
+	// Major is the major device number; 0 means 253.
 	Major uint32
 }
 
@@ -91,7 +91,7 @@ func (k *Kernel) number(m *mapping) dmcrypt.Number {
 	return dmcrypt.Number{Major: k.o.Major, Minor: m.minor}
 }
 
-// find looks a mapping up; the lock is held.
+// find looks up a mapping; the lock is held.
 func (k *Kernel) find(op, name string) (*mapping, error) {
 	if err := dmcrypt.ValidateName(name); err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (k *Kernel) event(action, name string, v dmcrypt.Visibility) {
 	k.events = append(k.events, Event{action, name, v})
 }
 
-// Events are the uevents so far, oldest first.
+// Events returns the uevents so far, oldest first.
 func (k *Kernel) Events() []Event {
 	k.mu.Lock()
 	defer k.mu.Unlock()

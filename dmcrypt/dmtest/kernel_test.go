@@ -79,7 +79,7 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// black makes a tagged black key of a 32-byte red key, as CAAM would.
+// black makes a tagged black key from a 32-byte red key, as CAAM would.
 func black(ccm bool) []byte {
 	size, kind := 52, uint32(1)
 	if ccm {
@@ -100,8 +100,8 @@ func tkTable(size int) dmcrypt.Table {
 	}}
 }
 
-// A black key of an earlier power cycle is taken at load. What happens then is
-// the difference between CCM and ECB.
+// A black key of an earlier power cycle is accepted when the table is loaded. What
+// happens then is the difference between CCM and ECB.
 func TestStaleBlackKeys(t *testing.T) {
 	t.Parallel()
 	for name, ccm := range map[string]bool{"ccm": true, "ecb": false} {
@@ -182,7 +182,7 @@ v: 0 2048 crypt capi:tk(cbc(aes))-plain64 :64:logon:imxcrypt:v:1 0 8:1 2048 1 se
 	}
 }
 
-// Whatever step fails, nothing is left.
+// Whatever step fails, nothing is left behind.
 func TestAFailingStepLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for _, failing := range []string{"create", "load", "resume"} {

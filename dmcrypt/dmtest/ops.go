@@ -62,8 +62,8 @@ func (k *Kernel) Announce(ctx context.Context, name string) error {
 	})
 }
 
-// change does something to a mapping, after the step has been announced to the
-// test. The lock is held meanwhile.
+// change does something to a mapping, after the step has been announced to the test. The
+// lock is held meanwhile.
 func (k *Kernel) change(op, step, name string, do func(*mapping) error) error {
 	if err := k.before(op, step, name); err != nil {
 		return err
@@ -107,8 +107,8 @@ func (k *Kernel) Clear(name string) error {
 	})
 }
 
-// Suspend is [dmcrypt.Mapper.Suspend]. It waits for requests in flight, also
-// for those that wait for a suspended mapping below.
+// Suspend is [dmcrypt.Mapper.Suspend]. It waits for requests in flight, including those
+// that wait for a suspended mapping below.
 func (k *Kernel) Suspend(ctx context.Context, name string, _ dmcrypt.SuspendFlag) error {
 	const op = "suspend the device"
 	if err := ctx.Err(); err != nil {
@@ -122,7 +122,7 @@ func (k *Kernel) Suspend(ctx context.Context, name string, _ dmcrypt.SuspendFlag
 	})
 }
 
-// stop suspends; the lock is held, and given up while waiting.
+// stop suspends. The lock is held, but released while waiting.
 func (k *Kernel) stop(m *mapping) {
 	m.suspended = true
 	for m.inFlight > 0 {
@@ -151,8 +151,7 @@ func (k *Kernel) Resume(name string, v dmcrypt.Visibility, _ dmcrypt.SuspendFlag
 		if !quiet {
 			k.event("change", name, v)
 			if v == dmcrypt.Private {
-				// udev's rules are disabled: they take the node of a public
-				// device away.
+				// udev's rules are disabled: they remove the node of a public device.
 				delete(k.nodes, name)
 			}
 		}
@@ -174,7 +173,7 @@ func (k *Kernel) Swap(ctx context.Context, name string, t dmcrypt.Table, readOnl
 	return nil
 }
 
-// Remove is [dmcrypt.Mapper.Remove], without waiting: nobody probes here.
+// Remove is [dmcrypt.Mapper.Remove], without waiting: nothing probes here.
 func (k *Kernel) Remove(ctx context.Context, name string) error {
 	const op = "remove the device"
 	if err := ctx.Err(); err != nil {
@@ -203,7 +202,7 @@ func (k *Kernel) RemoveLater(name string) error {
 	})
 }
 
-// destroy ends a mapping that nobody has open; the lock is held.
+// destroy ends a mapping that nothing has open; the lock is held.
 func (k *Kernel) destroy(m *mapping) {
 	delete(k.mappings, m.name)
 	if minor, ok := k.nodes[m.name]; ok && minor == m.minor {
@@ -318,7 +317,7 @@ func (k *Kernel) readBack(name string, which func(*mapping) *table) (dmcrypt.Tab
 	if t == nil {
 		return nil, nil
 	}
-	// By way of the text, as from the kernel.
+	// Go through the text, as from the kernel.
 	return dmcrypt.ParseTable(t.text.String())
 }
 

@@ -17,11 +17,11 @@ func (k *Kernel) sorted() []*mapping {
 	return all
 }
 
-// State is everything there is, as text to compare with: for each mapping the
-// line of `dmsetup info -c --noheadings -o name,major,minor,attr,open,uuid`
-// and the lines of `dmsetup table`, then the links in /dev/mapper. The
-// attributes are L for a live table, I for an inactive one, s for suspended, r
-// or w for what can be done. Empty if there are no mappings.
+// State returns everything there is, as text to compare with: for each mapping the line
+// of `dmsetup info -c --noheadings -o name,major,minor,attr,open,uuid` and the lines of
+// `dmsetup table`, then the links in /dev/mapper. The attributes are L for a live table,
+// I for an inactive one, s for suspended, r or w for the access mode. It is empty if
+// there are no mappings.
 func (k *Kernel) State() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()

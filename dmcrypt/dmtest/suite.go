@@ -22,14 +22,13 @@ type Fixture struct {
 	// Device has at least 4 MiB; Backing is its contents.
 	Device  dmcrypt.Number
 	Backing Backing
-	// Absent is the number of a device that is not there.
+	// Absent is the number of a device that does not exist.
 	Absent dmcrypt.Number
-	// Open opens a mapping's node, past all caches.
+	// Open opens a mapping's node, bypassing all caches.
 	Open func(path string, write bool) (Handle, error)
-	// WithKey runs f on a thread, and on that thread only, that has a logon
-	// key.
+	// WithKey runs f on a thread that has a logon key; no other thread has it.
 	WithKey func(description string, payload []byte, f func()) error
-	// Mute: the kernel log cannot be read, and with it some reasons.
+	// Mute means that the kernel log cannot be read, so that some reasons are missing.
 	Mute bool
 }
 
@@ -55,9 +54,8 @@ type suite struct {
 	Fixture
 }
 
-// TestMapper is the contract of a device-mapper. fixture is called for each
-// test; what it hands out has no mapping of the names that begin with
-// "imxcrypt-suite".
+// TestMapper is the contract of a device-mapper. fixture is called for each test; what it
+// returns has no mapping whose name begins with "imxcrypt-suite".
 func TestMapper(t *testing.T, fixture func(t *testing.T) Fixture) {
 	for _, c := range []struct {
 		name string
@@ -201,7 +199,7 @@ func (s suite) refusedWith(t dmcrypt.Table, wants ...error) *dmcrypt.Error {
 	_, err := s.Mapper.Activate(s.ctx(), suiteName, suiteUUID, t, false)
 	s.is(err, wants...)
 	s.absent(suiteName)
-	// Not Fatal: this may run on another goroutine than the test's.
+	// Not Fatal: this may run on a goroutine other than the test's.
 	e := &dmcrypt.Error{}
 	if !errors.As(err, &e) {
 		s.Errorf("error %v is not typed", err)
@@ -209,7 +207,7 @@ func (s suite) refusedWith(t dmcrypt.Table, wants ...error) *dmcrypt.Error {
 	return e
 }
 
-// fill gives data that is different in each sector.
+// fill returns data that is different in each sector.
 func fill(n int, seed byte) []byte {
 	data := make([]byte, n)
 	for i := range data {

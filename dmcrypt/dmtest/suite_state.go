@@ -32,7 +32,7 @@ func (s suite) publish() {
 	if _, err := s.Backing.ReadAt(got, 8*512+4096); err != nil || !bytes.Equal(got, data) {
 		s.Errorf("what was written is not on the device (%v)", err)
 	}
-	s.must(s.Mapper.Announce(s.ctx(), suiteName)) // again is no harm
+	s.must(s.Mapper.Announce(s.ctx(), suiteName)) // repeating it is harmless
 	s.must(s.Mapper.Remove(s.ctx(), suiteName))
 	s.absent(suiteName)
 }
@@ -79,7 +79,7 @@ func (s suite) suspended() {
 	n := s.activate(suiteName, suiteUUID, dmcrypt.Table{s.linear(0, 64, 8)})
 	h := s.open(suiteName, n, false)
 	s.must(s.Mapper.Suspend(s.ctx(), suiteName, quiet))
-	s.must(s.Mapper.Suspend(s.ctx(), suiteName, quiet)) // again is no harm
+	s.must(s.Mapper.Suspend(s.ctx(), suiteName, quiet)) // repeating it is harmless
 	if i, err := s.Mapper.Info(suiteName); err != nil || !i.Suspended {
 		s.Errorf("got %+v, %v", i, err)
 	}
@@ -97,7 +97,7 @@ func (s suite) suspended() {
 	if err := <-read; err != nil {
 		s.Errorf("after the resume: %v", err)
 	}
-	s.must(s.Mapper.Resume(suiteName, dmcrypt.Private, quiet)) // again is no harm
+	s.must(s.Mapper.Resume(suiteName, dmcrypt.Private, quiet)) // repeating it is harmless
 	s.must(h.Close())
 }
 
@@ -162,8 +162,8 @@ func (s suite) stack() {
 	s.must(s.Mapper.Remove(s.ctx(), suiteName))
 }
 
-// flushes: a flush waits for a suspended mapping below, and reads and writes do; led to
-// another device, it does not.
+// flushes checks that a flush waits for a suspended mapping below, as reads and writes
+// do, and does not wait if flushes are directed to another device.
 func (s suite) flushes() {
 	lower := s.activate(suiteName+"-lower", "", dmcrypt.Table{s.linear(0, 64, 64)})
 	n := s.activate(suiteName, suiteUUID, dmcrypt.Table{s.linear(0, 64, 0), dmcrypt.Linear{Start: 64, Length: 64, Device: lower}})
@@ -241,7 +241,7 @@ func (s suite) inactive() {
 		s.Errorf("got %+v, %v", i, err)
 	}
 	s.must(s.Mapper.Clear(suiteName))
-	s.must(s.Mapper.Clear(suiteName)) // again is no harm
+	s.must(s.Mapper.Clear(suiteName)) // repeating it is harmless
 	if i, err := s.Mapper.Info(suiteName); err != nil || i.Inactive {
 		s.Errorf("got %+v, %v", i, err)
 	}

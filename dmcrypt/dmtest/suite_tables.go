@@ -57,8 +57,8 @@ func keyLength(t dmcrypt.Table) int {
 	return 1
 }
 
-// ciphertext compares what lies on the device with what a fake writes. For the
-// fake itself it shows only that reading undoes writing.
+// ciphertext compares what is on the device with what a fake writes. For the fake itself
+// it shows only that reading undoes writing.
 func (s suite) ciphertext() {
 	type variant struct {
 		cipher   dmcrypt.Cipher

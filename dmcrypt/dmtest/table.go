@@ -14,7 +14,7 @@ import (
 	"imxcrypt/internal/keysource"
 )
 
-// table is a loaded one: the text it was made from, and what does its I/O.
+// table is a loaded table: the text it was made from, and what does its I/O.
 type table struct {
 	text  dmcrypt.Table
 	parts []part
@@ -31,8 +31,8 @@ type part struct {
 	flush         *part // where flushes go instead
 }
 
-// build makes a table as the kernel does: targets in order, for each crypt
-// target first the cipher, then the key, then the device. The lock is held.
+// build makes a table as the kernel does: targets in order, and for each crypt target
+// first the cipher, then the key, then the device. The lock is held.
 func (k *Kernel) build(t dmcrypt.Table, above *mapping) (_ *table, err error) {
 	loaded := &table{text: slices.Clone(t)}
 	defer func() {
@@ -128,20 +128,19 @@ func (k *Kernel) drop(t *table) {
 	}
 }
 
-// release closes a mapping once; the last one carries out a deferred removal.
+// release closes a mapping once; the last release carries out a deferred removal.
 func (k *Kernel) release(m *mapping) {
 	if m.opens--; m.opens == 0 && m.removing && !m.gone {
 		k.destroy(m)
 	}
 }
 
-// The black keys that tk takes: length of the tagged object by the length of
-// the red key, for ECB and CCM.
+// The black keys that tk takes: the length of the tagged object by the length of the red
+// key, for ECB and CCM.
 var tkSizes = map[uint32][2]int{16: {36, 48}, 24: {52, 56}, 32: {52, 64}}
 
-// setKey is what drivers check by themselves: tk the tag ("OgaT", little
-// endian 0x5461674f, then version, type, red key length, object length), AES
-// the length.
+// setKey checks what drivers check by themselves: tk the tag ("OgaT", little endian
+// 0x5461674f, then version, type, red key length, object length), AES the length.
 func setKey(algorithm string, payload []byte) error {
 	sizes := map[string][]int{"cbc(aes)": {16, 24, 32}, "xts(aes)": {32, 48, 64}, "adiantum(xchacha12,aes)": {32}}
 	if want, ok := sizes[algorithm]; ok {
