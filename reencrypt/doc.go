@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package reencrypt gives a volume a new key in place, zone by zone. Power may be cut at
-// any moment, even repeatedly, and nothing is lost. The package knows nothing about
+// any moment, even twice in a row, and nothing is lost. The package knows nothing about
 // kernels, keys or LUKS2: it is given views of the same data through the old and the new
 // mapping and a place for its records, and it copies. This lets a test walk through every
 // state that a power cut can leave.

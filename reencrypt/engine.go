@@ -82,7 +82,7 @@ type Hooks struct {
 	// wait behind the rotation's copies, so the copies are then shorter and fewer at a
 	// time.
 	Shared func() bool
-	// MaxHold, if set, replaces [Options.MaxHold] before each zone.
+	// MaxHold replaces [Options.MaxHold] before each zone, if that option is set.
 	MaxHold func() time.Duration
 	// Throttle is called before a zone of n bytes is held, and may wait.
 	Throttle func(ctx context.Context, n int64) error

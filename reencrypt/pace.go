@@ -72,7 +72,7 @@ const (
 
 // climb is what is known while no zone is held as briefly as it should be.
 type climb struct {
-	floor    int64         // shortest hold of a zone of that size
+	floor    int64         // zones are no smaller; 0 for the smallest
 	shortest time.Duration // hold of a zone of that size
 	seen     int           // zones of that size
 	base     time.Duration // shortest hold of a smallest zone; 0 until known

@@ -132,6 +132,7 @@ func (r Record) fits(l Layout) error {
 			return &MismatchError{Field: c.field, Record: c.record, Layout: c.layout}
 		}
 	}
+	// The journal may have become smaller than what is written.
 	if r.Phase == Journaled && r.journalEnd() > l.JournalSize {
 		return &MismatchError{Field: "journal size", Record: r.journalEnd(), Layout: l.JournalSize}
 	}
