@@ -214,7 +214,7 @@ func (h *Header) nextFits(c *Storage) error {
 		return nil
 	}
 	end := h.Next.Segment.Offset + h.Next.Segment.Size
-	if at := h.Next.Moved; at > 0 { // and the sector at its end
+	if at := h.Next.Moved; at > 0 { // and the sector behind it
 		end = max(end, at+h.LUKS.Area()+BlockAlign)
 	}
 	if end > c.Data.Size() {

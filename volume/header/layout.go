@@ -102,8 +102,8 @@ func PlanLayout(s spec.Volume, d DeviceFacts) (Layout, error) {
 }
 
 // PlanOver places a volume on a device that begins with a filesystem, with nothing in
-// front of it. The data moves up from byte 0, and what identifies it until then is kept
-// at the end. Its error is of code device-unsuitable.
+// front of it. The data moves up from byte 0; until then its first bytes, which the
+// header replaces, are kept at the end. Its error is of code device-unsuitable.
 func PlanOver(s spec.Volume, d DeviceFacts) (Layout, Start, error) {
 	l, err := PlanLayout(s, d)
 	if err != nil {

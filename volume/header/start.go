@@ -18,11 +18,11 @@ import (
 // is the volume, however much of its header is written; without it, the device is the
 // filesystem. The sector is in the device's last whole block:
 //
-//	  0  16  "IMXCRYPT-HEADER\0", or of the way back "IMXCRYPT-PLAIN\0\0"
+//	  0  16  "IMXCRYPT-HEADER\0", or for the way back "IMXCRYPT-PLAIN\0\0"
 //	 16   4  version 1, little-endian, as all numbers
 //	 20   4  zeros
 //	 24   8  size of the header area in bytes
-//	 32   8  where the bytes that it takes the place of are kept
+//	 32   8  where the bytes that it replaces are kept
 //	 40   8  where the header area is kept
 //	 48  32  SHA-256 of those bytes
 //	 80  32  SHA-256 of the header area
