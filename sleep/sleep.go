@@ -57,7 +57,7 @@ type Volume struct {
 	Source  string `json:"source"`
 	// NewKey is true if the blob is opened and proved again.
 	NewKey bool `json:"new_key"`
-	// Rotating is true if a rotation is under way, so that two keys are.
+	// Rotating is true if a rotation is under way, so that there are two keys.
 	Rotating bool `json:"rotating"`
 	// Revived is true if the key had been lost before, and a rotation with it.
 	Revived bool `json:"-"`
