@@ -50,7 +50,7 @@ const (
 	RuleRequirements      Rule = "requirements"
 	RuleArea              Rule = "area"           // type, or members its type requires
 	RuleAreaBounds        Rule = "area-bounds"    // inside the keyslots area, not empty
-	RuleAreaOverlap       Rule = "area-overlap"   //
+	RuleAreaOverlap       Rule = "area-overlap"
 	RuleAlignment         Rule = "alignment"      // offsets and sizes are whole sectors
 	RuleKeyslot           Rule = "keyslot"        // members its type requires
 	RuleKeyslotDigest     Rule = "keyslot-digest" // each "luks2" keyslot has exactly one

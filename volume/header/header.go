@@ -387,7 +387,7 @@ func understandMembers(lh *luks2.Header) (*Header, error) {
 	}
 	if len(md.Tokens) != keys || len(md.Digests) != keys || len(md.Segments) != segments || len(md.Keyslots) != 0 {
 		return nil, fmt.Errorf("%d tokens, %d digests, %d segments, %d keyslots instead of %d, %d, %d and none",
-			len(md.Tokens), len(md.Digests), len(md.Segments), len(md.Keyslots), keys, keys, want)
+			len(md.Tokens), len(md.Digests), len(md.Segments), len(md.Keyslots), keys, keys, segments)
 	}
 	if keys < want {
 		if want == 1 {
