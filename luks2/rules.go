@@ -48,8 +48,8 @@ const (
 	RuleConfigSize        Rule = "config-size"  // keyslots_size
 	RuleConfigFlags       Rule = "config-flags" // lists of words
 	RuleRequirements      Rule = "requirements"
-	RuleArea              Rule = "area"           // type, or members its type requires
-	RuleAreaBounds        Rule = "area-bounds"    // inside the keyslots area, not empty
+	RuleArea              Rule = "area"        // type, or members its type requires
+	RuleAreaBounds        Rule = "area-bounds" // inside the keyslots area, not empty
 	RuleAreaOverlap       Rule = "area-overlap"
 	RuleAlignment         Rule = "alignment"      // offsets and sizes are whole sectors
 	RuleKeyslot           Rule = "keyslot"        // members its type requires
