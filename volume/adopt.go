@@ -140,7 +140,7 @@ func (a *adopting) alreadyAdopted(ctx context.Context) (bool, error) {
 		h.Segment.Encryption != a.recipe.cipher || h.Segment.SectorSize != a.recipe.sectorSize {
 		return false, fault.Newf(fault.FileExists, "%s exists already, with a header of another volume: %q, uuid %q", a.s.Header, h.LUKS.Label, h.LUKS.UUID)
 	}
-	a.j.of(h, a.data.Path())
+	a.j.identify(h, a.data.Path())
 	a.j.result.Already = true
 	if err := h.Matches(a.s); err != nil || !h.Unbound() {
 		return true, err
@@ -173,7 +173,7 @@ func (a *adopting) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.j.of(h, a.data.Path())
+	a.j.identify(h, a.data.Path())
 	key, err := a.openKey(ctx, a.s, h)
 	if err != nil {
 		return err

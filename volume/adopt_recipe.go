@@ -80,7 +80,7 @@ func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, d
 	}
 	r.cipher = keysource.Canonical(r.cipher)
 	if device != "" {
-		if err := m.sameDevice(ctx, device, data); err != nil {
+		if err := m.requireSameDevice(ctx, device, data); err != nil {
 			return r, err
 		}
 	}
@@ -161,9 +161,9 @@ func parseRecipe(line string) (r recipe, device string, err error) {
 	return r, device, nil
 }
 
-// sameDevice checks that the named device, given by path, label or number, is the
+// requireSameDevice checks that the named device, given by path, label or number, is the
 // configured one.
-func (m *Manager) sameDevice(ctx context.Context, named string, data header.Device) error {
+func (m *Manager) requireSameDevice(ctx context.Context, named string, data header.Device) error {
 	differs := func(number string) error {
 		return fault.Newf(fault.AdoptMismatch, "the parameters name the device %s (%s), the configuration means %s (%s)", named, number, data.Path(), data.Number())
 	}
@@ -173,7 +173,7 @@ func (m *Manager) sameDevice(ctx context.Context, named string, data header.Devi
 		}
 		return nil
 	}
-	path, err := m.seen(ctx, spec.Volume{Device: named})
+	path, err := m.locateUnattached(ctx, spec.Volume{Device: named})
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (m *Manager) chosen(ctx context.Context, s spec.Volume, recovery bool, j *r
 		if err := c.Close(); err != nil {
 			return s, "", err
 		}
-		h = h.Keyed()
+		h = h.KeySide()
 		if s = s.For(h.Token.Source, h.Segment.Encryption); s.Source == spec.SourceAuto {
 			return s, "", h.Matches(s)
 		}

@@ -117,7 +117,7 @@ func (m *Manager) onHeader(ctx context.Context, s spec.Volume, f blockdev.Flags,
 			return err
 		}
 		defer c.Close()
-		j.of(h, path)
+		j.identify(h, path)
 		return do(c, h)
 	})
 }

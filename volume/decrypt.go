@@ -95,7 +95,7 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 	if err := x.rememberDecryption(""); err != nil {
 		return err
 	}
-	x.trusted = x.awake()
+	x.trusted = x.suspendGuard()
 	old, err := x.openProved(ctx, x.s, x.h, x.c, nil)
 	if err != nil {
 		return err
@@ -192,26 +192,26 @@ func (x *rotating) rememberDecryption(mark string) error {
 	return nil
 }
 
-// begunHere reports whether the volume's record names the decryption that the header says
+// decryptionRecorded reports whether the volume's record names the decryption that the header says
 // is under way, or there is no record. A header that the record does not name may be an
 // old copy, from a decryption that has ended: what it calls plaintext may be anyone's.
-func (m *Manager) begunHere(s spec.Volume, h *header.Header) bool {
+func (m *Manager) decryptionRecorded(s spec.Volume, h *header.Header) bool {
 	r, ok := m.recall(s)
 	return !ok || r.Decrypts == decryptionMark(h)
 }
 
-func notBegunHere(s spec.Volume) error {
+func decryptionNotRecorded(s spec.Volume) error {
 	return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being decrypted, and %s does not name that: it is an old copy of the header, or another system than this one has begun it. To continue it all the same: `imxcrypt decrypt %s`", rememberedPath(s), s.Name)
 }
 
 // claimDecryption takes over a decryption that the record does not name: a person asks
 // for it, and the key proves that the header is the volume's.
 func (x *rotating) claimDecryption(ctx context.Context) error {
-	if x.begunHere(x.s, x.h) || x.o.DryRun {
+	if x.decryptionRecorded(x.s, x.h) || x.o.DryRun {
 		return nil // a dry run refuses such a header later
 	}
 	if err := x.proveOpens(ctx, x.s, x.h, x.c); err != nil {
-		return errors.Join(notBegunHere(x.s), err)
+		return errors.Join(decryptionNotRecorded(x.s), err)
 	}
 	return x.rememberDecryption(decryptionMark(x.h))
 }
@@ -271,7 +271,7 @@ func (x *rotating) endDecryption(ctx context.Context, k *mapping.Stack) error {
 			return err
 		}
 		x.j.did("header removed")
-	} else if err := x.endOnStart(ctx, x.c.Data.Path(), x.h, x.backFrom); err != nil {
+	} else if err := x.endOnStart(ctx, x.c.Data.Path(), x.h, x.beginPuttingBack); err != nil {
 		return err
 	}
 	x.decrypted(x.h)

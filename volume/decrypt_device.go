@@ -86,8 +86,8 @@ func (x *rotating) endOnStart(ctx context.Context, path string, h *header.Header
 	return nil
 }
 
-// backFrom copies the header next to the kept bytes, and begins the way back.
-func (x *rotating) backFrom(dev header.Device) (header.Start, error) {
+// beginPuttingBack copies the header next to the kept bytes, and begins the way back.
+func (x *rotating) beginPuttingBack(dev header.Device) (header.Start, error) {
 	start := header.PlanBack(dev.Size(), x.h.LUKS.Area(), x.h.Next.Moved)
 	if start.Record < start.Saved+start.Area {
 		return start, fault.Newf(fault.PartitionShrunk, "%s has %d bytes, and the sector that ends the decryption needs %d: the partition is smaller than when it was begun",
@@ -113,11 +113,11 @@ func (x *rotating) continueEnding(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if !x.begunHere(x.s, h) {
+	if !x.decryptionRecorded(x.s, h) {
 		kept := header.Window{Device: x.c.Data, Begin: start.Staged}
 		s := x.s.For(h.Token.Source, h.Segment.Encryption)
 		if err := x.proveOpens(ctx, s, h, &header.Storage{Data: kept, Header: kept}); err != nil {
-			return errors.Join(notBegunHere(x.s), err)
+			return errors.Join(decryptionNotRecorded(x.s), err)
 		}
 	}
 	if x.o.DryRun {

@@ -165,7 +165,7 @@ func (x *rotating) open(path string) (err error) {
 	if x.h, err = header.Read(x.c); err != nil {
 		return err
 	}
-	x.j.of(x.h, path)
+	x.j.identify(x.h, path)
 	x.s = x.s.For(x.newest().Token.Source, x.newest().Segment.Encryption)
 	return nil
 }
@@ -199,7 +199,7 @@ func (x *rotating) encryptedAlready(ctx context.Context) error {
 	u := &unlocking{Manager: x.Manager, s: x.s, o: UnlockOptions{DryRun: true, Mount: mounts && x.s.Mount.Path != ""}, j: x.j, c: x.c, h: x.h}
 	open, err := u.alreadyOpen(ctx)
 	if err == nil && !open {
-		err = x.locked(ctx, func() error { return x.proveOpens(ctx, x.s, x.h.Keyed(), x.c) })
+		err = x.locked(ctx, func() error { return x.proveOpens(ctx, x.s, x.h.KeySide(), x.c) })
 	}
 	if err == nil && mounts {
 		return u.announceSteps(open)
@@ -214,7 +214,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 		return err
 	}
 	if !x.o.Force {
-		if err := x.notMadeBefore(x.s, path); err != nil {
+		if err := x.requireNotMadeBefore(x.s, path); err != nil {
 			return err
 		}
 	}
@@ -235,7 +235,7 @@ func (x *rotating) encryptNew(ctx context.Context, path string) error {
 	if err := (&provisioning{Manager: x.Manager, s: x.s}).nameFree(nil); err != nil {
 		return err
 	}
-	if err := x.lasting(); err != nil {
+	if err := x.requireLasting(); err != nil {
 		return err
 	}
 	if !x.o.DryRun { // a killed run may have left some on the device
@@ -301,7 +301,7 @@ func (x *rotating) moveInUse(ctx context.Context) error {
 	if !x.o.Mount || x.o.InitOnly || x.o.DryRun {
 		return x.run(ctx)
 	}
-	if x.h.Begun() != nil {
+	if x.h.RequireProvedKey() != nil {
 		x.o.InitOnly = true
 		if err := x.run(ctx); err != nil {
 			return err

@@ -204,7 +204,7 @@ func findStart(s spec.Volume, dev header.Device, back bool) (header.Start, *head
 	if h.Encrypting() == back || h.Decrypting() != back {
 		return start, nil, fault.Newf(fault.HeaderInvalid, "the header that is kept is not of what was interrupted")
 	}
-	k := h.Keyed()
+	k := h.KeySide()
 	return start, h, h.MatchesRotating(s.For(k.Token.Source, k.Segment.Encryption))
 }
 

@@ -19,7 +19,7 @@ import (
 
 // createHeader writes the header, with the first records, and proves the key in it.
 func (x *rotating) createHeader(ctx context.Context, src source.Source, h *header.Header, path string) error {
-	x.trusted = x.awake()
+	x.trusted = x.suspendGuard()
 	key, err := x.firstKey(ctx, src, h)
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (x *rotating) proveFirst(ctx context.Context, key source.Key) error {
 		return err
 	}
 	x.h = h
-	x.j.of(h, x.j.result.Device)
+	x.j.identify(h, x.j.result.Device)
 	x.j.did("key proved")
 	x.remember(x.s, h.LUKS.UUID)
 	return x.dropEraseRecord(x.s, x.c)

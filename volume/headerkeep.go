@@ -151,7 +151,7 @@ func (r *repairing) dropKept(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if why := r.stillTells(area, path); why != nil {
+		if why := r.uniqueContent(area, path); why != nil {
 			r.j.warn("still kept, for it may be needed: " + why.Error())
 			continue
 		}
@@ -197,10 +197,10 @@ func (r *repairing) mayDrop(ctx context.Context) error {
 	return r.seeFilesystem(ctx, r.s, r.h, r.c, key)
 }
 
-// stillTells returns what a kept area has that nothing else may have: traces of another
+// uniqueContent returns what a kept area has that nothing else may have: traces of another
 // volume, a filesystem, a newer key or a rotation. It returns nil if there is no such
 // thing.
-func (r *repairing) stillTells(area []byte, path string) error {
+func (r *repairing) uniqueContent(area []byte, path string) error {
 	im := header.NewImage(area, int64(len(area)))
 	traces, err := luks2.Traces(im, im.Size())
 	if err != nil {

@@ -68,7 +68,7 @@ func (r *repairing) repair(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	r.j.of(r.h, path)
+	r.j.identify(r.h, path)
 	if err := r.mayOpen(r.s, r.h, r.j); err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (r *repairing) repair(ctx context.Context, path string) error {
 		r.j.result.Already = true
 		return r.dropKept(ctx)
 	}
-	if err := r.nothingElse(); err != nil {
+	if err := r.requireNothingElse(); err != nil {
 		return err
 	}
 	if _, err := r.kernel.UsedBeside(r.s, r.h.LUKS.UUID, r.c.Data, true); err != nil {
@@ -178,9 +178,9 @@ func (d unreadableAsZeros) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// nothingElse refuses to overwrite a filesystem that was made where the header was. What
+// requireNothingElse refuses to overwrite a filesystem that was made where the header was. What
 // only looks like one, and does not prove itself, is damage.
-func (r *repairing) nothingElse() error {
+func (r *repairing) requireNothingElse() error {
 	dev := r.c.Header
 	sb, err := fsprobe.Read(dev, dev.Size())
 	if err != nil || !sb.Verified {

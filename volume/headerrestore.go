@@ -102,7 +102,7 @@ func (t *restoring) restore(ctx context.Context) (err error) {
 	if err := t.readBackupFor(t.path); err != nil {
 		return err
 	}
-	t.j.of(t.backup, t.path)
+	t.j.identify(t.backup, t.path)
 	if t.c, err = t.openThere(); err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 			}
 			size, err := mapping.Beyond(h, a)
 			if size != 0 {
-				proved = h.ShowsOwn()
+				proved = h.OwnFilesystemSeen()
 				t.j.warn(fmt.Sprintf("the backup is of before a resize: the %s filesystem has %d bytes. `imxcrypt resize %s` gives the volume its size again", h.Token.Filesystem.Type, size, t.s.Name))
 			}
 			return err
@@ -266,8 +266,8 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 		// The filesystem of an adopted or renamed volume was not made with the volume's
 		// identity, but it is the one on record. The check in the backup then binds the
 		// key to the header.
-		if proved || h.Shows() {
-			return errors.Join(h.Believed(t.s), t.notMoved(), t.proveByBackup(ctx, key))
+		if proved || h.FilesystemSeen() {
+			return errors.Join(h.PermitUnbound(t.s), t.notMoved(), t.proveByBackup(ctx, key))
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -336,7 +336,7 @@ func (t *restoring) proveByBackup(ctx context.Context, key source.Key) (err erro
 	switch {
 	case h.Check.Derived:
 		as.Header = t.file
-	case !h.Check.InHeader() || h.ShowsOwn():
+	case !h.Check.InHeader() || h.OwnFilesystemSeen():
 		return nil
 	case t.checkIsThere():
 		return t.explainRejection(t.s, h, t.kernel.ProveByCheckArea(ctx, t.s, h, t.c, key))
@@ -403,15 +403,15 @@ func (t *restoring) run(ctx context.Context) error {
 		err = t.readBack()
 	}
 	if err != nil {
-		return t.keptIn(err)
+		return t.explainKept(err)
 	}
 	t.j.did("header read back")
 	t.j.keeps(t.o.Keep)
 	return t.forgetErase()
 }
 
-// keptIn adds to an error where the replaced header is kept.
-func (t *restoring) keptIn(err error) error {
+// explainKept adds to an error where the replaced header is kept.
+func (t *restoring) explainKept(err error) error {
 	if t.j.result.Kept == "" {
 		return err
 	}

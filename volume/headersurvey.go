@@ -43,7 +43,7 @@ func (t *restoring) survey() error {
 	if err := t.readBefore(); err != nil {
 		return err
 	}
-	return t.hear(h)
+	return t.refuseOutdated(h)
 }
 
 func (t *restoring) busy() error {
@@ -53,7 +53,7 @@ func (t *restoring) busy() error {
 // surveyHeader compares the backup with the header that is there.
 func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
 	if h.LUKS.UUID != t.backup.LUKS.UUID && h.LUKS.Label == t.backup.LUKS.Label {
-		return t.madeAgain(h.LUKS.UUID, h.Token.Created)
+		return t.refuseReplaced(h.LUKS.UUID, h.Token.Created)
 	}
 	if h.LUKS.UUID != t.backup.LUKS.UUID || h.LUKS.Label != t.backup.LUKS.Label {
 		return fault.Newf(fault.HeaderMismatch, "%s holds another volume: %q with uuid %q, the backup is of %q with uuid %q",
@@ -77,9 +77,9 @@ func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
 	return nil
 }
 
-// madeAgain refuses the backup of a volume that another one of the same name has
+// refuseReplaced refuses the backup of a volume that another one of the same name has
 // replaced.
-func (t *restoring) madeAgain(uuid string, at time.Time) error {
+func (t *restoring) refuseReplaced(uuid string, at time.Time) error {
 	return fault.Newf(fault.VolumeReplaced, "on %s is another volume %q, with uuid %q, made on %s: it has replaced the one that the backup is for, with uuid %q, and overwritten its data, or this is not that one's device",
 		t.path, t.s.Name, uuid, at.UTC().Format(time.DateOnly), t.backup.LUKS.UUID)
 }
@@ -89,7 +89,7 @@ func (t *restoring) surveyRest(err error) error {
 	switch fault.CodeOf(err) {
 	case fault.NotProvisioned, fault.ProvisioningStarted, fault.EraseStarted:
 		if r, ok := t.recall(t.s); ok && r.UUID != t.backup.LUKS.UUID && !t.o.Force {
-			return t.madeAgain(r.UUID, r.At)
+			return t.refuseReplaced(r.UUID, r.At)
 		}
 	case fault.HeaderDamaged, fault.HeaderInvalid:
 		return t.surveyTraces(err)
@@ -170,9 +170,9 @@ func readPatiently(dev header.Device, b []byte) (lost int, err error) {
 	return lost, err
 }
 
-// hear checks whether what is there shows a newer key than the backup's, or a rotation. h
+// refuseOutdated checks whether what is there shows a newer key than the backup's, or a rotation. h
 // is the header there, nil if it cannot be read.
-func (t *restoring) hear(h *header.Header) error {
+func (t *restoring) refuseOutdated(h *header.Header) error {
 	newest, err := newestGeneration(t.before, t.backup, t.c.Header.Path(), t.o.Force)
 	if err != nil {
 		return err

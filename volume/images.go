@@ -59,11 +59,11 @@ func (m *Manager) locate(ctx context.Context, s spec.Volume) (string, error) {
 	if err != nil || !is {
 		return path, err
 	}
-	return m.hold(path, s)
+	return m.attachImageOnce(path, s)
 }
 
-// seen is locate without side effects: an image that has no device yet stays a file.
-func (m *Manager) seen(ctx context.Context, s spec.Volume) (string, error) {
+// locateUnattached is locate without side effects: an image that has no device yet stays a file.
+func (m *Manager) locateUnattached(ctx context.Context, s spec.Volume) (string, error) {
 	path, err := m.sys.Devices.Find(ctx, s.Device)
 	if err != nil {
 		return "", err
@@ -91,9 +91,9 @@ func (m *Manager) isImage(path string) (bool, error) {
 	return is, dev.Close()
 }
 
-// hold attaches an image, once. Anyone who can write the file could change the filesystem
+// attachImageOnce attaches an image, once. Anyone who can write the file could change the filesystem
 // under its mount, so the file must be trusted as that of a detached header must.
-func (m *Manager) hold(path string, s spec.Volume) (string, error) {
+func (m *Manager) attachImageOnce(path string, s spec.Volume) (string, error) {
 	m.images.mu.Lock()
 	defer m.images.mu.Unlock()
 	if i, ok := m.images.all[path]; ok {
@@ -125,9 +125,9 @@ func (m *Manager) imageResized(s spec.Volume) error {
 	return m.sys.Images.Resized(i.device)
 }
 
-// letGo closes the device of a volume's image. If nothing else uses the device, it is
+// detachImage closes the device of a volume's image. If nothing else uses the device, it is
 // gone.
-func (m *Manager) letGo(s spec.Volume) error {
+func (m *Manager) detachImage(s spec.Volume) error {
 	m.images.mu.Lock()
 	defer m.images.mu.Unlock()
 	i, ok := m.images.all[filepath.Clean(s.Device)]

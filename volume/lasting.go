@@ -89,9 +89,9 @@ func fleetingDevice(n blockdev.Number) string {
 	return ""
 }
 
-// keptIn returns the fields of the configuration that name where the only copy of a
+// keyLocations returns the fields of the configuration that name where the only copy of a
 // volume's key is, with their values.
-func keptIn(s spec.Volume) map[string]string {
+func keyLocations(s spec.Volume) map[string]string {
 	places := map[string]string{}
 	if s.Detached() {
 		places["header"] = s.Header
@@ -105,7 +105,7 @@ func keptIn(s spec.Volume) map[string]string {
 // warnFleeting warns of parts of a new volume that a power cut may take away. It does not
 // refuse them: a person may well try a volume out in memory.
 func (p *provisioning) warnFleeting() {
-	places := keptIn(p.s)
+	places := keyLocations(p.s)
 	if p.s.Size > 0 {
 		places["device"] = p.s.Device
 	}
@@ -116,10 +116,10 @@ func (p *provisioning) warnFleeting() {
 	}
 }
 
-// lasting checks that the only copy of a volume's key will survive a power cut. In an
+// requireLasting checks that the only copy of a volume's key will survive a power cut. In an
 // attended run an overlay is only a warning: its upper layer may well be on storage.
-func (x *rotating) lasting() error {
-	for field, path := range keptIn(x.s) {
+func (x *rotating) requireLasting() error {
+	for field, path := range keyLocations(x.s) {
 		switch why := x.sys.Fleeting(path); {
 		case why == "":
 		case why == overlaid && !x.unattended:

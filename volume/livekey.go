@@ -217,7 +217,7 @@ func (m *Manager) storageReads(s spec.Volume) bool {
 	if !ok {
 		return false
 	}
-	path, err := m.seen(context.Background(), s)
+	path, err := m.locateUnattached(context.Background(), s)
 	if err != nil {
 		return false
 	}

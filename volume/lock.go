@@ -23,7 +23,7 @@ type LockOptions struct {
 // key. A locked volume stays locked. A volume whose device is gone can be locked too.
 func (m *Manager) Lock(ctx context.Context, s spec.Volume, o LockOptions) (Result, error) {
 	r, err := m.lock(ctx, s, o)
-	return r, Failed(ctx, "lock", s, errors.Join(err, m.letGo(s)))
+	return r, Failed(ctx, "lock", s, errors.Join(err, m.detachImage(s)))
 }
 
 func (m *Manager) lock(ctx context.Context, s spec.Volume, o LockOptions) (_ Result, err error) {
@@ -44,7 +44,7 @@ func (m *Manager) lock(ctx context.Context, s spec.Volume, o LockOptions) (_ Res
 	if err := m.kernel.Lockable(s, info); err != nil {
 		return j.result, err
 	}
-	if err := m.itsOwn(ctx, s, info); err != nil {
+	if err := m.requireOwnMapping(ctx, s, info); err != nil {
 		return j.result, err
 	}
 	targets, err := m.mountPoints(info)
@@ -59,7 +59,7 @@ func (m *Manager) lock(ctx context.Context, s spec.Volume, o LockOptions) (_ Res
 	if err != nil {
 		return j.result, err
 	}
-	if err := m.awake(s, targets); err != nil {
+	if err := m.requireAwake(s, targets); err != nil {
 		return j.result, err
 	}
 	if err := m.removable(ctx, info, targets); err != nil && !(o.DryRun && s.Swap()) {
@@ -134,9 +134,9 @@ func (m *Manager) lockPrivate(ctx context.Context, s spec.Volume, o LockOptions,
 	return err
 }
 
-// awake refuses to unmount a volume that is suspended: unmounting writes, and would wait
+// requireAwake refuses to unmount a volume that is suspended: unmounting writes, and would wait
 // forever.
-func (m *Manager) awake(s spec.Volume, targets []string) error {
+func (m *Manager) requireAwake(s spec.Volume, targets []string) error {
 	if len(targets) == 0 {
 		return nil
 	}

@@ -18,11 +18,11 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// itsOwn refuses the mapping of another volume that has the same name in another
+// requireOwnMapping refuses the mapping of another volume that has the same name in another
 // configuration. A mapping is the volume's if it is on the volume's device or its UUID
 // fits the header. If the volume's device or the one under the mapping is gone, the
 // mapping is accepted.
-func (m *Manager) itsOwn(ctx context.Context, s spec.Volume, info dmcrypt.Info) error {
+func (m *Manager) requireOwnMapping(ctx context.Context, s spec.Volume, info dmcrypt.Info) error {
 	path, err := m.find(ctx, s, false)
 	if err != nil {
 		return nil
@@ -75,12 +75,12 @@ func (m *Manager) removable(ctx context.Context, info dmcrypt.Info, targets []st
 			return err
 		}
 	}
-	return m.openedByNobody(ctx, info.Name, len(targets) > 0)
+	return m.requireNotOpen(ctx, info.Name, len(targets) > 0)
 }
 
-// openedByNobody gives udev a moment to close what it probes, and then refuses a mapping
+// requireNotOpen gives udev a moment to close what it probes, and then refuses a mapping
 // that a program has open.
-func (m *Manager) openedByNobody(ctx context.Context, name string, mounted bool) error {
+func (m *Manager) requireNotOpen(ctx context.Context, name string, mounted bool) error {
 	allowed := 0
 	if mounted {
 		allowed = 1

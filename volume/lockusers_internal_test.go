@@ -38,14 +38,14 @@ func TestALookOfOurOwnIsNoUser(t *testing.T) {
 	o := &openedTwice{m: m}
 	m.sys.Mapper = o
 	m.looks.Store(1)
-	if err := m.openedByNobody(context.Background(), "data", true); err != nil || o.asked < 15 {
+	if err := m.requireNotOpen(context.Background(), "data", true); err != nil || o.asked < 15 {
 		t.Errorf("after %d looks: %v", o.asked, err)
 	}
 	m.looks.Store(1)
 	o.asked = 15
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := m.openedByNobody(ctx, "data", true); err == nil || fault.Is(err, fault.Busy) {
+	if err := m.requireNotOpen(ctx, "data", true); err == nil || fault.Is(err, fault.Busy) {
 		t.Errorf("interrupted: %v", err)
 	}
 }

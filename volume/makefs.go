@@ -27,7 +27,7 @@ func (p *provisioning) complete(ctx context.Context, key source.Key) error {
 		return err
 	}
 	defer c.Close()
-	h, err := p.own(c)
+	h, err := p.rereadOwn(c)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (m *Manager) openKey(ctx context.Context, s spec.Volume, h *header.Header) 
 	if h.InPlaintext() {
 		return source.Plain{}, nil
 	}
-	src, err := m.sources.Of(h.OfKey(s))
+	src, err := m.sources.Of(h.SpecOfKey(s))
 	if err != nil {
 		return nil, err
 	}

@@ -92,12 +92,12 @@ func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 
 // finishReady does what is left to do for a ready volume.
 func (p *provisioning) finishReady(ctx context.Context, h *header.Header) error {
-	if err := h.Begun(); err != nil {
+	if err := h.RequireProvedKey(); err != nil {
 		return err
 	}
-	h = h.Keyed()
+	h = h.KeySide()
 	p.j.result.Already = true
-	p.j.of(h, p.path)
+	p.j.identify(h, p.path)
 	if err := h.NotRolledBack(); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (p *provisioning) finishReady(ctx context.Context, h *header.Header) error 
 	if err := p.requireRecovery(h); err != nil {
 		return err
 	}
-	if err := p.unclaimed(ctx, h); err != nil {
+	if err := p.requireUnclaimed(ctx, h); err != nil {
 		return err
 	}
 	if p.o.DryRun {
@@ -227,7 +227,7 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 		if err := p.sized(dev); err != nil {
 			return err
 		}
-		check := p.empty
+		check := p.requireEmpty
 		if p.o.Wipe {
 			check = p.notOurs
 		}
@@ -240,10 +240,10 @@ func (p *provisioning) surveyUnknown(found survey, what error) (survey, error) {
 	})
 }
 
-// empty enforces that the device is empty, was erased, or holds only the torn first
+// requireEmpty enforces that the device is empty, was erased, or holds only the torn first
 // header of an interrupted run, with whose key nothing was encrypted. A device without
 // known signatures is not necessarily empty: a plain dm-crypt volume shows none.
-func (p *provisioning) empty(dev header.Device) error {
+func (p *provisioning) requireEmpty(dev header.Device) error {
 	if erased, err := p.erasedBefore(p.s, dev); erased || err != nil {
 		return err
 	}
@@ -480,7 +480,7 @@ func (p *provisioning) run(ctx context.Context, found survey) error {
 	if created != nil {
 		defer created.Wipe()
 	}
-	p.j.of(h, p.path)
+	p.j.identify(h, p.path)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -515,7 +515,7 @@ func (p *provisioning) createHeader(ctx context.Context, found survey) (*header.
 		p.j.did("chosen: " + p.why)
 	}
 	err = p.exclusively(func(dev header.Device) error {
-		if err := p.vacant(dev); err != nil {
+		if err := p.requireVacant(dev); err != nil {
 			return err
 		}
 		request := source.Request{UUID: uuid, Generation: 1, Wrap: caam.Wrap(p.s.KeyWrap()), KeySize: p.s.KeySize}

@@ -60,7 +60,7 @@ func (p *provisioning) renewKey(ctx context.Context) (_ *header.Header, key sour
 		return nil, nil, err
 	}
 	defer c.Close()
-	h, err := p.own(c)
+	h, err := p.rereadOwn(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,7 +113,7 @@ func (p *provisioning) proveStored(ctx context.Context, created source.Key) (_ s
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	h, err := p.own(c)
+	h, err := p.rereadOwn(c)
 	if err != nil {
 		return nil, err
 	}

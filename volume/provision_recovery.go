@@ -62,7 +62,7 @@ func (p *provisioning) proveRecovery(ctx context.Context, black source.Key) erro
 	if err != nil {
 		return err
 	}
-	got, err := p.kernel.ReadThrough(ctx, p.s, h.Plain(), source.NewLogonKey(p.red, p.sys.Keyring), at, header.CheckAreaSize)
+	got, err := p.kernel.ReadThrough(ctx, p.s, h.WithRedKey(), source.NewLogonKey(p.red, p.sys.Keyring), at, header.CheckAreaSize)
 	if err != nil {
 		return fmt.Errorf("try the recovery copy: %w", err)
 	}
@@ -90,7 +90,7 @@ func (x *rotating) proveCopy(ctx context.Context, next *header.Header, black sou
 		return x.proveDetachedCopy(ctx, next, black, red)
 	}
 	at := mapping.CheckArea(next, x.c.Header)
-	if err := x.kernel.WriteThrough(ctx, x.s, next.Plain(), source.NewLogonKey(red, x.sys.Keyring), at, want); err != nil {
+	if err := x.kernel.WriteThrough(ctx, x.s, next.WithRedKey(), source.NewLogonKey(red, x.sys.Keyring), at, want); err != nil {
 		return fmt.Errorf("try the recovery copy: %w", err)
 	}
 	got, err := x.kernel.ReadThrough(ctx, x.s, next, black, at, header.CheckAreaSize)
@@ -107,7 +107,7 @@ func (x *rotating) proveCopy(ctx context.Context, next *header.Header, black sou
 // proveDetachedCopy is proveCopy for a detached header, whose check is what a key makes
 // of zeros: both keys must make the same of them.
 func (x *rotating) proveDetachedCopy(ctx context.Context, next *header.Header, black source.Key, red *secret.Buffer) error {
-	want, err := x.kernel.ReadCheck(ctx, x.s, next.Plain(), x.c, source.NewLogonKey(red, x.sys.Keyring))
+	want, err := x.kernel.ReadCheck(ctx, x.s, next.WithRedKey(), x.c, source.NewLogonKey(red, x.sys.Keyring))
 	if err != nil {
 		return fmt.Errorf("try the recovery copy: %w", err)
 	}

@@ -27,7 +27,7 @@ import (
 // resumable enforces, before anything is changed, that an interrupted run can be
 // continued, and finds out whether its key can be kept.
 func (p *provisioning) resumable(ctx context.Context, h *header.Header) error {
-	if err := h.FirstKey(); err != nil {
+	if err := h.CheckFirstKey(); err != nil {
 		return err
 	}
 	if h.Token.Recovery.Made() && !p.copies().any() {
@@ -46,7 +46,7 @@ func (p *provisioning) resumable(ctx context.Context, h *header.Header) error {
 	if err = errors.Join(err, c.Close()); err != nil {
 		return err
 	}
-	return p.neverUsed(ctx, h)
+	return p.requireNeverUsed(ctx, h)
 }
 
 // untouchedDevice enforces that no one else has taken the device since provisioning was
@@ -100,8 +100,8 @@ func (p *provisioning) claimAgain(ctx context.Context, h *header.Header) error {
 	return p.kernel.Claim(ctx, p.s, h, c.Data, true)
 }
 
-// unclaimed enforces that no one else uses a ready volume.
-func (p *provisioning) unclaimed(ctx context.Context, h *header.Header) error {
+// requireUnclaimed enforces that no one else uses a ready volume.
+func (p *provisioning) requireUnclaimed(ctx context.Context, h *header.Header) error {
 	_, err := p.sys.Mapper.Info(p.s.Mapping)
 	if err == nil || p.o.DryRun {
 		return p.kernel.Unshared(p.s, h, p.path)
@@ -116,11 +116,11 @@ func (p *provisioning) unclaimed(ctx context.Context, h *header.Header) error {
 	return errors.Join(p.kernel.Claim(ctx, p.s, h, c.Data, false), c.Close())
 }
 
-// neverUsed enforces that the filesystem of a volume whose header says that it is being
+// requireNeverUsed enforces that the filesystem of a volume whose header says that it is being
 // provisioned was never used. If it was, the header was changed or an old copy of it was
 // restored, and making a filesystem again would destroy data. Only an ext4 filesystem
 // shows this, and only through a key that opens.
-func (p *provisioning) neverUsed(ctx context.Context, h *header.Header) error {
+func (p *provisioning) requireNeverUsed(ctx context.Context, h *header.Header) error {
 	if !p.s.Filesystem.Made() {
 		return nil
 	}
@@ -245,19 +245,19 @@ func newDataCheck(random io.Reader, b header.Binding) ([]byte, error) {
 	return block, nil
 }
 
-// vacant enforces what the survey found, on the same open device that the first header is
+// requireVacant enforces what the survey found, on the same open device that the first header is
 // written to: that no header is there, and nothing else unless it may be overwritten.
-func (p *provisioning) vacant(dev header.Device) error {
+func (p *provisioning) requireVacant(dev header.Device) error {
 	if !p.o.Wipe {
-		if err := p.empty(dev); err != nil {
+		if err := p.requireEmpty(dev); err != nil {
 			return err
 		}
 	}
 	return p.notOurs(dev)
 }
 
-// own reads the header again and enforces that it is the one that this run works on.
-func (p *provisioning) own(c *header.Storage) (*header.Header, error) {
+// rereadOwn reads the header again and enforces that it is the one that this run works on.
+func (p *provisioning) rereadOwn(c *header.Storage) (*header.Header, error) {
 	h, err := header.Read(c)
 	switch {
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):

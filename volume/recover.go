@@ -56,7 +56,7 @@ func (m *Manager) Recover(ctx context.Context, o RecoverOptions) (_ Result, err 
 		return j.result, err
 	}
 	defer c.Close()
-	j.of(h, o.Path)
+	j.identify(h, o.Path)
 	j.result.Volume = h.LUKS.Label
 	s.Name, s.Mapping = h.LUKS.Label, o.Name
 	if s.Mapping == "" {
@@ -108,7 +108,7 @@ func (m *Manager) recoverHeader(ctx context.Context, s spec.Volume, h *header.He
 	key := source.NewLogonKey(red, m.sys.Keyring)
 	defer key.Wipe()
 	j.did("recovery copy opened")
-	plain := h.Plain()
+	plain := h.WithRedKey()
 	if err := m.provePlain(ctx, s, h, c, key); err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (m *Manager) provePlain(ctx context.Context, s spec.Volume, h *header.Heade
 	if !h.Check.Exists() {
 		return nil
 	}
-	block, err := m.kernel.ReadCheck(ctx, s, h.Plain(), c, key)
+	block, err := m.kernel.ReadCheck(ctx, s, h.WithRedKey(), c, key)
 	if err != nil {
 		return fmt.Errorf("check the key: %w", err)
 	}
@@ -151,8 +151,8 @@ func (m *Manager) provePlain(ctx context.Context, s spec.Volume, h *header.Heade
 // header's key if it has no check.
 func provedByFilesystem(s spec.Volume, h *header.Header, a *mapping.Private) error {
 	_, err := mapping.ProveByFilesystem(s, h, a)
-	if h.Shows() {
-		return h.Believed(s)
+	if h.FilesystemSeen() {
+		return h.PermitUnbound(s)
 	}
 	return fault.New(fault.KeyWrong, fmt.Sprintf("the recovery copy opened, but no %s filesystem %s is seen with it", h.Token.Filesystem.Type, h.Token.Filesystem.UUID), err)
 }

@@ -62,7 +62,7 @@ func (n *renaming) onPath(ctx context.Context, path string) (err error) {
 	if n.h, err = header.Read(n.c); err != nil {
 		return err
 	}
-	n.j.of(n.h, path)
+	n.j.identify(n.h, path)
 	if err := n.mayRename(ctx); err != nil {
 		return err
 	}

@@ -161,7 +161,7 @@ func (t *resealing) run(ctx context.Context) error {
 	if err := t.write(); err != nil {
 		return fmt.Errorf("write the header: %w", err)
 	}
-	t.j.of(t.h, t.path)
+	t.j.identify(t.h, t.path)
 	return t.readBack(ctx, blob)
 }
 
@@ -178,7 +178,7 @@ func (t *resealing) trusted() error {
 	if err != nil {
 		return err
 	}
-	return t.h.KnownBy(noted)
+	return t.h.MatchFingerprint(noted)
 }
 
 // readBack proves what was written, as a later unlock will see it.

@@ -72,7 +72,7 @@ func (z *resizing) onPath(ctx context.Context, path string) (err error) {
 	if z.h, err = header.Read(z.c); err != nil {
 		return err
 	}
-	z.j.of(z.h, path)
+	z.j.identify(z.h, path)
 	return z.run(ctx)
 }
 

@@ -105,8 +105,8 @@ func (j *runLog) add(s Step) {
 	}
 }
 
-func (j *runLog) of(h *header.Header, device string) {
-	h = h.Keyed()
+func (j *runLog) identify(h *header.Header, device string) {
+	h = h.KeySide()
 	j.result.Device, j.result.UUID = device, h.LUKS.UUID
 	j.result.Generation, j.result.SecurityState = h.Token.Generation, string(h.Token.State)
 	j.result.RecoveryFingerprint = h.Fingerprint()

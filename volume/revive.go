@@ -66,7 +66,7 @@ func (m *Manager) revive(ctx context.Context, s spec.Volume, o ReviveOptions, j 
 		return err
 	}
 	defer c.Close()
-	j.of(h, path)
+	j.identify(h, path)
 	if err := m.mayOpen(s, h, j); err != nil {
 		return err
 	}

@@ -104,11 +104,11 @@ func (m *Manager) rotate(ctx context.Context, s spec.Volume, o RotateOptions) (r
 		}
 		return r, err
 	}
-	j.of(x.h, path)
+	j.identify(x.h, path)
 	if x.s, err = m.settled(ctx, x.s, x.newest(), j); err != nil {
 		return r, err
 	}
-	if err := x.asked().permitted(x.s); err != nil {
+	if err := x.requestedCopies().permitted(x.s); err != nil {
 		return r, err
 	}
 	if err := x.mayRotate(); err != nil {
@@ -162,7 +162,7 @@ func (x *rotating) mayRotate() error {
 		return fault.Newf(fault.RotationUnderWay, "a part of the volume's data is in plain text: %s", inPlaceEnd(x.h, x.s))
 	}
 	if x.h.Next != nil {
-		return errors.Join(x.mayOpen(x.s, x.h, x.j), x.askedBefore())
+		return errors.Join(x.mayOpen(x.s, x.h, x.j), x.checkRequestedCopies())
 	}
 	if x.o.ResumeOnly {
 		return x.mayOpen(x.s, x.h, x.j)
@@ -170,7 +170,7 @@ func (x *rotating) mayRotate() error {
 	if err := x.s.Permitted(); err != nil {
 		return err
 	}
-	as := x.h.Changeable(x.s)
+	as := x.h.SpecAsStored(x.s)
 	if x.h.Matches(as) != nil {
 		return x.h.Matches(x.s)
 	}
@@ -198,7 +198,7 @@ func (x *rotating) run(ctx context.Context) (err error) {
 	}
 	if x.live {
 		x.j.result.Mapping = "/dev/mapper/" + x.s.Mapping
-		if err := x.tidy(ctx); err != nil {
+		if err := x.removeLeftovers(ctx); err != nil {
 			return err
 		}
 	}
@@ -242,8 +242,8 @@ func (x *rotating) mayWrite(ctx context.Context) error {
 	return err
 }
 
-// tidy removes what a killed run left beside a live volume that needs none of it.
-func (x *rotating) tidy(ctx context.Context) error {
+// removeLeftovers removes what a killed run left beside a live volume that needs none of it.
+func (x *rotating) removeLeftovers(ctx context.Context) error {
 	live, err := x.sys.Mapper.Table(x.s.Mapping)
 	if err != nil || x.o.DryRun || len(live) != 1 || live[0].Kind() != (dmcrypt.Crypt{}).Kind() {
 		return err

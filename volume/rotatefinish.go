@@ -64,7 +64,7 @@ func (x *rotating) finish(ctx context.Context, k *mapping.Stack, next source.Key
 		}
 	}
 	x.h = done
-	x.j.of(done, x.j.result.Device)
+	x.j.identify(done, x.j.result.Device)
 	if f := done.Fingerprint(); f != "" {
 		x.j.warnOfRecovery(done.Token.Recovery)
 		x.j.warn("the recovery copy is that of the new key: note its fingerprint, a reseal asks for it: " + f)

@@ -40,10 +40,10 @@ func (x *rotating) moveRest(ctx context.Context) error {
 		}
 	}
 	// Before the first key is opened that the data is moved with.
-	x.trusted = x.awake()
+	x.trusted = x.suspendGuard()
 	var next source.Key
 	// A first key without a check cannot be proved.
-	if err = x.h.Begun(); err == nil {
+	if err = x.h.RequireProvedKey(); err == nil {
 		next, err = x.openProved(ctx, x.s, x.h.Next, x.c, nil)
 	}
 	if err != nil {
@@ -96,7 +96,7 @@ func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) 
 			// next command settles it.
 			held, lookErr := k.HotSuspended()
 			if err = errors.Join(err, lookErr); !held {
-				err = errors.Join(err, k.Rest(ctx, e.Record()))
+				err = errors.Join(err, k.ShowRecord(ctx, e.Record()))
 			}
 		}
 		return err
@@ -176,7 +176,7 @@ func (x *rotating) putOver(ctx context.Context, k *mapping.Stack) error {
 		err = x.trusted()
 	}
 	if err == nil {
-		err = x.sys.Mapper.Swap(ctx, x.s.Mapping, k.Whole(k.Overlay), false, dmcrypt.Public, mapping.Quietly)
+		err = x.sys.Mapper.Swap(ctx, x.s.Mapping, k.WholeTable(k.Overlay), false, dmcrypt.Public, mapping.Quietly)
 	}
 	if err != nil {
 		return errors.Join(err, k.Remove(ctx))
@@ -255,10 +255,10 @@ func throttle(rate int64) func(context.Context, int64) error {
 	}
 }
 
-// awake returns a function that fails once the system has been suspended. On most chips
+// suspendGuard returns a function that fails once the system has been suspended. On most chips
 // the black keys under the mappings are dead then, and an ECB key would have the rest of
 // the data copied as noise.
-func (x *rotating) awake() func() error {
+func (x *rotating) suspendGuard() func() error {
 	before := x.sys.Slept()
 	return func() error {
 		if !x.sys.Slept().Since(before) {

@@ -41,7 +41,7 @@ func (x *rotating) plan(ctx context.Context) (p rotationPlan, err error) {
 	if err := x.proveOld(ctx); err != nil {
 		return p, err
 	}
-	if x.h.Changes(x.s) != "" { // otherwise the new key's table is like the old one's
+	if x.h.DescribeChanges(x.s) != "" { // otherwise the new key's table is like the old one's
 		if err := x.tryKernel(ctx, x.s); err != nil {
 			return p, err
 		}
@@ -77,7 +77,7 @@ func (x *rotating) stateAllowed() (caam.SecurityState, error) {
 // be used afterwards. The key of a detached header of an earlier version gets a check.
 func (x *rotating) proveOld(ctx context.Context) error {
 	// The configuration may ask for another source now.
-	old, err := x.openProved(ctx, x.h.Changeable(x.s), x.h, x.c, nil)
+	old, err := x.openProved(ctx, x.h.SpecAsStored(x.s), x.h, x.c, nil)
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (x *rotating) announceSteps(ctx context.Context) error {
 			return err
 		}
 		l, want := p.layout, p.copies
-		if changes := x.h.Changes(x.s); changes != "" {
+		if changes := x.h.DescribeChanges(x.s); changes != "" {
 			x.j.would("change " + changes)
 		}
 		x.j.would(fmt.Sprintf("create a key of %d bytes, generation %d, and prove it", x.s.KeySize, x.h.Token.Generation+1))

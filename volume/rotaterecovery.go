@@ -11,15 +11,15 @@ import (
 // A rotation makes another key, so it can add and remove recovery copies or make them for
 // others. What it is not asked to change stays as it is, as far as possible.
 
-// asked returns the recovery copies that this run was asked for.
-func (x *rotating) asked() copies { return copies{x.o.Recipients, x.o.Passphrase} }
+// requestedCopies returns the recovery copies that this run was asked for.
+func (x *rotating) requestedCopies() copies { return copies{x.o.Recipients, x.o.Passphrase} }
 
 // copies returns the recovery copies that the new key gets.
 func (x *rotating) copies() (copies, error) {
 	had := x.h.Token.Recovery
 	switch {
-	case x.o.NoRecovery || x.asked().any() || !had.Made() || x.s.Source != spec.SourceCAAM:
-		return x.asked(), nil
+	case x.o.NoRecovery || x.requestedCopies().any() || !had.Made() || x.s.Source != spec.SourceCAAM:
+		return x.requestedCopies(), nil
 	case x.c.Detached():
 		return copies{}, fault.Newf(fault.DeviceUnsuitable, "nothing proves the recipients that stand in the detached header %s: a new key is not sealed to them; give --recipient, --recovery-passphrase or --no-recovery", x.s.Header)
 	case had.ByPassphrase():
@@ -28,14 +28,14 @@ func (x *rotating) copies() (copies, error) {
 	return copies{recipients: had.Recipients}, nil
 }
 
-// askedBefore enforces that a rotation under way has the recovery copies that this run
+// checkRequestedCopies enforces that a rotation under way has the recovery copies that this run
 // was asked for, if any: its key exists already.
-func (x *rotating) askedBefore() error {
-	if !x.o.NoRecovery && !x.asked().any() {
+func (x *rotating) checkRequestedCopies() error {
+	if !x.o.NoRecovery && !x.requestedCopies().any() {
 		return nil
 	}
 	has := x.h.Next.Token.Recovery
-	if !x.asked().asIn(has) {
+	if !x.requestedCopies().asIn(has) {
 		return fault.Newf(fault.RotationUnderWay, "the key of the rotation under way was made with other recovery copies than are asked for now")
 	}
 	if has.ByPassphrase() {

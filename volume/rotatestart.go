@@ -16,7 +16,7 @@ import (
 
 // start makes the new key and the header with both keys, and proves the new one.
 func (x *rotating) start(ctx context.Context) error {
-	x.trusted = x.awake()
+	x.trusted = x.suspendGuard()
 	p, err := x.plan(ctx)
 	if err != nil {
 		return err

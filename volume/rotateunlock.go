@@ -134,7 +134,7 @@ func (u *unlocking) alreadyOpenOver(ctx context.Context, k *mapping.Stack, info 
 		}
 	}
 	if live.IsCut() {
-		if err := u.sys.Mapper.Swap(ctx, u.s.Mapping, k.Whole(k.Overlay), k.ReadOnly, dmcrypt.Public, mapping.Quietly); err != nil {
+		if err := u.sys.Mapper.Swap(ctx, u.s.Mapping, k.WholeTable(k.Overlay), k.ReadOnly, dmcrypt.Public, mapping.Quietly); err != nil {
 			return err
 		}
 	}
@@ -292,7 +292,7 @@ func (u *unlocking) openOver(ctx context.Context, k *mapping.Stack, r reencrypt.
 	if err := u.kernel.RemoveLeftover(ctx, u.s.Mapping, uuid); err != nil {
 		return err
 	}
-	n, err := u.sys.Mapper.Activate(ctx, u.s.Mapping, uuid, k.Whole(k.Overlay), k.ReadOnly)
+	n, err := u.sys.Mapper.Activate(ctx, u.s.Mapping, uuid, k.WholeTable(k.Overlay), k.ReadOnly)
 	if err != nil {
 		return err
 	}
@@ -300,7 +300,7 @@ func (u *unlocking) openOver(ctx context.Context, k *mapping.Stack, r reencrypt.
 	if want := u.h.Token.Filesystem.Type; want != "" && u.s.Filesystem.ProvesKey() && !u.o.ForRepair {
 		proved, seen := mapping.ProveByFilesystem(u.s, u.h, a)
 		switch {
-		case (u.h.Encrypting() || u.h.Decrypting()) && !u.h.Shows():
+		case (u.h.Encrypting() || u.h.Decrypting()) && !u.h.FilesystemSeen():
 			// No key shows whose the plain text is, so the filesystem must be the one on
 			// record.
 			err = u.seenInPlace(seen)

@@ -60,7 +60,7 @@ func (p *provisioning) mark(ctx context.Context) (err error) {
 		}
 		return p.finishMarked(ctx)
 	}
-	free := func(dev header.Device) error { return p.free(ctx, dev) }
+	free := func(dev header.Device) error { return p.requireDisposable(ctx, dev) }
 	if err := p.exclusively(free); err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (p *provisioning) marked(ctx context.Context) (bool, error) {
 	}
 	k, err := header.ReadScratchMark(p.s, dev)
 	if err == nil {
-		err = p.notHibernated(ctx, p.s, dev)
+		err = p.requireNotHibernated(ctx, p.s, dev)
 	}
 	if err = errors.Join(err, dev.Close()); err == nil {
 		p.j.result.UUID = k.UUID
@@ -114,18 +114,18 @@ func (p *provisioning) marked(ctx context.Context) (bool, error) {
 	return false, err
 }
 
-// free enforces that the mark destroys nothing, or that --wipe permits it.
-func (p *provisioning) free(ctx context.Context, dev header.Device) error {
+// requireDisposable enforces that the mark destroys nothing, or that --wipe permits it.
+func (p *provisioning) requireDisposable(ctx context.Context, dev header.Device) error {
 	if err := p.sized(dev); err != nil {
 		return err
 	}
-	if err := p.notHibernated(ctx, p.s, dev); err != nil {
+	if err := p.requireNotHibernated(ctx, p.s, dev); err != nil {
 		return err
 	}
 	if p.o.Wipe {
 		return p.notOurs(dev)
 	}
-	return p.empty(dev)
+	return p.requireEmpty(dev)
 }
 
 // writeMark writes the first sector alone. What follows it is blank already, or is made
@@ -216,7 +216,7 @@ func (m *Manager) unlockScratch(ctx context.Context, s spec.Volume, path string,
 		return err
 	}
 	if !open {
-		if err := m.notHibernated(ctx, s, u.c.Data); err != nil {
+		if err := m.requireNotHibernated(ctx, s, u.c.Data); err != nil {
 			return err
 		}
 		if o.DryRun {
@@ -443,7 +443,7 @@ func (m *Manager) verifyScratch(ctx context.Context, s spec.Volume, path string,
 	if err != nil || open {
 		return err
 	}
-	if err := m.notHibernated(ctx, s, u.c.Data); err != nil {
+	if err := m.requireNotHibernated(ctx, s, u.c.Data); err != nil {
 		return err
 	}
 	if _, err := u.kernel.UsedByUs(u.s, u.h, u.c.Data); err != nil {
@@ -490,10 +490,10 @@ func (m *Manager) unmark(ctx context.Context, s spec.Volume, path string, o Eras
 	return nil
 }
 
-// notHibernated refuses a device that a suspend-to-disk would write to, or has written
+// requireNotHibernated refuses a device that a suspend-to-disk would write to, or has written
 // to: formatting would destroy the image, or it would be written under a key that no one
 // has after the sleep.
-func (m *Manager) notHibernated(ctx context.Context, s spec.Volume, dev header.Device) error {
+func (m *Manager) requireNotHibernated(ctx context.Context, s spec.Volume, dev header.Device) error {
 	list, err := m.sys.Hibernates()
 	if err != nil {
 		return fault.New(fault.Failed, "find out where a suspend-to-disk is written to (/proc/cmdline, /sys/power/resume)", err)

@@ -228,7 +228,7 @@ func (m *Manager) mountState(s spec.Volume, info dmcrypt.Info, st *Status) error
 // storedState reads the header. live is the mapping of the volume's name; only the header
 // shows whether it is another volume's.
 func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, live *dmcrypt.Info) error {
-	path, err := m.seen(ctx, s)
+	path, err := m.locateUnattached(ctx, s)
 	if err != nil {
 		if fault.Is(err, fault.PermissionMissing) {
 			st.State = Unknown
@@ -256,7 +256,7 @@ func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, li
 		return err
 	}
 	defer c.Close()
-	k := h.Keyed()
+	k := h.KeySide()
 	st.UUID, st.Phase, st.Generation = h.LUKS.UUID, k.Token.Phase, k.Token.Generation
 	st.Source, st.Trust, st.Wrap, st.KeySize = k.Token.Source, k.Token.Trust(), string(k.Token.Wrap), k.Token.KeySize
 	st.Cipher, st.SectorSize = k.Segment.Encryption, k.Segment.SectorSize
@@ -264,7 +264,7 @@ func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, li
 	if st.IntactHeader = h.Copies.Intact(); !st.IntactHeader && k.Token.Phase == header.PhaseReady {
 		st.Warnings = append(st.Warnings, fault.Newf(fault.HeaderCopyDamaged, "one copy of the header is damaged: %s; the other serves", h.Copies.Damage()))
 	}
-	if n := h.Unused(s, c); n > 0 {
+	if n := h.UnusedSpace(s, c); n > 0 {
 		st.Warnings = append(st.Warnings, fault.Newf(fault.PartitionGrown, "%s has grown since the volume was made: %d MiB of it are not used", path, n/header.MiB))
 	}
 	m.lastUnlock(s, st)

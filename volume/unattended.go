@@ -51,7 +51,7 @@ func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, 
 	heedSignals(ctx)
 	err := inPlaceable(s)
 	if err == nil {
-		err = m.notMadeBefore(s, path)
+		err = m.requireNotMadeBefore(s, path)
 	}
 	if err == nil {
 		x := &rotating{
@@ -66,9 +66,9 @@ func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, 
 	return nil
 }
 
-// notMadeBefore enforces that no record says that the volume existed. Someone may have
+// requireNotMadeBefore enforces that no record says that the volume existed. Someone may have
 // made a filesystem over it, and then a backup of its header still opens what is left.
-func (m *Manager) notMadeBefore(s spec.Volume, path string) error {
+func (m *Manager) requireNotMadeBefore(s spec.Volume, path string) error {
 	made, err := m.madeBefore(s)
 	if !made {
 		return nil
@@ -162,9 +162,9 @@ func (m *Manager) rememberEnd(s spec.Volume, h *header.Header, j *runLog) {
 	}
 }
 
-// notEnded refuses a header from the middle of an encryption that has ended. Someone put
+// refuseEnded refuses a header from the middle of an encryption that has ended. Someone put
 // it back, and what it calls the rest in plain text may be anyone's.
-func (m *Manager) notEnded(s spec.Volume, h *header.Header) error {
+func (m *Manager) refuseEnded(s spec.Volume, h *header.Header) error {
 	if r, ok := m.recall(s); ok && r.Ended == encryptionMark(h) {
 		return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being encrypted, and that has ended, as %s says: it is an old copy", rememberedPath(s))
 	}

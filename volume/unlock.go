@@ -91,7 +91,7 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 		return j.result, err
 	}
 	defer c.Close()
-	j.of(h, path)
+	j.identify(h, path)
 	if err := m.mayOpen(s, h, j); err != nil {
 		return j.result, err
 	}
@@ -164,13 +164,13 @@ func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
 		return err
 	}
 	if h.Encrypting() {
-		if err := errors.Join(h.Begun(), m.notEnded(s, h)); err != nil {
+		if err := errors.Join(h.RequireProvedKey(), m.refuseEnded(s, h)); err != nil {
 			return err
 		}
 		h = h.Next // it has the key
 	}
-	if h.Decrypting() && !m.begunHere(s, h) {
-		return notBegunHere(s)
+	if h.Decrypting() && !m.decryptionRecorded(s, h) {
+		return decryptionNotRecorded(s)
 	}
 	if spec.Sealed(h.Token.Source) && h.Token.State == caam.Open {
 		if !s.AllowOpenState {
@@ -388,8 +388,8 @@ func (u *unlocking) seenDetached(seen error) error {
 	if want := u.h.Token.Filesystem.Type; want != u.s.Filesystem.Type {
 		return fault.Newf(fault.FilesystemWrong, "the volume was made with a %s filesystem, the configuration says %s", want, u.s.Filesystem.Type)
 	}
-	if u.h.Shows() {
-		return u.h.Believed(u.s)
+	if u.h.FilesystemSeen() {
+		return u.h.PermitUnbound(u.s)
 	}
 	if err := header.NotAHeader(u.c.Data); !fault.Is(err, fault.NotProvisioned) {
 		return err

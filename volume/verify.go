@@ -78,7 +78,7 @@ func (m *Manager) verify(ctx context.Context, s spec.Volume, j *runLog, look fun
 		return err
 	}
 	defer c.Close()
-	j.of(h, path)
+	j.identify(h, path)
 	if err := m.mayOpen(s, h, j); err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (m *Manager) verify(ctx context.Context, s spec.Volume, j *runLog, look fun
 		j.warn("what a restore or a repair of the header replaced is still kept, and opens the volume on this chip: while the volume is unlocked, and its files are right, `imxcrypt header repair " + s.Name + "` removes it: " + strings.Join(kept, ", "))
 	}
 	j.did("header read")
-	key, err := m.openProved(ctx, s, h.Keyed(), c, j)
+	key, err := m.openProved(ctx, s, h.KeySide(), c, j)
 	if err != nil {
 		return err
 	}

@@ -522,7 +522,7 @@ func (h *Header) Matches(s spec.Volume) error {
 		return nil
 	}
 	why := strings.Join(differences, "; ")
-	if as := h.Changeable(s); h.Changes(s) != "" && h.Changes(as) == "" && h.Matches(as) == nil {
+	if as := h.SpecAsStored(s); h.DescribeChanges(s) != "" && h.DescribeChanges(as) == "" && h.Matches(as) == nil {
 		why += fmt.Sprintf(" (imxcrypt rotate %s makes the volume as it is configured, and gives it a new key)", s.Name)
 	}
 	return fault.Newf(fault.HeaderMismatch, "the header is not the one the configuration describes: %s", why)

@@ -44,16 +44,16 @@ func (h *Header) Encrypting() bool { return h.InPlaintext() && h.Next != nil }
 // Decrypting reports whether the data is being moved out of its key.
 func (h *Header) Decrypting() bool { return h.Next != nil && h.Next.InPlaintext() }
 
-// Keyed returns the header or, if its data is still in plaintext, that of its first key.
-func (h *Header) Keyed() *Header {
+// KeySide returns the header or, if its data is still in plaintext, that of its first key.
+func (h *Header) KeySide() *Header {
 	if h.Encrypting() {
 		return h.Next
 	}
 	return h
 }
 
-// Begun refuses a header whose first key was never proved: nothing is encrypted with it.
-func (h *Header) Begun() error {
+// RequireProvedKey refuses a header whose first key was never proved: nothing is encrypted with it.
+func (h *Header) RequireProvedKey() error {
 	if h.Encrypting() && !h.Next.Check.Exists() {
 		return fault.Newf(fault.EncryptionStarted, "encrypting was interrupted before the key was proved; the device is in plain text, as it was")
 	}

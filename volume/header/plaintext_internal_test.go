@@ -65,9 +65,9 @@ func TestWhereThePlainTextLiesIsUnderstood(t *testing.T) {
 		if got.Encrypting() == decrypting || got.Decrypting() != decrypting || got.moved() != 10*MiB {
 			t.Fatalf("decrypting %v: %+v", decrypting, got)
 		}
-		bound := got.Keyed().Binding()
-		if bound.Hash() != h.Keyed().Binding().Hash() || bound.Moved != 10*MiB {
-			t.Fatalf("bound to %+v, not %+v", bound, h.Keyed().Binding())
+		bound := got.KeySide().Binding()
+		if bound.Hash() != h.KeySide().Binding().Hash() || bound.Moved != 10*MiB {
+			t.Fatalf("bound to %+v, not %+v", bound, h.KeySide().Binding())
 		}
 		disk := make([]byte, 12*MiB)
 		copy(disk[MiB:], "the rest")
@@ -126,19 +126,19 @@ func TestPlaintextIsUnderstood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Encrypting() == decrypting || got.Decrypting() != decrypting || !got.UnderRotation() || got.Keyed().Token.Generation != 1 {
+		if got.Encrypting() == decrypting || got.Decrypting() != decrypting || !got.UnderRotation() || got.KeySide().Token.Generation != 1 {
 			t.Fatalf("decrypting %v: %+v", decrypting, got)
 		}
-		if got.Keyed().Binding().Hash() != h.Keyed().Binding().Hash() {
-			t.Fatalf("bound to %+v, not %+v", got.Keyed().Binding(), h.Keyed().Binding())
+		if got.KeySide().Binding().Hash() != h.KeySide().Binding().Hash() {
+			t.Fatalf("bound to %+v, not %+v", got.KeySide().Binding(), h.KeySide().Binding())
 		}
-		ordinary := got.Keyed().Binding()
+		ordinary := got.KeySide().Binding()
 		ordinary.Plaintext = ""
-		if got.Keyed().Binding().Hash() == ordinary.Hash() {
+		if got.KeySide().Binding().Hash() == ordinary.Hash() {
 			t.Fatal("the check does not tell an ordinary volume from one in plain text")
 		}
 	}
-	encrypting, decrypting := inPlaintext(t, false).Keyed().Binding(), inPlaintext(t, true).Keyed().Binding()
+	encrypting, decrypting := inPlaintext(t, false).KeySide().Binding(), inPlaintext(t, true).KeySide().Binding()
 	if encrypting.Hash() == decrypting.Hash() {
 		t.Fatal("the check does not tell encrypting from decrypting")
 	}

@@ -159,8 +159,8 @@ func parseFingerprint(text string) (string, error) {
 	return digits, nil
 }
 
-// KnownBy enforces that the recovery copy has the noted fingerprint.
-func (h *Header) KnownBy(noted string) error {
+// MatchFingerprint enforces that the recovery copy has the noted fingerprint.
+func (h *Header) MatchFingerprint(noted string) error {
 	want, err := parseFingerprint(noted)
 	if err != nil {
 		return err
@@ -171,9 +171,9 @@ func (h *Header) KnownBy(noted string) error {
 	return nil
 }
 
-// Plain returns the header as a machine without the hardware uses it, with the red key.
+// WithRedKey returns the header as a machine without the hardware uses it, with the red key.
 // It is never written.
-func (h *Header) Plain() *Header {
+func (h *Header) WithRedKey() *Header {
 	p := *h
 	p.Segment.Encryption = plainCipher(h.Segment.Encryption)
 	return &p

@@ -141,7 +141,7 @@ func (r *Report) Check(dev Device) error {
 		r.Rule = ruleRequirement
 		return err
 	}
-	return r.ours(lh, report.Copies)
+	return r.addMembers(lh, report.Copies)
 }
 
 // isOurs reports whether a header says that it is one of imxcrypt's.
@@ -156,8 +156,8 @@ func dataBegins(lh *luks2.Header) int64 {
 	return begin
 }
 
-// ours adds what the members of a volume of ours say.
-func (r *Report) ours(lh *luks2.Header, copies luks2.Copies) error {
+// addMembers adds what the members of a volume of ours say.
+func (r *Report) addMembers(lh *luks2.Header, copies luks2.Copies) error {
 	if !r.Imxcrypt {
 		return nil
 	}
@@ -173,7 +173,7 @@ func (r *Report) ours(lh *luks2.Header, copies luks2.Copies) error {
 	switch {
 	case h.Encrypting():
 		r.Problems = append(r.Problems, "the volume is being encrypted: a part of the data is in plain text")
-		h = h.Keyed()
+		h = h.KeySide()
 	case h.Decrypting():
 		r.Problems = append(r.Problems, "the volume is being decrypted: a part of the data is in plain text")
 	case h.UnderRotation():

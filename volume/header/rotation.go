@@ -124,10 +124,10 @@ func (h *Header) plannedEnd(s spec.Volume, c *Storage) int64 {
 	return end + l.Gap()
 }
 
-// Unused returns how many bytes a device has grown by since the volume was made; 0 if
+// UnusedSpace returns how many bytes a device has grown by since the volume was made; 0 if
 // that is less than 1 MiB, or unknown. What encrypting in place leaves at the end does
 // not count.
-func (h *Header) Unused(s spec.Volume, c *Storage) int64 {
+func (h *Header) UnusedSpace(s spec.Volume, c *Storage) int64 {
 	if h.Next != nil || c.Detached() && h.Token.Filesystem.UUID != h.FilesystemUUID(h.Token.Filesystem.Type) {
 		return 0
 	}
@@ -196,12 +196,12 @@ func (h *Header) EndRotation() *Header {
 	return &n
 }
 
-// Changeable returns the configuration with the members that a rotation can change set as
+// SpecAsStored returns the configuration with the members that a rotation can change set as
 // in the header: source, protected, wrap, key size, cipher and sector size. A cipher that
 // is not used with keys of the source stays as configured, and so does everything else,
 // so that it cannot be chosen by writing it into a header. Source dev still requires a
 // configuration that allows it.
-func (h *Header) Changeable(s spec.Volume) spec.Volume {
+func (h *Header) SpecAsStored(s spec.Volume) spec.Volume {
 	if s.Source == spec.SourceAuto && !spec.Sealed(h.Token.Source) {
 		return s
 	}
@@ -213,8 +213,8 @@ func (h *Header) Changeable(s spec.Volume) spec.Volume {
 	return s
 }
 
-// Changes says what a rotation would change besides the key; it is empty if nothing.
-func (h *Header) Changes(s spec.Volume) string {
+// DescribeChanges says what a rotation would change besides the key; it is empty if nothing.
+func (h *Header) DescribeChanges(s spec.Volume) string {
 	s = s.For(h.Token.Source, h.Segment.Encryption)
 	var list []string
 	change := func(what string, from, to any) {

@@ -34,33 +34,33 @@ func (h *Header) Keepable() error {
 // UnderRotation reports whether the header names two keys, or a key and plaintext.
 func (h *Header) UnderRotation() bool { return len(h.LUKS.Metadata.Segments) > 1 }
 
-// Shows reports whether the filesystem that was seen is the recorded one.
-func (h *Header) Shows() bool {
+// FilesystemSeen reports whether the filesystem that was seen is the recorded one.
+func (h *Header) FilesystemSeen() bool {
 	want := h.Token.Filesystem
 	return h.Seen != nil && h.Seen.Verified && h.Seen.Type == want.Type && h.Seen.UUID == want.UUID && want.UUID != ""
 }
 
-// ShowsOwn reports whether the filesystem that was seen was made for this volume: it has
+// OwnFilesystemSeen reports whether the filesystem that was seen was made for this volume: it has
 // the UUID that only the volume's identity gives.
-func (h *Header) ShowsOwn() bool {
+func (h *Header) OwnFilesystemSeen() bool {
 	own := h.FilesystemUUID(h.Token.Filesystem.Type)
 	return h.Seen != nil && h.Seen.Verified && h.Seen.Type == h.Token.Filesystem.Type && h.Seen.UUID == own && own != ""
 }
 
-// Believed refuses a header without a check that names a filesystem of another identity,
+// PermitUnbound refuses a header without a check that names a filesystem of another identity,
 // unless the configuration allows it. Otherwise, anyone who can write the file could
 // remove the check and name the key and the filesystem of another volume. The filesystem
 // has been seen before the call.
-func (h *Header) Believed(s spec.Volume) error {
-	if h.Check.Exists() || h.ShowsOwn() || s.AllowUnboundHeader {
+func (h *Header) PermitUnbound(s spec.Volume) error {
+	if h.Check.Exists() || h.OwnFilesystemSeen() || s.AllowUnboundHeader {
 		return nil
 	}
 	return fault.Newf(fault.HeaderMismatch, "the detached header has no check of its key, and the filesystem %s was not made for this volume: somebody changed the header, or an earlier version adopted the volume; then allow_unbound_header: true opens it, until `imxcrypt provision %s` has added the check", h.Token.Filesystem.UUID, s.Name)
 }
 
-// FirstKey refuses a header whose phase cannot be true: a key made by a rotation has data
+// CheckFirstKey refuses a header whose phase cannot be true: a key made by a rotation has data
 // under it.
-func (h *Header) FirstKey() error {
+func (h *Header) CheckFirstKey() error {
 	if err := h.NotRolledBack(); err != nil {
 		return err
 	}
@@ -95,14 +95,14 @@ func (h *Header) RepairOn(c *Storage) error {
 	return err
 }
 
-// OfKey returns the configuration for this header's key. With source auto it has the
+// SpecOfKey returns the configuration for this header's key. With source auto it has the
 // key's own source. During a rotation the older key's source and cipher may differ from
 // the configuration; [Header.MatchesRotating] has allowed that.
-func (h *Header) OfKey(s spec.Volume) spec.Volume {
+func (h *Header) SpecOfKey(s spec.Volume) spec.Volume {
 	if h.Next == nil {
 		return s.For(h.Token.Source, h.Segment.Encryption)
 	}
-	return h.Changeable(s)
+	return h.SpecAsStored(s)
 }
 
 // MatchesRotating compares the headers of a rotation under way with the configuration:
@@ -114,5 +114,5 @@ func (h *Header) MatchesRotating(s spec.Volume) error {
 	if h.Encrypting() {
 		return h.Next.Matches(s)
 	}
-	return errors.Join(h.Next.Matches(s), h.Matches(h.Changeable(s)))
+	return errors.Join(h.Next.Matches(s), h.Matches(h.SpecAsStored(s)))
 }

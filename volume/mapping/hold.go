@@ -24,7 +24,7 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 	}()
 	suffix := HotSuffixes()[k.turn]
 	if k.Hot[k.turn].IsZero() {
-		if k.Hot[k.turn], err = k.activatePlain(ctx, suffix, k.Whole(k.New)); err != nil {
+		if k.Hot[k.turn], err = k.activatePlain(ctx, suffix, k.WholeTable(k.New)); err != nil {
 			return err
 		}
 	}
@@ -57,7 +57,7 @@ func (k *Stack) Hold(ctx context.Context, position int64, z reencrypt.Zone) (err
 func (k *Stack) Release(ctx context.Context, side reencrypt.View) error {
 	hot := k.Name(HotSuffixes()[k.turn])
 	if side == reencrypt.Old {
-		if err := k.Mapper.Load(ctx, hot, k.Whole(k.Old), false); err != nil {
+		if err := k.Mapper.Load(ctx, hot, k.WholeTable(k.Old), false); err != nil {
 			return err
 		}
 	}
@@ -79,9 +79,9 @@ func (k *Stack) HotSuspended() (bool, error) {
 // wait for the zone.
 func (k *Stack) LacksDelay() bool { return k.noDelay }
 
-// Rest makes the overlay show what the record says without a hot mapping, and removes the
+// ShowRecord makes the overlay show what the record says without a hot mapping, and removes the
 // hot mappings. None of them may be suspended.
-func (k *Stack) Rest(ctx context.Context, r reencrypt.Record) error {
+func (k *Stack) ShowRecord(ctx context.Context, r reencrypt.Record) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := k.show(ctx, k.Layout.Pieces(r.Position, reencrypt.Zone{})); err != nil {
 		return err

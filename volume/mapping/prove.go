@@ -162,7 +162,7 @@ func ProveByFilesystem(s spec.Volume, h *header.Header, a *Private) (proved bool
 	if err != nil {
 		return false, err
 	}
-	return h.ShowsOwn() || !h.Check.Exists() && h.Shows() && s.AllowUnboundHeader, nil
+	return h.OwnFilesystemSeen() || !h.Check.Exists() && h.FilesystemSeen() && s.AllowUnboundHeader, nil
 }
 
 // Beyond returns the size of the volume's filesystem in bytes if it is larger than its

@@ -174,8 +174,8 @@ func (k *Stack) pieces(list []reencrypt.Piece) dmcrypt.Table {
 	return t
 }
 
-// Whole returns a table that shows all of another mapping.
-func (k *Stack) Whole(n dmcrypt.Number) dmcrypt.Table {
+// WholeTable returns a table that shows all of another mapping.
+func (k *Stack) WholeTable(n dmcrypt.Number) dmcrypt.Table {
 	return dmcrypt.Table{dmcrypt.Linear{Length: uint64(k.Layout.DataSize / header.SectorBytes), Device: n}}
 }
 
@@ -187,7 +187,7 @@ func (k *Stack) Remove(ctx context.Context) error {
 
 // IsTop reports whether a live table is that of a volume over the overlay.
 func (k *Stack) IsTop(live dmcrypt.Table) bool {
-	return !k.Overlay.IsZero() && k.Whole(k.Overlay).Equal(live)
+	return !k.Overlay.IsZero() && k.WholeTable(k.Overlay).Equal(live)
 }
 
 // Settle makes a live volume usable that a killed rotation left: a held zone goes to the
@@ -210,7 +210,7 @@ func (k *Stack) Settle(ctx context.Context, e *reencrypt.Engine) error {
 			return err
 		}
 	}
-	if err := k.Rest(ctx, r); err != nil {
+	if err := k.ShowRecord(ctx, r); err != nil {
 		return err
 	}
 	top, err := k.Mapper.Info(k.s.Mapping)
@@ -233,7 +233,7 @@ func (k *Stack) settleHot(ctx context.Context, suffix string, r reencrypt.Record
 		if err != nil {
 			return err
 		}
-		if err := k.Mapper.Load(ctx, k.Name(suffix), k.Whole(side), false); err != nil {
+		if err := k.Mapper.Load(ctx, k.Name(suffix), k.WholeTable(side), false); err != nil {
 			return err
 		}
 	}
