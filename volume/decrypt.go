@@ -192,9 +192,10 @@ func (x *rotating) rememberDecryption(mark string) error {
 	return nil
 }
 
-// decryptionRecorded reports whether the volume's record names the decryption that the header says
-// is under way, or there is no record. A header that the record does not name may be an
-// old copy, from a decryption that has ended: what it calls plaintext may be anyone's.
+// decryptionRecorded reports whether the volume's record names the decryption that the
+// header says is under way, or there is no record. A header that the record does not name
+// may be an old copy, from a decryption that has ended: what it calls plaintext may be
+// anyone's.
 func (m *Manager) decryptionRecorded(s spec.Volume, h *header.Header) bool {
 	r, ok := m.recall(s)
 	return !ok || r.Decrypts == decryptionMark(h)

@@ -4,8 +4,9 @@ package volume
 
 import (
 	"fmt"
-	"imxcrypt/volume/header"
 	"io"
+
+	"imxcrypt/volume/header"
 )
 
 // newUUID draws a random UUID (RFC 9562, version 4).

@@ -78,6 +78,18 @@ func (h *Header) Binding() Binding {
 	}
 }
 
+// UnderRotation reports whether the header names two keys, or a key and plaintext.
+func (h *Header) UnderRotation() bool { return len(h.LUKS.Metadata.Segments) > 1 }
+
+// InPlaintext reports whether the segment is in plaintext.
+func (h *Header) InPlaintext() bool { return h.Segment.Type == luks2.SegmentLinear }
+
+// Encrypting reports whether plaintext is being moved under the volume's first key.
+func (h *Header) Encrypting() bool { return h.InPlaintext() && h.Next != nil }
+
+// Decrypting reports whether the data is being moved out of its key.
+func (h *Header) Decrypting() bool { return h.Next != nil && h.Next.InPlaintext() }
+
 // New makes the header of a fresh volume, not yet written anywhere.
 func New(s spec.Volume, uuid string, l Layout, t Token) (*Header, error) {
 	lh, err := luks2.New(luks2.Options{UUID: uuid, Label: s.Name, Subsystem: Subsystem, HeaderArea: s.HeaderSize, Detached: s.Detached()})
@@ -526,6 +538,28 @@ func (h *Header) Matches(s spec.Volume) error {
 		why += fmt.Sprintf(" (imxcrypt rotate %s makes the volume as it is configured, and gives it a new key)", s.Name)
 	}
 	return fault.Newf(fault.HeaderMismatch, "the header is not the one the configuration describes: %s", why)
+}
+
+// MatchesRotating compares the headers of a rotation under way with the configuration:
+// the new key must be as configured.
+func (h *Header) MatchesRotating(s spec.Volume) error {
+	if h.Next == nil || h.Decrypting() {
+		return h.Matches(s)
+	}
+	if h.Encrypting() {
+		return h.Next.Matches(s)
+	}
+	return errors.Join(h.Next.Matches(s), h.Matches(h.SpecAsStored(s)))
+}
+
+// SpecOfKey returns the configuration for this header's key. With source auto it has the
+// key's own source. During a rotation the older key's source and cipher may differ from
+// the configuration; [Header.MatchesRotating] has allowed that.
+func (h *Header) SpecOfKey(s spec.Volume) spec.Volume {
+	if h.Next == nil {
+		return s.For(h.Token.Source, h.Segment.Encryption)
+	}
+	return h.SpecAsStored(s)
 }
 
 // knownMembers refuses a segment with members that are not ours. With the integrity

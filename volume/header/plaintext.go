@@ -35,15 +35,6 @@ const (
 	plaintextAfter  = "after"
 )
 
-// InPlaintext reports whether the segment is in plaintext.
-func (h *Header) InPlaintext() bool { return h.Segment.Type == luks2.SegmentLinear }
-
-// Encrypting reports whether plaintext is being moved under the volume's first key.
-func (h *Header) Encrypting() bool { return h.InPlaintext() && h.Next != nil }
-
-// Decrypting reports whether the data is being moved out of its key.
-func (h *Header) Decrypting() bool { return h.Next != nil && h.Next.InPlaintext() }
-
 // KeySide returns the header or, if its data is still in plaintext, that of its first key.
 func (h *Header) KeySide() *Header {
 	if h.Encrypting() {
@@ -52,7 +43,8 @@ func (h *Header) KeySide() *Header {
 	return h
 }
 
-// RequireProvedKey refuses a header whose first key was never proved: nothing is encrypted with it.
+// RequireProvedKey refuses a header whose first key was never proved: nothing is
+// encrypted with it.
 func (h *Header) RequireProvedKey() error {
 	if h.Encrypting() && !h.Next.Check.Exists() {
 		return fault.Newf(fault.EncryptionStarted, "encrypting was interrupted before the key was proved; the device is in plain text, as it was")

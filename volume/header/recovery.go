@@ -171,8 +171,8 @@ func (h *Header) MatchFingerprint(noted string) error {
 	return nil
 }
 
-// WithRedKey returns the header as a machine without the hardware uses it, with the red key.
-// It is never written.
+// WithRedKey returns the header as a machine without the hardware uses it, with the red
+// key. It is never written.
 func (h *Header) WithRedKey() *Header {
 	p := *h
 	p.Segment.Encryption = plainCipher(h.Segment.Encryption)

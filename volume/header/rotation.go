@@ -213,7 +213,8 @@ func (h *Header) SpecAsStored(s spec.Volume) spec.Volume {
 	return s
 }
 
-// DescribeChanges says what a rotation would change besides the key; it is empty if nothing.
+// DescribeChanges says what a rotation would change besides the key; it is empty if
+// nothing.
 func (h *Header) DescribeChanges(s spec.Volume) string {
 	s = s.For(h.Token.Source, h.Segment.Encryption)
 	var list []string
