@@ -178,8 +178,8 @@ func (d unreadableAsZeros) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// requireNothingElse refuses to overwrite a filesystem that was made where the header was. What
-// only looks like one, and does not prove itself, is damage.
+// requireNothingElse refuses to overwrite a filesystem that was made where the header
+// was. What only looks like one, and does not prove itself, is damage.
 func (r *repairing) requireNothingElse() error {
 	dev := r.c.Header
 	sb, err := fsprobe.Read(dev, dev.Size())

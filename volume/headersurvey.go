@@ -170,8 +170,8 @@ func readPatiently(dev header.Device, b []byte) (lost int, err error) {
 	return lost, err
 }
 
-// refuseOutdated checks whether what is there shows a newer key than the backup's, or a rotation. h
-// is the header there, nil if it cannot be read.
+// refuseOutdated checks whether what is there shows a newer key than the backup's, or a
+// rotation. h is the header there, nil if it cannot be read.
 func (t *restoring) refuseOutdated(h *header.Header) error {
 	newest, err := newestGeneration(t.before, t.backup, t.c.Header.Path(), t.o.Force)
 	if err != nil {

@@ -62,7 +62,8 @@ func (m *Manager) locate(ctx context.Context, s spec.Volume) (string, error) {
 	return m.attachImageOnce(path, s)
 }
 
-// locateUnattached is locate without side effects: an image that has no device yet stays a file.
+// locateUnattached is locate without side effects: an image that has no device yet stays
+// a file.
 func (m *Manager) locateUnattached(ctx context.Context, s spec.Volume) (string, error) {
 	path, err := m.sys.Devices.Find(ctx, s.Device)
 	if err != nil {
@@ -91,8 +92,9 @@ func (m *Manager) isImage(path string) (bool, error) {
 	return is, dev.Close()
 }
 
-// attachImageOnce attaches an image, once. Anyone who can write the file could change the filesystem
-// under its mount, so the file must be trusted as that of a detached header must.
+// attachImageOnce attaches an image, once. Anyone who can write the file could change the
+// filesystem under its mount, so the file must be trusted as that of a detached header
+// must.
 func (m *Manager) attachImageOnce(path string, s spec.Volume) (string, error) {
 	m.images.mu.Lock()
 	defer m.images.mu.Unlock()

@@ -116,8 +116,8 @@ func (p *provisioning) warnFleeting() {
 	}
 }
 
-// requireLasting checks that the only copy of a volume's key will survive a power cut. In an
-// attended run an overlay is only a warning: its upper layer may well be on storage.
+// requireLasting checks that the only copy of a volume's key will survive a power cut. In
+// an attended run an overlay is only a warning: its upper layer may well be on storage.
 func (x *rotating) requireLasting() error {
 	for field, path := range keyLocations(x.s) {
 		switch why := x.sys.Fleeting(path); {

@@ -134,8 +134,8 @@ func (m *Manager) lockPrivate(ctx context.Context, s spec.Volume, o LockOptions,
 	return err
 }
 
-// requireAwake refuses to unmount a volume that is suspended: unmounting writes, and would wait
-// forever.
+// requireAwake refuses to unmount a volume that is suspended: unmounting writes, and
+// would wait forever.
 func (m *Manager) requireAwake(s spec.Volume, targets []string) error {
 	if len(targets) == 0 {
 		return nil

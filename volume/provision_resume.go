@@ -116,10 +116,10 @@ func (p *provisioning) requireUnclaimed(ctx context.Context, h *header.Header) e
 	return errors.Join(p.kernel.Claim(ctx, p.s, h, c.Data, false), c.Close())
 }
 
-// requireNeverUsed enforces that the filesystem of a volume whose header says that it is being
-// provisioned was never used. If it was, the header was changed or an old copy of it was
-// restored, and making a filesystem again would destroy data. Only an ext4 filesystem
-// shows this, and only through a key that opens.
+// requireNeverUsed enforces that the filesystem of a volume whose header says that it is
+// being provisioned was never used. If it was, the header was changed or an old copy of
+// it was restored, and making a filesystem again would destroy data. Only an ext4
+// filesystem shows this, and only through a key that opens.
 func (p *provisioning) requireNeverUsed(ctx context.Context, h *header.Header) error {
 	if !p.s.Filesystem.Made() {
 		return nil
@@ -245,8 +245,9 @@ func newDataCheck(random io.Reader, b header.Binding) ([]byte, error) {
 	return block, nil
 }
 
-// requireVacant enforces what the survey found, on the same open device that the first header is
-// written to: that no header is there, and nothing else unless it may be overwritten.
+// requireVacant enforces what the survey found, on the same open device that the first
+// header is written to: that no header is there, and nothing else unless it may be
+// overwritten.
 func (p *provisioning) requireVacant(dev header.Device) error {
 	if !p.o.Wipe {
 		if err := p.requireEmpty(dev); err != nil {

@@ -242,7 +242,8 @@ func (x *rotating) mayWrite(ctx context.Context) error {
 	return err
 }
 
-// removeLeftovers removes what a killed run left beside a live volume that needs none of it.
+// removeLeftovers removes what a killed run left beside a live volume that needs none of
+// it.
 func (x *rotating) removeLeftovers(ctx context.Context) error {
 	live, err := x.sys.Mapper.Table(x.s.Mapping)
 	if err != nil || x.o.DryRun || len(live) != 1 || live[0].Kind() != (dmcrypt.Crypt{}).Kind() {

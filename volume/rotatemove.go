@@ -255,9 +255,9 @@ func throttle(rate int64) func(context.Context, int64) error {
 	}
 }
 
-// suspendGuard returns a function that fails once the system has been suspended. On most chips
-// the black keys under the mappings are dead then, and an ECB key would have the rest of
-// the data copied as noise.
+// suspendGuard returns a function that fails once the system has been suspended. On most
+// chips the black keys under the mappings are dead then, and an ECB key would have the
+// rest of the data copied as noise.
 func (x *rotating) suspendGuard() func() error {
 	before := x.sys.Slept()
 	return func() error {

@@ -28,8 +28,8 @@ func (x *rotating) copies() (copies, error) {
 	return copies{recipients: had.Recipients}, nil
 }
 
-// checkRequestedCopies enforces that a rotation under way has the recovery copies that this run
-// was asked for, if any: its key exists already.
+// checkRequestedCopies enforces that a rotation under way has the recovery copies that
+// this run was asked for, if any: its key exists already.
 func (x *rotating) checkRequestedCopies() error {
 	if !x.o.NoRecovery && !x.requestedCopies().any() {
 		return nil

@@ -490,9 +490,9 @@ func (m *Manager) unmark(ctx context.Context, s spec.Volume, path string, o Eras
 	return nil
 }
 
-// requireNotHibernated refuses a device that a suspend-to-disk would write to, or has written
-// to: formatting would destroy the image, or it would be written under a key that no one
-// has after the sleep.
+// requireNotHibernated refuses a device that a suspend-to-disk would write to, or has
+// written to: formatting would destroy the image, or it would be written under a key that
+// no one has after the sleep.
 func (m *Manager) requireNotHibernated(ctx context.Context, s spec.Volume, dev header.Device) error {
 	list, err := m.sys.Hibernates()
 	if err != nil {

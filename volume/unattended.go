@@ -66,8 +66,9 @@ func (m *Manager) encryptFound(ctx context.Context, s spec.Volume, path string, 
 	return nil
 }
 
-// requireNotMadeBefore enforces that no record says that the volume existed. Someone may have
-// made a filesystem over it, and then a backup of its header still opens what is left.
+// requireNotMadeBefore enforces that no record says that the volume existed. Someone may
+// have made a filesystem over it, and then a backup of its header still opens what is
+// left.
 func (m *Manager) requireNotMadeBefore(s spec.Volume, path string) error {
 	made, err := m.madeBefore(s)
 	if !made {

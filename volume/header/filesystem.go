@@ -37,8 +37,8 @@ func (h *Header) FilesystemSeen() bool {
 	return h.Seen != nil && h.Seen.Verified && h.Seen.Type == want.Type && h.Seen.UUID == want.UUID && want.UUID != ""
 }
 
-// OwnFilesystemSeen reports whether the filesystem that was seen was made for this volume: it has
-// the UUID that only the volume's identity gives.
+// OwnFilesystemSeen reports whether the filesystem that was seen was made for this
+// volume: it has the UUID that only the volume's identity gives.
 func (h *Header) OwnFilesystemSeen() bool {
 	own := h.FilesystemUUID(h.Token.Filesystem.Type)
 	return h.Seen != nil && h.Seen.Verified && h.Seen.Type == h.Token.Filesystem.Type && h.Seen.UUID == own && own != ""
@@ -51,10 +51,10 @@ func (h *Header) Unbound() bool {
 	return !h.Check.Exists() && h.Token.Phase == PhaseReady && !h.InPlaintext()
 }
 
-// PermitUnbound refuses a header without a check that names a filesystem of another identity,
-// unless the configuration allows it. Otherwise, anyone who can write the file could
-// remove the check and name the key and the filesystem of another volume. The filesystem
-// has been seen before the call.
+// PermitUnbound refuses a header without a check that names a filesystem of another
+// identity, unless the configuration allows it. Otherwise, anyone who can write the file
+// could remove the check and name the key and the filesystem of another volume. The
+// filesystem has been seen before the call.
 func (h *Header) PermitUnbound(s spec.Volume) error {
 	if h.Check.Exists() || h.OwnFilesystemSeen() || s.AllowUnboundHeader {
 		return nil

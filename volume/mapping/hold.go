@@ -79,8 +79,8 @@ func (k *Stack) HotSuspended() (bool, error) {
 // wait for the zone.
 func (k *Stack) LacksDelay() bool { return k.noDelay }
 
-// ShowRecord makes the overlay show what the record says without a hot mapping, and removes the
-// hot mappings. None of them may be suspended.
+// ShowRecord makes the overlay show what the record says without a hot mapping, and
+// removes the hot mappings. None of them may be suspended.
 func (k *Stack) ShowRecord(ctx context.Context, r reencrypt.Record) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := k.show(ctx, k.Layout.Pieces(r.Position, reencrypt.Zone{})); err != nil {
