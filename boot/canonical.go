@@ -12,9 +12,9 @@ import (
 // maxLinks is how many symbolic links the kernel follows in one path.
 const maxLinks = 40
 
-// Canonical follows the symbolic links in an absolute path of the system at root, as
-// systemd-fstab-generator does: what does not exist yet is kept as it is. A path whose
-// links lead nowhere, in a circle, comes back as it was given.
+// Canonical resolves the symbolic links in an absolute path of the system at root, as
+// systemd-fstab-generator does: components that do not exist yet are kept. If the links
+// form a loop, it returns the path unchanged.
 func Canonical(root, p string) string {
 	if to, ok := follow(root, p); ok {
 		return to
@@ -22,13 +22,13 @@ func Canonical(root, p string) string {
 	return p
 }
 
-// follow is Canonical that reports links in a circle.
+// follow is Canonical, but reports a loop of links.
 func follow(root, p string) (to string, ok bool) {
 	done, rest := "/", strings.Split(path.Clean(p), "/")
 	for links := 0; len(rest) > 0; {
 		name := rest[0]
 		rest = rest[1:]
-		next := path.Join(done, name) // "" stays, ".." goes up and not beyond /
+		next := path.Join(done, name) // "" stays in done, ".." goes up, but not above /
 		to, err := os.Readlink(filepath.Join(root, next))
 		if err != nil {
 			done = next

@@ -9,29 +9,29 @@ import (
 	"imxcrypt/configs"
 )
 
-// KernelOptions are what the kernel command line says to imxcrypt. It is not
-// protected on every board, so it can only narrow what the configuration
-// allows: choose among its volumes, or another file in the configuration's folders.
+// KernelOptions are imxcrypt's options on the kernel command line. The command line is
+// not protected on every board, so it can only narrow what the configuration allows:
+// choose among its volumes, or name another file in the configuration's folders.
 type KernelOptions struct {
 	// Narrowed reports whether imxcrypt.volumes= was given.
 	Narrowed bool
-	// Volumes are its names; none at all opens nothing.
+	// Volumes are the names given there; if there are none, no volume is opened.
 	Volumes []string
-	// Config is imxcrypt.config=, a path.
+	// Config is the path in imxcrypt.config=.
 	Config string
-	// Debug is imxcrypt.debug.
+	// Debug reports whether imxcrypt.debug is on.
 	Debug bool
 }
 
-// ParseKernelOptions reads /proc/cmdline. Of an option that is given several
-// times the last one counts, as the boot loader's additions come last.
+// ParseKernelOptions parses the content of /proc/cmdline. If an option is given several
+// times the last one counts, because the boot loader's additions come last.
 func ParseKernelOptions(cmdline string) KernelOptions {
 	var o KernelOptions
 	for _, word := range kernelWords(cmdline) {
 		name, value, given := strings.Cut(word, "=")
 		switch name {
 		case "--":
-			return o // what follows is init's
+			return o // what follows is for init
 		case "imxcrypt.volumes":
 			o.Narrowed = given
 			o.Volumes = strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })
@@ -44,7 +44,7 @@ func ParseKernelOptions(cmdline string) KernelOptions {
 	return o
 }
 
-// kernelWords splits at white space outside of double quotes, and removes these
+// kernelWords splits at white space outside double quotes, and removes the quotes
 // (kernel, lib/cmdline.c, next_arg).
 func kernelWords(cmdline string) []string {
 	var words []string
@@ -72,8 +72,8 @@ func kernelWords(cmdline string) []string {
 	return words
 }
 
-// LeftOut are the volumes that the system cannot do without and that would be opened
-// at boot, but for the kernel command line.
+// LeftOut returns the required volumes that would be opened at boot if the kernel command
+// line did not leave them out.
 func (o KernelOptions) LeftOut(c *configs.Config) []string {
 	var names []string
 	for _, v := range c.Volumes {
@@ -84,8 +84,8 @@ func (o KernelOptions) LeftOut(c *configs.Config) []string {
 	return names
 }
 
-// Narrow leaves only those volumes in a configuration that the kernel command
-// line names. It returns the names that the configuration does not have.
+// Narrow returns the configuration with only the volumes that the kernel command line
+// names, and the names that the configuration does not have.
 func (o KernelOptions) Narrow(c *configs.Config) (narrowed *configs.Config, unknown []string) {
 	if !o.Narrowed {
 		return c, nil

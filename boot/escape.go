@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// escape makes any text part of a unit's name: "/" becomes "-", and what is
-// neither letter nor digit nor one of ":_." becomes \xNN, a leading dot too
-// (systemd.unit(5), "String Escaping for Inclusion in Unit Names").
+// escape escapes any text for use in a unit's name: "/" becomes "-", and a leading dot
+// and anything but letters, digits and ":_." become \xNN (systemd.unit(5), "String
+// Escaping for Inclusion in Unit Names").
 func escape(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -31,8 +31,8 @@ func plain(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == ':' || c == '_' || c == '.'
 }
 
-// EscapePath is `systemd-escape --path`: the name, without a suffix, of the unit
-// that stands for a path.
+// EscapePath is `systemd-escape --path`: it returns the name, without a suffix, of the
+// unit for a path.
 func EscapePath(p string) string {
 	p = strings.Trim(path.Clean(p), "/")
 	if p == "" || p == "." {
@@ -41,9 +41,9 @@ func EscapePath(p string) string {
 	return escape(p)
 }
 
-// udevEncode is how udev writes a label into the name of a link below /dev/disk:
-// what is not in its list of harmless characters becomes \xNN (systemd,
-// encode_devnode_name; valid UTF-8 stays).
+// udevEncode encodes a label as udev does in the name of a link below /dev/disk:
+// characters that are not in its list of harmless ones become \xNN (systemd,
+// encode_devnode_name); valid UTF-8 is kept.
 func udevEncode(s string) string {
 	var b strings.Builder
 	for _, r := range s {
@@ -56,16 +56,16 @@ func udevEncode(s string) string {
 	return b.String()
 }
 
-// quoteSpecifiers keeps systemd from reading % as the beginning of a specifier.
+// quoteSpecifiers keeps systemd from reading % as the start of a specifier.
 func quoteSpecifiers(s string) string { return strings.ReplaceAll(s, "%", "%%") }
 
-// quoteWord writes one word of a setting that takes several.
+// quoteWord quotes one word of a setting that takes several.
 func quoteWord(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`).Replace(s) + `"`
 }
 
-// quoteArgument writes one argument of a command line in a unit: in double
-// quotes, with backslashes, quotes, $ and % kept from meaning anything.
+// quoteArgument quotes one argument of a command line in a unit: in double quotes, with
+// backslashes, quotes, $ and % escaped.
 func quoteArgument(s string) string {
 	s = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `$$`, `%`, `%%`).Replace(s)
 	return `"` + s + `"`

@@ -4,7 +4,7 @@ package boot
 
 import "testing"
 
-// What systemd-escape 252 and udev 252 make of these.
+// The results of systemd-escape 252 and udev 252.
 func TestUnitNames(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

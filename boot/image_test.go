@@ -11,7 +11,8 @@ import (
 )
 
 // A volume in a file waits for the file's mount, not for a device, and for the volume
-// whose mount the file lies in; one whose file would lie in its own mount is a mistake.
+// whose mount contains the file; a volume whose file would be in its own mount is a
+// mistake.
 func TestAVolumeInAFileComesAfterItsMount(t *testing.T) {
 	t.Parallel()
 	c := parse(t, `

@@ -13,10 +13,9 @@ import (
 	"imxcrypt/internal/atomicfile"
 )
 
-// Marks are left by a boot in an initramfs for the real system, in a directory
-// below /run, which goes along when the root is switched: one empty file for
-// each volume that was opened, by the name of its mapping. The rule of udev in
-// packaging/udev looks for it too.
+// Marks are what a boot in an initramfs leaves for the real system, in a directory below
+// /run, which survives the switch of the root: one empty file for each volume that was
+// opened, named after its mapping. The udev rule in packaging/udev also looks for it.
 type Marks struct{ Dir string }
 
 const markSuffix = ".initramfs"
@@ -39,7 +38,7 @@ func InInitramfs() bool {
 	if unix.Statfs("/", &st) != nil {
 		return false
 	}
-	// Either, by the kernel command line (init/do_mounts.c).
+	// Which one it is depends on the kernel command line (init/do_mounts.c).
 	magic := uint32(st.Type)
 	return magic == unix.RAMFS_MAGIC || magic == unix.TMPFS_MAGIC
 }

@@ -9,12 +9,12 @@ import (
 	"imxcrypt/configs"
 )
 
-// keyServiceName is the unit that looks after a volume's key before the volume is
-// unmounted.
+// keyServiceName returns the name of the unit that restores a volume's key before the
+// volume is unmounted.
 func keyServiceName(name string) string { return "imxcrypt-key@" + escape(name) + ".service" }
 
-// keyService runs nothing until a mount is about to be stopped, at shutdown or
-// before: then it gives the volume its key again if a suspend has killed it.
+// keyService makes a unit that does nothing until a mount is about to be stopped, at
+// shutdown or earlier. Then it restores the volume's key if a suspend has killed it:
 // systemd unmounts before it locks, and unmounting writes.
 func keyService(c *configs.Config, step Step, o UnitOptions, mount string) Unit {
 	var b strings.Builder
@@ -37,8 +37,9 @@ func keyService(c *configs.Config, step Step, o UnitOptions, mount string) Unit 
 	return Unit{Path: keyServiceName(step.Spec.Name), Text: b.String()}
 }
 
-// helperUnit begins a unit that stands by a volume's service, and returns what adds a
-// line to it. description has the volume's name as %s; page is its manual's.
+// helperUnit begins a unit that accompanies a volume's service, and returns a function
+// that adds a line to it. %s in description is the volume's name; page is the manual
+// page.
 func helperUnit(b *strings.Builder, c *configs.Config, step Step, description, page string) (line func(format string, args ...any)) {
 	line = func(format string, args ...any) { fmt.Fprintf(b, format+"\n", args...) }
 	b.WriteString(generated)

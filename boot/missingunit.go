@@ -8,14 +8,14 @@ import (
 	"imxcrypt/configs"
 )
 
-// missingServiceName is the unit that says why a volume was not even tried.
+// missingServiceName returns the name of the unit that says why a volume was not tried.
 func missingServiceName(name string) string { return "imxcrypt-missing@" + escape(name) + ".service" }
 
-// missingService says in our words what is missing. Where a device does not come, systemd
-// gives up the service that waits for it before that has run: it says "Dependency
-// failed", and imxcrypt nothing. The unit is started by the failure of that job; where
-// the device is there the service has spoken for itself. backing is what udev calls the
-// device.
+// missingService makes a unit that reports what is missing. If a device does not appear,
+// systemd fails the service that waits for it before it has run: systemd says "Dependency
+// failed", and imxcrypt says nothing. The failure of that job starts this unit. If the
+// device is there, the unit does nothing, because the service has reported its failure
+// itself. backing is udev's path of the device.
 func missingService(c *configs.Config, step Step, o UnitOptions, backing string) Unit {
 	var b strings.Builder
 	line := helperUnit(&b, c, step, "What encrypted volume %s lacks", "imxcrypt-boot")
@@ -23,7 +23,7 @@ func missingService(c *configs.Config, step Step, o UnitOptions, backing string)
 	line("")
 	line("[Service]")
 	line("Type=oneshot")
-	// It fails as it should; the failed unit is the volume's.
+	// The command is expected to fail; the unit that counts as failed is the volume's.
 	line("ExecStart=-%s unlock --no-wait --dry-run %s", commandLine(c, o), quoteArgument(step.Spec.Name))
 	line("StandardOutput=null")
 	line("StandardError=journal+console")

@@ -13,8 +13,8 @@ import (
 // MountProblem is a mount point that symbolic links make unusable.
 type MountProblem struct{ Volume, Text, Remedy string }
 
-// MountProblems follows the mount points' symbolic links in the system at root, of
-// which the configuration knows nothing, and finds what cannot work there.
+// MountProblems follows the symbolic links of the mount points in the system at root,
+// which the configuration does not know, and returns what cannot work there.
 func MountProblems(c *configs.Config, root string) []MountProblem {
 	var found []MountProblem
 	for i := range c.Volumes {

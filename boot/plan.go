@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package boot is what happens to the volumes of a configuration when the
-// system starts: a plan, made of the configuration alone, and its execution.
+// Package boot opens the volumes of a configuration when the system starts: it makes a
+// plan from the configuration alone, and runs it directly or turns it into systemd units.
 package boot
 
 import (
@@ -23,19 +23,19 @@ type Plan struct {
 // Step opens one volume and mounts it if it has a mount point.
 type Step struct {
 	Spec spec.Volume
-	// AtBoot reports whether the volume is opened without being asked for.
+	// AtBoot reports whether the volume is opened at boot.
 	AtBoot bool
-	// Required reports whether the boot fails if it cannot be.
+	// Required reports whether the boot fails if the volume cannot be opened.
 	Required bool
-	// After names the volumes that must be there first.
+	// After names the volumes that must be open first.
 	After []string
-	// Why says for each of After what makes it necessary.
+	// Why has the reason for each volume in After.
 	Why []string
 }
 
-// NewPlan orders the volumes named, or all if none is; a volume that another
-// one needs is not added by itself. Volumes that need each other in a circle are
-// an error of code config-invalid.
+// NewPlan orders the named volumes, or all volumes without names. It does not add volumes
+// that the named ones need. If volumes need each other in a circle, the error has the
+// code config-invalid.
 func NewPlan(c *configs.Config, names ...string) (Plan, error) {
 	var chosen []configs.Volume
 	if len(names) == 0 {
@@ -68,8 +68,8 @@ func NewPlan(c *configs.Config, names ...string) (Plan, error) {
 	return sortSteps(steps)
 }
 
-// AtBoot is the plan without the volumes that are not opened at boot, but for those
-// that others need.
+// AtBoot returns the plan without the volumes that are neither opened at boot nor needed
+// by one that is.
 func (p Plan) AtBoot() Plan {
 	needed := map[string]bool{}
 	var kept []Step
@@ -86,7 +86,7 @@ func (p Plan) AtBoot() Plan {
 	return Plan{Steps: kept}
 }
 
-// why puts a need into words.
+// why returns the text for a need.
 func why(need, name string) string {
 	switch need {
 	case configs.NeedsDevice:
@@ -102,7 +102,8 @@ func why(need, name string) string {
 	}
 }
 
-// sortSteps keeps the configuration's order where nothing speaks against it.
+// sortSteps puts each step after those it waits for, and otherwise keeps the order of the
+// configuration.
 func sortSteps(steps []Step) (Plan, error) {
 	var p Plan
 	done := map[string]bool{}
@@ -125,8 +126,8 @@ func sortSteps(steps []Step) (Plan, error) {
 	return p, nil
 }
 
-// Reverse is the plan's order for taking things down: what needs another comes
-// before it.
+// Reverse returns the plan in the order for locking: a volume comes before those it
+// needs.
 func (p Plan) Reverse() Plan {
 	steps := slices.Clone(p.Steps)
 	slices.Reverse(steps)

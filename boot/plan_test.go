@@ -35,7 +35,7 @@ volumes:
   - {name: outer, device: /dev/mmcblk2p5, filesystem: none}
 `
 
-// The record that a volume was encrypted is written before it is.
+// The record that a volume was encrypted is written before its encryption.
 func TestARecordInAnotherVolume(t *testing.T) {
 	t.Parallel()
 	plan, err := boot.NewPlan(parse(t, "state_dir: /var/state\nvolumes:\n  - {name: data, device: PARTLABEL=data, mount: /data, on_plaintext: encrypt}\n  - {name: var, device: /dev/sdb, mount: /var}\n"))
@@ -112,7 +112,7 @@ func TestOnlyTheVolumesNamedAreOpened(t *testing.T) {
 	}
 }
 
-// opener records who is open when somebody else begins.
+// opener records which volumes are open when another one begins.
 type opener struct {
 	mu     sync.Mutex
 	began  []string

@@ -19,21 +19,20 @@ type Opener interface {
 	Unlock(ctx context.Context, s spec.Volume, o volume.UnlockOptions) (volume.Result, error)
 }
 
-// Outcome is what came of one step.
+// Outcome is the result of one step.
 type Outcome struct {
 	Step   Step
 	Result volume.Result
 	Err    error
 }
 
-// ErrNotTried is the reason for a step that was not begun, since one that it
-// waits for failed.
+// ErrNotTried is the cause for a step that was not started because a step that it waits
+// for failed.
 var ErrNotTried = errors.New("not tried")
 
-// Run opens the volumes of a plan, each as soon as those it waits for are
-// there, independent ones at the same time. Volumes with a mount point are
-// mounted if mount is set. One outcome is returned for each step, in the plan's
-// order.
+// Run opens the volumes of a plan, each as soon as those it waits for are open, and
+// independent volumes at the same time. Volumes with a mount point are mounted if mount
+// is set. It returns one outcome for each step, in the plan's order.
 func (p Plan) Run(ctx context.Context, opener Opener, mount bool) []Outcome {
 	outcomes := make([]Outcome, len(p.Steps))
 	finished := make(map[string]chan struct{}, len(p.Steps))
@@ -57,7 +56,7 @@ func (p Plan) Run(ctx context.Context, opener Opener, mount bool) []Outcome {
 			volume.UnlockOptions{Mount: mount && step.Spec.Mountable()})
 	}
 	if len(p.Steps) == 1 {
-		open(0) // without the threads that waiting for it would take
+		open(0) // without the threads that waiting for a goroutine takes
 		return outcomes
 	}
 	var all sync.WaitGroup
@@ -72,7 +71,7 @@ func notTried(step Step, needed string, cause error) error {
 	return fault.New(fault.CodeOf(cause), fmt.Sprintf("unlock %s: it needs %s, which failed", step.Spec.Name, needed), ErrNotTried)
 }
 
-// Failed joins the errors of required volumes: nil when the boot may continue.
+// Failed joins the errors of required volumes; it returns nil if the boot may continue.
 func Failed(outcomes []Outcome) error {
 	var errs []error
 	for _, o := range outcomes {

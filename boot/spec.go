@@ -10,11 +10,11 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Spec is what the configuration says of one of its volumes, in the terms of
-// package volume, with what it says for all of them. The two types stay apart: that of
-// configs is the file's form, which it reads, documents and shows field by field, with a
-// type for each list of values; volume knows no configuration. A test finds the field
-// that is forgotten here.
+// Spec converts the configuration of a volume, including what is configured for all
+// volumes, to the type that package volume uses. The two types are separate: the one in
+// configs has the file's form, which it reads, documents and shows field by field, with a
+// type for each set of values; volume knows no configuration. A test finds fields that
+// are forgotten here.
 func Spec(c *configs.Config, v configs.Volume) spec.Volume {
 	s := spec.Volume{
 		Name: v.Name, Mapping: c.MappingName(v.Name), Device: v.Device, Size: v.Size, Under: under(c, &v), Source: string(v.Source),
@@ -34,7 +34,8 @@ func Spec(c *configs.Config, v configs.Volume) spec.Volume {
 	return s
 }
 
-// under is the mount point of another volume that a volume's image lies in.
+// under returns the mount point of the other volume that contains a volume's image, if
+// any.
 func under(c *configs.Config, v *configs.Volume) string {
 	deepest := ""
 	for i := range c.Volumes {

@@ -12,8 +12,8 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Every setting of a volume reaches the one who acts on it, but for those that only
-// the order of the boot heeds.
+// Every setting of a volume reaches package volume, except those that only affect the
+// order of the boot.
 func TestEverySettingReachesTheVolume(t *testing.T) {
 	t.Parallel()
 	// OnPlaintext arrives as EncryptPlain.
@@ -38,7 +38,7 @@ func TestEverySettingReachesTheVolume(t *testing.T) {
 	}
 }
 
-// Nothing writes to an image, whatever the options say.
+// Nothing writes to a read-only image, whatever the options say.
 func TestImagesAreMountedReadOnly(t *testing.T) {
 	t.Parallel()
 	v := configs.Volume{Name: "slot", Device: "/dev/sda", Filesystem: configs.Filesystem{Type: "squashfs"}, Mount: configs.Mount{Path: "/slot", Options: []string{"nodev"}}}
@@ -51,7 +51,7 @@ func TestImagesAreMountedReadOnly(t *testing.T) {
 	}
 }
 
-// carried compares the fields of the same name; texts may have types of their own.
+// carried compares the fields with the same name; texts may have their own types.
 func carried(t *testing.T, from, to reflect.Value, except map[string]bool) {
 	t.Helper()
 	for i := range from.NumField() {

@@ -16,13 +16,13 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// Unit is a file or a link that the generator leaves for systemd.
+// Unit is a file or a link that the generator writes for systemd.
 type Unit struct {
-	// Path is below the generator's directory.
+	// Path is relative to the generator's directory.
 	Path string
 	// Text is a file's content; empty for a link.
 	Text string
-	// Link is what a link leads to.
+	// Link is a link's target.
 	Link string
 }
 
@@ -30,29 +30,29 @@ type Unit struct {
 type UnitOptions struct {
 	// Program is the path of imxcrypt.
 	Program string
-	// Fstab lists what fstab mounts: no mount unit is made for a mount point of
-	// these. An entry that names the mapping finds the volume by its device; one
-	// that names its source otherwise, by UUID= for one, does not.
+	// Fstab lists the entries of fstab: no mount unit is made for their mount points. An
+	// entry that names the mapping pulls in the volume by its device; an entry that names
+	// its source in another way, such as UUID=, does not.
 	Fstab []mount.FstabEntry
-	// FromInitramfs reports whether an initramfs opened a mapping; nil: none. The
-	// system may depend on that mapping, so it is left to the very end of a
-	// shutdown, when systemd-shutdown(8) takes down whatever is left.
+	// FromInitramfs reports whether an initramfs opened a mapping; nil means none. The
+	// system may depend on such a mapping, so it stays until the very end of a shutdown,
+	// when systemd-shutdown(8) takes down whatever is left.
 	FromInitramfs func(mapping string) bool
-	// Canonical gives a path without symbolic links, which systemd refuses in mount
-	// points, as what will be there at boot; nil: paths have none.
+	// Canonical resolves the symbolic links of a path, which systemd refuses in mount
+	// points, as they will be at boot; nil means that paths have none.
 	Canonical func(path string) string
 	// Debug makes the services log every step (imxcrypt.debug).
 	Debug bool
 }
 
-// Units turns a configuration into units: for each volume a service that unlocks
-// it and, where it has a mount point, a mount unit. The service does not mount:
-// a mount made inside a sandboxed service is invisible outside. Nothing is
-// looked at but the arguments, so that the result can be tested.
+// Units turns a configuration into units: for each volume a service that unlocks it and,
+// if it has a mount point, a mount unit. The service does not mount, because a mount made
+// inside a sandboxed service is invisible outside. Units depends only on its arguments,
+// so that the result can be tested.
 //
-// A required volume is required by local-fs.target, like a line in fstab: if it
-// cannot be opened, that fails, and systemd goes to emergency.target. Others are
-// wanted only, and waited for in the background.
+// local-fs.target requires a required volume, like a line in fstab: if the volume cannot
+// be opened, the target fails, and systemd goes to emergency.target. Other volumes are
+// only wanted, and are waited for in the background.
 func Units(c *configs.Config, o UnitOptions) ([]Unit, error) {
 	plan, err := NewPlan(c)
 	if err != nil {
@@ -82,10 +82,11 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	}
 	node := mappingPath(step.Spec)
 	nodeUnit := deviceUnit(node)
-	// Whatever asks for the device by its name, fstab for one, gets the service, and
-	// fails with it at once. The time counts from the beginning of the boot, and at the first
-	// one the volume may be made in it. No After: when the service is stopped, systemd stops the device too, that is,
-	// waits until it is gone; the service must not come after that.
+	// Whatever needs the device by its name, such as fstab, pulls in the service and
+	// fails with it at once. The timeout counts from the start of the boot, and in the
+	// first boot the volume may still have to be made. There is no After=: when the
+	// service is stopped, systemd stops the device too, that is, waits until it is gone,
+	// and the service must not be stopped after that.
 	units = append(units,
 		Unit{Path: nodeUnit + ".d/40-imxcrypt.conf", Text: fmt.Sprintf(
 			"%s[Unit]\nRequires=%s\nJobTimeoutSec=%s\n", generated, service, seconds(step.Spec.Timeout+earlyBoot+openTime(step.Spec)+provisionTime))})
@@ -105,17 +106,17 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	}
 	claim := slices.IndexFunc(o.Fstab, func(e mount.FstabEntry) bool { return o.canonical(path.Clean(e.Target)) == step.Spec.Mount.Path })
 	if claim >= 0 && path.Clean(o.Fstab[claim].Source) == node {
-		return units // fstab's mount asks for the device, and that for the service
+		return units // fstab's mount pulls in the device, and the device the service
 	}
 	if step.Spec.Mount.Path == "" || claim >= 0 {
-		// Nothing asks for the device by the mapping's name: what fstab waits
-		// for instead, like a link by the filesystem's UUID, comes into being
-		// only after the service has run.
+		// Nothing pulls in the device by the mapping's name: what fstab waits for
+		// instead, such as a link by the filesystem's UUID, appears only after the
+		// service has run.
 		if !step.AtBoot {
 			return units
 		}
-		// Nothing fails with cryptsetup.target, and systemd without libcryptsetup, as Yocto
-		// and Buildroot have it, has none.
+		// cryptsetup.target is not enough: nothing fails with it, and systemd without
+		// libcryptsetup, as in Yocto and Buildroot, does not have it.
 		return append(units, hook("local-fs.target", step.Required, service), hook("cryptsetup.target", false, service))
 	}
 	units = append(units, Unit{Path: mountUnit, Text: mountText(c, step, node)})
@@ -125,13 +126,13 @@ func volumeUnits(c *configs.Config, step Step, o UnitOptions) []Unit {
 	return append(units, hook("local-fs.target", step.Required, mountUnit))
 }
 
-// swapUnits have a volume swapped on, unless fstab does, and keep systemd from a
-// suspend-to-disk.
+// swapUnits returns the units that swap a volume on, unless fstab does, and that keep
+// systemd from a suspend-to-disk.
 func swapUnits(c *configs.Config, step Step, o UnitOptions, node string) (units []Unit) {
 	if !slices.ContainsFunc(o.Fstab, func(e mount.FstabEntry) bool { return path.Clean(e.Source) == node }) {
 		units = swapUnit(c, step, node)
 	}
-	// What is written to it is lost with the power, and a suspend-to-disk takes any swap.
+	// What is written to it is lost at power-off, and a suspend-to-disk uses any swap.
 	for _, sleep := range []string{"hibernate", "hybrid-sleep", "suspend-then-hibernate"} {
 		units = append(units, Unit{Path: "systemd-" + sleep + ".service.d/40-imxcrypt-" + EscapePath(node) + ".conf", Text: generated +
 			"# Swap whose key is thrown away cannot be resumed from.\n[Unit]\nAssertPathExists=!" + quoteSpecifiers(node) + "\n"})
@@ -163,15 +164,15 @@ func swapUnit(c *configs.Config, step Step, node string) []Unit {
 	return units
 }
 
-// unlockTime is what unlocking is given beyond waiting for the device.
+// unlockTime is the time allowed for unlocking once the device is there.
 const unlockTime = 30 * time.Second
 
 // provisionTime is the TimeoutStartSec of imxcrypt-provision@.service.
 const provisionTime = 10 * time.Minute
 
-// openTime is the same for a volume; one that is formatted writes a journal, and before an
-// encryption begins the filesystem may have to be checked, and made smaller for a header
-// on the device.
+// openTime returns the time allowed for opening a volume. A volume that is formatted
+// writes a journal; before an encryption the filesystem may have to be checked, and made
+// smaller for a header on the device.
 func openTime(s spec.Volume) time.Duration {
 	switch {
 	case s.Ephemeral() && !s.Swap():
@@ -184,13 +185,13 @@ func openTime(s spec.Volume) time.Duration {
 	return unlockTime
 }
 
-// earlyBoot is what systemd's wait for a device is given beyond the volume's own
-// timeout: it counts from the beginning of the boot, before udev is up.
+// earlyBoot is added to the volume's timeout for systemd's wait for a device, which
+// counts from the start of the boot, before udev is up.
 const earlyBoot = 30 * time.Second
 
 const generated = "# Automatically generated by imxcrypt-generator\n\n"
 
-// hook makes a target pull a unit in.
+// hook returns the link by which a target pulls in a unit.
 func hook(target string, required bool, unit string) Unit {
 	kind := ".wants/"
 	if required {
@@ -199,18 +200,18 @@ func hook(target string, required bool, unit string) Unit {
 	return Unit{Path: target + kind + unit, Link: "../" + unit}
 }
 
-// FailureUnits are for a system whose units could not be made, for the reasons
-// given, each one line: a service that says so and fails, and with it
-// local-fs.target, as for a required volume. Otherwise the system would come up
-// without its volumes, and write into the empty directories where they belong.
+// FailureUnits returns the units for a system whose units could not be made for the given
+// reasons, each one line: a service that prints them and fails, so that local-fs.target
+// fails too, as for a required volume. Otherwise the system would come up without its
+// volumes, and write into the empty mount points.
 func FailureUnits(program string, reasons []string) []Unit {
 	const service = "imxcrypt-generator-failed.service"
 	var b strings.Builder
 	b.WriteString(generated)
 	b.WriteString("[Unit]\nDescription=Units of the encrypted volumes\nDocumentation=man:imxcrypt-config-check(1) man:imxcrypt.yaml(5)\n" +
 		"DefaultDependencies=no\nBefore=local-fs.target\n" +
-		// When the configuration is repaired, packaging/systemd has a unit of this
-		// name with which systemd forgets the failure.
+		// packaging/systemd has a unit of this name, with which systemd forgets the
+		// failure once the configuration is repaired.
 		"\n[Service]\nType=oneshot\nStandardError=journal+console\n")
 	fmt.Fprintf(&b, "ExecStart=%s generator", program)
 	for _, r := range reasons {
@@ -220,17 +221,17 @@ func FailureUnits(program string, reasons []string) []Unit {
 	return []Unit{{Path: service, Text: b.String()}, hook("local-fs.target", true, service)}
 }
 
-// ServiceName is the service of a volume.
+// ServiceName returns the name of a volume's service.
 func ServiceName(name string) string { return "imxcrypt@" + escape(name) + ".service" }
 
-// RotateServiceName is the unit that continues a volume's rotation.
+// RotateServiceName returns the name of the unit that continues a volume's rotation.
 func RotateServiceName(name string) string { return "imxcrypt-rotate@" + escape(name) + ".service" }
 
 func mappingPath(s spec.Volume) string { return "/dev/mapper/" + s.Mapping }
 
-// backingPath is the path by which udev knows a device specification; empty where no link
-// of udev's leads to that device for certain, as where it is looked for on one controller:
-// the unlocking waits for it then.
+// backingPath returns udev's path for a device specification. It is empty if no udev link
+// is certain to lead to that device, as when it is looked for on one controller: unlock
+// then waits for the device itself.
 func backingPath(spec string) string {
 	for tag, dir := range map[string]string{
 		"PARTLABEL=": "by-partlabel", "PARTUUID=": "by-partuuid", "LABEL=": "by-label", "UUID=": "by-uuid",
@@ -260,13 +261,14 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	line("Documentation=man:imxcrypt(1) man:imxcrypt-boot(1) man:imxcrypt.yaml(5)")
 	line("SourcePath=%s", quoteSpecifiers(c.FileOf(step.Spec.Name)))
 	line("DefaultDependencies=no")
-	// Going to rescue.target must not take volumes away.
+	// Isolating rescue.target must not lock volumes.
 	line("IgnoreOnIsolate=true")
 	line("After=systemd-modules-load.service systemd-udevd-kernel.socket cryptsetup-pre.target")
 	fromInitramfs := o.FromInitramfs != nil && o.FromInitramfs(s.Mapping)
 	before := "blockdev@" + EscapePath(mappingPath(s)) + ".target"
 	if step.Required {
-		// The boot does not wait for the others, though the targets want them.
+		// The boot does not wait for volumes that are not required, though the targets
+		// want them.
 		before = "cryptsetup.target local-fs.target " + before
 		if s.Swap() {
 			before = strings.Replace(before, "local-fs.target", "swap.target", 1)
@@ -297,7 +299,7 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 		line("RequiresMountsFor=%s", quoteWord(o.canonical(s.StateDir)))
 	}
 	if s.EncryptPlain {
-		// A record is written.
+		// unlock writes a record.
 		line("After=systemd-remount-fs.service")
 	}
 	line("")
@@ -312,12 +314,12 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	if !fromInitramfs {
 		line("ExecStop=%s lock %s", command, quoteArgument(s.Name))
 	}
-	// Why a boot ends in the emergency mode is shown where one looks first.
+	// The console shows why a boot ended in emergency mode.
 	line("StandardError=journal+console")
 	line("TimeoutStartSec=%s", seconds(s.Timeout+openTime(s)))
 	line("TimeoutStopSec=30s")
-	// The key lives in the keyring of one thread; a session keyring of its own
-	// keeps everything else away from it too.
+	// The key is in the keyring of one thread; a private session keyring also keeps
+	// everything else away from it.
 	line("KeyringMode=private")
 	for _, l := range sandbox() {
 		line("%s", l)
@@ -325,20 +327,22 @@ func serviceText(c *configs.Config, step Step, o UnitOptions) string {
 	return b.String()
 }
 
-// rotateDropIn has the packaged unit of a volume's rotation use the configuration
-// that the volume was opened by.
+// rotateDropIn makes the packaged unit of a volume's rotation use the configuration that
+// the volume was opened with.
 func rotateDropIn(c *configs.Config, step Step, o UnitOptions) string {
 	return generated + "[Unit]\nConditionPathExists=\nConditionPathExists=" + quoteSpecifiers(c.FileOf(step.Spec.Name)) + "\n\n[Service]\nExecStart=\nExecStart=" +
 		commandLine(c, o) + " rotate --resume-only " + quoteArgument(step.Spec.Name) + "\n"
 }
 
-// commandLine is the program with the configuration that the units are made of.
+// commandLine returns the command line of the program with the configuration that the
+// units are made from.
 func commandLine(c *configs.Config, o UnitOptions) string {
 	return o.Program + " --config " + quoteArgument(c.File())
 }
 
-// sandbox is what was seen to be harmless. Options that give the service a mount
-// namespace are left out: what it makes must be visible outside.
+// sandbox returns the sandbox options that were found to be harmless. Options that give
+// the service a mount namespace are omitted, because what it makes must be visible
+// outside.
 func sandbox() []string {
 	return []string{
 		"NoNewPrivileges=yes",
@@ -371,7 +375,7 @@ func mountText(c *configs.Config, step Step, node string) string {
 	line("Requires=%s", service)
 	line("After=%s", service)
 	switch {
-	case s.Ephemeral(): // made a moment ago
+	case s.Ephemeral(): // just made
 	case slices.Contains([]string{"ext4", "f2fs", "vfat"}, s.Filesystem.Type):
 		line("Requires=systemd-fsck@%s.service", EscapePath(node))
 		line("After=systemd-fsck@%s.service", EscapePath(node))
@@ -386,8 +390,8 @@ func mountText(c *configs.Config, step Step, node string) string {
 	line("Type=%s", s.Filesystem.Type)
 	options := s.Mount.Options
 	if !step.Required {
-		// systemd orders a mount before local-fs.target, wanted or not, unless
-		// its options have this word.
+		// systemd orders a mount before local-fs.target, wanted or not, unless its
+		// options have nofail.
 		options = append(slices.Clone(options), "nofail")
 	}
 	if len(options) > 0 {

@@ -18,7 +18,7 @@ import (
 	"imxcrypt/internal/mount"
 )
 
-// goldenConfigurations are configurations and what the generator makes of them, one text
+// goldenConfigurations are configurations whose units are kept in testdata, one text
 // each: IMXCRYPT_UPDATE=1 rewrites them.
 func goldenConfigurations(t *testing.T) map[string]*configs.Config {
 	t.Helper()
@@ -39,7 +39,7 @@ func goldenConfigurations(t *testing.T) map[string]*configs.Config {
 	return all
 }
 
-// scratch are volumes whose keys are thrown away.
+// scratch has volumes with throw-away keys.
 const scratch = `volumes:
 - {name: swap, device: "eMMC:PARTLABEL=swap", filesystem: swap, key: ephemeral, allow_discards: true}
 - {name: more, device: "PARTLABEL=more", filesystem: swap, key: ephemeral, required: false}
@@ -107,8 +107,8 @@ func TestUnitsOfAVolumeNotOpenedAtBoot(t *testing.T) {
 	}
 }
 
-// A filesystem that is to grow is grown by systemd once it is mounted, one that is not
-// is left as it is.
+// Systemd grows a filesystem that is to grow once it is mounted, and leaves others as
+// they are.
 func TestUnitsOfGrow(t *testing.T) {
 	t.Parallel()
 	for grow, want := range map[string]bool{"true": true, "false": false} {
@@ -126,7 +126,8 @@ func TestUnitsOfGrow(t *testing.T) {
 	}
 }
 
-// What encrypts a plain device at boot writes a record first, and has the time for it.
+// A service that encrypts a device at boot first writes a record, and has the time to
+// encrypt.
 func TestUnitsOfOnPlaintext(t *testing.T) {
 	t.Parallel()
 	for setting, want := range map[string]bool{"encrypt": true, "refuse": false} {
@@ -148,7 +149,7 @@ func TestUnitsOfOnPlaintext(t *testing.T) {
 	}
 }
 
-// systemd refuses a mount point behind a symbolic link, as /var/log on Yocto.
+// systemd refuses a mount point behind a symbolic link, such as /var/log on Yocto.
 func TestUnitsHaveNoSymbolicLinks(t *testing.T) {
 	t.Parallel()
 	options := boot.UnitOptions{Program: "/usr/bin/imxcrypt", Canonical: func(p string) string {
@@ -174,9 +175,9 @@ func TestUnitsHaveNoSymbolicLinks(t *testing.T) {
 	}
 }
 
-// A device that is looked for on one controller has no link of udev's that leads to it for
-// certain: systemd waits for none, and does not lock the volume when a foreign card with
-// the same label is pulled out.
+// No udev link is certain to lead to a device that is looked for on one controller:
+// systemd waits for none, and does not lock the volume when a foreign card with the same
+// label is pulled out.
 func TestUnitsOfADeviceOnOneController(t *testing.T) {
 	t.Parallel()
 	for _, device := range []string{"eMMC:PARTLABEL=data", "mmc@30b60000:part3"} {
@@ -192,8 +193,8 @@ func TestUnitsOfADeviceOnOneController(t *testing.T) {
 	}
 }
 
-// A rotation that continues in the background reads the configuration that its
-// volume was opened by.
+// A rotation that continues in the background reads the configuration that its volume was
+// opened with.
 func TestTheRotationsConfiguration(t *testing.T) {
 	t.Parallel()
 	const text = "volumes:\n  - {name: my-data, device: /dev/sda1}\n"
@@ -250,7 +251,7 @@ func TestUnitsNameTheFileOfTheirVolume(t *testing.T) {
 	for unit, want := range map[string]string{
 		"imxcrypt@data.service": "SourcePath=" + file + "\n", "data.mount": "SourcePath=" + file + "\n",
 		"imxcrypt@logs.service": "SourcePath=" + dropIn + "\n", "srv-logs.mount": "SourcePath=" + dropIn + "\n",
-		// They are opened by the whole all the same.
+		// The whole configuration still opens them.
 		"imxcrypt-rotate@logs.service.d/40-imxcrypt-config.conf": " --config \"" + file + "\" rotate",
 	} {
 		if !strings.Contains(texts[unit], want) {
@@ -259,14 +260,14 @@ func TestUnitsNameTheFileOfTheirVolume(t *testing.T) {
 	}
 }
 
-// A mount point that fstab has is left to it, and the volume is opened all the
-// same: where fstab does not name the mapping, nothing else would pull the
-// service in. A line for another mount point takes nothing away.
+// A mount point in fstab is left to fstab, but the volume is still opened: if fstab does
+// not name the mapping, nothing else would pull in the service. A line for another mount
+// point changes nothing.
 func TestFstabKeepsItsMounts(t *testing.T) {
 	t.Parallel()
 	const mapping, service = "/dev/mapper/data", "imxcrypt@data.service"
 	var (
-		asked    = []string(nil) // by the mapping's device
+		asked    = []string(nil) // pulled in by the mapping's device
 		required = []string{"cryptsetup.target.wants/" + service, "local-fs.target.requires/" + service}
 		wanted   = []string{"cryptsetup.target.wants/" + service, "local-fs.target.wants/" + service}
 	)
@@ -311,7 +312,7 @@ func TestFstabKeepsItsMounts(t *testing.T) {
 	}
 }
 
-// Every page of the manual that a unit names is one of ours, and there.
+// Every manual page that a unit names is one of ours, and exists.
 func TestUnitsNamePagesThatExist(t *testing.T) {
 	t.Parallel()
 	texts := map[string]string{}
@@ -352,8 +353,8 @@ func TestUnitsNamePagesThatExist(t *testing.T) {
 	}
 }
 
-// verify has systemd read units, by their names or paths, that lie in dir, and
-// returns what it says.
+// verify makes systemd read the units in dir with the given names or paths, and returns
+// its output.
 func verify(t *testing.T, dir string, units ...string) (string, error) {
 	t.Helper()
 	analyze, err := exec.LookPath("systemd-analyze")
@@ -366,8 +367,8 @@ func verify(t *testing.T, dir string, units ...string) (string, error) {
 	return string(out), err
 }
 
-// checkVerify fails for what systemd says of our units. Other packages' units are not
-// ours to check.
+// checkVerify fails if systemd complains about our units. Complaints about other
+// packages' units are ignored.
 func checkVerify(t *testing.T, dir, output string, err error) {
 	t.Helper()
 	for line := range strings.Lines(output) {
@@ -380,7 +381,7 @@ func checkVerify(t *testing.T, dir, output string, err error) {
 	}
 }
 
-// systemd itself reads the units without a complaint.
+// systemd itself reads the units without complaints.
 func TestSystemdUnderstandsTheUnits(t *testing.T) {
 	t.Parallel()
 	for name, c := range goldenConfigurations(t) {
@@ -406,7 +407,7 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 	}
 }
 
-// So it does the templates that are shipped, beside the units of a volume.
+// systemd also reads the shipped templates without complaints, beside a volume's units.
 func TestSystemdUnderstandsTheTemplates(t *testing.T) {
 	t.Parallel()
 	units, err := boot.Units(parse(t, "volumes:\n  - {name: data, device: /dev/mmcblk2p3, mount: /data}\n"), boot.UnitOptions{Program: "/bin/true"})
@@ -435,7 +436,7 @@ func TestSystemdUnderstandsTheTemplates(t *testing.T) {
 	checkVerify(t, dir, output, err)
 }
 
-// What stops a volume stops its rotation first: that holds the volume's lock.
+// Stopping a volume first stops its rotation, which holds the volume's lock.
 func TestARotationIsStoppedBeforeItsVolume(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../packaging/systemd/imxcrypt-rotate@.service")
@@ -449,8 +450,8 @@ func TestARotationIsStoppedBeforeItsVolume(t *testing.T) {
 	}
 }
 
-// So it does the drop-in that takes the volumes through suspend-to-RAM: what the
-// unit runs is replaced by it, not added to.
+// systemd also reads the drop-in that takes the volumes through suspend-to-RAM: it
+// replaces what the unit runs, and does not add to it.
 func TestSystemdUnderstandsTheDropInForSleep(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../packaging/systemd/systemd-suspend.service.d/imxcrypt.conf")
@@ -472,8 +473,8 @@ func TestSystemdUnderstandsTheDropInForSleep(t *testing.T) {
 	}
 }
 
-// A line of fstab that swaps on the volume takes the unit's place. A suspend-to-disk
-// would take that swap as well.
+// A line in fstab that swaps on the volume replaces the unit. A suspend-to-disk would use
+// that swap too.
 func TestSwapInFstab(t *testing.T) {
 	t.Parallel()
 	units, err := boot.Units(parse(t, scratch), boot.UnitOptions{Program: "/usr/bin/imxcrypt", Fstab: []mount.FstabEntry{{Source: "/dev/mapper/swap", Target: "none"}}})

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 )
 
-// WriteUnits writes units below the directory that systemd gave to its
-// generators. It is new and empty at each run but for what other generators
-// have left: a file that is there already is somebody else's, stays, and is an
-// error; the other units are written all the same.
+// WriteUnits writes units below the directory that systemd passed to its generators. At
+// each run the directory is new and empty except for what other generators wrote. So a
+// file that already exists belongs to another generator: it is kept, and is an error. The
+// other units are still written.
 func WriteUnits(dir string, units []Unit) error {
 	var errs []error
 	for _, u := range units {
