@@ -21,7 +21,7 @@ func defaults() *Config {
 	}
 }
 
-// volumeDefaults are those that depend on no other field; completeVolumes does
+// volumeDefaults returns the defaults that depend on no other field; completeVolumes does
 // the rest.
 func volumeDefaults() Volume {
 	return Volume{
@@ -38,9 +38,8 @@ func volumeDefaults() Volume {
 	}
 }
 
-// completeVolumes fills the defaults that follow from another field. A field
-// that is given is kept, even when it is empty or zero: validation checks
-// it.
+// completeVolumes fills in the defaults that follow from another field. A field that is
+// given is kept, even if it is empty or zero: validation checks it.
 func completeVolumes(c *Config, given map[string]position) {
 	for i := range c.Volumes {
 		v := &c.Volumes[i]
@@ -61,7 +60,7 @@ func completeVolumes(c *Config, given map[string]position) {
 			v.Gap = 1 * mib
 		}
 		if absent("header_size") && v.Detached() {
-			// The journal of a rotation lies in it: each quarter of that costs three flushes
+			// It holds a rotation's journal, each quarter of which costs three flushes
 			// (docs/rotation.md).
 			v.HeaderSize = 4 * mib
 		}

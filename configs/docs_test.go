@@ -19,7 +19,7 @@ const (
 	docsEnd   = "<!-- end -->\n"
 )
 
-// documented are the sections in the order of the page, each with its headline.
+// documented returns the sections in the order of the page, each with its heading.
 func documented() []struct {
 	typ   reflect.Type
 	title string
@@ -36,7 +36,7 @@ func documented() []struct {
 	}
 }
 
-// comments reads the comment of every field: TYPE.FIELD to its text.
+// comments maps each field, as TYPE.FIELD, to the text of its comment.
 func comments(t *testing.T) map[string]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "types.go", nil, parser.ParseComments)
@@ -100,7 +100,7 @@ func TestDocumentationIsMadeOfTheTypes(t *testing.T) {
 	}
 }
 
-// A default that a comment names is the one that a volume gets.
+// Defaults in the comments are the ones that a volume gets.
 func TestDocumentedDefaultsAreTrue(t *testing.T) {
 	t.Parallel()
 	texts := comments(t)

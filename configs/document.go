@@ -15,7 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// position is a place in a file, counted from 1; zero if unknown.
+// position is a place in a file; line and column count from 1, and are 0 if unknown.
 type position struct {
 	file         string // empty: the one that is being read
 	line, column int
@@ -28,9 +28,8 @@ func positionOf(n *yaml.Node) position {
 	return position{line: n.Line, column: n.Column, null: isNull(n)}
 }
 
-// parseYAML parses the single document in the bytes, or reports why it cannot.
-// JSON is YAML and is accepted. TOML is not: a second grammar would need a
-// second set of strict rules.
+// parseYAML parses the single document in data, or reports why it cannot. JSON is YAML
+// and is accepted. TOML is not: a second grammar would need a second set of strict rules.
 func parseYAML(file string, data []byte, r *report) *yaml.Node {
 	switch ext := strings.ToLower(filepath.Ext(file)); ext {
 	case ".toml", ".ini", ".env", ".properties":
@@ -61,8 +60,9 @@ func parseYAML(file string, data []byte, r *report) *yaml.Node {
 	return document.Content[0]
 }
 
-// readable reports bytes that are not text. The YAML parser would accept some of
-// them (UTF-16, a byte order mark) and report others without a position.
+// readable reports whether data is text, and adds a problem if it is not. The YAML parser
+// would accept some such bytes (UTF-16, a byte order mark) and report others without a
+// position.
 func readable(data []byte, r *report) bool {
 	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
 		r.add(position{line: 1, column: 1}, "", "the file begins with a byte order mark", "save it as UTF-8 without BOM")
@@ -97,8 +97,8 @@ func positionAt(data []byte, offset int) position {
 	}
 }
 
-// syntax reports the YAML parser's error. The parser gives the line at most, and
-// its most common message is about a tab that nobody can see.
+// syntax reports the YAML parser's error. The parser gives at most the line, and its most
+// common message is about a tab, which is invisible.
 func syntax(data []byte, err error, r *report) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	var at position
@@ -114,7 +114,7 @@ func syntax(data []byte, err error, r *report) {
 		return
 	}
 	if at.line == 0 && !strings.Contains(text, "max depth") {
-		at.line = 1 // the parser leaves the first line out
+		at.line = 1 // the parser omits the first line
 	}
 	aboutTab := strings.Contains(text, "cannot start any token") || strings.Contains(text, "tab character")
 	if tab := tabNear(data, at.line); aboutTab && tab.line > 0 {
@@ -130,15 +130,15 @@ func syntax(data []byte, err error, r *report) {
 	case strings.Contains(text, "mapping values"):
 		remedy = "put a text that holds a colon in quotes, and give the fields of a group the same indentation"
 	case strings.Contains(text, "did not find expected"):
-		// The parser names the beginning of the group in which it stumbled.
+		// The parser names the first line of the group in which it failed.
 		at.line = stumbledAt(data, err)
 		remedy = "give the fields of a group the same indentation, and items of a list a dash"
 	}
 	r.add(at, "", "not YAML: "+text, remedy)
 }
 
-// stumbledAt is the first line up to which the parser fails as it does on the
-// whole file; 0 if finding it would take too long.
+// stumbledAt returns the first line up to which the parser fails as it does on the whole
+// file, or 0 if finding it would take too long.
 func stumbledAt(data []byte, err error) int {
 	if len(data) > 64*kib {
 		return 0
@@ -152,8 +152,8 @@ func stumbledAt(data []byte, err error) int {
 	})
 }
 
-// tabNear finds the first line that is indented with a tab, from the line before
-// the given one on.
+// tabNear finds the first line that is indented with a tab, beginning with the line
+// before the given one.
 func tabNear(data []byte, line int) position {
 	lines := bytes.SplitAfterN(data, []byte("\n"), line+2)
 	for i := max(0, line-2); i < len(lines) && i <= line; i++ {

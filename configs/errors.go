@@ -15,22 +15,22 @@ import (
 
 // Error is one problem in a configuration.
 type Error struct {
-	// File is the file's path, as it was given.
+	// File is the file's path, as given.
 	File string
-	// Line and Column count from 1, columns in characters; 0 where unknown.
+	// Line and Column count from 1, columns in characters; 0 if unknown.
 	Line, Column int
 	// Field is the path of the field, such as volumes[2].key_size; empty for
 	// the file as a whole.
 	Field string
 	// Reason says what is wrong, Remedy what to do about it.
 	Reason, Remedy string
-	// Err is the cause, nil for a mistake in the file's contents.
+	// Err is the cause; nil for a mistake in the file's contents.
 	Err error
 
 	code fault.Code
 }
 
-// Error is one line: place, field, reason and remedy.
+// Error returns one line: place, field, reason and remedy.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.File)
@@ -56,7 +56,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// FaultCode is [fault.ConfigInvalid] unless the file could not be read.
+// FaultCode returns [fault.ConfigInvalid] unless the file could not be read.
 func (e *Error) FaultCode() fault.Code {
 	if e.code == "" {
 		return fault.ConfigInvalid
@@ -73,7 +73,7 @@ type Errors struct {
 	More int
 }
 
-// Error has a line for each problem.
+// Error returns a line for each problem.
 func (e *Errors) Error() string {
 	lines := make([]string, 0, len(e.Problems)+1)
 	for _, p := range e.Problems {
@@ -85,7 +85,7 @@ func (e *Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap gives the single problems to [errors.As].
+// Unwrap returns the single problems, for [errors.As].
 func (e *Errors) Unwrap() []error {
 	list := make([]error, len(e.Problems))
 	for i, p := range e.Problems {
@@ -121,20 +121,20 @@ func (e *UnknownVolumeError) Error() string {
 // FaultCode makes UnknownVolumeError a [fault.Coder].
 func (e *UnknownVolumeError) FaultCode() fault.Code { return fault.VolumeUnknown }
 
-// maxProblems bounds what a hostile or binary file can make us print.
+// maxProblems limits what a hostile or binary file can make the program print.
 const maxProblems = 50
 
 // report collects problems.
 type report struct {
-	// files are those read so far, in order; the last is being read.
+	// files are the files read so far, in order; the last one is being read.
 	files []string
 	// places maps each volume of the whole configuration to its index in its own
 	// file, which is what messages use.
 	places   []int
 	problems []*Error
 	more     int
-	// bad holds the fields already refused: problems that follow from their values
-	// are not reported.
+	// bad holds the fields that were already refused: problems that follow from their
+	// values are not reported.
 	bad map[string]bool
 }
 
@@ -142,10 +142,10 @@ type report struct {
 // not needed.
 func (r *report) full() bool { return len(r.problems) >= maxProblems }
 
-// file is the file being read.
+// file returns the file being read.
 func (r *report) file() string { return r.files[len(r.files)-1] }
 
-// shown is a field's path as it is counted in its own file.
+// shown returns a field's path with the volume's index in its own file.
 func (r *report) shown(field string) string {
 	rest, ok := strings.CutPrefix(field, "volumes[")
 	number, after, _ := strings.Cut(rest, "]")
@@ -175,7 +175,7 @@ func (r *report) add(at position, field, reason, remedy string) {
 	})
 }
 
-// err is nil when nothing was reported.
+// err returns the problems as an error, or nil if there are none.
 func (r *report) err() error {
 	if len(r.problems) == 0 {
 		return nil

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// fill is the hook that lets mapstructure decode a whole configuration in one
-// step, over the defaults. The reader has already checked every field's type; by
-// itself mapstructure compares each field's name with each given name, which
-// takes as long as the rest of the reading.
+// fill is the hook by which mapstructure decodes a whole configuration in one step, over
+// the defaults. The reader has already checked every field's type. Without the hook
+// mapstructure compares each field's name with each given name, which takes as long as
+// the rest of the reading.
 func (r *reader) fill(from, to reflect.Value) (any, error) {
 	c, ok := to.Interface().(Config)
 	values, ok2 := from.Interface().(map[string]any)

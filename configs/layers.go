@@ -15,14 +15,14 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Where the system's configuration is: the owner's files, and under the same
-// names those of a vendor's image.
+// The folders of the system's configuration: the owner's files, and under the same names
+// the files of a vendor's image.
 const (
 	ownDir    = "/etc/imxcrypt"
 	vendorDir = "/usr/lib/imxcrypt"
 )
 
-// maxFiles bounds the drop-ins of one configuration.
+// maxFiles limits the drop-ins of one configuration.
 const maxFiles = 256
 
 // layers are the places of one configuration, in order of precedence. The first
@@ -30,8 +30,8 @@ const maxFiles = 256
 // in later folders.
 type layers struct{ mains, dirs []string }
 
-// layersOf are the layers of the configuration that a path names: the file and
-// the folder FILE.d, and for a file in /etc/imxcrypt the vendor's too.
+// layersOf returns the layers of the configuration that a path names: the file and the
+// folder FILE.d, and for a file in /etc/imxcrypt also the vendor's.
 func layersOf(file string) layers {
 	l := layers{mains: []string{file}, dirs: []string{file + dropInSuffix}}
 	if whole, err := filepath.Abs(file); err == nil && filepath.Dir(whole) == ownDir {
@@ -146,15 +146,15 @@ func (l layers) dropIns(anyOwner bool) ([]string, error) {
 	return paths, nil
 }
 
-// isDropIn reports whether a file in the folder is a drop-in by its name. Editors'
-// backups and files that package managers put aside have other suffixes, or a
+// isDropIn reports whether the name of a file in the folder is that of a drop-in.
+// Editors' backups and files that package managers put aside have other suffixes, or a
 // leading dot.
 func isDropIn(name string) bool {
 	return !strings.HasPrefix(name, ".") && (strings.HasSuffix(name, ".yaml") || misnamed(name))
 }
 
-// misnamed reports whether only the spelling of its suffix keeps a file from
-// being read: its volumes would be missing silently.
+// misnamed reports whether only the spelling of its suffix keeps a file from being read:
+// otherwise its volumes would be missing silently.
 func misnamed(name string) bool {
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".yml", ".json":
@@ -183,8 +183,8 @@ func isMask(path string, entry fs.FileInfo, anyOwner bool) (bool, error) {
 	return true, nil
 }
 
-// readDir lists a folder of drop-ins; nothing if it does not exist. A process that
-// can write to it could remove files, so only root may, as with the files.
+// readDir lists a folder of drop-ins, or nothing if it does not exist. A process that can
+// write to the folder could remove files, so only root may, as with the files.
 func readDir(dir string, anyOwner bool) ([]fs.DirEntry, error) {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -13,8 +13,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// system makes the folders of a system, and in them files by their paths below
-// etc and usr; "-> X" makes a link.
+// system makes the folders of a system, and files in them by their paths below etc and
+// usr; "-> X" makes a link.
 func system(t *testing.T, files map[string]string) (root string, l layers) {
 	t.Helper()
 	root = filepath.Join(t.TempDir(), "system")
@@ -118,8 +118,8 @@ func TestTooManyDropIns(t *testing.T) {
 	}
 }
 
-// Drop-ins are trusted as the file is: each of them, and the folder, from which
-// whoever can write it could take one away.
+// Drop-ins are trusted like the file: each of them, and the folder, because a process
+// that can write to the folder could remove one.
 func TestOnlyRootsDropInsAreTrusted(t *testing.T) {
 	t.Parallel()
 	root, l := system(t, map[string]string{"etc/imxcrypt.yaml": small, "etc/imxcrypt.yaml.d/a.yaml": "state_dir: /x\n", "usr/imxcrypt.yaml.d/b.yaml": "-> /dev/null"})
@@ -172,7 +172,7 @@ func TestOnlyRootsDropInsAreTrusted(t *testing.T) {
 	refused("another user's link to a folder", "user 12345")
 }
 
-// What a path stands for.
+// The layers of a path.
 func TestLayersOfAPath(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]layers{
@@ -196,7 +196,7 @@ func TestLayersOfAPath(t *testing.T) {
 	}
 }
 
-// A file that somebody names has its drop-ins beside it, and must exist itself.
+// A file that is named explicitly has its drop-ins beside it, and must exist itself.
 func TestDropInsOfANamedFile(t *testing.T) {
 	t.Parallel()
 	path := own(t, "board.yaml", volumeNamed("data"))

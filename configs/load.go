@@ -13,17 +13,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Options changes how a file is loaded. The zero value is for a program that
-// acts as root on what it reads.
+// Options changes how a file is loaded. The zero value is for a program that acts as root
+// on what it reads.
 type Options struct {
 	// AllowAnyOwner skips the checks of owner and mode, for dry runs and checks
 	// by users other than root.
 	AllowAnyOwner bool
 }
 
-// Load reads the configuration that a path names: the file and the drop-ins in
-// the folder FILE.d; for a file in /etc/imxcrypt also the files of the same names
-// in /usr/lib/imxcrypt. Only root can write any of them.
+// Load reads the configuration that a path names: the file and the drop-ins in the folder
+// FILE.d; for a file in /etc/imxcrypt also the files of the same names in
+// /usr/lib/imxcrypt. It refuses files that users other than root can write to.
 //
 // The error is an [*Error] if a file cannot be read or trusted, and [*Errors]
 // with all problems in the contents.
@@ -44,8 +44,8 @@ func Parse(file string, data []byte) (*Config, error) {
 	return merge(file, []source{{file, data}})
 }
 
-// merge reads a configuration from its files, of which there is at least one.
-// name is the name of the whole.
+// merge reads a configuration from its files, of which there is at least one. name is the
+// name of the whole configuration.
 func merge(name string, files []source) (*Config, error) {
 	r := &report{}
 	d := &decoder{reader: reader{report: r, given: map[string]position{}, known: map[reflect.Type][]field{}, single: map[string]any{}}}
@@ -69,7 +69,7 @@ func merge(name string, files []source) (*Config, error) {
 	return c, nil
 }
 
-// maxVolumes bounds the work: volumes are compared with each other.
+// maxVolumes limits the work, because volumes are compared with each other.
 const maxVolumes = 256
 
 // decoder replaces viper's own decoders: one pass over each file, which keeps the
@@ -117,8 +117,8 @@ func (d *decoder) Decode(data []byte, values map[string]any) error {
 	return nil
 }
 
-// into decodes the files over the defaults in c, one after the other. A problem in
-// one file does not keep the others from being read.
+// into decodes the files over the defaults in c, one after the other. It reads all files
+// even if one has a problem.
 //
 // The viper instance sees only these bytes: no search paths, no environment, no
 // watching. viper lower-cases keys, which is why other spellings are refused
@@ -142,7 +142,7 @@ func (d *decoder) into(c *Config, files []source) error {
 		}
 		return failed
 	}
-	// Existing elements are filled, so that the fields a volume does not give keep
+	// Decoding fills existing elements, so that fields that a volume does not set keep
 	// their defaults.
 	c.Volumes = make([]Volume, len(d.list))
 	for i := range c.Volumes {

@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// volumes reads one file's list of volumes. Their paths count across all files;
-// only messages count each file by itself.
+// volumes reads one file's list of volumes. The indices in their paths count across all
+// files; only messages count each file separately.
 func (r *reader) volumes(n *yaml.Node, f *field, where string) any {
 	return r.list(n, where, "begin each item with a dash: - name: data", func(i int, child *yaml.Node) any {
 		at := item(where, len(r.places))
@@ -54,7 +54,7 @@ func (r *reader) repeats(n *yaml.Node, at string, v map[string]any) bool {
 	return false
 }
 
-// forget drops what was recorded of a field and of those below it.
+// forget drops the recorded positions of a field and of the fields below it.
 func (r *reader) forget(at string) {
 	maps.DeleteFunc(r.given, func(field string, _ position) bool {
 		return field == at || strings.HasPrefix(field, at+".")

@@ -11,9 +11,9 @@ import (
 
 const mergeFile = "testdata/merge.txt"
 
-// testdata/merge.txt reads like a session, as testdata/messages.txt does: below a
-// line "=== what it shows" the files, each below "--- " and its name, then below
-// "--- says" what imxcrypt says of them together, or what it makes of them.
+// testdata/merge.txt reads like a session, as testdata/messages.txt does: below a line
+// "=== what it shows" the files, each below "--- " and its name, then below "--- says"
+// the errors for them together, or the merged configuration.
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile(mergeFile)
@@ -35,7 +35,7 @@ func TestMerge(t *testing.T) {
 		if err != nil {
 			got = err.Error() + "\n"
 		} else {
-			// Only what some file gives: the defaults are tested elsewhere.
+			// Only what a file gives: defaults are tested elsewhere.
 			for line := range strings.Lines(string(c.Origins(nil))) {
 				if !strings.HasSuffix(line, "# default\n") {
 					got += line
@@ -54,7 +54,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// Where the configuration comes from is a comment: it loads again all the same.
+// The origins are comments, so the output loads again.
 func TestOriginsLoadAgain(t *testing.T) {
 	t.Parallel()
 	c, err := merge("main.yaml", []source{{"main\n#.yaml", []byte("state_dir: \"/a # b\"\n")}, {"b.yaml", []byte(small)}})
@@ -101,7 +101,7 @@ func FuzzMerge(f *testing.F) {
 			}
 			return
 		}
-		// What each file alone is refused for, the two together are too, but for
+		// What is refused in each file alone is also refused in both together, except for
 		// volumes that only one of them gives.
 		for _, text := range [][]byte{a, b} {
 			if _, err := Parse("x", text); err != nil && !strings.Contains(err.Error(), "volumes: is missing") {

@@ -14,10 +14,9 @@ import (
 
 var update = flag.Bool("update", false, "regenerate testdata/messages.txt and docs/configuration.md")
 
-// testdata/messages.txt reads like a session: below a line "=== what it shows"
-// a file as somebody might write it, below "--- says" what
-// imxcrypt says of it.
-// \t, \r, \0 and \xNN stand for bytes that an editor would not show.
+// testdata/messages.txt reads like a session: below a line "=== what it shows" is a file
+// as it might be written, below "--- says" what imxcrypt says about it. \t, \r, \0 and
+// \xNN stand for bytes that an editor would not show.
 const messagesFile = "testdata/messages.txt"
 
 func TestMessages(t *testing.T) {

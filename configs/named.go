@@ -12,13 +12,13 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Dirs are the folders of the system's configuration.
+// Dirs returns the folders of the system's configuration.
 func Dirs() []string { return []string{ownDir, vendorDir} }
 
-// NamedAtBoot refuses a file that the kernel command line may not name: the command
-// line is not protected on every board, so it may only choose among the files that
-// root has put into the configuration's folders. Files in /proc and /sys hold text
-// from other sources, the command line itself among them.
+// NamedAtBoot refuses a file that the kernel command line may not name: the command line
+// is not protected on every board, so it may only choose among the files that root has
+// put into the configuration's folders. Files in /proc and /sys are refused, because
+// their text comes from other sources, including the command line itself.
 func NamedAtBoot(path string, dirs []string) error {
 	untrusted := func(reason string) error {
 		return &Error{File: path, code: fault.ConfigUntrusted, Reason: "is named by imxcrypt.config= on the kernel command line, and " + reason,

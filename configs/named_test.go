@@ -11,8 +11,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// The kernel command line chooses among the configuration's own files, and cannot
-// be one itself.
+// The kernel command line chooses among the configuration's own files, and cannot be one
+// itself.
 func TestWhatTheKernelCommandLineMayName(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -35,7 +35,7 @@ func TestWhatTheKernelCommandLineMayName(t *testing.T) {
 	for path, want := range map[string]fault.Code{
 		filepath.Join(dir, "a.yaml"):      "",
 		filepath.Join(dir, "more/b.yaml"): "",
-		// A link that root put there, as systems that are built from a store have them.
+		// A link made by root, as on systems that are built from a store.
 		filepath.Join(dir, "store.yaml"): "",
 		filepath.Join(dir, "none.yaml"):  fault.ConfigMissing,
 

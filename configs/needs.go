@@ -2,18 +2,19 @@
 
 package configs
 
-// Why a volume cannot be opened and mounted before another: the field that makes
-// it depend on the other.
+// The reasons why a volume cannot be opened and mounted before another: the field that
+// makes it depend on the other.
 const (
-	NeedsDevice     = "device"       // the other's mapping is its device, or the other's mount has its image
-	NeedsMountPoint = "mount.path"   // the other's mount has its mount point
-	NeedsHeader     = "header"       // the other's mount has its header
-	NeedsKey        = "state_dir"    // the other's mount has the file of its key
-	NeedsRecord     = "on_plaintext" // the other's mount has the record that it was encrypted
+	NeedsDevice     = "device"       // its device is the other's mapping, or its image is in the other's mount
+	NeedsMountPoint = "mount.path"   // its mount point is in the other's mount
+	NeedsHeader     = "header"       // its header is in the other's mount
+	NeedsKey        = "state_dir"    // its key file is in the other's mount
+	NeedsRecord     = "on_plaintext" // the record that it was encrypted is in the other's mount
 )
 
-// Need returns why a cannot be opened and mounted before b, or "" if it can. A
-// volume that needs itself, by its device or by what is in state_dir, is a mistake.
+// Need returns why a cannot be opened and mounted before b, or "" if it can. For a == b
+// it returns why a volume needs itself, by its device or by what is in state_dir, which
+// is a mistake.
 func (c *Config) Need(a, b *Volume) string {
 	inMount := func(path string) bool { return b.Mount.Path != "" && below(path, b.Mount.Path) }
 	switch {

@@ -16,16 +16,16 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// maxFile bounds the file: a thousand volumes need a tenth of it.
+// maxFile limits the size of a file: a thousand volumes need a tenth of it.
 const maxFile = 1 * mib
 
 // read returns the file's bytes, all from one descriptor.
 //
-// A symbolic link is followed, because files under /etc are links on systems
-// that are built from a store or from layers (Nix, OSTree, Yocto's
-// alternatives). The checks apply to the opened file: a regular file owned by root
-// that nobody else can write. The folders of the name and of the link's target
-// must be root's too, so that nobody else can choose which of root's files it is.
+// It follows a symbolic link, because files under /etc are links on systems that are
+// built from a store or from layers (Nix, OSTree, Yocto's alternatives). The checks apply
+// to the opened file: it must be a regular file owned by root that no one else can write
+// to. The folders of the name and of the link's target must also belong to root, so that
+// no one else can choose which of root's files it is.
 func read(path string, anyOwner bool) ([]byte, error) {
 	if !anyOwner {
 		if err := checkFolders(path); err != nil {
@@ -96,7 +96,7 @@ func checkFolders(path string) error {
 	return nil
 }
 
-// checkOwner refuses what users other than root may write. name is what info
+// checkOwner refuses what users other than root can write to. name is what info
 // describes: the file itself or a folder on the way to it.
 func checkOwner(path, name string, info fs.FileInfo) error {
 	if uid := ownerOf(info); uid != 0 {
@@ -135,7 +135,7 @@ func openError(path string, err error) error {
 	return e
 }
 
-// cause strips the path from err: the message begins with it.
+// cause strips the path from err, because the message begins with it.
 func cause(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {

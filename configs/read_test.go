@@ -17,8 +17,8 @@ import (
 
 const small = "volumes: [{name: data, device: /dev/sda}]\n"
 
-// own makes a file of the given contents in a folder of its own, which only
-// its owner can write.
+// own makes a file with the given contents in its own folder, which only its owner can
+// write to.
 func own(t *testing.T, name, text string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "etc")
@@ -101,8 +101,8 @@ func TestCauseIsKept(t *testing.T) {
 	}
 }
 
-// Where the tests do not run as root, every file is somebody else's, and the
-// refusal is all there is to see.
+// If the tests do not run as root, every file belongs to another user, and only the
+// refusal can be tested.
 func TestOnlyRootsFilesAreTrusted(t *testing.T) {
 	t.Parallel()
 	path := own(t, "x.yaml", small)
@@ -190,10 +190,10 @@ func TestEnvironmentIsNotRead(t *testing.T) {
 	}
 }
 
-// What is hostile in size is refused or read in time that grows with it.
+// A file of hostile size is refused, or read in time proportional to its size.
 func TestLargeAndDeepInput(t *testing.T) {
 	t.Parallel()
-	const size = 128 * kib // what takes longer than in proportion shows by then
+	const size = 128 * kib // large enough to show time that is not proportional
 	repeated := func(s string) []byte { return bytes.Repeat([]byte(s), size/len(s)) }
 	for name, data := range map[string][]byte{
 		"brackets":      repeated("["),
@@ -262,7 +262,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// BenchmarkLoad is what a boot pays: read, check and validate three volumes.
+// BenchmarkLoad measures what a boot does: read, check and validate three volumes.
 func BenchmarkLoad(b *testing.B) {
 	data, err := Examples.ReadFile("examples/several-volumes.yaml")
 	if err != nil {

@@ -14,13 +14,13 @@ func (s Source) known() bool {
 	return slices.Contains([]Source{SourceAuto, SourceCAAM, SourceTrusted, SourceDev}, s)
 }
 
-// keys is the name that package keysource has for the volume's keys.
+// keys returns package keysource's name for the volume's keys.
 func (v *Volume) keys() string { return keysource.Kind(string(v.Source), v.Protected) }
 
-// cipherOpen: provisioning chooses the cipher.
+// cipherOpen reports whether provisioning chooses the cipher.
 func (v *Volume) cipherOpen() bool { return v.Cipher == "" && len(keysource.Defaults(v.keys())) > 1 }
 
-// keysShown is the same for a message.
+// keysShown is keys for use in a message.
 func (v *Volume) keysShown() string {
 	if v.keys() == keysource.Protected {
 		return "protected: true"
@@ -37,12 +37,12 @@ func cipherProblem(v *Volume) string {
 	return foreignCipher(v.Source, v.keysShown(), v.Cipher)
 }
 
-// foreignCipher is cipherProblem for a cipher that cannot.
+// foreignCipher is cipherProblem for a cipher that cannot be used.
 func foreignCipher(s Source, shown, cipher string) string {
 	if s != SourceCAAM {
 		return " cannot be used with " + shown
 	}
-	// essiv, lmk and tcw hash the bytes that the kernel was given as the key.
+	// essiv, lmk and tcw hash the bytes that the kernel is given as the key.
 	for _, mode := range []string{"essiv", "lmk", "tcw"} {
 		if strings.Contains(cipher, mode) {
 			return ": " + mode + " makes the IVs from the black key, which differs at every boot: the data would be lost at the next one"
@@ -54,8 +54,8 @@ func foreignCipher(s Source, shown, cipher string) string {
 	return " cannot be used with source caam"
 }
 
-// cryptFlags are dm-crypt's optional flags that only affect performance. The
-// others change what is on the disk.
+// cryptFlags returns dm-crypt's optional flags that only affect performance. Others
+// change what is on the disk.
 func cryptFlags() []string {
 	return []string{"same_cpu_crypt", "submit_from_crypt_cpus", "no_read_workqueue", "no_write_workqueue", "high_priority"}
 }

@@ -10,10 +10,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// scalar reads a single value as its field's kind and no other: in YAML 123 is a
-// number, on a string, 0x20 and 1_000 numbers, and 2024-01-01 a date, which is
-// seldom what was meant. Sizes and durations stay strings here; the decoding hooks
-// convert them.
+// scalar reads a single value as its field's kind and no other: in YAML 123 is a number,
+// on is a string, 0x20 and 1_000 are numbers, and 2024-01-01 is a date, which is seldom
+// what was meant. Sizes and durations stay strings here; the decoding hook converts them.
 func (r *reader) scalar(n *yaml.Node, k kind, where string) any {
 	if n.Kind != yaml.ScalarNode {
 		r.add(positionOf(n), where, "is "+describe(n)+", not "+kindName(k), "write one value")

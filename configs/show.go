@@ -13,16 +13,16 @@ import (
 	"unicode"
 )
 
-// YAML writes the configuration with every field, defaults too, in the order of
-// the types. It loads again, to the same configuration.
+// YAML returns the configuration with every field, including defaults, in the order of
+// the types. Loading it gives the same configuration.
 func (c *Config) YAML() []byte {
 	var b bytes.Buffer
 	writeFields(&b, reflect.ValueOf(c).Elem(), "", "", nil)
 	return b.Bytes()
 }
 
-// Origins is YAML with a comment after each value: the file and line it comes
-// from, or that it is a default. elsewhere names other origins, by field path.
+// Origins is YAML with a comment after each value: the file and line it comes from, or
+// that it is a default. elsewhere has other origins, by field path.
 func (c *Config) Origins(elsewhere map[string]string) []byte {
 	var b bytes.Buffer
 	writeFields(&b, reflect.ValueOf(c).Elem(), "", "", func(field string) string {
@@ -37,7 +37,7 @@ func (c *Config) Origins(elsewhere map[string]string) []byte {
 	return b.Bytes()
 }
 
-// visible keeps a file's name from ending a comment.
+// visible keeps a file's name from ending the comment.
 func visible(r rune) rune {
 	if unicode.IsPrint(r) {
 		return r
@@ -45,7 +45,7 @@ func visible(r rune) rune {
 	return '?'
 }
 
-// MarshalJSON writes the same as YAML, with the same names and units.
+// MarshalJSON returns the same as YAML, with the same names and units.
 func (c *Config) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	jsonSection(&b, reflect.ValueOf(c).Elem())

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// examples calls test with each of the example files.
+// examples calls test for each example file.
 func examples(t *testing.T, test func(t *testing.T, name string, data []byte)) {
 	t.Helper()
 	names, err := fs.Glob(Examples, "examples/*.yaml")
@@ -89,7 +89,7 @@ func roundTrip(t *testing.T, name string, data []byte) {
 		if err != nil {
 			t.Fatalf("%s as shown does not load: %v\n%s", form, err, shown)
 		}
-		// An empty list is as good as none.
+		// An empty list is the same as none.
 		if string(again.YAML()) != string(first.YAML()) || !reflect.DeepEqual(emptied(again), emptied(first)) {
 			t.Errorf("%s as shown:\n%s\nloads to another configuration:\n%s", form, shown, again.YAML())
 		}
@@ -99,7 +99,7 @@ func roundTrip(t *testing.T, name string, data []byte) {
 // emptied makes empty lists nil, so that they compare equal to absent ones.
 func emptied(c *Config) Config {
 	e := *c
-	e.given = nil // places differ by how it is written
+	e.given = nil // positions depend on how the file is written
 	e.Volumes = append([]Volume(nil), c.Volumes...)
 	for i := range e.Volumes {
 		v := &e.Volumes[i]

@@ -11,18 +11,18 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// reader turns the document's tree into the map that viper takes, and reports
-// every field that is unknown, duplicate, or of the wrong type. It follows the
-// types, so its depth and work do not depend on the file.
+// reader turns the document's tree into the map for viper, and reports every field that
+// is unknown, duplicate, or of the wrong type. It follows the types, so its depth and
+// work do not depend on the file.
 type reader struct {
 	*report
-	// given holds the first position of every field that is in the files.
+	// given holds the first position of every field in the files.
 	given map[string]position
-	// single holds the values of those outside lists, to compare between files.
+	// single holds the values of fields outside lists, to compare between files.
 	single map[string]any
 	// known caches the fields of each type.
 	known map[reflect.Type][]field
-	// defined holds each volume's values, by its index in the whole.
+	// defined holds each volume's values, by its index in the whole configuration.
 	defined []map[string]any
 }
 
@@ -66,7 +66,7 @@ func (r *reader) section(n *yaml.Node, t reflect.Type, path string) map[string]a
 			meant, remedy := unknownField(key.Value, t, fields)
 			r.add(positionOf(key), join(path, printable(key.Value)), "unknown field", remedy)
 			if meant != "" {
-				r.bad[join(path, meant)] = true // or it would be reported missing as well
+				r.bad[join(path, meant)] = true // otherwise it would also be reported as missing
 			}
 			continue
 		}
@@ -111,7 +111,7 @@ func (r *reader) agrees(n *yaml.Node, f *field, where string, v any, first posit
 	return true
 }
 
-// key refuses what cannot be a field name.
+// key reports whether n can be a field name, and refuses it otherwise.
 func (r *reader) key(n *yaml.Node, path string) bool {
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Value == "<<" && n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) == 0:
@@ -126,8 +126,8 @@ func (r *reader) key(n *yaml.Node, path string) bool {
 	return true
 }
 
-// plain refuses YAML's aliases, anchors and tags: with them a small file can
-// expand to a huge one, and a reader cannot see what a field is.
+// plain refuses YAML's aliases, anchors and tags: with them a small file can expand to a
+// huge one, and people cannot see what a field is.
 func (r *reader) plain(n *yaml.Node, where string) bool {
 	switch {
 	case n.Kind == yaml.AliasNode:
@@ -151,8 +151,8 @@ func findField(fields []field, name string) *field {
 	return nil
 }
 
-// unknownField finds the field that was meant: in this section, or one of the
-// same name in another.
+// unknownField finds the field that was meant: in this section, or a field of the same
+// name in another.
 func unknownField(name string, t reflect.Type, fields []field) (meant, remedy string) {
 	if lower := strings.ToLower(name); lower != name && findField(fields, lower) != nil {
 		return lower, "fields are written in small letters: " + lower
@@ -177,7 +177,7 @@ func unknownField(name string, t reflect.Type, fields []field) (meant, remedy st
 	return "", "the fields here are " + strings.Join(fieldNames(fields), ", ")
 }
 
-// value reads one field; nil if it was refused or is null.
+// value reads one field; it returns nil if the field was refused or is null.
 func (r *reader) value(n *yaml.Node, f *field, where string) any {
 	if !r.plain(n, where) {
 		return nil
@@ -215,7 +215,7 @@ func (r *reader) value(n *yaml.Node, f *field, where string) any {
 	}
 }
 
-// list reads the items of a list. read returns nil for an item to leave out.
+// list reads the items of a list. read returns nil for an item to omit.
 func (r *reader) list(n *yaml.Node, where, remedy string, read func(i int, child *yaml.Node) any) any {
 	if n.Kind != yaml.SequenceNode {
 		r.add(positionOf(n), where, "is "+describe(n)+", not a list", remedy)
@@ -230,7 +230,7 @@ func (r *reader) list(n *yaml.Node, where, remedy string, read func(i int, child
 	return values
 }
 
-// item reads one item. A refused one leaves a placeholder, as the paths of later
+// item reads one item. A refused item leaves a placeholder, because the paths of later
 // items count it.
 func (r *reader) item(n *yaml.Node, at string, none any, read func() any) any {
 	r.given[at] = r.here(n)
@@ -246,7 +246,7 @@ func (r *reader) item(n *yaml.Node, at string, none any, read func() any) any {
 	return none
 }
 
-// listRemedy writes a single string as the list that was probably meant.
+// listRemedy proposes the list that was probably meant by a single string.
 func listRemedy(n *yaml.Node) string {
 	if n.Kind != yaml.ScalarNode || len(n.Value) > 60 {
 		return "write it as a list, as in [A, B]"
@@ -260,7 +260,7 @@ func listRemedy(n *yaml.Node) string {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// describe describes what a value is, as opposed to what it should be.
+// describe says what a value is, as opposed to what it should be.
 func describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:

@@ -4,9 +4,9 @@ package configs
 
 import "strings"
 
-// nearest is the word that was probably meant, or empty if none is close.
+// nearest returns the word that was probably meant, or "" if none is close.
 func nearest(word string, among []string) string {
-	// Longer ones are not typos, and the distance is quadratic.
+	// Longer words are not typos, and the distance takes quadratic time.
 	if len(word) > 48 {
 		return ""
 	}
@@ -19,7 +19,7 @@ func nearest(word string, among []string) string {
 	return best
 }
 
-// didYouMean is a remedy that names the nearest word, or all valid ones.
+// didYouMean returns a remedy that names the nearest word, or all valid words.
 func didYouMean(word string, among []string) string {
 	if near := nearest(word, among); near != "" {
 		return "did you mean " + near + "?"
@@ -27,7 +27,7 @@ func didYouMean(word string, among []string) string {
 	return "write " + oneOf(among)
 }
 
-// oneOf lists words as "a, b or c".
+// oneOf joins words as "a, b or c".
 func oneOf(words []string) string {
 	if len(words) < 2 {
 		return strings.Join(words, "")
@@ -35,7 +35,7 @@ func oneOf(words []string) string {
 	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
 }
 
-// distance counts the insertions, deletions, substitutions and swaps of
+// distance returns the number of insertions, deletions, substitutions and swaps of
 // neighbours that turn a into b.
 func distance(a, b string) int {
 	before, last, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)

@@ -37,7 +37,7 @@ func ParseSize(s string) (int64, error) {
 		return 0, errSizeUnit
 	}
 	for _, u := range sizeUnits {
-		// 8M is short for 8MiB, as for cryptsetup and mkfs.
+		// 8M is short for 8MiB, as in cryptsetup and mkfs.
 		if s[digits:] != u.name && (u.bytes == 1 || s[digits:] != u.name[:1]) {
 			continue
 		}

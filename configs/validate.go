@@ -15,8 +15,8 @@ type validator struct {
 	config *Config
 }
 
-// problem reports a field, at its own position or, if it is not given, at that of
-// the section around it. What was refused before is not reported again.
+// problem reports a field, at its own position or, if it is not given, at that of the
+// section around it. A field that was already refused is not reported again.
 func (v *validator) problem(field, reason, remedy string) {
 	if v.spoilt(field) {
 		return
@@ -43,7 +43,7 @@ func (v *validator) place(field string) position {
 	return position{file: v.files[0], line: 1, column: 1}
 }
 
-// parent is the path without its last name or index.
+// parent returns the path without its last name or index.
 func parent(field string) string { return field[:max(0, strings.LastIndexAny(field, ".["))] }
 
 func (v *validator) has(field string) bool {
@@ -89,10 +89,11 @@ func (v *validator) caam() {
 }
 
 const (
-	maxName   = 47 // bytes of a LUKS2 label, without its NUL
+	maxName   = 47 // bytes in a LUKS2 label, without the NUL
 	maxPrefix = 32
-	// maxMapping leaves room in device-mapper's 128 bytes of a UUID for those of a
-	// rotation's mappings: "CRYPT-SUBDEV-", the volume's UUID, "-", and ":rotate".
+	// maxMapping leaves room in the 128 bytes of a device-mapper UUID for the rest of the
+	// UUIDs of a rotation's mappings: "CRYPT-SUBDEV-", the volume's UUID, "-", and
+	// ":rotate".
 	maxMapping = 128 - 13 - 32 - 1 - 7
 )
 
@@ -150,7 +151,7 @@ func (v *validator) absolute(field, value string) bool {
 	return false
 }
 
-// below reports whether name is dir or is in it. Both are clean.
+// below reports whether name is dir or is in it. Both paths must be clean.
 func below(name, dir string) bool {
 	return name == dir || dir == "/" || strings.HasPrefix(name, dir+"/")
 }

@@ -40,8 +40,8 @@ func (v *validator) seenFrom(field, other string) string {
 	return at.String()
 }
 
-// need is why a volume cannot be opened before another: the field, and the reason
-// as text.
+// need is why a volume cannot be opened before another: the field, and the reason as
+// text.
 type need struct {
 	volume int
 	field  string

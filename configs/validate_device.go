@@ -14,7 +14,7 @@ import (
 // maxPartLabel is the length of a GPT partition's name, in UTF-16 units.
 const maxPartLabel = 36
 
-// device checks the form of a volume's device.
+// device checks the syntax of a volume's device.
 func (v *validator) device(spec, field string) {
 	const remedy = "write a path as in /dev/mmcblk2p3, or PARTLABEL=, PARTUUID=, LABEL= or UUID= with a value"
 	if !v.has(field) {
@@ -90,7 +90,7 @@ func (v *validator) device(spec, field string) {
 	}
 }
 
-// size checks that of an image which provisioning makes.
+// size checks the size of an image that provisioning makes.
 func (v *validator) size(vol *Volume, field string) {
 	least := 2 * int64(mib)
 	if !vol.Detached() {
@@ -107,14 +107,14 @@ func (v *validator) size(vol *Volume, field string) {
 	}
 }
 
-// onController accepts a partition by its number: part3.
+// onController reports whether spec is a partition by its number, such as part3.
 func onController(spec string) bool {
 	number, ok := strings.CutPrefix(spec, "part")
 	n, err := strconv.Atoi(number)
 	return ok && err == nil && n > 0 && strconv.Itoa(n) == number
 }
 
-// isPartUUID accepts the UUID of a GPT partition, or an MBR partition's disk
+// isPartUUID reports whether s is the UUID of a GPT partition, or an MBR partition's disk
 // identifier and number.
 func isPartUUID(s string) bool {
 	if isUUID(strings.ToLower(s)) {
@@ -123,7 +123,7 @@ func isPartUUID(s string) bool {
 	return len(s) == 11 && s[8] == '-' && strings.Trim(s[:8]+s[9:], "0123456789abcdefABCDEF") == ""
 }
 
-// isUUID accepts the form that headers hold: 36 characters, lower case.
+// isUUID reports whether s has the form used in headers: 36 characters, lower case.
 func isUUID(s string) bool {
 	if len(s) != 36 {
 		return false
@@ -150,8 +150,8 @@ func uuidRemedy(s string) string {
 	return "write it as imxcrypt status prints it, or leave it out"
 }
 
-// sameDevice normalises the spec: two that certainly mean the same device become
-// equal.
+// sameDevice normalises a device specification, so that two that certainly mean the same
+// device become equal.
 func sameDevice(spec string) string {
 	controller, rest := blockdev.CutController(spec)
 	if strings.HasPrefix(rest, "UUID=") || strings.HasPrefix(rest, "PARTUUID=") {

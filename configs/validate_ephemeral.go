@@ -9,8 +9,8 @@ import (
 	"imxcrypt/internal/mkfs"
 )
 
-// ephemeral checks a volume with a throw-away key, which is formatted at each unlocking:
-// what its device is must be certain.
+// ephemeral checks a volume with a throw-away key. It is formatted at each unlock, so
+// there must be no doubt which device it is.
 func (v *validator) ephemeral(vol *Volume, at string) {
 	field := join(at, "key")
 	if v.spoilt(field) || !v.word(field, string(vol.Key), string(KeyStored), string(KeyEphemeral)) {
@@ -50,8 +50,9 @@ func (v *validator) ephemeral(vol *Volume, at string) {
 	}
 }
 
-// lasting refuses what must last in the mount of a volume that is formatted at each
-// unlocking. So must the image of another such volume, which has the mark of provisioning.
+// lasting refuses to have what must last in the mount of a volume that is formatted at
+// each unlock. The image of another such volume must last too, because it has the mark
+// made by provisioning.
 func (v *validator) lasting() {
 	refuse := func(field, path string) {
 		deepest := -1
@@ -89,8 +90,8 @@ const (
 	certainRemedy = "write PARTUUID= or PARTLABEL= with a value, eMMC: in front of it, or a path in /dev/disk/by-path"
 )
 
-// certain reports whether a device cannot be another one at another boot, whatever disks
-// there are and in which order they are found.
+// certain reports whether a device is the same at each boot, whatever disks there are and
+// in whatever order they are found.
 func certain(vol *Volume) bool {
 	controller, rest := blockdev.CutController(vol.Device)
 	for _, prefix := range []string{"PARTLABEL=", "PARTUUID=", "/dev/disk/by-path/", "/dev/disk/by-partuuid/", "/dev/disk/by-partlabel/"} {

@@ -108,8 +108,8 @@ func (v *validator) mount(vol *Volume, at string) {
 	}
 }
 
-// MountPointProblem is why nothing can be mounted on an absolute path without symbolic
-// links; an empty reason for none.
+// MountPointProblem returns why nothing can be mounted on an absolute path without
+// symbolic links; reason is empty if something can.
 func MountPointProblem(p string) (reason, remedy string) {
 	if p == "/" {
 		return "the running system is mounted there", "in an initramfs mount the root volume where it hands over, as in /sysroot"

@@ -99,8 +99,8 @@ func (v *validator) crypt(vol *Volume, at string) {
 	}
 }
 
-// protected refuses protected keys where no source, or no trust source, has them. Source
-// auto never stands for them: whoever wants them says so.
+// protected refuses protected keys with a source or trust source that does not have them.
+// Source auto never means protected keys: they must be asked for.
 func (v *validator) protected(vol *Volume, field string) {
 	switch {
 	case !vol.Protected:
@@ -111,7 +111,7 @@ func (v *validator) protected(vol *Volume, field string) {
 	}
 }
 
-// auto checks the fields by which source auto is narrowed.
+// auto checks the fields that narrow source auto.
 func (v *validator) auto(vol *Volume, at string) {
 	if vol.Wrap != "" {
 		v.word(join(at, "wrap"), string(vol.Wrap), string(WrapCCM), string(WrapECB))
@@ -136,7 +136,7 @@ func (v *validator) auto(vol *Volume, at string) {
 		for _, s := range sources {
 			list = append(list, keysource.CipherNames(s)...)
 		}
-		if last := len(list) - 1; list[last] == keysource.CBC { // which auto never stands for
+		if last := len(list) - 1; list[last] == keysource.CBC { // which auto never means
 			list = list[:last]
 		}
 		v.problem(join(at, "cipher"), quote(vol.Cipher)+reason, "write "+oneOf(list))
@@ -157,7 +157,7 @@ func (v *validator) auto(vol *Volume, at string) {
 	}
 }
 
-// keySizeHint recognises a size in bits, and the length of the black key as in a
+// keySizeHint recognises a size in bits, and the length of a black key as it is in a
 // dm-crypt table.
 func keySizeHint(vol *Volume, sizes []int) string {
 	n := vol.KeySize
