@@ -4,10 +4,10 @@ package main
 
 import "strings"
 
-// configured is oneDisk with more members.
+// configured returns oneDisk with more members.
 func configured(more string) string { return strings.Replace(oneDisk, "}", ", "+more+"}", 1) }
 
-// reconfigure is an event of a session.
+// reconfigure returns the event of a session that changes the configuration.
 func reconfigure(config string) string {
 	return "> config\n  " + strings.ReplaceAll(strings.TrimSuffix(config, "\n"), "\n", "\n  ") + "\n"
 }
@@ -19,7 +19,8 @@ const (
 	scratchDisk = "> disk /dev/disk/by-partlabel/scratch 8\n"
 	plainIt     = "> ext4 /dev/mmcblk2p3\n> put /dev/mmcblk2p3 3145728 " + `the\x20quick\x20brown\x20fox` + "\n" // mark at markAt
 	partition   = "/dev/disk/by-path/platform-30b60000.mmc-part3"                                                // a path that is the same at each boot
-	// laterLUKS has another version, and a checksum that does not belong to this one.
+	// laterLUKS makes a header with another version, and a checksum that does not fit
+	// this one.
 	laterLUKS = `> put /dev/mmcblk2p3 6 \x00\x03` + "\n" + `> put /dev/mmcblk2p3 448 another` + "\n" +
 		`> put /dev/mmcblk2p3 16390 \x00\x03` + "\n" + `> put /dev/mmcblk2p3 16832 another` + "\n"
 	scratchIt   = "$ imxcrypt provision --no-mount data\n$ imxcrypt unlock --mount data\n> write\n"
@@ -31,10 +32,10 @@ const (
 	zeroFirst = "> zero /dev/mmcblk2p3 0 1048576\n"
 )
 
-// states are those that a volume can be in.
+// states returns the states that a volume can be in.
 func states() []stateRow {
 	return []stateRow{
-		// As it should be, and as it is used.
+		// Normal states and use.
 		{name: "locked", follow: "$ imxcrypt boot\n"},
 		{name: "mounted", how: openIt},
 		{name: "unlocked, not mounted", how: "$ imxcrypt unlock data\n", advice: "imxcrypt unlock --mount", follow: openIt},
@@ -104,7 +105,7 @@ func states() []stateRow {
 		{name: "a rotation interrupted", how: "> fails-after 60\n> rotate\n> works\n> power-cycle\n> mkdir /data\n", advice: "", follow: openIt},
 		{name: "a rotation interrupted, and its records lost", how: "> fails-after 60\n> rotate\n> works\n> power-cycle\n> mkdir /data\n> zero /dev/mmcblk2p3 45056 8192\n", advice: "copy what can still be read", lost: "no: nobody knows which part of the data is under which key"},
 
-		// In plain text, and on the way from and to it.
+		// In plain text, and on the way to and from it.
 		{name: "a filesystem in plain text where no volume was", fresh: true, how: plainIt, advice: "check `device`", follow: encryptIt},
 		{name: "decrypted", config: configured(detachedAt), how: "> decrypt\n", advice: "imxcrypt encrypt", follow: encryptIt},
 		{name: "an encryption interrupted", config: configured(detachedAt), how: "> decrypt\n> fails-after 60\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", follow: openIt},
@@ -115,7 +116,7 @@ func states() []stateRow {
 		{name: "the filesystem was being made smaller before its encryption", fresh: true, how: plainIt + "> fails-after 19\n> encrypt\n> works\n> power-cycle\n> mkdir /data\n", advice: "nothing is lost", follow: encryptIt},
 		{name: "a filesystem in plain text in the place of a volume", how: "> ext4 /dev/mmcblk2p3\n", advice: "imxcrypt header restore --force", lost: "no: the filesystem was made over the data; only a backup of the data helps"},
 
-		// With a key that is thrown away.
+		// With a throw-away key.
 		{name: "throw-away key: a device that provisioning has not marked", config: scratch, fresh: true, how: scratchDisk, advice: "imxcrypt provision data", follow: scratchIt},
 		{name: "throw-away key: after a power cycle", config: scratch, fresh: true, how: scratchDisk + scratchIt + "> power-cycle\n> mkdir /data\n", follow: openIt + "> write\n"},
 
@@ -126,7 +127,7 @@ func states() []stateRow {
 		{name: "reads fail", how: "> io-error /dev/mmcblk2p3\n", advice: "dmesg", follow: "> io-works /dev/mmcblk2p3\n" + openIt},
 		{name: "the device is in use", how: "> used /dev/mmcblk2p3\n", advice: "out of use", follow: "> unused /dev/mmcblk2p3\n" + openIt},
 		{name: "the partition has grown", how: "> resize /dev/mmcblk2p3 16\n", advice: "nothing needs to be done", follow: openIt},
-		{name: "the partition has shrunk", how: "> save /dev/mmcblk2p3 7340032 1048576\n> resize /dev/mmcblk2p3 7\n", advice: "give the partition the size back",
+		{name: "the partition has shrunk", how: "> save /dev/mmcblk2p3 7340032 1048576\n> resize /dev/mmcblk2p3 7\n", advice: "restore the old size of the partition",
 			follow: "> resize /dev/mmcblk2p3 8\n> bring /dev/mmcblk2p3 7340032\n" + openIt},
 		{name: "another mapping has its name", how: "> foreign-mapping data\n", advice: "dmsetup remove", follow: "> no-mapping data\n" + openIt},
 

@@ -16,20 +16,20 @@ func keys() []Entry {
 				"/dev/caam-keygen: import: the hardware rejected the blob: made by another chip or in another security state, or damaged: bad message",
 			},
 			Cause: "The storage was moved to another board, the chip was closed (or opened again) since the volume was made, or the blob is damaged.",
-			Hint:  "the data is untouched, and opens on the board it was made on: put the storage back there; if this is that board, the chip was closed (or opened again) since, or the blob is damaged. Another board's image, whose data nobody needs here, is replaced by `imxcrypt erase NAME`, then `imxcrypt provision NAME`",
+			Hint:  "the data is untouched, and opens on the board it was made on: put the storage back there; if this is that board, the chip was closed (or opened again) since, or the blob is damaged. If this is the image of another board, and its data is not needed here, `imxcrypt erase NAME`, then `imxcrypt provision NAME` replaces it",
 			More:  "On the volume's own board, restore a backup of the header. A recovery copy of the key opens the data elsewhere: `imxcrypt recover`.",
 		},
 		{
 			Code:    fault.BlobDamaged,
 			Exit:    fault.ExitKeyRejected,
-			Meaning: "What should be a blob is not one.",
+			Meaning: "The sealed key is not a valid blob.",
 			Messages: []string{
 				"the trust source … does not know the sealed key's form: it is damaged: invalid argument",
 				"the sealed key of … bytes has the form of no trust source",
 				"parse blob: …",
 			},
-			Cause: "This was seen before the hardware was asked: the blob is truncated, its magic number is wrong, or its lengths do not fit.",
-			Hint:  "this is not a blob, or it has changed: restore a copy of the file, or a backup of the header (`imxcrypt header restore`)",
+			Cause: "This was found before the hardware was asked: the blob is truncated, its magic number is wrong, or its lengths do not match.",
+			Hint:  "this is not a blob, or it was changed: restore a copy of the file, or a backup of the header (`imxcrypt header restore`)",
 		},
 		{
 			Code:    fault.BlobOpenState,
@@ -45,23 +45,23 @@ func keys() []Entry {
 		{
 			Code:    fault.KeyWrong,
 			Exit:    fault.ExitKeyRejected,
-			Meaning: "The blob opened, but to a key that the volume was not written with; or UUID, label, generation or segments in the header were changed.",
+			Meaning: "The blob opened, but its key is not the one that the volume was written with; or the UUID, label, generation or segments in the header were changed.",
 			Messages: []string{
 				"the key opened, but the check says that it is not this volume's key, or that the header was changed",
 				"the hardware does not decrypt with this key",
 				"nothing was changed: nothing on … proves that its data is under the key in the backup: …",
 			},
-			Cause: "Nothing was mounted and nothing written. " +
-				"Header and key may fit each other and not the data, as with an old header that was copied back, check and all. " +
-				"The message of what nothing proves is of `imxcrypt header restore`: neither the volume's filesystem is seen through the backup's key, nor is there a check on the device that it opens. " +
-				"With `--force` it looks for blocks of the data that are not noise through the key, too.",
+			Cause: "Nothing was mounted or written. " +
+				"The header and the key may match each other but not the data, for example if an old header was copied back together with its check. " +
+				"The message that nothing proves the key is from `imxcrypt header restore`: the backup's key shows no filesystem of the volume, and opens no check on the device. " +
+				"With `--force` it also looks for blocks of data that are not noise when decrypted with the key.",
 			Hint: "nothing was mounted or written; if the header was changed or replaced by a copy, restore the right one (`imxcrypt header restore`)",
-			More: "After suspend-to-RAM, see [security.md](security.md): most i.MX lose their keys in it.",
+			More: "After a suspend-to-RAM, see [security.md](security.md): most i.MX chips lose their keys in it.",
 		},
 		{
 			Code:    fault.KeyFileDamaged,
 			Exit:    fault.ExitKeyRejected,
-			Meaning: "The key file of a volume of source `dev`, under `state_dir`, is missing, has another size, or can be read by others.",
+			Meaning: "The key file of a volume of source `dev`, under `state_dir`, is missing, has the wrong size, or can be read by other users.",
 			Messages: []string{
 				"key of source dev: …",
 			},
@@ -70,19 +70,19 @@ func keys() []Entry {
 		{
 			Code:    fault.StaysSuspended,
 			Exit:    fault.ExitKeyRejected,
-			Meaning: "After a sleep the volume's key could not be opened, or not be proved to be the right one, three times.",
+			Meaning: "After a sleep, the volume's key could not be opened, or could not be proved to be the right one, in three attempts.",
 			Messages: []string{
 				"wake …: mapping … stays suspended, and its users wait: …",
 				"mapping … is suspended, and its users wait",
 			},
-			Cause: "Nothing was read or written since: the users of the volume wait. The text after the message is the reason, in the words of another entry here; it is `it lies on …, which stays suspended` where the volume's own key is not the reason.",
-			Hint:  "nothing was read or written with a wrong key: `imxcrypt unlock` proves the key again and resumes the volume, or says what keeps it from that. To give it up: `dmsetup wipe_table --noflush --nolockfs MAPPING`, then `imxcrypt lock NAME`",
+			Cause: "Nothing has been read or written since: the users of the volume wait. The text after the message is the reason, in the words of another entry on this page. If the volume's own key is not the reason, it is `it lies on …, which stays suspended`.",
+			Hint:  "nothing was read or written with a wrong key: `imxcrypt unlock` proves the key again and resumes the volume, or says why it cannot. To give the volume up: `dmsetup wipe_table --noflush --nolockfs MAPPING`, then `imxcrypt lock NAME`",
 			More:  "Everything was written back before the sleep. See [suspend.md](suspend.md).",
 		},
 		{
 			Code:    fault.KeysLost,
 			Exit:    fault.ExitKeyRejected,
-			Meaning: "The system was suspended, and the key that the kernel has of an unlocked volume is dead or in doubt; or the volume was cut off from its device.",
+			Meaning: "The system was suspended, and the key of an unlocked volume in the kernel is dead or in doubt; or the volume was cut off from its device.",
 			Messages: []string{
 				"through mapping … no … filesystem is seen: its key was lost in a suspend: …",
 				"whether the key under mapping … outlived a suspend is not known: the system was suspended since the key was proved",
@@ -91,30 +91,30 @@ func keys() []Entry {
 				"the system was suspended while the volume was rotated, in which most chips lose the keys that are in the kernel; what was copied since the last record is not trusted, and stays as it was",
 				"the system was suspended by somebody else while the keys were proved; nothing was written back",
 			},
-			Cause: "A black key that outlived a suspend-to-RAM makes noise of what is read and written with it (ECB), or fails (CCM). Looking means reading through the mapping, but only where that does not write back what is in memory; where nothing can be read so, or there is no filesystem, the kernel's count of suspends since the key was proved leaves it in doubt. A rotation moves nothing with such a key. A mapping is cut off (its table is `error`) by `imxcrypt lock` before it unmounts with a dead key, or by `dmsetup wipe_table`.",
-			Hint:  "`imxcrypt unlock NAME` gives the kernel its keys again, with the volume mounted as it is; a rotation then continues with `imxcrypt rotate --resume-only NAME`. `imxcrypt sleep` suspends without losing them (docs/suspend.md)",
-			More:  "The key is proved first, and what is in memory is written with the right one. Restart the programs that read from the volume meanwhile. `imxcrypt lock NAME` gives up what was written since the suspend: it writes nothing with a dead key. Never unmount such a volume with `umount`, and never use `dmsetup wipe_table` on it without `--noflush --nolockfs`: both write noise. Install the hook that lets systemd suspend with `imxcrypt sleep`.",
+			Cause: "A black key from before a suspend-to-RAM turns what is read and written with it into noise (ECB), or every request fails (CCM). imxcrypt tests the key by reading through the mapping, but only if that does not write back what is in memory. If nothing can be read that way, or there is no filesystem, the key is in doubt as soon as the kernel counts a suspend since the key was proved. A rotation moves nothing with such a key. `imxcrypt lock` cuts a mapping off (its table is then `error`) before it unmounts with a dead key; so does `dmsetup wipe_table`.",
+			Hint:  "`imxcrypt unlock NAME` restores the key in the kernel while the volume stays mounted; a rotation then continues with `imxcrypt rotate --resume-only NAME`. `imxcrypt sleep` suspends without losing keys (docs/suspend.md)",
+			More:  "The key is proved first, and what is in memory is then written with the right key. Restart the programs that have read from the volume since the suspend. `imxcrypt lock NAME` discards what was written since the suspend, because it writes nothing with a dead key. Never unmount such a volume with `umount`, and never use `dmsetup wipe_table` on it without `--noflush --nolockfs`: both write noise. Install the hook that makes systemd suspend with `imxcrypt sleep`.",
 		},
 		{
 			Code:    fault.IdentityWrong,
 			Exit:    fault.ExitKeyRejected,
-			Meaning: "The identity file given to `imxcrypt recover` belongs to another recipient, the passphrase is another one, or the recovery copy in the header is damaged.",
+			Meaning: "The identity file given to `imxcrypt recover` belongs to another recipient, the passphrase is wrong, or the recovery copy in the header is damaged.",
 			Messages: []string{
 				"the passphrase does not open the recovery copy",
 				"the identity does not open the recovery copy, which was sealed to …",
 			},
-			Hint: "the recovery copy was sealed to another recipient, which `imxcrypt status` and `imxcrypt header check` name: use the identity that belongs to it. A passphrase is that of the last provision or rotate",
-			More: "`provision` and `rotate` show a passphrase once.",
+			Hint: "the recovery copy was sealed to another recipient, which `imxcrypt status` and `imxcrypt header check` name: use that recipient's identity. A passphrase must be the one from the last provision or rotate",
+			More: "`provision` and `rotate` show a passphrase only once.",
 		},
 		{
 			Code:    fault.KeyLengthMismatch,
 			Exit:    fault.ExitKeyRejected,
-			Meaning: "Blob and header do not belong together, or the driver made another key than was asked for.",
+			Meaning: "The blob and the header do not belong together, or the driver did not make the key that was asked for.",
 			Messages: []string{
 				"the blob holds a … key of … bytes, the header says …",
 			},
-			Hint: "blob and header do not belong together: restore the header that was written with this blob",
-			More: "If it happens when a key is made: kernels up to 5.10 cut an imported key short at a zero byte; use another key.",
+			Hint: "the blob and the header do not belong together: restore the header that was written with this blob",
+			More: "If this happens when a key is made: kernels up to 5.10 truncate an imported key at a zero byte; use another key.",
 		},
 	}
 }
