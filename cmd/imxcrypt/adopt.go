@@ -18,16 +18,15 @@ func (a *app) adoptCommand() *cobra.Command {
 		Use:   "adopt NAME --blob FILE",
 		Short: "take over a volume made by hand with dmsetup",
 		Long: `Adopt takes over a volume that was made with caam-keygen, keyctl and dmsetup, or with
-a trusted key whose blob was saved as keyctl pipe prints it. It
-proves that blob, device, cipher, sector size and offset fit: the blob is opened
-on this chip, the device is mapped read-only, and the filesystem's superblock
-must prove itself. Then it writes a header to the file that the configuration
-names. No byte of the device changes, and the old way of opening it still
-works.
+a trusted key whose blob was saved as keyctl pipe prints it. It proves that the blob,
+device, cipher, sector size and offset fit: it opens the blob on this chip, maps the
+device read-only, and checks the filesystem's superblock. Then it writes a header to the
+file that the configuration names. No byte of the device changes, and the old way of
+opening it still works.
 
-The configuration must have the volume, with "header:" set to a file. It supplies what
-the flags leave out. If nothing fits, other ciphers and sector
-sizes are tried, read-only, and those that fit are named.
+The configuration must have the volume, with "header:" set to a file, and supplies what
+the flags leave out. If nothing fits, adopt tries other ciphers and sector sizes,
+read-only, and names those that fit.
 
 Beyond 2 TiB the ciphers -plain and -plain64 differ, but the superblock and the first
 MiB, which are checked, are the same under both. For such a size name the cipher with
@@ -46,9 +45,9 @@ repeats its IVs there.
 			return a.adopt(cmd.Context(), args[0], o)
 		},
 	}
-	c.Flags().StringVar(&o.Blob, "blob", "", "file of the sealed key: NAME.bb of caam-keygen, an older form, or what keyctl pipe prints of a trusted key")
-	c.Flags().StringVar(&o.Table, "table", "", "how it is opened today: a line of dmsetup table, the device as number or path")
-	c.Flags().StringVar(&o.Device, "device", "", "device, compared with that of the configuration")
+	c.Flags().StringVar(&o.Blob, "blob", "", "file of the sealed key: NAME.bb of caam-keygen, an older form, or what keyctl pipe prints for a trusted key")
+	c.Flags().StringVar(&o.Table, "table", "", "how the volume is opened today: a line of dmsetup table, with the device as number or path")
+	c.Flags().StringVar(&o.Device, "device", "", "device, compared with the one in the configuration")
 	c.Flags().StringVar(&o.Cipher, "cipher", "", "cipher in dm-crypt's notation (default as configured)")
 	c.Flags().IntVar(&o.SectorSize, "sector-size", 0, "encryption sector in bytes: 512, 1024, 2048 or 4096 (default as configured)")
 	c.Flags().Uint64Var(&o.Offset, "offset", 0, "start of the data on the device, in sectors of 512 bytes, as in a table")

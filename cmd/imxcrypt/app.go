@@ -23,25 +23,24 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// app is what every command shares: where it reads and writes, and the global
-// flags.
+// app is what all commands share: input, output and the global flags.
 //
 // Results go to stdout, everything else to stderr: lower case, no full stop.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
-	// system makes the world that volumes live in.
+	// system makes the system that holds the volumes.
 	system func(*configs.Config, *slog.Logger) volume.System
 
 	// sleeping suspends the machine and controls rotations.
 	sleeping sleepSystem
 
-	// cmdline is the kernel command line's file, bootDirs the folders in which it may
-	// name a configuration; none: those of the system.
+	// cmdline is the file of the kernel command line, bootDirs the folders in which it
+	// may name a configuration; nil means the system's.
 	cmdline  string
 	bootDirs []string
-	// sysRoot is the folder above sys; empty for the running system's.
+	// sysRoot is the folder above sys; empty for the running system.
 	sysRoot string
 	// journal records operations on keys.
 	journal audit.Journal
@@ -56,13 +55,13 @@ type app struct {
 	log *slog.Logger
 	// operation is the command's name, "key create".
 	operation string
-	// command is what was called, as it is typed: "imxcrypt key create".
+	// command is the command that was called, as typed: "imxcrypt key create".
 	command string
-	// config is the configuration, once it is loaded, and volume the name of the
-	// one volume that the command is about; empty for several.
+	// config is the configuration once it is loaded; volume is the name of the only
+	// volume that the command is about, and empty for several.
 	config *configs.Config
 	volume string
-	// printed is set when the error was given to the caller as JSON already.
+	// printed is set when the error was already printed.
 	printed bool
 }
 
@@ -82,8 +81,8 @@ func (a *app) run(ctx context.Context, args []string) int {
 	switch {
 	case err == nil || a.printed:
 	case a.json || slices.Contains(args, "--json"):
-		// The flag alone is not enough: what was wrong may have stood before it.
-		_ = a.printJSON(failureJSON{Error: a.problemOf("", err)}) // as to stderr
+		// a.json alone is not enough: parsing may have failed before that flag.
+		_ = a.printJSON(failureJSON{Error: a.problemOf("", err)}) // like messages to stderr
 	default:
 		a.printError(err)
 	}
@@ -100,8 +99,8 @@ func (a *app) printError(err error) {
 	}
 }
 
-// parts takes joined errors of several volumes apart, so that each gets its own
-// line and hint.
+// parts splits the joined errors of several volumes, so that each gets its own line
+// and hint.
 func parts(err error) []error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []error
@@ -113,12 +112,12 @@ func parts(err error) []error {
 	return []error{err}
 }
 
-// oneLine keeps a message in one line of the journal.
+// oneLine puts a message on one line, as the journal needs it.
 func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
 
-// root builds the command tree: all of it, or, where the arguments begin with a
-// command's name, that command alone. At boot the others would be a tenth of
-// the time until the first device is opened.
+// root builds the command tree: all of it, or only one command if the arguments begin
+// with its name. At boot the others would take a tenth of the time until the first
+// device is opened.
 func (a *app) root(args ...string) *cobra.Command {
 	var showVersion bool
 	root := &cobra.Command{
@@ -141,7 +140,7 @@ inspects and renews the volumes that are encrypted with them.
 			return cmd.Help()
 		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			// Cobra would find these too, later and without our code.
+			// Cobra would find these too, but later and without a fault code.
 			if err := cmd.ValidateFlagGroups(); err != nil {
 				return fault.New(fault.Usage, exclusion(err), nil)
 			}
@@ -153,19 +152,19 @@ inspects and renews the volumes that are encrypted with them.
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(helpCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, err.Error(), nil) })
-	root.Flags().BoolVar(&showVersion, "version", false, "print the version, as the command version does")
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version, like the command version")
 	f := root.PersistentFlags()
 	f.StringVarP(&a.configPath, "config", "c", "", "configuration file (default $IMXCRYPT_CONFIG or "+configs.DefaultPath+")")
-	f.BoolVar(&a.json, "json", false, "print results, and failures, as JSON")
+	f.BoolVar(&a.json, "json", false, "print results and failures as JSON")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print each step with its duration")
 	f.StringVar(&a.logLevel, "log-level", "warn", "what to log to stderr: debug, info, warn or error")
-	f.BoolVar(&a.allowInsecure, "allow-insecure", false, "permit volumes of source dev, which are not protected")
+	f.BoolVar(&a.allowInsecure, "allow-insecure", false, "allow volumes with source dev, which are not protected")
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	a.addCommands(root, args)
 	return root
 }
 
-// addCommands adds the command that args begin with, or all.
+// addCommands adds the command that args begin with, or all commands.
 func (a *app) addCommands(root *cobra.Command, args []string) {
 	all := []struct {
 		name string
@@ -188,7 +187,7 @@ func (a *app) addCommands(root *cobra.Command, args []string) {
 	}
 }
 
-// exclusion rewords cobra's error for flags that exclude each other:
+// exclusion rewords cobra's error about flags that exclude each other:
 // "…; [all given, separated by spaces] were all set".
 func exclusion(err error) string {
 	given, ok := strings.CutSuffix(err.Error(), "] were all set")
@@ -199,7 +198,7 @@ func exclusion(err error) string {
 	return "--" + strings.Join(strings.Fields(given[at+1:]), " and --") + " exclude each other"
 }
 
-// prepare runs after the flags are known and before any command.
+// prepare runs after the flags are parsed and before any command.
 func (a *app) prepare() error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
@@ -209,7 +208,7 @@ func (a *app) prepare() error {
 	return nil
 }
 
-// configFile is where the configuration is looked for.
+// configFile returns the path of the configuration.
 func (a *app) configFile() string {
 	for _, path := range []string{a.configPath, a.getenv("IMXCRYPT_CONFIG")} {
 		if path != "" {
@@ -219,10 +218,10 @@ func (a *app) configFile() string {
 	return configs.DefaultPath
 }
 
-// loadConfig reads the configuration from where the caller says.
+// loadConfig reads the configuration.
 func (a *app) loadConfig() (*configs.Config, error) {
-	// A user who is not root can do no harm with it, and may want to check a file of
-	// their own.
+	// A user other than root can do no harm with it, and may want to check their own
+	// file.
 	c, err := configs.Options{AllowAnyOwner: os.Geteuid() != 0}.Load(a.configFile())
 	if err != nil {
 		return nil, err
@@ -234,7 +233,7 @@ func (a *app) loadConfig() (*configs.Config, error) {
 	return c, nil
 }
 
-// manager loads the configuration and sets up the world it describes.
+// manager loads the configuration and returns a manager for its volumes.
 func (a *app) manager() (*configs.Config, *volume.Manager, error) {
 	c, err := a.loadConfig()
 	if err != nil {
@@ -243,8 +242,7 @@ func (a *app) manager() (*configs.Config, *volume.Manager, error) {
 	return c, volume.New(a.system(c, a.log)), nil
 }
 
-// volumes sets up the world, and picks the volumes named on the command line, or
-// all.
+// volumes returns the manager, and the volumes named on the command line, or all.
 func (a *app) volumes(names []string, all bool) (*volume.Manager, []spec.Volume, error) {
 	c, m, err := a.manager()
 	if err != nil {
@@ -254,7 +252,7 @@ func (a *app) volumes(names []string, all bool) (*volume.Manager, []spec.Volume,
 	return m, list, err
 }
 
-// specs are the volumes named on the command line, each once and in the order
+// specs returns the volumes named on the command line, each once and in the order
 // given, or all.
 func (a *app) specs(c *configs.Config, names []string, all bool) ([]spec.Volume, error) {
 	switch {
@@ -265,7 +263,7 @@ func (a *app) specs(c *configs.Config, names []string, all bool) ([]spec.Volume,
 	}
 	var list []spec.Volume
 	if all {
-		// What others lie in goes first.
+		// A volume that contains others comes before them.
 		plan, err := boot.NewPlan(c)
 		for _, step := range plan.Steps {
 			list = append(list, step.Spec)
@@ -279,7 +277,7 @@ func (a *app) specs(c *configs.Config, names []string, all bool) ([]spec.Volume,
 	return list, err
 }
 
-// namedVolumes are the volumes of that name, each once.
+// namedVolumes returns the volumes with these names, each once.
 func (a *app) namedVolumes(c *configs.Config, names []string) ([]configs.Volume, error) {
 	var chosen []configs.Volume
 	for i, name := range names {
@@ -313,7 +311,7 @@ func (a *app) completeVolumes(_ *cobra.Command, given []string, _ string) ([]str
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// exactly is cobra.ExactArgs with an error of code usage.
+// exactly is cobra.ExactArgs with an error of the code usage.
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
@@ -330,14 +328,14 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-// problem is an error as programs read it.
+// problem is an error in JSON output.
 type problem struct {
 	Code    fault.Code `json:"code"`
 	Message string     `json:"message"`
 	Hint    string     `json:"hint"`
 }
 
-// problemOf is an error of a volume, whose name may be empty.
+// problemOf returns the problem for an error of a volume, whose name may be empty.
 func (a *app) problemOf(name string, err error) *problem {
 	if err == nil {
 		return nil
@@ -345,12 +343,11 @@ func (a *app) problemOf(name string, err error) *problem {
 	return &problem{Code: fault.CodeOf(err), Message: oneLine(err.Error()), Hint: a.hintFor(name, err)}
 }
 
-// operation is one that can be done to a volume.
+// operation is an operation on one volume.
 type operation func(context.Context, spec.Volume) (volume.Result, error)
 
-// each runs an operation on several volumes, one after the other, and prints in
-// the words of say what came of it; an error of one does not keep the others
-// from being tried.
+// each runs an operation on several volumes, one after the other, and prints each result
+// with say. It tries the others even if one fails.
 func (a *app) each(ctx context.Context, list []spec.Volume, do operation, say func(volume.Result) string) error {
 	var errs []error
 	for _, s := range list {

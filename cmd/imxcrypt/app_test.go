@@ -4,7 +4,7 @@ package main
 
 import "testing"
 
-// A command that is named first is made built, and is the one of that name.
+// If a command is named first, only that command is built.
 func TestEachCommandIsMadeAlone(t *testing.T) {
 	t.Parallel()
 	all := shown((&app{}).root())

@@ -35,7 +35,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: `Bench measures how long the CAAM or the trust source takes to make and to import a
 key, and the speed of dm-crypt with each cipher, sector size and set of flags that a
 volume may have. Without --source it takes the one that provisioning would choose; with
-trusted keys it recommends Adiantum where that is the faster cipher. It works on a RAM
+trusted keys it recommends Adiantum if that is the faster cipher. It works on a RAM
 disk (a file in /run), on --scratch FILE, which it makes and removes, or on an empty
 --device, which is empty again afterwards. It touches no volume. The last lines are for
 the volume's entry in the configuration; a rotation gives an existing volume another
@@ -56,7 +56,7 @@ sector size.
 	c.Flags().StringVar(&f.scratch, "scratch", "", "a `FILE` to make, work on and remove")
 	c.Flags().StringVar(&f.source, "source", spec.SourceAuto, "where keys come from: caam, trusted, auto for the one that works here, or dev for ciphers in software")
 	c.Flags().StringVar(&f.wrap, "wrap", "", "how black keys are encrypted: ccm or ecb (default ccm)")
-	c.Flags().IntVar(&f.keySize, "key-size", 0, "bytes of a key, for the ciphers that have such keys (default for each cipher its own)")
+	c.Flags().IntVar(&f.keySize, "key-size", 0, "key size in bytes, for the ciphers that have keys of that size (default: each cipher's own)")
 	c.Flags().IntVar(&f.keys, "keys", 20, "how many keys to make and import")
 	c.Flags().DurationVar(&f.each, "each", 300*time.Millisecond, "how long to read and to write with each setting")
 	c.MarkFlagsMutuallyExclusive("device", "scratch")
@@ -142,7 +142,7 @@ func (a *app) bench(ctx context.Context, f benchFlags) (err error) {
 	return nil
 }
 
-// noCipher is the code for a kernel that has no cipher for a source.
+// noCipher returns the code for a kernel that has no cipher for a source.
 func noCipher(source string) fault.Code {
 	if source == spec.SourceCAAM {
 		return fault.CipherMissing
@@ -163,8 +163,8 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
 }
 
-// recommendation fits into a volume's entry as it is: indented as the other
-// fields are.
+// recommendation returns lines that fit into a volume's entry unchanged: they are
+// indented like its other fields.
 func recommendation(source string, r bench.Row) string {
 	text := fmt.Sprintf("    sector_size: %d\n", r.SectorSize)
 	if source == spec.SourceTrusted {

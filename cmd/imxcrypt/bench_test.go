@@ -32,7 +32,7 @@ func TestBench(t *testing.T) {
 	b.must(t, exitUsage, "bench", "--wrap", "cbc")
 }
 
-// The recommendation fits under a volume's other fields without changes.
+// The recommendation can be added to a volume's other fields unchanged.
 func TestRecommendationIsConfiguration(t *testing.T) {
 	t.Parallel()
 	for _, flags := range [][]string{nil, {"same_cpu_crypt"}, {"same_cpu_crypt", "submit_from_crypt_cpus"}} {

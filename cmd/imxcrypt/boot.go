@@ -37,9 +37,9 @@ on_plaintext: encrypt in the configuration it is encrypted in place, see
 imxcrypt-encrypt(1).
 
 Boot obeys the kernel command line: imxcrypt.volumes=NAME,NAME leaves out all
-others, imxcrypt.config=FILE names the configuration, a file below /etc/imxcrypt, unless
---config does, and imxcrypt.debug prints every step. A required volume that is left
-out this way is named on the console, in the kernel log and by status.
+others, imxcrypt.config=FILE names the configuration, a file below /etc/imxcrypt or
+/usr/lib/imxcrypt, unless --config does, and imxcrypt.debug prints every step. A required
+volume that is left out this way is named on the console, in the kernel log and by status.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt boot\n  imxcrypt boot --dry-run",
@@ -113,13 +113,13 @@ func (a *app) boot(ctx context.Context, names []string, f bootFlags) error {
 	if err := boot.Failed(outcomes); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	// What failed was not required; as JSON it has been printed already.
+	// Only optional volumes failed; with --json their errors were already printed.
 	a.printed = false
 	return errors.Join(errs...)
 }
 
-// warnLeftOut reports required volumes that a boot leaves out, on the console and in
-// the kernel log. status reports them later.
+// warnLeftOut reports required volumes that the boot leaves out, on the console and,
+// unless quietKernel is set, in the kernel log. Later status reports them.
 func (a *app) warnLeftOut(names []string, quietKernel bool) {
 	for _, name := range names {
 		a.log.Warn("the kernel command line (imxcrypt.volumes=) leaves out a volume that is required", "volume", name)
@@ -145,8 +145,8 @@ func (a *app) leaveMarks(outcomes []boot.Outcome) {
 	}
 }
 
-// printStart prints what the program's own start cost: of the processor's time,
-// since no process knows when it was asked for.
+// printStart prints the CPU time of the program's own start. The elapsed time is not
+// known, because a process does not know when it was requested.
 func (a *app) printStart() {
 	var t unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t) == nil {
@@ -154,7 +154,7 @@ func (a *app) printStart() {
 	}
 }
 
-// narrowed leaves of the names those that are allowed.
+// narrowed returns those of the names that are allowed.
 func narrowed(names, allowed []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(allowed, n) })
 }

@@ -38,9 +38,9 @@ configuration's volumes. "make install" and the packages install it.`,
 	)
 }
 
-// bashCompletion is cobra's script for bash, which calls functions of the package
-// bash-completion, with those that are missing: the words of the line, cut at blanks
-// alone, and the names of files.
+// bashCompletion writes cobra's script for bash. That script calls functions of the
+// package bash-completion; replacements are added in case the package is missing: for the
+// words of the line, split only at blanks, and for file names.
 func bashCompletion(c *cobra.Command, w io.Writer) error {
 	var script bytes.Buffer
 	if err := c.GenBashCompletionV2(&script, true); err != nil {

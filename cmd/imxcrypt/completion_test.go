@@ -49,7 +49,7 @@ func TestCompletion(t *testing.T) {
 			continue
 		}
 		words := append(strings.Fields(c.CommandPath())[1:], "")
-		if words[0] == "sleep" { // its first argument is what to do
+		if words[0] == "sleep" { // its first argument says what to do
 			words = []string{"sleep", "resume", ""}
 		}
 		if got := complete(words...); !has(got, "data") || !has(got, "spare") {
@@ -94,8 +94,8 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// Bash completes without the package bash-completion: a word, a word after =, and
-// nothing where there is nothing, without a message.
+// Without the package bash-completion, bash completes a word and a word after =, and
+// completes nothing, without a message, if nothing matches.
 func TestBashCompletionWithoutItsPackage(t *testing.T) {
 	t.Parallel()
 	bash, err := exec.LookPath("bash")
@@ -110,7 +110,7 @@ func TestBashCompletionWithoutItsPackage(t *testing.T) {
 		"imxcrypt unlock nothing":    `words "unlock" "nothing"|reply `,
 		"imxcrypt status --state no": `words "status" "--state" "no"|reply `,
 	} {
-		// The program that is asked says what it was asked, on a file of its own.
+		// The stand-in for the program records its arguments in a file.
 		c := exec.Command(bash, "--norc", "--noprofile", "-c", out+`
 imxcrypt() { shift; printf ' "%s"' "$@" >&3; printf 'unlock\n:4\n'; }
 compopt() { :; }

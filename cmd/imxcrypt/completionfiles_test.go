@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The completion scripts that are installed are those that the program prints:
-// nothing needs to be built, or run, to install them.
+// The completion scripts to be installed are the ones that the program prints: to install
+// them, nothing needs to be built or run.
 func TestCompletionScriptsAreUpToDate(t *testing.T) {
 	t.Parallel()
 	for _, shell := range []string{"bash", "zsh", "fish"} {

@@ -24,7 +24,7 @@ examples to begin with.`,
 		&cobra.Command{
 			Use:     "check",
 			Short:   "read the configuration and report what is wrong with it",
-			Long:    "Check reads the configuration and its drop-ins and reports all mistakes, each with its\nplace and its remedy. It warns of mount points that symbolic links of this system make\nunusable.\n\n" + exitCodes(fault.ExitMissing),
+			Long:    "Check reads the configuration and its drop-ins and reports all mistakes, each with its\nplace and its remedy. It also warns of mount points that this system's symbolic links\nmake unusable.\n\n" + exitCodes(fault.ExitMissing),
 			Example: "  imxcrypt config check\n  imxcrypt --config ./imxcrypt.yaml config check",
 			Args:    exactly(0, "no arguments"),
 			RunE: func(*cobra.Command, []string) error {
@@ -52,7 +52,7 @@ examples to begin with.`,
 		}, &cobra.Command{
 			Use:     "show",
 			Short:   "print the configuration with every default, and where each value comes from",
-			Long:    "Show prints the configuration of all files together, with every default filled in,\nas a file that loads again. Behind each value is its origin: a file\nand line, or the default.\n\n" + exitCodes(fault.ExitMissing),
+			Long:    "Show prints the configuration of all files together, with every default filled in,\nas a file that loads again. After each value is its origin: a file\nand line, or the default.\n\n" + exitCodes(fault.ExitMissing),
 			Example: "  imxcrypt config show\n  imxcrypt config show --json",
 			Args:    exactly(0, "no arguments"),
 			RunE: func(*cobra.Command, []string) error {
@@ -72,7 +72,7 @@ examples to begin with.`,
 			},
 		}, &cobra.Command{
 			Use:     "example [NAME]",
-			Short:   "print an example configuration, or the names of all",
+			Short:   "print an example configuration, or the names of all examples",
 			Long:    "Example prints an example configuration to begin with. Without a name it lists\nthem.\n\n" + exitCodes(),
 			Example: "  imxcrypt config example minimal > /etc/imxcrypt/imxcrypt.yaml",
 			Args: func(_ *cobra.Command, args []string) error {
@@ -96,7 +96,7 @@ examples to begin with.`,
 
 type configCheckJSON struct {
 	File string `json:"file"`
-	// Files are all that were read: the file and its drop-ins.
+	// Files are all files that were read: the configuration and its drop-ins.
 	Files   []string `json:"files"`
 	Volumes int      `json:"volumes"`
 }

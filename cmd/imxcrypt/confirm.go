@@ -13,8 +13,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// confirm has a person type the volume's name before something is destroyed.
-// Without a terminal it never waits: only yes helps then.
+// confirm asks for the volume's name to be typed before something is destroyed.
+// Without a terminal it never waits, and fails unless yes is set.
 func (a *app) confirm(name, what string, yes bool) error {
 	if yes {
 		return nil
@@ -28,7 +28,7 @@ func (a *app) confirm(name, what string, yes bool) error {
 	return nil
 }
 
-// ask reads a line from the terminal; ok is false without a terminal or an answer.
+// ask reads a line from the terminal; ok is false if there is no terminal or no answer.
 func (a *app) ask(prompt string) (typed string, ok bool) {
 	f, ok := a.stdin.(*os.File)
 	if !ok {

@@ -22,22 +22,22 @@ func (a *app) decryptCommand() *cobra.Command {
 	var f decryptFlags
 	c := &cobra.Command{
 		Use:   "decrypt NAME",
-		Short: "make plain text of a volume again, in place",
-		Long: `Decrypt is the way back from encrypt: the data of a volume becomes a filesystem
-in plain text on the device itself. It asks for the volume's name, since nothing protects
-the data afterwards.
+		Short: "turn a volume back into a filesystem in plain text, in place",
+		Long: `Decrypt reverses encrypt: the data of a volume becomes a filesystem in plain text on
+the device itself. It asks for the volume's name, because nothing protects the data
+afterwards.
 
-The volume may be locked or in use. It may be interrupted at any moment: the volume still
-opens, and the same command continues. When all data is in plain text, and the volume is
-locked, the header is removed, and with it the key. Before that, do not mount the device
+The volume may be locked or in use. Decrypt may be interrupted at any moment: the volume
+still opens, and the same command continues. Once all data is in plain text and the volume
+is locked, the header is removed, and with it the key. Until then, do not mount the device
 itself.
 
-A header on the device has the place of the filesystem's first bytes, which are kept
-behind the data meanwhile. Where there is no room for them, decrypt says so, and that a
+A header on the device takes the place of the filesystem's first bytes, which are kept
+behind the data meanwhile. If there is no room for them, decrypt says so, and whether a
 rotation makes it.
 
-With it a volume that was made on an open chip survives closing: decrypt, close the chip,
-encrypt.
+With decrypt, a volume that was made on an open chip survives closing: decrypt, close the
+chip, encrypt.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt decrypt data\n  imxcrypt decrypt --yes --json data",
@@ -59,8 +59,8 @@ func (a *app) decrypt(ctx context.Context, name string, f decryptFlags) error {
 	return a.moveInPlace(ctx, name, f.rotateFlags, move, func(s spec.Volume, r volume.RotateResult) string { return decrypted(r.Result, s.Device) })
 }
 
-// decrypted says how far a decryption came. configured is the volume's device, which of
-// an image is the file.
+// decrypted describes how far a decryption got. configured is the volume's configured
+// device, which for an image is the file.
 func decrypted(r volume.Result, configured string) string {
 	switch {
 	case r.Already:

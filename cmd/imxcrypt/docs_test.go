@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Every command that a page names, the program has, with the flags that stand there.
+// The program has every command that a page names, with the flags given there.
 func TestPagesNameCommandsThatExist(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("../../docs/*.md")

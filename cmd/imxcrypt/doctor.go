@@ -24,14 +24,14 @@ func (a *app) doctorCommand() *cobra.Command {
 	var deep bool
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "find what chip, kernel and configuration lack, each with a remedy",
+		Short: "find what the chip, kernel and configuration lack, with a remedy for each",
 		Long: `Doctor checks what volumes need: the chip and its key hardware, the kernel, the
 programs, where headers and keys are stored, the configuration, and each volume.
-One line for each check: ok, warning or problem, with the remedy. It changes
+It prints a line for each check: ok, warning or problem, with the remedy. It changes
 nothing, and works without root as far as it can. With --deep, which is the default
-for root, it opens the keys of volumes that are locked, as verify does, and looks
-at their filesystems, to find why one does not open; for a volume that is yet to be
-provisioned it has the kernel load a table like the volume's, and take it away.
+for root, it opens the keys of locked volumes, as verify does, and looks at their
+filesystems to find out why a volume does not open. For a volume that is not provisioned
+yet it makes the kernel load, and then remove, a table like the volume's.
 
 The exit code is 0 if there is no problem (warnings do not count), otherwise that
 of the first problem.
@@ -45,7 +45,7 @@ of the first problem.
 		},
 	}
 	c.Flags().BoolVar(&deep, "deep", os.Geteuid() == 0, "try the keys of locked volumes")
-	c.Flags().Lookup("deep").DefValue = "false" // shown as it is for those who are not root
+	c.Flags().Lookup("deep").DefValue = "false" // help shows the default for users other than root
 	return c
 }
 
@@ -65,7 +65,7 @@ func (a *app) doctor(ctx context.Context, deep bool) error {
 	return nil
 }
 
-// machine is the running system as the checks want it.
+// machine describes the running system for the checks.
 func (a *app) machine(ctx context.Context, deep bool) doctor.Machine {
 	chip := volume.ReadChip(a.sysRoot)
 	m := doctor.Machine{
@@ -101,8 +101,8 @@ func (a *app) machine(ctx context.Context, deep bool) doctor.Machine {
 	return m
 }
 
-// configProblem is what keeps a configuration from loading. A single mistake
-// brings its own remedy along.
+// configProblem describes why a configuration cannot be used. A single mistake has its
+// own remedy.
 func (a *app) configProblem(path string, err error) doctor.Config {
 	f, _ := fault.Lookup(fault.CodeOf(err))
 	c := doctor.Config{Path: path, Code: fault.CodeOf(err), Remedy: a.fill(f.Hint, "")}
@@ -115,8 +115,8 @@ func (a *app) configProblem(path string, err error) doctor.Config {
 	return c
 }
 
-// doctorVolume is a volume as the checks need it. deep tries the key of one that is
-// locked.
+// doctorVolume describes a volume for the checks. With deep it tries the key of a locked
+// volume.
 func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Config, v configs.Volume, deep bool) doctor.Volume {
 	s := boot.Spec(c, v)
 	st := m.Status(ctx, s)
@@ -175,15 +175,15 @@ func (a *app) doctorVolume(ctx context.Context, m *volume.Manager, c *configs.Co
 	return d
 }
 
-// belowAnother reports whether a volume's mount point lies on another volume, and may be
-// there only when that is mounted.
+// belowAnother reports whether a volume's mount point is on another volume, so that it
+// may exist only while that volume is mounted.
 func belowAnother(c *configs.Config, v configs.Volume) bool {
 	return slices.ContainsFunc(c.Volumes, func(o configs.Volume) bool {
 		return o.Mount.Path != "" && strings.HasPrefix(v.Mount.Path, strings.TrimSuffix(o.Mount.Path, "/")+"/")
 	})
 }
 
-// doctorWarning is something that keeps nobody from the data.
+// doctorWarning returns a finding that does not make the data inaccessible.
 func (a *app) doctorWarning(name string, err error) doctor.Check {
 	return doctor.Check{ID: string(fault.CodeOf(err)), Text: oneLine(err.Error()), Remedy: a.hintFor(name, err)}
 }

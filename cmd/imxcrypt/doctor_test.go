@@ -12,8 +12,8 @@ import (
 	"imxcrypt/internal/doctor"
 )
 
-// The program on a sample board: what it knows of the configuration and the
-// volumes goes into the report, and the first problem's code out of it.
+// The program on a sample board: the report has what the program knows about the
+// configuration and the volumes, and the first problem gives the exit code.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	b := newRig(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
@@ -79,8 +79,8 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// A mount point that this system's symbolic links make unusable is named before the
-// boot that would fail.
+// A mount point that this system's symbolic links make unusable is reported before a boot
+// fails because of it.
 func TestMountPointsAreFollowed(t *testing.T) {
 	t.Parallel()
 	b := newRig(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// The stack is grown before the initialisers that would grow it otherwise: of what comes
-// before, none has anything deep to do.
+// The stack is grown before the initialisers that would otherwise grow it: none of the
+// initialisers before it needs a deep stack.
 func TestTheStackGrowsFirst(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command(os.Args[0], "-test.run=^$")

@@ -25,28 +25,28 @@ func (a *app) encryptCommand() *cobra.Command {
 	var f encryptFlags
 	c := &cobra.Command{
 		Use:   "encrypt NAME",
-		Short: "make a volume of a filesystem in plain text, in place",
-		Long: `Encrypt makes a volume of a device that holds a filesystem in plain text. The data is
-encrypted where it is; files and the filesystem's UUID stay. With the header in a file
+		Short: "turn a filesystem in plain text into a volume, in place",
+		Long: `Encrypt turns a device that holds a filesystem in plain text into a volume. The data is
+encrypted in place; files and the filesystem's UUID stay. With the header in a file
 ("header:" in the configuration) nothing has to move or shrink. "header: device" needs
 room at the end of the device. An ext4 filesystem that leaves none is checked and made
-smaller first, by a copy of its metadata and a log in state_dir or --workspace; others
-are refused. A dry run says how much.
+smaller first, with a copy of its metadata and a log in state_dir or --workspace; other
+filesystems are refused. A dry run shows the old and the new size.
 
-The device must be unmounted when it begins, and the filesystem clean. Once the key is
-proved, after some seconds, the volume is unlocked and mounted, and the rest is encrypted
-while it is in use. It may be interrupted at any moment: the device is in plain text as
-it was, or the volume opens, or (shrink-unfinished) only encrypt continues; the same
-command ends all of these. SIGTERM and SIGINT stop it at the next zone.
+At the start the device must be unmounted and the filesystem clean. Once the key is
+proved, after a few seconds, the volume is unlocked and mounted, and the rest is encrypted
+while it is in use. Encrypt may be interrupted at any moment: the device is still in plain
+text, or the volume opens, or (shrink-unfinished) only encrypt can continue. In each case
+the same command finishes it. SIGTERM and SIGINT stop it at the next zone.
 
-With on_plaintext: encrypt in the configuration, unlock and boot begin it, once, and
-imxcrypt-encrypt@NAME.service continues it: for updates in the field.
+With on_plaintext: encrypt in the configuration, unlock and boot begin the encryption,
+once, and imxcrypt-encrypt@NAME.service continues it. This is for updates in the field.
 
-Where a volume of this name was made before (a record in state_dir says so), somebody may
-have made the filesystem over it, and a backup of its header may still open what is left:
-that is refused without --force.
+If a volume of this name was made before (a record in state_dir says so), the filesystem
+may have been made over it, and a backup of its header may still open what is left.
+Encrypt then refuses without --force.
 
-Remove every other way to mount the device (its line in /etc/fstab) before. What was in
+First remove every other way to mount the device (its line in /etc/fstab). The former
 plain text may survive in spare blocks of the flash.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
@@ -62,17 +62,17 @@ plain text may survive in spare blocks of the flash.
 		},
 	}
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked while it is encrypted, which is faster")
-	c.Flags().BoolVar(&f.initOnly, "init-only", false, "make and prove key and header, encrypt no data yet")
+	c.Flags().BoolVar(&f.initOnly, "init-only", false, "make and prove the key and the header, encrypt no data yet")
 	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue what is under way, start nothing")
-	c.Flags().BoolVar(&f.force, "force", false, "encrypt also where the volume was made before, and overwrite what is left of that")
-	c.Flags().StringVar(&f.workspace, "workspace", "", "folder for what it takes to make a filesystem smaller (default state_dir)")
+	c.Flags().BoolVar(&f.force, "force", false, "encrypt even if the volume was made before, and overwrite what is left of it")
+	c.Flags().StringVar(&f.workspace, "workspace", "", "folder for the files needed to make a filesystem smaller (default state_dir)")
 	f.inPlace(c, "encrypt")
 	c.MarkFlagsMutuallyExclusive("init-only", "resume-only")
 	return c
 }
 
 func (a *app) encrypt(ctx context.Context, name string, f encryptFlags) (err error) {
-	if f.workspace != "" { // another run, in another folder, must find it
+	if f.workspace != "" { // a later run, from another directory, must find it
 		if f.workspace, err = filepath.Abs(f.workspace); err != nil {
 			return err
 		}
@@ -102,12 +102,12 @@ func (a *app) encrypt(ctx context.Context, name string, f encryptFlags) (err err
 	})
 }
 
-// moveInPlace is what encrypt and decrypt do differently.
+// moveInPlace holds what differs between encrypt and decrypt.
 type moveInPlace struct {
 	does func(*volume.Manager, context.Context, spec.Volume, volume.RotateOptions) (volume.RotateResult, error)
-	// what the data becomes
+	// what is what the data becomes.
 	what string
-	// ask has a person confirm it; nil where nobody need.
+	// ask asks for confirmation; nil if none is needed.
 	ask       func(spec.Volume) error
 	mount     bool
 	force     bool
@@ -116,12 +116,12 @@ type moveInPlace struct {
 
 // inPlace adds the options that encrypt and decrypt share.
 func (f *rotateFlags) inPlace(c *cobra.Command, verb string) {
-	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to "+verb+" per second, as 512KiB or 8MiB")
-	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held (default 100ms, 40ms without dm-delay), exceeded on a busy system; reads and writes in it wait")
+	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "maximum bytes to "+verb+" per second, such as 512KiB or 8MiB")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held while its reads and writes wait (default 100ms, 40ms without dm-delay); a busy system exceeds it")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything, print what would be done and how long it takes, change nothing")
 }
 
-// moveInPlace encrypts or decrypts a volume and prints what outcome says of the result.
+// moveInPlace encrypts or decrypts a volume and prints the result with outcome.
 func (a *app) moveInPlace(ctx context.Context, name string, f rotateFlags, move moveInPlace, outcome func(spec.Volume, volume.RotateResult) string) error {
 	rate, err := parseRate(f.rateLimit)
 	if err != nil {

@@ -20,14 +20,13 @@ func (a *app) eraseCommand() *cobra.Command {
 		Use:   "erase NAME",
 		Short: "destroy a volume's key, and with it the data",
 		Long: `Erase locks a volume and destroys its key: the sealed key, both copies of the
-header and the check are overwritten, and discarded where the storage can. It
+header and the check are overwritten, and discarded if the storage supports that. It
 proves that nothing is left to open, and says what remains. Run again, it
-finishes what was interrupted. Of a volume with key: ephemeral it removes the mark,
-without which nothing is formatted any more.
+finishes what was interrupted. If the volume has key: ephemeral, it removes the mark,
+without which the device is no longer formatted.
 
 Afterwards "imxcrypt provision NAME" makes a new volume in one step: a factory
-reset. (cryptsetup luksErase returns 0 on such a volume and destroys
-nothing.)
+reset. (On such a volume cryptsetup luksErase returns 0 and destroys nothing.)
 
 ` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt erase data\n  imxcrypt erase --yes data && imxcrypt provision data",

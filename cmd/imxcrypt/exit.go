@@ -10,8 +10,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// exitCodes is the section of a command's help on its exit codes: those that
-// every command has, and those given.
+// exitCodes returns the section on exit codes of a command's help: the codes that
+// every command has, and the given ones.
 func exitCodes(more ...fault.Exit) string {
 	var b strings.Builder
 	b.WriteString("Exit codes:")

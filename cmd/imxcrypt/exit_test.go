@@ -4,7 +4,7 @@ package main
 
 import "imxcrypt/internal/fault"
 
-// The exit codes as run returns them.
+// The exit codes that run returns.
 const (
 	exitDone          = int(fault.ExitDone)
 	exitFailed        = int(fault.ExitFailed)

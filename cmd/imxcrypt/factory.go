@@ -15,11 +15,11 @@ import (
 	"imxcrypt/volume"
 )
 
-// provisionJSON is a volume's line of `provision --json`: what a production
-// line keeps of each board.
+// provisionJSON is a volume's line in `provision --json`: what a production line keeps
+// for each board.
 type provisionJSON struct {
 	resultJSON
-	// SoC and SerialNumber are the kernel's: the chip's kind and its unique id.
+	// SoC and SerialNumber come from the kernel: the chip's type and its unique ID.
 	SoC          string  `json:"soc"`
 	SerialNumber string  `json:"serial_number"`
 	TookMS       float64 `json:"took_ms"`
@@ -29,14 +29,14 @@ type provisionJSON struct {
 func (a *app) provisionLine(r volume.Result, err error) provisionJSON {
 	return provisionJSON{
 		resultJSON: resultJSON{Result: r, OK: err == nil, Error: a.problemOf(r.Volume, err)},
-		// Older kernels, and those of some SoCs, call the number soc_uid.
+		// Older kernels, and the drivers of some SoCs, call the number soc_uid.
 		SoC: a.socFact("soc_id"), SerialNumber: cmp.Or(a.socFact("serial_number"), a.socFact("soc_uid")),
 		TookMS: float64(duration(r)) / float64(time.Millisecond), ExitCode: int(fault.ExitOf(err)),
 	}
 }
 
-// socFact reads what the kernel's SoC driver says of the chip
-// (Documentation/ABI/testing/sysfs-devices-soc); empty where it says nothing.
+// socFact reads an attribute of the kernel's SoC driver
+// (Documentation/ABI/testing/sysfs-devices-soc); empty if there is none.
 func (a *app) socFact(name string) string {
 	b, err := os.ReadFile(filepath.Join("/", a.sysRoot, "sys/devices/soc0", name))
 	if err != nil {
@@ -45,7 +45,7 @@ func (a *app) socFact(name string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// duration is that of all steps.
+// duration returns the time that all steps took.
 func duration(r volume.Result) time.Duration {
 	var d time.Duration
 	for _, s := range r.Steps {
@@ -54,8 +54,8 @@ func duration(r volume.Result) time.Duration {
 	return d
 }
 
-// audit records in the journal what was done with a volume's key. It records
-// nothing where nothing was left to do.
+// audit records in the journal what was done with a volume's key. It records nothing if
+// nothing was left to do.
 func (a *app) audit(r volume.Result, err error) {
 	if err == nil && r.Already {
 		return
@@ -66,7 +66,7 @@ func (a *app) audit(r volume.Result, err error) {
 	}, err)
 }
 
-// auditKey is audit for a key in a file of its own.
+// auditKey is audit for a key file.
 func (a *app) auditKey(file string, err error) {
 	a.sendAudit(audit.Event{Operation: a.operation, Volume: file}, err)
 }

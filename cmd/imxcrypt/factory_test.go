@@ -87,7 +87,7 @@ func TestProductionLine(t *testing.T) {
 	}
 }
 
-// The journal gets each operation on a key once, and failures.
+// The journal gets each operation on a key once, and each failure.
 func TestOperationsOnKeysAreInTheJournal(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "audit") // a socket's path must be short
@@ -113,8 +113,7 @@ func TestOperationsOnKeysAreInTheJournal(t *testing.T) {
 		if err != nil {
 			return ""
 		}
-		// Nothing in it is as long as a key, a blob or an identity, in whatever
-		// notation.
+		// Nothing in it is as long as a key, a blob or an identity, in any notation.
 		if long := regexp.MustCompile(`[A-Za-z0-9+/=]{40,}`).FindString(string(buf[:n])); long != "" {
 			t.Errorf("a secret in the journal? %q in %q", long, buf[:n])
 		}

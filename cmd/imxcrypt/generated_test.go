@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// generated holds a file of the repository to what the program would write
-// there. `make docs` writes it, with IMXCRYPT_UPDATE=1.
+// generated compares a file of the repository with what the program would write there.
+// `make docs` writes the file, with IMXCRYPT_UPDATE=1.
 func generated(t *testing.T, name, want string) {
 	t.Helper()
 	path := filepath.Join("../..", name)
@@ -32,8 +32,8 @@ func generated(t *testing.T, name, want string) {
 	}
 }
 
-// documented holds the names that a page of the repository lists to those that
-// the program's text has.
+// documented compares the names that a page of the repository lists with those in the
+// program's text.
 func documented(t *testing.T, page string, listed, there *regexp.Regexp, text string) {
 	t.Helper()
 	have, err := os.ReadFile(filepath.Join("../..", page))

@@ -24,7 +24,7 @@ import (
 // /usr/lib/systemd/system-generators.
 const generatorName = "imxcrypt-generator"
 
-// asGenerator turns the arguments of systemd.generator(7) into those of the
+// asGenerator turns the arguments of a systemd.generator(7) into those of the generator
 // command.
 func asGenerator(argv []string) []string {
 	if len(argv) > 0 && filepath.Base(argv[0]) == generatorName {
@@ -37,16 +37,16 @@ func (a *app) generatorCommand() *cobra.Command {
 	var failed []string
 	c := &cobra.Command{
 		Use:    "generator NORMAL EARLY LATE",
-		Short:  "make systemd's units out of the configuration",
+		Short:  "make systemd units from the configuration",
 		Hidden: true,
-		Long: `Generator is what systemd runs early at boot and at each daemon-reload: it reads
-the configuration and leaves a service for each volume, and a mount unit for each
-mount point that is not in /etc/fstab, in the directory NORMAL. In an initramfs
-it does nothing: there imxcrypt is called by the initramfs's own scripts.
+		Long: `Systemd runs generator early at boot and at each daemon-reload. It reads the
+configuration and writes a service for each volume, and a mount unit for each
+mount point that is not in /etc/fstab, to the directory NORMAL. In an initramfs
+it does nothing: there the initramfs's own scripts call imxcrypt.
 
-If the configuration is invalid, it leaves a unit that says why and fails, and
-local-fs.target with it: the system goes to emergency.target. Once it is corrected,
-systemctl daemon-reload and systemctl default continue the boot.
+If the configuration is invalid, generator writes a unit that says why and fails, and
+local-fs.target fails with it: the system goes to emergency.target. Once the configuration
+is corrected, systemctl daemon-reload and systemctl default continue the boot.
 
 ` + exitCodes(fault.ExitMissing),
 		Example: "  imxcrypt generator /tmp/units /tmp/units /tmp/units",
@@ -54,18 +54,18 @@ systemctl daemon-reload and systemctl default continue the boot.
 			if len(failed) > 0 {
 				return generatorFailed(failed)
 			}
-			// systemd gives three directories; one is enough by hand.
+			// systemd passes three directories; by hand one is enough.
 			if len(args) != 1 && len(args) != 3 {
 				return fault.New(fault.Usage, fmt.Sprintf("generator takes the directories NORMAL, EARLY and LATE, not %d arguments", len(args)), nil)
 			}
 			return a.generate(args[0], "/")
 		},
 	}
-	c.Flags().StringArrayVar(&failed, "failed", nil, "only say this, and fail")
+	c.Flags().StringArrayVar(&failed, "failed", nil, "only print this, and fail")
 	return c
 }
 
-// generatorFailed is what the unit of a failed generator says.
+// generatorFailed returns what the unit of a failed generator prints.
 func generatorFailed(reasons []string) error {
 	var errs []error
 	for _, r := range reasons {
@@ -74,8 +74,8 @@ func generatorFailed(reasons []string) error {
 	return errors.Join(errs...)
 }
 
-// generate makes the units below dir for the system at root. What is wrong goes
-// to the kernel log too: nothing else listens when generators run.
+// generate makes the units below dir for the system at root. Errors also go to the kernel
+// log, because no other log runs yet when generators run.
 func (a *app) generate(dir, root string) error {
 	if _, err := os.Stat(filepath.Join(root, "etc/initrd-release")); err == nil {
 		return nil
@@ -111,7 +111,7 @@ func (a *app) generateUnits(dir, root string) error {
 	c, err := a.loadConfig()
 	if err != nil {
 		if fault.Is(err, fault.ConfigMissing) && kernel.Config == "" && !leadsNowhere(a.configFile()) {
-			return nil // installed and not in use
+			return nil // installed but not used
 		}
 		return err
 	}
@@ -145,17 +145,17 @@ func (a *app) generateUnits(dir, root string) error {
 	return nil
 }
 
-// leadsNowhere reports whether a path is a link to what does not exist: somebody
-// meant to have a configuration.
+// leadsNowhere reports whether a path is a dangling link, which means that there should
+// be a configuration.
 func leadsNowhere(path string) bool {
 	_, errLink := os.Lstat(path)
 	_, errFile := os.Stat(path)
 	return errLink == nil && errors.Is(errFile, fs.ErrNotExist)
 }
 
-// obeyKernel reads the kernel command line, for the commands that run at boot
-// where nothing passes them flags. Flags and environment come first.
-// The configuration that it names must be one of the system's own.
+// obeyKernel reads the kernel command line, for commands that run at boot, where nothing
+// passes them flags. Flags and the environment take precedence. The configuration that
+// the command line names must be one of the system's own.
 func (a *app) obeyKernel() (boot.KernelOptions, error) {
 	text, err := plainfile.Read(a.cmdline)
 	if err != nil {
@@ -174,7 +174,7 @@ func (a *app) obeyKernel() (boot.KernelOptions, error) {
 	}
 	if o.Debug {
 		a.verbose, a.logLevel = true, "debug"
-		// It was a good level before, and is one now.
+		// The old level was valid, and so is the new one.
 		_ = a.prepare()
 	}
 	return o, nil

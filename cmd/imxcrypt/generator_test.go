@@ -18,8 +18,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// runGenerator runs it on a system that has only what files says, by their path in
-// it; it returns what is in the directory for units.
+// runGenerator runs the generator on a system that has only the given files, by their
+// paths in it, and returns the content of the directory for units.
 func runGenerator(t *testing.T, files map[string]string) (units []string, code int, stderr, kmsg string) {
 	t.Helper()
 	root, dir := t.TempDir(), t.TempDir()
@@ -103,7 +103,7 @@ func TestGeneratorTellsTheKernelWhatIsWrong(t *testing.T) {
 	if code != exitUsage || !strings.HasPrefix(kmsg, "<3>imxcrypt-generator: ") {
 		t.Errorf("exit code %d, kernel log %q", code, kmsg)
 	}
-	// A unit that fails shows why the system did not come up.
+	// A failing unit shows why the system did not come up.
 	want := []string{"imxcrypt-generator-failed.service", "local-fs.target.requires/imxcrypt-generator-failed.service"}
 	if !slices.Equal(units, want) {
 		t.Errorf("units %v, expected %v", units, want)
@@ -160,7 +160,7 @@ func TestGeneratorIsQuietWhereNothingIsConfigured(t *testing.T) {
 	}
 }
 
-// Each layer's volumes get their units; the drop-ins are those of the file that the
+// The volumes of each layer get their units; the drop-ins are those of the file that the
 // kernel command line names.
 func TestGeneratorReadsDropIns(t *testing.T) {
 	t.Parallel()
@@ -212,7 +212,7 @@ func TestGeneratorIsKnownByItsName(t *testing.T) {
 	}
 }
 
-// bootPlan is `boot --dry-run` under a kernel command line.
+// bootPlan runs `boot --dry-run` with a kernel command line.
 func bootPlan(t *testing.T, cmdline string, env map[string]string, names ...string) (string, string, int) {
 	t.Helper()
 	dir := t.TempDir()
@@ -262,7 +262,7 @@ func TestBootObeysTheKernelCommandLine(t *testing.T) {
 		{cmdline: "imxcrypt.config=OTHER", has: "unlock third", hasNot: "data"},
 		{cmdline: "imxcrypt.config=OTHER", has: "unlock fourth"}, // of a drop-in beside it
 		{cmdline: "imxcrypt.config=OTHER.d/fourth.yaml", has: "unlock fourth", hasNot: "third"},
-		// The environment is nearer than the boot loader.
+		// The environment takes precedence over the boot loader.
 		{cmdline: "imxcrypt.config=OTHER", env: two(), has: "unlock data", hasNot: "third"},
 	} {
 		stdout, stderr, code := bootPlan(t, c.cmdline, c.env, c.names...)
@@ -273,7 +273,7 @@ func TestBootObeysTheKernelCommandLine(t *testing.T) {
 	}
 }
 
-// A file of defaults that the program itself would refuse is useless.
+// A file of defaults that the program would itself refuse is useless.
 func TestDefaultConfigurationIsWhereTheGeneratorLooks(t *testing.T) {
 	t.Parallel()
 	a := &app{getenv: func(string) string { return "" }}
@@ -282,7 +282,7 @@ func TestDefaultConfigurationIsWhereTheGeneratorLooks(t *testing.T) {
 	}
 }
 
-// The command line chooses among root's configurations; it is not a configuration.
+// The command line chooses among root's configurations, and cannot be one itself.
 func TestTheKernelCommandLineIsNoConfiguration(t *testing.T) {
 	t.Parallel()
 	for _, named := range []string{"/proc/cmdline", "/proc/self/cmdline", "/etc/passwd"} {

@@ -11,7 +11,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// group is a command that is nothing without one of its subcommands.
+// group returns a command that does nothing itself and needs a subcommand.
 func group(use, short, long, example string, subcommands ...*cobra.Command) *cobra.Command {
 	var names []string
 	for _, s := range subcommands {
@@ -29,15 +29,15 @@ func group(use, short, long, example string, subcommands ...*cobra.Command) *cob
 	return c
 }
 
-// noSuchCommand is for commands whose arguments name subcommands: an argument that
-// is left over names none.
+// noSuchCommand checks the arguments of a command that has subcommands: an argument that
+// is left over names none of them.
 func noSuchCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
 	text := fmt.Sprintf("there is no command %q", strings.TrimPrefix(c.CommandPath()+" "+args[0], "imxcrypt "))
-	// A third of the letters may be wrong: of a short word little would be left,
-	// and anything is similar to boot.
+	// A third of the letters may be wrong. With more, little would be left of a short
+	// word, and anything would be similar to boot.
 	c.SuggestionsMinimumDistance = max(1, len(args[0])/3)
 	if similar := c.SuggestionsFor(args[0]); len(similar) > 0 {
 		text += fmt.Sprintf("; did you mean %s?", strings.Join(similar, " or "))
@@ -45,7 +45,7 @@ func noSuchCommand(c *cobra.Command, args []string) error {
 	return fault.New(fault.Usage, text, nil)
 }
 
-// helpCommand is cobra's, with an error for a command that there is not.
+// helpCommand is like cobra's, with an error for a command that does not exist.
 func helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND]",
@@ -64,8 +64,8 @@ func helpCommand() *cobra.Command {
 			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			// Find complains through the arguments' check of the command that it
-			// ends at, or leaves over what it does not know.
+			// For an unknown command, Find returns the error of the argument check of
+			// the command where it stopped, or what it did not recognise in rest.
 			of, rest, err := c.Root().Find(args)
 			if err == nil && len(rest) > 0 {
 				err = noSuchCommand(of, rest)

@@ -21,8 +21,8 @@ import (
 
 func (a *app) headerCommand() *cobra.Command {
 	return group("header", "check, back up, restore and repair LUKS2 headers",
-		`Header checks LUKS2 headers, writes a volume's to a file, restores it, and repairs
-one that is damaged. Without its header nothing opens a volume.`,
+		`Header checks LUKS2 headers, backs up a volume's header to a file, restores it, and
+repairs a damaged header. Without its header nothing opens a volume.`,
 		"  imxcrypt header check /dev/mmcblk2p3\n  imxcrypt header backup data /media/data.header",
 		a.headerCheckCommand(), a.headerBackupCommand(), a.headerRestoreCommand(), a.headerRepairCommand())
 }
@@ -31,11 +31,12 @@ func (a *app) headerCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE|DEVICE",
 		Short: "check any LUKS2 header against the specification",
-		Long: `Check examines the LUKS2 header at the start of a device, an image or a file, ours
-or not, by the LUKS2 specification, and says whether it is a volume of imxcrypt.
-It takes no configuration and changes nothing. The exit code is 0 for a valid
-header and 8 for one that is not; the first rule that is broken is named. A header
-of another program is valid where cryptsetup takes it; ours are held to every rule.
+		Long: `Check tests the LUKS2 header at the start of a device, an image or a file, whichever
+program wrote it, against the LUKS2 specification, and says whether it belongs to an
+imxcrypt volume. It needs no configuration and changes nothing. The exit code is 0 for
+a valid header and 8 for an invalid one; check names the first rule that is broken. The
+header of another program is valid if cryptsetup accepts it; an imxcrypt header must
+keep every rule.
 
 ` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitHeaderDamaged),
 		Example: "  imxcrypt header check /dev/mmcblk2p3\n  imxcrypt header check --json data.header",
@@ -100,7 +101,7 @@ func (a *app) headerCheck(path string) error {
 	return nil
 }
 
-// named is an error with a file or device that the command line names, not the
+// named returns the error for a file or device that the command line names, not the
 // configuration.
 func named(what string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
@@ -119,12 +120,12 @@ func joinPrint(printed, err error) error {
 func (a *app) headerBackupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup NAME FILE",
-		Short: "keep a copy of a volume's header",
+		Short: "write a copy of a volume's header to a file",
 		Long: `Backup writes a volume's whole header area, sealed key and check included, to a
-new file that only root can read. It never writes over a file.
+new file that only root can read. It never overwrites a file.
 
-Keep the file as you would keep the key: on this chip it opens the volume for
-ever, also after the volume was erased. With a recovery copy in it, the recovery
+Protect the file as you would protect the key: on this chip it opens the volume for
+ever, even after the volume was erased. If it has a recovery copy, the recovery
 identity opens the volume anywhere.
 
 ` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
@@ -153,8 +154,8 @@ func (a *app) headerBackup(ctx context.Context, name, file string) error {
 	})
 }
 
-// bareManager is for commands that need no configuration, and so must not fail
-// for a wrong one.
+// bareManager is for commands that need no configuration, and so must not fail because
+// of an invalid one.
 func (a *app) bareManager() (*volume.Manager, error) {
 	c, err := configs.Parse("defaults", []byte("volumes: []\n"))
 	if err != nil {
@@ -163,7 +164,7 @@ func (a *app) bareManager() (*volume.Manager, error) {
 	return volume.New(a.system(c, a.log)), nil
 }
 
-// oneVolume is the manager and the one volume named.
+// oneVolume returns the manager and the named volume.
 func (a *app) oneVolume(name string) (*volume.Manager, spec.Volume, error) {
 	c, m, err := a.manager()
 	if err != nil {
@@ -177,8 +178,8 @@ func (a *app) oneVolume(name string) (*volume.Manager, spec.Volume, error) {
 	return m, boot.Spec(c, v), nil
 }
 
-// completeOneVolume offers volume names for the first argument, files for the
-// others.
+// completeOneVolume completes the first argument with volume names, the others with
+// files.
 func (a *app) completeOneVolume(cmd *cobra.Command, given []string, typed string) ([]string, cobra.ShellCompDirective) {
 	if len(given) > 0 {
 		return nil, cobra.ShellCompDirectiveDefault
@@ -186,7 +187,7 @@ func (a *app) completeOneVolume(cmd *cobra.Command, given []string, typed string
 	return a.completeVolumes(cmd, given, typed)
 }
 
-// completeOnlyVolume offers volume names for the one argument there is.
+// completeOnlyVolume completes a single argument with volume names.
 func (a *app) completeOnlyVolume(cmd *cobra.Command, given []string, typed string) ([]string, cobra.ShellCompDirective) {
 	if len(given) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -194,5 +195,5 @@ func (a *app) completeOnlyVolume(cmd *cobra.Command, given []string, typed strin
 	return a.completeVolumes(cmd, given, typed)
 }
 
-// bullets is a list for a person.
+// bullets formats a list with a dash before each item.
 func bullets(list []string) string { return "  - " + strings.Join(list, "\n  - ") }

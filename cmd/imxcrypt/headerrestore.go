@@ -27,7 +27,7 @@ func (a *app) headerRestoreCommand() *cobra.Command {
 		Short: "restore a volume's header from a backup",
 		Long: `Restore writes a header from a backup that "header backup" made. Before it writes:
 
-- the device is checked, also behind a damaged or absent header. If it shows a newer
+- the device is checked, even behind a damaged or absent header. If it shows a newer
   key, or a rotation that has moved data, the backup is refused: try "imxcrypt
   header repair" first
 - the key in the backup must open on this chip, and the data must prove it: the
@@ -36,9 +36,9 @@ func (a *app) headerRestoreCommand() *cobra.Command {
   right, "imxcrypt header repair" removes it from state_dir
 
 An existing header is replaced only after the volume's name is typed. --force permits
-a backup with an older key if the filesystem proves that the data is under it. Where
-no filesystem is visible, it looks for a block of the data that is not noise through
-the key, which proves it, too. A key that nothing proves is never restored, nor one
+a backup with an older key if the filesystem proves that the data is under it. If no
+filesystem is visible, it looks for a block of data that is not noise when decrypted with
+the key, which also proves the key. A key that nothing proves is never restored, nor one
 from before a rotation that has moved data.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
@@ -50,7 +50,7 @@ from before a rotation that has moved data.
 		},
 	}
 	c.Flags().BoolVar(&f.yes, "yes", false, "confirm without being asked for the name")
-	c.Flags().BoolVar(&f.force, "force", false, "also an older key or one that only data proves, and over a filesystem or a foreign header")
+	c.Flags().BoolVar(&f.force, "force", false, "accept an older key or one that only data proves, and replace a filesystem or a foreign header")
 	c.Flags().StringVar(&f.keep, "keep", "", keepUsage)
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything, print what would be done, change nothing")
 	return c
@@ -90,7 +90,7 @@ func (a *app) headerRepairCommand() *cobra.Command {
 		Short: "repair a volume's damaged header from its two copies",
 		Long: `Repair rewrites a damaged header from what is left:
 
-- from the good copy, as unlock and provision do on the way
+- from the good copy, as unlock and provision also do
 - from both copies if each has what the other lost: a binary header in one and its
   text in the other, or texts damaged in different places. A checksum confirms that
   the result is what was written; the old header is kept in a file
@@ -99,8 +99,8 @@ Either way the keys in the header (two of them half-way through a rotation) must
 on this chip, and are proved before anything is written. The volume may be in use. If
 nothing can be repaired, nothing is changed; "imxcrypt header restore" takes a backup.
 
-Where nothing is damaged and the volume is unlocked, repair removes from state_dir
-what it or restore kept there: the filesystem must prove the key in the header, and a
+If nothing is damaged and the volume is unlocked, repair removes from state_dir what
+repair or restore kept there: the filesystem must prove the key in the header, and a
 file that shows a newer key, a rotation or another volume stays.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),

@@ -13,11 +13,11 @@ import (
 	"imxcrypt/volume"
 )
 
-// hint is the advice that the table of faults has for err. It is empty where
-// the error itself says what to do, as those of the configuration do.
+// hint returns the advice that the table of faults has for err. It is empty if the error
+// itself says what to do, as errors of the configuration do.
 func (a *app) hint(err error) string { return a.hintFor("", err) }
 
-// hintFor is hint for an error of a volume.
+// hintFor is hint for an error of the named volume.
 func (a *app) hintFor(name string, err error) string {
 	if remedied := (*configs.Error)(nil); errors.As(err, &remedied) && remedied.Remedy != "" {
 		return ""
@@ -30,9 +30,9 @@ func (a *app) hintFor(name string, err error) string {
 	return a.fill(f.Hint, name)
 }
 
-// fill puts the command that was called, the volume's name and its mapping into
-// a hint, as they can be typed. Where no volume is known it leaves out the
-// sentences that need one.
+// fill puts the command that was called, the volume's name and its mapping into a hint,
+// so that its commands can be typed. If no volume is known it omits the sentences that
+// need one.
 func (a *app) fill(hint, name string) string {
 	command := a.command
 	if command == "" {
@@ -51,7 +51,7 @@ func (a *app) fill(hint, name string) string {
 	return strings.Join(kept, ". ")
 }
 
-// mapping is the name of a volume's mapping; it may have a prefix.
+// mapping returns the name of a volume's mapping, which may have a prefix.
 func (a *app) mapping(name string) string {
 	if a.config != nil {
 		if v, err := a.config.Volume(name); err == nil {

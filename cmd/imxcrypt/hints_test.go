@@ -16,8 +16,8 @@ import (
 
 var placeholder = regexp.MustCompile(`NAME|MAPPING|COMMAND|VOLUME`)
 
-// No placeholder of the table reaches a person, and there is always advice:
-// with a volume or without one.
+// No placeholder of the table is shown to the user, and there is always advice, with or
+// without a volume.
 func TestHintsAreFilledIn(t *testing.T) {
 	t.Parallel()
 	c, err := configs.Parse("test", []byte("mapping_prefix: x-\nvolumes: [{name: data, device: /dev/a, filesystem: none}]\n"))
@@ -55,7 +55,7 @@ func TestHintNamesVolumeAndMapping(t *testing.T) {
 	if got := (&app{command: "imxcrypt key create"}).hint(fault.New(fault.Usage, "what", nil)); got != "see `imxcrypt key create --help`" {
 		t.Error(got)
 	}
-	// The error knows better which volume it is about.
+	// The error's own volume takes precedence.
 	if got := (&app{volume: "data"}).hint(&volume.Error{Volume: "root", Err: fault.New(fault.NotEmpty, "what", nil)}); !strings.Contains(got, "--wipe root") {
 		t.Error(got)
 	}
@@ -67,7 +67,7 @@ func TestHintNamesVolumeAndMapping(t *testing.T) {
 	}
 }
 
-// What a rotation is in the way of waits for it: no other process uses the volume.
+// What a rotation prevents has to wait for it: no other process uses the volume.
 func TestHintForAVolumeWithTwoKeys(t *testing.T) {
 	t.Parallel()
 	b := newRig(t, threeVolumes, "/dev/mmcblk2p3")

@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crashBySignal has the runtime end the process by SIGABRT where it would exit with
-// 2, which is the code of a usage error: after a panic, and after a SIGQUIT that
-// no handler catches.
+// crashBySignal makes the runtime end the process with SIGABRT instead of exit code 2,
+// which is the code of a usage error: after a panic, and after a SIGQUIT that no handler
+// catches.
 func crashBySignal() { debug.SetTraceback("crash") }
 
-// interruptible is a context that SIGINT, SIGTERM and SIGQUIT end. It is never given back:
-// that takes a thread more, and the process's end does it anyway.
+// interruptible returns a context that SIGINT, SIGTERM and SIGQUIT cancel. It is never
+// released: that would take another thread, and the end of the process does it anyway.
 func interruptible(args []string) context.Context {
 	if len(args) > 0 && (args[0] == "boot" || args[0] == "unlock") {
 		return &untilWaited{}
@@ -32,14 +32,14 @@ func signalled() context.Context {
 	return ctx
 }
 
-// untilWaited is the context of boot and unlock, which a start of the system waits for.
+// untilWaited is the context of boot and unlock, which the system's start waits for.
 // Handling signals takes two more threads, so they are started only when a caller
-// asks for Done: while a device is missing, a filesystem is checked, or a mapping in
-// use may be suspended. Until then a signal kills the program. Such a run leaves
-// unannounced mappings, which the next boot, unlock or lock removes.
+// asks for Done: when a device is missing, a filesystem is checked, or a mapping in
+// use may be suspended. Until then a signal kills the program. A run that is killed
+// leaves unannounced mappings, which the next boot, unlock or lock removes.
 type untilWaited struct {
 	once   sync.Once
-	signal atomic.Pointer[context.Context] // nil until a caller waited
+	signal atomic.Pointer[context.Context] // nil until a caller waits
 }
 
 func (u *untilWaited) Done() <-chan struct{} {
@@ -52,7 +52,7 @@ func (u *untilWaited) Done() <-chan struct{} {
 
 func (u *untilWaited) Err() error { return u.now().Err() }
 
-// Value is what context.Cause looks through.
+// Value is what context.Cause calls.
 func (u *untilWaited) Value(key any) any { return u.now().Value(key) }
 
 func (u *untilWaited) Deadline() (time.Time, bool) { return time.Time{}, false }

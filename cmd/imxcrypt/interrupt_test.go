@@ -18,7 +18,7 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// Not parallel: it gets the process a signal.
+// Not parallel: it sends the process a signal.
 func TestOpeningHandlesSignalsFromTheFirstWait(t *testing.T) {
 	t.Cleanup(func() { signal.Reset(unix.SIGINT, unix.SIGTERM, unix.SIGQUIT) })
 	u := &untilWaited{}
@@ -47,11 +47,11 @@ func TestOpeningHandlesSignalsFromTheFirstWait(t *testing.T) {
 
 const waitsFor = "IMXCRYPT_TEST_WAITS_FOR"
 
-// TestWaits is the process that TestSIGQUITIsNoUsageError gets a signal.
+// TestWaits is the process that TestSIGQUITIsNoUsageError sends a signal to.
 func TestWaits(t *testing.T) {
 	command := os.Getenv(waitsFor)
 	if command == "" {
-		return // not the process
+		return // not run as that process
 	}
 	crashBySignal()
 	ctx := interruptible([]string{command})
@@ -62,8 +62,8 @@ func TestWaits(t *testing.T) {
 	time.Sleep(time.Minute)
 }
 
-// The runtime's own answer to SIGQUIT, and to a panic, is exit code 2, which
-// means for scripts that the configuration is wrong.
+// The runtime's own response to SIGQUIT, and to a panic, is exit code 2, which means to
+// scripts that the configuration is wrong.
 func TestSIGQUITIsNoUsageError(t *testing.T) {
 	t.Parallel()
 	for command, expected := range map[string]func(unix.WaitStatus) bool{

@@ -20,8 +20,8 @@ import (
 )
 
 func (a *app) keyCommand() *cobra.Command {
-	return group("key", "the files of NXP's caam-keygen, byte for byte",
-		`Key makes, opens and explains the files that NXP's caam-keygen program makes:
+	return group("key", "make, open and inspect files of NXP's caam-keygen, byte for byte",
+		`Key makes, opens and inspects the files that NXP's caam-keygen program makes:
 sealed keys (blobs, NAME.bb) and black keys. Volumes need none of them.`,
 		"  imxcrypt key create data\n  imxcrypt key inspect /data/caam/data.bb",
 		a.keyCreateCommand(), a.keyImportCommand(), a.keyInspectCommand())
@@ -39,9 +39,9 @@ func (a *app) keyCreateCommand() *cobra.Command {
 		Use:   "create NAME",
 		Short: "make a key in the chip and write its blob to NAME.bb",
 		Long: `Create makes a key in the CAAM and writes its blob, as caam-keygen create does,
-but atomically, durably, readable to root only, and never over a file that
-exists. The black key is written only with --black-key: it is worthless after
-the next power-off, and storage should never see it.
+but atomically, durably, readable only by root, and never over an existing file.
+The black key is written only with --black-key: it is worthless after the next
+power-off, and should never be stored.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitRefused, fault.ExitInterrupted),
 		Example: "  imxcrypt key create data\n  imxcrypt key create data --wrap ecb --size 16 --dir /perm/caam",
@@ -52,9 +52,9 @@ the next power-off, and storage should never see it.
 	}
 	c.Flags().StringVar(&f.dir, "dir", "/data/caam", "directory of the files")
 	c.Flags().StringVar(&f.wrap, "wrap", "ccm", "how the black key is wrapped: ecb or ccm")
-	c.Flags().IntVar(&f.size, "size", 32, "bytes of a random key: 16, 24 or 32")
+	c.Flags().IntVar(&f.size, "size", 32, "size of a random key in bytes: 16, 24 or 32")
 	c.Flags().StringVar(&f.hexFile, "hex-file", "", "import the hexadecimal key in this file; - is standard input")
-	c.Flags().BoolVar(&f.blackKey, "black-key", false, "write the black key to NAME too")
+	c.Flags().BoolVar(&f.blackKey, "black-key", false, "also write the black key to NAME")
 	c.Flags().StringVar(&f.device, "device", "", "the CAAM's device node (default as configured)")
 	c.MarkFlagsMutuallyExclusive("size", "hex-file")
 	return c
@@ -77,7 +77,7 @@ func (a *app) keyCreate(ctx context.Context, name string, f keyCreateFlags) (err
 	}
 	paths, err := volume.New(sys).CreateKeyFile(ctx, r)
 	if r.Red != nil && fault.Is(err, fault.KeyLengthMismatch) {
-		// No header is the reason: this kernel cannot take the key that was given.
+		// The hint is about a header, but here the kernel cannot take the given key.
 		err = fault.New(fault.Usage, "--hex-file "+f.hexFile, err)
 	}
 	a.auditKey(name, err)
@@ -93,11 +93,11 @@ func (a *app) keyCreate(ctx context.Context, name string, f keyCreateFlags) (err
 	return nil
 }
 
-// maxHexFile is 32 bytes in hexadecimal, a line's end, and room for white space.
+// maxHexFile is enough for 32 bytes in hexadecimal, a newline and white space.
 const maxHexFile = 256
 
-// readHexKey reads a red key into locked memory. This is one of the few places
-// where one is in ours at all: because a person asked for it.
+// readHexKey reads a red key into locked memory. This is one of the few places where the
+// program has a red key in memory at all, because the user asked for it.
 func (a *app) readHexKey(path string) (_ *secret.Buffer, err error) {
 	in := a.stdin
 	if path != "-" {
@@ -130,7 +130,7 @@ func (a *app) readHexKey(path string) (_ *secret.Buffer, err error) {
 	}
 	if _, err := hex.Decode(red.Bytes(), digits); err != nil {
 		red.Wipe()
-		// Not wrapped: the library's error quotes the byte, which is the key's.
+		// Not wrapped: the library's error quotes a byte of the key.
 		return nil, fault.New(fault.Usage, fmt.Sprintf("--hex-file %s: not hexadecimal", path), nil)
 	}
 	return red, nil
@@ -142,8 +142,8 @@ func (a *app) keyImportCommand() *cobra.Command {
 		Use:   "import BLOB",
 		Short: "open a blob on this chip, and write its black key if asked",
 		Long: `Import opens a blob on this chip. Without --out it only reports whether it opens;
-with --out it writes the black key, as caam-keygen import does. Older forms of
-blobs are taken too where they can be converted.
+with --out it also writes the black key, as caam-keygen import does. It accepts
+older forms of blobs that can be converted.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitRefused),
 		Example: "  imxcrypt key import /data/caam/data.bb\n  imxcrypt key import /data/caam/data.bb --out /run/data.black",
@@ -189,7 +189,7 @@ length of the key. It needs no hardware.
 	}
 }
 
-// keySystem needs no configuration: without one, the defaults hold.
+// keySystem needs no configuration: without one, it uses the defaults.
 func (a *app) keySystem(device string) (volume.System, error) {
 	c, err := a.loadConfig()
 	if err != nil {
@@ -210,7 +210,7 @@ type keyFilesJSON struct {
 	Files []string `json:"files"`
 }
 
-// keyInfoJSON has sizes in bytes.
+// keyInfoJSON describes a key file; sizes are in bytes.
 type keyInfoJSON struct {
 	File    string `json:"file"`
 	Kind    string `json:"kind"`

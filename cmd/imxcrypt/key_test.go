@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A key that the driver cuts short is not kept, and the file that it came from is named:
-// no header is the reason.
+// A key that the driver truncates is not kept, and the error names the file that it came
+// from, because no header is the reason.
 func TestGivenKeyThatIsCutShort(t *testing.T) {
 	t.Parallel()
 	b := newRig(t, threeVolumes)

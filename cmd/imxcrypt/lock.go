@@ -22,14 +22,14 @@ func (a *app) lockCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock NAME…",
 		Short: "unmount a volume and remove its key from the kernel",
-		Long: `Lock unmounts a volume, or swaps it off, and removes /dev/mapper/NAME; with it goes
-the kernel's copy of the key. A volume that is locked already stays so. With
---all, volumes that lie in others go first.
+		Long: `Lock unmounts a volume, or disables its swap, and removes /dev/mapper/NAME and with it
+the kernel's copy of the key. A volume that is already locked stays locked. With
+--all, volumes inside other volumes are locked first.
 
-What would keep the volume open is looked for first, and named: programs, mounts in
-other mount namespaces (of containers and services), mappings, loop devices, swap.
-Then nothing is unmounted. The volume of another configuration that has the same
-name is refused.
+Lock first looks for what would keep the volume open: programs, mounts in other mount
+namespaces (of containers and services), mappings, loop devices, swap. If it finds
+any, it names them and unmounts nothing. It refuses a volume of another configuration
+that has the same name.
 
 ` + exitCodes(fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt lock data\n  imxcrypt lock --all",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// What the runtime would do for programs that live long: look again and again whether
-// the cgroup's limit of processors has changed, and name its mappings. A boot is over
-// before any of it is of use.
+// Both settings turn off what helps only long-lived programs: checking repeatedly whether
+// the cgroup's CPU limit has changed, and naming the runtime's mappings. A boot ends
+// before either is of use.
 
 //go:debug updatemaxprocs=0
 //go:debug decoratemappings=0

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// shown are all that a person may be shown, cobra's own excepted.
+// shown returns all commands that users may see, except cobra's own.
 func shown(root *cobra.Command) []*cobra.Command {
 	all := []*cobra.Command{root}
 	for _, c := range root.Commands() {
@@ -24,7 +24,7 @@ func shown(root *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// The manual pages are what the commands' help says.
+// The manual pages are made from the commands' help.
 func TestManualPagesAreUpToDate(t *testing.T) {
 	t.Parallel()
 	pages := map[string]bool{}
@@ -100,7 +100,7 @@ func manualPage(c *cobra.Command) string {
 			}
 		}
 	}
-	// imxcrypt's own are the global ones too: one section.
+	// imxcrypt's own options are the global ones: one section is enough.
 	options(&b, "OPTIONS", c.LocalFlags())
 	options(&b, "GLOBAL OPTIONS", c.InheritedFlags())
 	if codes != "" {
@@ -122,7 +122,7 @@ func manualPage(c *cobra.Command) string {
 	return b.String()
 }
 
-// prose is the long help: paragraphs, and examples that are indented.
+// prose formats the long help: paragraphs, and indented examples.
 func prose(b *strings.Builder, text string) {
 	for i, p := range strings.Split(strings.TrimSpace(text), "\n\n") {
 		if i > 0 {
@@ -164,7 +164,7 @@ func options(b *strings.Builder, title string, flags *pflag.FlagSet) {
 	}
 }
 
-// configurationPage makes imxcrypt.yaml(5) of the page of the configuration.
+// configurationPage makes imxcrypt.yaml(5) from the page about the configuration.
 // It knows the Markdown used there: headings, paragraphs, lists, tables,
 // fenced blocks.
 func configurationPage(text string) string {
@@ -186,7 +186,7 @@ func configurationPage(text string) string {
 		case strings.HasPrefix(line, "## "):
 			b.WriteString(".SH " + strings.ToUpper(inline(line[3:])) + "\n")
 		case strings.HasPrefix(line, "|"):
-			// The first two rows are its head.
+			// The first two rows are the table's head.
 			if table++; table > 2 {
 				cells := strings.Split(strings.Trim(line, "| "), " | ")
 				b.WriteString(".TP\n" + inline(cells[0]) + "\n" + inline(strings.Join(cells[1:], "; ")) + "\n")
@@ -207,7 +207,7 @@ func configurationPage(text string) string {
 	return strings.TrimSuffix(page, ".PP\n") + ".SH SEE ALSO\n.BR imxcrypt (1)\n"
 }
 
-// inline turns links into their text, and marks into fonts.
+// inline replaces links by their text, and marks by fonts.
 func inline(s string) string {
 	s = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`).ReplaceAllString(s, "$1")
 	s = roff(s)

@@ -21,8 +21,8 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// messages are what the program's sources say, read out of them: which texts
-// come with which code, and every text there is.
+// messages are the texts in the program's sources: the texts used with each code, and all
+// texts.
 type messages struct {
 	codes  map[string]fault.Code // by the constant's name
 	kinds  map[string]fault.Code // of package caam, by the constant's name
@@ -31,7 +31,7 @@ type messages struct {
 	causes map[string]string // package-level errors of one package, by name
 }
 
-// readMessages reads all sources of the module but tests and what serves them.
+// readMessages reads all sources of the module except tests and their helpers.
 func readMessages(t *testing.T) *messages {
 	t.Helper()
 	m := &messages{codes: codes(t), kinds: caamKinds(t), coded: map[fault.Code][]string{}}
@@ -41,7 +41,7 @@ func readMessages(t *testing.T) *messages {
 			return err
 		}
 		if d.IsDir() {
-			// The table of faults quotes what others say.
+			// The table of faults quotes the texts of other packages.
 			if name := d.Name(); path == "../../internal/fault" || path != "../.." && (strings.HasPrefix(name, ".") || name == "build" || name == "test" || strings.HasSuffix(name, "test") && name != "test") {
 				return filepath.SkipDir
 			}
@@ -73,7 +73,7 @@ func readMessages(t *testing.T) *messages {
 	return m
 }
 
-// caamKinds are the codes of package caam's errors by the names of their kinds.
+// caamKinds returns the codes of package caam's errors by the names of their kinds.
 func caamKinds(t *testing.T) map[string]fault.Code {
 	t.Helper()
 	kinds := map[string]fault.Code{}
@@ -83,7 +83,7 @@ func caamKinds(t *testing.T) map[string]fault.Code {
 	return kinds
 }
 
-// codes are the codes by their constants' names.
+// codes returns the codes by the names of their constants.
 func codes(t *testing.T) map[string]fault.Code {
 	t.Helper()
 	all := map[string]fault.Code{}
@@ -93,7 +93,7 @@ func codes(t *testing.T) map[string]fault.Code {
 	return all
 }
 
-// constants are a file's text constants of a type, by their names.
+// constants returns a file's text constants of a type, by their names.
 func constants(t *testing.T, path, ofType string) map[string]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
@@ -117,7 +117,7 @@ func constants(t *testing.T, path, ofType string) map[string]string {
 	return all
 }
 
-// cause notes a package-level errors.New.
+// cause records a package-level errors.New.
 func (m *messages) cause(n ast.Node) bool {
 	if spec, ok := n.(*ast.ValueSpec); ok && len(spec.Names) == 1 && len(spec.Values) == 1 {
 		if call, ok := spec.Values[0].(*ast.CallExpr); ok {
@@ -127,8 +127,8 @@ func (m *messages) cause(n ast.Node) bool {
 	return true
 }
 
-// visit notes every text, and those beside a code in a call, in a
-// composite literal or in an assignment.
+// visit records every text, and those that are next to a code in a call, a composite
+// literal or an assignment.
 func (m *messages) visit(n ast.Node, inCAAM, listed bool) {
 	var beside []ast.Expr
 	switch n := n.(type) {
@@ -175,8 +175,8 @@ func (m *messages) visit(n ast.Node, inCAAM, listed bool) {
 	}
 }
 
-// sourceText is a text as in the source, with … for what is filled in; empty
-// for what is no text.
+// sourceText returns a text as in the source, with … for what is filled in, or "" if the
+// expression is not a text.
 func sourceText(e ast.Expr, causes map[string]string) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -205,7 +205,7 @@ func sourceText(e ast.Expr, causes map[string]string) string {
 	return ""
 }
 
-// byCode are the messages of each code, in alphabetical order.
+// byCode returns the messages of each code, in alphabetical order.
 func (m *messages) byCode(t *testing.T) map[fault.Code][]string {
 	t.Helper()
 	for _, text := range constants(t, "../../dmcrypt/errors.go", "Kind") {
@@ -227,11 +227,11 @@ func (m *messages) byCode(t *testing.T) map[fault.Code][]string {
 	return m.coded
 }
 
-// A person reads the name of the volume, never a word that stands for it. Only help
-// has such words, and the table of faults, which is filled in.
+// Users see the name of the volume, never a placeholder for it. Only the help has
+// placeholders, and the table of faults, where they are filled in.
 func TestMessagesNameTheVolume(t *testing.T) {
 	t.Parallel()
-	help := map[string]bool{"NO NAME": true} // what FAT has for no label
+	help := map[string]bool{"NO NAME": true} // FAT's text for no label
 	for _, c := range shown((&app{}).root()) {
 		help[c.Use], help[c.Short], help[c.Long], help[c.Example] = true, true, true, true
 		c.Flags().VisitAll(func(f *pflag.Flag) { help[f.Usage] = true })

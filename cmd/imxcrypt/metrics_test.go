@@ -16,8 +16,8 @@ import (
 	"imxcrypt/volume"
 )
 
-// exposition reads Prometheus' text format, version 0.0.4, as strictly as
-// promtool's check does, and returns the value of each series.
+// exposition parses Prometheus' text format, version 0.0.4, as strictly as promtool's
+// check does, and returns the value of each series.
 func exposition(text string) (map[string]float64, error) {
 	const name = `[a-zA-Z_:][a-zA-Z0-9_:]*`
 	help := regexp.MustCompile(`^# HELP (` + name + `) (.+)$`)
@@ -140,8 +140,8 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// What the program prints is valid for volumes as they come, and for names that
-// are given twice.
+// The program's output is valid for volumes in any state, and for names that are given
+// twice.
 func TestMetricsOfARun(t *testing.T) {
 	t.Parallel()
 	b := newRig(t, threeVolumes, "/dev/mmcblk2p3", "/dev/disk/by-path/platform-30b60000.mmc-part4")
@@ -155,7 +155,7 @@ func TestMetricsOfARun(t *testing.T) {
 	}
 }
 
-// A table on the page of monitoring has each metric, and none that there is not.
+// A table on the page about monitoring has every metric, and no other.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer

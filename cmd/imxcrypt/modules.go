@@ -12,19 +12,19 @@ import (
 	"imxcrypt/internal/program"
 )
 
-// driverNodes are the devices that are there as soon as their drivers are.
+// driverNodes are device nodes that exist once their drivers are loaded.
 type driverNodes struct{ mapper, loop string }
 
 func systemNodes() driverNodes {
 	return driverNodes{mapper: "/dev/mapper/control", loop: "/dev/loop-control"}
 }
 
-// loadModules loads what the plan needs where it is a module and nothing else has loaded
-// it: in an initramfs without udev. Where that does not succeed, opening a volume fails
-// with the reason, so this is only logged.
+// loadModules loads the modules that the plan needs if nothing else has loaded them, as
+// in an initramfs without udev. If that fails, opening a volume fails with the reason, so
+// the failure is only logged.
 func (a *app) loadModules(ctx context.Context, plan boot.Plan, c driverNodes, programs program.Runner) {
 	var missing []string
-	if _, err := os.Stat(c.mapper); err != nil { // where it is, the kernel loads a target when a table names it
+	if _, err := os.Stat(c.mapper); err != nil { // with dm-mod, the kernel loads a target when a table names it
 		missing = append(missing, "dm-mod", "dm-crypt")
 	}
 	if _, err := os.Stat(c.loop); err != nil && slices.ContainsFunc(plan.Steps, inFiles) {
@@ -38,7 +38,7 @@ func (a *app) loadModules(ctx context.Context, plan boot.Plan, c driverNodes, pr
 	}
 }
 
-// inFiles reports whether a volume or its header lies in a file.
+// inFiles reports whether a volume or its header is in a file.
 func inFiles(s boot.Step) bool {
 	return s.Spec.Detached() || strings.HasPrefix(s.Spec.Device, "/") && !strings.HasPrefix(s.Spec.Device, "/dev/")
 }

@@ -13,21 +13,21 @@ import (
 	"imxcrypt/volume/spec"
 )
 
-// resultJSON is one volume's result as programs read it, one line each.
+// resultJSON is one volume's result in JSON output, one line each.
 type resultJSON struct {
 	volume.Result
 	OK    bool     `json:"ok"`
 	Error *problem `json:"error"`
 }
 
-// failureJSON is the line of a command that failed and has no other to say it in.
+// failureJSON is the line of a command that failed without printing another line.
 type failureJSON struct {
 	OK    bool     `json:"ok"`
 	Error *problem `json:"error"`
 }
 
-// printResult prints the result of an operation: for people in the words of say, or
-// as JSON. An error of the operation is printed by the caller, except as JSON.
+// printResult prints the result of an operation, as text with say or as JSON. The caller
+// prints the operation's error, unless the output is JSON.
 func (a *app) printResult(r volume.Result, err error, say func(volume.Result) string) error {
 	a.audit(r, err)
 	for _, w := range r.Warnings {
@@ -51,7 +51,7 @@ func (a *app) printResult(r volume.Result, err error, say func(volume.Result) st
 	return nil
 }
 
-// sentence says in one line what state a volume is in now.
+// sentence describes in one line the state that a volume is in now.
 func sentence(r volume.Result) string {
 	var b strings.Builder
 	b.WriteString(r.Volume + ": ")

@@ -8,15 +8,17 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// passphraseJSON is the line of `--recovery-passphrase --json` before the result.
+// passphraseJSON is the line that `--recovery-passphrase --json` prints before the
+// result.
 type passphraseJSON struct {
 	Event      string `json:"event"`
 	Volume     string `json:"volume"`
 	Passphrase string `json:"passphrase"`
 }
 
-// passphraseShown returns the function that shows a recovery passphrase, once and on
-// stdout; nil where none is wanted. A log keeps what it is given, so it gets none.
+// passphraseShown returns a function that shows a recovery passphrase, once and on
+// stdout, or nil if none is wanted. It refuses if stdout is the journal, which would keep
+// the passphrase.
 func (a *app) passphraseShown(wanted bool, name string) (func(words string) error, error) {
 	if !wanted {
 		return nil, nil

@@ -23,23 +23,23 @@ func (a *app) provisionCommand() *cobra.Command {
 	var f provisionFlags
 	c := &cobra.Command{
 		Use:   "provision NAME…",
-		Short: "create key, header and filesystem of a volume, and mount it",
+		Short: "create a volume's key, header and filesystem, and mount it",
 		Long: `Provision creates a volume's key, writes its header, makes its filesystem and
-mounts it. It takes only an empty device: the first and last MiB and blocks
-sampled over the whole must be all 0x00 or all 0xFF. With "size:" it makes the file of
-a volume's image where there is none. The device of a volume with key: ephemeral it
-marks: from then on that device is formatted whenever the volume is unlocked.
+mounts it. It accepts only an empty device: the first and last MiB, and blocks
+sampled over the whole device, must be all 0x00 or all 0xFF. With "size:" it makes the
+file of a volume's image if there is none. It marks the device of a volume with
+key: ephemeral: from then on that device is formatted whenever the volume is unlocked.
 
-Run again, it finishes what was interrupted, or reports that nothing is left to
+Run again, provision finishes what was interrupted, or reports that nothing is left to
 do. It never formats a volume that is ready. Afterwards back up the header
 ("imxcrypt header backup"): without it nothing opens the volume.
 
 With --recipient the key is generated in memory instead of in the chip, and the
 header keeps a copy of it, sealed to an age recipient. The recipient's identity
 then opens the volume without the board ("imxcrypt recover"). With
---recovery-passphrase a copy opens with eight words, which are shown once and stored
-nowhere. Only such a copy saves the data when the board dies, the chip is closed, or
-the storage moves to another chip. "imxcrypt rotate" adds one later, with a new key.
+--recovery-passphrase it keeps a copy that opens with eight words, which are shown once
+and stored nowhere. Only such a copy saves the data if the board dies, the chip is closed,
+or the storage moves to another chip. "imxcrypt rotate" adds one later, with a new key.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt provision data
@@ -51,12 +51,12 @@ the storage moves to another chip. "imxcrypt rotate" adds one later, with a new 
 		},
 	}
 	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
-	c.Flags().BoolVar(&f.wipe, "wipe", false, "overwrite what is on the device, unless it is a volume of imxcrypt")
+	c.Flags().BoolVar(&f.wipe, "wipe", false, "overwrite what is on the device, unless it is an imxcrypt volume")
 	c.Flags().BoolVar(&f.yes, "yes", false, "confirm --wipe without being asked for the name")
 	c.Flags().BoolVar(&f.requireClosed, "require-closed", false, "refuse unless the chip is known to be closed")
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "leave the volume locked")
 	c.Flags().StringArrayVar(&f.recipients, "recipient", nil, "seal a recovery copy of the key to this age recipient (age1…); may be repeated")
-	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the key that opens with a passphrase, and show that once")
+	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the key that opens with a passphrase, and show the passphrase once")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "check everything, print what would be done, change nothing")
 	return c
 }
@@ -93,9 +93,9 @@ func (a *app) provision(ctx context.Context, names []string, f provisionFlags) e
 	return a.each(ctx, list, do, a.provisioned)
 }
 
-// provisioned is sentence, with a reminder where there is a new header to back up.
+// provisioned is sentence, with a reminder if there is a new header to back up.
 func (a *app) provisioned(r volume.Result) string {
-	if !r.Already && r.Generation > 0 { // with a throw-away key there is none
+	if !r.Already && r.Generation > 0 { // a throw-away key has no header
 		fmt.Fprintf(a.stderr, "%simxcrypt: %s: back up the header, without it nothing opens the volume: imxcrypt header backup %s FILE\n",
 			a.priority(priorityInfo), r.Volume, r.Volume)
 	}

@@ -29,22 +29,23 @@ func (a *app) recoverCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "recover {--identity FILE | --passphrase} DEVICE|IMAGE",
 		Short: "open a volume without its board, or give it to another chip",
-		Long: `Recover opens a volume whose key has a recovery copy on any Linux machine, read-only
-and with plain AES: no CAAM, no configuration. The recovery identity (age,
+		Long: `On any Linux machine, recover opens a volume whose key has a recovery copy, read-only
+and with plain AES: it needs no CAAM and no configuration. The recovery identity (age,
 AGE-SECRET-KEY-1…) or the recovery passphrase opens the copy in the header. Mount
-it with "mount -o ro,noload" (ext4), and close it with "cryptsetup close" or
+the volume with "mount -o ro,noload" (ext4), and close it with "cryptsetup close" or
 "dmsetup remove".
 
 With --reseal NAME, on a board, this chip seals the same key into a new blob; the data
-is untouched. That moves the storage to a replacement board, and saves a volume of an
-open chip when the chip is closed. The old blob stays until the new one is proved.
+is untouched. This moves the storage to a replacement board, and saves a volume that was
+made on an open chip when the chip is closed. The old blob stays until the new one is
+proved.
 
 Anyone can seal such a copy. So --reseal takes only the copy whose fingerprint you noted
 when the volume was made ("recovery_fingerprint" in the output of provision, or of the
 last rotate): give it with --fingerprint, or type it when asked. Otherwise an attacker
 with the storage could make this board use a key of their own.
 
-The plain key is in memory meanwhile: use a machine that you trust.
+While recover runs, the plain key is in memory: use a machine that you trust.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt recover --identity key.txt /dev/sdb3 --name rescued
@@ -70,9 +71,9 @@ The plain key is in memory meanwhile: use a machine that you trust.
 	c.MarkFlagsMutuallyExclusive("identity", "passphrase", "passphrase-file")
 	c.Flags().StringVar(&f.name, "name", "", "name of the mapping (default recovered-NAME)")
 	c.Flags().StringVar(&f.header, "header", "", "file of a detached header (default on the device)")
-	c.Flags().StringVar(&f.reseal, "reseal", "", "give the key of this volume of the configuration to this chip")
-	c.Flags().StringVar(&f.fingerprint, "fingerprint", "", "with --reseal: fingerprint of the recovery copy, as it was noted (default asked for)")
-	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "with --reseal: look at everything, change nothing")
+	c.Flags().StringVar(&f.reseal, "reseal", "", "seal the key of this configured volume for this chip")
+	c.Flags().StringVar(&f.fingerprint, "fingerprint", "", "with --reseal: fingerprint of the recovery copy, as you noted it (default: asks for it)")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "with --reseal: check everything, change nothing")
 	_ = c.RegisterFlagCompletionFunc("reseal", a.completeVolumes)
 	return c
 }
@@ -136,8 +137,8 @@ func (a *app) reseal(ctx context.Context, f recoverFlags) (err error) {
 	})
 }
 
-// askFingerprint has a person type the fingerprint. The one of the copy that is
-// there is not shown: it would be typed off.
+// askFingerprint asks for the fingerprint to be typed. It does not show the fingerprint
+// of the copy in the header, which would only be copied.
 func (a *app) askFingerprint(name string) (string, error) {
 	typed, ok := a.ask("fingerprint of the recovery copy of " + name + ", as it was noted: ")
 	if !ok {
@@ -149,7 +150,8 @@ func (a *app) askFingerprint(name string) (string, error) {
 // maxIdentity bounds an identity file, in bytes.
 const maxIdentity = 64 << 10
 
-// opener prepares the process for a plain key, and opens what opens the recovery copy.
+// opener prepares the process for a plain key, and opens the identity or passphrase that
+// opens the recovery copy.
 func (a *app) opener(f recoverFlags) (o volume.Opener, done func() error, err error) {
 	if err := secret.Harden(); err != nil {
 		return o, nil, err
@@ -202,14 +204,14 @@ func (a *app) openSecret(option, path string) (io.ReadCloser, error) {
 	}{io.LimitReader(f, maxIdentity), f}, nil
 }
 
-// statusRecovery is the recovery copy as `status --json` prints it.
+// statusRecovery is the recovery copy in the output of `status --json`.
 type statusRecovery struct {
 	Recipients  []string `json:"recipients"`
 	Passphrase  bool     `json:"passphrase"`
 	Fingerprint string   `json:"fingerprint"`
 }
 
-// recoveryOf is nil for a volume without a recovery copy.
+// recoveryOf returns nil for a volume without a recovery copy.
 func recoveryOf(st volume.Status) *statusRecovery {
 	if st.RecoveryFingerprint == "" {
 		return nil
@@ -217,7 +219,7 @@ func recoveryOf(st volume.Status) *statusRecovery {
 	return &statusRecovery{Recipients: append([]string{}, st.Recipients...), Passphrase: st.RecoveryPassphrase, Fingerprint: st.RecoveryFingerprint}
 }
 
-// printRecovery warns about identities that read a volume without its board.
+// printRecovery warns about recovery copies, which open a volume without its board.
 func (a *app) printRecovery(st volume.Status) {
 	for _, recipient := range st.Recipients {
 		fmt.Fprintf(a.stderr, "%simxcrypt: %s: RECOVERY COPY of the key: the identity of %s opens this volume without the board\n",

@@ -25,11 +25,11 @@ which is bound to the name. The key, its recovery copies, the data and the files
 with its UUID stay as they are.
 
 Lock the volume first, and change its name in the configuration: rename takes the
-volume that stands there as NEW, and refuses if OLD is still there. Until it has run,
+volume that is there as NEW, and refuses if OLD is still there. Until it has run,
 the volume does not open under either name. Run again, it finishes what was
-interrupted. In the middle of a rotation it is refused. Afterwards back up the header
-again, and change what else has the old name: units, /etc/fstab, the configuration in
-the initramfs.
+interrupted. In the middle of a rotation it refuses. Afterwards back up the header
+again, and change whatever else has the old name: units, /etc/fstab, the configuration
+in the initramfs.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt lock data
@@ -38,7 +38,7 @@ the initramfs.
 		Args: exactly(2, "the old and the new name"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) != 1 {
-				return nil, cobra.ShellCompDirectiveNoFileComp // the old name stands nowhere
+				return nil, cobra.ShellCompDirectiveNoFileComp // the old name is not in the configuration
 			}
 			return a.completeVolumes(cmd, args, word)
 		},
@@ -78,8 +78,9 @@ func (a *app) rename(ctx context.Context, old, name string, dryRun bool) error {
 	})
 }
 
-// renamedVolume is the configuration's volume of the new name. The old one must not be
-// there: which of two volumes a device is cannot be left to the order of typing.
+// renamedVolume returns the configuration's volume with the new name. The old name must
+// not be there: the order of the arguments must not decide which of two volumes a device
+// is.
 func renamedVolume(c *configs.Config, old, name string) (configs.Volume, error) {
 	v, err := c.Volume(name)
 	_, errOld := c.Volume(old)

@@ -23,14 +23,14 @@ func (a *app) resizeCommand() *cobra.Command {
 	var f resizeFlags
 	c := &cobra.Command{
 		Use:   "resize NAME",
-		Short: "give a volume and its filesystem the space that its device has",
+		Short: "grow a volume and its filesystem to the space that the device has",
 		Long: `Resize makes a volume as large as its device has become: first the header, then the
-mapping if it is unlocked, then the filesystem if it is mounted (ext4, xfs, btrfs). It
-may be in use. Grow the partition before, and have the kernel see it (partx -u). Run
-again, it finishes what was interrupted, or finds nothing to do. A filesystem that is
-not mounted grows when resize is run with it mounted.
+mapping if it is unlocked, then the filesystem if it is mounted (ext4, xfs, btrfs). The
+volume may be in use. Grow the partition first, and make the kernel see it (partx -u).
+Run again, resize finishes what was interrupted, or finds nothing to do. To grow a
+filesystem that was not mounted, mount it and run resize again.
 
-A volume never shrinks. In the middle of a rotation it does not grow either. The space
+A volume never shrinks, and in the middle of a rotation it does not grow. The space
 that a rotation needs stays free. "grow: true" in the configuration does the same
 whenever the volume is opened. Afterwards back up the header again.
 
@@ -43,12 +43,12 @@ whenever the volume is opened. Afterwards back up the header again.
 			return a.resize(cmd.Context(), args[0], f)
 		},
 	}
-	c.Flags().StringVar(&f.size, "size", "", "size of the data, as 512MiB or 4GiB (default all there is room for)")
+	c.Flags().StringVar(&f.size, "size", "", "size of the data, such as 512MiB or 4GiB (default all there is room for)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be done, change nothing")
 	return c
 }
 
-// resizeJSON is the line of `resize --json`.
+// resizeJSON is the line that `resize --json` prints.
 type resizeJSON struct {
 	volume.ResizeResult
 	OK    bool     `json:"ok"`

@@ -33,21 +33,21 @@ func (a *app) rotateCommand() *cobra.Command {
 		Use:   "rotate NAME",
 		Short: "re-encrypt the data in place with a new key, also while in use",
 		Long: `Rotate makes a new key and re-encrypts the volume in place, whether it is locked,
-unlocked, or mounted and in use. It may be interrupted at any moment: the volume still
-opens, and the same command continues. SIGTERM and SIGINT stop it at the next zone.
+unlocked, or mounted and in use. Rotate may be interrupted at any moment: the volume
+still opens, and the same command continues. SIGTERM and SIGINT stop it at the next zone.
 
 If source, cipher, sector_size, wrap or key_size changed in the configuration, the
 same pass converts the volume, as far as its filesystem allows. Both sources must work
-in this kernel. A rotation never goes to source dev. A trusted key can have no recovery
+in this kernel. A rotation never changes to source dev. A trusted key can have no recovery
 copy: a volume that has one is refused, unless --no-recovery gives it up.
 
-The new key gets recovery copies for the recipients that the old one had some for. With
---recipient it gets copies for these instead, with --recovery-passphrase one that opens
-with eight words, which are shown once, with --no-recovery none. That is how a
-recovery copy is added to a volume that has none.
+The new key gets recovery copies for the recipients of the old key's copies. With
+--recipient it gets copies for the given recipients instead, with --recovery-passphrase
+a copy that opens with eight words, which are shown once, and with --no-recovery none.
+This is how to add a recovery copy to a volume that has none.
 
 The old key's blob and the old ciphertext may survive in worn-out or spare blocks of
-the storage. Rotation does not protect from an attacker with this chip and an old
+the storage. Rotation does not protect against an attacker with this chip and an old
 image of the device. Header backups from before a rotation are worthless after it.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
@@ -65,10 +65,10 @@ image of the device. Header backups from before a rotation are worthless after i
 	c.Flags().BoolVar(&f.initOnly, "init-only", false, "make and prove the new key, move no data yet")
 	c.Flags().BoolVar(&f.resumeOnly, "resume-only", false, "continue a rotation that is under way, start none")
 	c.Flags().BoolVar(&f.pause, "pause", false, "stop the rotation that another process runs, at its next zone")
-	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "most bytes to move per second, as 512KiB or 8MiB")
-	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held (default 100ms, 40ms without dm-delay), exceeded on a busy system; reads and writes in it wait")
+	c.Flags().StringVar(&f.rateLimit, "rate-limit", "", "maximum bytes to move per second, such as 512KiB or 8MiB")
+	c.Flags().DurationVar(&f.maxHold, "max-hold", 0, "target for how long a zone in use is held while its reads and writes wait (default 100ms, 40ms without dm-delay); a busy system exceeds it")
 	c.Flags().StringArrayVar(&f.recipients, "recipient", nil, "seal a recovery copy of the new key to this age recipient (age1…); may be repeated")
-	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the new key that opens with a passphrase, and show that once")
+	c.Flags().BoolVar(&f.passphrase, "recovery-passphrase", false, "make a recovery copy of the new key that opens with a passphrase, and show the passphrase once")
 	c.Flags().BoolVar(&f.noRecovery, "no-recovery", false, "make no recovery copy of the new key")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be done, change nothing")
 	c.MarkFlagsMutuallyExclusive("init-only", "resume-only", "pause")
@@ -132,8 +132,8 @@ func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
 	})
 }
 
-// showMoving runs what moves a volume's data and shows its progress; what is what the
-// data becomes.
+// showMoving runs an operation that moves a volume's data and shows its progress; what is
+// what the data becomes.
 func (a *app) showMoving(name, what string, o volume.RotateOptions, move func(volume.RotateOptions) (volume.RotateResult, error)) (volume.RotateResult, error) {
 	if err := secret.Harden(); err != nil {
 		return volume.RotateResult{Result: volume.Result{Volume: name}}, err
@@ -147,7 +147,7 @@ func (a *app) showMoving(name, what string, o volume.RotateOptions, move func(vo
 	return move(o)
 }
 
-// The lines of `rotate --json`: progress, then the result; or that of --pause.
+// The lines of `rotate --json`: progress, then the result; or the line of --pause.
 type (
 	progressJSON struct {
 		Event  string `json:"event"`
@@ -186,7 +186,7 @@ func (a *app) printRotation(r volume.RotateResult, err error, sentence func(volu
 	return err
 }
 
-// pause stops another process's rotation.
+// pause stops the rotation of another process.
 func (a *app) pause(ctx context.Context, name string) error {
 	stopped, err := pauseRotation(ctx, name)
 	if err != nil {
@@ -203,10 +203,10 @@ func (a *app) pause(ctx context.Context, name string) error {
 	return nil
 }
 
-// parseRate reads a number of bytes a second; an empty text is no limit.
+// parseRate parses a number of bytes per second; an empty text means no limit.
 func parseRate(text string) (int64, error) { return parseBytes("--rate-limit", text) }
 
-// parseBytes reads a number of bytes that an option gives; 0 for an empty text.
+// parseBytes parses the number of bytes given to an option; 0 for an empty text.
 func parseBytes(option, text string) (int64, error) {
 	if text == "" {
 		return 0, nil
@@ -221,16 +221,16 @@ func parseBytes(option, text string) (int64, error) {
 	return n, nil
 }
 
-// rotationProgress shows how far a rotation is: lines of JSON for programs, a
-// bar on a terminal, a line every half minute in a log.
+// rotationProgress shows the progress of a rotation: JSON lines for programs, a bar on a
+// terminal, a line every half minute in a log.
 type rotationProgress struct {
 	a        *app
 	name     string
-	what     string // the data that is moved becomes
+	what     string // what the moved data becomes
 	terminal bool
 	now      func() time.Time
 	begun    time.Time
-	first    int64 // bytes that were moved before
+	first    int64 // bytes moved at the first report; -1 before it
 	shown    time.Time
 	drawn    bool
 }
@@ -281,7 +281,7 @@ func (p *rotationProgress) moved(r volume.Rotation) {
 	}
 }
 
-// rate is bytes a second since the first zone, and the time that is left at it.
+// rate returns the bytes per second since the first zone, and the time left at that rate.
 func (p *rotationProgress) rate(r volume.Rotation, now time.Time) (perSecond float64, left time.Duration) {
 	seconds := now.Sub(p.begun).Seconds()
 	if seconds <= 0 || r.Done <= p.first {

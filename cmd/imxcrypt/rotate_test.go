@@ -13,7 +13,7 @@ import (
 	"imxcrypt/volume"
 )
 
-// rotateShown is a rotation of 64 MiB that moves 1 MiB in each of n steps.
+// rotateShown shows a rotation of 64 MiB that moves 1 MiB in each of n steps.
 func rotateShown(a *app, terminal bool, step time.Duration, n int) {
 	p := a.newRotationProgress("data", "under the new key")
 	now := p.begun
@@ -31,7 +31,7 @@ func quietApp() (*app, *bytes.Buffer, *bytes.Buffer) {
 	return &app{stdout: &out, stderr: &err, getenv: func(string) string { return "" }}, &out, &err
 }
 
-// A program gets a line of JSON at most every fifth of a second, and the last.
+// A program gets a JSON line at most every fifth of a second, and a last one.
 func TestRotationEvents(t *testing.T) {
 	t.Parallel()
 	a, out, stderr := quietApp()
@@ -69,7 +69,7 @@ func TestRotationEvents(t *testing.T) {
 	}
 }
 
-// On a terminal one line is drawn again and again, and ended.
+// On a terminal one line is redrawn, and ended with a newline.
 func TestRotationBar(t *testing.T) {
 	t.Parallel()
 	a, out, stderr := quietApp()
@@ -86,7 +86,7 @@ func TestRotationBar(t *testing.T) {
 	}
 }
 
-// In a log there is a line every half minute.
+// A log gets a line every half minute.
 func TestRotationInALog(t *testing.T) {
 	t.Parallel()
 	a, out, stderr := quietApp()
@@ -99,7 +99,7 @@ func TestRotationInALog(t *testing.T) {
 	}
 }
 
-// A terminal is known by itself, and JSON goes to one all the same.
+// A terminal is detected, but JSON is written even to a terminal.
 func TestTerminalIsKnown(t *testing.T) {
 	t.Parallel()
 	terminal := openTerminal(t)
@@ -137,8 +137,8 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// What moves data is stopped, rotations and what is done in place, not what another
-// command does with a volume that is called rotate.
+// Commands that move data are stopped: rotations and in-place operations, but not another
+// command on a volume with the name rotate.
 func TestWhatRotates(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]bool{

@@ -16,13 +16,13 @@ import (
 	"imxcrypt/volume"
 )
 
-// pauseWait is how long a rotation may take to its next zone boundary, in which
-// 32 MiB are written and flushed: all that the ring of a journal may hold.
+// pauseWait is how long a rotation may take to reach its next zone boundary. It writes
+// and flushes up to 32 MiB until then: all that a journal's ring may hold.
 const pauseWait = time.Minute
 
 // pauseRotation asks the process that rotates a volume to stop, and waits until
-// it has. stopped is false if no process rotates it. A volume in use by another
-// command is an error of code lock-held.
+// it has. stopped is false if no process rotates it. If another command uses the volume,
+// the error has the code lock-held.
 func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 	held := holderOf(name, &err)
 	if held == nil {
@@ -36,8 +36,8 @@ func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 		return false, fmt.Errorf("process %d, which rotates %s: %w", held.PID, name, err)
 	}
 	defer func() { _ = unix.Close(fd) }() // nothing was written to it
-	// The number may have become another process's before it was opened; if
-	// the lock is still that process's, it has not.
+	// The PID may have been reused before it was opened; if the process still holds the
+	// lock, it was not.
 	if now := holderOf(name, &err); now == nil || now.PID != held.PID {
 		return now == nil, err
 	}
@@ -53,8 +53,8 @@ func pauseRotation(ctx context.Context, name string) (stopped bool, err error) {
 	return true, l.Release()
 }
 
-// rotates reports whether a command line is one of a command that moves data, and not
-// of another one on a volume of that name, or with a file or flag that is called so.
+// rotates reports whether a command line is that of a command that moves data, and not of
+// another command whose volume, file or flag has such a name.
 func rotates(line string) bool {
 	words := strings.Fields(line)
 	if len(words) == 0 {
@@ -65,7 +65,7 @@ func rotates(line string) bool {
 }
 
 // resumeInBackground has systemd continue a rotation that a power cut interrupted.
-// Without systemd the operator must: the process would have no supervisor.
+// Without systemd the operator has to: the process would have no supervisor.
 func (a *app) resumeInBackground(ctx context.Context, name string) {
 	if a.sleeping != nil {
 		err := a.sleeping.ResumeRotation(ctx, name)
@@ -78,8 +78,8 @@ func (a *app) resumeInBackground(ctx context.Context, name string) {
 	a.log.Warn("the volume is half-way through a rotation; to continue: imxcrypt rotate --resume-only "+name, "volume", name)
 }
 
-// holderOf returns the holder of the volume's lock; nil if the lock is free, or with
-// an error.
+// holderOf returns the holder of the volume's lock, or nil if the lock is free or err is
+// set.
 func holderOf(name string, err *error) *lockfile.HeldError {
 	l, failed := lockfile.Acquire(volume.RunDir, name)
 	var held *lockfile.HeldError

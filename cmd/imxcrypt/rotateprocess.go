@@ -12,26 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holdInMemory keeps a process that holds I/O from waiting for that very I/O:
-// its program may lie on the volume it rotates, and a page of it that is not in
-// memory could not be read while a zone is held. The pages that are locked as
-// they are touched (secret.Harden) do not cover code that was not run yet, so
-// the program's own ranges are locked whole. Nor must it be killed for memory in
-// that moment.
+// holdInMemory keeps a process that holds I/O from waiting for that same I/O: its
+// program may be on the volume it rotates, and a page that is not in memory cannot be
+// read while a zone is held. Locking pages as they are touched (secret.Harden) does not
+// cover code that has not run yet, so the program's own ranges are locked whole. The
+// process must not be killed for memory in that moment either.
 //
 // The error names what was refused.
 func holdInMemory() error {
 	if err := lockProgram(); err != nil {
 		return fmt.Errorf("lock the program in memory: %w", err)
 	}
-	// OOM_SCORE_ADJ_MIN (linux/oom.h): never chosen.
+	// OOM_SCORE_ADJ_MIN (linux/oom.h): never killed.
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		return fmt.Errorf("protect the process from the out-of-memory killer: %w", err)
 	}
 	return nil
 }
 
-// lockProgram locks each range that is mapped from the executable.
+// lockProgram locks every range that is mapped from the executable.
 func lockProgram() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"imxcrypt/volume"
 )
 
-// schema is what of JSON Schema (draft 2020-12) our schema uses; any other
+// schema is the part of JSON Schema (draft 2020-12) that our schema uses; any other
 // keyword is refused, so that nothing goes unchecked.
 type schema struct {
 	Schema      string `json:"$schema"`
@@ -82,8 +82,8 @@ func typeOf(v any) string {
 	return "number"
 }
 
-// violations says where v breaks the schema. Members that the schema does not
-// know are violations too: what the program prints is documented.
+// violations returns where v breaks the schema. Members that the schema does not have are
+// violations too, because everything that the program prints is documented.
 func (s *schema) violations(root *schema, at string, v any) []string {
 	if s.Ref != "" {
 		return root.Defs[strings.TrimPrefix(s.Ref, "#/$defs/")].violations(root, at, v)
@@ -166,8 +166,8 @@ func validate(t *testing.T, s *schema, text string) []string {
 	return s.violations(s, "$", v)
 }
 
-// What the program really prints, of volumes in all sorts of states, is what
-// the published schema says.
+// What the program prints for volumes in all sorts of states follows the published
+// schema.
 func TestStatusFollowsItsSchema(t *testing.T) {
 	t.Parallel()
 	s := statusSchema(t)
@@ -201,7 +201,7 @@ func TestStatusFollowsItsSchema(t *testing.T) {
 	}
 }
 
-// The validator itself finds what is wrong.
+// The validator itself finds violations.
 func TestSchemaRefusesWhatItShould(t *testing.T) {
 	t.Parallel()
 	s := statusSchema(t)

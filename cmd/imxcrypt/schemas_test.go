@@ -23,7 +23,7 @@ import (
 	"imxcrypt/volume"
 )
 
-// output is what a command prints with --json, a line each: one of these.
+// output has the types of the lines that each command prints with --json.
 func outputs() map[string][]any {
 	result := []any{resultJSON{}}
 	return map[string][]any{
@@ -53,15 +53,15 @@ func outputs() map[string][]any {
 	}
 }
 
-// handWritten are the commands whose schema is written, not made: status, and
-// config show, which prints the configuration's fields (docs/configuration.md).
+// handWritten are the commands whose schema is written by hand, not generated: status,
+// and config show, which prints the configuration's fields (docs/configuration.md).
 func handWritten() []string { return []string{"imxcrypt status", "imxcrypt config show"} }
 
 func schemaFile(command string) string {
 	return "docs/" + strings.ReplaceAll(strings.TrimPrefix(command, "imxcrypt "), " ", "-") + ".schema.json"
 }
 
-// Each command that prints JSON has a published schema, made from its types.
+// Each command that prints JSON has a published schema, generated from its types.
 func TestSchemasAreUpToDate(t *testing.T) {
 	t.Parallel()
 	files := []string{}
@@ -81,7 +81,7 @@ func TestSchemasAreUpToDate(t *testing.T) {
 			t.Errorf("%s is the schema of no command", path)
 		}
 	}
-	// Every command has a schema, or prints text whatever is asked.
+	// Every command has a schema, or always prints text.
 	text := []string{"imxcrypt", "imxcrypt completion", "imxcrypt key", "imxcrypt header", "imxcrypt config", "imxcrypt config example"}
 	for _, c := range shown((&app{}).root()) {
 		name := c.CommandPath()
@@ -143,7 +143,7 @@ func schemaOfType(t *testing.T, of reflect.Type, defs map[string]any) map[string
 	case reflect.Struct:
 		name := strings.TrimSuffix(strings.ToLower(of.Name()[:1])+of.Name()[1:], "JSON")
 		if _, known := defs[name]; !known {
-			defs[name] = nil // in case it has itself within
+			defs[name] = nil // in case the type contains itself
 			properties, required := map[string]any{}, []string{}
 			for _, f := range reflect.VisibleFields(of) {
 				member, option, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -167,7 +167,7 @@ func schemaOfType(t *testing.T, of reflect.Type, defs map[string]any) map[string
 	return nil
 }
 
-// followsSchema holds what a command printed with --json to its schema: each line.
+// followsSchema checks each line that a command printed with --json against its schema.
 func followsSchema(t *testing.T, called *cobra.Command, args []string, stdout string) {
 	t.Helper()
 	if !slices.Contains(args, "--json") || slices.Contains(args, "--help") || called.Name() == "example" || called.Name() == "help" || called.Hidden {
@@ -199,8 +199,8 @@ func followsSchema(t *testing.T, called *cobra.Command, args []string, stdout st
 	}
 }
 
-// checkRun holds what any run must keep to: with --json its output follows the
-// command's schema, and the help of the command names its exit code.
+// checkRun checks what holds for every run: with --json its output follows the command's
+// schema, and the command's help names its exit code.
 func checkRun(t *testing.T, args []string, code int, stdout string) {
 	t.Helper()
 	called, _, err := (&app{}).root().Find(args)

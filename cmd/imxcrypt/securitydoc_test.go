@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// What docs/security.md says is shown by a test, is: the test exists, in the folder
-// that is named before it.
+// Every test that docs/security.md names as proof exists, in the folder that is named
+// before it.
 func TestTheSecurityPagesTestsExist(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/security.md")
@@ -39,7 +39,7 @@ func TestTheSecurityPagesTestsExist(t *testing.T) {
 	}
 }
 
-// testsIn are the tests of one folder.
+// testsIn returns the tests of one folder.
 func testsIn(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	files, err := fs.Glob(os.DirFS(dir), "*_test.go")

@@ -43,8 +43,8 @@ import (
 	"imxcrypt/volume/volumetest"
 )
 
-// The files of testdata/sessions read like what a person sees at a terminal of
-// a board without hardware (package volumetest):
+// The files in testdata/sessions read like the terminal of a board without hardware
+// (package volumetest):
 //
 //	# a comment
 //	> WORD ARGUMENTS     something happens to the board, see session.happens
@@ -58,7 +58,7 @@ import (
 // rewrites the files.
 func TestSessions(t *testing.T) {
 	t.Parallel()
-	// The commands lock themselves in memory, which not every user may.
+	// The commands lock themselves in memory, which not every user is allowed to.
 	if err := secret.Harden(); err != nil {
 		t.Skipf("NOT TESTED: %v (root may, or `ulimit -l unlimited`)", err)
 	}
@@ -108,17 +108,17 @@ func at(lines []string, i int) string {
 // session is a board and its terminal.
 type session struct {
 	t     *testing.T
-	dir   string // /etc/imxcrypt of the session, and folder of key files
+	dir   string // the session's /etc/imxcrypt, and folder of key files
 	board *volumetest.Board
 	disks map[string]*volumetest.Disk
 	names map[string]string // what was replaced by what
-	// prints are the fingerprints and passphrases that were replaced; in an argument
-	// or a file they are put back.
+	// prints are the fingerprints and passphrases that were replaced; in arguments and
+	// files they are put back.
 	prints map[string]string
 	// rotating are volumes that another process rotates.
 	rotating []string
 	alarms   []string
-	// home is the first chip, saved what was kept of a disk, release gives a lock up.
+	// home is the first chip, saved are saved bytes of a disk, release releases a lock.
 	home    *caamtest.Chip
 	saved   []byte
 	release func() error
@@ -134,7 +134,7 @@ func newSession(t *testing.T) *session {
 
 func (s *session) config() string { return filepath.Join(s.dir, "imxcrypt.yaml") }
 
-// replay does what a session file says, and returns it with what happened.
+// replay runs a session file, and returns it with the actual output.
 func (s *session) replay(text string) string {
 	var out strings.Builder
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
@@ -166,8 +166,8 @@ func (s *session) replay(text string) string {
 	return out.String()
 }
 
-// isOutput distinguishes a line that a command wrote, in an earlier run, from what the
-// author of the session did.
+// isOutput reports whether a command wrote the line, in an earlier run, and not the
+// author of the session.
 func isOutput(line string) bool {
 	return line != "" && !strings.HasPrefix(line, "$ ") && !strings.HasPrefix(line, "> ") && !strings.HasPrefix(line, "# ")
 }
@@ -187,7 +187,7 @@ func (s *session) run(args []string) string {
 	return b.String()
 }
 
-// exec is one run of the program.
+// exec runs the program once.
 func (s *session) exec(args []string) (code int, out, errs string) {
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "/etc/imxcrypt", s.dir)
@@ -219,7 +219,7 @@ func (s *session) exec(args []string) (code int, out, errs string) {
 	return code, stdout.String(), stderr.String()
 }
 
-// lines are normalised output, an empty one shown as a dot: in a session an
+// lines returns normalised output, with a dot for an empty line, because in a session an
 // empty line ends the output.
 func (s *session) lines(text string) []string {
 	if text == "" {
@@ -249,12 +249,12 @@ var (
 	platforms = regexp.MustCompile(`linux/[a-z0-9]+`)
 )
 
-// noFingerprint is one that no recovery copy has.
+// noFingerprint is a fingerprint that no recovery copy has.
 const noFingerprint = "0123-4567-89ab-cdef-0123-4567-89ab-cdef"
 
 // normalise replaces what differs from run to run: UUIDs by UUID-1, UUID-2, …,
-// fingerprints and passphrases likewise, in the order they are seen, durations by 0, times, the session's folder by
-// /etc/imxcrypt, what Go built the test.
+// fingerprints and passphrases likewise, in order of appearance, durations by 0, times,
+// the session's folder by /etc/imxcrypt, and the Go version.
 func (s *session) normalise(text string) string {
 	text = strings.ReplaceAll(text, s.dir, "/etc/imxcrypt")
 	text = uuids.ReplaceAllStringFunc(text, func(u string) string {
@@ -286,8 +286,7 @@ func (s *session) normalise(text string) string {
 	return platforms.ReplaceAllString(text, "linux/arch")
 }
 
-// The session is a machine that sleeps for an instant, in which the chip's power
-// is gone.
+// The session is a machine that sleeps for an instant, in which the chip loses power.
 
 func (s *session) OpenMachine() (sleepMachine, error) { return s, nil }
 func (s *session) Freeze(context.Context) error       { return nil }
@@ -305,7 +304,7 @@ func (s *session) ResumeRotation(_ context.Context, name string) error {
 	return fmt.Errorf("no systemd for %s here", name)
 }
 
-// happens does something to the board.
+// happens performs an event on the board.
 func (s *session) happens(words []string, block string) error {
 	arg := func(i int) string { return at(words, i) }
 	number := func(i int) int64 {
@@ -334,7 +333,7 @@ func (s *session) happens(words []string, block string) error {
 		s.on()
 	case "suspend": // suspend the system for a second
 		s.board.Sleep(time.Second)
-	case "other-chip": // the disks go into another board
+	case "other-chip": // the disks are moved to another board
 		s.board.Chip = caamtest.RandomChip()
 		s.on()
 	case "open-chip":
@@ -343,7 +342,7 @@ func (s *session) happens(words []string, block string) error {
 	case "close-chip":
 		s.board.Chip.BurnFuse()
 		s.board.State = caam.Closed
-	case "unknown-chip": // no fuses to be seen
+	case "unknown-chip": // the fuses cannot be read
 		s.board.State = caam.Unknown
 	case "noise": // PATH OFFSET LENGTH
 		b := make([]byte, number(3))
@@ -378,7 +377,7 @@ func (s *session) happens(words []string, block string) error {
 		binary.LittleEndian.PutUint32(sb[0x3fc:], ^crc32.Checksum(sb[:0x3fc], crc32.MakeTable(crc32.Castagnoli)))
 		_, err2 := f.WriteAt(sb, 1024)
 		return errors.Join(err, err2, f.Close())
-	case "requirement", "member": // PATH NAME: the header has one that nobody knows
+	case "requirement", "member": // PATH NAME: the header has an unknown one
 		store := s.disks[arg(1)].Store
 		h, _, err := luks2.Read(store, store.Size())
 		if err != nil {
@@ -552,7 +551,7 @@ func (s *session) happens(words []string, block string) error {
 	return nil
 }
 
-// on turns the board on, with the disks there are.
+// on turns the board on, with the disks that there are.
 func (s *session) on() {
 	var disks []*volumetest.Disk
 	for _, d := range s.disks {

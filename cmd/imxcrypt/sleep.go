@@ -42,7 +42,7 @@ A rotation that is under way is paused, and continues afterwards.
 
 Sleep resume is for hooks that run after any other suspend. It restores lost keys
 to unlocked volumes, all or those named. Locked volumes stay locked, and without a
-lost key it does nothing. With systemd it restarts a rotation that ended with the key.
+lost key it does nothing. With systemd it restarts a rotation that the lost key ended.
 
 Hibernation is refused: it writes the memory to a disk, and with it what was read
 from the volumes.
@@ -75,14 +75,15 @@ from the volumes.
 	return c
 }
 
-// sleepSystem is the system that suspends.
+// sleepSystem is the system to suspend.
 type sleepSystem interface {
-	// OpenMachine opens what puts the machine to sleep, and prepares this process
-	// to run while all others are frozen.
+	// OpenMachine opens what suspends the machine, and prepares this process to run
+	// while all others are frozen.
 	OpenMachine() (sleepMachine, error)
-	// PauseRotation stops a volume's rotation at its next zone; false if none runs.
+	// PauseRotation stops a volume's rotation at its next zone; it returns false if none
+	// runs.
 	PauseRotation(ctx context.Context, volume string) (bool, error)
-	// ResumeRotation starts it again, in the background.
+	// ResumeRotation starts the rotation again, in the background.
 	ResumeRotation(ctx context.Context, volume string) error
 }
 
@@ -140,9 +141,9 @@ func (a *app) sleep(ctx context.Context, kind string, f sleepFlags) error {
 	return a.printSleep(r, errors.Join(err, b.Close()), false)
 }
 
-// revive restores lost keys. It stops a rotation first, which no longer trusts the
-// keys that it moves the data with; that one, and one that ended with the keys, is
-// started again.
+// revive restores lost keys. It first stops a running rotation, which no longer trusts
+// the keys that it moves data with. It starts that rotation again, and one that the lost
+// keys ended.
 func (a *app) revive(ctx context.Context, names []string, f sleepFlags) error {
 	m, list, err := a.volumes(names, len(names) == 0)
 	if err != nil {
@@ -242,7 +243,7 @@ func (a *app) printSleep(r sleep.Result, err error, dry bool) error {
 	return err
 }
 
-// awake names the volumes that are in use again.
+// awake returns a line that names the volumes that are in use again.
 func awake(list []sleep.Volume) string {
 	var names []string
 	for _, v := range list {
@@ -257,7 +258,7 @@ func awake(list []sleep.Volume) string {
 	return "awake again; in use as before: " + strings.Join(names, ", ")
 }
 
-// heldOutput keeps what is written until it is released.
+// heldOutput buffers what is written until it is released.
 type heldOutput struct {
 	to io.Writer
 	b  bytes.Buffer
@@ -274,11 +275,11 @@ func (h *heldOutput) Write(p []byte) (int, error) {
 func (h *heldOutput) release() {
 	if !h.on {
 		h.on = true
-		_, _ = h.b.WriteTo(h.to) // as any message to stderr
+		_, _ = h.b.WriteTo(h.to) // like any message to stderr
 	}
 }
 
-// logTo is the log, written to another place.
+// logTo returns the log with another output.
 func (a *app) logTo(out io.Writer) *slog.Logger {
 	h, ok := a.log.Handler().(*logHandler)
 	if !ok {

@@ -27,8 +27,8 @@ func (realSleepSystem) OpenMachine() (sleepMachine, error) {
 	if err := holdInMemory(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	// Nothing could take over half-way: a closed terminal, or a reader that went
-	// away, must not end it.
+	// Nothing could take over half-way: a closed terminal or pipe must not end the
+	// process.
 	signal.Ignore(unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTTOU, unix.SIGTSTP)
 	return b, nil
 }
@@ -37,7 +37,7 @@ func (realSleepSystem) PauseRotation(ctx context.Context, volume string) (bool, 
 	return pauseRotation(ctx, volume)
 }
 
-// ResumeRotation has systemd do it: without it the process would have no supervisor.
+// ResumeRotation leaves it to systemd: otherwise the process would have no supervisor.
 func (realSleepSystem) ResumeRotation(ctx context.Context, volume string) error {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return fault.New(fault.Failed, "there is no systemd to run it", err)

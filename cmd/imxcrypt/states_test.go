@@ -17,19 +17,19 @@ import (
 // stateRow is a state that a volume can be in.
 type stateRow struct {
 	name string
-	// config is what is configured, by default oneDisk.
+	// config is the configuration, by default oneDisk.
 	config string
-	// how leads to the state, as a session (session_test.go). Before it the volume was
-	// made, its header backed up to /backup, something written to it, and it was locked;
-	// with fresh it was not.
+	// how leads to the state, as a session (session_test.go). Before that, unless fresh
+	// is set, the volume was made, its header was backed up to /backup, something was
+	// written to it, and it was locked.
 	how   string
 	fresh bool
-	// advice is a part of the first advice.
+	// advice is part of the first advice.
 	advice string
-	// follow does what the advice says; then the volume opens, and what was written is
-	// there.
+	// follow does what the advice says; afterwards the volume opens, and what was written
+	// is there.
 	follow string
-	// after is status's exit code then.
+	// after is the exit code of status after that.
 	after int
 	// lost says why nothing leads to the data.
 	lost string
@@ -39,8 +39,8 @@ const oneDisk = `volumes:
   - {name: data, device: /dev/mmcblk2p3, mount: /data, timeout: 0s}
 `
 
-// The page docs/states.md has for each state what the commands say of it, and where
-// their first advice leads. Each cell is what the command said, each advice was tried.
+// The page docs/states.md has for each state what the commands print, and where their
+// first advice leads. Each cell is what the command printed, and each advice was tried.
 func TestStatesPageIsUpToDate(t *testing.T) {
 	t.Parallel()
 	if err := secret.Harden(); err != nil {
@@ -59,7 +59,7 @@ func TestStatesPageIsUpToDate(t *testing.T) {
 	generated(t, "docs/states.md", statesHead+strings.Join(lines, ""))
 }
 
-// in is a board in the state.
+// in returns a board in the state.
 func (r stateRow) in(t *testing.T) *session {
 	s := newSession(t)
 	start := "> config\n  " + strings.ReplaceAll(strings.TrimSuffix(cmp.Or(r.config, oneDisk), "\n"), "\n", "\n  ") + "\n> disk /dev/mmcblk2p3 8\n> mkdir /data\n"
@@ -70,7 +70,7 @@ func (r stateRow) in(t *testing.T) *session {
 	return s
 }
 
-// answer is what a command said of the state.
+// answer is what a command printed in the state.
 type answer struct {
 	exit              int
 	code, words, hint string
@@ -132,7 +132,7 @@ func (r stateRow) ask(t *testing.T, args ...string) answer {
 	return a
 }
 
-// diagnosis is what doctor says of the volume.
+// diagnosis returns what doctor reports about the volume.
 func (r stateRow) diagnosis(t *testing.T) string {
 	s := r.in(t)
 	_, stdout, _ := s.exec([]string{"doctor", "--deep", "--json"})
@@ -154,7 +154,7 @@ func (r stateRow) diagnosis(t *testing.T) string {
 	return strings.Join(found, ", ")
 }
 
-// line asks all commands, and follows the first advice.
+// line runs all commands, and follows the first advice.
 func (r stateRow) line(t *testing.T) string {
 	status, unlock := r.ask(t, "status"), r.ask(t, "unlock", "--mount", "data")
 	verify, boot := r.ask(t, "verify", "data"), r.ask(t, "boot")
@@ -188,18 +188,18 @@ func (r stateRow) line(t *testing.T) string {
 		verify.cell(), unlock.cell(), boot.cell(), cellText(message), cellText(first), leads)
 }
 
-// cellText is a text in a cell of a table.
+// cellText escapes a text for a cell of a table.
 func cellText(s string) string {
 	return cmp.Or(strings.NewReplacer("|", `\|`, "\n", " ", "<", `\<`).Replace(s), "–")
 }
 
-// mark is what is written to the volume, and read back, at markAt.
+// mark is written to the volume, and read back, at markAt.
 const (
 	mark   = "the quick brown fox"
 	markAt = 3 << 20
 )
 
-// marked reads or writes the mark through the volume's mapping, which must be there.
+// marked reads or writes the mark through the volume's mapping, which must exist.
 func (s *session) marked(write bool) error {
 	f, err := s.board.Mapping("data", write)
 	if err != nil {

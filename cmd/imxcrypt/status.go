@@ -33,11 +33,11 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `Status shows the state of the volumes of the configuration, or of those named. It
 opens no key, waits for nothing and changes nothing.
 
-A volume is up if it is mounted where the configuration has a mount, or swapped on
-where it is swap, else if it is unlocked. The exit code is 0 if every required
-volume is up and none has a problem; 1 if a required one is locked or not
+A volume with a mount in the configuration is up if it is mounted there, a swap volume if
+its swap is enabled, and any other volume if it is unlocked. The exit code is 0 if every
+required volume is up and none has a problem; 1 if a required volume is locked or not
 provisioned yet; otherwise that of the first problem. The filters choose what is
-shown; the exit code is about all volumes named.
+shown; the exit code covers all volumes named.
 
 --json follows docs/status.schema.json. --prometheus is for node-exporter's
 textfile collector.
@@ -53,10 +53,10 @@ textfile collector.
 		},
 	}
 	c.Flags().StringArrayVar(&f.states, "state", nil, "only volumes in this `STATE`; may be repeated")
-	c.Flags().StringArrayVar(&f.sources, "source", nil, "only volumes of this key `SOURCE`; may be repeated")
+	c.Flags().StringArrayVar(&f.sources, "source", nil, "only volumes with this key `SOURCE`; may be repeated")
 	c.Flags().BoolVar(&f.required, "required", false, "only volumes that the system cannot do without")
 	c.Flags().BoolVar(&f.problems, "problems", false, "only volumes with a problem")
-	c.Flags().BoolVar(&a.wide, "wide", false, "do not shorten the table to a terminal's width")
+	c.Flags().BoolVar(&a.wide, "wide", false, "do not shorten the table to the terminal's width")
 	c.Flags().BoolVar(&f.prometheus, "prometheus", false, "print metrics in Prometheus' text format")
 	_ = c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(stateNames(), cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceCAAM, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
@@ -87,12 +87,12 @@ func (f statusFlags) check(json bool) error {
 type volumeStatus struct {
 	volume.Status
 	required bool
-	// leftOut: the kernel command line keeps it from being opened at boot.
+	// leftOut is set if the kernel command line keeps it from being opened at boot.
 	leftOut bool
 }
 
-// wrong is what is wrong with the volume, apart from not being up. Not to be
-// provisioned yet is a state, and shown as one.
+// wrong returns what is wrong with the volume, apart from not being up. Not being
+// provisioned yet is shown as a state, not as a problem.
 func (s volumeStatus) wrong() error {
 	if s.State == volume.Unprovisioned && fault.Is(s.Err, fault.NotProvisioned) || s.State == volume.Absent && !s.required {
 		return nil
@@ -100,7 +100,7 @@ func (s volumeStatus) wrong() error {
 	return s.Problem()
 }
 
-// lost reports whether the volume was there, and its header is not any more.
+// lost reports whether the volume once existed and its header is gone.
 func (s volumeStatus) lost() bool {
 	return s.State == volume.HeaderMissing || fault.Is(s.Err, fault.VolumeGone)
 }
@@ -147,7 +147,7 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	default:
 		err = a.printStatusTable(shown)
 	}
-	// The table and its problems say it all.
+	// The output already shows the problems.
 	a.printed = verdict != nil
 	if err != nil {
 		a.printed = false
@@ -156,16 +156,16 @@ func (a *app) status(ctx context.Context, names []string, f statusFlags) error {
 	return verdict
 }
 
-// leftOut are the required volumes that this boot's kernel command line left out.
+// leftOut returns the required volumes that this boot's kernel command line left out.
 func (a *app) leftOut(c *configs.Config) []string {
 	text, err := plainfile.Read(a.cmdline)
 	if err != nil {
-		return nil // boot says so
+		return nil // boot reports that
 	}
 	return boot.ParseKernelOptions(string(text)).LeftOut(c)
 }
 
-// verdict is the error that decides the exit code.
+// verdict returns the error that decides the exit code.
 func verdict(all []volumeStatus) error {
 	for _, s := range all {
 		if err := s.wrong(); err != nil && !s.lost() {
@@ -181,7 +181,7 @@ func verdict(all []volumeStatus) error {
 }
 
 // statusPage is what `status --json` prints. It is an interface, described by
-// docs/status.schema.json: members are added, never renamed or taken away.
+// docs/status.schema.json: members are added, never renamed or removed.
 type statusPage struct {
 	Volumes []statusJSON `json:"volumes"`
 }
@@ -220,7 +220,7 @@ type statusMount struct {
 	Mounted bool   `json:"mounted"`
 }
 
-// rotationJSON counts bytes; the generation is the new key's.
+// rotationJSON has the progress in bytes, and the generation of the new key.
 type rotationJSON struct {
 	Done       int64 `json:"done"`
 	Total      int64 `json:"total"`
@@ -232,7 +232,7 @@ type lastUnlockJSON struct {
 	TookMS float64   `json:"took_ms"`
 }
 
-// failureOf is why the volume was not unlocked.
+// failureOf returns why the latest unlock of the volume failed.
 func (a *app) failureOf(s volumeStatus) problem {
 	f := s.LastFailure
 	return problem{f.Code, oneLine(f.Message), a.hintFor(s.Name, fault.New(f.Code, f.Message, nil))}

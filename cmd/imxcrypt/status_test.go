@@ -73,7 +73,7 @@ func newRig(t *testing.T, yaml string, disks ...string) *rig {
 	return &rig{board: b, config: path, unlocks: records{}}
 }
 
-// run is one run of the program on the board.
+// run runs the program once on the board.
 func (b *rig) run(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	a := &app{
@@ -214,7 +214,7 @@ func TestStatusTable(t *testing.T) {
 	}
 }
 
-// The screen in docs/monitoring.md is what the program prints for such volumes.
+// The program prints the screen in docs/monitoring.md for such volumes.
 func TestMonitoringPageShowsStatus(t *testing.T) {
 	t.Parallel()
 	all := []volumeStatus{

@@ -21,10 +21,10 @@ const (
 	sgrRed, sgrYellow, sgrGreen, sgrPlain = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 )
 
-// column is one of the table's. Only those that may be shortened are.
+// column is a column of the table.
 type column struct {
 	head  string
-	least int // characters it may be shortened to; 0: not at all
+	least int // the fewest characters it may be shortened to; 0: it may not be
 	cells []string
 }
 
@@ -69,8 +69,9 @@ func (a *app) printProblem(text, hint string) {
 	}
 }
 
-// columns is how wide stdout is: that of a terminal, or 80 where it does not say. What
-// is no terminal has no width: names are not cut for a program.
+// columns returns the width of stdout: the terminal's, or 80 if the terminal does not
+// give it. If stdout is not a terminal the width is unlimited: names are not shortened
+// for programs.
 func (a *app) columns() int {
 	f, ok := fileOf(a.stdout)
 	if !ok || a.wide {
@@ -121,7 +122,7 @@ func writeTable(w io.Writer, all []volumeStatus, columns int, colour bool) error
 	return err
 }
 
-// fit shortens the widest column that may be shortened, until all fit.
+// fit repeatedly shortens the widest column that may be shortened, until all fit.
 func fit(table []*column, columns int) []int {
 	widths := make([]int, len(table))
 	total := 2 * (len(table) - 1)
@@ -144,8 +145,7 @@ func fit(table []*column, columns int) []int {
 	return widths
 }
 
-// middle shortens a text in its middle: both ends of names and paths set them
-// apart.
+// middle shortens a text in its middle, because names and paths differ at either end.
 func middle(s string, width int) string {
 	r := []rune(s)
 	if len(r) <= width {
@@ -165,8 +165,8 @@ func stateColour(s volumeStatus) string {
 	return sgrYellow
 }
 
-// generation is the key's, with the new one's and its progress while the
-// volume is rotated.
+// generation shows the key's generation; while the volume is rotated, with the new key's
+// and the progress.
 func generation(s volumeStatus) string {
 	switch {
 	case s.Phase == "encrypting" || s.Phase == "decrypting":
@@ -193,7 +193,7 @@ func or(s string) string {
 	return s
 }
 
-// size is a number of bytes for a person.
+// size formats a number of bytes for people.
 func size(n int64) string {
 	switch {
 	case n == 0:

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTerminal is a pseudoterminal's end that programs write to.
+// openTerminal opens the end of a pseudoterminal that programs write to.
 func openTerminal(t *testing.T) *os.File {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -37,7 +37,7 @@ func openTerminal(t *testing.T) *os.File {
 	return terminal
 }
 
-// Colours and widths are for terminals only.
+// Only terminals get colours and widths.
 func TestColoursAreForTerminals(t *testing.T) {
 	t.Parallel()
 	terminal := openTerminal(t)

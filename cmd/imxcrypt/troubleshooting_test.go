@@ -16,7 +16,7 @@ import (
 	"imxcrypt/internal/fault/manual"
 )
 
-// The troubleshooting page is made from the table of faults, the messages in the
+// The troubleshooting page is generated from the table of faults, the messages in the
 // sources, and doctor's findings.
 func TestTroubleshootingPageIsUpToDate(t *testing.T) {
 	t.Parallel()
@@ -59,8 +59,8 @@ func troubleshootingPage(t *testing.T) string {
 	return b.String()
 }
 
-// writeEntry writes an entry with its own messages, and those of the sources
-// that are not part of one of them.
+// writeEntry writes an entry with its own messages, and the messages in the sources that
+// are not part of one of them.
 func writeEntry(b *strings.Builder, e manual.Entry, found []string) {
 	fmt.Fprintf(b, "\n### %s\n\n", e.Code)
 	for _, text := range e.Messages {
@@ -83,8 +83,8 @@ func writeEntry(b *strings.Builder, e manual.Entry, found []string) {
 	b.WriteString("\n\n**What to do:** " + e.Remedy() + "\n")
 }
 
-// What package manual says that the program says, it says: each part of a message
-// that does not vary is a text of the sources, or the kernel's for an errno.
+// The program prints the messages in package manual: each constant part of a message is a
+// text in the sources, or the kernel's text for an errno.
 func TestManualQuotesTheProgram(t *testing.T) {
 	t.Parallel()
 	texts := readMessages(t).texts

@@ -22,13 +22,13 @@ func (a *app) unlockCommand() *cobra.Command {
 	var f unlockFlags
 	c := &cobra.Command{
 		Use:   "unlock NAME…",
-		Short: "open a volume: its key is proved, then /dev/mapper/NAME appears",
+		Short: "open a volume: prove its key, then make /dev/mapper/NAME",
 		Long: `Unlock opens the key on this chip, proves that it is the volume's, and makes
-/dev/mapper/NAME. With --mount the volume is mounted too. A volume that is
-unlocked already is compared with the configuration and left as it is. A device that
+/dev/mapper/NAME. With --mount it also mounts the volume. A volume that is already
+unlocked is compared with the configuration and left as it is. A device that
 holds a filesystem in plain text is refused; with on_plaintext: encrypt in the
 configuration it becomes the volume, see imxcrypt-encrypt(1). A volume with key:
-ephemeral gets a new key and is formatted; --mount also swaps on.
+ephemeral gets a new key and is formatted; with --mount, swap is also enabled.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example: `  imxcrypt unlock --mount data
@@ -40,8 +40,8 @@ ephemeral gets a new key and is formatted; --mount also swaps on.
 		},
 	}
 	c.Flags().BoolVar(&f.all, "all", false, "all volumes of the configuration")
-	c.Flags().BoolVar(&f.mount, "mount", false, "mount the volume too")
-	c.Flags().BoolVar(&f.forRepair, "for-repair", false, "accept a damaged filesystem; never mounts, and is read-only where the data does not prove the key")
+	c.Flags().BoolVar(&f.mount, "mount", false, "also mount the volume")
+	c.Flags().BoolVar(&f.forRepair, "for-repair", false, "accept a damaged filesystem; never mounts, and is read-only if the data does not prove the key")
 	c.Flags().BoolVar(&f.noWait, "no-wait", false, "do not wait for a device that is not there yet")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be done, change nothing")
 	c.MarkFlagsMutuallyExclusive("mount", "for-repair")
@@ -55,8 +55,7 @@ func (a *app) unlock(ctx context.Context, names []string, f unlockFlags) error {
 	}
 	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) {
 		r, err := m.Unlock(ctx, s, volume.UnlockOptions{
-			// --all means every volume as far as it goes: one that has no
-			// mount point is unlocked.
+			// With --all, a volume without a mount point is only unlocked.
 			Mount: f.mount && (!f.all || s.Mountable()), ForRepair: f.forRepair, NoWait: f.noWait, DryRun: f.dryRun,
 		})
 		if err == nil && r.Rotating {

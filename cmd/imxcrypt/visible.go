@@ -12,13 +12,13 @@ import (
 	"unicode/utf8"
 )
 
-// visible writes printable text unchanged, and escapes the rest as a quoted
-// string has it: what turns the direction of writing, has no width or steers a
-// terminal would let a path or a label show as another. JSON has the same escapes.
+// visible writes printable text unchanged and escapes the rest as in a quoted string:
+// characters that change the text direction, have no width or control a terminal could
+// make a path or a label look like another. JSON has the same escapes.
 type visible struct{ io.Writer }
 
-// Write implements io.Writer. A character is never spread over two calls: whatever
-// is printed here is a whole line, or a part of one.
+// Write implements io.Writer. No character is split between two calls, because each call
+// prints whole strings.
 func (v visible) Write(p []byte) (int, error) {
 	text := string(p)
 	if shown := escape(text); shown != text {
@@ -31,7 +31,7 @@ func (v visible) Write(p []byte) (int, error) {
 	return v.Writer.Write(p)
 }
 
-// fileOf is the file behind a stream, if there is one.
+// fileOf returns the file behind a stream, if there is one.
 func fileOf(w io.Writer) (*os.File, bool) {
 	if v, ok := w.(visible); ok {
 		w = v.Writer
@@ -40,12 +40,12 @@ func fileOf(w io.Writer) (*os.File, bool) {
 	return f, ok
 }
 
-// controls are the sequences that this program writes itself.
+// controls returns the control sequences that this program itself writes.
 func controls() []string {
 	return []string{sgrRed, sgrYellow, sgrGreen, sgrPlain, clearLine}
 }
 
-// clearLine clears a terminal's line from the cursor on.
+// clearLine clears a terminal's line from the cursor to its end.
 const clearLine = "\x1b[K"
 
 func escape(text string) string {
@@ -76,8 +76,7 @@ func escape(text string) string {
 	return b.String()
 }
 
-// isPlain reports whether there is nothing but ASCII that can be seen, which nearly
-// everything is.
+// isPlain reports whether the text is all printable ASCII, as nearly all text is.
 func isPlain(text string) bool {
 	for i := range len(text) {
 		if c := text[i]; (c < ' ' || c > '~') && c != '\n' && c != '\t' && c != '\r' {
@@ -87,8 +86,8 @@ func isPlain(text string) bool {
 	return true
 }
 
-// control is the length of the program's own control sequence that text begins
-// with.
+// control returns the length of the program's own control sequence at the start of text,
+// or 0.
 func control(text string) int {
 	if text[0] != '\x1b' {
 		return 0

@@ -35,8 +35,8 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-// A path that shows itself as another is printed so that everybody sees what it is:
-// in errors, results and logs, for people and for programs.
+// A path that would look like another is printed so that the difference is visible: in
+// errors, results and logs, for people and for programs.
 func TestAPathThatCannotBeSeenIsEscapedEverywhere(t *testing.T) {
 	t.Parallel()
 	const hidden = "\u202e3p2klbcmm\u202c\x1b[2J"
