@@ -59,7 +59,7 @@ textfile collector.
 	c.Flags().BoolVar(&a.wide, "wide", false, "do not shorten the table to the terminal's width")
 	c.Flags().BoolVar(&f.prometheus, "prometheus", false, "print metrics in Prometheus' text format")
 	_ = c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(stateNames(), cobra.ShellCompDirectiveNoFileComp))
-	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceCAAM, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
