@@ -113,14 +113,22 @@ func (m *Metadata) DigestsOf(segment string) []string {
 
 // sortedIDs sorts numbers in decimal: the shorter one is the smaller one.
 func sortedIDs[T any](m map[string]T) []string {
-	ids := slices.Collect(maps.Keys(m))
+	ids := make([]string, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	sortIDs(ids)
+	return ids
+}
+
+// sortIDs is apart from sortedIDs so that it is compiled once.
+func sortIDs(ids []string) {
 	sort.Slice(ids, func(i, j int) bool {
 		if len(ids[i]) != len(ids[j]) {
 			return len(ids[i]) < len(ids[j])
 		}
 		return ids[i] < ids[j]
 	})
-	return ids
 }
 
 // Members are members of a JSON object, each with the JSON text of its value.
