@@ -97,6 +97,9 @@ func sizeRemedy(text string) string {
 	if err != nil || n < 0 {
 		return "write it as 1MiB"
 	}
+	if unit == "" && n%grain != 0 {
+		return "write its unit, as in " + strconv.FormatInt(n, 10) + "MiB"
+	}
 	if unit == "" {
 		return "write " + formatSize(n)
 	}

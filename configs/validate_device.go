@@ -101,7 +101,7 @@ func (v *validator) size(vol *Volume, field string) {
 	case !vol.InFile():
 		v.problem(field, "is for a volume in a file, and "+quote(vol.Device)+" is a device", "leave it out")
 	case vol.Size%grain != 0:
-		v.problem(field, formatSize(vol.Size)+" is not a multiple of "+formatSize(grain), "write it as 64MiB")
+		v.problem(field, formatSize(vol.Size)+" is not a multiple of "+formatSize(grain), "write "+formatSize((vol.Size+grain-1)/grain*grain))
 	case vol.Size < least:
 		v.problem(field, formatSize(vol.Size)+" has no room for header, gap and data", "write "+formatSize(least)+" or more")
 	}

@@ -72,7 +72,7 @@ func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
 	if was, is := t.backup.Segment.Size, h.Segment.Size; is > was && !t.o.Force {
 		return fault.Newf(fault.RollbackRefused, "the backup is of before a resize: by it the volume has %d bytes, by the header on %s %d", was, t.c.Header.Path(), is)
 	}
-	t.what = fmt.Sprintf("the header on %s (generation %d, %s) will be replaced by that of the backup (generation %d): restore",
+	t.what = fmt.Sprintf("the header on %s (generation %d, %s) will be replaced by that of the backup (generation %d)",
 		t.c.Header.Path(), h.Token.Generation, h.Token.Phase, t.backup.Token.Generation)
 	return nil
 }
@@ -97,7 +97,7 @@ func (t *restoring) surveyRest(err error) error {
 		if !t.o.Force {
 			return err
 		}
-		t.what = "what lies in the header's place will be replaced (" + err.Error() + "): restore"
+		t.what = "what lies in the header's place will be replaced (" + err.Error() + ")"
 	default:
 		return err
 	}

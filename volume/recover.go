@@ -52,7 +52,13 @@ func (m *Manager) Recover(ctx context.Context, o RecoverOptions) (_ Result, err 
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
 	c, h, err := m.openHeader(s, path, blockdev.Flags{Direct: true})
-	if err != nil {
+	switch fault.CodeOf(err) {
+	case "":
+	case fault.PlaintextFound:
+		return j.result, fault.Newf(fault.NoVolume, "%s holds a filesystem in plain text, not a volume", o.Path)
+	case fault.NotProvisioned:
+		return j.result, fault.Newf(fault.NoVolume, "%s holds no volume", o.Path)
+	default:
 		return j.result, err
 	}
 	defer c.Close()
@@ -79,9 +85,12 @@ func (m *Manager) attach(path string) (string, io.Closer, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	isFile := dev.Number() == blockdev.Number{}
+	isFile, size := dev.Number() == blockdev.Number{}, dev.Size()
 	if err := dev.Close(); err != nil || !isFile {
 		return path, nil, err
+	}
+	if size < header.BlockAlign {
+		return "", nil, fault.Newf(fault.NoVolume, "%s has %d bytes, too few for a volume", path, size)
 	}
 	if m.sys.Attach == nil {
 		return "", nil, fault.Newf(fault.DeviceUnsuitable, "%s is not a block device", path)

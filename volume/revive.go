@@ -33,7 +33,7 @@ func (m *Manager) Revive(ctx context.Context, s spec.Volume, o ReviveOptions) (R
 	if err == nil {
 		err = errors.Join(m.revive(ctx, s, o, j), release())
 	}
-	return j.result, Failed(ctx, "revive", s, err)
+	return j.result, Failed(ctx, "restore the key of", s, err)
 }
 
 // revive is Revive with the volume's lock held.

@@ -60,7 +60,7 @@ sector size.
 	c.Flags().IntVar(&f.keys, "keys", 20, "how many keys to make and import")
 	c.Flags().DurationVar(&f.each, "each", 300*time.Millisecond, "how long to read and to write with each setting")
 	c.MarkFlagsMutuallyExclusive("device", "scratch")
-	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceAuto, spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions(sources(), cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("wrap", cobra.FixedCompletions([]string{"ccm", "ecb"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }

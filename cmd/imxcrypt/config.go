@@ -35,18 +35,25 @@ examples to begin with.`,
 				if _, err := boot.NewPlan(c); err != nil {
 					return err
 				}
+				warnings := 0
 				for _, v := range c.Volumes {
 					if v.Source == configs.SourceDev && !c.AllowInsecure {
 						a.log.Warn("source dev protects nothing and is refused without --allow-insecure or allow_insecure: true", "volume", v.Name)
+						warnings++
 					}
 				}
 				for _, p := range boot.MountProblems(c, a.sysRoot) {
 					a.log.Warn("on this system "+p.Text+": "+p.Remedy, "volume", p.Volume)
+					warnings++
 				}
 				if a.json {
 					return a.printJSON(configCheckJSON{File: c.File(), Files: c.Files(), Volumes: len(c.Volumes)})
 				}
-				fmt.Fprintf(a.stdout, "%s: nothing wrong (volumes: %d)\n", strings.Join(c.Files(), ", "), len(c.Volumes))
+				found := "nothing wrong"
+				if warnings > 0 {
+					found = fmt.Sprintf("valid, with warnings: %d", warnings)
+				}
+				fmt.Fprintf(a.stdout, "%s: %s (volumes: %d)\n", strings.Join(c.Files(), ", "), found, len(c.Volumes))
 				return nil
 			},
 		}, &cobra.Command{

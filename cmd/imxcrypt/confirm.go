@@ -13,17 +13,14 @@ import (
 	"imxcrypt/internal/fault"
 )
 
-// confirm asks for the volume's name to be typed before something is destroyed.
-// Without a terminal it never waits, and fails unless yes is set.
-func (a *app) confirm(name, what string, yes bool) error {
+// confirm asks for the volume's name to be typed before a command destroys something; loss
+// says what. Without a terminal it never waits, and fails unless yes is set.
+func (a *app) confirm(command, name, loss string, yes bool) error {
 	if yes {
 		return nil
 	}
-	needs := func() error {
-		return fault.New(fault.ConfirmationNeeds, fmt.Sprintf("%s %s: not confirmed", what, name), nil)
-	}
-	if typed, ok := a.ask(fmt.Sprintf("%s %s. Type the volume's name to continue: ", what, name)); !ok || typed != name {
-		return needs()
+	if typed, ok := a.ask(fmt.Sprintf("%s: %s %s. Type the volume's name to continue: ", loss, command, name)); !ok || typed != name {
+		return fault.Newf(fault.ConfirmationNeeds, "%s %s: not confirmed, so nothing was changed: %s", command, name, loss)
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ the device itself. It asks for the volume's name, because nothing protects the d
 afterwards.
 
 The volume may be locked or in use. Decrypt may be interrupted at any moment: the volume
-still opens, and the same command continues. Once all data is in plain text and the volume
+still opens, or (decryption-unfinished, at the very end) only decrypt continues; the same
+command finishes both. Once all data is in plain text and the volume
 is locked, the header is removed, and with it the key. Until then, do not mount the device
 itself.
 
@@ -54,7 +55,7 @@ chip, encrypt.
 
 func (a *app) decrypt(ctx context.Context, name string, f decryptFlags) error {
 	move := moveInPlace{does: (*volume.Manager).Decrypt, what: "in plain text", ask: func(s spec.Volume) error {
-		return a.confirm(name, "nothing will protect the data on "+s.Device+" any more: decrypt", f.yes)
+		return a.confirm("decrypt", name, "nothing will protect the data on "+s.Device+" any more", f.yes)
 	}}
 	return a.moveInPlace(ctx, name, f.rotateFlags, move, func(s spec.Volume, r volume.RotateResult) string { return decrypted(r.Result, s.Device) })
 }

@@ -123,7 +123,7 @@ func (f *rotateFlags) inPlace(c *cobra.Command, verb string) {
 
 // moveInPlace encrypts or decrypts a volume and prints the result with outcome.
 func (a *app) moveInPlace(ctx context.Context, name string, f rotateFlags, move moveInPlace, outcome func(spec.Volume, volume.RotateResult) string) error {
-	rate, err := parseRate(f.rateLimit)
+	rate, err := f.rate()
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (a *app) erase(ctx context.Context, name string, f eraseFlags) error {
 		return err
 	}
 	if !f.dryRun {
-		if err := a.confirm(name, "all data on "+s.Device+" will be lost forever: erase", f.yes); err != nil {
+		if err := a.confirm("erase", name, "all data on "+s.Device+" will be lost forever", f.yes); err != nil {
 			return err
 		}
 	}

@@ -62,7 +62,7 @@ func (a *app) headerRestore(ctx context.Context, name, file string, f headerRest
 		return err
 	}
 	o := volume.RestoreOptions{Force: f.force, Keep: f.keep, DryRun: f.dryRun, Confirm: func(what string) error {
-		return a.confirm(name, what, f.yes || f.dryRun)
+		return a.confirm("restore", name, what, f.yes || f.dryRun)
 	}}
 	do := func(ctx context.Context, s spec.Volume) (volume.Result, error) {
 		return m.RestoreHeader(ctx, s, file, o)

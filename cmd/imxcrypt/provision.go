@@ -72,7 +72,7 @@ func (a *app) provision(ctx context.Context, names []string, f provisionFlags) e
 			if st := m.Status(ctx, s); st.State == volume.HeaderMissing {
 				lost += ", also what a backup of the header would still open (" + oneLine(st.Err.Error()) + ")"
 			}
-			if err := a.confirm(s.Name, lost+": provision", f.yes); err != nil {
+			if err := a.confirm("provision", s.Name, lost, f.yes); err != nil {
 				return err
 			}
 		}

@@ -27,7 +27,7 @@ type recoverFlags struct {
 func (a *app) recoverCommand() *cobra.Command {
 	var f recoverFlags
 	c := &cobra.Command{
-		Use:   "recover {--identity FILE | --passphrase} DEVICE|IMAGE",
+		Use:   "recover {--identity FILE | --passphrase | --passphrase-file FILE} {DEVICE | IMAGE | --reseal VOLUME}",
 		Short: "open a volume without its board, or give it to another chip",
 		Long: `On any Linux machine, recover opens a volume whose key has a recovery copy, read-only
 and with plain AES: it needs no CAAM and no configuration. The recovery identity (age,

@@ -84,7 +84,7 @@ image of the device. Header backups from before a rotation are worthless after i
 }
 
 func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
-	rate, err := parseRate(f.rateLimit)
+	rate, err := f.rate()
 	if err != nil {
 		return err
 	}
@@ -203,8 +203,14 @@ func (a *app) pause(ctx context.Context, name string) error {
 	return nil
 }
 
-// parseRate parses a number of bytes per second; an empty text means no limit.
-func parseRate(text string) (int64, error) { return parseBytes("--rate-limit", text) }
+// rate returns the limit in bytes per second, 0 without one. It checks the options that
+// say how fast data is moved.
+func (f rotateFlags) rate() (int64, error) {
+	if f.maxHold < 0 {
+		return 0, fault.Newf(fault.Usage, "--max-hold %v is less than no time", f.maxHold)
+	}
+	return parseBytes("--rate-limit", f.rateLimit)
+}
 
 // parseBytes parses the number of bytes given to an option; 0 for an empty text.
 func parseBytes(option, text string) (int64, error) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 )
 
@@ -126,14 +127,17 @@ func TestTerminalIsKnown(t *testing.T) {
 func TestRates(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]int64{"": 0, "512": 512, "512KiB": 512 << 10, "8MiB": 8 << 20, "8M": 8 << 20, "1GiB": 1 << 30, "1TiB": 1 << 40} {
-		if got, err := parseRate(text); err != nil || got != want {
+		if got, err := (rotateFlags{rateLimit: text}).rate(); err != nil || got != want {
 			t.Errorf("%q is %d, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"0", "-1", "8MB", "MiB", "1.5MiB", "9999999999GiB"} {
-		if got, err := parseRate(text); err == nil {
+		if got, err := (rotateFlags{rateLimit: text}).rate(); err == nil {
 			t.Errorf("%q is taken for %d", text, got)
 		}
+	}
+	if _, err := (rotateFlags{maxHold: -time.Millisecond}).rate(); !fault.Is(err, fault.Usage) {
+		t.Errorf("a negative --max-hold: %v", err)
 	}
 }
 

@@ -31,7 +31,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status [NAME…]",
 		Short: "show the state of the volumes",
 		Long: `Status shows the state of the volumes of the configuration, or of those named. It
-opens no key, waits for nothing and changes nothing.
+opens no key and waits for no device. It changes nothing, except that it finishes the
+zone that a killed rotation holds, whose users would wait forever.
 
 A volume with a mount in the configuration is up if it is mounted there, a swap volume if
 its swap is enabled, and any other volume if it is unlocked. The exit code is 0 if every
@@ -59,8 +60,14 @@ textfile collector.
 	c.Flags().BoolVar(&a.wide, "wide", false, "do not shorten the table to the terminal's width")
 	c.Flags().BoolVar(&f.prometheus, "prometheus", false, "print metrics in Prometheus' text format")
 	_ = c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(stateNames(), cobra.ShellCompDirectiveNoFileComp))
-	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions(sources(), cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// sources lists what a volume's source can be; that of a volume with source auto shows
+// once there is a header.
+func sources() []string {
+	return []string{spec.SourceAuto, spec.SourceCAAM, spec.SourceTrusted, spec.SourceDev}
 }
 
 func stateNames() []string {
@@ -75,6 +82,11 @@ func (f statusFlags) check(json bool) error {
 	for _, s := range f.states {
 		if !slices.Contains(stateNames(), s) {
 			return fault.New(fault.Usage, fmt.Sprintf("--state %q is not one of %s", s, strings.Join(stateNames(), ", ")), nil)
+		}
+	}
+	for _, s := range f.sources {
+		if !slices.Contains(sources(), s) {
+			return fault.New(fault.Usage, fmt.Sprintf("--source %q is not one of %s", s, strings.Join(sources(), ", ")), nil)
 		}
 	}
 	if f.prometheus && json {

@@ -18,7 +18,8 @@ func (a *app) verifyCommand() *cobra.Command {
 		Use:   "verify NAME…",
 		Short: "check that this chip opens the volume now; changes nothing",
 		Long: `Verify opens the volume's key on this chip and proves that it is the right one.
-Nothing is written, and a volume in use stays in use.
+Nothing is written, and a volume in use stays in use. The zone that a killed rotation
+holds is finished first.
 
 ` + exitCodes(fault.ExitKeyRejected, fault.ExitMissing, fault.ExitBusy, fault.ExitRefused, fault.ExitInterrupted, fault.ExitHeaderDamaged),
 		Example:           "  imxcrypt verify data",

@@ -106,6 +106,7 @@ const (
 	HeaderRolledBack   Code = "header-rolled-back"     // an old copy, from before the filesystem was used or before a rotation
 	AdoptMismatch      Code = "adopt-parameters-wrong" // blob, cipher, sector size and offset do not fit the device
 	VolumeReplaced     Code = "volume-replaced"        // by another volume of the same name
+	NoVolume           Code = "no-volume"              // what recover was given holds none
 	RecoveryMissing    Code = "recovery-missing"       // no recovery copy of the key in the header
 	RecoveryLost       Code = "recovery-lost"          // the new key cannot have a recovery copy
 	SectorsRefused     Code = "sectors-refused"        // larger than what the volume holds can use

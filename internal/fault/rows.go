@@ -80,6 +80,7 @@ func Table() []Fault {
 		{"volume-replaced", 6, "nothing was changed: the volume that is there now has its own header, and needs a backup of that one"},
 		{"header-rolled-back", 6, "nothing was formatted or mounted: restore the right header with `imxcrypt header restore`. If the data is not needed any more: `imxcrypt erase NAME`"},
 		{"adopt-parameters-wrong", 6, "nothing was written; take blob, cipher, sector size and offset from the script that opens the volume today, or from `dmsetup table` while it is open"},
+		{"no-volume", 6, "nothing was changed: name the partition of the volume, or an image of it. A detached header is given with --header FILE"},
 		{"recovery-missing", 6, "a recovery copy is made together with its key, so if no board opens the volume any more, only a backup of the data helps. If a board does, `imxcrypt rotate --recipient age1… NAME` (or --recovery-passphrase) makes a new key with a copy"},
 		{"recovery-lost", 6, "nothing was changed: keep source caam, or back up the data and give --no-recovery. After the rotation the recovery copy of the old key opens nothing"},
 		{"sectors-refused", 6, "nothing was changed: set sector_size back to the value that the volume has (`imxcrypt status`), and the rotation only makes a new key. For larger sectors, make the volume again and restore the data from a backup"},

@@ -233,6 +233,18 @@ func refused() []Entry {
 			More: "If the message names what fits, give that, and set it in the configuration. With `iv_large_sectors`, copy the data into a new volume.",
 		},
 		{
+			Code:    fault.NoVolume,
+			Exit:    fault.ExitRefused,
+			Meaning: "What `imxcrypt recover` was given is not the disk of a volume, nor an image of it.",
+			Messages: []string{
+				"… holds no volume",
+				"… holds a filesystem in plain text, not a volume",
+				"… has … bytes, too few for a volume",
+			},
+			Cause: "It is another disk, the whole disk instead of the volume's partition, or a volume whose header is in a file of its own.",
+			Hint:  "nothing was changed: name the partition of the volume, or an image of it. A detached header is given with --header FILE",
+		},
+		{
 			Code:    fault.RecoveryMissing,
 			Exit:    fault.ExitRefused,
 			Meaning: "There is no recovery copy of the key in the header.",

@@ -97,7 +97,7 @@ func usage() []Entry {
 			Exit:    fault.ExitUsage,
 			Meaning: "A command that destroys something was not confirmed.",
 			Messages: []string{
-				"…: not confirmed",
+				"…: not confirmed, so nothing was changed: …",
 			},
 			Cause: "The command asks for the volume's name, but there is no terminal, or a different name was typed. Nothing was changed.",
 			Hint:  "type the volume's name when asked, or give --yes in a script",
