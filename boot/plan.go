@@ -90,15 +90,15 @@ func (p Plan) AtBoot() Plan {
 func why(need, name string) string {
 	switch need {
 	case configs.NeedsDevice:
-		return "its device lies in " + name
+		return "its device is in " + name
 	case configs.NeedsMountPoint:
-		return "its mount point lies in " + name
+		return "its mount point is in " + name
 	case configs.NeedsHeader:
-		return "its header lies in " + name
+		return "its header is in " + name
 	case configs.NeedsRecord:
-		return "the record that it was encrypted lies in " + name
+		return "the record that it was encrypted is in " + name
 	default:
-		return "its key file lies in " + name
+		return "its key file is in " + name
 	}
 }
 

@@ -42,7 +42,7 @@ func TestARecordInAnotherVolume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if last := plan.Steps[1]; last.Spec.Name != "data" || len(last.Why) != 1 || last.Why[0] != "the record that it was encrypted lies in var" {
+	if last := plan.Steps[1]; last.Spec.Name != "data" || len(last.Why) != 1 || last.Why[0] != "the record that it was encrypted is in var" {
 		t.Errorf("%+v", plan.Steps)
 	}
 }
@@ -72,8 +72,8 @@ func TestVolumesComeAfterWhatTheyLieIn(t *testing.T) {
 		why[s.Spec.Name] = strings.Join(s.Why, ", ")
 	}
 	for name, want := range map[string]string{
-		"data": "", "outer": "", "inner": "its device lies in outer",
-		"logs": "its mount point lies in data", "keyed": "its header lies in data",
+		"data": "", "outer": "", "inner": "its device is in outer",
+		"logs": "its mount point is in data", "keyed": "its header is in data",
 	} {
 		if why[name] != want {
 			t.Errorf("%s waits because %q, expected %q", name, why[name], want)

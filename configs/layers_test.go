@@ -145,13 +145,13 @@ func TestOnlyRootsDropInsAreTrusted(t *testing.T) {
 		}
 	}
 	chmod(t, file, 0o664)
-	refused("a drop-in that the group can write", file+" can be written by others than root")
+	refused("a drop-in that the group can write", file+" can be written by users other than root")
 	chmod(t, file, 0o644)
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	chmod(t, dir, 0o777)
-	refused("an empty folder that all can write", dir+" can be written by others than root")
+	refused("an empty folder that all can write", dir+" can be written by users other than root")
 	chmod(t, dir, 0o755)
 	if err := os.Lchown(mask, 12345, 0); err != nil {
 		t.Fatal(err)

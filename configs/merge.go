@@ -48,7 +48,7 @@ func (r *reader) repeats(n *yaml.Node, at string, v map[string]any) bool {
 		}
 		r.add(positionOf(n), at, "volume "+quote(name)+" is defined differently in "+first.String()+
 			" (they differ in "+strings.Join(differing(v, other), ", ")+")",
-			"define it in one file: remove one, or give the two files the same name, by which one in /etc masks the vendor's")
+			"define it in one file: remove one, or give the two files the same name, so that the one in /etc masks the vendor's")
 		return false
 	}
 	return false

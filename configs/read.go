@@ -104,7 +104,7 @@ func checkOwner(path, name string, info fs.FileInfo) error {
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
 		return &Error{File: path, code: fault.ConfigUntrusted,
-			Reason: fmt.Sprintf("%s can be written by others than root (mode %04o)", name, mode),
+			Reason: fmt.Sprintf("%s can be written by users other than root (mode %04o)", name, mode),
 			Remedy: "chmod go-w " + name}
 	}
 	return nil

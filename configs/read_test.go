@@ -127,13 +127,13 @@ func TestOnlyRootsFilesAreTrusted(t *testing.T) {
 		}
 	}
 	chmod(t, path, 0o664)
-	refused("writable by the group", path+" can be written by others than root (mode 0664); chmod go-w "+path)
+	refused("writable by the group", path+" can be written by users other than root (mode 0664); chmod go-w "+path)
 	chmod(t, path, 0o646)
 	refused("writable by all", "(mode 0646)")
 	chmod(t, path, 0o444)
 	dir := filepath.Dir(path)
 	chmod(t, dir, 0o777)
-	refused("in a folder that all can write", dir+" can be written by others than root (mode 0777)")
+	refused("in a folder that all can write", dir+" can be written by users other than root (mode 0777)")
 	chmod(t, dir, 0o777|fs.ModeSticky)
 	if _, err := Load(path); err != nil {
 		t.Errorf("in a sticky folder, where others cannot replace it: %v", err)

@@ -171,7 +171,7 @@ func unknownField(name string, t reflect.Type, fields []field) (meant, remedy st
 		{reflect.TypeFor[Mount](), "under mount"},
 	} {
 		if other.typ != t && findField(fieldsOf(other.typ), name) != nil {
-			return "", name + " stands " + other.where
+			return "", name + " belongs " + other.where
 		}
 	}
 	return "", "the fields here are " + strings.Join(fieldNames(fields), ", ")

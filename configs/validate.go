@@ -110,7 +110,7 @@ func nameProblem(name string, most int) string {
 	}
 	for _, c := range name {
 		if !strings.ContainsRune(wordCharacters+".", c) {
-			return quote(name) + " holds " + strconv.QuoteRune(c) + "; only A-Z, a-z, 0-9, '.', '_' and '-' may stand in it"
+			return quote(name) + " holds " + strconv.QuoteRune(c) + "; only A-Z, a-z, 0-9, '.', '_' and '-' are allowed"
 		}
 	}
 	return ""

@@ -13,7 +13,7 @@ func (v *validator) distinct() {
 		}
 		if first, taken := seen[kind+value]; taken {
 			at := item("volumes", first)
-			v.problem(field, fmt.Sprintf("%s is that of %s (%s) too", what, v.shown(at), v.seenFrom(field, at)), remedy)
+			v.problem(field, fmt.Sprintf("%s is also that of %s (%s)", what, v.shown(at), v.seenFrom(field, at)), remedy)
 			return
 		}
 		seen[kind+value] = i

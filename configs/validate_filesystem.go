@@ -63,7 +63,7 @@ func (v *validator) onPlaintext(vol *Volume, at string) {
 	case vol.Ephemeral():
 		v.problem(field, "has no meaning with key: ephemeral, whose device was marked by provisioning", "leave it out")
 	case blockdev.ByContent(vol.Device):
-		v.problem(field, quote(vol.Device)+" is found by the filesystem on it, which is not seen there once it is encrypted", certainRemedy)
+		v.problem(field, quote(vol.Device)+" is found by the filesystem on it, which is no longer visible once it is encrypted", certainRemedy)
 	case !v.spoilt(join(at, "device")) && v.has(join(at, "device")) && !certain(vol):
 		v.problem(field, quote(vol.Device)+uncertain+", and what is in plain text there would be encrypted", certainRemedy)
 	}
@@ -146,7 +146,7 @@ func mountOptionProblem(word string) (reason, remedy string) {
 	case "auto", "defaults", "user", "nouser", "users", "owner", "group", "_netdev", "comment":
 		return name + " is for fstab", "leave it out"
 	case "bind", "rbind", "move", "remount", "loop", "offset", "sizelimit":
-		return name + " would mount something else than the volume", "leave it out"
+		return name + " would mount something other than the volume", "leave it out"
 	case "journal_path", "journal_dev", "logdev", "rtdev", "device":
 		return name + " would use a device outside the encrypted volume", "leave it out"
 	}

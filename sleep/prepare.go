@@ -186,7 +186,7 @@ func (v *sleepingVolume) shown() Volume {
 func (v *sleepingVolume) wake(ctx context.Context) error {
 	for _, o := range v.on {
 		if o.stays {
-			return fmt.Errorf("it or its header lies on %s, which stays suspended", o.s.Name)
+			return fmt.Errorf("it or its header is on %s, which stays suspended", o.s.Name)
 		}
 	}
 	return v.Wake(ctx, v.HasBlackKey())

@@ -149,7 +149,7 @@ func (z *sleeping) run(ctx context.Context, specs []spec.Volume) (err error) {
 	defer func() { err = errors.Join(err, z.machine.Thaw()) }()
 	z.did("processes frozen")
 	if z.sys.Slept().Since(slept) {
-		return fault.Newf(fault.KeysLost, "the system was suspended by somebody else while the keys were proved; nothing was written back")
+		return fault.Newf(fault.KeysLost, "another program suspended the system while the keys were proved; nothing was written back")
 	}
 	z.machine.Sync()
 	z.did("filesystems written back")

@@ -81,9 +81,9 @@ func (m *Manager) adopt(ctx context.Context, s spec.Volume, o AdoptOptions, raw 
 	}
 	if a.recipe.wraps() {
 		if o.Cipher == "" && o.Table == "" {
-			return fault.Newf(fault.AdoptMismatch, "%s is larger than 2 TiB: there plain and plain64 differ, which the filesystem's beginning does not show; give the cipher that the volume is opened with today (--cipher or --table)", path)
+			return fault.Newf(fault.AdoptMismatch, "%s is larger than 2 TiB: beyond that plain and plain64 differ, and the start of the filesystem does not show which is in use; give the cipher that the volume is opened with today (--cipher or --table)", path)
 		}
-		j.warn("beyond 2 TiB plain and plain64 differ, which the filesystem's beginning does not show: " + a.recipe.cipher + " was taken as it was given, and is proved below 2 TiB only")
+		j.warn("beyond 2 TiB plain and plain64 differ, and the start of the filesystem does not show which is in use: " + a.recipe.cipher + " was taken as given, and is proved only below 2 TiB")
 	}
 	if err := a.understandBlob(raw); err != nil {
 		return err
@@ -105,7 +105,7 @@ func adoptable(s spec.Volume) error {
 	case !spec.Sealed(s.Source):
 		return fault.Newf(fault.ConfigInvalid, "source %q: only volumes with keys of caam-keygen, and with trusted keys, can be adopted", s.Source)
 	case !s.Filesystem.ProvesKey():
-		return fault.Newf(fault.ConfigInvalid, "a volume of filesystem: %s cannot be adopted: there would be nothing to prove its key by", s.Filesystem)
+		return fault.Newf(fault.ConfigInvalid, "a volume with filesystem: %s cannot be adopted: nothing would prove its key", s.Filesystem)
 	}
 	return nil
 }
@@ -167,7 +167,7 @@ func (a *adopting) run(ctx context.Context) error {
 		return err
 	}
 	if a.s.Source == spec.SourceTrusted && a.s.Cipher == keysource.CBC {
-		a.j.warn("the IVs of " + keysource.CBC + " can be predicted: whoever can have a file stored can prove that it is there; `imxcrypt rotate` changes the cipher")
+		a.j.warn("the IVs of " + keysource.CBC + " can be predicted: anyone who can get a file stored on the volume can prove that it is there; `imxcrypt rotate` changes the cipher")
 	}
 	h, err := a.newHeader(state)
 	if err != nil {
@@ -192,7 +192,7 @@ func (a *adopting) run(ctx context.Context) error {
 		return fault.Newf(fault.FilesystemWrong, "the volume holds a %s filesystem, the configuration says %s", sb.Type, a.s.Filesystem.Type)
 	}
 	if err := h.Matches(a.s); err != nil {
-		return fmt.Errorf("everything fits, but the volume could not be opened with this configuration: %w", err)
+		return fmt.Errorf("the blob, cipher and offset are right, but the volume cannot be opened with this configuration: %w", err)
 	}
 	h.Token.Filesystem = header.FilesystemID{Type: sb.Type, UUID: sb.UUID}
 	if a.o.DryRun {
@@ -239,7 +239,7 @@ func (a *adopting) look(ctx context.Context, h *header.Header, key source.Key, r
 				return err
 			}
 			if !sb.Verified {
-				return fmt.Errorf("a %s superblock is seen, but it does not prove itself: %s", sb.Type, sb.Proof)
+				return fmt.Errorf("a %s superblock was found, but it cannot be verified: %s", sb.Type, sb.Proof)
 			}
 			return seamless(d, r)
 		})

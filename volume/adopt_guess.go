@@ -57,7 +57,7 @@ func seamless(d header.Device, r recipe) error {
 	}
 	for spacing, n := range odd {
 		if n > zero[spacing] {
-			return fmt.Errorf("a superblock is seen, but every %d bytes the data is broken: the sector size or the IV mode is another one", spacing)
+			return fmt.Errorf("a superblock was found, but the data is broken every %d bytes: the sector size or the IV mode is wrong", spacing)
 		}
 	}
 	return nil
@@ -77,7 +77,7 @@ func structured(sample []byte) error {
 		}
 	}
 	if slices.Contains(right[:], false) {
-		return errors.New("a superblock is seen, and behind it noise: the sectors have another size, or are numbered in another way")
+		return errors.New("a superblock was found, but only noise after it: the sector size, or the numbering of the sectors, is wrong")
 	}
 	return nil
 }
@@ -149,7 +149,7 @@ func (a *adopting) guess(ctx context.Context, h *header.Header, key source.Key, 
 	if !noFilesystem(cause) {
 		return cause
 	}
-	given := fmt.Sprintf("with cipher %s and sector size %d no sound filesystem is seen on %s from byte %d",
+	given := fmt.Sprintf("with cipher %s and sector size %d no valid filesystem was found on %s from byte %d",
 		a.recipe.cipher, a.recipe.sectorSize, a.data.Path(), a.recipe.offset)
 	a.recipe.sealedSize = a.sealed.keySize
 	for _, c := range candidates(a.s.Keys(), a.recipe, a.data.Size()) {

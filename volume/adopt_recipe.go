@@ -63,7 +63,7 @@ func (r recipe) fit() recipe {
 func (m *Manager) recipeOf(ctx context.Context, s spec.Volume, o AdoptOptions, data header.Device) (recipe, error) {
 	r := recipe{cipher: s.Cipher, sectorSize: s.SectorSize, offset: int64(o.Offset) * header.SectorBytes}
 	if o.Offset > uint64(data.Size()/header.SectorBytes) {
-		return r, fault.Newf(fault.AdoptMismatch, "offset %d lies behind the end of %s, which has %d sectors", o.Offset, data.Path(), data.Size()/header.SectorBytes)
+		return r, fault.Newf(fault.AdoptMismatch, "offset %d is beyond the end of %s, which has %d sectors", o.Offset, data.Path(), data.Size()/header.SectorBytes)
 	}
 	if o.Cipher != "" {
 		r.cipher = o.Cipher

@@ -318,7 +318,7 @@ func TestBeyondTwoTebibytesTheCipherMustBeGiven(t *testing.T) {
 		}
 	}
 	r, err := b.Manager().Adopt(ctx, s, volume.AdoptOptions{Blob: blobFile, Cipher: plainTK + "64"})
-	if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "proved below 2 TiB only") {
+	if must(t, r, err); !strings.Contains(strings.Join(r.Warnings, " "), "proved only below 2 TiB") {
 		t.Errorf("no warning: %q", r.Warnings)
 	}
 

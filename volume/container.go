@@ -29,7 +29,7 @@ func (m *Manager) openContainer(s spec.Volume, path string, f blockdev.Flags) (*
 	// A file may be looked at, but is never used as a disk: device-mapper could not map
 	// it, and by the time that shows, a header would already have been written to it.
 	if data.Number() == (blockdev.Number{}) && f != (blockdev.Flags{}) {
-		return nil, errors.Join(fault.Newf(fault.DeviceUnsuitable, "%s is a file, and there are no loop devices here to make a device of it", path), data.Close())
+		return nil, errors.Join(fault.Newf(fault.DeviceUnsuitable, "%s is a file, and this kernel has no loop devices to attach it to", path), data.Close())
 	}
 	if err := m.kernel.NotOwnMapping(s, data); err != nil {
 		return nil, errors.Join(err, data.Close())

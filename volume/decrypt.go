@@ -42,7 +42,7 @@ func (m *Manager) decrypt(ctx context.Context, s spec.Volume, o RotateOptions) (
 		case x.started:
 			return fault.Newf(fault.RotationUnderWay, "the volume is being encrypted: `imxcrypt encrypt %s` continues that", s.Name)
 		case s.EncryptPlain && (x.h == nil || !x.h.Decrypting()):
-			return fault.Newf(fault.ConfigInvalid, "the configuration has on_plaintext: encrypt, by which the next start would encrypt the volume again: take it out first")
+			return fault.Newf(fault.ConfigInvalid, "the configuration has on_plaintext: encrypt, so the next boot would encrypt the volume again: remove that setting first")
 		case x.h == nil:
 			return x.decryptedAlready(path)
 		case x.h.Encrypting():
@@ -150,7 +150,7 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 		return fmt.Errorf("read the header back: %w", err)
 	}
 	if !h.Decrypting() {
-		return fault.Newf(fault.HeaderInvalid, "the header that was read back is that of no decryption")
+		return fault.Newf(fault.HeaderInvalid, "the header that was read back does not record the decryption")
 	}
 	if err := x.proveOpens(ctx, x.s, h, x.c); err != nil {
 		return err
@@ -172,7 +172,7 @@ func (x *rotating) filesystemNow(ctx context.Context, old source.Key) error {
 		return err
 	}
 	if !sb.Verified || sb.UUID == "" {
-		return fault.Newf(fault.FilesystemWrong, "the %s filesystem in the volume does not prove itself: %s", sb.Type, sb.Proof)
+		return fault.Newf(fault.FilesystemWrong, "the %s filesystem in the volume cannot be verified: %s", sb.Type, sb.Proof)
 	}
 	x.h.Token.Filesystem = header.FilesystemID{Type: sb.Type, UUID: sb.UUID}
 	return nil
@@ -187,7 +187,7 @@ func decryptionMark(h *header.Header) string { return hex.EncodeToString(h.Check
 func (x *rotating) rememberDecryption(mark string) error {
 	r, ok := x.recall(x.s)
 	if r.Decrypts = mark; ok && !x.record(x.s, r) {
-		return fault.Newf(fault.DecryptRefused, "%s cannot be written, and has to name the decryption: what it does not name is not continued", rememberedPath(x.s))
+		return fault.Newf(fault.DecryptRefused, "%s cannot be written, but must record the decryption: a decryption without a record is not continued", rememberedPath(x.s))
 	}
 	return nil
 }
@@ -202,7 +202,7 @@ func (m *Manager) decryptionRecorded(s spec.Volume, h *header.Header) bool {
 }
 
 func decryptionNotRecorded(s spec.Volume) error {
-	return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being decrypted, and %s does not name that: it is an old copy of the header, or another system than this one has begun it. To continue it all the same: `imxcrypt decrypt %s`", rememberedPath(s), s.Name)
+	return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being decrypted, but %s has no record of that: the header is an old copy, or another system began the decryption. To continue it anyway: `imxcrypt decrypt %s`", rememberedPath(s), s.Name)
 }
 
 // claimDecryption takes over a decryption that the record does not name: a person asks
@@ -230,7 +230,7 @@ func (x *rotating) beginDetached(ctx context.Context, key source.Key) error {
 		return fmt.Errorf("derive the check: %w", err)
 	}
 	if !x.h.Check.Fits(block, x.h.Binding()) {
-		return fault.Newf(fault.KeyWrong, "the key that was proved a moment ago does not fit its check any more")
+		return fault.Newf(fault.KeyWrong, "the key that was proved a moment ago no longer matches its check")
 	}
 	x.h.BeginDecryption(0)
 	x.h.Check.Digest = header.Derive(block, x.h.Binding())

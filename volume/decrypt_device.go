@@ -20,7 +20,7 @@ func (x *rotating) placePlain() (int64, error) {
 	area, end := x.h.LUKS.Area(), x.h.Segment.Offset+x.h.Segment.Size
 	at := header.PlanStart(x.c.Data.Size(), area).Saved
 	refused := func(way string) error {
-		return fault.Newf(fault.DecryptRefused, "the header has the place of the first %d bytes of plain text, which need as much room behind the data, and a sector; there are %d bytes: %s",
+		return fault.Newf(fault.DecryptRefused, "the header is where the first %d bytes of plain text belong, which need as much room after the data, plus a sector; there are %d bytes: %s",
 			area, max(0, x.c.Data.Size()-end), way)
 	}
 	if x.h.Segment.Size <= area {

@@ -86,7 +86,7 @@ func inPlaceable(s spec.Volume) error {
 		return noHeader()
 	}
 	if !s.Filesystem.ProvesKey() {
-		return fault.Newf(fault.ConfigInvalid, "a volume of filesystem: %s cannot be encrypted in place: there would be nothing to prove its key by", s.Filesystem)
+		return fault.Newf(fault.ConfigInvalid, "a volume with filesystem: %s cannot be encrypted in place: nothing would prove its key", s.Filesystem)
 	}
 	return s.Permitted()
 }
@@ -95,7 +95,7 @@ func inPlaceable(s spec.Volume) error {
 // it shows none, and the volume would not be found again.
 func foundAfterwards(s spec.Volume) error {
 	if blockdev.ByContent(s.Device) {
-		return fault.Newf(fault.ConfigInvalid, "device: %s is found by its filesystem, which is not seen there once it is encrypted: name it by PARTLABEL=, PARTUUID= or its path", s.Device)
+		return fault.Newf(fault.ConfigInvalid, "device: %s is found by its filesystem, which is no longer visible once it is encrypted: name it by PARTLABEL=, PARTUUID= or its path", s.Device)
 	}
 	return nil
 }
@@ -331,7 +331,7 @@ func (x *rotating) announceStart(h *header.Header, path string) {
 		on, rate = path, gapRate
 		protected = fmt.Sprintf("while they move up by %d bytes", h.Next.Segment.Offset)
 		x.j.would(fmt.Sprintf("keep the first %d bytes of the filesystem at byte %d", h.LUKS.Area(), h.Moved))
-		x.j.would(fmt.Sprintf("overwrite what lies behind byte %d of the device, which is not the filesystem's", h.Segment.Size))
+		x.j.would(fmt.Sprintf("overwrite the rest of the device from byte %d, which does not belong to the filesystem", h.Segment.Size))
 	}
 	x.j.would(fmt.Sprintf("create a key of %d bytes, source %s, and write a header to %s", x.s.KeySize, x.s.Source, on))
 	x.j.would(fmt.Sprintf("encrypt %d bytes of %s %s; %s", h.Segment.Size, path, protected, durationAt(h.Segment.Size, rate)))
@@ -418,13 +418,13 @@ func (x *rotating) plainFilesystem(dev header.Device) (*fsprobe.Superblock, erro
 	case err != nil:
 		return nil, err
 	case !sb.Verified || sb.UUID == "":
-		return nil, fault.Newf(fault.FilesystemWrong, "the %s filesystem on %s does not prove itself: %s", sb.Type, dev.Path(), sb.Proof)
+		return nil, fault.Newf(fault.FilesystemWrong, "the %s filesystem on %s cannot be verified: %s", sb.Type, dev.Path(), sb.Proof)
 	case sb.Sector < x.s.SectorSize:
 		return nil, fault.Newf(fault.DeviceUnsuitable, "the %s filesystem writes in pieces of %d bytes, and cannot stand on sectors of %d: set sector_size: %d", sb.Type, sb.Sector, x.s.SectorSize, sb.Sector)
 	case (sb.NeedsCheck || sb.Unclean) && x.lenient:
 		x.unclean = true
 	case sb.NeedsCheck || sb.Unclean:
-		return nil, fault.Newf(fault.FilesystemUnclean, "the %s filesystem on %s was not unmounted in order, or has recorded errors", sb.Type, dev.Path())
+		return nil, fault.Newf(fault.FilesystemUnclean, "the %s filesystem on %s was not unmounted cleanly, or has recorded errors", sb.Type, dev.Path())
 	}
 	return sb, nil
 }
@@ -472,7 +472,7 @@ func (x *rotating) endEncryption(ctx context.Context, h *header.Header, key sour
 		return nil, fmt.Errorf("derive the check: %w", err)
 	}
 	if !h.Next.Check.Fits(block, h.Next.Binding()) {
-		return nil, fault.Newf(fault.KeyWrong, "the key that was proved a moment ago does not fit its check any more")
+		return nil, fault.Newf(fault.KeyWrong, "the key that was proved a moment ago no longer matches its check")
 	}
 	done := h.EndRotation()
 	done.Check.Digest = header.Derive(block, done.Binding())

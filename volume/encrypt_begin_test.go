@@ -305,7 +305,7 @@ func TestEncryptNeedsAPlaceThatLasts(t *testing.T) {
 		refused    bool
 	}{
 		{"is in memory", false, true}, {"is in memory", true, true}, {overlay, true, true}, {overlay, false, false},
-		{"is on a volume that has another key after the next start (key: ephemeral)", false, true},
+		{"is on a volume that gets a new key at each start (key: ephemeral)", false, true},
 	} {
 		for _, dry := range []bool{true, false} {
 			s := encryptSpec()

@@ -121,7 +121,7 @@ func (x *rotating) stageAtEnd(ctx context.Context, h *header.Header, start heade
 		return fmt.Errorf("read the header back: %w", err)
 	}
 	if !there.Encrypting() {
-		return fault.Newf(fault.HeaderInvalid, "the header that was read back is that of no encryption")
+		return fault.Newf(fault.HeaderInvalid, "the header that was read back does not record the encryption")
 	}
 	return x.proveOpens(ctx, x.s, there.Next, as)
 }

@@ -134,7 +134,7 @@ func (x *rotating) proveFirst(ctx context.Context, key source.Key) error {
 		return fmt.Errorf("read the header back: %w", err)
 	}
 	if !h.Encrypting() {
-		return fault.Newf(fault.HeaderInvalid, "the header that was read back is that of no encryption")
+		return fault.Newf(fault.HeaderInvalid, "the header that was read back does not record the encryption")
 	}
 	if err := x.proveOpens(ctx, x.s, h.Next, x.c); err != nil {
 		return err

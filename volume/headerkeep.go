@@ -66,7 +66,7 @@ func (m *Manager) keepArea(s spec.Volume, file string, area []byte) (string, err
 		return "", err
 	}
 	if err := m.sys.Files.Create(path, area, 0o600); err != nil {
-		return "", fmt.Errorf("nothing was changed, for what is replaced must be kept first: %w (--keep names another file)", err)
+		return "", fmt.Errorf("nothing was changed, because what is replaced must be saved first: %w (--keep names another file)", err)
 	}
 	if there, err := read(); err != nil || !bytes.Equal(there, area) {
 		return "", fault.New(fault.IOFailed, path+" does not read back as it was written", err)
@@ -97,7 +97,7 @@ func (m *Manager) keptFiles(s spec.Volume, uuid string, j *runLog) ([]string, er
 		if rest[:dash] != s.Name {
 			is, err := m.keptOf(path, uuid)
 			if err != nil { // and its name is another volume's
-				j.warn(fmt.Sprintf("%s is left alone: whose header was kept there cannot be read (%v); if it is this volume's, it opens it on this chip", path, err))
+				j.warn(fmt.Sprintf("%s is left alone: cannot find out whose header it holds (%v); if it is this volume's, it opens the volume on this chip", path, err))
 			}
 			if !is {
 				continue
@@ -187,7 +187,7 @@ func (r *repairing) mayDrop(ctx context.Context) error {
 		return errors.New("a rotation is under way")
 	}
 	if seen, err := r.seeThrough(r.s, info); !seen {
-		return errors.Join(fmt.Errorf("no filesystem is seen through mapping %s", r.s.Mapping), err)
+		return errors.Join(fmt.Errorf("mapping %s shows no filesystem", r.s.Mapping), err)
 	}
 	key, err := r.openProved(ctx, r.s, r.h, r.c, nil)
 	if err != nil {

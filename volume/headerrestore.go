@@ -245,7 +245,7 @@ func (t *restoring) proveBefore(ctx context.Context) error {
 // about the data: a rotation may have moved it since.
 func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 	h := t.backup
-	why := errors.New("the volume has no filesystem to see through the key")
+	why := errors.New("the volume has no filesystem to test the key with")
 	if h.Token.Filesystem.Type != "" {
 		var proved bool
 		var seen error
@@ -256,7 +256,7 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 			size, err := mapping.Beyond(h, a)
 			if size != 0 {
 				proved = h.OwnFilesystemSeen()
-				t.j.warn(fmt.Sprintf("the backup is of before a resize: the %s filesystem has %d bytes. `imxcrypt resize %s` gives the volume its size again", h.Token.Filesystem.Type, size, t.s.Name))
+				t.j.warn(fmt.Sprintf("the backup is from before a resize: the %s filesystem has %d bytes. `imxcrypt resize %s` gives the volume its size again", h.Token.Filesystem.Type, size, t.s.Name))
 			}
 			return err
 		})
@@ -280,7 +280,7 @@ func (t *restoring) proveByData(ctx context.Context, key source.Key) error {
 			}
 		}
 		if why == nil {
-			why = fmt.Errorf("its %s filesystem is not seen through the key", h.Token.Filesystem.Type)
+			why = fmt.Errorf("the key does not show its %s filesystem", h.Token.Filesystem.Type)
 		}
 	}
 	if h.Check.InHeader() && t.witnessed {
@@ -322,7 +322,7 @@ func (t *restoring) proveByBlocks(ctx context.Context, key source.Key, why error
 		return err
 	}
 	if !seen.Proved {
-		return t.unproved(fmt.Errorf("%w, and none of its blocks makes sense through it", why))
+		return t.unproved(fmt.Errorf("%w, and no block makes sense when decrypted with it", why))
 	}
 	t.j.warn(fmt.Sprintf("the key is proved by the block at byte %d of the volume alone: look at the files before anything is written to it", seen.At))
 	return t.proveByBackup(ctx, key)

@@ -70,7 +70,7 @@ func (t *restoring) surveyHeader(h *header.Header, unlocked bool) error {
 		return fault.Newf(fault.RollbackRefused, "%s is being rotated: its data is under two keys, and only its own header says where", t.c.Header.Path())
 	}
 	if was, is := t.backup.Segment.Size, h.Segment.Size; is > was && !t.o.Force {
-		return fault.Newf(fault.RollbackRefused, "the backup is of before a resize: by it the volume has %d bytes, by the header on %s %d", was, t.c.Header.Path(), is)
+		return fault.Newf(fault.RollbackRefused, "the backup is from before a resize: it says that the volume has %d bytes, the header on %s says %d", was, t.c.Header.Path(), is)
 	}
 	t.what = fmt.Sprintf("the header on %s (generation %d, %s) will be replaced by that of the backup (generation %d)",
 		t.c.Header.Path(), h.Token.Generation, h.Token.Phase, t.backup.Token.Generation)

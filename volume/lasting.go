@@ -83,7 +83,7 @@ func fleetingDevice(n blockdev.Number) string {
 		}
 		marked := header.HasScratchMark(dev)
 		if dev.Close() == nil && marked {
-			return "is on a volume that has another key after the next start (key: ephemeral)"
+			return "is on a volume that gets a new key at each start (key: ephemeral)"
 		}
 	}
 	return ""
@@ -111,7 +111,7 @@ func (p *provisioning) warnFleeting() {
 	}
 	for _, field := range slices.Sorted(maps.Keys(places)) {
 		if why := p.sys.Fleeting(places[field]); why != "" {
-			p.j.warn(fmt.Sprintf("%s: %s %s: without it nothing opens the volume, so it is gone with the power", field, places[field], why))
+			p.j.warn(fmt.Sprintf("%s: %s %s: without it nothing opens the volume, so the volume is lost in a power cut", field, places[field], why))
 		}
 	}
 }
@@ -125,7 +125,7 @@ func (x *rotating) requireLasting() error {
 		case why == overlaid && !x.unattended:
 			x.j.warn(fmt.Sprintf("%s: %s %s: without that file nothing opens the volume", field, path, why))
 		default:
-			return fault.Newf(fault.ConfigInvalid, "%s: %s %s, and without it nothing would open the volume: name a place on storage that outlives the power", field, path, why)
+			return fault.Newf(fault.ConfigInvalid, "%s: %s %s, and without it nothing would open the volume: name a place on storage that survives a power cut", field, path, why)
 		}
 	}
 	return nil

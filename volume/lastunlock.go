@@ -64,7 +64,7 @@ func (m *Manager) recordOutcome(s spec.Volume, err error) {
 		f = &UnlockFailure{At: m.sys.Now().UTC().Truncate(time.Millisecond), Code: fault.CodeOf(err), Message: err.Error()}
 	}
 	if err := m.sys.Unlocks.RecordFailure(s.Name, f); err != nil {
-		m.sys.Log.Debug("why unlocking failed is not recorded", "volume", s.Name, "error", err)
+		m.sys.Log.Debug("could not record why unlocking failed", "volume", s.Name, "error", err)
 	}
 }
 
@@ -76,7 +76,7 @@ func (m *Manager) recordUnlock(s spec.Volume, r Result, began time.Time, slept S
 	now := m.sys.Now()
 	u := LastUnlock{UUID: r.UUID, Generation: r.Generation, At: now.UTC().Truncate(time.Millisecond), Took: now.Sub(began), Slept: slept}
 	if err := m.sys.Unlocks.Record(s.Name, u); err != nil {
-		m.sys.Log.Debug("how long unlocking took is not recorded", "volume", s.Name, "error", err)
+		m.sys.Log.Debug("could not record how long unlocking took", "volume", s.Name, "error", err)
 	}
 }
 
@@ -94,7 +94,7 @@ func (m *Manager) recordProof(s spec.Volume, uuid string, slept Slept) {
 	}
 	u.Slept = slept
 	if err := m.sys.Unlocks.Record(s.Name, u); err != nil {
-		m.sys.Log.Debug("that the key was proved is not recorded", "volume", s.Name, "error", err)
+		m.sys.Log.Debug("could not record that the key was proved", "volume", s.Name, "error", err)
 	}
 }
 

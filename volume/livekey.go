@@ -53,7 +53,7 @@ func lostKey(s spec.Volume, c condition, why error) error {
 	case cutOff:
 		return fault.Newf(fault.KeysLost, "mapping %s has no key any more: it was cut off from its device, and every request fails", s.Mapping)
 	}
-	return fault.New(fault.KeysLost, fmt.Sprintf("through mapping %s no %s filesystem is seen: its key was lost in a suspend", s.Mapping, s.Filesystem.Type), why)
+	return fault.New(fault.KeysLost, fmt.Sprintf("mapping %s shows no %s filesystem: its key was lost in a suspend", s.Mapping, s.Filesystem.Type), why)
 }
 
 // condition looks through a live mapping. It opens no key and writes nothing. The
@@ -153,7 +153,7 @@ func (m *Manager) sleptSince(s spec.Volume, info dmcrypt.Info) bool {
 // that nothing could be read; it wraps [blockdev.ErrDirty] if reading would write.
 func (m *Manager) seeThrough(s spec.Volume, info dmcrypt.Info) (bool, error) {
 	if !fsprobe.Known(s.Filesystem.Type) {
-		return false, fault.Newf(fault.KeysLost, "there is no filesystem to see it by")
+		return false, fault.Newf(fault.KeysLost, "there is no filesystem to test the key with")
 	}
 	for _, suffix := range mapping.PrivateSuffixes() {
 		if i, err := m.sys.Mapper.Info(s.Mapping + suffix); err == nil && i.Suspended {

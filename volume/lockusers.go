@@ -42,7 +42,7 @@ func (m *Manager) requireOwnMapping(ctx context.Context, s spec.Volume, info dmc
 			return err
 		}
 	}
-	return fault.Newf(fault.MappingMismatch, "mapping %s is not this volume: it does not lie on %s, and its uuid is %q; another configuration may have a volume of this name", s.Mapping, path, info.UUID)
+	return fault.Newf(fault.MappingMismatch, "mapping %s is not this volume: it is not on %s, and its uuid is %q; another configuration may have a volume of this name", s.Mapping, path, info.UUID)
 }
 
 // removable checks that nothing would keep a mapping once it is unmounted from targets: a

@@ -35,7 +35,7 @@ func TestALockThatCannotEndUnmountsNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.Copies = []mount.Entry{{Major: info.Number.Major, Minor: info.Number.Minor, Root: "/", Target: "/var/lib/data", Type: "ext4"}}
-		}, fault.MountBusy, "mounted on /var/lib/data in another mount namespace, too, where unmounting it here does not reach: process 812 (containerd)"},
+		}, fault.MountBusy, "also mounted on /var/lib/data in another mount namespace, which unmounting it here does not reach: process 812 (containerd)"},
 		"a mapping over it": {func(t *testing.T, b *volumetest.Board) {
 			info, err := b.DM.Info("data")
 			if err != nil {

@@ -80,14 +80,14 @@ func (p *provisioning) makeFilesystemOn(ctx context.Context, h *header.Header, a
 		}
 		if !sb.Verified && !h.Check.InHeader() {
 			// Otherwise no later unlock could prove the key by it.
-			return fmt.Errorf("its superblock does not prove itself (%s), and a detached header has no other check", sb.Proof)
+			return fmt.Errorf("its superblock cannot be verified (%s), and a detached header has no other check", sb.Proof)
 		}
 		id = header.FilesystemID{Type: sb.Type, UUID: sb.UUID}
 		return nil
 	})
 	switch {
 	case errors.Is(err, fsprobe.ErrNone):
-		return id, fault.New(fault.IOFailed, fmt.Sprintf("the filesystem that mkfs made is not on %s any more: the storage does not keep what is written, or somebody else writes to it", p.path), err)
+		return id, fault.New(fault.IOFailed, fmt.Sprintf("the filesystem that mkfs made is no longer on %s: the storage does not keep what is written, or another program writes to it", p.path), err)
 	case errors.Is(err, unix.EIO):
 		return id, fault.New(fault.IOFailed, "read back the filesystem that mkfs made on "+p.path, err)
 	case err != nil:

@@ -72,7 +72,7 @@ func (p *provisioning) imageNew() error {
 		}
 	}
 	if made, err := p.madeBefore(p.s); made {
-		return fault.New(fault.DeviceMissing, fmt.Sprintf("%s is not there, and no other is made: volume %q was made before, as %s says. Mount the filesystem that it lies on; if it was removed on purpose, remove that record", p.s.Device, p.s.Name, rememberedPath(p.s)), err)
+		return fault.New(fault.DeviceMissing, fmt.Sprintf("%s is missing, and no new one is made: volume %q was made before, as %s says. Mount the filesystem that it belongs on; if it was removed on purpose, remove that record", p.s.Device, p.s.Name, rememberedPath(p.s)), err)
 	}
 	if !p.s.Detached() {
 		return nil
@@ -84,7 +84,7 @@ func (p *provisioning) imageNew() error {
 	case err != nil:
 		return err
 	}
-	return errors.Join(fault.Newf(fault.FileExists, "%s is not there, and no other is made: its header %s is", p.s.Device, p.s.Header), file.Close())
+	return errors.Join(fault.Newf(fault.FileExists, "%s is missing, and no new one is made, because its header exists: %s", p.s.Device, p.s.Header), file.Close())
 }
 
 // sized compares the file of a volume that is not ready yet with the configuration.

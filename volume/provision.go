@@ -65,7 +65,7 @@ func (m *Manager) provision(ctx context.Context, s spec.Volume, o ProvisionOptio
 	}
 	if s.Detached() && !s.Filesystem.ProvesKey() {
 		return fault.Newf(fault.ConfigInvalid,
-			"a volume of filesystem: %s cannot have a detached header: there would be nothing to know its device by", s.Filesystem)
+			"a volume with filesystem: %s cannot have a detached header: nothing would identify its device", s.Filesystem)
 	}
 	if err := (copies{o.Recipients, o.Passphrase}).permitted(s); err != nil {
 		return err
@@ -277,7 +277,7 @@ func (p *provisioning) noise() string {
 	if info, err := p.sys.Mapper.Info(name); err != nil || !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) {
 		return ""
 	}
-	return "; it lies in an encrypted volume, where what was never written reads as noise: if nothing is in it, fill it with zeros once (blkdiscard -z " + p.s.Device + "), or give --wipe"
+	return "; it is in an encrypted volume, where what was never written reads as noise: if nothing is in it, fill it with zeros once (blkdiscard -z " + p.s.Device + "), or give --wipe"
 }
 
 // notOurs enforces that no volume of ours has its header on the device.

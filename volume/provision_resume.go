@@ -262,7 +262,7 @@ func (p *provisioning) rereadOwn(c *header.Storage) (*header.Header, error) {
 	h, err := header.Read(c)
 	switch {
 	case fault.Is(err, fault.NotProvisioned), fault.Is(err, fault.ProvisioningStarted):
-		return nil, fault.New(fault.IOFailed, fmt.Sprintf("the header is not on %s any more: the storage does not keep what is written, or somebody else writes to it", c.Header.Path()), err)
+		return nil, fault.New(fault.IOFailed, fmt.Sprintf("the header is no longer on %s: the storage does not keep what is written, or another program writes to it", c.Header.Path()), err)
 	case err != nil:
 		return nil, fmt.Errorf("read the header back: %w", err)
 	}

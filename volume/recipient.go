@@ -51,11 +51,11 @@ func (c copies) permitted(s spec.Volume) error {
 	}
 	recipients := c.recipients
 	if s.Source != spec.SourceCAAM {
-		why := "lies in a file"
+		why := "is in a file"
 		if s.Source == spec.SourceTrusted {
-			why = "is never seen outside of the kernel, which takes no key that is given: back up the data instead, or, with the header in a file, decrypt the volume in place (`imxcrypt decrypt`) before the chip changes its state and encrypt it after"
+			why = "never leaves the kernel, which accepts no key from outside: back up the data instead, or, with the header in a file, decrypt the volume in place (`imxcrypt decrypt`) before the chip changes its state and encrypt it after"
 		}
-		return fault.Newf(fault.Usage, "a recovery copy is for keys of source caam; that of source %s %s", s.Source, why)
+		return fault.Newf(fault.Usage, "only keys of source caam can have a recovery copy; a key of source %s %s", s.Source, why)
 	}
 	if len(recipients) > header.MaxRecipients {
 		return fault.Newf(fault.Usage, "%d recipients, at most %d are possible", len(recipients), header.MaxRecipients)
@@ -254,7 +254,7 @@ func (m *Manager) newKey(ctx context.Context, src source.Source, r source.Reques
 	}
 	into, ok := src.(source.Importer)
 	if !ok {
-		return nil, nil, copied, nil, fault.Newf(fault.Usage, "a recovery copy is for keys of source caam")
+		return nil, nil, copied, nil, fault.Newf(fault.Usage, "only keys of source caam can have a recovery copy")
 	}
 	if red, err = drawRed(m.sys.Rand, r.KeySize); err != nil {
 		return nil, nil, copied, nil, err

@@ -163,5 +163,5 @@ func provedByFilesystem(s spec.Volume, h *header.Header, a *mapping.Private) err
 	if h.FilesystemSeen() {
 		return h.PermitUnbound(s)
 	}
-	return fault.New(fault.KeyWrong, fmt.Sprintf("the recovery copy opened, but no %s filesystem %s is seen with it", h.Token.Filesystem.Type, h.Token.Filesystem.UUID), err)
+	return fault.New(fault.KeyWrong, fmt.Sprintf("the recovery copy opened, but its key shows no %s filesystem %s", h.Token.Filesystem.Type, h.Token.Filesystem.UUID), err)
 }

@@ -58,7 +58,7 @@ func (m *Manager) record(s spec.Volume, r remembered) bool {
 		err = m.sys.Files.Replace(rememberedPath(s), append(data, '\n'), 0o600)
 	}
 	if err != nil {
-		m.sys.Log.Debug("that the volume was made here is not recorded", "volume", s.Name, "error", err)
+		m.sys.Log.Debug("could not record that the volume was made here", "volume", s.Name, "error", err)
 	}
 	return err == nil
 }
@@ -161,7 +161,7 @@ func (m *Manager) explainMissing(s spec.Volume, path string, err error) error {
 	if readErr != nil || at < 0 {
 		return err
 	}
-	return fault.New(fault.HeaderMissing, fmt.Sprintf("the header is gone, unless the device is not the volume's: what lies at byte %d of %s looks like ciphertext", at, path), err)
+	return fault.New(fault.HeaderMissing, fmt.Sprintf("the header is gone, or this is not the volume's device: what is at byte %d of %s looks like ciphertext", at, path), err)
 }
 
 func (r remembered) text(s spec.Volume) string {

@@ -33,7 +33,7 @@ func (u *unlocking) openForRepair(ctx context.Context, key source.Key) error {
 		return err
 	default:
 		readOnly = true
-		u.j.warn("THE KEY IS NOT PROVED: no filesystem of this volume is seen through it. It is mapped read-only: copy it, and repair the copy")
+		u.j.warn("THE KEY IS NOT PROVED: it shows no filesystem of this volume. The volume is mapped read-only: copy it, and repair the copy")
 	}
 	a, err := u.kernel.Activate(ctx, u.s.Mapping, dmcrypt.VolumeUUID(u.h.LUKS.UUID, u.s.Mapping), mapping.Description(u.h), key, readOnly,
 		func(ref dmcrypt.KeyRef) (dmcrypt.Table, error) {

@@ -123,7 +123,7 @@ func (z *resizing) mayResize() error {
 		return err
 	}
 	if z.h.Next != nil {
-		return fault.Newf(fault.RotationUnderWay, "a rotation is under way: the space that the volume would take is what it moves the data with")
+		return fault.Newf(fault.RotationUnderWay, "a rotation is under way: to move the data it needs the space that the volume would take")
 	}
 	switch t := z.s.Filesystem.Type; t {
 	case "vfat":
@@ -169,7 +169,7 @@ func (z *resizing) mayWrite(ctx context.Context, live bool) error {
 
 func (z *resizing) announceSteps(live bool) {
 	if z.to == z.from {
-		z.j.would("do nothing but compare mapping and filesystem: the volume has the space that there is")
+		z.j.would("do nothing but compare mapping and filesystem: the volume has all the space there is")
 		return
 	}
 	z.j.would(fmt.Sprintf("grow the data from %d to %d bytes", z.from, z.to))

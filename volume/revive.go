@@ -101,7 +101,7 @@ func (u *unlocking) proveLive(ctx context.Context, info dmcrypt.Info, v dmcrypt.
 		u.revived = true
 		return nil
 	}
-	u.sys.Log.Warn("the key of a volume in use was lost, or is in doubt: it is given again", "volume", u.s.Name, "error", lostKey(u.s, is, why))
+	u.sys.Log.Warn("the key of a volume in use was lost, or is in doubt: it is restored", "volume", u.s.Name, "error", lostKey(u.s, is, why))
 	if err := u.reloadKeys(ctx, is, v, under); err != nil {
 		return err
 	}

@@ -124,7 +124,7 @@ func TestAHalfWrittenSlotAfterASuspend(t *testing.T) {
 	must(t, r, err)
 	writeImage(t, b, make([]byte, 8192))
 	b.Sleep(time.Hour)
-	if err := b.Manager().Status(ctx, s).Problem(); !fault.Is(err, fault.KeysLost) || strings.Contains(err.Error(), "is seen") {
+	if err := b.Manager().Status(ctx, s).Problem(); !fault.Is(err, fault.KeysLost) || strings.Contains(err.Error(), "shows no") {
 		t.Errorf("after a suspend: %v", err)
 	}
 	r, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{})

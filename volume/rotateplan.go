@@ -115,7 +115,7 @@ func (x *rotating) allOfFilesystem(ctx context.Context, old source.Key) error {
 		return err
 	})
 	if err == nil && size != 0 {
-		err = fault.Newf(fault.HeaderRolledBack, "the %s filesystem has %d bytes, and by its header the volume has %d: the header is of before a resize, and a rotation would lose the rest. `imxcrypt resize %s` gives the volume its size again",
+		err = fault.Newf(fault.HeaderRolledBack, "the %s filesystem has %d bytes, but the header says that the volume has %d: the header is from before a resize, and a rotation would lose the rest. `imxcrypt resize %s` gives the volume its size again",
 			x.s.Filesystem.Type, size, x.h.Segment.Size, x.s.Name)
 	}
 	return err

@@ -183,7 +183,7 @@ func (m *Manager) liveState(s spec.Volume, st *Status) (*dmcrypt.Info, error) {
 		return nil, err
 	}
 	if !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
-		return nil, fault.Newf(fault.MappingMismatch, "mapping %s exists and is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
+		return nil, fault.Newf(fault.MappingMismatch, "mapping %s exists and is not an imxcrypt volume: its uuid is %q", s.Mapping, info.UUID)
 	}
 	err = m.mountState(s, info, st)
 	if announced, err := m.sys.Mapper.Announced(s.Mapping); err == nil && unannounced(info, announced) {
@@ -262,7 +262,7 @@ func (m *Manager) storedState(ctx context.Context, s spec.Volume, st *Status, li
 	st.Cipher, st.SectorSize = k.Segment.Encryption, k.Segment.SectorSize
 	st.SecurityState, st.Size, st.Created = string(k.Token.State), h.Segment.Size, k.Token.Created
 	if st.IntactHeader = h.Copies.Intact(); !st.IntactHeader && k.Token.Phase == header.PhaseReady {
-		st.Warnings = append(st.Warnings, fault.Newf(fault.HeaderCopyDamaged, "one copy of the header is damaged: %s; the other serves", h.Copies.Damage()))
+		st.Warnings = append(st.Warnings, fault.Newf(fault.HeaderCopyDamaged, "one copy of the header is damaged: %s; the other one is used", h.Copies.Damage()))
 	}
 	if n := h.UnusedSpace(s, c); n > 0 {
 		st.Warnings = append(st.Warnings, fault.Newf(fault.PartitionGrown, "%s has grown since the volume was made: %d MiB of it are not used", path, n/header.MiB))

@@ -74,7 +74,7 @@ func (m *Manager) requireNotMadeBefore(s spec.Volume, path string) error {
 	if !made {
 		return nil
 	}
-	return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, and that is encrypted the first time only: volume %q was made before, as %s says", path, s.Name, rememberedPath(s)), err)
+	return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, which is encrypted only the first time: volume %q was made before, as %s says", path, s.Name, rememberedPath(s)), err)
 }
 
 // madeBefore reports whether there is a record under the volume's name, for any device. A
@@ -87,7 +87,7 @@ func (m *Manager) madeBefore(s spec.Volume) (made bool, err error) {
 // recordable enforces that the volume will be remembered after the next start.
 func (x *rotating) recordable(path string) error {
 	refused := func(why string, err error) error {
-		return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, and is encrypted only where that is remembered: state_dir %s %s", path, x.s.StateDir, why), err)
+		return fault.New(fault.PlaintextRefused, fmt.Sprintf("%s holds a filesystem in plain text, which is encrypted only if that can be recorded: state_dir %s %s", path, x.s.StateDir, why), err)
 	}
 	if !x.o.DryRun {
 		trial := rememberedPath(x.s) + ".trial"
@@ -110,12 +110,12 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 		return h, err
 	}
 	if x.o.DryRun {
-		x.j.would("check the filesystem, which was not unmounted in order")
+		x.j.would("check the filesystem, which was not unmounted cleanly")
 		return h, nil
 	}
 	repaired, err := x.sys.Filesystems.Check(ctx, x.s.Filesystem.Type, path)
 	if err != nil {
-		return nil, fault.New(fault.FilesystemUnclean, fmt.Sprintf("the %s filesystem on %s was not unmounted in order, or has recorded errors, and was not checked", x.s.Filesystem.Type, path), err)
+		return nil, fault.New(fault.FilesystemUnclean, fmt.Sprintf("the %s filesystem on %s was not unmounted cleanly, or has recorded errors, and was not checked", x.s.Filesystem.Type, path), err)
 	}
 	if repaired {
 		x.j.warn(fmt.Sprintf("the %s filesystem was damaged and has been repaired", x.s.Filesystem.Type))
@@ -144,7 +144,7 @@ func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
 		ok = m.record(s, r)
 	}
 	if !ok {
-		j.warn("with on_plaintext: encrypt a filesystem in plain text would be taken for the volume, since " + rememberedPath(s) + " cannot be written: take it out of the configuration")
+		j.warn("with on_plaintext: encrypt a filesystem in plain text would be taken for the volume, since " + rememberedPath(s) + " cannot be written: remove on_plaintext from the configuration")
 	}
 }
 
@@ -159,7 +159,7 @@ func (m *Manager) rememberEnd(s spec.Volume, h *header.Header, j *runLog) {
 		ok = m.record(s, r)
 	}
 	if !ok {
-		j.warn("that all is encrypted could not be recorded in " + rememberedPath(s) + ": the header of a moment ago, put back, would not be refused")
+		j.warn("could not record in " + rememberedPath(s) + " that all data is encrypted: an older copy of the header, if put back, would not be refused")
 	}
 }
 
@@ -167,7 +167,7 @@ func (m *Manager) rememberEnd(s spec.Volume, h *header.Header, j *runLog) {
 // it back, and what it calls the rest in plain text may be anyone's.
 func (m *Manager) refuseEnded(s spec.Volume, h *header.Header) error {
 	if r, ok := m.recall(s); ok && r.Ended == encryptionMark(h) {
-		return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being encrypted, and that has ended, as %s says: it is an old copy", rememberedPath(s))
+		return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being encrypted, but %s says that this has ended: the header is an old copy", rememberedPath(s))
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ import (
 func TestAFullFilesystemIsEncryptedUnattended(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	for name, unclean := range map[string]bool{"unmounted in order": false, "after a power cut": true} {
+	for name, unclean := range map[string]bool{"unmounted cleanly": false, "after a power cut": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, disk := unattended(rotationSpec(rotationGap)), fullSize(t)
@@ -38,7 +38,7 @@ func TestAFullFilesystemIsEncryptedUnattended(t *testing.T) {
 			before := snapshot(t, b, disk)
 			dry, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true, DryRun: true})
 			must(t, dry, err)
-			if said := fmt.Sprint(dry.Steps); unclean != strings.Contains(said, "not unmounted in order") || !strings.Contains(said, "make it smaller") {
+			if said := fmt.Sprint(dry.Steps); unclean != strings.Contains(said, "not unmounted cleanly") || !strings.Contains(said, "make it smaller") {
 				t.Errorf("a dry run says %+v", dry.Steps)
 			}
 			if names := differs(before, snapshot(t, b, disk)); len(names) > 0 {

@@ -342,14 +342,14 @@ func (u *unlocking) open(ctx context.Context) error {
 	}
 	u.j.did("mapping announced")
 	if u.h.Unbound() {
-		u.j.warn("the detached header has no check of its key: a writer of " + u.s.Header + " can make it open another volume of this chip; `imxcrypt provision " + u.s.Name + "` adds the check")
+		u.j.warn("the detached header has no check of its key: anyone who can write to " + u.s.Header + " can make it open another volume of this chip; `imxcrypt provision " + u.s.Name + "` adds the check")
 	}
 	return nil
 }
 
 func (u *unlocking) proveWithoutFilesystem(ctx context.Context, key source.Key) error {
 	if !u.h.Check.InHeader() {
-		return fault.Newf(fault.ConfigInvalid, "a detached header proves its key by the filesystem only; there is none to look at")
+		return fault.Newf(fault.ConfigInvalid, "only a filesystem proves the key of this detached header, and there is none")
 	}
 	if err := u.kernel.ProveByCheckArea(ctx, u.s, u.h, u.c, key); err != nil {
 		return u.explain(err)
@@ -394,7 +394,7 @@ func (u *unlocking) seenDetached(seen error) error {
 	if err := header.NotAHeader(u.c.Data); !fault.Is(err, fault.NotProvisioned) {
 		return err
 	}
-	return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("through the mapping no %s filesystem %s is seen: the key is not the volume's, or the filesystem is damaged (imxcrypt unlock --for-repair shows the data read-only)", u.h.Token.Filesystem.Type, u.h.Token.Filesystem.UUID), seen))
+	return u.explain(fault.New(fault.KeyWrong, fmt.Sprintf("the mapping shows no %s filesystem %s: the key is not the volume's, or the filesystem is damaged (imxcrypt unlock --for-repair shows the data read-only)", u.h.Token.Filesystem.Type, u.h.Token.Filesystem.UUID), seen))
 }
 
 // proveByCheck proves a key by its check: if the filesystem was not made with this
@@ -448,7 +448,7 @@ func (u *unlocking) noFilesystem(ctx context.Context, a *mapping.Private, why er
 }
 
 func noiseError(want string, why error) error {
-	return fault.New(fault.KeyWrong, fmt.Sprintf("the key opens the check in the header, but the data is noise through it: the header is not that of the data, or the data was overwritten (imxcrypt unlock --for-repair shows it read-only); no %s filesystem is seen", want), why)
+	return fault.New(fault.KeyWrong, fmt.Sprintf("the key opens the check in the header, but decrypts the data to noise: the header does not belong to the data, or the data was overwritten (imxcrypt unlock --for-repair shows it read-only); no %s filesystem was found", want), why)
 }
 
 func (u *unlocking) explain(err error) error { return u.explainRejection(u.s, u.h, err) }

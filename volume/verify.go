@@ -110,7 +110,7 @@ func (m *Manager) verify(ctx context.Context, s spec.Volume, j *runLog, look fun
 func (m *Manager) verifyByFilesystem(ctx context.Context, s spec.Volume, h *header.Header, c *header.Storage, key source.Key) error {
 	return m.lookThrough(ctx, s, h, c, key, func(u *unlocking, _ *mapping.Private, seen error) error {
 		if h.Check.InHeader() {
-			return fault.New(fault.KeyWrong, "the volume's filesystem is not seen through the key", seen)
+			return fault.New(fault.KeyWrong, "the key does not show the volume's filesystem", seen)
 		}
 		return u.seenDetached(seen)
 	})

@@ -39,17 +39,17 @@ func truth(b bool) float64 {
 // writeMetrics prints the state of the volumes for node-exporter's textfile
 // collector.
 func writeMetrics(w io.Writer, all []volumeStatus) error {
-	up := &metric{name: "imxcrypt_volume_up", help: "1 if the volume is mounted where it has a mount point, else unlocked."}
+	up := &metric{name: "imxcrypt_volume_up", help: "1 if the volume is up: mounted if it has a mount point, otherwise unlocked."}
 	required := &metric{name: "imxcrypt_volume_required", help: "1 if the system cannot do without the volume."}
 	state := &metric{name: "imxcrypt_volume_state", help: "1 for the state that the volume is in."}
-	wrong := &metric{name: "imxcrypt_volume_problem", help: "1 for the code of what is wrong with the volume."}
+	wrong := &metric{name: "imxcrypt_volume_problem", help: "1 for the code of the volume's problem."}
 	bytes := &metric{name: "imxcrypt_volume_size_bytes", help: "Size of the volume's data."}
-	gen := &metric{name: "imxcrypt_key_generation", help: "Counts the volume's keys, from 1."}
+	gen := &metric{name: "imxcrypt_key_generation", help: "Generation of the volume's key, counted from 1."}
 	created := &metric{name: "imxcrypt_key_created_timestamp_seconds", help: "When the key was made; time() minus it is the key's age."}
 	open := &metric{name: "imxcrypt_key_open_state", help: "1 if the key was made while the chip was open: it protects nothing."}
 	ratio := &metric{name: "imxcrypt_rotation_progress_ratio", help: "Part of the data that is under the new key, 0 to 1, while the volume is rotated."}
-	duration := &metric{name: "imxcrypt_last_unlock_duration_seconds", help: "What the latest unlocking since the start took."}
-	at := &metric{name: "imxcrypt_last_unlock_timestamp_seconds", help: "When the latest unlocking since the start was done."}
+	duration := &metric{name: "imxcrypt_last_unlock_duration_seconds", help: "How long the latest unlocking since boot took."}
+	at := &metric{name: "imxcrypt_last_unlock_timestamp_seconds", help: "When the latest unlocking since boot was done."}
 	for _, s := range all {
 		v := []string{"volume", s.Name}
 		up.add(truth(s.Up()), v...)

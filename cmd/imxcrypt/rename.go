@@ -88,7 +88,7 @@ func renamedVolume(c *configs.Config, old, name string) (configs.Volume, error) 
 	case errOld != nil:
 		return v, err
 	case err != nil:
-		return v, fault.Newf(fault.RenameRefused, "the configuration has the volume %q, and none of the name %q yet", old, name)
+		return v, fault.Newf(fault.RenameRefused, "the configuration still has the volume %q, and no volume %q", old, name)
 	}
-	return v, fault.Newf(fault.RenameRefused, "the configuration has the volume %q still, and a volume %q beside it", old, name)
+	return v, fault.Newf(fault.RenameRefused, "the configuration still has the volume %q in addition to the volume %q", old, name)
 }

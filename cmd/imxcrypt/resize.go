@@ -82,7 +82,7 @@ func (a *app) resize(ctx context.Context, name string, f resizeFlags) error {
 	}
 	return joinPrint(a.printResult(r.Result, err, func(res volume.Result) string {
 		if res.Already {
-			return fmt.Sprintf("%s: has the space that there is, %s (already)", res.Volume, size(r.To))
+			return fmt.Sprintf("%s: has all the space there is, %s (already)", res.Volume, size(r.To))
 		}
 		if r.From == r.To {
 			return fmt.Sprintf("%s: what was interrupted is finished, %s", res.Volume, size(r.To))

@@ -183,7 +183,7 @@ func checkSleepKind(kind string) error {
 	case "hibernate", "hybrid-sleep", "suspend-then-hibernate":
 		return fault.New(fault.SleepRefused, kind+" writes the memory to a disk, and what was read from encrypted volumes with it; the black keys in it would be stale when it is read back", nil)
 	}
-	return fault.New(fault.Usage, fmt.Sprintf("there is no sleep %q: suspend, and resume after one, are all there is", kind), nil)
+	return fault.New(fault.Usage, fmt.Sprintf("there is no sleep %q: there are only suspend and resume", kind), nil)
 }
 
 // pauseRotations stops all rotations and returns the names of those it stopped.

@@ -72,7 +72,7 @@ func rootsOnly(what string, info fs.FileInfo, forbidden fs.FileMode) error {
 		return fmt.Errorf("%s: %w", what, ErrOwner)
 	}
 	if mode := info.Mode().Perm(); mode&forbidden != 0 {
-		return fmt.Errorf("%s: %w: %04o, others than root can write it", what, ErrMode, mode)
+		return fmt.Errorf("%s: %w: %04o, users other than root can write to it", what, ErrMode, mode)
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ type AmbiguousError struct {
 }
 
 func (e *AmbiguousError) Error() string {
-	return fmt.Sprintf("device %q is ambiguous: %s all answer to it", e.Spec, strings.Join(withDetails(e.Candidates, e.Details), ", "))
+	return fmt.Sprintf("device %q is ambiguous: %s all match it", e.Spec, strings.Join(withDetails(e.Candidates, e.Details), ", "))
 }
 
 func withDetails(paths, details []string) []string {

@@ -63,7 +63,7 @@ func stillDamaged(op string, still bool) error {
 	return &Error{Op: op, Code: fault.ProgramFailed, Reason: beyondRepair, Err: errors.New("errors are found again after the repair")}
 }
 
-const beyondRepair = "damaged beyond what can be repaired without questions; run the checker by hand"
+const beyondRepair = "too damaged to be repaired without asking questions; run the checker by hand"
 
 // check runs the checker once.
 func (m Maker) check(ctx context.Context, fstype, op, device string) (repaired bool, err error) {

@@ -45,7 +45,7 @@ func ext4Options() optionRules {
 			"-L": labelField, "-U": setByUs, "-t": "sets the type",
 			"-n": makesNone, "-S": makesNone, "-V": makesNone,
 			"-z": elsewhere, "E offset": elsewhere, "E android_sparse": elsewhere,
-			"-d": readsFiles, "-l": readsOne, "E revision": "would leave out what the volume's key is proved by",
+			"-d": readsFiles, "-l": readsOne, "E revision": "would leave out what proves the volume's key",
 			"J device": elsewhere, "J location": elsewhere, "O journal_dev": makesNone,
 		},
 	}
@@ -57,7 +57,7 @@ func xfsOptions() optionRules {
 		refused: map[string]string{
 			"-L": labelField, "-f": setByUs, "-b": setByUs, "-s": setByUs,
 			"-N": makesNone, "-V": makesNone, "-r": elsewhere, "-c": "would take options from another file",
-			"-p": readsFiles, "m crc=0": "would leave out by what the volume's key is proved",
+			"-p": readsFiles, "m crc=0": "would leave out what proves the volume's key",
 			"d name": elsewhere, "d file": elsewhere, "d size": partOnly, "d sectsize": setByUs, "d sectlog": setByUs,
 			"l logdev": elsewhere, "l name": elsewhere, "l file": elsewhere, "l sectsize": setByUs, "l sectlog": setByUs,
 			"m uuid": setByUs,

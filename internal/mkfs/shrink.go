@@ -46,7 +46,7 @@ func (m Maker) Room(dir string, need int64) error {
 	case err != nil:
 		return fmt.Errorf("look at %s: %w", dir, err)
 	case kind == unix.TMPFS_MAGIC, kind == unix.RAMFS_MAGIC:
-		what = "is in memory, which the power takes"
+		what = "is in memory, which is lost in a power cut"
 	case kind == unix.OVERLAYFS_SUPER_MAGIC:
 		what = "is an overlay, of which the upper layer may be in memory"
 	case kind == unix.MSDOS_SUPER_MAGIC:

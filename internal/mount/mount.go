@@ -139,7 +139,7 @@ func explainMount(err error, fstype string, readOnly bool, messages string) (fau
 // unreplayed explains why a read-only device could not even be mounted read-only: the
 // filesystem was in use when power was cut, and has a journal to replay.
 func unreplayed(fstype string) string {
-	const why = "it was not unmounted when it was last used, and its journal cannot be worked off on a read-only device; let the device be written once"
+	const why = "it was not unmounted when it was last used, and its journal cannot be replayed on a read-only device; allow writes to the device once"
 	option := map[string]string{"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "f2fs": "norecovery", "btrfs": "rescue=nologreplay"}[fstype]
 	if option == "" {
 		return why

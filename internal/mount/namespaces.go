@@ -34,7 +34,7 @@ func (e *ElsewhereError) Error() string {
 		}
 		who = append(who, fmt.Sprintf("%d (%s)", p.PID, p.Command))
 	}
-	return fmt.Sprintf("mounted on %s in another mount namespace, too, where unmounting it here does not reach: process %s", e.Target, strings.Join(who, ", "))
+	return fmt.Sprintf("also mounted on %s in another mount namespace, which unmounting it here does not reach: process %s", e.Target, strings.Join(who, ", "))
 }
 
 // FaultCode implements fault.Coder.

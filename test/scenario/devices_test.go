@@ -20,12 +20,12 @@ func TestDevicesThatAreNotEmpty(t *testing.T) {
 			openCode       int
 		}{
 			{"random bytes", "dd if=/dev/urandom of=$D bs=1M count=8 2>&1", "not empty", "looks like ciphertext", 8},
-			{"one byte in the middle", "echo x | dd of=$D bs=1 seek=5000000 conv=notrunc 2>&1", "data at byte 5000000", "holds no volume of ours", 6},
+			{"one byte in the middle", "echo x | dd of=$D bs=1 seek=5000000 conv=notrunc 2>&1", "data at byte 5000000", "holds no imxcrypt volume", 6},
 			{"a filesystem", "mkfs.ext4 -q $D", "unencrypted ext4", "unencrypted ext4", 6},
 			{"a partition table", "echo 'label: gpt' | sfdisk -q $D", "unencrypted gpt", "unencrypted gpt", 6},
 			{"LUKS2 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks2 --luks2-metadata-size 16k --luks2-keyslots-size 256k --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $D -",
-				"not ours", "not ours", 6},
-			{"LUKS1 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks1 --pbkdf-force-iterations 1000 $D -", "not ours", "not ours", 6},
+				"not imxcrypt's", "not imxcrypt's", 6},
+			{"LUKS1 of cryptsetup", "echo pw | cryptsetup luksFormat -q --type luks1 --pbkdf-force-iterations 1000 $D -", "not imxcrypt's", "not imxcrypt's", 6},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				x := b.bench(t)
@@ -239,7 +239,7 @@ func TestMappingOfSomebodyElse(t *testing.T) {
 		x.provisioned("disk")
 		x.MustSh("dmsetup create data --table '0 8192 error'")
 		x.expect(6, "is not this volume", "unlock", "data")
-		x.expect(6, "is not a volume of ours", "lock", "data")
+		x.expect(6, "is not an imxcrypt volume", "lock", "data")
 		x.expect(6, "data", "status")
 		x.MustSh("dmsetup remove data")
 		x.expect(0, "mounted on", "unlock", "--mount", "data")

@@ -72,7 +72,7 @@ func TestForgedHeaders(t *testing.T) {
 					x.expect(0, "b: mounted on", "unlock", "--mount", "b")
 					x.MustSh("grep -q 'only in b' " + x.dir + "/b/secret")
 					x.MustSh("chmod 666 " + x.dir + "/b.header")
-					x.expect(6, "others than root can write it", "verify", "b")
+					x.expect(6, "users other than root can write to it", "verify", "b")
 					return
 				}
 				x.Put(x.dir+"/forged", image[:2*h.CopySize()])

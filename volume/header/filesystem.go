@@ -59,5 +59,5 @@ func (h *Header) PermitUnbound(s spec.Volume) error {
 	if h.Check.Exists() || h.OwnFilesystemSeen() || s.AllowUnboundHeader {
 		return nil
 	}
-	return fault.Newf(fault.HeaderMismatch, "the detached header has no check of its key, and the filesystem %s was not made for this volume: somebody changed the header, or an earlier version adopted the volume; then allow_unbound_header: true opens it, until `imxcrypt provision %s` has added the check", h.Token.Filesystem.UUID, s.Name)
+	return fault.Newf(fault.HeaderMismatch, "the detached header has no check of its key, and the filesystem %s was not made for this volume: someone changed the header, or an earlier version adopted the volume; in the second case allow_unbound_header: true opens it until `imxcrypt provision %s` has added the check", h.Token.Filesystem.UUID, s.Name)
 }

@@ -206,7 +206,7 @@ func FindHeader(c *Storage) (*Header, error) {
 	case errors.Is(err, luks2.ErrNotLUKS):
 		return nil, NotAHeader(dev)
 	case errors.As(err, &version) && version.Version < 2:
-		return nil, fault.New(fault.ForeignHeader, dev.Path()+" holds a LUKS volume that is not ours", err)
+		return nil, fault.New(fault.ForeignHeader, dev.Path()+" holds a LUKS volume that is not imxcrypt's", err)
 	}
 	if invalid := (*luks2.InvalidError)(nil); errors.As(err, &invalid) && invalid.Rule == luks2.RuleSegmentBounds {
 		if shrunk := shrunkDevice(c, dev); shrunk != nil {
@@ -365,7 +365,7 @@ func (h *Header) nextGeneration() int {
 // Understand parses our members of a valid LUKS2 header.
 func Understand(lh *luks2.Header, copies luks2.Copies, path string) (*Header, error) {
 	if !lh.Requires(Requirement) || lh.Subsystem != Subsystem {
-		return nil, fault.Newf(fault.ForeignHeader, "%s holds a LUKS2 volume that is not ours: label %q, subsystem %q, uuid %q",
+		return nil, fault.Newf(fault.ForeignHeader, "%s holds a LUKS2 volume that is not imxcrypt's: label %q, subsystem %q, uuid %q",
 			path, lh.Label, lh.Subsystem, lh.UUID)
 	}
 	if err := lh.CheckRequirements(Requirement, RequirementRotate, RequirementRotateSource, RequirementPlaintext); err != nil {
@@ -459,9 +459,9 @@ func NotAHeader(dev Device) error {
 	}
 	switch what {
 	case "":
-		return fault.Newf(fault.NotProvisioned, "%s holds no volume of ours", dev.Path())
+		return fault.Newf(fault.NotProvisioned, "%s holds no imxcrypt volume", dev.Path())
 	case "luks1", "luks2":
-		return fault.Newf(fault.ForeignHeader, "%s holds a %s volume that is not ours", dev.Path(), what)
+		return fault.Newf(fault.ForeignHeader, "%s holds a %s volume that is not imxcrypt's", dev.Path(), what)
 	}
 	return fault.Newf(fault.PlaintextFound, "%s holds an unencrypted %s where an encrypted volume is expected", dev.Path(), what)
 }
@@ -535,7 +535,7 @@ func (h *Header) Matches(s spec.Volume) error {
 	}
 	why := strings.Join(differences, "; ")
 	if as := h.SpecAsStored(s); h.DescribeChanges(s) != "" && h.DescribeChanges(as) == "" && h.Matches(as) == nil {
-		why += fmt.Sprintf(" (imxcrypt rotate %s makes the volume as it is configured, and gives it a new key)", s.Name)
+		why += fmt.Sprintf(" (imxcrypt rotate %s converts the volume to the configuration, and gives it a new key)", s.Name)
 	}
 	return fault.Newf(fault.HeaderMismatch, "the header is not the one the configuration describes: %s", why)
 }

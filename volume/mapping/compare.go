@@ -30,7 +30,7 @@ func WithoutWipedKey(live, wanted dmcrypt.Table) dmcrypt.Table {
 // cryptsetup have the same kind of uuid.
 func (k Kernel) Lockable(s spec.Volume, info dmcrypt.Info) error {
 	if !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixVolume) || !strings.HasSuffix(info.UUID, "-"+s.Mapping) {
-		return fault.Newf(fault.MappingMismatch, "mapping %s is not a volume of ours: its uuid is %q", s.Mapping, info.UUID)
+		return fault.Newf(fault.MappingMismatch, "mapping %s is not an imxcrypt volume: its uuid is %q", s.Mapping, info.UUID)
 	}
 	if !info.Live {
 		return nil // never used, left by a run that was killed
@@ -40,7 +40,7 @@ func (k Kernel) Lockable(s spec.Volume, info dmcrypt.Info) error {
 		return err
 	}
 	if len(live) != 1 {
-		return fault.Newf(fault.MappingMismatch, "mapping %s is not a volume of ours: its table has %d targets", s.Mapping, len(live))
+		return fault.Newf(fault.MappingMismatch, "mapping %s is not an imxcrypt volume: its table has %d targets", s.Mapping, len(live))
 	}
 	switch t := live[0].(type) {
 	case dmcrypt.Fail:
@@ -49,12 +49,12 @@ func (k Kernel) Lockable(s spec.Volume, info dmcrypt.Info) error {
 		if strings.HasPrefix(t.Key.Description, "imxcrypt:") {
 			return nil
 		}
-		return fault.Newf(fault.MappingMismatch, "mapping %s is not a volume of ours: its key is not one of imxcrypt", s.Mapping)
+		return fault.Newf(fault.MappingMismatch, "mapping %s is not an imxcrypt volume: its key is not imxcrypt's", s.Mapping)
 	case dmcrypt.Linear:
 		over, err := k.Mapper.Info(s.Mapping + OverlaySuffix)
 		if err == nil && over.Number == t.Device && strings.HasPrefix(over.UUID, dmcrypt.UUIDPrefixHelper) {
 			return nil
 		}
 	}
-	return fault.Newf(fault.MappingMismatch, "mapping %s is not a volume of ours: it lies on something else", s.Mapping)
+	return fault.Newf(fault.MappingMismatch, "mapping %s is not an imxcrypt volume: it is on another device", s.Mapping)
 }

@@ -159,7 +159,7 @@ func (k Kernel) RemoveLeftover(ctx context.Context, name, uuid string) error {
 		return err
 	}
 	if info.UUID != uuid {
-		return fault.Newf(fault.MappingMismatch, "mapping %s exists and is not ours: uuid %q", name, info.UUID)
+		return fault.Newf(fault.MappingMismatch, "mapping %s exists and is not imxcrypt's: uuid %q", name, info.UUID)
 	}
 	return k.Mapper.Remove(ctx, name)
 }

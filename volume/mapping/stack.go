@@ -93,7 +93,7 @@ func (k *Stack) Look(suffix string) (dmcrypt.Info, error) {
 		return dmcrypt.Info{}, nil
 	}
 	if err == nil && info.UUID != uuid {
-		err = fault.Newf(fault.MappingMismatch, "mapping %s exists and is not ours: uuid %q", name, info.UUID)
+		err = fault.Newf(fault.MappingMismatch, "mapping %s exists and is not imxcrypt's: uuid %q", name, info.UUID)
 	}
 	return info, err
 }

@@ -137,7 +137,7 @@ func (k Kernel) RemovePrivate(ctx context.Context, s spec.Volume) (removed bool,
 			return removed, err
 		}
 		if !strings.HasPrefix(info.UUID, dmcrypt.UUIDPrefixHelper) || !strings.HasSuffix(info.UUID, "-"+name) {
-			return removed, fault.Newf(fault.MappingMismatch, "mapping %s is not ours: its uuid is %q", name, info.UUID)
+			return removed, fault.Newf(fault.MappingMismatch, "mapping %s is not imxcrypt's: its uuid is %q", name, info.UUID)
 		}
 		if err := k.Mapper.Remove(ctx, name); err != nil {
 			return removed, err

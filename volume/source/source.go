@@ -97,7 +97,7 @@ func (from Sources) Of(s spec.Volume) (Source, error) {
 		return trusted{ring: from.Keyring, want: s.Trusted.Source}, nil
 	case spec.SourceDev:
 		if from.Warned == nil || !from.Warned.already(s.Name) {
-			from.Log.Warn("source dev protects nothing: its key lies readable in a file", "volume", s.Name, "directory", s.StateDir)
+			from.Log.Warn("source dev protects nothing: its key is readable in a file", "volume", s.Name, "directory", s.StateDir)
 		}
 		return Dev{Files: from.Files, Dir: s.StateDir, random: from.Rand, ring: from.Keyring}, nil
 	}

@@ -74,7 +74,7 @@ func (t trusted) create(r Request, wrap caam.Wrap) (Key, []byte, error) {
 	is := keysource.TrustOf(blob, r.KeySize)
 	switch {
 	case is == "":
-		return nil, nil, fault.Newf(fault.TrustOther, "the kernel sealed a trusted key as a blob of %d bytes, which is the form of no trust source known here", len(blob))
+		return nil, nil, fault.Newf(fault.TrustOther, "the kernel sealed a trusted key as a blob of %d bytes, which is not the form of any known trust source", len(blob))
 	case t.want != "" && is != t.want:
 		return nil, nil, fault.Newf(fault.TrustOther, "the kernel's trust source is %s, and the configuration asks for %s", is, t.want)
 	case r.Wrap != "" && is != keysource.TrustCAAM:
@@ -116,7 +116,7 @@ func (t trusted) key(r Request, blob []byte) Key {
 func (t trusted) Open(_ context.Context, r Request, stored []byte) (Key, error) {
 	is := keysource.TrustOf(stored, r.KeySize)
 	if is == "" || r.Wrap != "" && (is != keysource.TrustCAAM || r.KeySize != 32) {
-		return nil, fault.Newf(fault.BlobDamaged, "the sealed key of %d bytes has the form of no trust source", len(stored))
+		return nil, fault.Newf(fault.BlobDamaged, "the sealed key of %d bytes does not have the form of any trust source", len(stored))
 	}
 	k := t.key(r, stored)
 	err := k.Use(makingDescription, func(dmcrypt.KeyRef) error { return nil })
@@ -160,7 +160,7 @@ func (t trusted) explainOpen(err error, sealedBy string) error {
 			return fault.New(fault.TrustOther, fmt.Sprintf("the key was sealed by the trust source %s, and the kernel's is %s", sealedBy, is), err)
 		}
 		if malformed(err) && sealedBy != keysource.TrustTEE {
-			return fault.New(fault.BlobDamaged, "the trust source "+sealedBy+" does not know the sealed key's form: it is damaged", err)
+			return fault.New(fault.BlobDamaged, "the trust source "+sealedBy+" does not recognize the sealed key: it is damaged", err)
 		}
 	case errors.Is(makeErr, unix.EPERM) && sealedBy == keysource.TrustTPM:
 		return fault.New(fault.TrustParent, "the TPM has no persistent key 0x81000001, under which the key was sealed", err)

@@ -76,7 +76,7 @@ func busy() []Entry {
 			Meaning: "Programs use files in the volume, or it is also mounted in another mount namespace.",
 			Messages: []string{
 				"unmount …: …",
-				"/dev/mapper/…: mounted on … in another mount namespace, too, where unmounting it here does not reach: process …",
+				"/dev/mapper/…: also mounted on … in another mount namespace, which unmounting it here does not reach: process …",
 			},
 			Hint: "stop the programs named above, then try again",
 			More: "A container keeps the mounts it started with if they are private in it: stop it, or give it the mount as a slave (`rslave`), so that it is unmounted together with the system's.",

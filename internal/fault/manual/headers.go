@@ -83,7 +83,7 @@ func headers() []Entry {
 			Exit:    fault.ExitHeaderDamaged,
 			Meaning: "One of the two copies of the header is damaged, and the other is used.",
 			Messages: []string{
-				"one copy of the header is damaged: …; the other serves",
+				"one copy of the header is damaged: …; the other one is used",
 				"the first copy of the LUKS2 header was overwritten by something else, and was left as it is; the second copy is good",
 			},
 			Cause: "`unlock` repairs a copy that is truncated or has wrong bits once it has proved the key. If the first copy looks as if something else was written over it (`mkswap`, a RAID), it is left as it is, " +
@@ -97,7 +97,7 @@ func headers() []Entry {
 			Meaning: "There was a volume here, and its header is gone.",
 			Messages: []string{
 				"the header is gone: volume … (uuid …) was made on … on …",
-				"the header is gone, unless the device is not the volume's: what lies at byte … of … looks like ciphertext",
+				"the header is gone, or this is not the volume's device: what is at byte … of … looks like ciphertext",
 			},
 			Cause: "The first MiB of the device was overwritten, or the file of a detached header is lost. The first message comes from the record that the board keeps in `state_dir`, the second from what is on the device: " +
 				"a volume that `adopt` has not taken over yet, or a foreign volume, looks the same.",

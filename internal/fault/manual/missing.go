@@ -27,7 +27,7 @@ func missing() []Entry {
 			Exit:    fault.ExitMissing,
 			Meaning: "More than one device matches `device`, so none is used.",
 			Messages: []string{
-				`device "PARTLABEL=…" is ambiguous: … all answer to it`,
+				`device "PARTLABEL=…" is ambiguous: … all match it`,
 			},
 			Hint: "name the device by its controller (eMMC:PARTLABEL=…, mmc@30b60000:PARTLABEL=…), by PARTUUID= or by its path",
 			More: "If you name the controller, no other disk or card is looked at.",
@@ -156,7 +156,7 @@ func missing() []Entry {
 			Messages: []string{
 				"the key was sealed by the trust source …, and the kernel's is …: …",
 				"the kernel's trust source is …, and the configuration asks for …",
-				"the kernel sealed a trusted key as a blob of … bytes, which is the form of no trust source known here",
+				"the kernel sealed a trusted key as a blob of … bytes, which is not the form of any known trust source",
 			},
 			Cause: "Linux uses one trust source at a time. It tries TPM, TEE, CAAM and DCP in this order, so a kernel with more of them built in may choose a different one after an update.",
 			Hint:  "the kernel uses one trust source at a time: choose the one that sealed the key with trusted.source=caam (or dcp, tee, tpm) on the kernel command line, and boot again; the data is not touched",

@@ -13,7 +13,7 @@ func refused() []Entry {
 			Meaning: "Only an empty device is provisioned, and this one is not empty.",
 			Messages: []string{
 				"/dev/… is not empty: data at byte …",
-				"/dev/mapper/… is not empty: data at byte …; it lies in an encrypted volume, where what was never written reads as noise: …",
+				"/dev/mapper/… is not empty: data at byte …; it is in an encrypted volume, where what was never written reads as noise: …",
 			},
 			Cause: "A device is empty if its first and last MiB, and blocks sampled over the whole device, are all 0x00 or all 0xFF. That no signature is found proves nothing: an encrypted volume shows none.",
 			Hint:  "check with `blkid -p` and `lsblk -f` that this is the device you mean; if it is a volume whose header is lost, restore a backup of it (`imxcrypt header restore`). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`",
@@ -24,7 +24,7 @@ func refused() []Entry {
 			Exit:    fault.ExitRefused,
 			Meaning: "The device holds a header that is not imxcrypt's: it may be someone's data.",
 			Messages: []string{
-				"/dev/… holds a LUKS2 volume that is not ours: …",
+				"/dev/… holds a LUKS2 volume that is not imxcrypt's: …",
 			},
 			Hint: "it may be someone's data: check with `blkid -p` and `lsblk -f` that this is the device you mean; if it is a volume whose header is lost, restore a backup of it (`imxcrypt header restore`). If nothing on it is needed any more: `imxcrypt provision --wipe NAME`",
 			More: "If nothing else proves the key in the backup, `imxcrypt header restore --force` looks for blocks of data that the key decrypts.",
@@ -127,8 +127,8 @@ func refused() []Entry {
 			Exit:    fault.ExitRefused,
 			Meaning: "The filesystem in plain text on the device is not encrypted, because the volume was made before; or, with `on_plaintext: encrypt`, because imxcrypt could not record that it was made.",
 			Messages: []string{
-				`… holds a filesystem in plain text, and that is encrypted the first time only: volume "…" was made before, as … says`,
-				"… holds a filesystem in plain text, and is encrypted only where that is remembered: state_dir … …",
+				`… holds a filesystem in plain text, which is encrypted only the first time: volume "…" was made before, as … says`,
+				"… holds a filesystem in plain text, which is encrypted only if that can be recorded: state_dir … …",
 			},
 			Cause: "Either there was a volume, and someone has replaced it with a filesystem in plain text; or `state_dir` cannot keep the record that the volume was made.",
 			Hint:  "nothing was changed or mounted: if the volume was there before, find out who put the plain text there, and restore the volume's header from a backup (`imxcrypt header restore`). If you trust what is there, and nothing is left of the volume, encrypt it by hand (`imxcrypt encrypt --force NAME`)",
@@ -222,8 +222,8 @@ func refused() []Entry {
 			Exit:    fault.ExitRefused,
 			Meaning: "`imxcrypt adopt` did not find the filesystem where the blob, cipher, sector size and offset say it must be.",
 			Messages: []string{
-				"with cipher … and sector size … no sound filesystem is seen on … from byte …; it fits with …: … filesystem, label …, uuid …",
-				"with cipher … and sector size … no sound filesystem is seen on … from byte …, nor with the other ciphers of source … and sectors of 512 to 4096 bytes: …",
+				"with cipher … and sector size … no valid filesystem was found on … from byte …; it fits with …: … filesystem, label …, uuid …",
+				"with cipher … and sector size … no valid filesystem was found on … from byte …, nor with the other ciphers of source … and sectors of 512 to 4096 bytes: …",
 				"iv_large_sectors: a LUKS2 header cannot say that the sectors are numbered that way, …",
 				"… is larger than 2 TiB: there plain and plain64 differ, which the filesystem's beginning does not show; …",
 			},
@@ -321,7 +321,7 @@ func refused() []Entry {
 			Messages: []string{
 				"the ext4 filesystem on … has … bytes in use, and a header on the device needs it to have … at most: delete files, …",
 				"… it has features that shrinking was not tried with (compat …, incompat …, ro_compat …)",
-				"… is in memory, which the power takes: name a folder on other storage (--workspace)",
+				"… is in memory, which is lost in a power cut: name a folder on other storage (--workspace)",
 				"make the ext4 filesystem on … smaller: …",
 			},
 			Cause: "The device was not written to. Too much is in use; the filesystem has features that shrinking was not tested with; `state_dir`, or the folder of `--workspace`, is not a safe place for the log; or resize2fs, which works on a copy of the metadata, refuses.",
@@ -333,8 +333,8 @@ func refused() []Entry {
 			Exit:    fault.ExitRefused,
 			Meaning: "`imxcrypt decrypt` finds no room on the device for the bytes that belong where the header is.",
 			Messages: []string{
-				"the header has the place of the first … bytes of plain text, which need as much room behind the data, and a sector; there are … bytes: …",
-				"… cannot be written, and has to name the decryption: what it does not name is not continued",
+				"the header is where the first … bytes of plain text belong, which need as much room after the data, plus a sector; there are … bytes: …",
+				"… cannot be written, but must record the decryption: a decryption without a record is not continued",
 			},
 			Cause: "The header stays until all data is in plain text, and until then the filesystem's first bytes are kept behind the data. A volume that `imxcrypt encrypt` made has room for them. A volume that `imxcrypt provision` made has it after a rotation, which moves the data into the gap in front of it, so that the gap is then behind the data. Or the record in `state_dir` is read-only.",
 			Hint:  "nothing was changed: if the room is missing, `imxcrypt rotate NAME` makes it by moving the data into the gap; then decrypt. A volume whose gap is smaller than its header area can only be copied: back up its files",
@@ -345,8 +345,8 @@ func refused() []Entry {
 			Exit:    fault.ExitRefused,
 			Meaning: "`imxcrypt rename OLD NEW` finds OLD in the configuration, or a header that no name is bound to.",
 			Messages: []string{
-				"the configuration has the volume \"…\" still, and a volume \"…\" beside it",
-				"the configuration has the volume \"…\", and none of the name \"…\" yet",
+				"the configuration still has the volume \"…\" in addition to the volume \"…\"",
+				"the configuration still has the volume \"…\", and no volume \"…\"",
 				"the detached header has no check that binds its key to a name: `imxcrypt provision` adds it, under the old name",
 			},
 			Cause: "Nothing was written. The configuration is authoritative: the volume gets the name that is there.",
