@@ -81,7 +81,7 @@ func missing() []Entry {
 			Meaning: "The storage refuses writes.",
 			Messages: []string{
 				"/dev/…: read-only",
-				"mount …: read-only file system: it was not unmounted when it was last used, and its journal cannot be worked off on a read-only device; …",
+				"mount …: read-only file system: it was not unmounted when it was last used, and its journal cannot be replayed on a read-only device; …",
 			},
 			Cause: "A read-only device is mounted read-only, unless its filesystem was in use when power was cut: ext4, xfs, f2fs and btrfs have to replay their journal first.",
 			Hint:  "the storage refuses writes: look for a write-protect switch, try `blockdev --setrw`, or look for worn-out flash (dmesg)",

@@ -225,7 +225,7 @@ func refused() []Entry {
 				"with cipher … and sector size … no valid filesystem was found on … from byte …; it fits with …: … filesystem, label …, uuid …",
 				"with cipher … and sector size … no valid filesystem was found on … from byte …, nor with the other ciphers of source … and sectors of 512 to 4096 bytes: …",
 				"iv_large_sectors: a LUKS2 header cannot say that the sectors are numbered that way, …",
-				"… is larger than 2 TiB: there plain and plain64 differ, which the filesystem's beginning does not show; …",
+				"… is larger than 2 TiB: beyond that plain and plain64 differ, and the start of the filesystem does not show which is in use; …",
 			},
 			Cause: "Nothing was written.\n\nBeyond 2 TiB, `-plain` and `-plain64` encrypt differently. What adopt looks at, the superblock and the first MiB, reads the same with both, " +
 				"so on a larger device it does not choose: give the cipher with `--cipher` or `--table`. A volume made with `-plain` but given as `-plain64` would read as noise beyond 2 TiB.",

@@ -44,7 +44,7 @@ func usage() []Entry {
 			Meaning: "Users other than root can write to the configuration.",
 			Messages: []string{
 				"FILE: …owner…",
-				"FILE: …can be written by others…",
+				"FILE: …can be written by users other than root…",
 			},
 			Cause: "Anyone who can write to it decides what is mounted and with which options, so it must belong to root.",
 			Hint:  "anyone who can write to the configuration decides what is mounted: make root the owner of the file named above (chown root:root), and let no one else write to it (chmod go-w)",
