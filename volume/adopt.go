@@ -91,6 +91,9 @@ func (m *Manager) adopt(ctx context.Context, s spec.Volume, o AdoptOptions, raw 
 	if done, err := a.alreadyAdopted(ctx); done || err != nil {
 		return err
 	}
+	if err := a.refuseDecrypting(s); err != nil {
+		return err
+	}
 	return a.run(ctx)
 }
 

@@ -205,6 +205,15 @@ func decryptionNotRecorded(s spec.Volume) error {
 	return fault.Newf(fault.HeaderRolledBack, "the header says that the volume is being decrypted, but %s has no record of that: the header is an old copy, or another system began the decryption. To continue it anyway: `imxcrypt decrypt %s`", rememberedPath(s), s.Name)
 }
 
+// refuseDecrypting refuses to make or restore a header of a volume that is being decrypted
+// by its record.
+func (m *Manager) refuseDecrypting(s spec.Volume) error {
+	if r, ok := m.recall(s); ok && r.Decrypts != "" {
+		return fault.Newf(fault.RollbackRefused, "%s says that a decryption of the volume has begun: a part of the data may be in plain text, and only the volume's own header says which", rememberedPath(s))
+	}
+	return nil
+}
+
 // claimDecryption takes over a decryption that the record does not name: a person asks
 // for it, and the key proves that the header is the volume's.
 func (x *rotating) claimDecryption(ctx context.Context) error {

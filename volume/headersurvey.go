@@ -27,7 +27,7 @@ func (t *restoring) survey() error {
 		if unlocked {
 			return t.busy()
 		}
-		return nil
+		return t.notDecrypted()
 	}
 	h, err := header.Read(t.c)
 	if err == nil {
@@ -43,7 +43,10 @@ func (t *restoring) survey() error {
 	if err := t.readBefore(); err != nil {
 		return err
 	}
-	return t.refuseOutdated(h)
+	if err := t.refuseOutdated(h); err != nil {
+		return err
+	}
+	return t.notDecrypted()
 }
 
 func (t *restoring) busy() error {
@@ -262,4 +265,36 @@ func (t *restoring) notMoved() error {
 	}
 	return fault.Newf(fault.RollbackRefused, "nothing of the header on %s is left to show whether a rotation has begun since the backup was made, and the room that it moves data into, at byte %d, is not empty",
 		t.path, at)
+}
+
+// notDecrypted refuses a backup if the volume may be in the middle of a decryption. That
+// begins at the end of the data if the header is in a file: the key still shows the
+// filesystem, and a header from before would have the part in plain text decrypted again.
+// With Force only the record counts, since what looks like plain text may be left from
+// before the volume was made.
+func (t *restoring) notDecrypted() error {
+	if t.witnessed {
+		return nil
+	}
+	if err := t.refuseDecrypting(t.s); err != nil {
+		return err
+	}
+	if !t.s.Detached() || t.o.Force {
+		return nil // on the device notMoved looks where that would begin
+	}
+	end := t.backup.Segment.Offset + t.backup.Segment.Size
+	from := max(t.backup.Segment.Offset, end-searchedForNoise)
+	buf := make([]byte, header.MiB)
+	for ; from < end; from += int64(len(buf)) {
+		p := buf[:min(int64(len(buf)), end-from)]
+		if _, err := t.c.Data.ReadAt(p, from); err != nil {
+			return fault.New(fault.IOFailed, "read "+t.path, err)
+		}
+		for at := 0; at+header.BlockAlign <= len(p); at += header.BlockAlign {
+			if block := p[at : at+header.BlockAlign]; !blank.Erased(block) && !noisy(block) {
+				return fault.Newf(fault.RollbackRefused, "what is at byte %d of %s is in plain text, and nothing of the header is left to show whether the volume was being decrypted; --force restores the backup if that is left from before the volume was made", from+int64(at), t.path)
+			}
+		}
+	}
+	return nil
 }

@@ -191,10 +191,12 @@ func refused() []Entry {
 				"what is left of the header on … shows a rotation, and no record says how far it has come",
 				"nothing of the header on … is left to show whether a rotation has begun since the backup was made, and the room that it moves data into, at byte …, is not empty",
 				"the data is not under the older key in the backup: …",
+				"… says that a decryption of the volume has begun: a part of the data may be in plain text, and only the volume's own header says which",
+				"what is at byte … of … is in plain text, and nothing of the header is left to show whether the volume was being decrypted; --force restores the backup if that is left from before the volume was made",
 			},
 			Cause: "Nothing was changed. The records of a rotation, and what can be read in damaged copies, count too: what is there can still save the data.",
 			Hint:  "nothing was changed: if the header that is there is damaged, `imxcrypt header repair` repairs it; a newer backup is accepted. An older header has an older key: --force restores it only if the filesystem proves that the data is under that key",
-			More:  "A rotation continues after the repair. `--force` never restores a header from before a rotation that has moved data, or may have: that is assumed if the room that a rotation moves data into holds something that looks encrypted. If you know that no rotation has begun, save that block (`dd if=DEVICE of=block.bin bs=4096 count=1 iflag=skip_bytes skip=BYTE`, BYTE as in the message), and only then overwrite it with zeros; if the files are not right afterwards, write nothing, and put the block back.",
+			More:  "A rotation continues after the repair. `--force` never restores a header from before a rotation that has moved data, or may have: that is assumed if the room that a rotation moves data into holds something that looks encrypted. If you know that no rotation has begun, save that block (`dd if=DEVICE of=block.bin bs=4096 count=1 iflag=skip_bytes skip=BYTE`, BYTE as in the message), and only then overwrite it with zeros; if the files are not right afterwards, write nothing, and put the block back. The same holds for a decryption that has begun, by the record of the volume in `state_dir`: if you know that it never moved any data, move that file away.",
 		},
 		{
 			Code:    fault.VolumeReplaced,
