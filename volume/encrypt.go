@@ -186,6 +186,9 @@ func (x *rotating) continueInPlace(ctx context.Context) error {
 // earlier run had finished.
 func (x *rotating) encryptedAlready(ctx context.Context) error {
 	if err := header.Plaintext(x.c.Data); err != nil && x.c.Detached() {
+		if !fault.Is(err, fault.PlaintextFound) {
+			return err
+		}
 		return fault.New(fault.FileExists, fmt.Sprintf("%s exists already, with the header of the volume %q, uuid %q, and the device is in plain text", x.s.Header, x.h.LUKS.Label, x.h.LUKS.UUID), err)
 	}
 	mounts := x.o.Mount && !x.o.InitOnly && !x.o.ResumeOnly
@@ -196,7 +199,7 @@ func (x *rotating) encryptedAlready(ctx context.Context) error {
 	if err := x.mayOpen(x.s, x.h, x.j); err != nil {
 		return err
 	}
-	u := &unlocking{Manager: x.Manager, s: x.s, o: UnlockOptions{DryRun: true, Mount: mounts && x.s.Mount.Path != ""}, j: x.j, c: x.c, h: x.h}
+	u := &unlocking{Manager: x.Manager, s: x.s, o: UnlockOptions{DryRun: true, Mount: mounts && x.s.Mount.Path != ""}, j: x.j, c: x.c, h: x.h, revives: mounts}
 	open, err := u.alreadyOpen(ctx)
 	if err == nil && !open {
 		err = x.locked(ctx, func() error { return x.proveOpens(ctx, x.s, x.h.KeySide(), x.c) })
@@ -399,6 +402,14 @@ func (x *rotating) storageOn(dev header.Device) *header.Storage {
 // sound and cleanly unmounted. With lenient set, it accepts an unclean one and sets
 // unclean.
 func (x *rotating) plainFilesystem(dev header.Device) (*fsprobe.Superblock, error) {
+	if x.s.Detached() {
+		// The superblock may be there still, beside a part of a header.
+		if _, state, err := header.FindStart(dev); err != nil {
+			return nil, err
+		} else if state != header.StartNone {
+			return nil, fault.Newf(fault.ConfigInvalid, "header: %s: a header on %s itself was being written, or removed, when that was interrupted, and the filesystem's first bytes are partly replaced: set header: device, as it was then, and run the interrupted command again", x.s.Header, dev.Path())
+		}
+	}
 	what, err := fsprobe.Signature(dev, dev.Size())
 	if err != nil {
 		return nil, fault.New(fault.IOFailed, "read "+dev.Path(), err)

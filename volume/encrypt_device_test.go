@@ -457,3 +457,49 @@ func TestWhereThePlainTextLiesIsBoundToTheKey(t *testing.T) {
 		t.Fatal("something was changed")
 	}
 }
+
+// Power is cut while the header is put onto the device, and the configuration is changed to
+// a header in a file. The superblock may be there still, but no longer all of the
+// filesystem's first bytes: the device is not taken for plain text.
+func TestAHeaderHalfWrittenIsNotTakenForPlainText(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := rotationSpec(rotationGap)
+	r := inPlaceRun{spec: s, chip: caamtest.RandomChip(), disk: plainDiskFor(s), files: crashtest.NewImage(volumetest.FilesSize)}
+	run := record(r.chip, r.disk.Overlay(), r.files.Overlay())
+	rr, err := r.command(run.board, volume.RotateOptions{InitOnly: true})
+	must(t, rr.Result, err)
+	begun, shown := 0, 0
+	for state := range run.rec.States(crashtest.Options{Exhaustive: 4, Limit: 64, Random: 8, Seed: 3}) {
+		b := boardOver(r.chip, state.Image(run.disk), state.Image(run.files))
+		if !fault.Is(b.Manager().Status(ctx, s).Err, fault.EncryptionStarted) {
+			continue
+		}
+		begun++
+		r.chip.PowerCycle()
+		for _, do := range []func(s spec.Volume) error{
+			func(s spec.Volume) error {
+				_, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+				return err
+			},
+			func(s spec.Volume) error {
+				_, err := b.Manager().Unlock(ctx, unattended(s), volume.UnlockOptions{Mount: true})
+				return err
+			},
+		} {
+			if err := do(encryptSpec()); err == nil {
+				t.Fatalf("%s: taken for plain text", state.String())
+			} else if fault.Is(err, fault.ConfigInvalid) {
+				shown++
+			}
+		}
+		// As it was configured, the same command still finishes it.
+		if _, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{InitOnly: true}); err != nil {
+			t.Fatalf("%s: %v", state.String(), err)
+		}
+	}
+	if begun == 0 || shown == 0 {
+		t.Fatalf("%d states begun, %d of them with a superblock", begun, shown)
+	}
+	t.Logf("%d states begun, refused by the record at the end %d times", begun, shown)
+}

@@ -146,5 +146,8 @@ func (a *app) moveInPlace(ctx context.Context, name string, f rotateFlags, move 
 		}
 	}
 	r, err := a.showMoving(name, move.what, o, func(o volume.RotateOptions) (volume.RotateResult, error) { return move.does(m, ctx, s, o) })
+	if err == nil && r.Rotating { // another operation's, found under way
+		a.resumeInBackground(ctx, name)
+	}
 	return a.printRotation(r, err, func(volume.Result) string { return outcome(s, r) })
 }
