@@ -142,7 +142,7 @@ func (x *rotating) proveFirst(ctx context.Context, key source.Key) error {
 	x.h = h
 	x.j.identify(h, x.j.result.Device)
 	x.j.did("key proved")
-	x.remember(x.s, h.LUKS.UUID)
+	x.rememberBegan(x.s, h)
 	return x.dropEraseRecord(x.s, x.c)
 }
 

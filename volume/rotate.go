@@ -226,6 +226,9 @@ func (x *rotating) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if x.h.Encrypting() && x.h.RequireProvedKey() == nil {
+		x.rememberBegan(x.s, x.h)
+	}
 	return x.moveRest(ctx)
 }
 

@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -133,19 +134,40 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 // that far.
 func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
 	ok := m.remember(s, h.LUKS.UUID)
-	r, _ := m.recall(s)
 	switch {
-	case !ok:
-	case h.Encrypting() && r.Began != encryptionMark(h):
-		r.Began = encryptionMark(h)
-		ok = m.record(s, r)
-	case h.Next == nil && r.Ended != r.Began && r.Began != "":
-		r.Ended = r.Began
-		ok = m.record(s, r)
+	case h.Encrypting():
+		ok = m.rememberBegan(s, h)
+	case h.Next == nil:
+		ok = m.rememberEnded(s, h) && ok
 	}
 	if !ok {
 		j.warn("with on_plaintext: encrypt a filesystem in plain text would be taken for the volume, since " + rememberedPath(s) + " cannot be written: remove on_plaintext from the configuration")
 	}
+}
+
+// rememberBegan records which encryption made the volume, and reports whether the record
+// says so.
+func (m *Manager) rememberBegan(s spec.Volume, h *header.Header) bool {
+	ok := m.remember(s, h.LUKS.UUID)
+	if r, known := m.recall(s); ok && known && r.Began != encryptionMark(h) {
+		r.Began = encryptionMark(h)
+		ok = m.record(s, r)
+	}
+	return ok
+}
+
+// rememberEnded makes up for the record that an encryption has ended, if power was cut
+// right after the header that ends it. It reports whether nothing is left to record.
+func (m *Manager) rememberEnded(s spec.Volume, h *header.Header) bool {
+	if !bytes.Contains(m.rememberedNow(s), []byte(`"began"`)) {
+		return true // of most volumes, at each start
+	}
+	r, known := m.recall(s)
+	if !known || r.UUID != h.LUKS.UUID || r.Ended == r.Began {
+		return true
+	}
+	r.Ended = r.Began
+	return m.record(s, r)
 }
 
 // encryptionMark distinguishes one encryption of a device from all others.

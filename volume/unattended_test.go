@@ -445,3 +445,56 @@ func TestTheEndOfAnEncryptionIsRecordedLater(t *testing.T) {
 		t.Errorf("changed: %q", names)
 	}
 }
+
+// Power is cut between the header that ends an encryption and the record that it has ended.
+// The next start makes up for it: a header from the encryption's first moment, put back
+// beside an attacker's plain text, is refused.
+func TestTheEndOfAnyEncryptionIsRecordedLater(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, next := range map[string]func(m *volume.Manager, s spec.Volume) error{
+		"unlock": func(m *volume.Manager, s spec.Volume) error {
+			_, err := m.Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			return err
+		},
+		"encrypt": func(m *volume.Manager, s spec.Volume) error {
+			_, err := m.Encrypt(ctx, s, volume.RotateOptions{Mount: true})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := encryptSpec()
+			r := toBeMoved(t, s, false)
+			foreign := crashtest.NewImage(r.disk.Size())
+			write(foreign, r.disk.Bytes(), 0)
+			write(foreign, []byte("an attacker wrote this"), rotationText)
+			b := boardOver(r.chip, r.disk, r.files)
+			rr, err := r.command(b, volume.RotateOptions{InitOnly: true})
+			must(t, rr.Result, err)
+			old, err := b.Files.Read(s.Header, readAll())
+			if err != nil {
+				t.Fatal(err)
+			}
+			record, err := b.Files.Read(recordOfData, readAll())
+			if err != nil {
+				t.Fatal(err)
+			}
+			rr, err = r.command(b, volume.RotateOptions{})
+			must(t, rr.Result, err)
+			if err := b.Files.Replace(recordOfData, record, 0o600); err != nil { // as the cut leaves it
+				t.Fatal(err)
+			}
+			if err := next(powerCycle(b).Manager(), s); err != nil {
+				t.Fatal(err)
+			}
+			a := boardOver(r.chip, foreign, r.files)
+			r.chip.PowerCycle()
+			if err := a.Files.Replace(s.Header, old, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err = a.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+			refused(t, err, fault.HeaderRolledBack)
+		})
+	}
+}

@@ -122,6 +122,8 @@ func (m *Manager) unlockLocked(ctx context.Context, s spec.Volume, path string, 
 	u.repairOnDevice(ctx)
 	if s.EncryptPlain {
 		m.rememberPlain(s, h, j)
+	} else if h.Next == nil {
+		m.rememberEnded(s, h)
 	}
 	if o.Mount && !o.ForRepair {
 		return j.result, u.mount(ctx)
