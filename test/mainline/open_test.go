@@ -73,7 +73,7 @@ func TestAVolumeOnAnOpenDCP(t *testing.T) {
 		t.Errorf("modprobe trusted: %q", said)
 	}
 	b.says("imxcrypt unlock data", 4, "this kernel has no trust source", "On an open chip the DCP seals no keys: close the chip")
-	b.says("imxcrypt doctor", 4, "the chip is open, and the DCP of an open chip seals no keys")
+	b.says("imxcrypt doctor --json", 4, "the chip is open, and the DCP of an open chip seals no keys")
 	b.Put("/etc/imxcrypt/imxcrypt.yaml", []byte(strings.Replace(trustedVolume, "/dev/vda", "/dev/vdb", 1)))
 	b.says("imxcrypt provision data", 6, "this chip is open")
 	b.MustSh("test $(head -c 1048576 /dev/vdb | tr -d '\\0' | wc -c) = 0")

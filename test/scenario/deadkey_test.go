@@ -85,7 +85,7 @@ func (l *losing) reported(v string) {
 	l.expect(l.t, l.Run("imxcrypt", "status", "--json", v), 3, `"state":"keyless","up":false`)
 	l.expect(l.t, l.Run("imxcrypt", "verify", v), 3, "its key was lost in a suspend")
 	l.expect(l.t, l.Run("imxcrypt", "rotate", v), 3, "hint: `imxcrypt unlock "+v)
-	if r := l.Sh("imxcrypt doctor"); !strings.Contains(r.Stdout, "its key was lost in a suspend") {
+	if r := l.Sh("imxcrypt doctor --json"); !strings.Contains(r.Stdout, "its key was lost in a suspend") {
 		l.t.Fatalf("doctor: %v", r)
 	}
 }
