@@ -90,6 +90,14 @@ func (h *Header) Encrypting() bool { return h.InPlaintext() && h.Next != nil }
 // Decrypting reports whether the data is being moved out of its key.
 func (h *Header) Decrypting() bool { return h.Next != nil && h.Next.InPlaintext() }
 
+// KeySide returns the header or, if its data is still in plaintext, that of its first key.
+func (h *Header) KeySide() *Header {
+	if h.Encrypting() {
+		return h.Next
+	}
+	return h
+}
+
 // New makes the header of a fresh volume, not yet written anywhere.
 func New(s spec.Volume, uuid string, l Layout, t Token) (*Header, error) {
 	lh, err := luks2.New(luks2.Options{UUID: uuid, Label: s.Name, Subsystem: Subsystem, HeaderArea: s.HeaderSize, Detached: s.Detached()})

@@ -35,14 +35,6 @@ const (
 	plaintextAfter  = "after"
 )
 
-// KeySide returns the header or, if its data is still in plaintext, that of its first key.
-func (h *Header) KeySide() *Header {
-	if h.Encrypting() {
-		return h.Next
-	}
-	return h
-}
-
 // RequireProvedKey refuses a header whose first key was never proved: nothing is
 // encrypted with it.
 func (h *Header) RequireProvedKey() error {
