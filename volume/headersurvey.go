@@ -283,18 +283,14 @@ func (t *restoring) notDecrypted() error {
 		return nil // on the device notMoved looks where that would begin
 	}
 	end := t.backup.Segment.Offset + t.backup.Segment.Size
-	from := max(t.backup.Segment.Offset, end-searchedForNoise)
-	buf := make([]byte, header.MiB)
-	for ; from < end; from += int64(len(buf)) {
-		p := buf[:min(int64(len(buf)), end-from)]
-		if _, err := t.c.Data.ReadAt(p, from); err != nil {
-			return fault.New(fault.IOFailed, "read "+t.path, err)
-		}
-		for at := 0; at+header.BlockAlign <= len(p); at += header.BlockAlign {
-			if block := p[at : at+header.BlockAlign]; !blank.Erased(block) && !noisy(block) {
-				return fault.Newf(fault.RollbackRefused, "what is at byte %d of %s is in plain text, and nothing of the header is left to show whether the volume was being decrypted; --force restores the backup if that is left from before the volume was made", from+int64(at), t.path)
-			}
-		}
+	at, err := findBlock(t.c.Data, max(t.backup.Segment.Offset, end-searchedForNoise), end, func(block []byte) bool {
+		return !blank.Erased(block) && !noisy(block)
+	})
+	if err != nil {
+		return fault.New(fault.IOFailed, "read "+t.path, err)
+	}
+	if at >= 0 {
+		return fault.Newf(fault.RollbackRefused, "what is at byte %d of %s is in plain text, and nothing of the header is left to show whether the volume was being decrypted; --force restores the backup if that is left from before the volume was made", at, t.path)
 	}
 	return nil
 }

@@ -175,14 +175,21 @@ const searchedForNoise = 16 * header.MiB
 // findNoise returns where the first block is that cannot be distinguished from
 // ciphertext, or -1.
 func findNoise(data header.Device, from int64) (int64, error) {
+	return findBlock(data, from, min(from+searchedForNoise, data.Size()), func(block []byte) bool {
+		return !blank.Zero(block) && noisy(block)
+	})
+}
+
+// findBlock returns where the first block of a range is that want accepts, or -1.
+func findBlock(data header.Device, from, end int64, want func(block []byte) bool) (int64, error) {
 	buf := make([]byte, header.MiB)
-	for end := min(from+searchedForNoise, data.Size()); from < end; {
+	for from < end {
 		p := buf[:min(int64(len(buf)), end-from)]
 		if n, err := data.ReadAt(p, from); n < len(p) {
 			return -1, err
 		}
 		for at := 0; at+header.BlockAlign <= len(p); at += header.BlockAlign {
-			if block := p[at : at+header.BlockAlign]; !blank.Zero(block) && noisy(block) {
+			if want(p[at : at+header.BlockAlign]) {
 				return from + int64(at), nil
 			}
 		}

@@ -133,12 +133,11 @@ func (x *rotating) beforeUnattended(ctx context.Context, h *header.Header, path 
 // header of an encryption that has ended. It makes up for an earlier run that did not get
 // that far.
 func (m *Manager) rememberPlain(s spec.Volume, h *header.Header, j *runLog) {
-	ok := m.remember(s, h.LUKS.UUID)
-	switch {
-	case h.Encrypting():
+	var ok bool
+	if h.Encrypting() {
 		ok = m.rememberBegan(s, h)
-	case h.Next == nil:
-		ok = m.rememberEnded(s, h) && ok
+	} else {
+		ok = m.remember(s, h.LUKS.UUID) && (h.Next != nil || m.rememberEnded(s, h))
 	}
 	if !ok {
 		j.warn("with on_plaintext: encrypt a filesystem in plain text would be taken for the volume, since " + rememberedPath(s) + " cannot be written: remove on_plaintext from the configuration")
