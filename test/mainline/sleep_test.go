@@ -21,8 +21,11 @@ func (b board) suspend(keys vm.KeyHardware, argv ...string) vm.Result {
 	const asleep = "PM: suspend entry (s2idle)"
 	b.MustSh("dmesg -n 7") // so that the console shows it
 	before := strings.Count(b.Console(), asleep)
-	// Always ahead of the board, however long it takes to suspend.
-	alarm := b.Start("sh", "-c", "cd /sys/class/rtc/rtc0; while echo 0 >wakealarm && echo +20 >wakealarm; do sleep 2; done")
+	// Always ahead of the board, however long it takes to suspend. The alarm is set
+	// before the command starts, and then only pushed back: the kernel stops the loop
+	// anywhere, and without an alarm the board sleeps for ever.
+	b.MustSh("cd /sys/class/rtc/rtc0; echo 0 >wakealarm; echo +20 >wakealarm")
+	alarm := b.Start("sh", "-c", "cd /sys/class/rtc/rtc0; while sleep 2; do echo +=3 >wakealarm || echo +20 >wakealarm; done")
 	p := b.Start(argv...)
 	for deadline := time.Now().Add(3 * time.Minute); p.Running() && strings.Count(b.Console(), asleep) == before; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
