@@ -503,3 +503,62 @@ func TestAHeaderHalfWrittenIsNotTakenForPlainText(t *testing.T) {
 	}
 	t.Logf("%d states begun, refused by the record at the end %d times", begun, shown)
 }
+
+// Power is cut while the header is put onto the device, or the filesystem back to its
+// start, and the partition is enlarged before the next run. That run finds the record at
+// the old end, or refuses: it takes nothing for plain text, or for the volume, that is
+// not all there. Once the partition has its old size again, the same command finishes.
+func TestAStartHalfWrittenOnAPartitionThatHasGrown(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, decrypts := range map[string]bool{"encrypt": false, "decrypt": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := rotationSpec(rotationGap)
+			r := toBeMoved(t, s, decrypts)
+			run := record(r.chip, r.disk.Overlay(), r.files.Overlay())
+			rr, err := r.command(run.board, volume.RotateOptions{InitOnly: !decrypts})
+			must(t, rr.Result, err)
+			ends := func(what string, disk, files *crashtest.Image) {
+				t.Helper()
+				r.chip.PowerCycle()
+				b := boardOver(r.chip, disk, files)
+				rr, err := r.command(b, volume.RotateOptions{})
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				must(t, rr.Result, err)
+				if decrypts {
+					same(t, what, disk.Bytes()[:rotationData], r.plain)
+					return
+				}
+				u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{Mount: true})
+				must(t, u, err)
+				same(t, what, content(t, b)[:rotationData], r.plain)
+			}
+			codes := map[fault.Code]int{}
+			for state := range run.rec.States(few(crashtest.Options{Exhaustive: 4, Limit: 32, Random: 8, Seed: 3})) {
+				disk, files := state.Image(run.disk), state.Image(run.files)
+				code := fault.CodeOf(boardOver(r.chip, disk, files).Manager().Status(ctx, s).Err)
+				if code != fault.EncryptionStarted && code != fault.DecryptionEnding {
+					continue
+				}
+				grown := onLarger(t, disk)
+				before := bytes.Clone(grown.Bytes())
+				r.chip.PowerCycle()
+				rr, err := r.command(boardOver(r.chip, grown, files.Overlay()), volume.RotateOptions{InitOnly: !decrypts})
+				if codes[fault.CodeOf(err)]++; err == nil {
+					must(t, rr.Result, err)
+					ends("grown: "+state.String(), grown, files.Overlay())
+				} else if !bytes.Equal(grown.Bytes(), before) {
+					t.Fatalf("%s: refused with %v, and the disk is changed", state.String(), err)
+				}
+				ends(state.String(), disk, files)
+			}
+			if codes[fault.HeaderDamaged] == 0 || codes[""] == 0 {
+				t.Fatalf("nothing was shown: %v", codes)
+			}
+			t.Logf("%v", codes)
+		})
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"imxcrypt/internal/fault"
+	"imxcrypt/luks2"
 )
 
 // Start describes how a device with a filesystem at its beginning gets a header there.
@@ -105,15 +106,16 @@ func (s Start) Finish(dev Device) error {
 	if err != nil {
 		return err
 	}
-	// The first copy comes first: it overwrites the superblock, so that no one mounts a
-	// filesystem that has parts of the header in its middle. The second copy comes last:
-	// if both copies are whole, so is the rest. The way back has the opposite order. What
-	// identifies a filesystem comes last: its superblock, which could be there before the
-	// sectors around it if they were in one write with it, and then LUKS2's magic number.
-	const copySize = MetadataSize / 2
-	content, order := staged, []struct{ from, to int64 }{{0, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}}
+	// What identifies a filesystem comes first, or with Back last, each sector in a write
+	// of its own: the first one, where XFS and FAT have it, and the one at 1024, where
+	// ext4 and f2fs have it. So no one takes for that filesystem what has parts of the
+	// header in its middle, even if the partition's size has changed and the record is no
+	// longer found. The header's second copy comes last: if both copies are whole, so is
+	// the rest. The way back has the opposite order.
+	const copySize, superblock = MetadataSize / 2, 2 * SectorBytes
+	content, order := staged, []struct{ from, to int64 }{{0, SectorBytes}, {superblock, superblock + SectorBytes}, {SectorBytes, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}}
 	if s.Back {
-		content, order = saved, []struct{ from, to int64 }{{copySize, MetadataSize}, {MetadataSize, s.Area}, {BlockAlign, copySize}, {2048, BlockAlign}, {SectorBytes, 2048}, {0, SectorBytes}}
+		content, order = saved, []struct{ from, to int64 }{{copySize, MetadataSize}, {MetadataSize, s.Area}, {BlockAlign, copySize}, {superblock + SectorBytes, BlockAlign}, {SectorBytes, superblock + SectorBytes}, {0, SectorBytes}}
 	}
 	for _, part := range order {
 		if err := put(dev, content[part.from:part.to], part.from); err != nil {
@@ -130,9 +132,28 @@ func put(dev Device, b []byte, at int64) error {
 	return dev.Flush()
 }
 
-// FindStart compares a device's beginning with the record at its end.
-func FindStart(dev Device) (s Start, state StartState, err error) {
-	end := PlanStart(dev.Size(), 0)
+// FindStart compares a device's beginning with the record at its end. If the partition
+// has been enlarged since, the record is found if the header's first copy, which tells
+// the old end, is whole.
+func FindStart(dev Device) (Start, StartState, error) {
+	s, state, err := findStart(dev, dev.Size())
+	if err != nil || state != StartNone {
+		return s, state, err
+	}
+	lh, copies, err := luks2.Read(dev, dev.Size())
+	if err != nil {
+		return s, StartNone, nil
+	}
+	h, err := Understand(lh, copies, dev.Path())
+	if err != nil || h.moved() == 0 {
+		return s, StartNone, nil
+	}
+	return findStart(dev, min(h.moved()+lh.Area()+BlockAlign, dev.Size()))
+}
+
+// findStart is FindStart for a record at the end of the device's first size bytes.
+func findStart(dev Device, size int64) (s Start, state StartState, err error) {
+	end := PlanStart(size, 0)
 	if end.Record < 0 {
 		return s, StartNone, nil
 	}
@@ -140,7 +161,7 @@ func FindStart(dev Device) (s Start, state StartState, err error) {
 	if _, err := dev.ReadAt(sector, end.Record); err != nil {
 		return s, StartNone, fault.New(fault.IOFailed, "read "+dev.Path(), err)
 	}
-	s, ok := parseStart(sector, dev.Size())
+	s, ok := parseStart(sector, size)
 	if !ok {
 		return s, StartNone, nil
 	}

@@ -27,9 +27,10 @@ func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 	return copy(m.b[off:], p), nil
 }
 
-// Once any part of the header is on the device, its first copy is, so the filesystem's
-// superblock is gone. Until the whole header is there a record says so. Afterwards there
-// is no record, so that none applies to whatever the device is used for later.
+// Whatever part of the header is on the device, the sectors that identify a filesystem are
+// the header's: the first one, and the one at 1024 unless nothing but the first is there.
+// Next comes the first copy. Until the whole header is there a record says so. Afterwards
+// there is no record, so that none applies to whatever the device is used for later.
 func TestFinishGoesOver(t *testing.T) {
 	t.Parallel()
 	const area, copySize = 64 * KiB, MetadataSize / 2
@@ -52,7 +53,13 @@ func TestFinishGoesOver(t *testing.T) {
 		switch {
 		case whole != (state == StartNone):
 			t.Errorf("%d writes: state %v, the header is whole: %v", writes, state, whole)
-		case writes > 0 && !bytes.Equal(d.b[:copySize], head[:copySize]):
+		case writes > 0 && !bytes.Equal(d.b[:SectorBytes], head[:SectorBytes]):
+			t.Errorf("%d writes: the first sector is the filesystem's", writes)
+		case writes > 1 && !bytes.Equal(d.b[2*SectorBytes:3*SectorBytes], head[2*SectorBytes:3*SectorBytes]):
+			t.Errorf("%d writes: the sector at 1024 is the filesystem's", writes)
+		case writes < 3 && !bytes.Equal(d.b[3*SectorBytes:area], plain[3*SectorBytes:area]):
+			t.Errorf("%d writes: more is the header's than the sectors that identify a filesystem", writes)
+		case writes > 2 && !bytes.Equal(d.b[:copySize], head[:copySize]):
 			t.Errorf("%d writes: the first copy is not there", writes)
 		}
 		if err == nil {
@@ -67,7 +74,7 @@ func TestFinishGoesOver(t *testing.T) {
 			return
 		}
 		if state == StartBegun {
-			d.left = 4
+			d.left = 6
 			if err := found.Finish(d); err != nil || !bytes.Equal(d.b[:area], head) {
 				t.Errorf("%d writes, then the rest: %v", writes, err)
 			}

@@ -76,7 +76,8 @@ func headers() []Entry {
 			},
 			Cause: "Nothing was changed, and nothing will be formatted because of it.",
 			Hint:  "nothing was changed: `imxcrypt header repair` repairs the header if its two copies complete each other; otherwise restore a backup of it (`imxcrypt header restore`)",
-			More:  "The repair proves the keys in the header first. A backup is refused if the device shows a newer key.",
+			More: "The repair proves the keys in the header first. A backup is refused if the device shows a newer key. " +
+				"If `encrypt` or `decrypt` was interrupted, and the partition was enlarged before it could continue, give the partition its old size: the bytes that the header lacks are kept at its old end.",
 		},
 		{
 			Code:    fault.HeaderCopyDamaged,
