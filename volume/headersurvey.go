@@ -12,6 +12,7 @@ import (
 
 	"imxcrypt/internal/blank"
 	"imxcrypt/internal/fault"
+	"imxcrypt/internal/fsprobe"
 	"imxcrypt/luks2"
 	"imxcrypt/reencrypt"
 	"imxcrypt/volume/header"
@@ -270,8 +271,8 @@ func (t *restoring) notMoved() error {
 // notDecrypted refuses a backup if the volume may be in the middle of a decryption. That
 // begins at the end of the data if the header is in a file: the key still shows the
 // filesystem, and a header from before would have the part in plain text decrypted again.
-// With Force only the record counts, since what looks like plain text may be left from
-// before the volume was made.
+// With Force what looks like plain text does not count: it may be left from before the
+// volume was made.
 func (t *restoring) notDecrypted() error {
 	if t.witnessed {
 		return nil
@@ -279,8 +280,11 @@ func (t *restoring) notDecrypted() error {
 	if err := t.refuseDecrypting(t.s); err != nil {
 		return err
 	}
-	if !t.s.Detached() || t.o.Force {
-		return nil // on the device notMoved looks where that would begin
+	if !t.s.Detached() {
+		return t.notKept()
+	}
+	if t.o.Force {
+		return nil
 	}
 	end := t.backup.Segment.Offset + t.backup.Segment.Size
 	at, err := findBlock(t.c.Data, max(t.backup.Segment.Offset, end-searchedForNoise), end, func(block []byte) bool {
@@ -293,4 +297,19 @@ func (t *restoring) notDecrypted() error {
 		return fault.Newf(fault.RollbackRefused, "what is at byte %d of %s is in plain text, and nothing of the header is left to show whether the volume was being decrypted; --force restores the backup if that is left from before the volume was made", at, t.path)
 	}
 	return nil
+}
+
+// notKept is notDecrypted for a header on the device. A decryption keeps the filesystem's
+// first bytes behind the data, where nothing else is.
+func (t *restoring) notKept() error {
+	h, dev := t.backup, t.c.Data
+	at := header.PlanStart(dev.Size(), h.LUKS.Area()).Saved
+	if at < h.Segment.Offset+h.Segment.Size {
+		return nil
+	}
+	sb, err := fsprobe.Read((&header.Header{LUKS: h.LUKS, Moved: at}).PlainView(dev), dev.Size())
+	if err != nil || !sb.Verified && sb.UUID != h.Token.Filesystem.UUID {
+		return nil
+	}
+	return fault.Newf(fault.RollbackRefused, "at byte %d of %s, where a decryption keeps the filesystem's beginning, is that of %s in plain text: a part of the data may be decrypted, and only the volume's own header says which", at, t.path, sb.Type)
 }

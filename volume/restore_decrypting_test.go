@@ -11,6 +11,7 @@ import (
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 	"imxcrypt/volume/header"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -58,14 +59,7 @@ func TestABackupOfBeforeADecryptionIsRefused(t *testing.T) {
 					writeText(t, b, rotationData-3*header.BlockAlign)
 					rr, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
 					must(t, rr, err)
-					c, stop := context.WithCancel(ctx)
-					defer stop()
-					_, err = b.Manager().Decrypt(c, s, volume.RotateOptions{Moved: func(m volume.Rotation) {
-						if m.Done >= m.Total/2 {
-							stop()
-						}
-					}})
-					refused(t, err, fault.Interrupted)
+					decryptHalf(t, b, s)
 					b = boardOver(r.chip, r.disk, r.files)
 					b.Chip.PowerCycle()
 					lose(t, b, r)
@@ -85,6 +79,48 @@ func TestABackupOfBeforeADecryptionIsRefused(t *testing.T) {
 			}
 		}
 	}
+}
+
+// With its header on the device, a volume that is half decrypted shows through its key no
+// filesystem, and many blocks that make sense. If the header and the record are lost, the
+// beginning of the filesystem, kept in plain text, says that it is being decrypted.
+func TestABackupOfBeforeADecryptionOnTheDeviceIsRefused(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range deviceCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := toBeMoved(t, s, true)
+			b := boardOver(r.chip, r.disk, r.files)
+			rr, err := b.Manager().BackupHeader(ctx, s, backupFile)
+			must(t, rr, err)
+			decryptHalf(t, b, s)
+			b.Chip.PowerCycle()
+			write(r.disk, make([]byte, s.HeaderSize), 0)
+			if err := b.Files.Remove(recordOfData); err != nil {
+				t.Fatal(err)
+			}
+			before := snapshot(t, b, r.disk)
+			_, err = b.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Force: true, Confirm: confirmed})
+			refused(t, err, fault.RollbackRefused)
+			if names := differs(before, snapshot(t, b, r.disk)); len(names) > 0 {
+				t.Errorf("changed: %q", names)
+			}
+		})
+	}
+}
+
+// decryptHalf stops a decryption half-way.
+func decryptHalf(t *testing.T, b *volumetest.Board, s spec.Volume) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	_, err := b.Manager().Decrypt(ctx, s, volume.RotateOptions{Moved: func(m volume.Rotation) {
+		if m.Done >= m.Total/2 {
+			stop()
+		}
+	}})
+	refused(t, err, fault.Interrupted)
 }
 
 // writeText writes a block of text into the open volume, as a user's file has it.

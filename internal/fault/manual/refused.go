@@ -193,6 +193,7 @@ func refused() []Entry {
 				"the data is not under the older key in the backup: …",
 				"… says that a decryption of the volume has begun: a part of the data may be in plain text, and only the volume's own header says which",
 				"what is at byte … of … is in plain text, and nothing of the header is left to show whether the volume was being decrypted; --force restores the backup if that is left from before the volume was made",
+				"at byte … of …, where a decryption keeps the filesystem's beginning, is that of … in plain text: a part of the data may be decrypted, and only the volume's own header says which",
 			},
 			Cause: "Nothing was changed. The records of a rotation, and what can be read in damaged copies, count too: what is there can still save the data.",
 			Hint:  "nothing was changed: if the header that is there is damaged, `imxcrypt header repair` repairs it; a newer backup is accepted. An older header has an older key: --force restores it only if the filesystem proves that the data is under that key",
