@@ -128,6 +128,9 @@ func openError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		e.code, e.Reason, e.Err = fault.ConfigMissing, "there is no such file", nil
+		if target, err := os.Readlink(path); err == nil && target != os.DevNull {
+			e.Reason += ", only a symbolic link to " + target
+		}
 		e.Remedy = "write one (`imxcrypt config example minimal` prints one to begin with), or name another with --config"
 	case errors.Is(err, fs.ErrPermission):
 		e.code, e.Remedy = fault.PermissionMissing, "run as root"

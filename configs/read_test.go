@@ -68,7 +68,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			return path
-		}, fault.ConfigMissing, "there is no such file"},
+		}, fault.ConfigMissing, "there is no such file, only a symbolic link to nowhere"},
 		{"a link in a circle", func(t *testing.T) string {
 			path := own(t, "x", "") + ".yaml"
 			if err := os.Symlink(path, path); err != nil {

@@ -151,7 +151,13 @@ inspects and renews the volumes that are encrypted with them.
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(helpCommand())
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, err.Error(), nil) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		text := err.Error()
+		if flag, _, ok := strings.Cut(text, ": time: "); ok {
+			text = flag + ": a duration is a number with ms, s, m or h, as in 100ms"
+		}
+		return fault.New(fault.Usage, text, nil)
+	})
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version, like the command version")
 	f := root.PersistentFlags()
 	f.StringVarP(&a.configPath, "config", "c", "", "configuration file (default $IMXCRYPT_CONFIG or "+configs.DefaultPath+")")

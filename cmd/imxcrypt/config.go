@@ -24,7 +24,7 @@ examples to begin with.`,
 		&cobra.Command{
 			Use:     "check",
 			Short:   "read the configuration and report what is wrong with it",
-			Long:    "Check reads the configuration and its drop-ins and reports all mistakes, each with its\nplace and its remedy. It also warns of mount points that this system's symbolic links\nmake unusable.\n\n" + exitCodes(fault.ExitMissing),
+			Long:    "Check reads the configuration and its drop-ins and reports all mistakes, each with its\nplace and its remedy. It also warns of mount points that this system's symbolic links\nmake unusable.\n\n" + exitCodes(fault.ExitMissing, fault.ExitRefused),
 			Example: "  imxcrypt config check\n  imxcrypt --config ./imxcrypt.yaml config check",
 			Args:    exactly(0, "no arguments"),
 			RunE: func(*cobra.Command, []string) error {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -167,5 +168,14 @@ func TestWhatRotates(t *testing.T) {
 		if got := rotates(line); got != want {
 			t.Errorf("%q rotates: %v", line, got)
 		}
+	}
+}
+
+func TestADurationWithoutAUnit(t *testing.T) {
+	t.Parallel()
+	var stderr strings.Builder
+	code := run(t.Context(), []string{"rotate", "--max-hold", "5", "data"}, strings.NewReader(""), io.Discard, &stderr, func(string) string { return "" })
+	if want := `invalid argument "5" for "--max-hold" flag: a duration is a number with ms, s, m or h, as in 100ms`; code != int(fault.ExitUsage) || !strings.Contains(stderr.String(), want) {
+		t.Errorf("exit %d, and says %q", code, stderr.String())
 	}
 }
