@@ -261,7 +261,7 @@ func TestMonitor(t *testing.T) {
 		t.Fatalf("no suspend to RAM: %q", got)
 	}
 	p := m.Start("sh", "-c", "echo deep > /sys/power/mem_sleep; echo mem > /sys/power/state && echo awake")
-	for range 300 {
+	for range 900 {
 		if strings.Contains(string(m.QMP("query-status", nil)), "suspended") {
 			break
 		}
