@@ -116,8 +116,13 @@ func (x *rotating) continueEnding(ctx context.Context, path string) error {
 	if !x.decryptionRecorded(x.s, h) {
 		kept := header.Window{Device: x.c.Data, Begin: start.Staged}
 		s := x.s.For(h.Token.Source, h.Segment.Encryption)
-		if err := x.proveOpens(ctx, s, h, &header.Storage{Data: kept, Header: kept}); err != nil {
-			return errors.Join(decryptionNotRecorded(x.s), err)
+		if err := x.locked(ctx, func() error {
+			if err := x.proveOpens(ctx, s, h, &header.Storage{Data: kept, Header: kept}); err != nil {
+				return errors.Join(decryptionNotRecorded(x.s), err)
+			}
+			return nil
+		}); err != nil {
+			return err
 		}
 	}
 	if x.o.DryRun {

@@ -76,7 +76,14 @@ func TestDecryptWithoutRoom(t *testing.T) {
 
 // ending returns a device at the last moment of its decryption, with the second copy of
 // the header overwritten.
-func ending(t *testing.T) (state *crashtest.Image, files *crashtest.Image, plain []byte) {
+func ending(t *testing.T) (disk, files *crashtest.Image, plain []byte) {
+	t.Helper()
+	_, disk, files, plain = endingOn(t)
+	return disk, files, plain
+}
+
+// endingOn is ending, with the chip that has the key.
+func endingOn(t *testing.T) (chip *caamtest.Chip, disk, files *crashtest.Image, plain []byte) {
 	t.Helper()
 	s := rotationSpec(rotationGap)
 	r := toBeMoved(t, s, true)
@@ -102,7 +109,7 @@ func ending(t *testing.T) (state *crashtest.Image, files *crashtest.Image, plain
 	if run.board.Step = nil; !found {
 		t.Fatal("never half put back")
 	}
-	return run.disk.Live(), run.files.Live(), r.plain
+	return r.chip, run.disk.Live(), run.files.Live(), r.plain
 }
 
 // From the sector that says so until the last byte is put back, the device is the

@@ -5,9 +5,13 @@ package volume_test
 import (
 	"context"
 	"errors"
+	"regexp"
+	"strings"
 	"testing"
 
+	"imxcrypt/internal/atomicfile"
 	"imxcrypt/internal/crashtest"
+	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
 	"imxcrypt/volume/spec"
 )
@@ -75,5 +79,61 @@ func TestALockThatCannotBeReleasedIsReported(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// A dry run beside a run that holds the volume's lock makes and removes no mapping: the
+// other run makes mappings of the same names, and claims the device.
+func TestADryRunMakesNoMappingBesideARun(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for placement, s := range bothPlacements() {
+		all := commands(s)
+		names := []string{"provision", "provision of what is ready", "erase", "rotate", "rotate, resumed", "resize", "rename", "reseal", "header repair", "encrypt", "encrypt, resumed", "decrypt"}
+		if !s.Detached() {
+			names = append(names, "decrypt, at its end, not recorded")
+			all["decrypt, at its end, not recorded"] = func(t *testing.T) state {
+				s := rotationSpec(rotationGap)
+				chip, disk, files, _ := endingOn(t)
+				b := boardOver(chip, disk, files)
+				r, err := b.Files.Read(recordOfData, atomicfile.ReadOptions{})
+				if err == nil {
+					err = b.Files.Replace(recordOfData, regexp.MustCompile(`,"decrypts":"[^"]*"`).ReplaceAll(r, nil), 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				return state{board: b, disk: disk, dry: func(m *volume.Manager) error {
+					_, err := m.Decrypt(ctx, s, volume.RotateOptions{DryRun: true})
+					return err
+				}}
+			}
+		}
+		for _, name := range names {
+			t.Run(placement+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				st := all[name](t)
+				if err := st.dry(st.board.Manager()); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := st.board.System().Locks.Acquire(ctx, "data"); err != nil {
+					t.Fatal(err)
+				}
+				before := snapshot(t, st.board, st.disk)
+				var steps []string
+				st.board.Step = func(what string) error {
+					if strings.HasPrefix(what, "create ") || strings.HasPrefix(what, "remove ") {
+						steps = append(steps, what)
+					}
+					return nil
+				}
+				if err := st.dry(st.board.Manager()); err != nil && !fault.Is(err, fault.LockHeld) {
+					t.Fatal(err)
+				}
+				if names := differs(before, snapshot(t, st.board, st.disk)); len(names) > 0 || len(steps) > 0 {
+					t.Errorf("changed %q by %s", names, strings.Join(steps, ", "))
+				}
+			})
+		}
 	}
 }
