@@ -113,6 +113,11 @@ func (t *restoring) restore(ctx context.Context) (err error) {
 	if t.j.result.Already {
 		return t.forgetErase()
 	}
+	if t.s.Detached() && t.c.Header != nil {
+		if err := t.sys.Files.Settle(t.s.Header); err != nil {
+			return err // a link cannot be replaced
+		}
+	}
 	if err := t.proveBefore(ctx); err != nil {
 		return fmt.Errorf("nothing was changed: %w", err)
 	}

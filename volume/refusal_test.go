@@ -8,6 +8,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -459,6 +460,67 @@ func TestALockedHeaderFileIsLeftAlone(t *testing.T) {
 			}
 			if err := errors.Join(file.Close(), st.run(st.board.Manager())); err != nil {
 				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// The name of a detached header is a link. What would remove or replace only the link,
+// and leave the header with the key where it is, is refused before anything is changed.
+func TestALinkToAHeaderIsNeitherRemovedNorReplaced(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := bothPlacements()["detached"]
+	half := func(t *testing.T) (state, func(o volume.RotateOptions) error) {
+		st := commands(s)["decrypt"](t)
+		decryptPart(t, st.board, s)
+		return st, func(o volume.RotateOptions) error { _, err := st.board.Manager().Decrypt(ctx, s, o); return err }
+	}
+	for name, make := range map[string]func(*testing.T) (st state, run func() error){
+		"decrypt": func(t *testing.T) (state, func() error) {
+			st := commands(s)["decrypt"](t)
+			return st, func() error { return st.run(st.board.Manager()) }
+		},
+		"decrypt, dry": func(t *testing.T) (state, func() error) {
+			st := commands(s)["decrypt"](t)
+			return st, func() error { return st.dry(st.board.Manager()) }
+		},
+		"decrypt, resumed": func(t *testing.T) (state, func() error) {
+			st, run := half(t)
+			return st, func() error { return run(volume.RotateOptions{}) }
+		},
+		"rotate --resume-only": func(t *testing.T) (state, func() error) {
+			st, _ := half(t)
+			return st, func() error {
+				_, err := st.board.Manager().Rotate(ctx, s, volume.RotateOptions{ResumeOnly: true})
+				return err
+			}
+		},
+		"header restore": func(t *testing.T) (state, func() error) {
+			st := commands(s)["rotate"](t)
+			r, err := st.board.Manager().BackupHeader(ctx, s, backupFile)
+			must(t, r, err)
+			damageFile(t, st.board, s.Header, 5000)
+			return st, func() error {
+				_, err := st.board.Manager().RestoreHeader(ctx, s, backupFile, volume.RestoreOptions{Confirm: confirmed})
+				return err
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st, run := make(t)
+			st.board.Files.Link = s.Header
+			before := snapshot(t, st.board, st.disk)
+			err := run()
+			if refused(t, err, fault.FileUnsafe); !strings.Contains(err.Error(), s.Header+": is a symbolic link") {
+				t.Error(err)
+			}
+			if names := differs(before, snapshot(t, st.board, st.disk)); len(names) > 0 {
+				t.Fatalf("changed: %q", names)
+			}
+			if st.board.Files.Link = ""; run() != nil {
+				t.Fatal(run())
 			}
 		})
 	}

@@ -59,7 +59,7 @@ func TestABackupOfBeforeADecryptionIsRefused(t *testing.T) {
 					writeText(t, b, rotationData-3*header.BlockAlign)
 					rr, err = b.Manager().Lock(ctx, s, volume.LockOptions{})
 					must(t, rr, err)
-					decryptHalf(t, b, s)
+					decryptPart(t, b, s)
 					b = boardOver(r.chip, r.disk, r.files)
 					b.Chip.PowerCycle()
 					lose(t, b, r)
@@ -94,7 +94,7 @@ func TestABackupOfBeforeADecryptionOnTheDeviceIsRefused(t *testing.T) {
 			b := boardOver(r.chip, r.disk, r.files)
 			rr, err := b.Manager().BackupHeader(ctx, s, backupFile)
 			must(t, rr, err)
-			decryptHalf(t, b, s)
+			decryptPart(t, b, s)
 			b.Chip.PowerCycle()
 			write(r.disk, make([]byte, s.HeaderSize), 0)
 			if err := b.Files.Remove(recordOfData); err != nil {
@@ -110,17 +110,13 @@ func TestABackupOfBeforeADecryptionOnTheDeviceIsRefused(t *testing.T) {
 	}
 }
 
-// decryptHalf stops a decryption half-way.
-func decryptHalf(t *testing.T, b *volumetest.Board, s spec.Volume) {
+// decryptPart stops a decryption after its first zone.
+func decryptPart(t *testing.T, b *volumetest.Board, s spec.Volume) {
 	t.Helper()
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	_, err := b.Manager().Decrypt(ctx, s, volume.RotateOptions{Moved: func(m volume.Rotation) {
-		if m.Done >= m.Total/2 {
-			stop()
-		}
-	}})
-	refused(t, err, fault.Interrupted)
+	inPlaceUntil(t, 1, func(ctx context.Context, o volume.RotateOptions) error {
+		_, err := b.Manager().Decrypt(ctx, s, o)
+		return err
+	})
 }
 
 // writeText writes a block of text into the open volume, as a user's file has it.

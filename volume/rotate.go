@@ -238,6 +238,12 @@ func (x *rotating) mayWrite(ctx context.Context) error {
 	if err := headerWritable(x.h, x.c); err != nil {
 		return err
 	}
+	if x.c.Detached() && (x.decrypts || x.h.Decrypting()) {
+		// It is removed at the end. Of a link only the name would be.
+		if err := x.sys.Files.Settle(x.s.Header); err != nil {
+			return err
+		}
+	}
 	if !x.live && !x.o.DryRun {
 		return x.kernel.Claim(ctx, x.s, x.h, x.c.Data, true)
 	}

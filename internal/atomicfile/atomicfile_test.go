@@ -146,6 +146,9 @@ func TestReplace(t *testing.T) {
 	if err := Kernel().Replace(dir, nil, 0o600); err == nil {
 		t.Error("over a folder: no error")
 	}
+	if err := Kernel().Settle(link); !errors.Is(err, ErrLink) || fault.CodeOf(err) != fault.FileUnsafe {
+		t.Errorf("settle a link: %v", err)
+	}
 }
 
 // A reader sees the old contents or the new, never a part or nothing.

@@ -39,15 +39,16 @@ func (w Writer) Remove(path string) error {
 }
 
 // Settle returns when an existing file and its name are durable. If an interrupted run
-// left the file, it may not be, and whatever relies on it would be lost too.
+// left the file, it may not be, and whatever relies on it would be lost too. It refuses
+// a link or folder of that name.
 func (w Writer) Settle(path string) error {
 	return w.inFolder("flush", path, func(dir Folder, name string) error {
 		at, err := dir.Stat(name)
 		if err != nil {
 			return err
 		}
-		if !at.Mode.IsRegular() {
-			return ErrNotRegular
+		if err := regular(at); err != nil {
+			return err
 		}
 		f, err := dir.Open(name)
 		if err != nil {
@@ -144,6 +145,12 @@ func checkTarget(dir Folder, name string, mustBeFree bool) error {
 		return err
 	case mustBeFree:
 		return unix.EEXIST
+	}
+	return regular(at)
+}
+
+func regular(at Info) error {
+	switch {
 	case at.Mode&fs.ModeSymlink != 0:
 		return ErrLink
 	case !at.Mode.IsRegular():

@@ -25,6 +25,8 @@ type Files struct {
 	Err error
 	// Unreadable is a path for which Read fails with EIO: a bad block.
 	Unreadable string
+	// Link is a path that is a symbolic link.
+	Link string
 	// Distrust is what Trusted returns for every file.
 	Distrust error
 
@@ -90,6 +92,9 @@ func (f *Files) Replace(path string, data []byte, perm fs.FileMode) error {
 	if f.Err != nil {
 		return failed("replace", path, f.Err)
 	}
+	if path == f.Link {
+		return failed("replace", path, atomicfile.ErrLink)
+	}
 	return named(path, f.writer().Replace(flat(path), data, perm))
 }
 
@@ -97,6 +102,9 @@ func (f *Files) Replace(path string, data []byte, perm fs.FileMode) error {
 func (f *Files) Settle(path string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if path == f.Link {
+		return failed("flush", path, atomicfile.ErrLink)
+	}
 	return named(path, f.writer().Settle(flat(path)))
 }
 
@@ -138,7 +146,7 @@ func failed(op, path string, err error) error {
 		code = fault.FileExists
 	case errors.Is(err, unix.ENOSPC):
 		code = fault.StorageFull
-	case errors.Is(err, atomicfile.ErrTooLarge):
+	case errors.Is(err, atomicfile.ErrTooLarge), errors.Is(err, atomicfile.ErrLink):
 		code = fault.FileUnsafe
 	case errors.Is(err, unix.EIO):
 		code = fault.IOFailed

@@ -374,7 +374,7 @@ func refused() []Entry {
 				"…: permissions too wide",
 			},
 			Hint: "the file must be a regular file that belongs to root and that no one else can write to",
-			More: "Run `chown root` and `chmod 600` on it.",
+			More: "Run `chown root` and `chmod 600` on it. `decrypt` and `header restore` would remove or replace only a link: name the header's file itself in `header`.",
 		},
 	}
 }
