@@ -129,9 +129,11 @@ func (im *Image) WriteAt(b []byte, off int64) (int, error) {
 		p, own := im.pages[n]
 		if !own {
 			p = new(page)
-			if old := im.find(n); old != nil {
+			switch old := im.find(n); {
+			case at%pageSize == 0 && len(b)-done >= pageSize: // overwritten as a whole
+			case old != nil:
 				*p = *old
-			} else {
+			default:
 				*p = *im.empty
 			}
 			im.pages[n] = p
@@ -141,28 +143,20 @@ func (im *Image) WriteAt(b []byte, off int64) (int, error) {
 	return len(b), nil
 }
 
-// transfer is copy. Half of the time under the race detector was spent on tracking every
-// byte of every sector. Here the detector sees only the first byte of each.
-func transfer(dst, src []byte) int {
-	n := min(len(dst), len(src))
-	dst, src = dst[:n], src[:n]
-	for len(dst) >= sector {
-		dst[0] = src[0]
-		copySector((*[sector]byte)(dst), (*[sector]byte)(src))
-		dst, src = dst[sector:], src[sector:]
-	}
-	copy(dst, src)
-	return n
-}
-
-//go:norace
-func copySector(dst, src *[sector]byte) { *dst = *src }
-
 // Bytes returns the whole content.
 func (im *Image) Bytes() []byte {
 	b := make([]byte, im.size)
-	if _, err := im.ReadAt(b, 0); err != nil {
-		panic(err) // the range is the image's own
+	if im.empty[0] != 0 {
+		if _, err := im.ReadAt(b, 0); err != nil {
+			panic(err) // the range is the image's own
+		}
+		return b
+	}
+	// Most disks are mostly empty, and b is zero already.
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	for n, p := range im.flatten().pages {
+		transfer(b[n*pageSize:], p[:])
 	}
 	return b
 }

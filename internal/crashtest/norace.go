@@ -5,3 +5,5 @@
 package crashtest
 
 const RaceDetector = false
+
+func transfer(dst, src []byte) int { return copy(dst, src) }

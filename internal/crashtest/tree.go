@@ -127,7 +127,7 @@ func (t *Tree) names(folder node) ([]name, error) {
 	if _, err := t.store.ReadAt(b, from); err != nil {
 		return nil, err
 	}
-	var all []name
+	all := make([]name, 0, treeNames)
 	for i := range treeNames {
 		e, le := b[i*sector:(i+1)*sector], binary.LittleEndian
 		n := name{at: from + int64(i*sector)}
