@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,11 +147,19 @@ func (f *File) ReadAt(b []byte, off int64) (int, error) {
 	if n < 0 {
 		return 0, &fs.PathError{Op: "read", Path: f.path, Err: unix.EINVAL}
 	}
-	buf, skip, err := f.around(off, n)
+	var err error
+	if f.aligned(off, n) {
+		err = f.k.request(f.m, func(t *table) error { return f.k.transfer(t, b[:n], off, false) })
+	} else {
+		var buf []byte
+		var skip int
+		if buf, skip, err = f.around(off, n); err == nil {
+			copy(b, buf[skip:skip+n])
+		}
+	}
 	if err != nil {
 		return 0, &fs.PathError{Op: "read", Path: f.path, Err: err}
 	}
-	copy(b, buf[skip:skip+n])
 	if n < len(b) {
 		return n, io.EOF
 	}
@@ -170,9 +179,8 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 	} else if n < len(b) {
 		return fail(unix.ENOSPC)
 	}
-	unit := int64(f.LogicalBlockSize())
 	buf, first := b, off
-	if off%unit != 0 || int64(len(b))%unit != 0 {
+	if !f.aligned(off, len(b)) {
 		around, skip, err := f.around(off, len(b))
 		if err != nil {
 			return fail(err)
@@ -180,7 +188,7 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 		copy(around[skip:], b)
 		buf, first = around, off-int64(skip)
 	}
-	err := f.k.request(f.m, func(t *table) error { return f.k.transfer(t, append([]byte(nil), buf...), first, true) })
+	err := f.k.request(f.m, func(t *table) error { return f.k.transfer(t, buf, first, true) })
 	if err != nil {
 		return fail(err)
 	}
@@ -195,6 +203,11 @@ func clipLength(n int, off, size int64) int {
 		return 0
 	}
 	return int(min(int64(n), size-off))
+}
+
+func (f *File) aligned(off int64, n int) bool {
+	unit := int64(f.LogicalBlockSize())
+	return off%unit == 0 && int64(n)%unit == 0
 }
 
 // around reads the whole blocks around a piece; skip is where the piece begins.
@@ -234,7 +247,7 @@ func (k *Kernel) request(m *mapping, do func(*table) error) error {
 	return err
 }
 
-// transfer reads or writes through the targets. A write also changes buf.
+// transfer reads or writes through the targets.
 func (k *Kernel) transfer(t *table, buf []byte, off int64, write bool) error {
 	for _, p := range t.parts {
 		from, to := max(off, p.start), min(off+int64(len(buf)), p.start+p.length)
@@ -262,6 +275,7 @@ func (k *Kernel) transferPart(p part, buf []byte, at int64, write bool) error {
 		return unix.EIO // as crypt_map does
 	}
 	if write && p.crypt != nil {
+		buf = slices.Clone(buf) // the caller's stays plain text
 		if err := p.crypt.crypt(buf, at, true); err != nil {
 			return err
 		}
