@@ -77,7 +77,7 @@ func halfRotated(t *testing.T, b *volumetest.Board, s spec.Volume) {
 func everything(t *testing.T, b *volumetest.Board, disk *crashtest.Image) string {
 	t.Helper()
 	var all strings.Builder
-	all.Write(disk.Bytes())
+	copyTo(t, &all, disk)
 	for _, name := range b.Files.Names() {
 		content, err := b.Files.Read(name, readAll())
 		if err != nil {

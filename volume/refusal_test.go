@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -305,7 +306,9 @@ const unseen = "an exclusive open elsewhere"
 // snapshot returns all that is stored.
 func snapshot(t *testing.T, b *volumetest.Board, disk *crashtest.Image) map[string]string {
 	t.Helper()
-	all := map[string]string{"the device": string(disk.Bytes())}
+	var device strings.Builder
+	copyTo(t, &device, disk)
+	all := map[string]string{"the device": device.String()}
 	for _, name := range b.Files.Names() {
 		data, err := b.Files.Read(name, atomicfile.ReadOptions{})
 		if err != nil {
@@ -314,6 +317,15 @@ func snapshot(t *testing.T, b *volumetest.Board, disk *crashtest.Image) map[stri
 		all[name] = string(data)
 	}
 	return all
+}
+
+// copyTo copies a disk. Making its bytes a string would copy them once more.
+func copyTo(t *testing.T, to *strings.Builder, disk *crashtest.Image) {
+	t.Helper()
+	to.Grow(int(disk.Size()))
+	if _, err := io.Copy(to, io.NewSectionReader(disk, 0, disk.Size())); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func differs(a, b map[string]string) (names []string) {
