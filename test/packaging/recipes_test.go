@@ -189,7 +189,7 @@ func TestConfigurationOfAProduct(t *testing.T) {
 // A mistake ends parsing, with the name of the variable.
 func TestMistakesOfAProduct(t *testing.T) {
 	t.Parallel()
-	for part, variables := range map[string]map[string]string{
+	mistakes := map[string]map[string]string{
 		"IMXCRYPT_VOLUMES is empty":                     {"IMXCRYPT_VOLUMES": ""},
 		"IMXCRYPT_DEVICE of data is missing":            {"IMXCRYPT_VOLUMES": "data"},
 		"IMXCRYPT_DEVICE of data: 'mmcblk2p3'":          {"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "mmcblk2p3"},
@@ -202,14 +202,39 @@ func TestMistakesOfAProduct(t *testing.T) {
 		"data and logs have the same device /dev/sda1":  {"IMXCRYPT_VOLUMES": "data logs", "IMXCRYPT_DEVICE[data]": "/dev/sda1", "IMXCRYPT_DEVICE[logs]": "/dev/sda1"},
 		"data and logs have the same mount /d":          {"IMXCRYPT_VOLUMES": "data logs", "IMXCRYPT_DEVICE[data]": "/dev/a", "IMXCRYPT_DEVICE[logs]": "/dev/b", "IMXCRYPT_MOUNT[data]": "/d", "IMXCRYPT_MOUNT[logs]": "/d"},
 		"IMXCRYPT_REQUIRED of data is 'yes', and not 0": {"IMXCRYPT_VOLUMES": "data", "IMXCRYPT_DEVICE": "/dev/a", "IMXCRYPT_REQUIRED": "yes"},
-	} {
-		text, err := generate(t, variables)
-		if err == nil || !strings.Contains(err.Error(), part) {
-			t.Errorf("%v:\n%v\n%s, and not %q", variables, err, text, part)
+	}
+	input, err := json.Marshal(mistakes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said map[string]string
+	python(t, &said, `
+import io, json, sys
+sys.path.insert(0, sys.argv[1] + "/lib")
+import imxcrypt_configuration
+said = {}
+for part, variables in json.loads(sys.argv[2]).items():
+    sys.stdin, sys.stdout = io.StringIO(json.dumps(variables)), io.StringIO()
+    try:
+        imxcrypt_configuration.main()
+        said[part] = sys.stdout.getvalue()
+    except SystemExit as e:
+        said[part] = "refused: %s" % e
+json.dump(said, sys.__stdout__)
+`, layer, string(input))
+	for part, variables := range mistakes {
+		if got := said[part]; !strings.HasPrefix(got, "refused: ") || !strings.Contains(got, part) {
+			t.Errorf("%v:\n%s, and not %q", variables, got, part)
 		}
-		if err != nil && strings.Contains(err.Error(), "Traceback") {
-			t.Errorf("%v: %v", variables, err)
-		}
+	}
+}
+
+// python runs a program and parses the JSON that it prints. Its start takes longer than
+// most cases, so it does all of them.
+func python(t *testing.T, said any, program string, args ...string) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(command(t, top, append([]string{"python3", "-B", "-c", program}, args...))), said); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -221,28 +246,39 @@ func TestTheClassEndsTheParsing(t *testing.T) {
 	if err := os.WriteFile(own, []byte("volumes: []\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ configuration, device, want string }{
+	cases := []struct{ Configuration, Device, want string }{
 		{own, "", "volumes: 0"},
 		{"", "/dev/sda1", "volumes: 1"},
 		{"", "", "fatal: imxcrypt: IMXCRYPT_DEVICE of data is missing"},
 		{own + "l", "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: there is no file " + own + "l"},
 		{filepath.Dir(own), "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: there is no file " + filepath.Dir(own)},
 		{"imxcrypt.yaml", "", "fatal: imxcrypt: IMXCRYPT_CONFIGURATION: 'imxcrypt.yaml' is not an absolute path"},
-	} {
-		// bb and d stand in for bitbake's.
-		said := command(t, top, []string{"python3", "-B", "-c", `
-import re, sys
-layer, configuration, device = sys.argv[1:]
+	}
+	input, err := json.Marshal(cases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	// bb and d stand in for bitbake's.
+	python(t, &said, `
+import json, re, sys
+layer = sys.argv[1]
 class bb:
-    def fatal(text): sys.exit(print("fatal: " + text))
-class d:
-    getVar = {"IMXCRYPT_LAYERDIR": layer, "IMXCRYPT_CONFIGURATION": configuration, "IMXCRYPT_DEVICE": device, "IMXCRYPT_VOLUMES": "data"}.get
-    def getVarFlags(name): return None
+    def fatal(text): sys.exit("fatal: " + text)
 exec("\n".join(re.findall(r"(?ms)^def .*?(?=^\S|\Z)", open(layer + "/classes/imxcrypt.bbclass").read())))
-print("volumes: %d" % len(imxcrypt_volumes(d)))
-`, layer, c.configuration, c.device})
-		if said != c.want {
-			t.Errorf("IMXCRYPT_CONFIGURATION %q, IMXCRYPT_DEVICE %q: it says %q, expected %q", c.configuration, c.device, said, c.want)
+def volumes(c):
+    class d:
+        getVar = {"IMXCRYPT_LAYERDIR": layer, "IMXCRYPT_CONFIGURATION": c["Configuration"], "IMXCRYPT_DEVICE": c["Device"], "IMXCRYPT_VOLUMES": "data"}.get
+        def getVarFlags(name): return None
+    try:
+        return "volumes: %d" % len(imxcrypt_volumes(d))
+    except SystemExit as e:
+        return str(e)
+json.dump([volumes(c) for c in json.loads(sys.argv[2])], sys.stdout)
+`, layer, string(input))
+	for i, c := range cases {
+		if said[i] != c.want {
+			t.Errorf("IMXCRYPT_CONFIGURATION %q, IMXCRYPT_DEVICE %q: it says %q, expected %q", c.Configuration, c.Device, said[i], c.want)
 		}
 	}
 }
@@ -321,7 +357,7 @@ func TestProcessorsOfTheRecipes(t *testing.T) {
 			t.Errorf("%s does not take imxcrypt.inc", name)
 		}
 	}
-	for _, c := range []struct{ processor, architecture, features, overrides, want string }{
+	cases := []struct{ processor, Architecture, Features, Overrides, want string }{
 		{"i.MX 6", "arm", "arm vfp cortexa9 neon thumb callconvention-hard", "linux:arm:armv7a:imx6", "taken"},
 		{"i.MX 6ULL, 7", "arm", "arm vfp cortexa7 neon thumb callconvention-hard", "linux:arm:armv7ve:imx7", "taken"},
 		{"qemuarm", "arm", "arm vfp cortexa15 neon thumb callconvention-hard", "linux:arm:qemuarm:armv7ve", "taken"},
@@ -330,25 +366,32 @@ func TestProcessorsOfTheRecipes(t *testing.T) {
 		{"i.MX 8M", "aarch64", "aarch64 armv8a crc cortexa53", "linux:aarch64:armv8a", "taken"},
 		{"a PC", "x86_64", "m64 core2", "linux:x86-64", "taken"},
 		{"i.MX28", "arm", "arm armv5 thumb dsp", "linux:arm:armv5", "skipped: imxcrypt is built for ARMv7 and later"},
-	} {
-		said := command(t, top, []string{"python3", "-B", "-c", `
-import re, sys
-layer, architecture, features, overrides = sys.argv[1:]
+	}
+	input, err := json.Marshal(cases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	python(t, &said, `
+import json, re, sys
 class bb:
     class parse:
         class SkipRecipe(Exception): pass
-class d:
-    getVar = {"TARGET_ARCH": architecture, "TUNE_FEATURES": features, "OVERRIDES": overrides}.get
-text = open(layer + "/recipes-security/imxcrypt/imxcrypt.inc").read()
-exec("def check():\n" + re.search(r"(?ms)^python \(\) \{\n(.*?)^\}$", text).group(1))
-try:
-    check()
-    print("taken")
-except bb.parse.SkipRecipe as e:
-    print("skipped: %s" % e)
-`, layer, c.architecture, c.features, c.overrides})
-		if said != c.want {
-			t.Errorf("%s: %s, expected %s", c.processor, said, c.want)
+text = open(sys.argv[1] + "/recipes-security/imxcrypt/imxcrypt.inc").read()
+exec("def check(d):\n" + re.search(r"(?ms)^python \(\) \{\n(.*?)^\}$", text).group(1))
+def said(c):
+    class d:
+        getVar = {"TARGET_ARCH": c["Architecture"], "TUNE_FEATURES": c["Features"], "OVERRIDES": c["Overrides"]}.get
+    try:
+        check(d)
+        return "taken"
+    except bb.parse.SkipRecipe as e:
+        return "skipped: %s" % e
+json.dump([said(c) for c in json.loads(sys.argv[2])], sys.stdout)
+`, layer, string(input))
+	for i, c := range cases {
+		if said[i] != c.want {
+			t.Errorf("%s: %s, expected %s", c.processor, said[i], c.want)
 		}
 	}
 }
