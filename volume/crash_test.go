@@ -42,6 +42,14 @@ func few(o crashtest.Options) crashtest.Options {
 	return o
 }
 
+// sparse returns o or, in the inner loop, o for one epoch in n.
+func sparse(o crashtest.Options, n int) crashtest.Options {
+	if testing.Short() {
+		o.Epochs = func(epoch int) bool { return epoch%n == 0 }
+	}
+	return o
+}
+
 // sampled returns all cases or, if the tests are slow, one in n of them, and logs how
 // many. seed, a name, varies which.
 func sampled[V any](t *testing.T, seed string, all map[string]V, n int) map[string]V {

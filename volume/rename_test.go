@@ -190,7 +190,7 @@ func TestEveryPowerCutOfARename(t *testing.T) {
 				if first%11 != 0 {
 					continue
 				}
-				for cut := range next.rec.States(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)}) {
+				for cut := range next.rec.States(sparse(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)}, 3)) {
 					second++
 					what := state.String() + "; then " + cut.String()
 					opens(cut.Image(next.disk), cut.Image(next.files), what)

@@ -248,7 +248,7 @@ func TestEveryPowerCutOfAResize(t *testing.T) {
 					if first%7 != 0 {
 						continue
 					}
-					for cut := range next.rec.States(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)}) {
+					for cut := range next.rec.States(sparse(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)}, 3)) {
 						second++
 						third := record(run.chip, cut.Image(next.disk), cut.Image(next.files))
 						third.board.Chip.PowerCycle()

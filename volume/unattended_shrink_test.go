@@ -104,7 +104,7 @@ func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 	}
 	states := map[fault.Code]int{}
 	first, second := 0, 0
-	for state := range run.rec.States(few(crashtest.Options{Exhaustive: 2, Limit: 2, Random: 2, Seed: 4})) {
+	for state := range run.rec.States(sparse(few(crashtest.Options{Exhaustive: 2, Limit: 2, Random: 2, Seed: 4}), 3)) {
 		first++
 		next := record(chip, state.Image(run.disk), state.Image(run.files))
 		code := fault.CodeOf(next.board.Manager().Status(ctx, plainly).Err)
@@ -113,7 +113,7 @@ func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 		if code != fault.ShrinkStarted || states[code]%10 != 1 {
 			continue
 		}
-		for cut := range next.rec.States(crashtest.Options{Exhaustive: 1, Limit: 1, Random: -1, Seed: uint64(first)}) {
+		for cut := range next.rec.States(sparse(crashtest.Options{Exhaustive: 1, Limit: 1, Random: -1, Seed: uint64(first)}, 5)) {
 			second++
 			starts(state.String()+"; then "+cut.String(), record(chip, cut.Image(next.disk), cut.Image(next.files)))
 		}

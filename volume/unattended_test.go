@@ -262,7 +262,7 @@ func TestEveryPowerCutUnattended(t *testing.T) {
 				r.plainOrOpens(t, look, state.String())
 				next := record(r.chip, state.Image(run.disk), state.Image(run.files))
 				r.startsAgain(t, next, state.String(), plain)
-				for cut := range next.rec.States(few(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)})) {
+				for cut := range next.rec.States(sparse(few(crashtest.Options{Exhaustive: 3, Limit: 2, Random: 2, Seed: uint64(first)}), 4)) {
 					if first%every != 0 {
 						break
 					}
