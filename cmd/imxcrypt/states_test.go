@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -41,6 +42,7 @@ const oneDisk = `volumes:
 
 // The page docs/states.md has for each state what the commands print, and where their
 // first advice leads. Each cell is what the command printed, and each advice was tried.
+// In the inner loop this is done for one state in four.
 func TestStatesPageIsUpToDate(t *testing.T) {
 	t.Parallel()
 	if err := secret.Harden(); err != nil {
@@ -51,12 +53,27 @@ func TestStatesPageIsUpToDate(t *testing.T) {
 	t.Run("states", func(t *testing.T) {
 		for i, r := range rows {
 			t.Run(r.name, func(t *testing.T) {
+				if testing.Short() && i%4 != 0 {
+					t.Skip("NOT TESTED: one state in four with -short")
+				}
 				t.Parallel()
 				lines[i] = r.line(t)
 			})
 		}
 	})
-	generated(t, "docs/states.md", statesHead+strings.Join(lines, ""))
+	if !testing.Short() {
+		generated(t, "docs/states.md", statesHead+strings.Join(lines, ""))
+		return
+	}
+	page, err := os.ReadFile("../../docs/states.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		if !bytes.Contains(page, []byte(line)) {
+			t.Errorf("docs/states.md is not up to date: run make docs; it lacks\n%s", line)
+		}
+	}
 }
 
 // in returns a board in the state.
