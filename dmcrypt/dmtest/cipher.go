@@ -103,7 +103,13 @@ func (p *cryptPart) crypt(data []byte, at int64, encrypt bool) error {
 		wide := sha512.Sum512(key)
 		key = wide[:]
 	}
-	block, err := aes.NewCipher(key[:len(key)/p.halves()])
+	var tweaked *xts.Cipher
+	var block cipher.Block
+	if p.mode == "cbc" {
+		block, err = aes.NewCipher(key)
+	} else {
+		tweaked, err = xts.NewCipher(aes.NewCipher, key)
+	}
 	if err != nil {
 		return fmt.Errorf("dmtest: key of %d bytes: %w", len(key), unix.EIO)
 	}
@@ -113,27 +119,18 @@ func (p *cryptPart) crypt(data []byte, at int64, encrypt bool) error {
 		if p.large {
 			number /= uint64(p.sector) / dmcrypt.SectorBytes
 		}
-		if p.mode != "cbc" {
-			if err := cryptXTS(key, sector, p.plainNumber(number), encrypt); err != nil {
-				return err
-			}
-			continue
-		}
-		iv := p.cbcIV(key, block, number)
-		if encrypt {
-			cipher.NewCBCEncrypter(block, iv).CryptBlocks(sector, sector)
-		} else {
-			cipher.NewCBCDecrypter(block, iv).CryptBlocks(sector, sector)
+		switch {
+		case block != nil && encrypt:
+			cipher.NewCBCEncrypter(block, p.cbcIV(key, block, number)).CryptBlocks(sector, sector)
+		case block != nil:
+			cipher.NewCBCDecrypter(block, p.cbcIV(key, block, number)).CryptBlocks(sector, sector)
+		case encrypt:
+			tweaked.Encrypt(sector, sector, p.plainNumber(number))
+		default:
+			tweaked.Decrypt(sector, sector, p.plainNumber(number))
 		}
 	}
 	return nil
-}
-
-func (p *cryptPart) halves() int {
-	if p.mode != "cbc" {
-		return 2
-	}
-	return 1
 }
 
 // plainNumber returns what plain and plain64 make of a sector's number.
@@ -163,17 +160,4 @@ func (p *cryptPart) cbcIV(key []byte, block cipher.Block, number uint64) []byte 
 	}
 	block.Encrypt(iv, iv)
 	return iv
-}
-
-func cryptXTS(key, sector []byte, number uint64, encrypt bool) error {
-	c, err := xts.NewCipher(aes.NewCipher, key)
-	if err != nil {
-		return fmt.Errorf("dmtest: key of %d bytes: %w", len(key), unix.EIO)
-	}
-	if encrypt {
-		c.Encrypt(sector, sector, number)
-	} else {
-		c.Decrypt(sector, sector, number)
-	}
-	return nil
 }
