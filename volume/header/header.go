@@ -22,7 +22,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"imxcrypt/internal/blockdev"
 	"imxcrypt/internal/ext4shrink"
@@ -311,16 +312,14 @@ func (a ahead) ReadAt(p []byte, off int64) (int, error) {
 	return a.Device.ReadAt(p, off)
 }
 
-// starts are buffers for readAhead. They are used again, since no garbage collector frees
-// them during boot.
-var starts = sync.Pool{New: func() any { return new([aheadSize]byte) }}
-
 // readAhead saves requests. If something cannot be read, this shows only when it is asked
-// for.
+// for. release frees the memory, which during boot no garbage collector does.
 func readAhead(dev Device) (_ Device, release func()) {
-	buf := starts.Get().(*[aheadSize]byte)
-	release = func() { starts.Put(buf) }
-	first := buf[:min(aheadSize, dev.Size())]
+	first, err := unix.Mmap(-1, 0, int(min(aheadSize, dev.Size())), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return dev, func() {}
+	}
+	release = func() { _ = unix.Munmap(first) }
 	if n, err := dev.ReadAt(first, 0); err != nil || n != len(first) {
 		return dev, release
 	}
