@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"testing"
 
@@ -118,5 +119,78 @@ func TestAnOlderHeaderAfterALongMove(t *testing.T) {
 	write(disk, old, 0)
 	if _, err = b.Manager().Unlock(ctx, s, volume.UnlockOptions{}); err == nil {
 		t.Fatal("an older header opens the volume")
+	}
+}
+
+// Someone puts the file of a header back as it was a few zones ago. Continuing from there
+// would encrypt the zones in between twice.
+func TestAnOldRecordOfProgressIsRefused(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for what, run := range map[string]func(context.Context, *volume.Manager, volume.RotateOptions) error{
+		"rotate": func(ctx context.Context, m *volume.Manager, o volume.RotateOptions) error {
+			_, err := m.Rotate(ctx, encryptSpec(), o)
+			return err
+		},
+		"encrypt": func(ctx context.Context, m *volume.Manager, o volume.RotateOptions) error {
+			_, err := m.Encrypt(ctx, encryptSpec(), o)
+			return err
+		},
+	} {
+		for _, zones := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s, after %d zones", what, zones), func(t *testing.T) {
+				t.Parallel()
+				s := encryptSpec()
+				r := toBeMoved(t, s, what == "rotate")
+				b := boardOver(r.chip, r.disk, r.files)
+				move := func(zones int) {
+					if zones == 0 {
+						if err := run(ctx, b.Manager(), volume.RotateOptions{InitOnly: true}); err != nil {
+							t.Fatal(err)
+						}
+						return
+					}
+					inPlaceUntil(t, zones, func(ctx context.Context, o volume.RotateOptions) error { return run(ctx, b.Manager(), o) })
+				}
+				file := func() []byte {
+					content, err := b.Files.Read(s.Header, readAll())
+					if err != nil {
+						t.Fatal(err)
+					}
+					return content
+				}
+				putBack := func(content []byte) {
+					if err := b.Files.Replace(s.Header, content, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				move(zones)
+				old := file()
+				move(2)
+				newest := file()
+				b = powerCycle(b)
+				putBack(old)
+				before := snapshot(t, b, r.disk)
+				// From before the first zone, other evidence is found first.
+				for name, err := range map[string]error{
+					"unlock": second(b.Manager().Unlock(ctx, s, volume.UnlockOptions{})),
+					what:     run(ctx, b.Manager(), volume.RotateOptions{}),
+				} {
+					if err == nil || zones > 0 && !fault.Is(err, fault.HeaderRolledBack) {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+				if names := differs(before, snapshot(t, b, r.disk)); len(names) > 0 {
+					t.Errorf("changed: %q", names)
+				}
+				putBack(newest)
+				if err := run(ctx, b.Manager(), volume.RotateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+				must(t, u, err)
+				same(t, "the data", content(t, b), r.plain)
+			})
+		}
 	}
 }

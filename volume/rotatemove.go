@@ -69,7 +69,7 @@ func (x *rotating) moveRest(ctx context.Context) error {
 		return err
 	}
 	if r.Phase != reencrypt.Finished {
-		if err := x.move(ctx, k, next); err != nil {
+		if err := x.move(ctx, k, r, next); err != nil {
 			return err
 		}
 		x.j.did("data moved")
@@ -82,13 +82,16 @@ func (x *rotating) moveRest(ctx context.Context) error {
 }
 
 // move runs the engine over the mappings of both sides.
-func (x *rotating) move(ctx context.Context, k *mapping.Stack, next source.Key) error {
+func (x *rotating) move(ctx context.Context, k *mapping.Stack, r reencrypt.Record, next source.Key) error {
 	if err := x.mapSides(ctx, k, next); err != nil {
 		return err
 	}
 	var e *reencrypt.Engine
 	err := x.withEngine(k, x.h, x.c, func(o *reencrypt.Options) { x.hooks(o, k, &e) }, func(engine *reencrypt.Engine) error {
 		e = engine
+		if err := notBehind(k, x.c, r); err != nil {
+			return err
+		}
 		err := e.Run(ctx)
 		var unsettled *reencrypt.UnsettledError
 		if x.live && !errors.As(err, &unsettled) {

@@ -278,8 +278,20 @@ func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
+// notBehind refuses the record in an old copy of a header: what it has not seen moved
+// would be moved, or written back, a second time, and lost.
+func notBehind(k *mapping.Stack, c *header.Storage, r reencrypt.Record) error {
+	if seen := k.SeeAhead(c, r); seen.Proved {
+		return fault.Newf(fault.HeaderRolledBack, "the record of the rotation says that %d of %d bytes are under the new key, but so is the block at byte %d of the volume: the header in %s is an old copy", r.Done(), r.DataSize, seen.At, c.Header.Path())
+	}
+	return nil
+}
+
 // openOver makes the volume's mapping over the mappings of both sides.
 func (u *unlocking) openOver(ctx context.Context, k *mapping.Stack, r reencrypt.Record) error {
+	if err := notBehind(k, u.c, r); err != nil {
+		return err
+	}
 	r, err := u.recoverRecord(ctx, k, r)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/aes"
 
+	"imxcrypt/reencrypt"
 	"imxcrypt/volume/header"
 )
 
@@ -46,6 +47,36 @@ func SeeData(ctx context.Context, h *header.Header, c *header.Storage, a *Privat
 		return nil
 	})
 	return s, err
+}
+
+// SeeAhead looks at the data that is next to be moved, by a record, through the mapping
+// of the new side: if it proves the new key, the record is older than the data. In mode
+// Gap that shows nothing, since copies come before their record.
+func (k *Stack) SeeAhead(c *header.Storage, r reencrypt.Record) (s Shown) {
+	at, end, zone := r.Position, k.Layout.DataSize, int64(0)
+	if r.Phase == reencrypt.Journaled {
+		zone = r.Zone // recovery settles it
+	}
+	if at += zone; k.Layout.Direction == reencrypt.Backward {
+		end = r.Position - zone
+		at = max(0, end-header.MiB)
+	}
+	n := min(header.MiB, end-at)
+	if k.Layout.Mode != reencrypt.Journal || n <= 0 {
+		return s
+	}
+	stored, clear := make([]byte, n), make([]byte, n)
+	_ = WithDevice(&Private{K: k.Kernel, Num: k.New}, false, func(d header.Device) error {
+		_, err := c.Data.ReadAt(stored, k.Layout.NewOffset+at)
+		if err == nil {
+			_, err = d.ReadAt(clear, at)
+		}
+		if err == nil {
+			s.compare(stored, clear, at)
+		}
+		return err // what cannot be read proves nothing
+	})
+	return s
 }
 
 func (s *Shown) compare(stored, clear []byte, at int64) {
