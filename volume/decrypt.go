@@ -92,8 +92,12 @@ func (x *rotating) decryptedAlready(path string) (err error) {
 // being decrypted. No one can make such a header without the key: its check covers that
 // statement, too.
 func (x *rotating) startDecryption(ctx context.Context) error {
-	if err := x.rememberDecryption(""); err != nil {
+	if err := x.rememberDecryption("", ""); err != nil {
 		return err
+	}
+	from := ""
+	if x.h.Check.Exists() {
+		from = decryptionMark(x.h)
 	}
 	x.trusted = x.suspendGuard()
 	old, err := x.openProved(ctx, x.s, x.h, x.c, nil)
@@ -139,7 +143,7 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 			return fmt.Errorf("the check, as it is stored: %w", err)
 		}
 	}
-	if err := x.rememberDecryption(decryptionMark(x.h)); err != nil {
+	if err := x.rememberDecryption(decryptionMark(x.h), ""); err != nil {
 		return err
 	}
 	if err := x.h.Write(x.c.Header); err != nil {
@@ -156,6 +160,9 @@ func (x *rotating) startDecryption(ctx context.Context) error {
 		return err
 	}
 	x.h = h
+	if err := x.rememberDecryption(decryptionMark(h), from); err != nil {
+		return err
+	}
 	x.j.did("key proved, header says that the data is decrypted")
 	return nil
 }
@@ -183,10 +190,11 @@ func decryptionMark(h *header.Header) string { return hex.EncodeToString(h.Check
 
 // rememberDecryption puts the mark of a decryption into the volume's record, if there is
 // one. The mark is written before the header: a decryption that the record does not name
-// is refused.
-func (x *rotating) rememberDecryption(mark string) error {
+// is refused. from is the mark of the header before it, once that is replaced: no data has
+// moved until then.
+func (x *rotating) rememberDecryption(mark, from string) error {
 	r, ok := x.recall(x.s)
-	if r.Decrypts = mark; ok && !x.record(x.s, r) {
+	if r.Decrypts, r.DecryptsFrom = mark, from; ok && !x.record(x.s, r) {
 		return fault.Newf(fault.DecryptRefused, "%s cannot be written, but must record the decryption: a decryption without a record is not continued", rememberedPath(x.s))
 	}
 	return nil
@@ -199,6 +207,15 @@ func (x *rotating) rememberDecryption(mark string) error {
 func (m *Manager) decryptionRecorded(s spec.Volume, h *header.Header) bool {
 	r, ok := m.recall(s)
 	return !ok || r.Decrypts == decryptionMark(h)
+}
+
+// notBeforeDecryption refuses the header that a decryption has replaced: the key would
+// make noise of what is in plain text by now.
+func (m *Manager) notBeforeDecryption(s spec.Volume, h *header.Header) error {
+	if r, ok := m.recall(s); ok && r.DecryptsFrom == decryptionMark(h) {
+		return fault.Newf(fault.HeaderRolledBack, "%s says that a decryption of the volume has begun, and the header is a copy from before it: a part of the data may be in plain text. If the device is a copy from before it, too, move that file away", rememberedPath(s))
+	}
+	return nil
 }
 
 func decryptionNotRecorded(s spec.Volume) error {
@@ -217,13 +234,19 @@ func (m *Manager) refuseDecrypting(s spec.Volume) error {
 // claimDecryption takes over a decryption that the record does not name: a person asks
 // for it, and the key proves that the header is the volume's.
 func (x *rotating) claimDecryption(ctx context.Context) error {
-	if x.decryptionRecorded(x.s, x.h) || x.o.DryRun {
-		return nil // a dry run refuses such a header later
+	if x.o.DryRun {
+		return nil // it refuses such a header later
+	}
+	if x.decryptionRecorded(x.s, x.h) {
+		if r, ok := x.recall(x.s); ok {
+			x.record(x.s, r) // over what a cut may have left of it
+		}
+		return nil
 	}
 	if err := x.proveOpens(ctx, x.s, x.h, x.c); err != nil {
 		return errors.Join(decryptionNotRecorded(x.s), err)
 	}
-	return x.rememberDecryption(decryptionMark(x.h))
+	return x.rememberDecryption(decryptionMark(x.h), "")
 }
 
 // beginDetached makes the header that of a decryption, in memory. Its check is derived

@@ -36,6 +36,8 @@ type remembered struct {
 	Ended string `json:"ended,omitempty"`
 	// Decrypts is the mark of the decryption that was begun here.
 	Decrypts string `json:"decrypts,omitempty"`
+	// DecryptsFrom is the mark of the header before that, once it is replaced.
+	DecryptsFrom string `json:"decrypts_from,omitempty"`
 }
 
 func rememberedPath(s spec.Volume) string {

@@ -14,6 +14,7 @@ import (
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
 
@@ -152,24 +153,12 @@ func TestAnOldRecordOfProgressIsRefused(t *testing.T) {
 					}
 					inPlaceUntil(t, zones, func(ctx context.Context, o volume.RotateOptions) error { return run(ctx, b.Manager(), o) })
 				}
-				file := func() []byte {
-					content, err := b.Files.Read(s.Header, readAll())
-					if err != nil {
-						t.Fatal(err)
-					}
-					return content
-				}
-				putBack := func(content []byte) {
-					if err := b.Files.Replace(s.Header, content, 0o600); err != nil {
-						t.Fatal(err)
-					}
-				}
 				move(zones)
-				old := file()
+				old := headerArea(t, b, s)
 				move(2)
-				newest := file()
+				newest := headerArea(t, b, s)
 				b = powerCycle(b)
-				putBack(old)
+				putHeader(t, b, s, old)
 				before := snapshot(t, b, r.disk)
 				// From before the first zone, other evidence is found first.
 				for name, err := range map[string]error{
@@ -183,7 +172,7 @@ func TestAnOldRecordOfProgressIsRefused(t *testing.T) {
 				if names := differs(before, snapshot(t, b, r.disk)); len(names) > 0 {
 					t.Errorf("changed: %q", names)
 				}
-				putBack(newest)
+				putHeader(t, b, s, newest)
 				if err := run(ctx, b.Manager(), volume.RotateOptions{}); err != nil {
 					t.Fatal(err)
 				}
@@ -192,5 +181,63 @@ func TestAnOldRecordOfProgressIsRefused(t *testing.T) {
 				same(t, "the data", content(t, b), r.plain)
 			})
 		}
+	}
+}
+
+// Someone puts the header of before a decryption back, half-way through it, where the key
+// may still show the filesystem. The record in state_dir knows that header.
+func TestTheHeaderOfBeforeADecryptionIsRefused(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, s := range allPlainCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := toBeMoved(t, s, true)
+			b := boardOver(r.chip, r.disk, r.files)
+			old := headerArea(t, b, s)
+			decryptPart(t, b, s)
+			newest := headerArea(t, b, s)
+			b = powerCycle(b)
+			putHeader(t, b, s, old)
+			before := snapshot(t, b, r.disk)
+			for name, err := range map[string]error{
+				"unlock":     second(b.Manager().Unlock(ctx, s, volume.UnlockOptions{})),
+				"for repair": second(b.Manager().Unlock(ctx, s, volume.UnlockOptions{ForRepair: true})),
+				"rotate":     second(b.Manager().Rotate(ctx, s, volume.RotateOptions{})),
+				"decrypt":    second(b.Manager().Decrypt(ctx, s, volume.RotateOptions{})),
+			} {
+				if !fault.Is(err, fault.HeaderRolledBack) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if names := differs(before, snapshot(t, b, r.disk)); len(names) > 0 {
+				t.Errorf("changed: %q", names)
+			}
+			putHeader(t, b, s, newest)
+			rr, err := b.Manager().Decrypt(ctx, s, volume.RotateOptions{})
+			must(t, rr.Result, err)
+			same(t, "decrypted", r.disk.Bytes()[:len(r.plain)], r.plain)
+		})
+	}
+}
+
+// headerArea returns the header area as it is stored.
+func headerArea(t *testing.T, b *volumetest.Board, s spec.Volume) []byte {
+	t.Helper()
+	st := openedStorage(t, b, s)
+	area := make([]byte, min(s.HeaderSize, st.Header.Size()))
+	if _, err := st.Header.ReadAt(area, 0); err != nil {
+		t.Fatal(err)
+	}
+	return area
+}
+
+// putHeader puts a header area back.
+func putHeader(t *testing.T, b *volumetest.Board, s spec.Volume, area []byte) {
+	t.Helper()
+	if !s.Detached() {
+		write(b.Disks[0].Store, area, 0)
+	} else if err := b.Files.Replace(s.Header, area, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -217,7 +217,8 @@ func refused() []Entry {
 			Cause: "If the message says \"provisioning was interrupted\", `provision` would continue and make a filesystem over the data. " +
 				"If it says \"a rotation has moved data\", the header is from before a rotation: its key opens nothing that was moved, and the volume is not mounted as noise. " +
 				"If it says \"the volume is being decrypted\", the record in `state_dir` does not name that decryption: see [the way back](encrypt.md#the-way-back). " +
-				"If it says \"the record of the rotation\", the file of a detached header is as it was earlier in this rotation or encryption, and continuing from there would encrypt data twice: put the latest file back.",
+				"If it says \"the record of the rotation\", the file of a detached header is as it was earlier in this rotation or encryption, and continuing from there would encrypt data twice: put the latest file back. " +
+				"If it says \"a copy from before it\", the header that a decryption has replaced was put back: put the latest one back.",
 			Hint: "nothing was formatted or mounted: restore the right header with `imxcrypt header restore`. If the data is not needed any more: `imxcrypt erase NAME`",
 			More: "With the right header the volume opens again.",
 		},
