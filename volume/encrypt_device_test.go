@@ -187,7 +187,7 @@ func TestEveryPowerCutOfTheStartOnTheDevice(t *testing.T) {
 			rr, err := r.command(run.board, volume.RotateOptions{InitOnly: true})
 			must(t, rr.Result, err)
 			first, second, half := 0, 0, 0
-			for state := range run.rec.States(crashLimits()) {
+			for state := range run.rec.States(sparse(crashLimits(), 3)) {
 				first++
 				next := record(r.chip, state.Image(run.disk), state.Image(run.files))
 				next.board.Chip.PowerCycle()

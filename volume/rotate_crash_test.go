@@ -27,7 +27,7 @@ func someStates() int {
 	case crashtest.RaceDetector:
 		return 200
 	case slow():
-		return 60
+		return 150
 	}
 	return 12
 }

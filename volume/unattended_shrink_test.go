@@ -104,7 +104,7 @@ func TestEveryPowerCutOfMakingRoomUnattended(t *testing.T) {
 	}
 	states := map[fault.Code]int{}
 	first, second := 0, 0
-	for state := range run.rec.States(sparse(few(crashtest.Options{Exhaustive: 2, Limit: 2, Random: 2, Seed: 4}), 3)) {
+	for state := range run.rec.States(sparse(few(crashtest.Options{Exhaustive: 2, Limit: 2, Random: 2, Seed: 4}), 2)) {
 		first++
 		next := record(chip, state.Image(run.disk), state.Image(run.files))
 		code := fault.CodeOf(next.board.Manager().Status(ctx, plainly).Err)

@@ -254,7 +254,7 @@ func TestEveryPowerCutUnattended(t *testing.T) {
 			run := record(r.chip, r.disk.Overlay(), r.files.Overlay())
 			opened(t, run.board, unattended(s))
 			first, second := 0, 0
-			for state := range run.rec.States(limits) {
+			for state := range run.rec.States(sparse(limits, 3)) {
 				first++
 				// Without the setting one of the two is there.
 				look := record(r.chip, state.Image(run.disk), state.Image(run.files))
