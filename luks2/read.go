@@ -339,19 +339,12 @@ func (d *devReader) read(off, n int64) ([]byte, error) {
 
 func (d *devReader) fetch(off, n int64) ([]byte, error) {
 	buf := make([]byte, n)
-	if err := d.fill(buf, off); err != nil {
-		return nil, err
-	}
-	return buf, nil
-}
-
-func (d *devReader) fill(buf []byte, off int64) error {
 	got, err := d.r.ReadAt(buf, off)
-	if got == len(buf) {
-		return nil
+	if int64(got) == n {
+		return buf, nil
 	}
 	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return &readError{off: off, err: err}
+	return nil, &readError{off: off, err: err}
 }

@@ -77,40 +77,21 @@ func Unfinished(r io.ReaderAt, size int64) (area int64, unfinished bool, err err
 		if 2*copySize > size {
 			return 0, false, nil
 		}
-		empty, erased, err := d.blank(copySize, copySize, first[0])
-		if err != nil {
-			return 0, false, err
-		}
-		if empty {
-			// A copy's padding is zeros, which count as remains on storage that reads as
-			// 0xFF.
-			if !erased {
-				return 2 * copySize, true, nil
-			}
-			continue // may be the place of the first copy in the next size
-		}
 		buf, err := d.fetch(copySize, copySize)
 		if err != nil {
 			return 0, false, err
 		}
+		if blankSectors(buf) {
+			// A copy's padding is zeros, which count as remains on storage that reads as
+			// 0xFF.
+			if first[0] != buf[0] || !blank.Erased(buf) {
+				return 2 * copySize, true, nil
+			}
+			continue // may be the place of the first copy in the next size
+		}
 		return 2 * copySize, tornSecondary(buf), nil
 	}
 	return 0, false, nil
-}
-
-// blank reports whether each sector of a range is blank, and whether all of it reads like
-// one erased byte. It reads in pieces: on a fresh device the ranges are 8 MiB in all.
-func (d *devReader) blank(off, n int64, like byte) (sectors, erased bool, err error) {
-	buf := make([]byte, min(64<<10, n))
-	erased = true
-	for end := off + n; off < end; off += int64(len(buf)) {
-		buf = buf[:min(int64(len(buf)), end-off)]
-		if err := d.fill(buf, off); err != nil || !blankSectors(buf) {
-			return false, false, err
-		}
-		erased = erased && buf[0] == like && blank.Erased(buf)
-	}
-	return true, erased, nil
 }
 
 // tornSecondary reports whether each sector is either blank or what a second copy has
