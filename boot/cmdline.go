@@ -91,9 +91,12 @@ func (o KernelOptions) Narrow(c *configs.Config) (narrowed *configs.Config, unkn
 		return c, nil
 	}
 	copied := *c
-	copied.Volumes = slices.DeleteFunc(slices.Clone(c.Volumes), func(v configs.Volume) bool {
-		return !slices.Contains(o.Volumes, v.Name)
-	})
+	copied.Volumes = nil
+	for i := range c.Volumes {
+		if slices.Contains(o.Volumes, c.Volumes[i].Name) {
+			copied.Volumes = append(copied.Volumes, c.Volumes[i])
+		}
+	}
 	for _, name := range o.Volumes {
 		if !slices.ContainsFunc(c.Volumes, func(v configs.Volume) bool { return v.Name == name }) {
 			unknown = append(unknown, name)

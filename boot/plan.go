@@ -82,8 +82,7 @@ func (p Plan) AtBoot() Plan {
 		}
 		kept = append(kept, s)
 	}
-	slices.Reverse(kept)
-	return Plan{Steps: kept}
+	return Plan{Steps: kept}.Reverse()
 }
 
 // why returns the text for a need.
@@ -129,7 +128,9 @@ func sortSteps(steps []Step) (Plan, error) {
 // Reverse returns the plan in the order for locking: a volume comes before those it
 // needs.
 func (p Plan) Reverse() Plan {
-	steps := slices.Clone(p.Steps)
-	slices.Reverse(steps)
-	return Plan{Steps: steps}
+	var reversed Plan
+	for i := range p.Steps {
+		reversed.Steps = append(reversed.Steps, p.Steps[len(p.Steps)-1-i])
+	}
+	return reversed
 }

@@ -122,8 +122,10 @@ func (s slots) find(b Binding) (Record, error) {
 // newest returns the highest sequence of any rotation, or 0 if there is none.
 func (s slots) newest() uint64 {
 	var n uint64
-	for _, r := range slices.Concat(s.valid, s.newer) {
-		n = max(n, r.Sequence)
+	for _, records := range [][]Record{s.valid, s.newer} {
+		for i := range records {
+			n = max(n, records[i].Sequence)
+		}
 	}
 	return n
 }

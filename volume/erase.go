@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 
 	"imxcrypt/internal/blank"
 	"imxcrypt/internal/blockdev"
@@ -330,9 +329,11 @@ func (e *erasing) openKeyFiles() error {
 // close closes what claim opened.
 func (e *erasing) close() error {
 	var err error
-	for _, d := range slices.Concat(e.keys, e.kept, []header.Device{e.file, e.device}) {
-		if d != nil {
-			err = errors.Join(err, d.Close())
+	for _, devices := range [][]header.Device{e.keys, e.kept, {e.file, e.device}} {
+		for _, d := range devices {
+			if d != nil {
+				err = errors.Join(err, d.Close())
+			}
 		}
 	}
 	e.keys, e.kept, e.file, e.device = nil, nil, nil, nil

@@ -162,7 +162,10 @@ func (m *Manager) mayUse(s spec.Volume, h *header.Header, j *runLog) error {
 	if h.Token.Phase != header.PhaseReady {
 		return fault.Newf(fault.ProvisioningStarted, "provisioning was interrupted; there is no data in the volume yet")
 	}
-	if err := errors.Join(h.NotRolledBack(), m.notBeforeDecryption(s, h)); err != nil {
+	if err := h.NotRolledBack(); err != nil {
+		return err
+	}
+	if err := m.notBeforeDecryption(s, h); err != nil {
 		return err
 	}
 	if h.Encrypting() {

@@ -5,7 +5,6 @@ package mapping
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -44,14 +43,14 @@ func (k Kernel) UsedBeside(s spec.Volume, uuid string, data header.Device, live 
 		return false, err
 	}
 	others := users
-	others.Holders = slices.DeleteFunc(slices.Clone(users.Holders), func(holder blockdev.Holder) bool {
-		if uuid == "" {
-			return false
-		}
-		ours := strings.HasPrefix(holder.UUID, dmcrypt.HelperUUID(uuid, s.Mapping+":"))
+	others.Holders = nil
+	for _, holder := range users.Holders {
+		ours := uuid != "" && strings.HasPrefix(holder.UUID, dmcrypt.HelperUUID(uuid, s.Mapping+":"))
 		private = private || ours
-		return ours || live && holder.UUID == dmcrypt.VolumeUUID(uuid, s.Mapping)
-	})
+		if !ours && !(live && uuid != "" && holder.UUID == dmcrypt.VolumeUUID(uuid, s.Mapping)) {
+			others.Holders = append(others.Holders, holder)
+		}
+	}
 	if !others.None() {
 		return false, &blockdev.BusyError{Path: data.Path(), Users: others, Err: unix.EBUSY}
 	}
