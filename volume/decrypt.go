@@ -218,7 +218,7 @@ func (m *Manager) notBeforeDecryption(s spec.Volume, h *header.Header) error {
 		return nil // of most volumes, at each start
 	}
 	if r, ok := m.recall(s); ok && r.DecryptsFrom == mark {
-		return fault.Newf(fault.HeaderRolledBack, "%s says that a decryption of the volume has begun, and the header is a copy from before it: a part of the data may be in plain text. If the device is a copy from before it, too, move that file away", rememberedPath(s))
+		return fault.Newf(fault.HeaderRolledBack, "%s says that a decryption of the volume has begun, and the header is a copy from before it: put the latest one back, since a part of the data may be in plain text. If the device is a copy from before it, too, move %[1]s away", rememberedPath(s))
 	}
 	return nil
 }
@@ -244,7 +244,7 @@ func (x *rotating) claimDecryption(ctx context.Context) error {
 	}
 	if x.decryptionRecorded(x.s, x.h) {
 		if r, ok := x.recall(x.s); ok {
-			x.record(x.s, r) // over what a cut may have left of it
+			x.record(x.s, r) // a killed run may not have made it durable
 		}
 		return nil
 	}

@@ -300,7 +300,8 @@ func (t *restoring) notDecrypted() error {
 }
 
 // notKept is notDecrypted for a header on the device. A decryption keeps the filesystem's
-// first bytes behind the data, where nothing else is.
+// first bytes behind the data, where nothing else is. They are not found if the partition
+// was enlarged since.
 func (t *restoring) notKept() error {
 	h, dev := t.backup, t.c.Data
 	at := header.PlanStart(dev.Size(), h.LUKS.Area()).Saved
@@ -308,7 +309,12 @@ func (t *restoring) notKept() error {
 		return nil
 	}
 	sb, err := fsprobe.Read((&header.Header{LUKS: h.LUKS, Moved: at}).PlainView(dev), dev.Size())
-	if err != nil || !sb.Verified && sb.UUID != h.Token.Filesystem.UUID {
+	switch {
+	case errors.Is(err, fsprobe.ErrNone) || errors.As(err, new(*fsprobe.ChecksumError)):
+		return nil
+	case err != nil:
+		return fault.New(fault.IOFailed, "read "+t.path, err)
+	case !sb.Verified && sb.UUID != h.Token.Filesystem.UUID:
 		return nil
 	}
 	return fault.Newf(fault.RollbackRefused, "at byte %d of %s, where a decryption keeps the filesystem's beginning, is that of %s in plain text: a part of the data may be decrypted, and only the volume's own header says which", at, t.path, sb.Type)

@@ -8,12 +8,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"imxcrypt/caam/caamtest"
 	"imxcrypt/internal/crashtest"
 	"imxcrypt/internal/fault"
 	"imxcrypt/volume"
+	"imxcrypt/volume/header"
 	"imxcrypt/volume/spec"
 	"imxcrypt/volume/volumetest"
 )
@@ -240,4 +243,42 @@ func putHeader(t *testing.T, b *volumetest.Board, s spec.Volume, area []byte) {
 	} else if err := b.Files.Replace(s.Header, area, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// zeroing is a store with a program that writes zeros to a block just after it is read.
+type zeroing struct {
+	volumetest.Store
+	at   int64
+	once sync.Once
+}
+
+func (z *zeroing) ReadAt(p []byte, off int64) (int, error) {
+	n, err := z.Store.ReadAt(p, off)
+	if off <= z.at && z.at+header.BlockAlign <= off+int64(n) {
+		z.once.Do(func() { _, err = z.Store.WriteAt(make([]byte, header.BlockAlign), z.at) })
+	}
+	return n, err
+}
+
+// A program writes zeros, which CBC makes a pattern of, over what looked like noise while
+// it is looked at through the new key: that does not make the record an old one.
+func TestAWriteWhileTheDataAheadIsLookedAt(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := encryptSpec()
+	r := toBeMoved(t, s, false)
+	z := &zeroing{at: mib/2 + 5*header.BlockAlign}                                   // where no header is looked for
+	_, _ = rand.NewChaCha8([32]byte{6}).Read(r.plain[z.at : z.at+header.BlockAlign]) // never fails
+	write(r.disk, r.plain[z.at:z.at+header.BlockAlign], z.at)
+	b := boardOver(r.chip, r.disk, r.files)
+	rr, err := b.Manager().Encrypt(ctx, s, volume.RotateOptions{InitOnly: true})
+	must(t, rr.Result, err)
+	z.Store = b.Disks[0].Store
+	b.Disks[0].Store = z
+	rr, err = b.Manager().Encrypt(ctx, s, volume.RotateOptions{})
+	must(t, rr.Result, err)
+	clear(r.plain[z.at : z.at+header.BlockAlign])
+	u, err := b.Manager().Unlock(ctx, s, volume.UnlockOptions{})
+	must(t, u, err)
+	same(t, "the data", content(t, b), r.plain)
 }

@@ -239,7 +239,7 @@ func (x *rotating) mayWrite(ctx context.Context) error {
 		return err
 	}
 	if x.c.Detached() && (x.decrypts || x.h.Decrypting()) {
-		// It is removed at the end. Of a link only the name would be.
+		// It is removed at the end. If it is a link, only the link would be.
 		if err := x.sys.Files.Settle(x.s.Header); err != nil {
 			return err
 		}

@@ -166,7 +166,7 @@ func (x *rotating) takeOver(ctx context.Context, k *mapping.Stack) error {
 	if err := x.stillOpen(); err != nil || k.Hot == [2]dmcrypt.Number{} {
 		return err
 	}
-	return x.withEngine(k, x.h, x.c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
+	return x.settleHeld(ctx, k, x.h, x.c)
 }
 
 // putOver puts a live volume over the overlay.

@@ -186,7 +186,7 @@ func (u *unlocking) settle(ctx context.Context, k *mapping.Stack, top dmcrypt.In
 	if err != nil {
 		return err
 	}
-	err = u.withEngine(k, u.h, c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
+	err = u.settleHeld(ctx, k, u.h, c)
 	if err = errors.Join(err, c.Close()); err != nil {
 		return err
 	}
@@ -278,11 +278,24 @@ func (u *unlocking) openRotating(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
-// notBehind refuses the record in an old copy of a header: what it has not seen moved
-// would be moved, or written back, a second time, and lost.
+// settleHeld settles the zone that a killed run may have held.
+func (m *Manager) settleHeld(ctx context.Context, k *mapping.Stack, h *header.Header, c *header.Storage) error {
+	r, err := h.RotationRecord(c)
+	if err == nil {
+		err = notBehind(k, c, r)
+	}
+	if err != nil {
+		return err
+	}
+	return m.withEngine(k, h, c, nil, func(e *reencrypt.Engine) error { return k.Settle(ctx, e) })
+}
+
+// notBehind refuses the record in an old copy of a header, if the data that is next to be
+// moved shows its age: what the record has not seen moved would be moved, or written
+// back, a second time, and lost.
 func notBehind(k *mapping.Stack, c *header.Storage, r reencrypt.Record) error {
 	if seen := k.SeeAhead(c, r); seen.Proved {
-		return fault.Newf(fault.HeaderRolledBack, "the record of the rotation says that %d of %d bytes are under the new key, but so is the block at byte %d of the volume: the header in %s is an old copy", r.Done(), r.DataSize, seen.At, c.Header.Path())
+		return fault.Newf(fault.HeaderRolledBack, "the record of the rotation says that %d of %d bytes are under the new key, but so is the block at byte %d of the volume: the header in %s is an old copy; put the latest one back", r.Done(), r.DataSize, seen.At, c.Header.Path())
 	}
 	return nil
 }

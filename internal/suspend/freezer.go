@@ -236,10 +236,13 @@ func (f *Freezer) strays() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(pids, func(pid int) bool {
-		p, err := f.process(pid)
-		return err != nil || p.kernel || pid == os.Getpid()
-	}), nil
+	var strays []int
+	for _, pid := range pids {
+		if p, err := f.process(pid); err == nil && !p.kernel && pid != os.Getpid() {
+			strays = append(strays, pid)
+		}
+	}
+	return strays, nil
 }
 
 func (f *Freezer) processes(cgroup string) ([]int, error) {

@@ -106,12 +106,13 @@ func (s Start) Finish(dev Device) error {
 	if err != nil {
 		return err
 	}
-	// What identifies a filesystem comes first, or with Back last, each sector in a write
-	// of its own: the first one, where XFS and FAT have it, and the one at 1024, where
-	// ext4 and f2fs have it. So no one takes for that filesystem what has parts of the
-	// header in its middle, even if the partition's size has changed and the record is no
-	// longer found. The header's second copy comes last: if both copies are whole, so is
-	// the rest. The way back has the opposite order.
+	// What identifies a filesystem comes first, or with Back last: the first sector,
+	// where XFS and FAT have their superblock, and then the one at 1024, where ext4 and
+	// f2fs have theirs. So what has parts of the header in its middle is not taken for
+	// that filesystem, even if the partition's size has changed and the record is no
+	// longer found. (f2fs has a second superblock, and btrfs's is at 64 KiB, but LUKS2's
+	// magic number in the first sector comes before both.) The header's second copy comes
+	// last: if both copies are whole, so is the rest. The way back has the opposite order.
 	const copySize, superblock = MetadataSize / 2, 2 * SectorBytes
 	content, order := staged, []struct{ from, to int64 }{{0, SectorBytes}, {superblock, superblock + SectorBytes}, {SectorBytes, copySize}, {MetadataSize, s.Area}, {copySize, MetadataSize}}
 	if s.Back {
@@ -133,8 +134,8 @@ func put(dev Device, b []byte, at int64) error {
 }
 
 // FindStart compares a device's beginning with the record at its end. If the partition
-// has been enlarged since, the record is found if the header's first copy, which tells
-// the old end, is whole.
+// has been enlarged since, the record is found if one copy of the header, which
+// tells the old end, is whole.
 func FindStart(dev Device) (Start, StartState, error) {
 	s, state, err := findStart(dev, dev.Size())
 	if err != nil || state != StartNone {

@@ -3,6 +3,7 @@
 package mapping
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 
@@ -50,29 +51,30 @@ func SeeData(ctx context.Context, h *header.Header, c *header.Storage, a *Privat
 }
 
 // SeeAhead looks at the data that is next to be moved, by a record, through the mapping
-// of the new side: if it proves the new key, the record is older than the data. In mode
-// Gap that shows nothing, since copies come before their record.
+// of the new side: if it proves the new key, the record is older than the data. Only mode
+// Journal with a new key shows that: in mode Gap copies come before their record, and
+// nothing proves plain text, to which a journal leads backward. If programs write there
+// meanwhile, nothing is proved.
 func (k *Stack) SeeAhead(c *header.Storage, r reencrypt.Record) (s Shown) {
-	at, end, zone := r.Position, k.Layout.DataSize, int64(0)
+	at := r.Position
 	if r.Phase == reencrypt.Journaled {
-		zone = r.Zone // recovery settles it
+		at += r.Zone // recovery settles it
 	}
-	if at += zone; k.Layout.Direction == reencrypt.Backward {
-		end = r.Position - zone
-		at = max(0, end-header.MiB)
-	}
-	n := min(header.MiB, end-at)
-	if k.Layout.Mode != reencrypt.Journal || n <= 0 {
+	n := min(header.MiB, k.Layout.DataSize-at)
+	if k.Layout.Mode != reencrypt.Journal || k.Layout.Direction == reencrypt.Backward || n <= 0 {
 		return s
 	}
-	stored, clear := make([]byte, n), make([]byte, n)
+	stored, seen, after := make([]byte, n), make([]byte, n), make([]byte, n)
 	_ = WithDevice(&Private{K: k.Kernel, Num: k.New}, false, func(d header.Device) error {
 		_, err := c.Data.ReadAt(stored, k.Layout.NewOffset+at)
 		if err == nil {
-			_, err = d.ReadAt(clear, at)
+			_, err = d.ReadAt(seen, at)
 		}
 		if err == nil {
-			s.compare(stored, clear, at)
+			_, err = c.Data.ReadAt(after, k.Layout.NewOffset+at)
+		}
+		if err == nil && bytes.Equal(stored, after) {
+			s.compare(stored, seen, at)
 		}
 		return err // what cannot be read proves nothing
 	})
