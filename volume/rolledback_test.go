@@ -187,7 +187,7 @@ func TestAnOldRecordOfProgressIsRefused(t *testing.T) {
 	}
 }
 
-// Someone puts the header of before a decryption back, half-way through it, where the key
+// Someone puts back the header from before a decryption, half-way through it, where the key
 // may still show the filesystem. The record in state_dir knows that header.
 func TestTheHeaderOfBeforeADecryptionIsRefused(t *testing.T) {
 	t.Parallel()
